@@ -1,0 +1,62 @@
+"""What holds for every test: devices, promotion, precision, and a folder for runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before pyplot is imported by anyone: no window, on no machine.
+os.environ["MPLBACKEND"] = "Agg"
+
+import hypothesis
+import jax
+import pytest
+
+# Eight would cover more meshes, but even programs on one device slow down by a third then
+# (four: by a sixth; on two cores), since the thread pool is shared.
+CPU_DEVICES = 4
+
+jax.config.update("jax_num_cpu_devices", CPU_DEVICES)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# A new shape compiles for about a second, so that a deadline would measure the compiler.
+hypothesis.settings.register_profile(
+    "aeoskit",
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("aeoskit")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cpu_devices() -> list[jax.Device]:
+    """The CPU devices, asserted to be there: a plugin that starts jax too early would hide them."""
+    devices = jax.devices("cpu")
+    assert len(devices) == CPU_DEVICES, "jax was started before conftest.py could ask for devices"
+    return devices
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Computes this test in double precision."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def strict_promotion() -> Iterator[None]:
+    """Refuses mixed dtypes in this test. Not for optax, whose adam mixes them."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """An empty folder for runs."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    return folder
