@@ -1,0 +1,1 @@
+"""aeoskit: neural network training at the adaptive edge of stability, measured in JAX."""

@@ -1,0 +1,102 @@
+"""What a probe is: a small module that measures something at a point of a trajectory."""
+
+import abc
+from typing import Any, Literal
+
+import equinox as eqx
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from aeoskit.objective import Objective
+from aeoskit.optimizers import Optimizer, OptimizerState
+
+Measurement = dict[str, Array]
+
+
+class ProbeContext(eqx.Module):
+    """Everything that a probe may look at: the point of the trajectory *before* its step is taken.
+
+    Args:
+        objective: the mean loss over all of the data.
+        params: the parameters `x_t`.
+        optimizer: the optimizer that is about to step.
+        optimizer_state: its state before the step.
+        value: the training loss at `x_t` (on the minibatch, if there is one).
+        grads: the gradient that the coming step will use.
+        step: how many steps were taken so far.
+        key: a fresh PRNG key for this point.
+        driver: how an eigensolve inside the probe loops: `"compiled"`, or `"host"` where a loop
+            inside the program is slow (a user's own convolutions on CPU).
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import aeoskit as ak
+        >>> objective = ak.Objective(lambda w, x: 0.5 * jnp.sum((w - x) ** 2, -1), jnp.ones((4, 2)))
+        >>> params, optimizer = jnp.zeros(2), ak.adam(1e-3)
+        >>> value, grads = objective.value_and_gradient(params)
+        >>> context = ak.ProbeContext(
+        ...     objective, params, optimizer, optimizer.init(params), value, grads,
+        ...     jnp.asarray(0), jax.random.key(0))
+        >>> context.driver
+        'compiled'
+    """
+
+    objective: Objective
+    params: PyTree
+    optimizer: Optimizer
+    optimizer_state: OptimizerState
+    value: Float[Array, ""]
+    grads: PyTree
+    step: Int[Array, ""]
+    key: PRNGKeyArray
+    driver: Literal["compiled", "host"] = eqx.field(static=True, default="compiled")
+
+
+class AbstractProbe(eqx.Module):
+    """Something that can be measured along a trajectory, every so many steps.
+
+    A probe's state holds its warm start; it has fixed shapes, so that a probe runs inside
+    `lax.scan` and `jax.vmap`. A measurement is a flat mapping of names to arrays of fixed shapes.
+    """
+
+    every: eqx.AbstractVar[int]
+
+    @property
+    @abc.abstractmethod
+    def measures(self) -> tuple[str, ...]:
+        """The names that `measure` returns."""
+
+    @property
+    @abc.abstractmethod
+    def solves(self) -> bool:
+        """Whether a measurement runs an eigensolve or another loop of products."""
+
+    @abc.abstractmethod
+    def init(self, params: PyTree, key: PRNGKeyArray) -> Any:
+        """The state before the first measurement.
+
+        Args:
+            params: the parameters (only their shapes and dtypes are read).
+            key: the PRNG key of the probe's start vectors.
+        """
+
+    @abc.abstractmethod
+    def measure(self, context: ProbeContext, state: Any) -> tuple[Measurement, Any]:
+        """Measures at one point.
+
+        Args:
+            context: the point of the trajectory.
+            state: what `init` or the previous `measure` returned.
+
+        Returns:
+            The measurement and the state of the next one.
+        """
+
+
+def check_every(every: int) -> int:
+    """Refuses a period that is not a positive whole number."""
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise ValueError(
+            f"`every` is {every!r}, but a probe's period is a whole number of steps, at least 1; "
+            "pass every=1 to measure at each step."
+        )
+    return every

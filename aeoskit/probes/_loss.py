@@ -1,0 +1,39 @@
+"""The cheapest probe: what the training step has computed anyway."""
+
+import equinox as eqx
+from jaxtyping import PRNGKeyArray, PyTree
+
+from aeoskit.linalg import tree_norm
+
+from ._base import AbstractProbe, Measurement, ProbeContext, check_every
+
+
+class LossAndGradient(AbstractProbe):
+    """The training loss and the gradient's Euclidean norm.
+
+    Args:
+        every: period in steps.
+
+    Costs nothing: both come out of the training step. Measures `loss` and `gradient_norm`.
+
+    Example:
+        >>> import aeoskit as ak
+        >>> ak.LossAndGradient().every
+        1
+    """
+
+    every: int = eqx.field(static=True, default=1, converter=check_every)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return ("loss", "gradient_norm")
+
+    @property
+    def solves(self) -> bool:
+        return False
+
+    def init(self, params: PyTree, key: PRNGKeyArray) -> None:
+        del params, key
+
+    def measure(self, context: ProbeContext, state: None) -> tuple[Measurement, None]:
+        return {"loss": context.value, "gradient_norm": tree_norm(context.grads)}, state

@@ -1,0 +1,306 @@
+"""Sharpness and preconditioned sharpness, as functions and as probes."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from aeoskit.linalg import AbstractEigenSolver, EigenSolution, Lanczos, PreconditionedOperator, eigensolve
+from aeoskit.objective import Objective
+from aeoskit.optimizers import Optimizer, OptimizerState
+
+from ._base import AbstractProbe, Measurement, ProbeContext, check_every
+
+
+def sharpness(
+    objective: Objective,
+    params: PyTree,
+    *,
+    k: int = 1,
+    solver: AbstractEigenSolver | None = None,
+    start: Any = None,
+    max_matvecs: int | None = None,
+    driver: str = "auto",
+) -> EigenSolution:
+    """The largest eigenvalues of the loss's Hessian, `λ₁(H) ≥ λ₂(H) ≥ …`.
+
+    Args:
+        objective: the mean loss over the data.
+        params: where to take the Hessian: any pytree of floating arrays.
+        k: how many eigenvalues.
+        solver: an eigen-solver; `Lanczos()` by default.
+        start: a PRNG key, a vector, a block or the `state` of the previous solution (warm start).
+        max_matvecs: budget of Hessian-vector products.
+        driver: `"compiled"`, `"host"` or `"auto"`, as in `eigensolve`.
+
+    Returns:
+        An `EigenSolution`: `values` (k,), with `residuals`, `bounds`, `result`, and `state` for the
+        next call's `start`.
+
+    Costs `stats["matvecs"]` Hessian-vector products.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import aeoskit as ak
+        >>> curvature = jnp.array([1.0, 5.0, 2.0])
+        >>> def loss(params, batch):
+        ...     return 0.5 * jnp.sum(curvature * (params["w"] - batch) ** 2, axis=-1)
+        >>> objective = ak.Objective(loss, jnp.ones((8, 3)))
+        >>> solution = ak.sharpness(objective, {"w": jnp.zeros(3)})
+        >>> print(f"{solution.values[0]:.3f}")
+        5.000
+    """
+    return eigensolve(
+        objective.hessian(params),
+        Lanczos() if solver is None else solver,
+        k=k,
+        which="largest",
+        start=start,
+        max_matvecs=max_matvecs,
+        driver=driver,
+    )
+
+
+class PreconditionedSharpnessSolution(eqx.Module):
+    """What `preconditioned_sharpness` returns.
+
+    Attributes:
+        values: the largest eigenvalues of `P⁻¹H`, (k,).
+        threshold: the optimizer's stability threshold in the same units, `38/η` for Adam, `β₁ = .9`.
+        ratio: `values[0] / threshold`; 1 is the edge of stability.
+        bounds: error bar of each value, (k,).
+        solution: the whole `EigenSolution`: residuals, result, products spent, warm start.
+    """
+
+    values: Float[Array, " k"]
+    threshold: Float[Array, ""]
+    ratio: Float[Array, ""]
+    bounds: Float[Array, " k"]
+    solution: EigenSolution
+
+
+def preconditioned_operator(
+    objective: Objective,
+    params: PyTree,
+    optimizer: Optimizer,
+    optimizer_state: OptimizerState,
+    grads: PyTree,
+) -> PreconditionedOperator:
+    """The symmetric operator `P^{-1/2} H P^{-1/2}`, with the P of the coming step.
+
+    It has the eigenvalues of `P⁻¹H` (arXiv 2207.14484, section 2).
+
+    Args:
+        objective: the mean loss over the data.
+        params: where to take the Hessian.
+        optimizer: the optimizer whose metric it is.
+        optimizer_state: its state before the coming step.
+        grads: the gradient that the coming step uses.
+
+    Returns:
+        A lineax operator; its `to_original` takes an eigenvector back to the coordinates of params.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import aeoskit as ak
+        >>> objective = ak.Objective(lambda w, x: 0.5 * jnp.sum((w - x) ** 2, -1), jnp.ones((4, 2)))
+        >>> params, optimizer = jnp.zeros(2), ak.gradient_descent(0.1)
+        >>> operator = ak.preconditioned_operator(
+        ...     objective, params, optimizer, optimizer.init(params), objective.gradient(params))
+        >>> operator.mv(jnp.array([1.0, 2.0])).tolist()
+        [1.0, 2.0]
+    """
+    preconditioner = optimizer.preconditioner(optimizer_state, grads)
+    return PreconditionedOperator(objective.hessian(params), preconditioner)
+
+
+_jitted_preconditioned_operator = eqx.filter_jit(preconditioned_operator)
+
+
+@eqx.filter_jit
+def _jitted_gradient(objective, params):
+    return objective.gradient(params)
+
+
+@eqx.filter_jit
+def _jitted_threshold(optimizer, optimizer_state):
+    return optimizer.threshold(optimizer_state)
+
+
+def preconditioned_sharpness(
+    objective: Objective,
+    params: PyTree,
+    optimizer: Optimizer,
+    optimizer_state: OptimizerState,
+    *,
+    grads: PyTree | None = None,
+    k: int = 1,
+    solver: AbstractEigenSolver | None = None,
+    start: Any = None,
+    max_matvecs: int | None = None,
+    driver: str = "auto",
+) -> PreconditionedSharpnessSolution:
+    """The largest eigenvalues of `P⁻¹H` and the stability threshold that they meet at the edge.
+
+    P is the preconditioner that the step out of `params` uses: it has already seen the gradient
+    there. The eigenvalues are those of the symmetric `P^{-1/2} H P^{-1/2}` (arXiv 2207.14484).
+
+    Args:
+        objective: the mean loss over the data.
+        params: any pytree of floating arrays.
+        optimizer: for example `adam(1e-3)`.
+        optimizer_state: the optimizer's state before the coming step.
+        grads: the gradient of the coming step; by default the full-batch gradient at `params`
+            (pass the minibatch gradient in minibatch training).
+        k: how many eigenvalues.
+        solver: an eigen-solver; `Lanczos()` by default.
+        start: a PRNG key, a vector, a block or the previous `solution.state` (warm start).
+        max_matvecs: budget of Hessian-vector products.
+        driver: `"compiled"`, `"host"` or `"auto"`, as in `eigensolve`.
+
+    Returns:
+        `PreconditionedSharpnessSolution`: `values`, `threshold`, `ratio`, `bounds`, `solution`.
+
+    Costs `solution.stats["matvecs"]` Hessian-vector products, and one gradient if none was passed.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import aeoskit as ak
+        >>> objective = ak.Objective(lambda w, x: 2.0 * jnp.sum((w - x) ** 2, -1), jnp.ones((8, 3)))
+        >>> params, optimizer = jnp.zeros(3), ak.gradient_descent(0.5)
+        >>> edge = ak.preconditioned_sharpness(objective, params, optimizer, optimizer.init(params))
+        >>> print(f"{edge.values[0]:.2f} of {edge.threshold:.2f}: ratio {edge.ratio:.2f}")
+        4.00 of 4.00: ratio 1.00
+    """
+    if grads is None:
+        grads = _jitted_gradient(objective, params)
+    operator = _jitted_preconditioned_operator(
+        objective, params, optimizer, optimizer_state, grads
+    )
+    solution = eigensolve(
+        operator,
+        Lanczos() if solver is None else solver,
+        k=k,
+        which="largest",
+        start=start,
+        max_matvecs=max_matvecs,
+        driver=driver,
+    )
+    threshold = _jitted_threshold(optimizer, optimizer_state).astype(solution.values.dtype)
+    return PreconditionedSharpnessSolution(
+        values=solution.values,
+        threshold=threshold,
+        ratio=solution.values[0] / threshold,
+        bounds=solution.bounds,
+        solution=solution,
+    )
+
+
+def _names(prefix: str) -> tuple[str, ...]:
+    return (prefix, f"{prefix}_residual", f"{prefix}_converged", f"{prefix}_matvecs")
+
+
+def _named(prefix: str, solution: EigenSolution) -> Measurement:
+    matvecs = jnp.asarray(solution.stats["matvecs"])
+    measured = (solution.values, solution.residuals, solution.converged, matvecs)
+    return dict(zip(_names(prefix), measured, strict=True))
+
+
+class Sharpness(AbstractProbe):
+    """Tracks the largest eigenvalues of the Hessian, each solve warm-started by the last.
+
+    Args:
+        k: how many eigenvalues.
+        every: period in steps.
+        solver: an eigen-solver; `Lanczos()` by default.
+        max_matvecs: budget of products for one measurement.
+
+    Measures `sharpness` (k,), `sharpness_residual` (k,), `sharpness_converged` (k,) and
+    `sharpness_matvecs` (the products spent).
+
+    Example:
+        >>> import aeoskit as ak
+        >>> ak.Sharpness(k=2, every=50).every
+        50
+    """
+
+    k: int = eqx.field(static=True, default=1)
+    every: int = eqx.field(static=True, default=1, converter=check_every)
+    solver: AbstractEigenSolver = eqx.field(default_factory=Lanczos)
+    max_matvecs: int | None = eqx.field(static=True, default=None)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return _names("sharpness")
+
+    @property
+    def solves(self) -> bool:
+        return True
+
+    def init(self, params: PyTree, key: PRNGKeyArray) -> Any:
+        return self.solver.initial_state(params, self.k, key)
+
+    def measure(self, context: ProbeContext, state: Any) -> tuple[Measurement, Any]:
+        solution = sharpness(
+            context.objective,
+            context.params,
+            k=self.k,
+            solver=self.solver,
+            start=state,
+            max_matvecs=self.max_matvecs,
+            driver=context.driver,
+        )
+        return _named("sharpness", solution), solution.state
+
+
+class PreconditionedSharpness(AbstractProbe):
+    """Tracks the largest eigenvalues of `P⁻¹H` and their threshold, each solve warm-started.
+
+    Args:
+        k: how many eigenvalues.
+        every: period in steps.
+        solver: an eigen-solver; `Lanczos()` by default.
+        max_matvecs: budget of products for one measurement.
+
+    Measures `preconditioned_sharpness` (k,) with `_residual` (k,), `_converged` (k,), `_matvecs`,
+    and `threshold`, `ratio` (the largest eigenvalue over the threshold).
+
+    Example:
+        >>> import aeoskit as ak
+        >>> ak.PreconditionedSharpness(every=10).k
+        1
+    """
+
+    k: int = eqx.field(static=True, default=1)
+    every: int = eqx.field(static=True, default=1, converter=check_every)
+    solver: AbstractEigenSolver = eqx.field(default_factory=Lanczos)
+    max_matvecs: int | None = eqx.field(static=True, default=None)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return (*_names("preconditioned_sharpness"), "threshold", "ratio")
+
+    @property
+    def solves(self) -> bool:
+        return True
+
+    def init(self, params: PyTree, key: PRNGKeyArray) -> Any:
+        return self.solver.initial_state(params, self.k, key)
+
+    def measure(self, context: ProbeContext, state: Any) -> tuple[Measurement, Any]:
+        edge = preconditioned_sharpness(
+            context.objective,
+            context.params,
+            context.optimizer,
+            context.optimizer_state,
+            grads=context.grads,
+            k=self.k,
+            solver=self.solver,
+            start=state,
+            max_matvecs=self.max_matvecs,
+            driver=context.driver,
+        )
+        measurement = _named("preconditioned_sharpness", edge.solution)
+        measurement |= {"threshold": edge.threshold, "ratio": edge.ratio}
+        return measurement, edge.solution.state

@@ -1,0 +1,15 @@
+"""The training loop: steps, probes, branches."""
+
+from ._branch import AbstractWay as AbstractWay
+from ._branch import Continue as Continue
+from ._branch import FreezePreconditioner as FreezePreconditioner
+from ._branch import SwitchOptimizer as SwitchOptimizer
+from ._branch import branch as branch
+from ._carry import Carry as Carry
+from ._carry import Lane as Lane
+from ._carry import Trajectory as Trajectory
+from ._carry import copy_tree as copy_tree
+from ._carry import stack_lanes as stack_lanes
+from ._stream import Chunk as Chunk
+from ._stream import choose_mode as choose_mode
+from ._stream import stream as stream

@@ -1,0 +1,150 @@
+"""Going on from one point along several ways."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from aeoskit.optimizers import Optimizer, freeze
+
+from ._carry import Carry, Lane, Trajectory, copy_tree, lane_axes
+from ._step import context_of
+
+
+class AbstractWay(eqx.Module):
+    """A way to go on from a point of a trajectory."""
+
+    @abc.abstractmethod
+    def apply(self, trajectory: Trajectory, carry: Carry) -> tuple[Trajectory, Carry]:
+        """The trajectory and carry with which this way starts.
+
+        Args:
+            trajectory: the run so far.
+            carry: its state at the branching point.
+        """
+
+
+class Continue(AbstractWay):
+    """Goes on as before: the control of a branching experiment.
+
+    Example:
+        >>> import aeoskit as ak
+        >>> ak.Continue()
+        Continue()
+    """
+
+    def apply(self, trajectory: Trajectory, carry: Carry) -> tuple[Trajectory, Carry]:
+        return trajectory, carry
+
+
+class FreezePreconditioner(AbstractWay):
+    """Holds P as it is for the coming step; the momentum rule and its buffer go on (E3, E9).
+
+    Costs one gradient.
+
+    Example:
+        >>> import aeoskit as ak
+        >>> ak.FreezePreconditioner()
+        FreezePreconditioner()
+    """
+
+    def apply(self, trajectory: Trajectory, carry: Carry) -> tuple[Trajectory, Carry]:
+        optimizer, state = _frozen(trajectory, carry)
+        lane = eqx.tree_at(lambda lane: lane.optimizer_state, carry.lane, state)
+        return trajectory.with_optimizer(optimizer), Carry(step=carry.step, lane=lane)
+
+
+class SwitchOptimizer(AbstractWay):
+    """Goes on with another optimizer, its state fresh (in a sweep: the same one for each lane).
+
+    Args:
+        optimizer: the optimizer to go on with, without a lane axis.
+
+    Example:
+        >>> import aeoskit as ak
+        >>> ak.SwitchOptimizer(ak.momentum(2.0, beta1=0.9)).optimizer.order
+        'precondition_last'
+    """
+
+    optimizer: Optimizer
+
+    def apply(self, trajectory: Trajectory, carry: Carry) -> tuple[Trajectory, Carry]:
+        optimizer = self.optimizer
+        if trajectory.lanes is None:
+            state = optimizer.init(carry.lane.params)
+        else:
+            lanes = trajectory.lanes
+            optimizer = jax.tree.map(
+                lambda leaf: jnp.stack([leaf] * lanes) if eqx.is_array(leaf) else leaf, optimizer
+            )
+            state = eqx.filter_vmap(
+                lambda optimizer, params: optimizer.init(params),
+                in_axes=(lane_axes(optimizer), 0),
+            )(optimizer, carry.lane.params)
+        lane = Lane(
+            params=carry.lane.params,
+            optimizer_state=state,
+            probe_states=carry.lane.probe_states,
+            key=carry.lane.key,
+            diverged_at=carry.lane.diverged_at,
+            initial_loss=carry.lane.initial_loss,
+        )
+        return trajectory.with_optimizer(optimizer), Carry(step=carry.step, lane=lane)
+
+
+def branch(
+    trajectory: Trajectory, carry: Carry, ways: dict[str, AbstractWay]
+) -> dict[str, tuple[Trajectory, Carry]]:
+    """Copies a carry and starts each way from its own copy.
+
+    Args:
+        trajectory: the run so far.
+        carry: its state at the branching point; it stays usable.
+        ways: the ways to go on, by branch name.
+
+    Returns:
+        For each name a trajectory and a carry for `stream`.
+
+    Raises:
+        ValueError: no way was given.
+
+    Costs what its ways cost: one gradient for `FreezePreconditioner`, nothing for the others.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import aeoskit as ak
+        >>> objective = ak.Objective(lambda w, x: 0.5 * jnp.sum((w - x) ** 2, -1), jnp.ones((4, 2)))
+        >>> trajectory = ak.Trajectory(objective, ak.adam(0.1), {"loss": ak.LossAndGradient()})
+        >>> carry = trajectory.init(jnp.zeros(2), jax.random.key(0))
+        >>> branches = ak.branch(
+        ...     trajectory, carry, {"go on": ak.Continue(), "frozen": ak.FreezePreconditioner()})
+        >>> for name, (way, start) in branches.items():
+        ...     print(name, [chunk.measurements["loss"].shape for chunk in ak.stream(way, start, 2)])
+        go on [(2, 1)]
+        frozen [(2, 1)]
+    """
+    if not ways:
+        raise ValueError("branch was given no way to go on; pass for example {'go on': Continue()}.")
+    branches = {}
+    for name, way in ways.items():
+        new_trajectory, new_carry = way.apply(trajectory, copy_tree(carry))
+        branches[name] = (new_trajectory, new_carry)
+    return branches
+
+
+@eqx.filter_jit
+def _frozen(trajectory: Trajectory, carry: Carry) -> PyTree:
+    """The frozen optimizer and its state, lane by lane."""
+
+    def one(optimizer: Optimizer, lane: Lane):
+        single = trajectory.single(optimizer)
+        context = context_of(single, lane, carry.step, "compiled")
+        return freeze(optimizer, lane.optimizer_state, context.grads)
+
+    if trajectory.lanes is None:
+        return one(trajectory.optimizer, carry.lane)
+    return eqx.filter_vmap(one, in_axes=(lane_axes(trajectory.optimizer), 0))(
+        trajectory.optimizer, carry.lane
+    )

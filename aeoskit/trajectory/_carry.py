@@ -1,0 +1,207 @@
+"""The state of a training run as one pytree."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from aeoskit.objective import Objective
+from aeoskit.optimizers import Optimizer, OptimizerState
+from aeoskit.probes import AbstractProbe
+
+
+class Lane(eqx.Module):
+    """What one training run carries from step to step (in a sweep every leaf has a lane axis).
+
+    Attributes:
+        params: the parameters.
+        optimizer_state: the optimizer's state.
+        probe_states: warm starts, by probe name.
+        key: the key of this lane's randomness; a step's key is derived from it and the step.
+        diverged_at: the step whose loss or gradient was not finite, or above the divergence limit;
+            -1 while the run is sound. From that step on the lane is frozen.
+        initial_loss: the loss at the first step: the divergence limit is a multiple of it.
+    """
+
+    params: PyTree
+    optimizer_state: OptimizerState
+    probe_states: dict[str, Any]
+    key: PRNGKeyArray
+    diverged_at: Int[Array, "*lanes"]
+    initial_loss: Float[Array, "*lanes"]
+
+
+class Carry(eqx.Module):
+    """The whole state of a trajectory: a checkpoint is this pytree.
+
+    Attributes:
+        step: how many steps were taken. One number for all lanes, so that a probe's period stays
+            an unbatched predicate under `vmap` (a batched `cond` would run both of its sides).
+        lane: a `Lane`; with a leading lane axis on each leaf in a sweep.
+    """
+
+    step: Int[Array, ""]
+    lane: Lane
+
+
+class Trajectory(eqx.Module):
+    """A training run as data: what is minimized, by which optimizer, and what is measured.
+
+    Args:
+        objective: the mean loss over the data.
+        optimizer: an `Optimizer`; in a sweep, one whose array leaves are stacked (`stack_lanes`).
+        probes: probes by name.
+        batch: examples a step, drawn without replacement, reshuffled each epoch; `None` trains on
+            all of the data (full batch).
+        lanes: how many runs go on at once; `None` for a single one without a lane axis.
+        divergence_factor: a loss above this multiple of the initial loss counts as diverged.
+
+    Raises:
+        ValueError: a batch outside `1 … n`, a lane count that the optimizer's leaves do not have.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import aeoskit as ak
+        >>> objective = ak.Objective(lambda w, x: 0.5 * jnp.sum((w - x) ** 2, -1), jnp.ones((4, 2)))
+        >>> trajectory = ak.Trajectory(
+        ...     objective, ak.gradient_descent(0.5), {"loss": ak.LossAndGradient()})
+        >>> carry = trajectory.init(jnp.zeros(2), jax.random.key(0))
+        >>> for chunk in ak.stream(trajectory, carry, 3):
+        ...     print(chunk.measurements["loss"][:, 0])
+        [1.     0.25   0.0625]
+    """
+
+    objective: Objective
+    optimizer: Optimizer
+    probes: dict[str, AbstractProbe]
+    batch: int | None = eqx.field(static=True, default=None)
+    lanes: int | None = eqx.field(static=True, default=None)
+    divergence_factor: float = eqx.field(static=True, default=1e6)
+
+    def __check_init__(self):
+        if self.batch is not None and not 1 <= self.batch <= self.objective.n:
+            raise ValueError(
+                f"batch is {self.batch}, but the data has {self.objective.n} examples; pass a "
+                f"batch from 1 to {self.objective.n}, or None for the full batch."
+            )
+        measured = [name for probe in self.probes.values() for name in probe.measures]
+        twice = sorted({name for name in measured if measured.count(name) > 1})
+        if twice:
+            raise ValueError(f"two probes both measure {twice}; track each quantity once.")
+        if self.lanes is not None:
+            for leaf in jax.tree.leaves(eqx.filter(self.optimizer, eqx.is_array)):
+                if leaf.ndim == 0 or leaf.shape[0] != self.lanes:
+                    raise ValueError(
+                        f"lanes is {self.lanes}, but a leaf of the optimizer has shape "
+                        f"{leaf.shape}; build the optimizer with "
+                        "`stack_lanes([optimizer_1, optimizer_2, ...])`."
+                    )
+
+    def single(self, optimizer: Optimizer) -> "Trajectory":
+        """The trajectory of one lane: the same run under an optimizer without a lane axis."""
+        return Trajectory(
+            objective=self.objective,
+            optimizer=optimizer,
+            probes=self.probes,
+            batch=self.batch,
+            lanes=None,
+            divergence_factor=self.divergence_factor,
+        )
+
+    def with_optimizer(self, optimizer: Optimizer) -> "Trajectory":
+        """The same run under another optimizer (with a lane axis if this one has lanes)."""
+        return Trajectory(
+            objective=self.objective,
+            optimizer=optimizer,
+            probes=self.probes,
+            batch=self.batch,
+            lanes=self.lanes,
+            divergence_factor=self.divergence_factor,
+        )
+
+    def init(self, params: PyTree, key: PRNGKeyArray) -> Carry:
+        """The carry before the first step; all lanes of a sweep start from the same params.
+
+        Args:
+            params: any pytree of floating arrays, without a lane axis.
+            key: PRNG key for minibatches and start vectors.
+
+        Returns:
+            A `Carry` at step 0.
+        """
+        key, probe_key = jax.random.split(key)
+
+        def lane_of(optimizer: Optimizer) -> Lane:
+            names = sorted(self.probes)
+            probe_keys = jax.random.split(probe_key, max(len(names), 1))
+            return Lane(
+                params=params,
+                optimizer_state=optimizer.init(params),
+                probe_states={
+                    name: self.probes[name].init(params, probe_keys[i])
+                    for i, name in enumerate(names)
+                },
+                key=key,
+                diverged_at=jnp.asarray(-1),
+                initial_loss=jnp.asarray(jnp.inf, jnp.result_type(float)),
+            )
+
+        if self.lanes is None:
+            lane = lane_of(self.optimizer)
+        else:
+            lane = eqx.filter_vmap(
+                lane_of, in_axes=(lane_axes(self.optimizer),), axis_size=self.lanes
+            )(self.optimizer)
+        # A copy: chunks donate the carry's buffers, and the user's own params must survive that.
+        return Carry(step=jnp.asarray(0), lane=copy_tree(lane))
+
+
+def copy_tree(tree: PyTree) -> PyTree:
+    """A copy of every array of a pytree, so that one of the two may be donated."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True) if eqx.is_array(leaf) else leaf, tree)
+
+
+def stack_lanes(optimizers: list[Optimizer]) -> Optimizer:
+    """One optimizer whose array leaves carry a lane axis: a sweep is a `vmap` over it.
+
+    Args:
+        optimizers: optimizers that differ in the values of their array leaves only.
+
+    Returns:
+        An optimizer with leaves stacked along a new first axis.
+
+    Raises:
+        ValueError: no optimizer, or optimizers of different structure.
+
+    Example:
+        >>> import aeoskit as ak
+        >>> sweep = ak.stack_lanes([ak.adam(1e-3), ak.adam(3e-3)])
+        >>> sweep.schedule.lr.shape
+        (2,)
+    """
+    if not optimizers:
+        raise ValueError("stack_lanes was given no optimizer; pass at least one.")
+    structures = {jax.tree.structure(optimizer) for optimizer in optimizers}
+    shapes = {
+        tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(optimizer)) for optimizer in optimizers
+    }
+    if len(structures) != 1 or len(shapes) != 1:
+        raise ValueError(
+            "the optimizers of a sweep differ in structure, not in values of their array leaves "
+            "only; run each kind as a group of its own."
+        )
+    return jax.tree.map(
+        lambda *leaves: jnp.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0], *optimizers
+    )
+
+
+def lane_axes(tree: PyTree) -> PyTree:
+    """`vmap` axes of a tree whose arrays all carry the lane axis."""
+    return jax.tree.map(lambda leaf: 0 if eqx.is_array(leaf) else None, tree)
+
+
+def take_lane(tree: PyTree, index: int) -> PyTree:
+    """One lane of a tree whose arrays all carry a lane axis."""
+    return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, tree)

@@ -1,0 +1,138 @@
+"""One training step of one lane, with the probes that are due: the same code in both modes."""
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PyTree
+
+from aeoskit.linalg import tree_norm
+from aeoskit.optimizers import apply_updates
+from aeoskit.probes import AbstractProbe, Measurement, ProbeContext
+
+from ._carry import Lane, Trajectory
+
+
+def batch_indices(
+    key: Array, step: Int[Array, ""], examples: int, batch: int
+) -> Int[Array, " batch"]:
+    """The examples of a step: without replacement within an epoch, reshuffled for each epoch.
+
+    A pure function of key and step, so that a resumed run draws the same batches. Where the batch
+    does not divide the data, an epoch's last few examples are left out (another few each epoch).
+    """
+    steps_per_epoch = examples // batch
+    epoch, position = jnp.divmod(step, steps_per_epoch)
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), examples)
+    return jax.lax.dynamic_slice_in_dim(order, position * batch, batch)
+
+
+def context_of(
+    trajectory: Trajectory,
+    lane: Lane,
+    step: Int[Array, ""],
+    driver: Literal["compiled", "host"],
+) -> ProbeContext:
+    """Evaluates loss and gradient at the lane's params. Costs one gradient."""
+    batch_key, probe_key = jax.random.split(lane.key)
+    objective = trajectory.objective
+    if trajectory.batch is None or trajectory.batch == objective.n:
+        training = objective
+    else:
+        training = objective.on_batch(
+            batch_indices(batch_key, step, objective.n, trajectory.batch)
+        )
+    value, grads = training.value_and_gradient(lane.params)
+    return ProbeContext(
+        objective=objective,
+        params=lane.params,
+        optimizer=trajectory.optimizer,
+        optimizer_state=lane.optimizer_state,
+        value=value,
+        grads=grads,
+        step=step,
+        key=jax.random.fold_in(probe_key, step),
+        driver=driver,
+    )
+
+
+def blank_measurement(probe: AbstractProbe, context: ProbeContext, state: PyTree) -> Measurement:
+    """What stands in a row where a probe was not due: the reader drops it by the period."""
+    shapes, _ = eqx.filter_eval_shape(probe.measure, context, state)
+    return {name: blank(shape.shape, shape.dtype) for name, shape in shapes.items()}
+
+
+def blank(shape: tuple[int, ...], dtype) -> Array:
+    """NaN where the type has one, otherwise zero."""
+    return jnp.full(shape, jnp.nan if jnp.issubdtype(dtype, jnp.inexact) else 0, dtype)
+
+
+def measure_due(
+    probes: dict[str, AbstractProbe], lane: Lane, context: ProbeContext
+) -> tuple[Measurement, dict]:
+    """Runs the probes whose period divides the step. The predicate is unbatched under `vmap`."""
+    measurement: Measurement = {}
+    states = dict(lane.probe_states)
+    for name, probe in probes.items():
+        state = lane.probe_states[name]
+        if probe.every == 1:
+            new, states[name] = probe.measure(context, state)
+        else:
+            skipped = blank_measurement(probe, context, state)
+            new, states[name] = jax.lax.cond(
+                context.step % probe.every == 0,
+                lambda probe=probe, state=state: probe.measure(context, state),
+                lambda skipped=skipped, state=state: (skipped, state),
+            )
+        measurement |= new
+    return measurement, states
+
+
+def advance_lane(
+    trajectory: Trajectory, lane: Lane, context: ProbeContext, probe_states: dict
+) -> Lane:
+    """Takes the step, unless the lane has diverged: then it stays as it is and is marked."""
+    step = context.step
+    initial_loss = jnp.where(
+        jnp.isinf(lane.initial_loss) & jnp.isfinite(context.value),
+        context.value.astype(lane.initial_loss.dtype),
+        lane.initial_loss,
+    )
+    # The limit is never below one, so that a loss that starts near zero may still move.
+    limit = trajectory.divergence_factor * jnp.maximum(initial_loss, 1.0)
+    sound = (
+        jnp.isfinite(context.value)
+        & (context.value <= limit)
+        & jnp.isfinite(tree_norm(context.grads))
+    )
+    going = (lane.diverged_at < 0) & sound
+    updates, optimizer_state = trajectory.optimizer.update(
+        context.grads, lane.optimizer_state, lane.params
+    )
+    stepped = (apply_updates(lane.params, updates), optimizer_state)
+    params, optimizer_state = jax.tree.map(
+        lambda new, old: jnp.where(going, new, old),
+        stepped,
+        (lane.params, lane.optimizer_state),
+    )
+    diverged_at = jnp.where(
+        (lane.diverged_at < 0) & ~sound, step.astype(lane.diverged_at.dtype), lane.diverged_at
+    )
+    return Lane(
+        params=params,
+        optimizer_state=optimizer_state,
+        probe_states=probe_states,
+        key=lane.key,
+        diverged_at=diverged_at,
+        initial_loss=initial_loss,
+    )
+
+
+def step_with_probes(
+    trajectory: Trajectory, lane: Lane, step: Int[Array, ""]
+) -> tuple[Lane, Measurement]:
+    """One step of one lane, probes inside the program (scan mode)."""
+    context = context_of(trajectory, lane, step, "compiled")
+    measurement, states = measure_due(trajectory.probes, lane, context)
+    return advance_lane(trajectory, lane, context, states), measurement

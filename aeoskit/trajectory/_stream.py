@@ -1,0 +1,247 @@
+"""The loop: chunks of steps on the device, the host in between."""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from aeoskit.linalg import loop_mode
+from aeoskit.probes import Measurement
+
+from ._carry import Carry, Lane, Trajectory, lane_axes, take_lane
+from ._step import advance_lane, blank, context_of, measure_due, step_with_probes
+
+Mode = Literal["scan", "host"]
+
+
+class Chunk(NamedTuple):
+    """What one chunk of steps leaves on the host.
+
+    Attributes:
+        steps: the step numbers, (steps,).
+        measurements: name to values, (steps, lanes, ...); a single run has one lane.
+        measured: name to a mask over `steps`: when that quantity was measured.
+        diverged_at: per lane, the step of its divergence so far, or -1; (lanes,).
+        carry: the state after the chunk, on the device. The next chunk donates its buffers: copy it
+            (`copy_tree`) to keep it.
+    """
+
+    steps: np.ndarray
+    measurements: dict[str, np.ndarray]
+    measured: dict[str, np.ndarray]
+    diverged_at: np.ndarray
+    carry: Carry
+
+
+def choose_mode(trajectory: Trajectory, carry: Carry) -> Mode:
+    """Whether chunks are compiled loops (`"scan"`) or dispatched step by step (`"host"`).
+
+    A rule on the primitives of the loss, never a timing: convolutions on the CPU backend run many
+    times slower inside a compiled loop (see `aeoskit.linalg.loop_mode`).
+
+    Args:
+        trajectory: the run.
+        carry: its state (only shapes are read).
+
+    Returns:
+        `"scan"` or `"host"`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import aeoskit as ak
+        >>> objective = ak.Objective(lambda w, x: 0.5 * jnp.sum((w - x) ** 2, -1), jnp.ones((4, 2)))
+        >>> trajectory = ak.Trajectory(objective, ak.gradient_descent(0.5), {})
+        >>> ak.choose_mode(trajectory, trajectory.init(jnp.zeros(2), jax.random.key(0)))
+        'scan'
+    """
+    params = carry.lane.params
+    if trajectory.lanes is not None:
+        params = jax.eval_shape(lambda tree: take_lane(tree, 0), params)
+    return loop_mode(lambda objective, params: objective.value(params), trajectory.objective, params)
+
+
+def stream(
+    trajectory: Trajectory,
+    carry: Carry,
+    steps: int,
+    *,
+    chunk: int = 100,
+    mode: Literal["auto", "scan", "host"] = "auto",
+) -> Iterator[Chunk]:
+    """Trains, yielding each chunk of steps as soon as it is done.
+
+    Nothing is read from the device inside a chunk. In host mode the same compiled step is
+    dispatched for each step, lanes one after the other, and a probe's solve reads one scalar a
+    product. The numbers do not depend on `chunk`, nor on where a run was interrupted.
+
+    Args:
+        trajectory: the run.
+        carry: where to start: `trajectory.init(...)`, or a branch, or a checkpoint. It is copied.
+        steps: how many steps to take.
+        chunk: steps between two visits of the host.
+        mode: `"auto"` follows `choose_mode`.
+
+    Yields:
+        `Chunk`s; rows say what was measured *before* each step was taken.
+
+    Raises:
+        ValueError: `steps` or `chunk` is not a positive whole number, or an unknown mode.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import aeoskit as ak
+        >>> objective = ak.Objective(lambda w, x: 0.5 * jnp.sum((w - x) ** 2, -1), jnp.ones((4, 2)))
+        >>> trajectory = ak.Trajectory(
+        ...     objective, ak.gradient_descent(0.5), {"edge": ak.Sharpness(every=2)})
+        >>> carry = trajectory.init(jnp.zeros(2), jax.random.key(0))
+        >>> [int(chunk.measured["sharpness"].sum()) for chunk in ak.stream(trajectory, carry, 5)]
+        [3]
+    """
+    for name, value in (("steps", steps), ("chunk", chunk)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}; pass a whole number, at least 1.")
+    if mode not in ("auto", "scan", "host"):
+        raise ValueError(f"mode is {mode!r}; pass 'auto', 'scan' or 'host'.")
+    if mode == "auto":
+        mode = choose_mode(trajectory, carry)
+    chunk = min(chunk, steps)
+    carry = _copied(carry)
+    first = int(carry.step)
+    for start in range(first, first + steps, chunk):
+        length = min(chunk, first + steps - start)
+        if mode == "scan":
+            carry, rows = _scan_chunk((trajectory, chunk), carry, jnp.asarray(length))
+            rows = jax.device_get(rows)
+        else:
+            carry, rows = _host_chunk(trajectory, carry, start, length)
+        numbers = np.arange(start, start + length)
+        if trajectory.lanes is None:
+            rows = {name: value[:, None] for name, value in rows.items()}
+        yield Chunk(
+            steps=numbers,
+            measurements={name: np.asarray(value[:length]) for name, value in rows.items()},
+            measured={name: mask for name, mask in _masks(trajectory, numbers).items() if name in rows},
+            diverged_at=np.atleast_1d(np.asarray(carry.lane.diverged_at)),
+            carry=carry,
+        )
+
+
+@eqx.filter_jit
+def _copied(carry: Carry) -> Carry:
+    return jax.tree.map(jnp.copy, carry)
+
+
+def _lane_step(trajectory: Trajectory, lane: Lane, step: Int[Array, ""]):
+    """`step_with_probes`, vmapped over the lanes if there are any."""
+    if trajectory.lanes is None:
+        return step_with_probes(trajectory, lane, step)
+    return eqx.filter_vmap(
+        lambda optimizer, lane, step: step_with_probes(trajectory.single(optimizer), lane, step),
+        in_axes=(lane_axes(trajectory.optimizer), 0, None),
+    )(trajectory.optimizer, lane, step)
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _scan_chunk(
+    kept: tuple[Trajectory, int], carry: Carry, length: Int[Array, ""]
+) -> tuple[Carry, Measurement]:
+    """A chunk as one program. `length` is traced, so that a last, shorter chunk does not retrace;
+    rows beyond it stay blank."""
+    trajectory, capacity = kept
+    _, shapes = eqx.filter_eval_shape(_lane_step, trajectory, carry.lane, carry.step)
+    rows = {
+        name: blank((capacity, *shape.shape), shape.dtype) for name, shape in shapes.items()
+    }
+
+    def body(index, state):
+        carry, rows = state
+        lane, measurement = _lane_step(trajectory, carry.lane, carry.step)
+        rows = {
+            name: jax.lax.dynamic_update_index_in_dim(rows[name], value, index, 0)
+            for name, value in measurement.items()
+        }
+        return Carry(step=carry.step + 1, lane=lane), rows
+
+    return jax.lax.fori_loop(0, length, body, (carry, rows))
+
+
+def _host_chunk(
+    trajectory: Trajectory, carry: Carry, start: int, length: int
+) -> tuple[Carry, dict[str, np.ndarray]]:
+    """A chunk as a host loop of compiled steps, lane by lane."""
+    if trajectory.lanes is None:
+        lane, rows = _host_lane(trajectory, carry.lane, start, length)
+        return Carry(step=carry.step + length, lane=lane), rows
+    lanes, columns = [], []
+    for index in range(trajectory.lanes):
+        single = trajectory.single(take_lane(trajectory.optimizer, index))
+        lane, rows = _host_lane(single, take_lane(carry.lane, index), start, length)
+        lanes.append(lane)
+        columns.append(rows)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
+    rows = {name: np.stack([rows[name] for rows in columns], axis=1) for name in columns[0]}
+    return Carry(step=carry.step + length, lane=stacked), rows
+
+
+@eqx.filter_jit
+def _host_context(trajectory: Trajectory, lane: Lane, step: Int[Array, ""]):
+    return context_of(trajectory, lane, step, "host")
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _host_step(
+    trajectory: Trajectory, lane: Lane, step: Int[Array, ""]
+) -> tuple[Lane, Measurement]:
+    """One step of one lane; the probes that solve nothing are part of the program."""
+    context = context_of(trajectory, lane, step, "host")
+    cheap = {name: probe for name, probe in trajectory.probes.items() if not probe.solves}
+    measurement, states = measure_due(cheap, lane, context)
+    return advance_lane(trajectory, lane, context, states), measurement
+
+
+def _host_lane(
+    trajectory: Trajectory, lane: Lane, start: int, length: int
+) -> tuple[Lane, dict[str, np.ndarray]]:
+    """A chunk of one lane; results stay on the device until its end."""
+    solving = {name: probe for name, probe in trajectory.probes.items() if probe.solves}
+    rows: list[Measurement] = []
+    for step in range(start, start + length):
+        # A numpy scalar is traced; a Python int would be static, and compile for each step.
+        number = np.asarray(step, np.asarray(0).dtype if jax.config.jax_enable_x64 else np.int32)
+        row: Measurement = {}
+        due = [name for name, probe in solving.items() if step % probe.every == 0]
+        if due:
+            context = _host_context(trajectory, lane, number)
+            states = dict(lane.probe_states)
+            for name in due:
+                measurement, states[name] = solving[name].measure(context, states[name])
+                row |= measurement
+            lane = eqx.tree_at(lambda tree: tree.probe_states, lane, states)
+        lane, cheap = _host_step(trajectory, lane, number)
+        rows.append(row | cheap)
+    return lane, _columns(jax.device_get(rows))
+
+
+def _columns(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Rows with different names to one array a name, NaN (or zero) where it was not measured."""
+    examples: dict[str, np.ndarray] = {}
+    for row in rows:
+        examples = row | examples
+    blanks = {
+        name: np.full_like(value, np.nan if np.issubdtype(value.dtype, np.inexact) else 0)
+        for name, value in ((name, np.asarray(value)) for name, value in examples.items())
+    }
+    return {name: np.stack([row.get(name, blanks[name]) for row in rows]) for name in examples}
+
+
+def _masks(trajectory: Trajectory, steps: np.ndarray) -> dict[str, np.ndarray]:
+    """For each quantity, at which of the steps its probe was due."""
+    return {
+        name: steps % probe.every == 0
+        for probe in trajectory.probes.values()
+        for name in probe.measures
+    }
