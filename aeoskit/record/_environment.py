@@ -1,0 +1,67 @@
+"""Where a run ran."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from typing import Any
+
+import jax
+
+_PACKAGES = ("aeoskit", "jax", "jaxlib", "equinox", "lineax", "numpy")
+
+
+def environment() -> dict[str, Any]:
+    """What a reader of a run must know of the machine that it ran on; never raises.
+
+    **Returns:** `versions`, `python`, `platform`, `cpu_count`, `backend`, `devices`, `processes`,
+    `default_matmul_precision`, `x64` and `git` (commit and dirty of the working directory's
+    repository, or `None`).
+
+    >>> sorted(environment()["versions"])
+    ['aeoskit', 'equinox', 'jax', 'jaxlib', 'lineax', 'numpy']
+    """
+    return {
+        "versions": {package: _version(package) for package in _PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        **_devices(),
+        "default_matmul_precision": jax.config.jax_default_matmul_precision,
+        "x64": bool(jax.config.jax_enable_x64),
+        "git": _git(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except Exception:  # a record with a hole is better than a run that does not start
+        return None
+
+
+def _devices() -> dict[str, Any]:
+    try:
+        devices = [str(device.device_kind) for device in jax.devices()]
+        return {
+            "backend": jax.default_backend(),
+            "devices": devices,
+            "processes": jax.process_count(),
+        }
+    except Exception as error:
+        return {"backend": None, "devices": [], "processes": None, "device_error": str(error)}
+
+
+def _git() -> dict[str, Any] | None:
+    try:
+        commit = _ask("rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_ask("status", "--porcelain"))}
+    except Exception:  # no git, no repository, no commit yet, or a slow disk
+        return None
+
+
+def _ask(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], capture_output=True, text=True, timeout=5, check=True
+    )
+    return done.stdout.strip()

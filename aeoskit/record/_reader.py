@@ -1,0 +1,120 @@
+"""The reader of runs, whole or cut off."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ._rows import read_rows
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that was read from its folder.
+
+    **Attributes:** `path`; `name`; `created` (local time, ISO 8601); `pipeline`, what was asked;
+    `environment`; `lanes`, the swept values of each lane; `summary`, or `None` if the run was not
+    closed; `status`: finished, interrupted, diverged, failed, or "open" if it was not closed.
+    """
+
+    path: Path
+    name: str
+    created: str
+    pipeline: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    lanes: tuple[Mapping[str, Any], ...]
+    summary: Mapping[str, Any] | None
+    status: str
+
+    @cached_property
+    def metrics(self) -> "xr.Dataset":
+        """The measurements as labelled arrays; dimensions as `build_dataset` says.
+
+        Read at the first use: from the columns of a closed run, otherwise from the running
+        metrics, whose last line is dropped if it is torn.
+        """
+        # pyarrow and xarray take a second to import, and listing runs needs neither.
+        import pyarrow.parquet as pq
+
+        from ._dataset import build_dataset
+        from ._table import build_table
+
+        closed, running = self.path / "metrics.parquet", self.path / "metrics.jsonl"
+        if closed.exists():
+            table = pq.read_table(closed)
+        else:
+            table = build_table(read_rows(running) if running.exists() else [], self.lanes)
+        return build_dataset(table, self.lanes)
+
+
+def read_run(path: str | os.PathLike[str]) -> Run:
+    """Reads a run's folder.
+
+    **Arguments:** `path` of the folder that `create_run` made.
+
+    **Returns:** a `Run`; its `metrics` are read when they are first asked for.
+
+    **Raises:** `ValueError` if there is no run at `path`, with the nearest names of runs beside.
+
+    >>> read_run("runs/not-there")
+    Traceback (most recent call last):
+      ...
+    ValueError: there is no run at runs/not-there: ...
+    """
+    path = Path(path)
+    if not (path / "pipeline.json").is_file():
+        why = "the folder is not a run's" if path.is_dir() else "the path does not exist"
+        raise ValueError(f"there is no run at {path}: {why}{_nearest(path)}.")
+    about = _read_json(path / "run.json", {})
+    summary = _read_json(path / "summary.json", None)
+    return Run(
+        path=path,
+        name=about.get("name", path.name),
+        created=about.get("created", ""),
+        pipeline=_read_json(path / "pipeline.json", {}),
+        environment=_read_json(path / "environment.json", {}),
+        lanes=tuple(about.get("lanes", [{}])),
+        summary=summary,
+        status="open" if summary is None else summary.get("status", "finished"),
+    )
+
+
+def list_runs(root: str | os.PathLike[str]) -> list[Run]:
+    """The runs in a folder, the oldest first; an empty list if there is no such folder.
+
+    >>> list_runs("nowhere")
+    []
+    """
+    root = Path(root)
+    if not root.is_dir():
+        return []
+    runs = [read_run(path.parent) for path in root.glob("*/pipeline.json")]
+    return sorted(runs, key=lambda run: (run.created, run.path.name))
+
+
+def _read_json(path: Path, default: Any) -> Any:
+    if not path.exists():
+        return default
+    try:
+        return msgspec.json.decode(path.read_bytes())
+    except msgspec.DecodeError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}): it was changed after it was written."
+        ) from error
+
+
+def _nearest(path: Path) -> str:
+    names = [run.parent.name for run in path.parent.glob("*/pipeline.json")]
+    inside = [run.parent.name for run in path.glob("*/pipeline.json")]
+    if inside:
+        return f"; runs in it: {', '.join(sorted(inside)[-3:])}"
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.3)
+    return f"; the nearest are {', '.join(near)}" if near else "; look for it in the runs' folder"

@@ -1,0 +1,249 @@
+"""The writer of a run's folder."""
+
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ._files import encode_json, plain, spell, to_json_safe, write_json
+from ._rows import check_measurements, encode_rows, read_rows
+
+Status = Literal["finished", "interrupted", "diverged", "failed"]
+FORMAT = 1
+
+
+class RunWriter:
+    """Writes one run: measurements as they come, checkpoints, and the columns at the close.
+
+    Made by `create_run`. A writer is a handle on a folder and not a value: it holds an open file.
+    """
+
+    path: Path
+    lanes: list[dict[str, Any]]
+
+    def __init__(self, path: Path, lanes: list[dict[str, Any]], made: list[Path]):
+        self.path = path
+        self.lanes = lanes
+        self._made = made
+        self._ranks: dict[str, int] = {}
+        self._file = open(path / "metrics.jsonl", "ab", buffering=0)  # noqa: SIM115
+        self._size = 0
+
+    def append(
+        self,
+        branch: str,
+        measurements: Mapping[str, Any],
+        steps: Any,
+        *,
+        measured: Mapping[str, Any] | None = None,
+        lane_offset: int = 0,
+    ) -> None:
+        """Appends a chunk of measurements and waits until it is on the disk.
+
+        **Arguments:** `branch`, its name; `measurements`, name to array `(steps, lanes, *rest)`;
+        `steps`, the step of each row, `(steps,)`; `measured`, name to a mask `(steps,)` or
+        `(steps, lanes)` of where that name was measured (elsewhere nothing is written);
+        `lane_offset`, the lane of the first column, for groups that run one after the other.
+
+        **Raises:** `ValueError` on shapes that do not fit; nothing of the chunk is written then.
+        """
+        self._refuse_closed()
+        arrays, at, masks = check_measurements(measurements, steps, measured)
+        for name, array in arrays.items():
+            if array.shape[1] + lane_offset > len(self.lanes) or lane_offset < 0:
+                raise ValueError(
+                    f"the measurement {name!r} has {array.shape[1]} lanes from lane {lane_offset} "
+                    f"on, but the run was created with {len(self.lanes)}: list all lanes then."
+                )
+            if self._ranks.setdefault(name, array.ndim) != array.ndim:
+                raise ValueError(
+                    f"the measurement {name!r} has {array.ndim - 2} indices here and had "
+                    f"{self._ranks[name] - 2} before: give the two different names."
+                )
+        lines = encode_rows(branch, arrays, at, masks, lane_offset)
+        try:
+            view = memoryview(lines)
+            while view:
+                view = view[self._file.write(view) or 0 :]
+            os.fsync(self._file.fileno())
+        except BaseException:
+            # Ctrl-C or a full disk: a torn line may only ever be the last one.
+            os.ftruncate(self._file.fileno(), self._size)
+            raise
+        self._size += len(lines)
+
+    def mark_diverged(self, branch: str, lane: int, step: int) -> None:
+        """Notes that a lane of a branch diverged at a step: `diverged_at` in the dataset."""
+        self.append(branch, {"diverged_at": [[step]]}, [step], lane_offset=lane)
+
+    def checkpoint(self, branch: str, step: int, carry: Any) -> Path:
+        """Saves the array leaves of a carry under `checkpoints/<branch>/<step>/`.
+
+        **Returns:** that folder, which appears whole or not at all. See `load_checkpoint`.
+        """
+        from ._checkpoints import save_checkpoint
+
+        self._refuse_closed()
+        return save_checkpoint(self.path, branch, step, carry)
+
+    def figure_path(self, name: str) -> Path:
+        """The path, without suffix, at which a figure of this run belongs."""
+        return self.path / name
+
+    def close(self, summary: Mapping[str, Any], status: Status = "finished") -> Path:
+        """Turns the running metrics into `metrics.parquet` and writes `summary.json`.
+
+        The Parquet file has one row per branch, lane and step: columns `branch`, `lane`, `step`,
+        one per swept name and one per measurement (a list where it is indexed), readable by
+        `pandas.read_parquet`; null is not measured, floats are kept bit for bit as float64. The
+        running metrics are removed only after it has been read back and found the same.
+
+        **Arguments:** `summary`, the numbers that the user was shown; `status`, how the run ended.
+
+        **Returns:** the run's folder.
+
+        **Raises:** `ValueError` if the status is none of the four, or the run is already closed.
+        """
+        self._refuse_closed()
+        if status not in get_args(Status):
+            raise ValueError(f"status is {status!r}, but must be one of {get_args(Status)}.")
+        from ._table import build_table, write_table
+
+        self._file.close()
+        running = self.path / "metrics.jsonl"
+        write_table(self.path / "metrics.parquet", build_table(read_rows(running), self.lanes))
+        write_json(self.path / "summary.json", to_json_safe({**summary, "status": status}))
+        running.unlink()
+        return self.path
+
+    def discard(self) -> None:
+        """Removes the folder, and the parents that were made for it if nothing else is in them."""
+        self._file.close()
+        shutil.rmtree(self.path, ignore_errors=True)
+        for parent in self._made:
+            try:
+                parent.rmdir()
+            except OSError:
+                return
+
+    def _refuse_closed(self) -> None:
+        if self._file.closed:
+            raise ValueError(f"the run {self.path.name} is closed: create a new one to write to.")
+
+
+def create_run(
+    root: str | os.PathLike[str],
+    name: str,
+    *,
+    pipeline: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    lanes: Sequence[Mapping[str, Any]] = ({},),
+    folder: str | os.PathLike[str] | None = None,
+) -> RunWriter:
+    """Creates the folder of a run, `<root>/<name>-<time>-<hash of the pipeline>/`.
+
+    **Arguments:** `root`, the folder of runs, made if it is not there; `name`; `pipeline`, what
+    was asked, as plain data; `environment`, see the function of that name; `lanes`, the swept
+    values of each lane, `[{}]` if nothing is swept; `folder`, the run's own folder in place of
+    the one under `root`.
+
+    **Returns:** a `RunWriter` on the folder, with `pipeline.json`, `environment.json` and
+    `run.json` (name, time, lanes) in it.
+
+    **Raises:** `ValueError` if the place is a file, is not writable, or `folder` exists; nothing
+    is left behind then.
+
+    >>> import tempfile
+    >>> writer = create_run(tempfile.mkdtemp(), "try", pipeline={"steps": 2}, environment={})
+    >>> writer.append("main", {"loss": [[0.5], [0.25]]}, [0, 1])
+    >>> folder = writer.close({"loss": 0.25})
+    >>> sorted(file.name for file in folder.iterdir())
+    ['environment.json', 'metrics.parquet', 'pipeline.json', 'run.json', 'summary.json']
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
+        raise ValueError(
+            f"the run's name is {name!r}, but it names a folder: use letters, digits, '.', '_', "
+            "'+' and '-' only, and begin with a letter or digit."
+        )
+    if not lanes:
+        raise ValueError("lanes is empty: a run without a sweep has one lane, [{}].")
+    digest = hashlib.sha256(encode_json(pipeline, sort=True)).hexdigest()[:8]
+    now = time.localtime()
+    plan = Path(root) / f"{name}-{time.strftime('%Y%m%d-%H%M%S', now)}-{digest}"
+    if folder is not None:
+        plan = Path(folder)
+        if plan.exists() or plan.is_symlink():
+            raise ValueError(
+                f"the folder {plan} exists already: choose another one or remove it first."
+            )
+    made = _make_parents(plan.parent)
+    path = _make_folder(plan, made, again=folder is None)
+    values = [{key: plain(value) for key, value in lane.items()} for lane in lanes]
+    about = {
+        "format": FORMAT,
+        "name": name,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z", now),
+        "lanes": spell(values),
+    }
+    try:
+        write_json(path / "environment.json", environment)
+        write_json(path / "run.json", about)
+        # Last, since it is what makes a folder a run.
+        write_json(path / "pipeline.json", pipeline)
+        return RunWriter(path, values, made)
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        _remove(made)
+        raise
+
+
+def _make_parents(parent: Path) -> list[Path]:
+    """Makes the missing parents; returns those made, the innermost first."""
+    missing = []
+    place = Path(os.path.abspath(parent))
+    while not place.exists() and not place.is_symlink():
+        missing.append(place)
+        place = place.parent
+    if not place.is_dir():
+        raise ValueError(f"runs cannot be stored in {parent}: {place} is a file, not a folder.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"runs cannot be stored in {parent}: {place} is not writable; choose another folder."
+        )
+    made: list[Path] = []
+    for folder in reversed(missing):
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            _remove(made)
+            raise ValueError(f"runs cannot be stored in {parent}: {error.strerror}.") from error
+        made.insert(0, folder)
+    return made
+
+
+def _make_folder(plan: Path, made: list[Path], *, again: bool) -> Path:
+    path, suffix = plan, 1
+    while True:
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError as error:
+            if not again:
+                raise ValueError(f"the folder {plan} exists already: choose another.") from error
+            suffix += 1
+            path = plan.with_name(f"{plan.name}-{suffix}")
+        except OSError as error:
+            _remove(made)
+            raise ValueError(f"the run cannot be stored in {plan}: {error.strerror}.") from error
+
+
+def _remove(made: list[Path]) -> None:
+    for folder in made:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
