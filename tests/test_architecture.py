@@ -1,0 +1,116 @@
+"""The shape of the house: who imports whom, what the library never does, what is documented."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+import tomllib
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {
+    "aeoskit": ROOT / "aeoskit",
+    "aeoskit_experiments": ROOT / "experiments" / "aeoskit_experiments",
+    "aeoskit_cli": ROOT / "cli" / "aeoskit_cli",
+}
+MODULES = sorted(path for folder in PACKAGES.values() for path in folder.rglob("*.py"))
+LONGEST = 400
+# Leaf by leaf, and no call from a compiled program back to the host (DESIGN.md, STYLE.md).
+NEVER_IN_THE_LIBRARY = ("ravel_pytree", "pure_callback", "io_callback", "debug.callback")
+
+
+def _packages(name: str) -> Iterator[types.ModuleType]:
+    """The package and those inside it: public names come from a package's `__init__`."""
+    package = importlib.import_module(name)
+    yield package
+    for module in pkgutil.iter_modules(package.__path__, prefix=f"{name}."):
+        if module.ispkg and not module.name.rpartition(".")[2].startswith("_"):
+            yield from _packages(module.name)
+
+
+def _public(package: types.ModuleType) -> Iterator[tuple[str, object]]:
+    """What a package offers: `__all__`, or what it re-exports without an underscore."""
+    names = getattr(package, "__all__", None)
+    for name, value in vars(package).items():
+        if names is not None and name not in names:
+            continue
+        if name.startswith("_") or inspect.ismodule(value):
+            continue
+        home = getattr(value, "__module__", None)
+        if home is None or home.partition(".")[0] in PACKAGES:
+            yield name, value
+
+
+def _names() -> list[str]:
+    return [
+        f"{package.__name__}.{name}"
+        for root in PACKAGES
+        for package in _packages(root)
+        for name, value in _public(package)
+        if inspect.isclass(value) or callable(value)
+    ]
+
+
+def _documented(dotted: str) -> bool:
+    package, _, name = dotted.rpartition(".")
+    value = getattr(importlib.import_module(package), name)
+    # Not inspect.getdoc: it would hand a class the words of its base.
+    doc = value.__dict__.get("__doc__") if inspect.isclass(value) else value.__doc__
+    # Python writes a signature where a dataclass says nothing.
+    return bool(doc) and not doc.startswith(f"{name}(")
+
+
+def _relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_imports_run_downward():
+    """Holds the contracts of pyproject.toml, one for each arrow of DESIGN.md."""
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"]
+    done = subprocess.run(
+        [*command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_relative)
+def test_modules_are_short(path: Path):
+    lines = len(path.read_text().splitlines())
+    assert lines <= LONGEST, f"{lines} lines: is there a second room in it?"
+
+
+@pytest.mark.parametrize("word", NEVER_IN_THE_LIBRARY)
+def test_the_library_never_uses(word: str):
+    users = [_relative(p) for p in MODULES if PACKAGES["aeoskit"] in p.parents]
+    users = [name for name in users if word in (ROOT / name).read_text()]
+    assert not users
+
+
+def test_public_names_are_documented():
+    undocumented = [dotted for dotted in _names() if not _documented(dotted)]
+    assert not undocumented
+
+
+def test_every_package_says_what_it_is():
+    assert not [p.__name__ for root in PACKAGES for p in _packages(root) if not p.__doc__]
+
+
+def test_version_is_in_the_changelog():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert re.search(rf"^## \[?{re.escape(version)}\]?", changelog, re.MULTILINE)
+
+
+def test_wheel_has_every_package():
+    """A package that is not listed works in an editable install and is missing from the wheel."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert sorted(listed) == sorted(_relative(folder) for folder in PACKAGES.values())
