@@ -83,9 +83,14 @@ def _data(leaf: Any) -> Any:
 
 
 def _undata(value: Any, like: Any) -> Any:
-    if _is_key(like):
-        return jax.random.wrap_key_data(value, impl=jax.random.key_impl(like))
-    return value
+    return jax.random.wrap_key_data(value, impl=_impl(like)) if _is_key(like) else value
+
+
+def _impl(key: Any) -> Any:
+    # Through a trace, since a ShapeDtypeStruct knows its kind of key but `key_impl` refuses it.
+    found = []
+    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), key)
+    return found[0]
 
 
 def _abstract(leaf: Any) -> Any:

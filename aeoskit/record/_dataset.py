@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import xarray as xr
 
 from ._table import KEYS, column_names
@@ -108,19 +107,19 @@ def _labels(values: Sequence[Any]) -> np.ndarray:
     return np.array(["" if value is None else str(value) for value in values])
 
 
-def _values(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+def _values(column: Any) -> tuple[np.ndarray, np.ndarray]:
     """The rows at which a column has a value, and those values as one float64 array."""
-    valid = pc.is_valid(column)
+    valid = column.is_valid()
     rows = np.flatnonzero(valid.to_numpy(zero_copy_only=False))
     column = column.filter(valid)
     shape = [len(column)]
     inner = column
     while pa.types.is_list(inner.type):
-        lengths = pc.list_value_length(inner).to_numpy(zero_copy_only=False)
+        lengths = inner.value_lengths().to_numpy(zero_copy_only=False)
         if len(lengths) and (lengths != lengths[0]).any():
             return rows, _ragged(column.to_pylist())
         shape.append(int(lengths[0]) if len(lengths) else 0)
-        inner = pc.list_flatten(inner)
+        inner = inner.flatten()
     if pa.types.is_boolean(inner.type):
         inner = inner.cast(pa.int8())
     array = inner.to_numpy(zero_copy_only=False).astype(np.float64)

@@ -21,14 +21,15 @@ def environment() -> dict[str, Any]:
     >>> sorted(environment()["versions"])
     ['aeoskit', 'equinox', 'jax', 'jaxlib', 'lineax', 'numpy']
     """
+    config: Any = jax.config  # its flags are made at run time, unknown to type checkers
     return {
         "versions": {package: _version(package) for package in _PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
         **_devices(),
-        "default_matmul_precision": jax.config.jax_default_matmul_precision,
-        "x64": bool(jax.config.jax_enable_x64),
+        "default_matmul_precision": config.jax_default_matmul_precision,
+        "x64": bool(config.jax_enable_x64),
         "git": _git(),
     }
 

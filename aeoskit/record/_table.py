@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ._files import write_atomically
@@ -101,14 +100,13 @@ def write_table(path: Path, table: pa.Table) -> Path:
     return write_atomically(path, write)
 
 
-def _same(a: pa.Array, b: pa.Array) -> bool:
-    if a.type != b.type or len(a) != len(b) or not pc.is_null(a).equals(pc.is_null(b)):
+def _same(a: Any, b: Any) -> bool:
+    if a.type != b.type or len(a) != len(b) or not a.is_null().equals(b.is_null()):
         return False
     if pa.types.is_list(a.type):
-        lengths = pc.list_value_length(a).equals(pc.list_value_length(b))
-        return lengths and _same(pc.list_flatten(a), pc.list_flatten(b))
+        return a.value_lengths().equals(b.value_lengths()) and _same(a.flatten(), b.flatten())
     if pa.types.is_floating(a.type):
         # Compared as bits: NaN equals NaN, and -0 is not 0.
-        bits = [pc.fill_null(x, 0.0).to_numpy(zero_copy_only=False).view(np.int64) for x in (a, b)]
+        bits = [x.fill_null(0.0).to_numpy(zero_copy_only=False).view(np.int64) for x in (a, b)]
         return np.array_equal(*bits)
     return a.equals(b)

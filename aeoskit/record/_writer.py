@@ -19,7 +19,8 @@ FORMAT = 1
 class RunWriter:
     """Writes one run: measurements as they come, checkpoints, and the columns at the close.
 
-    Made by `create_run`. A writer is a handle on a folder and not a value: it holds an open file.
+    Made by `create_run`. It holds no open file between two calls, so that one that is dropped
+    (a killed run, a notebook) leaks nothing.
     """
 
     path: Path
@@ -30,8 +31,9 @@ class RunWriter:
         self.lanes = lanes
         self._made = made
         self._ranks: dict[str, int] = {}
-        self._file = open(path / "metrics.jsonl", "ab", buffering=0)  # noqa: SIM115
-        self._size = 0
+        self._closed = False
+        self._running = path / "metrics.jsonl"
+        self._running.touch()
 
     def append(
         self,
@@ -65,16 +67,17 @@ class RunWriter:
                     f"{self._ranks[name] - 2} before: give the two different names."
                 )
         lines = encode_rows(branch, arrays, at, masks, lane_offset)
-        try:
-            view = memoryview(lines)
-            while view:
-                view = view[self._file.write(view) or 0 :]
-            os.fsync(self._file.fileno())
-        except BaseException:
-            # Ctrl-C or a full disk: a torn line may only ever be the last one.
-            os.ftruncate(self._file.fileno(), self._size)
-            raise
-        self._size += len(lines)
+        with open(self._running, "r+b", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            try:
+                view = memoryview(lines)
+                while view:
+                    view = view[file.write(view) or 0 :]
+                os.fsync(file.fileno())
+            except BaseException:
+                # Ctrl-C or a full disk: a torn line may only ever be the last one.
+                file.truncate(size)
+                raise
 
     def mark_diverged(self, branch: str, lane: int, step: int) -> None:
         """Notes that a lane of a branch diverged at a step: `diverged_at` in the dataset."""
@@ -113,16 +116,16 @@ class RunWriter:
             raise ValueError(f"status is {status!r}, but must be one of {get_args(Status)}.")
         from ._table import build_table, write_table
 
-        self._file.close()
-        running = self.path / "metrics.jsonl"
-        write_table(self.path / "metrics.parquet", build_table(read_rows(running), self.lanes))
+        table = build_table(read_rows(self._running), self.lanes)
+        write_table(self.path / "metrics.parquet", table)
         write_json(self.path / "summary.json", to_json_safe({**summary, "status": status}))
-        running.unlink()
+        self._running.unlink()
+        self._closed = True
         return self.path
 
     def discard(self) -> None:
         """Removes the folder, and the parents that were made for it if nothing else is in them."""
-        self._file.close()
+        self._closed = True
         shutil.rmtree(self.path, ignore_errors=True)
         for parent in self._made:
             try:
@@ -131,7 +134,7 @@ class RunWriter:
                 return
 
     def _refuse_closed(self) -> None:
-        if self._file.closed:
+        if self._closed:
             raise ValueError(f"the run {self.path.name} is closed: create a new one to write to.")
 
 
