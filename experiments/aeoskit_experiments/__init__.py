@@ -1,0 +1,28 @@
+"""Experiments of aeoskit: data, models, pipelines, recipes and what runs them.
+
+The rooms are imported when a name of theirs is asked for: the list of recipes needs no jax.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from aeoskit_experiments._errors import UserError as UserError
+
+if TYPE_CHECKING:
+    from aeoskit_experiments.execution import Outcome as Outcome
+    from aeoskit_experiments.execution import execute as execute
+    from aeoskit_experiments.pipelines import Pipeline as Pipeline
+    from aeoskit_experiments.pipelines import pipe as pipe
+
+_HOMES = {
+    "execute": "execution",
+    "Outcome": "execution",
+    "Pipeline": "pipelines",
+    "pipe": "pipelines",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,37 @@
+"""The error that is the user's to mend, and the nearest name to a misspelled one."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Bad input: one sentence with the value, the reason and the mend.
+
+    The command line prints it as one line and exits with code 2.
+
+    >>> str(UserError("--lr is 0: it must be positive"))
+    '--lr is 0: it must be positive'
+    """
+
+
+def unknown(what: str, name: str, known: Iterable[str], *, where: str = "") -> UserError:
+    """The error for a name that is not registered, with the nearest one that is.
+
+    Args:
+        what: What kind of name it is ("recipe", "stage", "option").
+        name: The name that was given.
+        known: The names that exist.
+        where: Whose names they are, as it should read after "of".
+
+    Returns:
+        The error, to be raised by the caller.
+
+    >>> str(unknown("stage", "modle", ["data", "model"]))
+    "unknown stage 'modle': did you mean 'model'? (known: data, model)"
+    """
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    guess = f" did you mean {near[0]!r}?" if near else ""
+    listed = f"(known: {', '.join(names)})" if names else "(there are none)"
+    owner = f" of {where}" if where else ""
+    return UserError(f"unknown {what} {name!r}{owner}:{guess} {listed}")

@@ -1,0 +1,33 @@
+"""Experiments as data: stages, the pipelines that they compose, and what those declare."""
+
+from aeoskit_experiments._errors import UserError as UserError
+from aeoskit_experiments.pipelines._experiment import Experiment as Experiment
+from aeoskit_experiments.pipelines._experiment import SweepAxis as SweepAxis
+from aeoskit_experiments.pipelines._options import Option as Option
+from aeoskit_experiments.pipelines._options import options_of as options_of
+from aeoskit_experiments.pipelines._options import parse as parse
+from aeoskit_experiments.pipelines._options import summary_of as summary_of
+from aeoskit_experiments.pipelines._pipeline import Group as Group
+from aeoskit_experiments.pipelines._pipeline import Pipeline as Pipeline
+from aeoskit_experiments.pipelines._pipeline import pipe as pipe
+from aeoskit_experiments.pipelines._registry import STAGES as STAGES
+from aeoskit_experiments.pipelines._registry import StageKind as StageKind
+from aeoskit_experiments.pipelines._registry import describe as describe
+from aeoskit_experiments.pipelines._registry import options_for as options_for
+from aeoskit_experiments.pipelines._settings import Branch as Branch
+from aeoskit_experiments.pipelines._settings import Choice as Choice
+from aeoskit_experiments.pipelines._settings import Plot as Plot
+from aeoskit_experiments.pipelines._settings import Store as Store
+from aeoskit_experiments.pipelines._settings import Track as Track
+from aeoskit_experiments.pipelines._settings import Train as Train
+from aeoskit_experiments.pipelines._stage import Stage as Stage
+from aeoskit_experiments.pipelines._stage import branch as branch
+from aeoskit_experiments.pipelines._stage import data as data
+from aeoskit_experiments.pipelines._stage import loss as loss
+from aeoskit_experiments.pipelines._stage import make_stage as make_stage
+from aeoskit_experiments.pipelines._stage import model as model
+from aeoskit_experiments.pipelines._stage import optimizer as optimizer
+from aeoskit_experiments.pipelines._stage import plot as plot
+from aeoskit_experiments.pipelines._stage import store as store
+from aeoskit_experiments.pipelines._stage import track as track
+from aeoskit_experiments.pipelines._stage import train as train

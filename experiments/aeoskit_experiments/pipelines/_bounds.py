@@ -1,0 +1,77 @@
+"""Which values of an option make sense, said before any work."""
+
+from collections.abc import Callable
+from typing import Any
+
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.pipelines._options import Scalar, Value, spell
+
+_Bound = tuple[Callable[[Any], bool], str]
+
+_POSITIVE: _Bound = (lambda value: value > 0, "it must be positive")
+_AT_LEAST_ONE: _Bound = (lambda value: value >= 1, "it must be at least 1")
+_NOT_NEGATIVE: _Bound = (lambda value: value >= 0, "it must not be negative")
+_DECAY: _Bound = (lambda value: 0 <= value < 1, "it must be at least 0 and below 1")
+_FRACTION: _Bound = (lambda value: 0 <= value <= 1, "it must lie between 0 and 1")
+
+_BOUNDS: dict[str, _Bound] = {
+    "lr": _POSITIVE,
+    "beta1": _DECAY,
+    "beta2": _DECAY,
+    "eps": _NOT_NEGATIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "warmup": _NOT_NEGATIVE,
+    "label_noise": _FRACTION,
+    "examples": _AT_LEAST_ONE,
+    "width": _AT_LEAST_ONE,
+    "depth": _AT_LEAST_ONE,
+    "channels": _AT_LEAST_ONE,
+    "seed": _NOT_NEGATIVE,
+    "k": _AT_LEAST_ONE,
+    "every": _AT_LEAST_ONE,
+    "rtol": _POSITIVE,
+    "basis": (lambda value: value >= 3, "it must be at least 3"),
+    "steps": _AT_LEAST_ONE,
+    "batch": _AT_LEAST_ONE,
+    "microbatch": _AT_LEAST_ONE,
+    "chunk": _AT_LEAST_ONE,
+    "stop_loss": _POSITIVE,
+}
+
+_LARGEST: dict[tuple[str, str, str], tuple[int, str]] = {
+    ("data", "digits", "examples"): (1797, "scikit-learn's digits has 1797 examples"),
+}
+
+
+def check_bounds(stage: str, variant: str | None, name: str, value: Value) -> None:
+    """Raise a `UserError` if a value, or one of a sweep's values, makes no sense.
+
+    >>> check_bounds("optimizer", "adam", "lr", (1e-3, -1.0))
+    Traceback (most recent call last):
+    aeoskit_experiments._errors.UserError: optimizer adam: lr is -1: it must be positive
+    """
+    for item in value if isinstance(value, tuple) else (value,):
+        _check(stage, variant, name, item)
+
+
+def _check(stage: str, variant: str | None, name: str, value: Scalar) -> None:
+    if value is None or isinstance(value, bool | str):
+        if isinstance(value, str) and name == "at" and value not in ("start", "edge"):
+            raise UserError(f"{label(stage, variant)}: at is {value!r}: give a step, start or edge")
+        return
+    bound = _NOT_NEGATIVE if name == "at" else _BOUNDS.get(name)
+    if bound and not bound[0](value):
+        raise UserError(f"{label(stage, variant)}: {name} is {spell(value)}: {bound[1]}")
+    largest = _LARGEST.get((stage, variant or "", name))
+    if largest and value > largest[0]:
+        raise UserError(
+            f"{label(stage, variant)}: {name} is {spell(value)}: {largest[1]}, "
+            f"so give at most {largest[0]}"
+        )
+
+
+def label(stage: str, variant: str | tuple[str, ...] | None) -> str:
+    """A stage as errors name it: "optimizer adam"."""
+    if isinstance(variant, tuple):
+        variant = ",".join(variant)
+    return f"{stage} {variant}" if variant else stage

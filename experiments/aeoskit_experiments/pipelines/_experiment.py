@@ -1,0 +1,259 @@
+"""What the stages of a pipeline have declared together, and whether it can be done."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.pipelines._bounds import label
+from aeoskit_experiments.pipelines._options import Scalar
+from aeoskit_experiments.pipelines._registry import STAGES, options_for
+from aeoskit_experiments.pipelines._settings import (
+    SWITCHED,
+    Branch,
+    Choice,
+    Freeze,
+    Plot,
+    Store,
+    Switch,
+    Track,
+    Train,
+)
+from aeoskit_experiments.pipelines._stage import Stage, make_stage
+
+MAIN = "main"
+LEAVES = ("lr", "beta1", "beta2", "eps", "weight_decay")
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepAxis:
+    """One swept option.
+
+    Args:
+        name: The coordinate's name in the record: the option's, or "stage.option" where two
+            swept options share a name.
+        stage: The stage it belongs to.
+        option: The option; "variant" for the optimizer's name.
+        values: At least two.
+        leaf: Whether it is an array leaf of the main optimizer, so that the sweep is a vmap;
+            otherwise its values run as groups, one after the other.
+        position: Which stage of the pipeline, counted from 0.
+    """
+
+    name: str
+    stage: str
+    option: str
+    values: tuple[Scalar, ...]
+    leaf: bool
+    position: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The declarations of a pipeline's stages; nothing has been computed.
+
+    Settings are those of one group (`Pipeline.groups`): scalars, except the optimizer's array
+    leaves, which are tuples where they are swept.
+
+    Args:
+        data: The data set.
+        model: The network, with the seed of its initial parameters.
+        loss: The loss; its `function` takes outputs and targets.
+        optimizer: The main optimizer.
+        probes: What is tracked besides loss and gradient norm.
+        train: Steps, batches, chunks.
+        branches: Other ways to go on.
+        store: Where the record goes.
+        plot: Which figure.
+        sweep: The swept options, in the pipeline's order; in a group's experiment, its leaves.
+    """
+
+    data: Choice | None = None
+    model: Choice | None = None
+    loss: Choice | None = None
+    optimizer: Choice | None = None
+    probes: tuple[Track, ...] = ()
+    train: Train | None = None
+    branches: tuple[Branch, ...] = ()
+    store: Store | None = None
+    plot: Plot | None = None
+    sweep: tuple[SweepAxis, ...] = ()
+
+    @property
+    def leaves(self) -> tuple[SweepAxis, ...]:
+        """The axes that are vmapped, in order."""
+        return tuple(axis for axis in self.sweep if axis.leaf)
+
+    def lanes(self) -> tuple[dict[str, float], ...]:
+        """The cartesian product of the array leaves, last axis fastest; one empty lane if none.
+
+        Returns:
+            For each lane, what to pass to `optimizer.build(**lane)`.
+        """
+        names = [axis.option for axis in self.leaves]
+        product = itertools.product(*(axis.values for axis in self.leaves))
+        return tuple(dict(zip(names, values, strict=True)) for values in product)  # pyright: ignore
+
+
+def declare(experiment: Experiment, stage: Stage) -> Experiment:
+    """The experiment with one stage's declaration added.
+
+    Raises:
+        UserError: If a stage that may stand once is there already.
+    """
+    return _DECLARATIONS[stage.stage](experiment, stage)
+
+
+def _once(experiment: Experiment, stage: Stage, value: Any) -> Experiment:
+    if getattr(experiment, stage.stage) is not None:
+        raise UserError(
+            f"stage {stage.stage!r} appears twice: leave one out, or sweep an option of it "
+            f"with a list of values"
+        )
+    return dataclasses.replace(experiment, **{stage.stage: value})
+
+
+def _choice(experiment: Experiment, stage: Stage) -> Experiment:
+    assert isinstance(stage.variant, str)  # held by make_stage and Pipeline.groups
+    settings = dict(stage.settings)
+    own_seed = stage.stage == "model" and "seed" in {
+        option.name for option in STAGES["model"].common
+    }
+    seed = settings.pop("seed", 0) if own_seed else 0
+    assert isinstance(seed, int)
+    return _once(experiment, stage, Choice(stage.stage, stage.variant, settings, seed))
+
+
+def _plain(kind: Callable[..., Any]) -> Callable[[Experiment, Stage], Experiment]:
+    def add(experiment: Experiment, stage: Stage) -> Experiment:
+        return _once(experiment, stage, kind(**stage.settings))
+
+    return add
+
+
+def _track(experiment: Experiment, stage: Stage) -> Experiment:
+    probe = Track(stage.variant, **stage.settings)  # pyright: ignore[reportArgumentType]
+    if any(other.variant == probe.variant for other in experiment.probes):
+        raise UserError(
+            f"{stage.label} appears twice: track it once, with the smaller period and larger k"
+        )
+    return dataclasses.replace(experiment, probes=(*experiment.probes, probe))
+
+
+def _branch(experiment: Experiment, stage: Stage) -> Experiment:
+    if stage.variant == "freeze":
+        freeze = Freeze(**stage.settings)  # pyright: ignore[reportArgumentType]
+        made = Branch("freeze", freeze.name or "freeze", _moment(freeze.at))
+    else:
+        switch = Switch(**stage.settings)  # pyright: ignore[reportArgumentType]
+        _check_switch(switch)
+        name = switch.name or switch.optimizer
+        made = Branch("switch", name, _moment(switch.at), switch.choice())
+    if made.name == MAIN or any(other.name == made.name for other in experiment.branches):
+        raise UserError(f"{stage.label}: the name {made.name!r} is taken: give another with --name")
+    return dataclasses.replace(experiment, branches=(*experiment.branches, made))
+
+
+def _moment(at: Any) -> Any:
+    return 0 if at == "start" else at
+
+
+def _check_switch(switch: Switch) -> None:
+    given = {name: getattr(switch, name) for name in SWITCHED if getattr(switch, name) is not None}
+    takes = {option.name for option in options_for("optimizer", switch.optimizer)}
+    for name in given:
+        if name not in takes:
+            raise UserError(
+                f"branch switch: {switch.optimizer} has no {name}: leave it out "
+                f"(it takes {', '.join(sorted(takes))})"
+            )
+    make_stage("optimizer", switch.optimizer, given)
+
+
+_DECLARATIONS: Mapping[str, Callable[[Experiment, Stage], Experiment]] = {
+    "data": _choice,
+    "model": _choice,
+    "loss": _choice,
+    "optimizer": _choice,
+    "track": _track,
+    "train": _plain(Train),
+    "branch": _branch,
+    "store": _plain(Store),
+    "plot": _plain(Plot),
+}
+
+
+def check(experiment: Experiment) -> None:
+    """Raise a `UserError` unless the experiment of one group can be done.
+
+    Checked is what several stages say together; single values were checked when each stage
+    was made. The optimizer is built once for every lane, as its own checks know most.
+
+    Args:
+        experiment: Of one group: only the optimizer's array leaves are swept.
+    """
+    for kind in STAGES.values():
+        if kind.required and getattr(experiment, kind.name) is None:
+            example = f"{kind.name} {next(iter(kind.variants))}" if kind.variants else "train"
+            raise UserError(
+                f"the pipeline has no stage {kind.name!r}: add one (such as `{example}"
+                f"{' --steps 1000' if kind.name == 'train' else ''}`)"
+            )
+    data, train, optimizer = experiment.data, experiment.train, experiment.optimizer
+    assert data is not None
+    assert train is not None
+    assert optimizer is not None
+    for probe in experiment.probes:
+        if probe.every > train.steps:
+            raise UserError(
+                f"track {probe.variant}: every is {probe.every}, but training has only "
+                f"{train.steps} steps: give a period of at most {train.steps}"
+            )
+        if probe.k + 2 > probe.basis:
+            raise UserError(
+                f"track {probe.variant}: k is {probe.k}, but a basis of {probe.basis} vectors "
+                f"holds at most {probe.basis - 2} pairs: raise basis to {probe.k + 2} or more"
+            )
+    _check_batches(data, train)
+    for branch in experiment.branches:
+        if branch.at == "edge" and not experiment.probes:
+            raise UserError(
+                f"branch {branch.name}: at is edge, but nothing is tracked that could tell "
+                f"when: add `track preconditioned_sharpness`, or give a step"
+            )
+        if branch.at != "edge" and branch.at >= train.steps:
+            raise UserError(
+                f"branch {branch.name}: at is {branch.at}, but training has only "
+                f"{train.steps} steps: give an earlier step"
+            )
+    for lane in experiment.lanes():
+        _build(optimizer, lane)
+    for branch in experiment.branches:
+        if branch.optimizer is not None:
+            _build(branch.optimizer, {})
+
+
+def _check_batches(data: Choice, train: Train) -> None:
+    examples = data.settings.get("examples")
+    if train.batch is not None and isinstance(examples, int) and train.batch > examples:
+        raise UserError(
+            f"train: batch is {train.batch}, but the data has only {examples} examples: "
+            f"give at most {examples}, or none for all of them"
+        )
+    whole = train.batch if train.batch is not None else examples
+    if train.microbatch is not None and isinstance(whole, int) and train.microbatch > whole:
+        raise UserError(
+            f"train: microbatch is {train.microbatch}, but a step has only {whole} examples: "
+            f"give at most {whole}, or none"
+        )
+
+
+def _build(optimizer: Choice, lane: Mapping[str, float]) -> None:
+    try:
+        optimizer.build(**lane)
+    except UserError:
+        raise
+    except (ValueError, TypeError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"{label('optimizer', optimizer.variant)}: {said}") from error

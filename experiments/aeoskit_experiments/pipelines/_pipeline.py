@@ -1,0 +1,181 @@
+"""A pipeline: the stages of an experiment, in order, as data."""
+
+import dataclasses
+import itertools
+import re
+from typing import Any
+
+import msgspec
+
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.pipelines._experiment import LEAVES, Experiment, SweepAxis, check
+from aeoskit_experiments.pipelines._options import Scalar
+from aeoskit_experiments.pipelines._stage import Stage, make_stage
+from aeoskit_experiments.pipelines._text import command_of, python_of
+
+
+class Group(msgspec.Struct, frozen=True):
+    """One of the runs that a sweep over shapes or structure makes, one after the other.
+
+    Args:
+        values: Coordinate name to this group's value, for each axis that is not an array leaf.
+        pipeline: The pipeline with these values in place; it sweeps array leaves only.
+    """
+
+    values: dict[str, Scalar]
+    pipeline: "Pipeline"
+
+
+class Pipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An experiment as a list of stages; nothing runs before `execute` is given it.
+
+    Made by `pipe`; equal pipelines ask for the same.
+
+    Args:
+        stages: The stages, in order.
+        name: What the run's folder is called after.
+    """
+
+    stages: tuple[Stage, ...]
+    name: str = "pipe"
+
+    def experiment(self) -> Experiment:
+        """What the stages declare together, the whole checked before any work.
+
+        Returns:
+            The experiment of the first group, with the whole sweep: to run it all, go through
+            `groups`.
+
+        Raises:
+            UserError: For the first thing that is missing, twice there or impossible, in any
+                of the sweep's groups.
+        """
+        experiments = []
+        for group in self.groups():
+            experiment = Experiment(sweep=group.pipeline.sweep())
+            for stage in group.pipeline.stages:
+                experiment = stage(experiment)
+            check(experiment)
+            experiments.append(experiment)
+        return dataclasses.replace(experiments[0], sweep=self.sweep())
+
+    def sweep(self) -> tuple[SweepAxis, ...]:
+        """The swept options, in the order of the stages."""
+        found: list[tuple[str, str, tuple[Scalar, ...], bool, int]] = []
+        for position, stage in enumerate(self.stages):
+            if isinstance(stage.variant, tuple):
+                found.append((stage.stage, "variant", stage.variant, False, position))
+            for name, value in stage.settings.items():
+                if isinstance(value, tuple):
+                    leaf = stage.stage == "optimizer" and name in LEAVES and None not in value
+                    found.append((stage.stage, name, value, leaf, position))
+        leaves = {option for _, option, _, leaf, _ in found if leaf}
+        taken: dict[str, int] = {}
+        for _, option, _, leaf, _ in found:
+            taken[option] = taken.get(option, 0) + (not leaf)
+        axes, names = [], set()
+        for stage, option, values, leaf, position in found:
+            name = stage if option == "variant" else option
+            if not leaf and option != "variant" and (option in leaves or taken[option] > 1):
+                name = f"{stage}.{option}"
+            if name in names:
+                name = f"{stage}.{position}.{option}"
+            names.add(name)
+            axes.append(SweepAxis(name, stage, option, values, leaf, position))
+        return tuple(axes)
+
+    def groups(self) -> tuple[Group, ...]:
+        """Split what cannot be vmapped: a pipeline for each combination of those values.
+
+        Returns:
+            The groups, last axis fastest; a single one with no values if nothing is to split.
+        """
+        axes = [axis for axis in self.sweep() if not axis.leaf]
+        groups = []
+        for values in itertools.product(*(axis.values for axis in axes)):
+            stages = list(self.stages)
+            for axis, value in zip(axes, values, strict=True):
+                stages[axis.position] = _with(stages[axis.position], axis.option, value)
+            named = {axis.name: value for axis, value in zip(axes, values, strict=True)}
+            groups.append(Group(named, Pipeline(stages=tuple(stages), name=self.name)))
+        return tuple(groups)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The pipeline as plain JSON values."""
+        return msgspec.json.decode(msgspec.json.encode(self))
+
+    @staticmethod
+    def from_dict(value: Any) -> "Pipeline":
+        """Read a pipeline back, strictly.
+
+        Raises:
+            UserError: For an unknown field, stage, variant or option, or a wrong value.
+        """
+        try:
+            read = msgspec.convert(value, Pipeline)
+        except msgspec.ValidationError as error:
+            raise UserError(f"not a pipeline: {error}") from None
+        stages = (
+            make_stage(stage.stage, stage.variant, stage.options, defaults=_said(stage))
+            for stage in read.stages
+        )
+        return pipe(*stages, name=read.name)
+
+    def to_json(self) -> str:
+        """The pipeline as indented JSON text."""
+        return msgspec.json.format(msgspec.json.encode(self)).decode()
+
+    @staticmethod
+    def from_json(text: str | bytes) -> "Pipeline":
+        """Read a pipeline back from JSON text, strictly, as `from_dict`."""
+        try:
+            return Pipeline.from_dict(msgspec.json.decode(text))
+        except msgspec.DecodeError as error:
+            raise UserError(f"not a pipeline: {error}") from None
+
+    def to_command(self) -> str:
+        """The pipeline as a command line that asks for the same."""
+        return command_of(self.name, self.stages)
+
+    def to_python(self) -> str:
+        """The pipeline as a Python program that runs the same."""
+        return python_of(self.name, self.stages)
+
+
+def pipe(*stages: Stage, name: str = "pipe") -> Pipeline:
+    """Compose stages into a pipeline; nothing runs.
+
+    Args:
+        stages: In any order; each of them checked itself when it was made.
+        name: What the run's folder is called after: letters, digits, `-`, `_` and `.`.
+
+    Returns:
+        The pipeline.
+
+    Raises:
+        UserError: If the name cannot be a folder's.
+
+    >>> from aeoskit_experiments.pipelines import plot, store
+    >>> pipe(store("runs"), plot("edge")).to_command()
+    'aeoskit pipe store --root runs plot --kind edge'
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
+        raise UserError(
+            f"the pipeline's name is {name!r}: use at most 64 letters, digits, '-', '_' and '.'"
+        )
+    return Pipeline(stages=tuple(stages), name=name)
+
+
+def _with(stage: Stage, option: str, value: Scalar) -> Stage:
+    """A copy of the stage with one swept thing fixed."""
+    if option == "variant":
+        # Options whose defaults differ between variants stand there as None: each variant
+        # falls back on its own.
+        return make_stage(stage.stage, str(value), stage.options, defaults=_said(stage))
+    if option in stage.options:
+        return msgspec.structs.replace(stage, options={**stage.options, option: value})
+    return msgspec.structs.replace(stage, defaults={**stage.defaults, option: value})
+
+
+def _said(stage: Stage) -> dict[str, Any]:
+    return {name: value for name, value in stage.defaults.items() if value is not None}

@@ -1,0 +1,168 @@
+"""Which stages there are, their variants, and where the functions behind them live.
+
+Functions are named by reference and imported when their options are asked for, so that
+`aeoskit list` need not import jax.
+"""
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from aeoskit_experiments._errors import UserError, unknown
+from aeoskit_experiments.pipelines._options import Option, options_of, summary_of
+
+_SETTINGS = "aeoskit_experiments.pipelines._settings"
+
+
+class StageKind(msgspec.Struct, frozen=True):
+    """A stage that a pipeline may have.
+
+    Args:
+        name: Its name in Python and on the command line.
+        summary: One line for lists and help.
+        variants: Name to reference ("module:function"); empty for a stage without variants.
+        reference: Where the options are when there are no variants.
+        skip: Parameters of the functions that are not options.
+        positional: Whether the functions' positional parameters are options too.
+        common: Options that every variant has besides its function's own.
+        required: Whether a pipeline cannot do without it.
+        repeats: Whether a pipeline may have several.
+        sweeps: Whether a list of variants is a sweep.
+    """
+
+    name: str
+    summary: str
+    variants: Mapping[str, str] = {}
+    reference: str = ""
+    skip: tuple[str, ...] = ()
+    positional: bool = False
+    common: tuple[Option, ...] = ()
+    required: bool = False
+    repeats: bool = False
+    sweeps: bool = False
+
+
+def _in(module: str, *names: str) -> dict[str, str]:
+    return {name: f"{module}:{name}" for name in names}
+
+
+_SEED = Option("seed", "int", default=0, help="Seed of the initial parameters")
+
+STAGES: dict[str, StageKind] = {
+    kind.name: kind
+    for kind in (
+        StageKind(
+            "data",
+            "what to fit",
+            variants=_in("aeoskit_experiments.data", "digits"),
+            required=True,
+        ),
+        StageKind(
+            "model",
+            "the network",
+            variants=_in("aeoskit_experiments.models", "mlp", "cnn"),
+            common=(_SEED,),
+            required=True,
+        ),
+        StageKind(
+            "loss",
+            "what to minimize",
+            variants=_in("aeoskit_experiments.losses", "mse", "cross_entropy"),
+            required=True,
+        ),
+        StageKind(
+            "optimizer",
+            "how to step",
+            variants=_in(
+                "aeoskit.optimizers",
+                "gradient_descent",
+                "momentum",
+                "nesterov",
+                "rmsprop",
+                "adam",
+                "adamw",
+                "nadam",
+            ),
+            positional=True,
+            required=True,
+            sweeps=True,
+        ),
+        StageKind(
+            "track",
+            "what to measure on the way (loss and gradient norm always are)",
+            variants=dict.fromkeys(("preconditioned_sharpness", "sharpness"), f"{_SETTINGS}:Track"),
+            positional=True,
+            skip=("variant",),
+            repeats=True,
+        ),
+        StageKind(
+            "train",
+            "how long",
+            reference=f"{_SETTINGS}:Train",
+            positional=True,
+            required=True,
+        ),
+        StageKind(
+            "branch",
+            "another way to go on from the same state",
+            variants={"freeze": f"{_SETTINGS}:Freeze", "switch": f"{_SETTINGS}:Switch"},
+            positional=True,
+            repeats=True,
+        ),
+        StageKind(
+            "store", "where the record goes", reference=f"{_SETTINGS}:Store", positional=True
+        ),
+        StageKind("plot", "which figure", reference=f"{_SETTINGS}:Plot", positional=True),
+    )
+}
+
+
+def stage_kind(stage: str) -> StageKind:
+    """Look a stage up, or raise a `UserError` with the nearest name."""
+    if stage not in STAGES:
+        raise unknown("stage", stage, STAGES)
+    return STAGES[stage]
+
+
+def check_variant(stage: str, variant: str | None) -> None:
+    """Raise a `UserError` unless the stage has this variant (None: has none at all)."""
+    kind = stage_kind(stage)
+    if kind.variants and variant is None:
+        raise UserError(
+            f"stage {stage!r} lacks its variant: write `{stage} {next(iter(kind.variants))}` "
+            f"or another of {', '.join(kind.variants)}"
+        )
+    if variant is not None and not kind.variants:
+        raise UserError(f"stage {stage!r} has no variants: leave {variant!r} out")
+    if variant is not None and variant not in kind.variants:
+        raise unknown("variant", variant, kind.variants, where=f"stage {stage!r}")
+
+
+@functools.cache
+def function_of(stage: str, variant: str | None) -> Callable[..., Any]:
+    """Import the function (or settings class) behind a variant."""
+    check_variant(stage, variant)
+    kind = STAGES[stage]
+    module, _, name = (kind.variants[variant] if variant else kind.reference).partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@functools.cache
+def options_for(stage: str, variant: str | None) -> tuple[Option, ...]:
+    """The options of a variant, generated from its function's signature and docstring.
+
+    >>> [option.name for option in options_for("plot", None)]
+    ['kind']
+    """
+    kind = stage_kind(stage)
+    own = options_of(function_of(stage, variant), positional=kind.positional, skip=kind.skip)
+    taken = {option.name for option in own}
+    return own + tuple(option for option in kind.common if option.name not in taken)
+
+
+def describe(stage: str, variant: str | None) -> str:
+    """One sentence about a variant, from its function's docstring."""
+    return summary_of(function_of(stage, variant))

@@ -1,0 +1,173 @@
+"""What each stage without a function of its own declares; the fields are its options."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from aeoskit_experiments.pipelines._options import Scalar, Value
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A registered function with its settings: a data set, a model, a loss or an optimizer.
+
+    Args:
+        stage: The stage that chose it ("optimizer").
+        variant: Its name ("adam").
+        settings: Every option with its value; a tuple where an array leaf is swept.
+        seed: The seed of the initial parameters (models only).
+    """
+
+    stage: str
+    variant: str
+    settings: Mapping[str, Value]
+    seed: int = 0
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The registered function itself; importing it may import jax."""
+        from aeoskit_experiments.pipelines._registry import function_of
+
+        return function_of(self.stage, self.variant)
+
+    def build(self, **overrides: Any) -> Any:
+        """Call the function with the settings, some replaced (a lane's arrays, say)."""
+        return self.function(**{**self.settings, **overrides})
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """How long and on what to train.
+
+    Args:
+        steps: Steps of the optimizer.
+        batch: Examples in a batch; none takes the whole data at every step.
+        chunk: Steps between two visits of the host (stream, progress, checkpoint).
+        seed: Seed of the batches.
+        microbatch: Examples evaluated at a time; none takes all at once.
+        mode: A compiled scan, steps dispatched by the host, or the rule that chooses.
+        stop_loss: End with the chunk in which the loss falls below this.
+    """
+
+    steps: int
+    batch: int | None = None
+    chunk: int = 100
+    seed: int = 0
+    microbatch: int | None = None
+    mode: Literal["auto", "scan", "host"] = "auto"
+    stop_loss: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Track:
+    """What is measured along the way, by Lanczos on the Hessian of the whole data's loss.
+
+    Args:
+        variant: Which operator: the Hessian or the preconditioned one.
+        k: How many of the largest eigenvalues.
+        every: Steps between two measurements.
+        rtol: Residual of an eigenpair, relative to its eigenvalue.
+        basis: Vectors that Lanczos keeps before it restarts.
+    """
+
+    variant: str
+    k: int = 1
+    every: int = 10
+    rtol: float = 1e-3
+    basis: int = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Freeze:
+    """From some step on, the same optimizer with its preconditioner held constant.
+
+    Args:
+        at: When: a step, start, or edge (the ratio to the threshold first reaches 0.9).
+        name: The branch's name in the record; none takes "freeze".
+    """
+
+    at: int | str = "edge"
+    name: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Switch:
+    """From some step on, another optimizer, started afresh.
+
+    Args:
+        optimizer: Its name, as in the stage optimizer.
+        lr: Its learning rate.
+        at: When: a step, start, or edge (the ratio to the threshold first reaches 0.9).
+        name: The branch's name in the record; none takes the optimizer's.
+        beta1: Its momentum, if it has one.
+        beta2: Decay of its second moments, if it has them.
+        eps: Added to its preconditioner, if it has one.
+        weight_decay: Its decoupled weight decay, if it has one.
+        form: Its form of momentum, if it has several.
+    """
+
+    optimizer: str
+    lr: float
+    at: int | str = "edge"
+    name: str | None = None
+    beta1: float | None = None
+    beta2: float | None = None
+    eps: float | None = None
+    weight_decay: float | None = None
+    form: str | None = None
+
+    def choice(self) -> Choice:
+        """The optimizer with the settings that were given and its own defaults for the rest."""
+        from aeoskit_experiments.pipelines._registry import options_for
+
+        given = {name: getattr(self, name) for name in SWITCHED if getattr(self, name) is not None}
+        defaults: dict[str, Scalar] = {
+            option.name: option.default for option in options_for("optimizer", self.optimizer)
+        }
+        return Choice("optimizer", self.optimizer, {**defaults, **given})
+
+
+SWITCHED = ("lr", "beta1", "beta2", "eps", "weight_decay", "form")
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """A named continuation from a copy of the state at a moment of the main run.
+
+    Args:
+        kind: "freeze" or "switch".
+        name: Its name in the record, different from every other's.
+        at: A step (0 is the start), or "edge".
+        optimizer: The optimizer it goes on with; None keeps the main one.
+    """
+
+    kind: str
+    name: str
+    at: int | Literal["edge"]
+    optimizer: Choice | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """Where the run's folder goes.
+
+    Args:
+        root: The folder that run folders are made in.
+        folder: This very folder, which must not exist yet; none makes a name.
+        checkpoints: Whether to keep the state at the end and at each branch.
+    """
+
+    root: str = "runs"
+    folder: str | None = None
+    checkpoints: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """Which figure is drawn.
+
+    Args:
+        kind: The edge (loss and ratio), the advance (branches), or whichever fits.
+    """
+
+    kind: Literal["auto", "edge", "advance"] = "auto"

@@ -1,0 +1,68 @@
+"""A pipeline as a command line and as a Python program."""
+
+import shlex
+from collections.abc import Iterable
+
+from aeoskit_experiments.pipelines._options import Value, spell
+from aeoskit_experiments.pipelines._registry import STAGES, options_for
+from aeoskit_experiments.pipelines._stage import Stage
+
+
+def command_of(name: str, stages: Iterable[Stage]) -> str:
+    """`aeoskit pipe …`, which parses into the same pipeline."""
+    words = ["aeoskit", "pipe"]
+    if name != "pipe":
+        words += ["--name", name]
+    for stage in stages:
+        words.append(stage.stage)
+        if stage.variant is not None:
+            variant = stage.variant
+            words.append(variant if isinstance(variant, str) else ",".join(variant))
+        for option, value in _to_say(stage).items():
+            flag = "--" + option.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(flag if value else "--no-" + flag[2:])
+            else:
+                words += [flag, spell(value)]
+    return shlex.join(words)
+
+
+def python_of(name: str, stages: Iterable[Stage]) -> str:
+    """A program that composes the same pipeline and, run as a script, executes it."""
+    stages = tuple(stages)
+    used = [kind for kind in STAGES if any(stage.stage == kind for stage in stages)]
+    lines = [
+        "from aeoskit_experiments import execute",
+        f"from aeoskit_experiments.pipelines import {', '.join(sorted(['pipe', *used]))}",
+        "",
+        "pipeline = pipe(",
+    ]
+    for stage in stages:
+        words = []
+        if stage.variant is not None:
+            variant = stage.variant
+            words.append(repr(variant if isinstance(variant, str) else list(variant)))
+        words += [f"{option}={_literal(value)}" for option, value in _to_say(stage).items()]
+        lines.append(f"    {stage.stage}({', '.join(words)}),")
+    if name != "pipe":
+        lines.append(f"    name={name!r},")
+    lines += [")", "", 'if __name__ == "__main__":', "    outcome = execute(pipeline)", ""]
+    return "\n".join(lines)
+
+
+def _to_say(stage: Stage) -> dict[str, Value]:
+    """What was said, and what was a default then but would be another one now."""
+    variant = stage.variant if not isinstance(stage.variant, tuple) else stage.variant[0]
+    said = dict(stage.options)
+    if not isinstance(stage.variant, tuple):
+        now = {option.name: option.default for option in options_for(stage.stage, variant)}
+        said |= {
+            name: value
+            for name, value in stage.defaults.items()
+            if name not in now or now[name] != value
+        }
+    return said
+
+
+def _literal(value: Value) -> str:
+    return repr(list(value)) if isinstance(value, tuple) else repr(value)
