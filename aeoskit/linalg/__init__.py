@@ -1,0 +1,37 @@
+"""Eigenpairs of symmetric linear operators on pytrees, with an error bar on each value.
+
+`eigensolve` takes a `lineax` operator; a solver is `Lanczos` or `Dense`. Nothing here knows of
+training.
+"""
+
+from ._dense import Dense as Dense
+from ._eigensolve import AbstractEigenSolver as AbstractEigenSolver
+from ._eigensolve import EigenProblem as EigenProblem
+from ._eigensolve import Start as Start
+from ._eigensolve import eigensolve as eigensolve
+from ._lanczos import Lanczos as Lanczos
+from ._loops import loop_mode as loop_mode
+from ._operators import AbstractPreconditioner as AbstractPreconditioner
+from ._operators import DiagonalPreconditioner as DiagonalPreconditioner
+from ._operators import IdentityPreconditioner as IdentityPreconditioner
+from ._operators import PreconditionedOperator as PreconditionedOperator
+from ._operators import dense_matrix as dense_matrix
+from ._results import RESULTS as RESULTS
+from ._solution import EigenSolution as EigenSolution
+from ._tree import block_combine as block_combine
+from ._tree import block_dots as block_dots
+from ._tree import block_from_rows as block_from_rows
+from ._tree import block_gram as block_gram
+from ._tree import block_row as block_row
+from ._tree import block_set_row as block_set_row
+from ._tree import block_zeros as block_zeros
+from ._tree import tree_all_finite as tree_all_finite
+from ._tree import tree_axpy as tree_axpy
+from ._tree import tree_dot as tree_dot
+from ._tree import tree_dtype as tree_dtype
+from ._tree import tree_norm as tree_norm
+from ._tree import tree_random_like as tree_random_like
+from ._tree import tree_scale as tree_scale
+from ._tree import tree_size as tree_size
+from ._tree import tree_sub as tree_sub
+from ._tree import tree_where as tree_where

@@ -1,0 +1,134 @@
+"""The dense solver: the oracle, for small operators."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from einops import rearrange
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from ._eigensolve import AbstractEigenSolver, EigenProblem, Start
+from ._results import RESULTS
+from ._ritz import original_order, rank_ritz, structure_dimension
+from ._solution import EigenSolution
+from ._tree import tree_dtype
+
+
+class DenseState(eqx.Module):
+    """The decomposition, ascending."""
+
+    values: Float[Array, " n"]
+    vectors: Float[Array, "n n"]
+    asymmetry: Float[Array, ""]
+    finite: Bool[Array, ""]
+    matvecs: Int[Array, ""]
+    key: Array
+
+
+def _flatten_rows(block: PyTree) -> Float[Array, "m n"]:
+    dtype = tree_dtype(block)
+    leaves = [rearrange(x, "m ... -> m (...)").astype(dtype) for x in jax.tree.leaves(block)]
+    return jnp.concatenate(leaves, axis=1)
+
+
+def _unflatten_rows(rows: Float[Array, "m n"], structure: PyTree) -> PyTree:
+    leaves, treedef = jax.tree.flatten(structure)
+    parts, begin = [], 0
+    for leaf in leaves:
+        end = begin + structure_dimension(leaf)
+        parts.append(rows[:, begin:end].reshape(-1, *leaf.shape).astype(leaf.dtype))
+        begin = end
+    return jax.tree.unflatten(treedef, parts)
+
+
+class Dense(AbstractEigenSolver):
+    """Every eigenpair, from the full matrix: n products, `n²` memory, `n³` work.
+
+    **Arguments:** `rtol`, `atol`: as in `Lanczos`; the residual is that of the dense
+    decomposition, an allowance for rounding.
+    """
+
+    rtol: float = eqx.field(default=1e-3, static=True)
+    atol: float = eqx.field(default=0.0, static=True)
+
+    def default_max_matvecs(self, dimension: int) -> int:
+        """One product a dimension."""
+        return dimension
+
+    def block_size(self, structure: PyTree, k: int) -> int:
+        """The k pairs: a start is of no use to this solver."""
+        return k
+
+    def init(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, start: Start):
+        """Nothing yet."""
+        n = structure_dimension(operator.in_structure())
+        dtype = tree_dtype(operator.in_structure())
+        return DenseState(
+            values=jnp.zeros(n, dtype),
+            vectors=jnp.eye(n, dtype=dtype),
+            asymmetry=jnp.zeros((), dtype),
+            finite=jnp.asarray(True),
+            matvecs=jnp.zeros((), jnp.int32),
+            key=start.key,
+        )
+
+    def step(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: DenseState):
+        """All n products and the decomposition."""
+        structure = operator.in_structure()
+        n = structure_dimension(structure)
+        identity = _unflatten_rows(jnp.eye(n, dtype=tree_dtype(structure)), structure)
+        matrix = _flatten_rows(jax.lax.map(operator.mv, identity))
+        finite = jnp.all(jnp.isfinite(matrix))
+        matrix = jnp.where(finite, matrix, 0)
+        values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2, symmetrize_input=False)
+        return DenseState(
+            values=values,
+            vectors=vectors,
+            asymmetry=jnp.max(jnp.abs(matrix - matrix.T)),
+            finite=finite,
+            matvecs=state.matvecs + n,
+            key=state.key,
+        )
+
+    def terminate(
+        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: DenseState
+    ):
+        """After the one step."""
+        asymmetric = self._asymmetric(state)
+        result = RESULTS.where(asymmetric, RESULTS.asymmetric, RESULTS.successful)
+        result = RESULTS.where(state.finite, result, RESULTS.nonfinite)
+        return state.matvecs > 0, result
+
+    def _asymmetric(self, state: DenseState) -> Bool[Array, ""]:
+        eps = jnp.finfo(state.values.dtype).eps
+        return state.asymmetry > 10 * jnp.sqrt(eps) * jnp.max(jnp.abs(state.values))
+
+    def finish(
+        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: DenseState
+    ) -> EigenSolution:
+        """The k pairs asked for."""
+        structure = operator.in_structure()
+        n = state.values.shape[0]
+        _, result = self.terminate(operator, problem, state)
+        order, _ = rank_ritz(state.values, jnp.asarray(n), problem.which)
+        top = order[: problem.k][original_order(problem.k, problem.which)]
+        eps = jnp.finfo(state.values.dtype).eps
+        floor = 8 * eps * jnp.max(jnp.abs(state.values))
+        values = jnp.where(state.finite, state.values[top], jnp.nan)
+        residuals = jnp.where(state.finite, floor, jnp.inf) * jnp.ones_like(values)
+        sound = state.finite & ~self._asymmetric(state)
+        converged = sound & (residuals <= self.rtol * jnp.abs(values) + self.atol)
+        result = RESULTS.where(
+            (result == RESULTS.successful) & ~jnp.all(converged), RESULTS.stagnation, result
+        )
+        vectors = _unflatten_rows(state.vectors[:, top].T, structure)
+        return EigenSolution(
+            values=values,
+            vectors=vectors,
+            residuals=residuals,
+            bounds=residuals,
+            converged=converged,
+            result=result,
+            stats={"matvecs": state.matvecs, "restarts": jnp.zeros((), jnp.int32)},
+            state=Start(block=vectors, key=state.key, fresh=jnp.asarray(False)),
+        )

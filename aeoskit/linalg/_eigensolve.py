@@ -1,0 +1,325 @@
+"""`eigensolve`, the solver interface, and the two drivers that every solver shares."""
+
+import abc
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Bool, Int, PyTree, UInt32
+
+from ._loops import loop_mode
+from ._results import RESULTS
+from ._ritz import WHICH, Which, structure_dimension
+from ._solution import EigenSolution
+from ._tree import block_zeros
+
+
+class EigenProblem(eqx.Module):
+    """What is asked for: how many pairs, at which end, at what price."""
+
+    k: int = eqx.field(static=True)
+    which: str = eqx.field(static=True)
+    max_matvecs: Int[Array, ""]
+
+
+class Start(eqx.Module):
+    """Where a solve begins: a block of vectors and a key. The `state` of a solution is one.
+
+    - `block`: leaves `(p, *leaf)`, or None for a random start.
+    - `key`: raw key data, so that it survives every kind of serialisation.
+    - `fresh`: the block holds nothing yet (a warm start that no solve has filled).
+    """
+
+    block: PyTree[Array] | None
+    key: UInt32[Array, "2"]
+    fresh: Bool[Array, ""]
+
+
+class AbstractEigenSolver(eqx.Module):
+    """A solver is four pure functions; the drivers below run them.
+
+    `step` spends one product (or, for a direct solver, all of them); states have fixed shapes.
+    """
+
+    @abc.abstractmethod
+    def default_max_matvecs(self, dimension: int) -> int:
+        """The budget of products when the caller names none."""
+
+    @abc.abstractmethod
+    def block_size(self, structure: PyTree, k: int) -> int:
+        """How many vectors `EigenSolution.state` holds."""
+
+    @abc.abstractmethod
+    def init(
+        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, start: Start
+    ) -> PyTree:
+        """The state before the first step. No products."""
+
+    @abc.abstractmethod
+    def step(
+        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: Any
+    ) -> PyTree:
+        """The state after one step."""
+
+    @abc.abstractmethod
+    def terminate(
+        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: Any
+    ) -> tuple[Bool[Array, ""], RESULTS]:
+        """Whether the solve is over, and how."""
+
+    @abc.abstractmethod
+    def finish(
+        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: Any
+    ) -> EigenSolution:
+        """The solution."""
+
+    def initial_state(self, structure: PyTree, k: int = 1, key: Array | None = None) -> Start:
+        """A warm start that no solve has filled, with the shapes of `EigenSolution.state`.
+
+        It lets a scan carry a warm start from the first solve on, which is then a cold one.
+
+        **Arguments:** `structure`: the operator's `in_structure()` (or a vector); `k`: pairs of
+        the solves to come; `key`: a PRNG key. **Returns:** a `Start`.
+        """
+        block = block_zeros(structure, self.block_size(structure, k))
+        return Start(block=block, key=_key_data(key), fresh=jnp.asarray(True))
+
+
+def _key_data(key: Array | None) -> UInt32[Array, "2"]:
+    if key is None:
+        key = jax.random.key(0, impl="threefry2x32")
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    if jax.random.key_data(key).shape != (2,):
+        return jax.random.bits(key, (2,), jnp.uint32)
+    return jax.random.key_data(key)
+
+
+def _is_key(start: Any) -> bool:
+    if not isinstance(start, jax.Array):
+        return False
+    if jnp.issubdtype(start.dtype, jax.dtypes.prng_key):
+        return start.ndim == 0
+    return start.dtype == jnp.uint32
+
+
+def _as_start(start: Any, structure: PyTree) -> Start:
+    if isinstance(start, Start):
+        shapes = start.block
+        if shapes is not None and not _is_block(shapes, structure):
+            raise ValueError(
+                "eigensolve(start=...): the state belongs to an operator of another structure; "
+                "pass a state of the same operator shapes, or a PRNG key."
+            )
+        return start
+    if start is None or _is_key(start):
+        return Start(block=None, key=_key_data(start), fresh=jnp.asarray(True))
+    cold = jnp.asarray(False)
+    leaves, treedef = jax.tree.flatten(start)
+    wanted, wanted_def = jax.tree.flatten(structure)
+    if treedef == wanted_def:
+        leaves = [jnp.asarray(x, s.dtype) for x, s in zip(leaves, wanted, strict=True)]
+        block = jax.tree.unflatten(treedef, leaves)
+        if all(x.shape == s.shape for x, s in zip(leaves, wanted, strict=True)):
+            block = jax.tree.map(lambda x: x[None], block)
+            return Start(block=block, key=_key_data(None), fresh=cold)
+        if _is_block(block, structure):
+            return Start(block=block, key=_key_data(None), fresh=cold)
+    raise ValueError(
+        "eigensolve(start=...): expected None, a PRNG key, a vector with the operator's input "
+        "structure, a block of such vectors (leaves (p, *leaf)), or the state of a solution; got "
+        f"{jax.tree.map(jnp.shape, start)} for {jax.tree.map(lambda s: s.shape, structure)}."
+    )
+
+
+def _is_block(block: PyTree, structure: PyTree) -> bool:
+    if jax.tree.structure(block) != jax.tree.structure(structure):
+        return False
+    leaves = list(zip(jax.tree.leaves(block), jax.tree.leaves(structure), strict=True))
+    rows = {x.shape[:1] for x, _ in leaves}
+    return len(rows) == 1 and all(x.ndim > 0 and x.shape[1:] == s.shape for x, s in leaves)
+
+
+# The compiled program: everything in one while loop.
+
+
+def _solve(
+    operator: lx.AbstractLinearOperator,
+    solver: AbstractEigenSolver,
+    problem: EigenProblem,
+    start: Start,
+) -> EigenSolution:
+    operator = lx.linearise(operator)
+    state = solver.init(operator, problem, start)
+    state = jax.lax.while_loop(
+        lambda s: ~solver.terminate(operator, problem, s)[0],
+        lambda s: solver.step(operator, problem, s),
+        state,
+    )
+    return solver.finish(operator, problem, state)
+
+
+_compiled_solve = eqx.filter_jit(_solve)
+
+
+# The host driver: the same functions, one dispatch a product, for operators that are slower
+# inside a compiled loop (convolutions on CPU) and for progress.
+
+
+@eqx.filter_jit
+def _host_init(
+    operator: lx.AbstractLinearOperator,
+    solver: AbstractEigenSolver,
+    problem: EigenProblem,
+    start: Start,
+) -> tuple[lx.AbstractLinearOperator, PyTree]:
+    operator = lx.linearise(operator)
+    return operator, solver.init(operator, problem, start)
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _host_step(
+    inputs: tuple[lx.AbstractLinearOperator, AbstractEigenSolver, EigenProblem], state: PyTree
+) -> tuple[PyTree, Bool[Array, ""]]:
+    operator, solver, problem = inputs
+    state = solver.step(operator, problem, state)
+    return state, solver.terminate(operator, problem, state)[0]
+
+
+@eqx.filter_jit
+def _host_finish(
+    inputs: tuple[lx.AbstractLinearOperator, AbstractEigenSolver, EigenProblem], state: PyTree
+) -> EigenSolution:
+    operator, solver, problem = inputs
+    return solver.finish(operator, problem, state)
+
+
+def _host_solve(
+    operator: lx.AbstractLinearOperator,
+    solver: AbstractEigenSolver,
+    problem: EigenProblem,
+    start: Start,
+) -> EigenSolution:
+    operator, state = _host_init(operator, solver, problem, start)
+    inputs = (operator, solver, problem)
+    done = False
+    while not done:
+        state, flag = _host_step(inputs, state)
+        done = bool(flag)
+    return _host_finish(inputs, state)
+
+
+def _traced(tree: PyTree) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def _check(operator: Any, solver: AbstractEigenSolver, k: int, which: str) -> None:
+    if not isinstance(operator, lx.AbstractLinearOperator):
+        raise TypeError(
+            f"eigensolve: the operator is a {type(operator).__name__}, not a "
+            "lineax.AbstractLinearOperator; wrap a matrix as "
+            "lineax.MatrixLinearOperator(matrix, lineax.symmetric_tag)."
+        )
+    if which not in WHICH:
+        raise ValueError(f"eigensolve(which={which!r}): choose one of {', '.join(WHICH)}.")
+    structure = operator.in_structure()
+    leaves = jax.tree.leaves(structure)
+    if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
+        dtypes = sorted({str(leaf.dtype) for leaf in leaves})
+        raise ValueError(
+            f"eigensolve: the operator acts on {', '.join(dtypes)} leaves; it works on real "
+            "floating-point vectors only, so filter the others out of the parameters first."
+        )
+    dimension = structure_dimension(structure)
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= dimension:
+        raise ValueError(
+            f"eigensolve(k={k}): k is a whole number between 1 and the operator's dimension, "
+            f"{dimension}."
+        )
+    if not lx.is_symmetric(operator):
+        raise ValueError(
+            f"eigensolve: the operator is not tagged symmetric and {type(solver).__name__} is "
+            "for symmetric operators; if it is symmetric, say so: "
+            "lineax.TaggedLinearOperator(operator, lineax.symmetric_tag)."
+        )
+
+
+def eigensolve(
+    operator: lx.AbstractLinearOperator,
+    solver: AbstractEigenSolver | None = None,
+    *,
+    k: int = 1,
+    which: Which = "largest",
+    start: Any = None,
+    max_matvecs: int | Int[Array, ""] | None = None,
+    throw: bool = False,
+    driver: Literal["compiled", "host", "auto"] = "auto",
+) -> EigenSolution:
+    """Eigenpairs of a symmetric linear operator, each with its residual.
+
+    **Arguments:**
+
+    - `operator`: a `lineax.AbstractLinearOperator` tagged symmetric, on any pytree of real
+      floating-point leaves.
+    - `solver`: `Lanczos()` if None.
+    - `k`: how many pairs.
+    - `which`: "largest" or "smallest" (algebraic), "both" (half from each end, the odd one from
+      the top), "largest_magnitude".
+    - `start`: None (a fixed key), a PRNG key, a vector, a block of vectors (leaves
+      `(p, *leaf)`), or the `state` of an earlier solution (a warm start).
+    - `max_matvecs`: budget of matrix-vector products; None asks the solver (`20 * basis` for
+      Lanczos).
+    - `throw`: raise on the host if the solve did not succeed. Not under a transformation.
+    - `driver`: "compiled" (one while loop), "host" (one dispatch a product), "auto": see
+      `loop_mode`; under a transformation always compiled.
+
+    **Returns:** an `EigenSolution`. **Raises:** `ValueError` or `TypeError` before any work if
+    the question is malformed; `eqx.EquinoxRuntimeError` if `throw` and the solve failed.
+
+    **Cost:** `solution.stats["matvecs"]` products, and one `lineax.linearise`.
+
+    >>> matrix = jnp.diag(jnp.array([3.0, 1.0, -5.0]))
+    >>> operator = lx.MatrixLinearOperator(matrix, lx.symmetric_tag)
+    >>> solution = eigensolve(operator)
+    >>> float(solution.values[0])
+    3.0
+    """
+    if solver is None:
+        from ._lanczos import Lanczos  # the default; the solvers import this module
+
+        solver = Lanczos()
+    _check(operator, solver, k, which)
+    structure = operator.in_structure()
+    if max_matvecs is None:
+        max_matvecs = solver.default_max_matvecs(structure_dimension(structure))
+    elif isinstance(max_matvecs, int) and max_matvecs < 1:
+        raise ValueError(f"eigensolve(max_matvecs={max_matvecs}): allow 1 product at least.")
+    problem = EigenProblem(k=k, which=which, max_matvecs=jnp.asarray(max_matvecs, jnp.int32))
+    begin = _as_start(start, structure)
+    traced = _traced((operator, problem, begin))
+    if driver not in ("compiled", "host", "auto"):
+        raise ValueError(f"eigensolve(driver={driver!r}): choose compiled, host or auto.")
+    if traced and (throw or driver == "host"):
+        option = "throw=True" if throw else 'driver="host"'
+        raise ValueError(
+            f"eigensolve({option}) works on the host, not under jit, vmap or scan: leave it out "
+            "and look at `solution.result`."
+        )
+    if driver == "auto" and not traced:
+        mode = loop_mode(_product, operator, jax.tree.map(_zeros, structure))
+        driver = "host" if mode == "host" else "compiled"
+    run = _host_solve if driver == "host" else _compiled_solve
+    solution = run(operator, solver, problem, begin)
+    if throw and not bool(solution.result == RESULTS.successful):
+        raise eqx.EquinoxRuntimeError(RESULTS[solution.result])
+    return solution
+
+
+def _product(operator: lx.AbstractLinearOperator, vector: PyTree) -> PyTree:
+    return operator.mv(vector)
+
+
+def _zeros(s: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(s.shape, s.dtype)

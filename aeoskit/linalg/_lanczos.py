@@ -1,0 +1,500 @@
+"""Lanczos with thick restart, full reorthogonalisation, and a block of warm start vectors.
+
+The state keeps an orthonormal basis V (rows, m at most), the projected matrix T, and s residual
+vectors C (*slots*) with coefficients B such that, always,
+
+    A V = V T + C B,    V^T C = 0.
+
+A Ritz pair (θ, V y) then has the residual vector C (B y): known without a product. Each step
+takes one direction out of span(C), multiplies it, and puts what is left of the product into the
+slot that became free. With one slot this is Lanczos with thick restart (Wu and Simon, SIAM J.
+Matrix Anal. Appl. 22, 2000). With several it is a block method that spends every product on
+the wanted pair that has not converged (the residual expansion of Davidson's method), which is
+what a warm start by a block of old Ritz vectors needs.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+
+from ._eigensolve import AbstractEigenSolver, EigenProblem, Start
+from ._results import RESULTS
+from ._ritz import original_order, rank_ritz, sort_key, structure_dimension
+from ._solution import EigenSolution
+from ._tree import (
+    block_combine,
+    block_dots,
+    block_gram,
+    block_row,
+    block_set_row,
+    block_zeros,
+    tree_dtype,
+    tree_norm,
+    tree_random_like,
+    tree_scale,
+    tree_where,
+)
+
+# Rows of the basis that one pass of orthogonalisation reads at a time, so that its cost follows
+# the filled part of the basis and not its capacity.
+_CHUNK = 5
+# In units of (machine epsilon * largest Ritz value seen): what rounding alone adds to a residual.
+_FLOOR = 8.0
+
+
+class LanczosState(eqx.Module):
+    """What one product needs from those before it."""
+
+    basis: PyTree[Array]
+    slots: PyTree[Array]
+    projected: Float[Array, "m m"]
+    coefficients: Float[Array, "s m"]
+    pending: Bool[Array, " s"]
+    size: Int[Array, ""]
+    ritz_values: Float[Array, " m"]
+    ritz_vectors: Float[Array, "m m"]
+    estimates: Float[Array, " m"]
+    scale: Float[Array, ""]
+    asymmetry: Float[Array, ""]
+    finite: Bool[Array, ""]
+    explored: Int[Array, ""]
+    explore: Int[Array, ""]
+    injected: Bool[Array, ""]
+    injected_at: Float[Array, ""]
+    key: UInt32[Array, "2"]
+    matvecs: Int[Array, ""]
+    restarts: Int[Array, ""]
+
+
+def _once(predicate: Bool[Array, ""], function: Any, value: Any) -> Any:
+    """`function(value)` if the predicate holds, else `value`.
+
+    A loop of at most one turn, and not `lax.cond`: under `vmap` a `cond` runs both sides at every
+    step, a loop only while some lane asks for it; and it updates the basis in place.
+    """
+    out = jax.lax.while_loop(
+        lambda carry: carry[0],
+        lambda carry: (jnp.zeros_like(carry[0]), function(carry[1])),
+        (predicate, value),
+    )
+    return out[1]
+
+
+def _draw(key: UInt32[Array, "2"], like: PyTree) -> tuple[PyTree, UInt32[Array, "2"]]:
+    key, sub = jax.random.split(jax.random.wrap_key_data(key, impl="threefry2x32"))
+    return tree_random_like(sub, like), jax.random.key_data(key)
+
+
+def _project_out(
+    basis: PyTree, w: PyTree, size: Int[Array, ""]
+) -> tuple[PyTree, Float[Array, " m"]]:
+    """Subtracts from `w` its components along the first `size` rows; returns these too."""
+    rows = jax.tree.leaves(basis)[0].shape[0]
+    chunk = min(_CHUNK, rows)
+    dtype = tree_dtype(basis)
+
+    def body(i: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
+        w, h = carry
+        # The last slice is moved back to fit: rows that were done already get coefficient zero.
+        start = jnp.minimum(i * chunk, rows - chunk)
+        part = jax.tree.map(lambda b: jax.lax.dynamic_slice_in_dim(b, start, chunk, axis=0), basis)
+        index = start + jnp.arange(chunk)
+        dots = jnp.where((index >= i * chunk) & (index < size), block_dots(part, w), 0)
+        w = jax.tree.map(lambda x, y: (x - y).astype(x.dtype), w, block_combine(part, dots))
+        old = jax.lax.dynamic_slice_in_dim(h, start, chunk)
+        return w, jax.lax.dynamic_update_slice_in_dim(h, old + dots, start, axis=0)
+
+    turns = (size + chunk - 1) // chunk
+    return jax.lax.fori_loop(0, turns, body, (w, jnp.zeros(rows, dtype)))
+
+
+def _orthonormalise(basis: PyTree, q: PyTree, size: Int[Array, ""]) -> PyTree:
+    """A unit vector along the part of `q` orthogonal to the basis, repeated until it holds."""
+
+    def unit(v: PyTree) -> tuple[PyTree, Array]:
+        norm = tree_norm(v)
+        return tree_scale(jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), 0), v), norm
+
+    def body(carry: tuple[PyTree, Array, Array]) -> tuple[PyTree, Array, Array]:
+        v, _, turn = carry
+        v, norm = unit(_project_out(basis, v, size)[0])
+        return v, norm, turn + 1
+
+    def again(carry: tuple[PyTree, Array, Array]) -> Bool[Array, ""]:
+        _, norm, turn = carry
+        # Kahan and Parlett: a vector that keeps most of its norm is orthogonal to rounding.
+        return (turn == 0) | ((norm < 0.7) & (turn < 4))
+
+    first, norm = unit(q)
+    return jax.lax.while_loop(again, body, (first, norm, jnp.zeros((), jnp.int32)))[0]
+
+
+class Lanczos(AbstractEigenSolver):
+    """Thick-restart Lanczos for symmetric operators: one product a step, tested after each.
+
+    **Arguments:**
+
+    - `basis`: the number of vectors that the solver holds (residual vectors included, one
+      excepted). Peak memory is `basis` vectors, those kept at a restart, and about four more.
+    - `rtol`, `atol`: a pair has converged when `||A v - θ v|| <= rtol |θ| + atol`. The test adds
+      an allowance for rounding, `8 ε max|θ|`, to the residual: a tolerance under that floor ends
+      in `RESULTS.stagnation`, never in `converged`.
+    - `guard`: how many Ritz vectors beyond k the warm start keeps.
+    - `noise`: relative size of the random component of a warm start, see below.
+
+    **Cost:** one product a step; no product is spent on verification. The default budget is
+    `20 * basis` products. A cold solve of k=1 spends what Lanczos with a full basis spends, until
+    the basis is full.
+
+    **Warm start:** `solution.state` holds k + `guard` Ritz vectors and a key. The next solve
+    multiplies each of them anew and expands by residuals of pairs that have not converged, by one
+    direction at least. The last vector carries a fresh random component, so that no solve stops
+    without having looked in a new direction: a single warm vector with a loose tolerance locks
+    onto a lower eigenvalue.
+
+    **Repeated eigenvalues:** a Krylov space holds one copy of each. When the space is exhausted
+    before k pairs are found, or all of them are exact, it goes on from a fresh random direction,
+    until such a direction brings nothing new.
+    """
+
+    basis: int = eqx.field(default=20, static=True)
+    rtol: float = eqx.field(default=1e-3, static=True)
+    atol: float = eqx.field(default=0.0, static=True)
+    guard: int = eqx.field(default=1, static=True)
+    noise: float = eqx.field(default=0.1, static=True)
+
+    def __check_init__(self):
+        if self.basis < 3:
+            raise ValueError(f"Lanczos(basis={self.basis}): a basis needs 3 vectors; use 20.")
+        for name in ("rtol", "atol", "noise"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise ValueError(
+                    f"Lanczos({name}={value}): a tolerance is finite and not negative; "
+                    "the defaults are rtol=1e-3, atol=0, noise=0.1."
+                )
+        if self.guard < 0:
+            raise ValueError(f"Lanczos(guard={self.guard}): a count; use 0 or more.")
+
+    def default_max_matvecs(self, dimension: int) -> int:
+        """20 products for each basis vector."""
+        return 20 * self.basis
+
+    def block_size(self, structure: PyTree, k: int) -> int:
+        """How many vectors the warm start of a solve for k pairs holds."""
+        return min(k + self.guard, structure_dimension(structure))
+
+    def init(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, start: Start):
+        """An empty basis, and the start vectors in the slots. No products."""
+        structure = operator.in_structure()
+        dimension = structure_dimension(structure)
+        dtype = tree_dtype(structure)
+        slots, pending, key = self._start_vectors(structure, start)
+        s = pending.shape[0]
+        m = min(self.basis + 1 - s, dimension)
+        if m < min(problem.k + 2, dimension):
+            raise ValueError(
+                f"Lanczos(basis={self.basis}) is too small for k={problem.k} with {s} start "
+                f"vectors: use basis={problem.k + 1 + s} or more (2k + 10 is a good choice)."
+            )
+        integer = jnp.zeros((), jnp.int32)
+        zero = jnp.zeros((), dtype)
+        return LanczosState(
+            basis=block_zeros(structure, m),
+            slots=slots,
+            projected=jnp.zeros((m, m), dtype),
+            coefficients=jnp.zeros((s, m), dtype),
+            pending=pending,
+            size=integer,
+            ritz_values=jnp.zeros(m, dtype),
+            ritz_vectors=jnp.eye(m, dtype=dtype),
+            estimates=jnp.full(m, jnp.inf, dtype),
+            scale=zero,
+            asymmetry=zero,
+            finite=jnp.asarray(True),
+            explored=integer,
+            explore=jnp.where(start.fresh, 0, 1).astype(jnp.int32),
+            injected=jnp.asarray(False),
+            injected_at=jnp.full((), jnp.inf, dtype),
+            key=key,
+            matvecs=integer,
+            restarts=integer,
+        )
+
+    def _start_vectors(self, structure: PyTree, start: Start):
+        """The slots at the start: unit vectors, the last one with a random component."""
+        noise, key = _draw(start.key, structure)
+        noise = tree_scale(1 / tree_norm(noise), noise)
+        if start.block is None:
+            return jax.tree.map(lambda x: x[None], noise), jnp.array([True]), key
+        rows = jax.tree.leaves(start.block)[0].shape[0]
+        slots = start.block
+        pending = []
+        for i in range(rows):
+            v = block_row(slots, i)
+            norm = tree_norm(v)
+            # Zero, NaN and infinite vectors are replaced; so is all of a block that is fresh.
+            usable = jnp.isfinite(norm) & (norm > 0) & ~start.fresh
+            v = jax.tree.map(
+                lambda x: jnp.where(usable, x / jnp.where(usable, norm, 1), 0).astype(x.dtype), v
+            )
+            if i == rows - 1:
+                weight = jnp.where(usable, self.noise, 1.0)
+                v = jax.tree.map(lambda x, y: (x + weight * y).astype(x.dtype), v, noise)
+                usable = jnp.asarray(True)
+            slots = block_set_row(slots, i, v)
+            pending.append(usable)
+        return slots, jnp.stack(pending), key
+
+    def step(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: LanczosState):
+        """One product."""
+        m = state.projected.shape[0]
+        if m < structure_dimension(operator.in_structure()):
+            state = _once(state.size == m, lambda s: self._restart(problem, s), state)
+        state, q, slot, expected = self._expand(problem, state)
+        basis = block_set_row(state.basis, state.size, q)
+        w = operator.mv(q)
+        finite = jnp.isfinite(tree_norm(w))
+        w = jax.tree.map(lambda x, y: jnp.where(finite, x, 0).astype(y.dtype), w, q)
+        w, h = _project_out(basis, w, state.size + 1)
+        index = jnp.arange(m)
+        h = jnp.where(index <= state.size, h, 0)
+        difference = jnp.max(jnp.where(index < state.size, jnp.abs(h - expected), 0))
+        projected = state.projected.at[:, state.size].set(h).at[state.size, :].set(h)
+        column = jnp.zeros_like(state.coefficients[:, 0]).at[slot].set(1)
+        coefficients = state.coefficients.at[:, state.size].set(column)
+        state = eqx.tree_at(
+            lambda s: (
+                s.basis,
+                s.slots,
+                s.projected,
+                s.coefficients,
+                s.size,
+                s.finite,
+                s.asymmetry,
+                s.matvecs,
+            ),
+            state,
+            (
+                basis,
+                block_set_row(state.slots, slot, w),
+                projected,
+                coefficients,
+                state.size + 1,
+                state.finite & finite,
+                jnp.maximum(state.asymmetry, difference),
+                state.matvecs + 1,
+            ),
+        )
+        return self._rayleigh_ritz(state)
+
+    def _rayleigh_ritz(self, state: LanczosState) -> LanczosState:
+        m = state.projected.shape[0]
+        # Rows that are not filled get a value under all others, so that they sort first.
+        below = -2 * jnp.linalg.norm(state.projected) - 1
+        empty = jnp.arange(m) >= state.size
+        values, vectors = jnp.linalg.eigh(
+            state.projected + jnp.diag(jnp.where(empty, below, 0)), symmetrize_input=False
+        )
+        valid = jnp.arange(m) >= m - state.size
+        z = state.coefficients @ vectors
+        gram = block_gram(state.slots, state.slots)
+        squares = jnp.sum(z * (gram @ z), axis=0)
+        estimates = jnp.where(valid, jnp.sqrt(jnp.maximum(squares, 0)), jnp.inf)
+        scale = jnp.max(jnp.where(valid, jnp.abs(values), 0))
+        return eqx.tree_at(
+            lambda s: (s.ritz_values, s.ritz_vectors, s.estimates, s.scale),
+            state,
+            (values, vectors, estimates, jnp.maximum(state.scale, scale)),
+        )
+
+    def _expand(self, problem: EigenProblem, state: LanczosState):
+        """Takes the next direction out of the slots; returns it, the free slot, and its row of T."""
+        eps = jnp.finfo(state.projected.dtype).eps
+        order, _ = rank_ritz(state.ritz_values, state.size, problem.which)
+        settled, _ = self._settled(problem, state)
+        estimates = jnp.where(jnp.isfinite(state.estimates), state.estimates, -1)[order]
+        wanted = jnp.arange(order.shape[0]) < self._needed(problem, state)
+        open_ = wanted & ~settled & (estimates >= 0)
+        rank = jnp.where(jnp.any(open_), jnp.argmax(open_), jnp.argmax(estimates))
+        is_start = jnp.any(state.pending)
+        first = jnp.argmax(state.pending)
+        z = state.coefficients @ state.ritz_vectors[:, order[rank]]
+        one_hot = (jnp.arange(z.shape[0]) == first).astype(z.dtype)
+        a = jnp.where(is_start, one_hot, z)
+        q = block_combine(state.slots, a)
+        norm = tree_norm(q)
+        small = norm <= eps * jnp.where(is_start, 100.0, _FLOOR * state.scale)
+        key_value = sort_key(state, problem)
+        q, key = _once(small, lambda c: _draw(c[1], c[0]), (q, state.key))
+        q = _orthonormalise(state.basis, q, state.size)
+        g = block_dots(state.slots, q)
+        expected = g @ state.coefficients
+        slots = jax.tree.map(
+            lambda c, x: (c - jnp.tensordot(g, x, axes=0)).astype(c.dtype), state.slots, q
+        )
+        # C a is now zero: the slot with the largest share is a combination of the others.
+        norms = jnp.sqrt(jnp.diagonal(block_gram(state.slots, state.slots)))
+        slot = jnp.where(is_start, first, jnp.argmax(jnp.abs(a) * norms))
+        pivot = a[slot]
+        ratios = jnp.where(pivot == 0, 0, a / jnp.where(pivot == 0, 1, pivot))
+        coefficients = state.coefficients - jnp.outer(ratios, state.coefficients[slot])
+        coefficients = coefficients.at[slot].set(0)
+        inject = small & ~is_start
+        state = eqx.tree_at(
+            lambda s: (
+                s.slots,
+                s.coefficients,
+                s.pending,
+                s.key,
+                s.injected,
+                s.injected_at,
+                s.explored,
+            ),
+            state,
+            (
+                slots,
+                coefficients,
+                state.pending.at[slot].set(False),
+                key,
+                state.injected | inject,
+                jnp.where(inject, key_value, state.injected_at),
+                state.explored + jnp.where(is_start, 0, 1),
+            ),
+        )
+        return state, q, slot, expected
+
+    def _restart(self, problem: EigenProblem, state: LanczosState) -> LanczosState:
+        """Keeps the best Ritz vectors: the relation between V, T, C and B stays exact."""
+        m = state.projected.shape[0]
+        keep = kept_at_restart(m, problem.k)
+        order, _ = rank_ritz(state.ritz_values, state.size, problem.which)
+        chosen = state.ritz_vectors[:, order[:keep]]
+        rotated = block_combine(state.basis, chosen)
+        basis = jax.tree.map(
+            lambda b, r: jax.lax.dynamic_update_slice_in_dim(b, r, 0, axis=0), state.basis, rotated
+        )
+        diagonal = (
+            jnp.zeros(m, state.projected.dtype).at[:keep].set(state.ritz_values[order[:keep]])
+        )
+        coefficients = jnp.zeros_like(state.coefficients)
+        coefficients = coefficients.at[:, :keep].set(state.coefficients @ chosen)
+        state = eqx.tree_at(
+            lambda s: (s.basis, s.projected, s.coefficients, s.size, s.restarts),
+            state,
+            (
+                basis,
+                jnp.diag(diagonal),
+                coefficients,
+                jnp.full_like(state.size, keep),
+                state.restarts + 1,
+            ),
+        )
+        return self._rayleigh_ritz(state)
+
+    def _needed(self, problem: EigenProblem, state: LanczosState) -> Int[Array, ""]:
+        # After a fresh direction one pair more has to settle: the best that it could bring.
+        extra = state.injected & (problem.k > 1)
+        return problem.k + extra.astype(jnp.int32)
+
+    def _settled(self, problem: EigenProblem, state: LanczosState):
+        """By rank: whether each pair meets its tolerance, or is at the floor of the format."""
+        eps = jnp.finfo(state.projected.dtype).eps
+        order, valid = rank_ritz(state.ritz_values, state.size, problem.which)
+        values, estimates = state.ritz_values[order], state.estimates[order]
+        floor = _FLOOR * eps * state.scale
+        converged = valid & (estimates + floor <= self.rtol * jnp.abs(values) + self.atol)
+        return converged | (valid & (estimates <= floor)), converged
+
+    def terminate(
+        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: LanczosState
+    ):
+        """Whether the solve is over, and how."""
+        m = state.projected.shape[0]
+        eps = jnp.finfo(state.projected.dtype).eps
+        dimension = structure_dimension(operator.in_structure())
+        settled, converged = self._settled(problem, state)
+        complete = state.size >= dimension
+        rank = jnp.arange(m)
+        needed = jnp.minimum(self._needed(problem, state), dimension)
+        enough = jnp.all(settled | (rank >= needed)) & (state.size >= needed)
+        worst = jnp.max(jnp.where(jnp.isfinite(state.estimates), state.estimates, 0))
+        invariant = worst <= _FLOOR * eps * state.scale
+        if problem.k > 1:
+            drift = jnp.abs(sort_key(state, problem) - state.injected_at)
+            unchanged = state.injected & (drift <= 100 * eps * state.scale)
+            enough = enough & (~invariant | unchanged)
+        enough = enough & ~jnp.any(state.pending) & (state.explored >= state.explore)
+        enough = enough | complete
+        asymmetric = state.asymmetry > 10 * jnp.sqrt(eps) * state.scale
+        good = jnp.all(converged | (rank >= problem.k))
+        result = RESULTS.where(good, RESULTS.successful, RESULTS.stagnation)
+        result = RESULTS.where(enough, result, RESULTS.max_matvecs_reached)
+        result = RESULTS.where(asymmetric, RESULTS.asymmetric, result)
+        result = RESULTS.where(state.finite, result, RESULTS.nonfinite)
+        spent = state.matvecs >= problem.max_matvecs
+        started = state.matvecs > 0
+        return started & (enough | spent | ~state.finite | asymmetric), result
+
+    def finish(
+        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: LanczosState
+    ) -> EigenSolution:
+        """The k best pairs and the warm start. No products: residuals come from the relation."""
+        structure = operator.in_structure()
+        eps = jnp.finfo(state.projected.dtype).eps
+        k = problem.k
+        _, result = self.terminate(operator, problem, state)
+        order, valid = rank_ritz(state.ritz_values, state.size, problem.which)
+        rows = self.block_size(structure, k)
+        chosen = state.ritz_vectors[:, order[:rows]] * valid[None, :rows]
+        block = block_combine(state.basis, chosen)
+        key = state.key
+
+        def fill(carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
+            block, key = carry
+            for i in range(rows):
+                fresh, key = _draw(key, structure)
+                fresh = tree_scale(1 / tree_norm(fresh), fresh)
+                block = block_set_row(block, i, tree_where(valid[i], block_row(block, i), fresh))
+            return block, key
+
+        block, key = _once(~jnp.all(valid[:rows]), fill, (block, key))
+        top = order[:k]
+        values = state.ritz_values[top]
+        residual_vectors = block_combine(
+            state.slots, state.coefficients @ state.ritz_vectors[:, top]
+        )
+        squares = sum(
+            jnp.sum(jnp.square(x.astype(values.dtype)), axis=tuple(range(1, x.ndim)))
+            for x in jax.tree.leaves(residual_vectors)
+        )
+        residuals = jnp.sqrt(squares) + _FLOOR * eps * state.scale
+        values = jnp.where(valid[:k] & state.finite, values, jnp.nan)
+        residuals = jnp.where(valid[:k] & state.finite, residuals, jnp.inf)
+        sound = state.finite & ~(result == RESULTS.asymmetric)
+        converged = sound & (residuals <= self.rtol * jnp.abs(values) + self.atol)
+        # The residual vectors themselves have the last word.
+        result = RESULTS.where(
+            (result == RESULTS.successful) & ~jnp.all(converged), RESULTS.stagnation, result
+        )
+        back = original_order(k, problem.which)
+        vectors = jax.tree.map(lambda b: b[:k][back], block)
+        return EigenSolution(
+            values=values[back],
+            vectors=vectors,
+            residuals=residuals[back],
+            bounds=residuals[back],
+            converged=converged[back],
+            result=result,
+            stats={"matvecs": state.matvecs, "restarts": state.restarts},
+            state=Start(block=block, key=key, fresh=jnp.asarray(False)),
+        )
+
+
+def kept_at_restart(m: int, k: int) -> int:
+    """How many Ritz vectors a restart keeps in a basis of m: the wanted, and half of the rest."""
+    return max(1, min(m - 1, k + max(1, (m - k) // 2)))

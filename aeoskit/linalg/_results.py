@@ -1,0 +1,32 @@
+"""How an eigen-solve ended."""
+
+import warnings
+
+import optimistix as optx
+
+# Two members say more here than in the enumeration that they extend; equinox warns of that.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", UserWarning)
+
+    class RESULTS(optx.RESULTS):  # pyright: ignore
+        """An enumeration of the ways in which an eigen-solve ends; each member is a sentence."""
+
+        successful = ""
+        max_matvecs_reached = (
+            "The budget of matrix-vector products was spent before every wanted pair met its "
+            "tolerance. Raise `max_matvecs`, use a larger basis, or accept a larger `rtol`."
+        )
+        nonfinite = (
+            "A matrix-vector product returned NaN or infinity. Check the parameters, the data and "
+            "the loss at which the operator was built."
+        )
+        stagnation = (
+            "The residual is at the floor of the floating-point format and above the tolerance: more "
+            "products cannot help. Raise `rtol` or `atol` (a zero eigenvalue needs `atol` > 0), or "
+            "use float64."
+        )
+        asymmetric = (
+            "The operator is tagged symmetric, but its products are not: <u, Av> differs from "
+            "<Au, v> by more than rounding. Check the operator, or use a solver for operators that "
+            "are not symmetric."
+        )

@@ -1,0 +1,36 @@
+"""What an eigen-solve returns."""
+
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, Bool, Float, PyTree
+
+from ._results import RESULTS
+
+
+class EigenSolution(eqx.Module):
+    """Eigenpairs with their error bars, and how the solve ended.
+
+    - `values`: `(k,)`, in the order asked for, best first ("largest": descending; "smallest":
+      ascending; "largest_magnitude": by falling modulus; "both": the larger half descending,
+      then the smaller half ascending). NaN if the operator returned NaN.
+    - `vectors`: a block, leaves `(k, *leaf)`, of unit norm and mutually orthogonal.
+    - `residuals`: `(k,)`, upper estimates of `||A v - θ v||` (absolute, in the operator's own
+      coordinates), an allowance for rounding included.
+    - `bounds`: `(k,)`, half-widths of an interval around each value that holds some eigenvalue:
+      for a symmetric operator the residual.
+    - `converged`: `(k,)`, whether each pair meets its tolerance. It says that a pair is an
+      eigenpair, not that it is the top one.
+    - `result`: a member of `RESULTS`.
+    - `stats`: `{"matvecs", "restarts"}`, int32 scalars.
+    - `state`: the warm start of the next solve: pass it as `start`. Fixed shapes, always finite.
+    """
+
+    values: Float[Array, " k"]
+    vectors: PyTree[Array]
+    residuals: Float[Array, " k"]
+    bounds: Float[Array, " k"]
+    converged: Bool[Array, " k"]
+    result: RESULTS
+    stats: dict[str, Array]
+    state: Any

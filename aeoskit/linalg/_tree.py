@@ -1,0 +1,187 @@
+"""Vector algebra on pytrees, leaf by leaf.
+
+A *vector* is a pytree of floating-point arrays. A *block* of m vectors is a pytree of the same
+structure whose leaves are `(m, *leaf)`. Nothing is ravelled: on sharded leaves a dot product is
+an all-reduce of a scalar, where a ravelled vector would have to be gathered.
+"""
+
+import math
+from collections.abc import Callable
+from functools import reduce
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+Vector: TypeAlias = PyTree[Array]
+Block: TypeAlias = PyTree[Array]
+Structure: TypeAlias = PyTree[jax.ShapeDtypeStruct]
+
+# Accelerators round float32 products to TF32 or bfloat16 by default: fatal to orthogonality.
+_PRECISION = jax.lax.Precision.HIGHEST
+
+
+def tree_dtype(tree: PyTree) -> Any:
+    """The dtype of the scalars that belong to a vector: at least float32.
+
+    **Arguments:** `tree`: a vector, block, or structure. **Returns:** a numpy dtype.
+    """
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(tree)]
+    return jnp.result_type(jnp.float32, *dtypes)
+
+
+def tree_size(structure: Structure) -> int:
+    """The dimension of the space that a structure describes (a Python integer)."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(structure))
+
+
+def _total(terms: list[Array], dtype: Any) -> Array:
+    return reduce(jnp.add, terms) if terms else jnp.zeros((), dtype)
+
+
+def tree_dot(a: Vector, b: Vector) -> Float[Array, ""]:
+    """The inner product of two vectors, accumulated in at least float32.
+
+    **Arguments:** `a`, `b`: vectors of one structure. **Returns:** a scalar.
+
+    >>> float(tree_dot({"w": jnp.ones(3)}, {"w": jnp.full(3, 2.0)}))
+    6.0
+    """
+    dtype = tree_dtype((a, b))
+
+    def dot(x: Array, y: Array) -> Array:
+        axes = tuple(range(x.ndim))
+        return jax.lax.dot_general(
+            x.astype(dtype), y.astype(dtype), ((axes, axes), ((), ())), precision=_PRECISION
+        )
+
+    return _total([dot(x, y) for x, y in _pairs(a, b)], dtype)
+
+
+def _pairs(a: PyTree, b: PyTree) -> list[tuple[Array, Array]]:
+    return list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def tree_norm(a: Vector) -> Float[Array, ""]:
+    """The Euclidean norm of a vector.
+
+    >>> float(tree_norm([jnp.array([3.0]), jnp.array([4.0])]))
+    5.0
+    """
+    return jnp.sqrt(tree_dot(a, a))
+
+
+def tree_scale(scalar: Float[Array, ""], a: Vector) -> Vector:
+    """`scalar * a`, in the dtypes of `a`."""
+    return jax.tree.map(lambda x: (scalar * x).astype(x.dtype), a)
+
+
+def tree_axpy(scalar: Float[Array, ""], a: Vector, b: Vector) -> Vector:
+    """`scalar * a + b`, in the dtypes of `b`."""
+    return jax.tree.map(lambda x, y: (scalar * x + y).astype(y.dtype), a, b)
+
+
+def tree_sub(a: Vector, b: Vector) -> Vector:
+    """`a - b`, in the dtypes of `a`."""
+    return jax.tree.map(lambda x, y: (x - y).astype(x.dtype), a, b)
+
+
+def tree_where(predicate: Bool[Array, ""], a: PyTree, b: PyTree) -> PyTree:
+    """`a` where the scalar predicate holds, otherwise `b`, leaf by leaf."""
+    return jax.tree.map(lambda x, y: jnp.where(predicate, x, y), a, b)
+
+
+def tree_all_finite(a: PyTree) -> Bool[Array, ""]:
+    """Whether every entry of every leaf is finite."""
+    flags = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(a)]
+    return reduce(jnp.logical_and, flags, jnp.asarray(True))
+
+
+def tree_random_like(key: Array, structure: PyTree) -> Vector:
+    """A vector of independent standard normal entries.
+
+    **Arguments:** `key`: a PRNG key; `structure`: a vector or a structure.
+    **Returns:** a vector with the structure's shapes and dtypes.
+
+    >>> tree_random_like(jax.random.key(0), {"w": jnp.zeros((2, 3))})["w"].shape
+    (2, 3)
+    """
+    leaves, treedef = jax.tree.flatten(structure)
+    keys = jax.random.split(key, max(len(leaves), 1))
+    draws = [
+        jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=False)
+    ]
+    return jax.tree.unflatten(treedef, draws)
+
+
+def block_zeros(structure: PyTree, rows: int) -> Block:
+    """A block of `rows` zero vectors."""
+    return jax.tree.map(lambda s: jnp.zeros((rows, *s.shape), s.dtype), structure)
+
+
+def block_row(block: Block, index: Any) -> Vector:
+    """The vector in row `index` (may be traced) of a block."""
+    return jax.tree.map(
+        lambda b: jax.lax.dynamic_index_in_dim(b, index, axis=0, keepdims=False), block
+    )
+
+
+def block_set_row(block: Block, index: Any, vector: Vector) -> Block:
+    """The block with row `index` (may be traced) replaced by `vector`."""
+    return jax.tree.map(
+        lambda b, v: jax.lax.dynamic_update_index_in_dim(b, v.astype(b.dtype), index, axis=0),
+        block,
+        vector,
+    )
+
+
+def block_dots(block: Block, v: Vector) -> Float[Array, " m"]:
+    """The inner products of each row of a block with one vector.
+
+    >>> block_dots(jnp.eye(2), jnp.array([3.0, 4.0])).tolist()
+    [3.0, 4.0]
+    """
+    dtype = tree_dtype((block, v))
+
+    def dots(b: Array, x: Array) -> Array:
+        return jnp.tensordot(b.astype(dtype), x.astype(dtype), axes=x.ndim, precision=_PRECISION)
+
+    rows = jax.tree.leaves(block)[0].shape[0]
+    return _total([dots(b, x) for b, x in _pairs(block, v)], dtype) + jnp.zeros(rows, dtype)
+
+
+def block_combine(block: Block, coefficients: Array) -> PyTree:
+    """Linear combinations of the rows of a block.
+
+    **Arguments:** `block`: m rows; `coefficients`: `(m,)` for one vector, `(m, p)` for a block
+    of p. **Returns:** a vector, or a block of p rows, in the block's dtypes.
+
+    >>> block_combine(jnp.eye(2), jnp.array([3.0, 4.0])).tolist()
+    [3.0, 4.0]
+    """
+
+    def combine(b: Array) -> Array:
+        dtype = jnp.result_type(b.dtype, coefficients.dtype)
+        c = coefficients.astype(dtype).T
+        return jnp.tensordot(c, b.astype(dtype), axes=1, precision=_PRECISION).astype(b.dtype)
+
+    return jax.tree.map(combine, block)
+
+
+def block_gram(a: Block, b: Block) -> Float[Array, "m p"]:
+    """The matrix of inner products of the rows of `a` with the rows of `b`."""
+    dtype = tree_dtype((a, b))
+
+    def gram(x: Array, y: Array) -> Array:
+        axes = tuple(range(1, x.ndim))
+        return jax.lax.dot_general(
+            x.astype(dtype), y.astype(dtype), ((axes, axes), ((), ())), precision=_PRECISION
+        )
+
+    return _total([gram(x, y) for x, y in _pairs(a, b)], dtype)
+
+
+def block_from_rows(make: Callable[[int], Vector], rows: int) -> Block:
+    """The block whose row i is `make(i)`; `rows` is a small Python integer."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[make(i) for i in range(rows)])
