@@ -58,7 +58,7 @@ contracts: $(DEV)/.installed ## who may import whom
 	$(DEV)/bin/lint-imports --no-logo
 
 docs: $(DEV)/.installed ## the site, into site/
-	DISABLE_MKDOCS_2_WARNING=true $(DEV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(DEV)/bin/mkdocs build --strict --quiet
 
 wheel-check: $(DEV)/.installed ## the built wheel in a clean environment outside the checkout
 	.ci/wheel-check $(DEV)/bin/python
