@@ -1,4 +1,4 @@
-"""The cheapest probe: what the training step has computed anyway."""
+"""The cheap probes: what the training step has computed anyway."""
 
 import equinox as eqx
 from jaxtyping import PRNGKeyArray, PyTree
@@ -37,3 +37,38 @@ class LossAndGradient(AbstractProbe):
 
     def measure(self, context: ProbeContext, state: None) -> tuple[Measurement, None]:
         return {"loss": context.value, "gradient_norm": tree_norm(context.grads)}, state
+
+
+class StabilityThreshold(AbstractProbe):
+    """The optimizer's stability threshold and learning rate of the coming step.
+
+    Args:
+        every: period in steps.
+
+    Costs nothing: a closed form. Measures `threshold` (of `λ₁(P⁻¹H)`, `38/η` for Adam with
+    `β₁ = 0.9`) and `learning_rate`; both follow the schedule.
+
+    Example:
+        >>> import aeoskit as ak
+        >>> ak.StabilityThreshold().measures
+        ('threshold', 'learning_rate')
+    """
+
+    every: int = eqx.field(static=True, default=1, converter=check_every)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return ("threshold", "learning_rate")
+
+    @property
+    def solves(self) -> bool:
+        return False
+
+    def init(self, params: PyTree, key: PRNGKeyArray) -> None:
+        del params, key
+
+    def measure(self, context: ProbeContext, state: None) -> tuple[Measurement, None]:
+        dtype = context.value.dtype
+        threshold = context.optimizer.threshold(context.optimizer_state)
+        lr = context.optimizer.learning_rate(context.optimizer_state)
+        return {"threshold": threshold.astype(dtype), "learning_rate": lr.astype(dtype)}, state

@@ -264,7 +264,7 @@ class PreconditionedSharpness(AbstractProbe):
         max_matvecs: budget of products for one measurement.
 
     Measures `preconditioned_sharpness` (k,) with `_residual` (k,), `_converged` (k,), `_matvecs`,
-    and `threshold`, `ratio` (the largest eigenvalue over the threshold).
+    and `ratio` (the largest eigenvalue over the optimizer's threshold; 1 is the edge).
 
     Example:
         >>> import aeoskit as ak
@@ -279,7 +279,7 @@ class PreconditionedSharpness(AbstractProbe):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        return (*_names("preconditioned_sharpness"), "threshold", "ratio")
+        return (*_names("preconditioned_sharpness"), "ratio")
 
     @property
     def solves(self) -> bool:
@@ -302,5 +302,4 @@ class PreconditionedSharpness(AbstractProbe):
             driver=context.driver,
         )
         measurement = _named("preconditioned_sharpness", edge.solution)
-        measurement |= {"threshold": edge.threshold, "ratio": edge.ratio}
-        return measurement, edge.solution.state
+        return measurement | {"ratio": edge.ratio}, edge.solution.state

@@ -108,7 +108,6 @@ def stream(
         raise ValueError(f"mode is {mode!r}; pass 'auto', 'scan' or 'host'.")
     if mode == "auto":
         mode = choose_mode(trajectory, carry)
-    chunk = min(chunk, steps)
     carry = _copied(carry)
     first = int(carry.step)
     for start in range(first, first + steps, chunk):

@@ -1,0 +1,101 @@
+"""From declarations to arrays: the data, the model, the objective and the trajectory of a group."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+
+from aeoskit.linalg import Lanczos
+from aeoskit.objective import Objective
+from aeoskit.optimizers import Identity, Optimizer
+from aeoskit.probes import (
+    AbstractProbe,
+    LossAndGradient,
+    PreconditionedSharpness,
+    Sharpness,
+    StabilityThreshold,
+)
+from aeoskit.trajectory import Carry, Trajectory, stack_lanes
+from aeoskit_experiments.pipelines import Choice, Experiment, Track
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """One group, ready to train.
+
+    Args:
+        trajectory: the main run (with lanes, if an array leaf of the optimizer is swept).
+        carry: its state before the first step.
+        lanes: the swept values of each lane.
+    """
+
+    trajectory: Trajectory
+    carry: Carry
+    lanes: tuple[dict[str, float], ...]
+
+
+def build(experiment: Experiment) -> Setup:
+    """Makes everything that a group's experiment declares; its errors come before any training.
+
+    Args:
+        experiment: of one group: only array leaves of its optimizer are swept.
+
+    Raises:
+        ValueError: from the rooms themselves, in one sentence.
+    """
+    data, model, loss = experiment.data, experiment.model, experiment.loss
+    optimizer, train = experiment.optimizer, experiment.train
+    assert data and model and loss and optimizer and train  # held by Pipeline.experiment
+    dataset = data.build()
+    network = model.build()
+    params = network.init(jax.random.key(_whole(model.seed)), dataset)
+    objective = Objective.from_model(
+        network.apply,
+        loss.function,
+        (dataset.inputs, dataset.targets),
+        microbatch=train.microbatch,
+        params=params,
+    )
+    lanes = experiment.lanes()
+    trajectory = Trajectory(
+        objective=objective,
+        optimizer=build_optimizer(optimizer, lanes),
+        probes=build_probes(experiment.probes),
+        batch=train.batch,
+        lanes=len(lanes) if len(lanes) > 1 else None,
+    )
+    carry = trajectory.init(params, jax.random.key(train.seed))
+    return Setup(trajectory, carry, lanes)
+
+
+def build_optimizer(choice: Choice, lanes: tuple[dict[str, float], ...]) -> Optimizer:
+    """The optimizer, with a lane axis if there are several lanes."""
+    optimizers = [choice.build(**lane) for lane in lanes]
+    return optimizers[0] if len(optimizers) == 1 else stack_lanes(optimizers)
+
+
+def build_probes(tracks: tuple[Track, ...]) -> dict[str, AbstractProbe]:
+    """The probes: what is tracked, and always the loss, the gradient norm and the threshold."""
+    kinds: dict[str, Any] = {
+        "sharpness": Sharpness,
+        "preconditioned_sharpness": PreconditionedSharpness,
+    }
+    probes: dict[str, AbstractProbe] = {
+        "loss": LossAndGradient(),
+        "threshold": StabilityThreshold(),
+    }
+    for track in tracks:
+        solver = Lanczos(basis=track.basis, rtol=track.rtol)
+        probes[track.variant] = kinds[track.variant](k=track.k, every=track.every, solver=solver)
+    return probes
+
+
+def is_raw(optimizer: Optimizer) -> bool:
+    """Whether the optimizer has no preconditioner: then its sharpness is `λ₁(H)` itself."""
+    return isinstance(optimizer.preconditioner_rule, Identity)
+
+
+def _whole(seed: PyTree) -> int:
+    assert isinstance(seed, int)  # a swept seed was split into groups
+    return seed

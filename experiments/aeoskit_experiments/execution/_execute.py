@@ -1,0 +1,277 @@
+"""A pipeline in, a record, a figure and the numbers out."""
+
+import dataclasses
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import msgspec
+import xarray as xr
+
+from aeoskit.record import RunWriter, create_run, environment, read_run
+from aeoskit.trajectory import choose_mode
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store
+
+from ._build import Setup, build, build_optimizer, is_raw
+from ._listener import Listener, Silent
+from ._run import Course, run_group
+from ._summary import summarize_advance, summarize_run
+
+MATMUL_PRECISION = "highest"
+"""Products in full float32 on every backend; recorded with the run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What `execute` returns.
+
+    Args:
+        folder: the run's folder.
+        summary: the numbers: what the command line prints and `--json` gives.
+        figures: the files that were drawn.
+        status: "finished", "interrupted" or "diverged" (every lane of the main run).
+        exit_code: 0; 1 if every lane diverged; 130 if the user stopped it.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    figures: list[Path]
+    status: str
+    exit_code: int
+
+
+def execute(
+    pipeline: Pipeline,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    listener: Listener | None = None,
+) -> Outcome:
+    """Runs a pipeline and leaves a record of it.
+
+    Groups of a sweep run one after the other; the array leaves within a group as one `vmap`. Ctrl-C
+    ends the run after the chunk at hand, and the record is whole.
+
+    Args:
+        pipeline: what `pipe` made, or a recipe.
+        root: the folder of runs, in place of the pipeline's own.
+        folder: the run's very folder, which must not exist yet.
+        listener: is told of the progress on the host.
+
+    Returns:
+        An `Outcome`.
+
+    Raises:
+        UserError: bad input, before any work; nothing is left behind.
+    """
+    begun = time.perf_counter()
+    pipeline.experiment()  # The whole is checked before anything is made.
+    groups = [(group.values, group.pipeline.declared()) for group in pipeline.groups()]
+    declared = pipeline.declared()
+    store = declared.store or Store()
+    listener = listener or Silent()
+    with jax.default_matmul_precision(MATMUL_PRECISION):
+        first = _built(groups[0][1])
+        pipeline = _with_mode(pipeline, first)
+        mode = pipeline.declared().train.mode  # type: ignore[union-attr]
+        lanes = [
+            {**values, **lane} for values, experiment in groups for lane in experiment.lanes()
+        ]
+        writer = _create(pipeline, store, root, folder, lanes)
+        status = "finished"
+        try:
+            offset = 0
+            for index, (values, experiment) in enumerate(groups):
+                assert experiment.train is not None
+                setup = first if index == 0 else _built(experiment)
+                said = ", ".join(f"{name} {value}" for name, value in values.items())
+                run_group(
+                    setup,
+                    dataclasses.replace(experiment.train, mode=mode),
+                    experiment.branches,
+                    writer=writer,
+                    listener=listener,
+                    course=Course(
+                        name="main",
+                        label=f"main ({said})" if said else "main",
+                        lane_offset=offset,
+                        group=index if len(groups) > 1 else None,
+                        checkpoints=store.checkpoints,
+                    ),
+                )
+                offset += len(setup.lanes)
+        except KeyboardInterrupt:
+            status = "interrupted"
+            listener.noted("stopped by the user: the record holds every chunk that was done.")
+        except BaseException:
+            _close_failed(writer)
+            raise
+        return _conclude(pipeline, groups, lanes, writer, status, begun, listener)
+
+
+def _built(experiment: Experiment) -> Setup:
+    try:
+        return build(experiment)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def _with_mode(pipeline: Pipeline, setup: Setup) -> Pipeline:
+    """The pipeline with its loop mode decided, so that a rerun need not decide again."""
+    stages = []
+    for stage in pipeline.stages:
+        if stage.stage == "train" and stage.settings["mode"] == "auto":
+            mode = choose_mode(setup.trajectory, setup.carry)
+            options = {name: value for name, value in stage.options.items() if name != "mode"}
+            defaults = {**stage.defaults, "mode": mode}
+            stage = msgspec.structs.replace(stage, options=options, defaults=defaults)
+        stages.append(stage)
+    return msgspec.structs.replace(pipeline, stages=tuple(stages))
+
+
+def _create(
+    pipeline: Pipeline,
+    store: Store,
+    root: str | os.PathLike[str] | None,
+    folder: str | os.PathLike[str] | None,
+    lanes: list[dict[str, Any]],
+) -> RunWriter:
+    # A root that the caller names is stronger than the folder that a stored pipeline names.
+    chosen = folder if folder is not None else (store.folder if root is None else None)
+    try:
+        return create_run(
+            root if root is not None else store.root,
+            pipeline.name,
+            pipeline=pipeline.to_dict(),
+            environment=environment(),
+            lanes=lanes,
+            folder=chosen,
+        )
+    except (ValueError, OSError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def _close_failed(writer: RunWriter) -> None:
+    """Keeps what was measured; a run that failed before its first row leaves nothing."""
+    metrics = writer.path / "metrics.jsonl"
+    if metrics.exists() and metrics.stat().st_size:
+        writer.close({"runs": []}, status="failed")
+    else:
+        writer.discard()
+
+
+def _conclude(
+    pipeline: Pipeline,
+    groups: list[tuple[dict[str, Any], Experiment]],
+    lanes: list[dict[str, Any]],
+    writer: RunWriter,
+    status: str,
+    begun: float,
+    listener: Listener,
+) -> Outcome:
+    """Sums up, draws and closes the record."""
+    run = read_run(writer.path)
+    dataset = run.metrics
+    if "loss" not in dataset:
+        writer.discard()
+        raise KeyboardInterrupt
+    runs = _summaries(dataset, groups, lanes)
+    plot = pipeline.declared().plot or Plot()
+    summary: dict[str, Any] = {"name": pipeline.name, "runs": runs}
+    kind = plot.kind if plot.kind != "auto" else _kind(dataset)
+    if kind == "advance":
+        summary |= _advance(dataset, lanes)
+    main = [item for item in runs if item["branch"] == "main"]
+    if status == "finished" and all(item["diverged_at"] is not None for item in main):
+        status = "diverged"
+    figures = _draw(dataset, kind, pipeline.name, writer, listener)
+    summary |= {
+        "status": status,
+        "seconds": time.perf_counter() - begun,
+        "folder": str(writer.path),
+        "figure": str(figures[0]) if figures else None,
+    }
+    path = writer.close(summary, status=status)  # type: ignore[arg-type]
+    code = {"finished": 0, "diverged": 1, "interrupted": 130}[status]
+    return Outcome(path, summary, figures, status, code)
+
+
+def _summaries(
+    dataset: xr.Dataset,
+    groups: list[tuple[dict[str, Any], Experiment]],
+    lanes: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    found = []
+    names = [str(name) for name in dataset["branch"].values]
+    for name in names:
+        for values, experiment in groups:
+            raw = _is_raw(experiment, name)
+            for lane in experiment.lanes():
+                coordinates = {**values, **lane}
+                said = _said(experiment, name, lane)
+                row = {"branch": name, **said, **coordinates}
+                found.append(row | summarize_run(select(dataset, name, coordinates), raw))
+    return found
+
+
+def select(dataset: xr.Dataset, branch: str, lane: dict[str, Any]) -> xr.Dataset:
+    """One branch and one lane of a record's dataset."""
+    there = {name: value for name, value in lane.items() if name in dataset.dims}
+    return dataset.sel(branch=branch, **there)
+
+
+def _is_raw(experiment: Experiment, branch: str) -> bool:
+    return is_raw(build_optimizer(_choice(experiment, branch), ({},)))
+
+
+def _choice(experiment: Experiment, branch: str) -> Any:
+    for item in experiment.branches:
+        if item.name == branch and item.optimizer is not None:
+            return item.optimizer
+    settings = {
+        name: value[0] if isinstance(value, tuple) else value
+        for name, value in experiment.optimizer.settings.items()  # type: ignore[union-attr]
+    }
+    return dataclasses.replace(experiment.optimizer, settings=settings)  # type: ignore[arg-type]
+
+
+def _said(experiment: Experiment, branch: str, lane: dict[str, Any]) -> dict[str, Any]:
+    choice = _choice(experiment, branch)
+    return {"optimizer": choice.variant, "lr": choice.settings.get("lr")}
+
+
+def _kind(dataset: xr.Dataset) -> str:
+    branches = dataset.sizes.get("branch", 1)
+    lanes = [name for name in dataset["loss"].dims if name not in ("branch", "step")]
+    both = "sharpness" in dataset and "ratio" in dataset
+    return "advance" if branches > 1 and both and not lanes else "edge"
+
+
+def _advance(dataset: xr.Dataset, lanes: list[dict[str, Any]]) -> dict[str, Any]:
+    names = [str(name) for name in dataset["branch"].values]
+    empty = dataset.isel(branch=0).isel(step=slice(0, 0))
+    chosen = [
+        select(dataset, name, lanes[0]) if name in names else empty
+        for name in ("main", "frozen", "momentum")
+    ]
+    return summarize_advance(*chosen)
+
+
+def _draw(
+    dataset: xr.Dataset, kind: str, name: str, writer: RunWriter, listener: Listener
+) -> list[Path]:
+    from aeoskit.figures import advance_figure, edge_figure, save
+
+    draw = advance_figure if kind == "advance" else edge_figure
+    try:
+        figure = draw(dataset)
+    except ValueError as error:
+        # A record without a picture is better than no record.
+        listener.noted(f"no figure was drawn: {error}")
+        return []
+    return save(figure, writer.figure_path(name))

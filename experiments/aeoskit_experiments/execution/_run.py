@@ -1,0 +1,223 @@
+"""Training one group: its main run, then its branches, each chunk written to the record."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from aeoskit.record import RunWriter
+from aeoskit.trajectory import (
+    AbstractWay,
+    Carry,
+    Chunk,
+    FreezePreconditioner,
+    SwitchOptimizer,
+    Trajectory,
+    branch,
+    copy_tree,
+    stream,
+)
+from aeoskit_experiments.pipelines import Branch, Train
+
+from ._build import Setup, is_raw
+from ._listener import Listener
+from ._windows import edge_step
+
+STOP_WINDOW = 50
+"""Steps over whose median loss `stop_loss` is judged: at the edge a single loss may jump."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+    """Where the rows of a run go.
+
+    Args:
+        name: the branch's name in the record.
+        label: the branch's name for the listener (a group's values go into it).
+        lane_offset: the first lane's number in the record.
+        group: the group's number, for the names of its checkpoints; None if there is one group.
+        checkpoints: whether the state at the end is kept.
+    """
+
+    name: str
+    label: str
+    lane_offset: int
+    group: int | None
+    checkpoints: bool
+
+    @property
+    def checkpoint(self) -> str:
+        """The name under which a checkpoint is kept: several groups share a branch's name."""
+        return self.name if self.group is None else f"{self.name}-group{self.group}"
+
+
+def run_group(
+    setup: Setup,
+    train: Train,
+    branches: tuple[Branch, ...],
+    *,
+    writer: RunWriter,
+    listener: Listener,
+    course: Course,
+) -> None:
+    """Trains the main run, keeping a copy of the carry where a branch begins; then the branches.
+
+    Args:
+        setup: the trajectory and where it starts.
+        train: steps, chunk, mode and when to stop.
+        branches: other ways to go on; one at "edge" begins after the first chunk in which the
+            ratio of every lane has risen to 0.9.
+        writer: the record.
+        listener: is told of each chunk.
+        course: names.
+    """
+    starts: dict[str, tuple[int, Carry]] = {}
+    waiting = list(branches)
+
+    def keep(carry: Carry, step: int, history: "_History") -> None:
+        for item in list(waiting):
+            if item.at == step or (item.at == "edge" and history.at_edge()):
+                starts[item.name] = (step, copy_tree(carry))
+                waiting.remove(item)
+
+    fixed = [item.at for item in branches if isinstance(item.at, int)]
+    _train(
+        setup.trajectory, setup.carry, 0, train, fixed, keep, writer, listener, course
+    )
+    for item in waiting:
+        listener.noted(
+            f"branch {item.name} did not start: the main run ended before it came to "
+            + ("the edge." if item.at == "edge" else f"step {item.at}.")
+        )
+    for item in branches:
+        if item.name not in starts:
+            continue
+        step, carry = starts.pop(item.name)
+        started = branch(setup.trajectory, carry, {item.name: _way(item)})
+        way, start = started[item.name]
+        label = course.label.replace("main", item.name, 1)
+        theirs = dataclasses.replace(course, name=item.name, label=label)
+        _train(way, start, step, train, [], None, writer, listener, theirs)
+
+
+def _way(item: Branch) -> AbstractWay:
+    if item.optimizer is None:
+        return FreezePreconditioner()
+    return SwitchOptimizer(item.optimizer.build())
+
+
+def _train(
+    trajectory: Trajectory,
+    carry: Carry,
+    step: int,
+    train: Train,
+    pauses: list[int],
+    keep: Any,
+    writer: RunWriter,
+    listener: Listener,
+    course: Course,
+) -> None:
+    """One run from a step to the end, in segments between the steps at which branches begin."""
+    history = _History(trajectory)
+    listener.started(course.label, train.steps - step)
+    begun = step
+    if keep is not None:
+        keep(carry, step, history)
+    stops = [pause for pause in sorted(set(pauses)) if step < pause < train.steps]
+    done = False
+    for stop in [*stops, train.steps]:
+        if done:
+            break
+        for chunk in stream(trajectory, carry, stop - step, chunk=train.chunk, mode=train.mode):
+            carry = chunk.carry
+            newly = _write(writer, chunk, history, course)
+            history.add(chunk)
+            for lane, at in newly:
+                listener.noted(f"{course.label}: lane {lane} diverged at step {at}.")
+            end = int(chunk.steps[-1]) + 1
+            listener.advanced(course.label, end - begun, history.shown())
+            if keep is not None:
+                keep(chunk.carry, end, history)
+            done = bool((chunk.diverged_at >= 0).all()) or (
+                train.stop_loss is not None and history.fitted(train.stop_loss)
+            )
+            step = end
+            if done:
+                break
+    if course.checkpoints:
+        writer.checkpoint(course.checkpoint, step, carry)
+    listener.finished(course.label)
+
+
+def _write(
+    writer: RunWriter, chunk: Chunk, history: "_History", course: Course
+) -> list[tuple[int, int]]:
+    """Writes the chunk's rows, none after a lane's divergence; returns who diverged in it."""
+    before = np.where(chunk.diverged_at < 0, np.iinfo(np.int64).max, chunk.diverged_at)
+    sound = chunk.steps[:, None] <= before[None, :]
+    measured = {name: mask[:, None] & sound for name, mask in chunk.measured.items()}
+    writer.append(
+        course.name,
+        chunk.measurements,
+        chunk.steps,
+        measured=measured,
+        lane_offset=course.lane_offset,
+    )
+    newly = [
+        (lane, int(at))
+        for lane, at in enumerate(chunk.diverged_at)
+        if at >= 0 and history.diverged_at.get(lane, -1) < 0
+    ]
+    for lane, at in newly:
+        writer.mark_diverged(course.name, course.lane_offset + lane, at)
+    return [(course.lane_offset + lane, at) for lane, at in newly]
+
+
+class _History:
+    """What the host remembers of a run in order to decide: ratios, losses, divergence."""
+
+    def __init__(self, trajectory: Trajectory):
+        self._raw = is_raw(trajectory.optimizer)
+        self._steps: list[np.ndarray] = []
+        self._ratios: list[np.ndarray] = []
+        self._losses: list[np.ndarray] = []
+        self._last: dict[str, float] = {}
+        self.diverged_at: dict[int, int] = {}
+
+    def add(self, chunk: Chunk) -> None:
+        values = chunk.measurements
+        ratio = None
+        if "ratio" in values:
+            name, ratio = "ratio", values["ratio"]
+        elif self._raw and "sharpness" in values:
+            name = "sharpness"
+            ratio = values["sharpness"][..., 0] / values["threshold"]
+        if ratio is not None:
+            due = chunk.measured[name]
+            self._steps.append(chunk.steps[due])
+            self._ratios.append(ratio[due])
+            if due.any():
+                self._last["ratio"] = float(np.nanmedian(ratio[due][-1]))
+        self._losses.append(values["loss"])
+        self._last["loss"] = float(np.median(values["loss"][-1]))
+        self.diverged_at = dict(enumerate(chunk.diverged_at.tolist()))
+
+    def _going(self) -> list[int]:
+        return [lane for lane, at in self.diverged_at.items() if at < 0]
+
+    def at_edge(self) -> bool:
+        """Whether the ratio of every lane that goes on has risen to the edge."""
+        if not self._steps or not self._going():
+            return False
+        steps, ratios = np.concatenate(self._steps), np.concatenate(self._ratios)
+        return all(edge_step(steps, ratios[:, lane]) is not None for lane in self._going())
+
+    def fitted(self, loss: float) -> bool:
+        """Whether the median loss of the last steps is below a value in every lane that goes on."""
+        losses = np.concatenate(self._losses)[-STOP_WINDOW:]
+        return all(np.median(losses[:, lane]) < loss for lane in self._going())
+
+    def shown(self) -> dict[str, float]:
+        """A few numbers for a progress line: medians over the lanes."""
+        return dict(self._last)
+

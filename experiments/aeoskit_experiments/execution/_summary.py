@@ -1,0 +1,136 @@
+"""The numbers that a run is summed up in: what the command line prints and `--json` gives."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ._windows import edge_step, last_fifth, running_median
+
+FITTED = 0.1
+"""The loss at which cross-entropy counts as fitted: its curvature collapses beyond by nature."""
+
+
+def measured(dataset: xr.Dataset, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The steps and values at which one quantity of one run was measured, leading index first.
+
+    Args:
+        dataset: one branch and one lane (only `step` and perhaps `index` left).
+        name: a variable; where it is not there, two empty arrays come back.
+    """
+    if name not in dataset:
+        return np.zeros(0, int), np.zeros(0)
+    array = dataset[name]
+    if "index" in array.dims:
+        array = array.isel(index=0)
+    values = np.asarray(array.values, float)
+    there = ~np.isnan(values)
+    return np.asarray(array["step"].values)[there], values[there]
+
+
+def ratio_curve(dataset: xr.Dataset, raw: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The top eigenvalue over the threshold, step by step.
+
+    Args:
+        dataset: one branch and one lane.
+        raw: the optimizer has no preconditioner, so that the raw sharpness counts as well.
+    """
+    if "ratio" in dataset or not raw:
+        return measured(dataset, "ratio")
+    steps, sharpness = measured(dataset, "sharpness")
+    at, thresholds = measured(dataset, "threshold")
+    if not steps.size or not at.size:
+        return np.zeros(0, int), np.zeros(0)
+    return steps, sharpness / np.interp(steps, at, thresholds)
+
+
+def summarize_run(dataset: xr.Dataset, raw: bool) -> dict[str, Any]:
+    """One run (a branch and a lane) in numbers.
+
+    Args:
+        dataset: one branch and one lane.
+        raw: the optimizer has no preconditioner.
+
+    Returns:
+        `threshold` (at the last step), `ratio` (median over the last fifth of the run), `edge_step`
+        (when the ratio's running median first rose to 0.9, or None), `final_loss`, `sharpness` and
+        `preconditioned_sharpness` (medians over the last fifth), `matvecs` (products spent),
+        `unconverged` (measurements whose residual missed the tolerance), `steps`, `diverged_at`.
+    """
+    loss_steps, loss = measured(dataset, "loss")
+    _, thresholds = measured(dataset, "threshold")
+    steps, ratio = ratio_curve(dataset, raw)
+    summary: dict[str, Any] = {
+        "threshold": float(thresholds[-1]) if thresholds.size else None,
+        "ratio": float(np.median(ratio[last_fifth(steps)])) if ratio.size else None,
+        "edge_step": edge_step(steps, ratio),
+        "final_loss": float(loss[-1]) if loss.size else None,
+    }
+    matvecs, unconverged = 0, 0
+    for name in ("preconditioned_sharpness", "sharpness"):
+        at, values = measured(dataset, name)
+        if values.size:
+            summary[name] = float(np.median(values[last_fifth(at)]))
+            matvecs += int(measured(dataset, f"{name}_matvecs")[1].sum())
+            unconverged += int((measured(dataset, f"{name}_converged")[1] == 0).sum())
+    diverged_at = int(dataset["diverged_at"]) if "diverged_at" in dataset else -1
+    return summary | {
+        "matvecs": matvecs,
+        "unconverged": unconverged,
+        "steps": int(loss_steps[-1]) + 1 if loss_steps.size else 0,
+        "diverged_at": diverged_at if diverged_at >= 0 else None,
+    }
+
+
+def summarize_advance(
+    main: xr.Dataset, frozen: xr.Dataset, momentum: xr.Dataset
+) -> dict[str, Any]:
+    """What sets AEoS apart from EoS (E7 to E9), in numbers: medians over 50 steps, to loss 0.1.
+
+    Args:
+        main: the adaptive run.
+        frozen: the branch that holds P.
+        momentum: the branch without a preconditioner.
+
+    Returns:
+        `growth`: peak of the adaptive run's raw sharpness over its value when the ratio first
+        reached 0.9. `ratio`: median ratio in between. `frozen_growth`: the frozen branch's peak
+        over its value at the freeze. `frozen_to_peak`: that peak over the adaptive run's.
+        `momentum_peak`: momentum's peak over its own threshold. A number whose run never got
+        there is None.
+    """
+    steps, ratio = measured(main, "ratio")
+    arrived = edge_step(steps, ratio)
+    summary: dict[str, Any] = {"growth": None, "ratio": None, "edge_step": arrived}
+    peak = None
+    if arrived is not None:
+        at, curve = _until_fitted(main, "sharpness")
+        curve = curve[at >= arrived]
+        within = ratio[(steps >= arrived) & (steps <= (at[-1] if at.size else arrived))]
+        if curve.size:
+            peak = float(curve.max())
+            summary |= {
+                "growth": peak / float(curve[0]),
+                "ratio": float(np.median(within)),
+                "sharpness_at_edge": float(curve[0]),
+                "sharpness_peak": peak,
+            }
+    _, held = _until_fitted(frozen, "sharpness")
+    if held.size:
+        summary["frozen_growth"] = float(held.max() / held[0])
+        summary["frozen_to_peak"] = None if peak is None else float(held.max() / peak)
+    _, blocked = _until_fitted(momentum, "sharpness")
+    thresholds = measured(momentum, "threshold")[1]
+    if blocked.size and thresholds.size:
+        summary["momentum_peak"] = float(blocked.max() / thresholds[-1])
+    return summary
+
+
+def _until_fitted(dataset: xr.Dataset, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The running median of a curve up to the step at which the loss's falls below 0.1."""
+    steps, values = measured(dataset, name)
+    loss_steps, loss = measured(dataset, "loss")
+    fitted = np.flatnonzero(running_median(loss_steps, loss) < FITTED)
+    end = loss_steps[fitted[0]] if fitted.size else np.inf
+    return steps[steps <= end], running_median(steps, values)[steps <= end]
+

@@ -1,0 +1,73 @@
+"""Windows and moments of a measured curve. Judged by medians, never by maxima of raw values."""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+EDGE = 0.9
+"""The ratio to the threshold from which a run counts as having reached the edge."""
+
+MEDIAN_STEPS = 50
+"""Width of the running median in steps, as in the issue's acceptance figures."""
+
+
+def running_median(
+    steps: Int[np.ndarray, " n"], values: Float[np.ndarray, " n"], width: int = MEDIAN_STEPS
+) -> Float[np.ndarray, " n"]:
+    """The median over the last `width` steps at each measured step, NaN left out.
+
+    Args:
+        steps: the steps of the measurements, increasing.
+        values: the measurements.
+        width: window in steps, ending at each step.
+
+    Returns:
+        One median a step; NaN where its whole window is NaN.
+
+    Example:
+        >>> running_median(np.array([0, 10, 20, 30]), np.array([1.0, 9.0, 2.0, 3.0]), 30)
+        array([1., 5., 2., 3.])
+    """
+    begins = np.searchsorted(steps, steps - width, side="right")
+    medians = np.full(values.shape, np.nan)
+    for index, begin in enumerate(begins):
+        window = values[begin : index + 1]
+        window = window[np.isfinite(window)]
+        if window.size:
+            medians[index] = np.median(window)
+    return medians
+
+
+def edge_step(steps: Int[np.ndarray, " n"], ratio: Float[np.ndarray, " n"]) -> int | None:
+    """The step at which the ratio's running median first *rises* to the edge.
+
+    At the very start of training P is tiny and the ratio may lie far above 1 for some steps; the
+    moment looked for comes after it has been below.
+
+    Args:
+        steps: the steps at which the ratio was measured.
+        ratio: `λ₁(P⁻¹H)` over the threshold.
+
+    Returns:
+        The step, or None if it was not reached.
+
+    Example:
+        >>> edge_step(np.arange(0, 60, 10), np.array([7.0, 0.2, 0.5, 0.93, 1.0, 1.0]))
+        50
+    """
+    if not (ratio < EDGE).any():
+        return None
+    below = int(np.argmax(ratio < EDGE))
+    arrived = np.flatnonzero(running_median(steps[below:], ratio[below:]) >= EDGE)
+    return int(steps[below + arrived[0]]) if arrived.size else None
+
+
+def last_fifth(steps: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Which measurements lie in the last fifth of the steps.
+
+    Example:
+        >>> last_fifth(np.array([0, 5, 10])).tolist()
+        [False, False, True]
+    """
+    if not steps.size:
+        return np.zeros(0, bool)
+    return steps >= steps[0] + 0.8 * (steps[-1] - steps[0])
