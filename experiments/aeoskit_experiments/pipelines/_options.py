@@ -1,5 +1,6 @@
 """Options of a stage, read from a function's signature and docstring."""
 
+import collections.abc
 import inspect
 import math
 import re
@@ -32,15 +33,17 @@ class Option(msgspec.Struct, frozen=True):
         nullable: Whether None is a value.
         choices: The only values, if they are few.
         help: One sentence.
+        many: Whether a list of numbers is welcome: it is a sweep.
     """
 
     name: str
     kind: Kind
-    default: Scalar = None
+    default: Value = None
     required: bool = False
     nullable: bool = False
     choices: tuple[str, ...] = ()
     help: str = ""
+    many: bool = True
 
     @property
     def flag(self) -> str:
@@ -50,11 +53,15 @@ class Option(msgspec.Struct, frozen=True):
     @property
     def sweepable(self) -> bool:
         """Whether a list of values is a sweep."""
-        return self.kind in ("int", "float")
+        return self.many and self.kind in ("int", "float")
 
 
 def options_of(
-    function: Callable[..., Any], *, positional: bool = False, skip: tuple[str, ...] = ()
+    function: Callable[..., Any],
+    *,
+    positional: bool = False,
+    skip: tuple[str, ...] = (),
+    lists: Literal["welcome", "annotated"] = "welcome",
 ) -> tuple[Option, ...]:
     """Read the options from a function's signature, their help from its docstring.
 
@@ -63,6 +70,7 @@ def options_of(
             can fill are left out when they have a default.
         positional: Whether parameters that are not keyword-only are options as well.
         skip: Names to leave out.
+        lists: Whether any number may be a list, or only where the annotation has a sequence.
 
     Returns:
         The options, in the order of the signature.
@@ -81,23 +89,36 @@ def options_of(
             continue
         required = parameter.default is inspect.Parameter.empty
         default = None if required else parameter.default
-        if not isinstance(default, int | float | bool | str | None):
+        if not _is_value(default):
             continue
-        kind, choices, nullable = _kind(name, parameter.annotation, default)
+        kind, choices, nullable = _kind(parameter.annotation, default)
         if kind is None:
             continue
         found.append(
             Option(
                 name=name,
                 kind=kind,
-                default=float(default) if kind == "float" and isinstance(default, int) else default,
+                default=_as_floats(default) if kind == "float" else default,
                 required=required,
                 nullable=nullable or (default is None and not required),
                 choices=choices,
                 help=helps.get(name, ""),
+                many=lists == "welcome" or _has_sequence(parameter.annotation),
             )
         )
     return tuple(found)
+
+
+def _is_value(default: Any) -> bool:
+    if isinstance(default, tuple):
+        return all(isinstance(item, int | float) for item in default)
+    return isinstance(default, int | float | bool | str | None)
+
+
+def _as_floats(default: Any) -> Value:
+    if isinstance(default, tuple):
+        return tuple(float(item) for item in default)
+    return None if default is None else float(default)
 
 
 def summary_of(function: Callable[..., Any]) -> str:
@@ -129,8 +150,8 @@ def coerce(option: Option, value: Any, *, where: str) -> Value:
         return _scalar(option, value, where)
     if not option.sweepable:
         raise UserError(
-            f"{where}: {option.name} is {list(value)!r}, but only a number can be swept: "
-            f"give one {_words(option)}"
+            f"{where}: {option.name} is {spell(tuple(value))}, but it cannot be swept: "
+            f"give one {_words(option, '')}"
         )
     values = tuple(_scalar(option, item, where) for item in value)
     if not values:
@@ -248,7 +269,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
         return inspect.signature(function)
 
 
-def _kind(name: str, annotation: Any, default: Scalar) -> tuple[Kind | None, tuple[str, ...], bool]:
+def _kind(annotation: Any, default: Value) -> tuple[Kind | None, tuple[str, ...], bool]:
     members = _members(annotation)
     nullable = type(None) in members
     choices = tuple(
@@ -270,7 +291,7 @@ def _kind(name: str, annotation: Any, default: Scalar) -> tuple[Kind | None, tup
         return "int", (), nullable
     if str in members:
         return "text", (), nullable
-    if default is not None:
+    if isinstance(default, bool | int | float | str):
         by_default: dict[type, Kind] = {bool: "bool", int: "int", float: "float", str: "text"}
         return by_default[type(default)], (), nullable
     if any(_FLOAT_WORDS.search(str(member)) for member in members):
@@ -278,11 +299,24 @@ def _kind(name: str, annotation: Any, default: Scalar) -> tuple[Kind | None, tup
     return None, (), nullable
 
 
+def _has_sequence(annotation: Any) -> bool:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return any(_has_sequence(item) for item in typing.get_args(annotation))
+    return typing.get_origin(annotation) in (tuple, list, collections.abc.Sequence)
+
+
 def _members(annotation: Any) -> tuple[Any, ...]:
     if hasattr(annotation, "__value__"):  # `type X = …` of Python 3.12
         return _members(annotation.__value__)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return tuple(member for item in typing.get_args(annotation) for member in _members(item))
+    if typing.get_origin(annotation) in (tuple, list, collections.abc.Sequence):
+        return tuple(
+            member
+            for item in typing.get_args(annotation)
+            if item is not Ellipsis
+            for member in _members(item)
+        )
     return (annotation,)
 
 

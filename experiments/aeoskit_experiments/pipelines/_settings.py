@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from aeoskit_experiments.pipelines._options import Scalar, Value
+from aeoskit_experiments.pipelines._options import Value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Switch:
         from aeoskit_experiments.pipelines._registry import options_for
 
         given = {name: getattr(self, name) for name in SWITCHED if getattr(self, name) is not None}
-        defaults: dict[str, Scalar] = {
+        defaults: dict[str, Value] = {
             option.name: option.default for option in options_for("optimizer", self.optimizer)
         }
         return Choice("optimizer", self.optimizer, {**defaults, **given})

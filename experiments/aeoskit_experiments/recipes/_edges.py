@@ -1,0 +1,89 @@
+"""E1 and its control: every learning rate rises to its own threshold and hovers there."""
+
+from collections.abc import Sequence
+
+from aeoskit_experiments.pipelines import (
+    Pipeline,
+    data,
+    loss,
+    model,
+    optimizer,
+    pipe,
+    plot,
+    track,
+    train,
+)
+from aeoskit_experiments.recipes._registry import recipe
+
+Floats = float | Sequence[float]
+Ints = int | Sequence[int]
+
+
+@recipe
+def adam_edge(
+    *,
+    lr: Floats = (1e-3, 3e-3, 1e-2),
+    beta1: Floats = 0.9,
+    beta2: Floats = 0.99,
+    steps: int = 1500,
+    every: int = 10,
+    examples: Ints = 500,
+    label_noise: Floats = 0.4,
+    width: Ints = 64,
+    seed: Ints = 0,
+) -> Pipeline:
+    """Full-batch Adam: the preconditioned sharpness rises to 38/lr and hovers (E1).
+
+    Args:
+        lr: Learning rates, trained side by side.
+        beta1: Momentum; the threshold is (2 + 2 beta1)/((1 - beta1) lr).
+        beta2: Decay of the second moments.
+        steps: Steps of full-batch training.
+        every: Steps between two measurements.
+        examples: How many of scikit-learn's digits.
+        label_noise: Share of the labels that are drawn at random; the edge comes sooner.
+        width: Width of the two hidden layers.
+        seed: Seed of data and initial parameters.
+    """
+    return pipe(
+        data("digits", examples=examples, label_noise=label_noise, seed=seed),
+        model("mlp", width=width, depth=2, activation="tanh", seed=seed),
+        loss("mse"),
+        optimizer("adam", lr=lr, beta1=beta1, beta2=beta2),
+        track("preconditioned_sharpness", every=every),
+        train(steps),
+        plot("edge"),
+    )
+
+
+@recipe
+def gd_edge(
+    *,
+    lr: Floats = (0.02, 0.05, 0.1),
+    steps: int = 1500,
+    every: int = 10,
+    examples: Ints = 500,
+    label_noise: Floats = 0.4,
+    width: Ints = 64,
+    seed: Ints = 0,
+) -> Pipeline:
+    """Full-batch gradient descent: the sharpness rises to 2/lr and hovers (the control of E1).
+
+    Args:
+        lr: Learning rates, trained side by side.
+        steps: Steps of full-batch training.
+        every: Steps between two measurements.
+        examples: How many of scikit-learn's digits.
+        label_noise: Share of the labels that are drawn at random; the edge comes sooner.
+        width: Width of the two hidden layers.
+        seed: Seed of data and initial parameters.
+    """
+    return pipe(
+        data("digits", examples=examples, label_noise=label_noise, seed=seed),
+        model("mlp", width=width, depth=2, activation="tanh", seed=seed),
+        loss("mse"),
+        optimizer("gradient_descent", lr=lr),
+        track("sharpness", every=every),
+        train(steps),
+        plot("edge"),
+    )
