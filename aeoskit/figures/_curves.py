@@ -1,0 +1,137 @@
+"""What is drawn: the lanes of a dataset, their curves and names."""
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ._style import colors
+
+SYMBOLS = {
+    "lr": "η",
+    "beta1": "β₁",
+    "beta2": "β₂",
+    "eps": "ε",
+    "weight_decay": "weight decay",
+    "label_noise": "label noise",
+}
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One run of a dataset: a branch and a place in the sweep."""
+
+    selection: dict[str, Any]
+    label: str
+    color: Any
+    diverged_at: int
+
+
+def number(value: float) -> str:
+    """Writes a hyperparameter as people say it.
+
+    >>> [number(x) for x in (3e-3, 3.2e-4, 0.01, 0.9, 0.814, 2.0, 0.0, 25000.0)]
+    ['3e-3', '3.2e-4', '1e-2', '0.9', '0.814', '2', '0', '2.5e4']
+    """
+    if value == 0 or 0.05 <= abs(value) < 1e4:
+        return f"{value:.4g}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def name_value(name: str, value: Any) -> str:
+    """A swept value with its name, as a legend has it: `η = 3e-3`."""
+    name = name.removeprefix("swept_")
+    if isinstance(value, int | float | np.number):
+        return f"{SYMBOLS.get(name, name)} = {number(float(value))}"
+    return str(value)
+
+
+def lanes_of(dataset: xr.Dataset) -> list[Lane]:
+    """The lanes of a dataset in order, each with its label and color."""
+    dims = [
+        dim
+        for dim in dict.fromkeys(d for name in dataset.data_vars for d in dataset[name].dims)
+        if dim in sweep_dims(dataset)
+    ]
+    branches = dataset["branch"].values.tolist()
+    places = list(itertools.product(branches, *(range(dataset.sizes[dim]) for dim in dims)))
+    found = []
+    for (branch, *at), color in zip(places, colors(len(places)), strict=True):
+        here = dict(zip(dims, at, strict=True))
+        point = dataset.isel(here).sel(branch=branch)
+        label = ", ".join(_label(point, dim) for dim in dims)
+        if len(branches) > 1 or not label:
+            label = f"{branch} ({label})" if label else _alone(point) or branch
+        diverged = int(point["diverged_at"]) if "diverged_at" in point else -1
+        found.append(Lane({"branch": branch, **here}, label, color, diverged))
+    return found
+
+
+def sweep_dims(dataset: xr.Dataset) -> list[str]:
+    """The dimensions of the sweep: those of `diverged_at`, or of the first measurement."""
+    names = ["diverged_at"] if "diverged_at" in dataset else list(dataset.data_vars)[:1]
+    fixed = {"branch", "step", "index"}
+    return [str(dim) for name in names for dim in dataset[name].dims if dim not in fixed]
+
+
+def _label(point: xr.Dataset, dim: Any) -> str:
+    if dim != "lane":
+        return name_value(str(dim), point[dim].item())
+    # Lanes off a grid: what varies lies along the lane dimension as further coordinates.
+    named = [
+        name_value(str(name), point[name].item())
+        for name in point.coords
+        if name not in ("lane", "branch", "step", "index") and point[name].ndim == 0
+        if point[name].item() == point[name].item()
+    ]
+    return ", ".join(named) or f"lane {point['lane'].item()}"
+
+
+def _alone(point: xr.Dataset) -> str:
+    if len(point["branch"].shape) or point["branch"].item() != "main":
+        return ""
+    return name_value("lr", point["lr"].item()) if "lr" in point.coords else ""
+
+
+def curve(dataset: xr.Dataset, lane: Lane, name: str, index: int = 0) -> tuple[Any, Any]:
+    """Steps and values at which a lane has a finite measurement, up to its divergence.
+
+    **Returns:** two vectors of the same length, empty where nothing was measured.
+    """
+    if name not in dataset:
+        return np.empty(0), np.empty(0)
+    selection = dict(lane.selection)
+    array = dataset[name].sel(branch=selection.pop("branch")).isel(selection)
+    if "index" in array.dims:
+        array = array.isel(index=index)
+    steps, values = dataset["step"].values, np.asarray(array.values, float)
+    keep = np.isfinite(values)
+    if lane.diverged_at >= 0:
+        keep &= steps <= lane.diverged_at
+    return steps[keep], values[keep]
+
+
+def running_median(steps: Any, values: Any, window: float = 50) -> np.ndarray:
+    """The median of the values within a window of steps around each step.
+
+    **Arguments:** `steps`, increasing, `(n,)`; `values`, `(n,)`, NaN counts as not measured;
+    `window`, in steps.
+
+    **Returns:** `(n,)`, NaN where nothing was measured within the window.
+
+    >>> running_median([0, 10, 20, 30], [1.0, 9.0, 2.0, 3.0], window=20).tolist()
+    [5.0, 2.0, 3.0, 2.5]
+    """
+    steps, values = np.asarray(steps, float), np.asarray(values, float)
+    first = np.searchsorted(steps, steps - window / 2, side="left")
+    last = np.searchsorted(steps, steps + window / 2, side="right")
+    medians = np.full(steps.shape, np.nan)
+    for place, (start, stop) in enumerate(zip(first, last, strict=True)):
+        near = values[start:stop]
+        near = near[~np.isnan(near)]
+        if near.size:
+            medians[place] = np.median(near)
+    return medians

@@ -1,0 +1,182 @@
+"""The picture of the edge of stability: the loss, and the sharpness at its own threshold."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ._curves import Lane, curve, lanes_of
+from ._style import INK, legend_above, log_axis, new_figure, step_axis, styled
+
+AXIS_NAMES = {
+    "loss": "training loss",
+    "gradient_norm": "gradient norm  ‖∇L‖",
+    "sharpness": "sharpness  λ₁(H)",
+    "preconditioned_sharpness": "preconditioned sharpness  λ₁(P⁻¹H)",
+}
+_ASIDE = ("_residual", "_matvecs", "_converged")
+
+
+def edge_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
+    """Draws the training loss beside the sharpness and each run's own threshold.
+
+    **Arguments:** `dataset`, the metrics of a run (dimensions `branch`, the sweep's, `step` and
+    `index`), with `preconditioned_sharpness`, or else `sharpness`, and `threshold`; what was not
+    measured is left out; `title`.
+
+    **Returns:** a figure with logarithmic axes, a color per run, thresholds dashed in the run's
+    color. A run that diverged ends with a cross, and the legend says at which step.
+
+    **Raises:** `ValueError` if neither a loss nor a sharpness was measured.
+    """
+    sharpness = next(
+        (name for name in ("preconditioned_sharpness", "sharpness") if _has(dataset, name)), None
+    )
+    names = [name for name in ("loss", sharpness) if name and _has(dataset, name)]
+    if not names:
+        raise ValueError(
+            f"the dataset holds {sorted(map(str, dataset.data_vars))}, but an edge figure needs "
+            "'loss', 'sharpness' or 'preconditioned_sharpness': track one, or draw a "
+            "`summary_figure`."
+        )
+    return _panels(dataset, names, title)
+
+
+def summary_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
+    """Draws everything that was measured, one panel a measurement.
+
+    **Arguments:** `dataset`, the metrics of a run; `title`.
+
+    **Returns:** a figure; residuals, counts and the threshold by itself are left out.
+
+    **Raises:** `ValueError` if nothing was measured.
+    """
+    known = [name for name in AXIS_NAMES if _has(dataset, name)]
+    aside = {*known, "threshold", "diverged_at"}
+    others = [
+        str(name)
+        for name in dataset.data_vars
+        if name not in aside and not str(name).endswith(_ASIDE) and _has(dataset, str(name))
+    ]
+    if not known and not others:
+        raise ValueError("nothing was measured in this run, so that there is nothing to draw.")
+    return _panels(dataset, known + others, title)
+
+
+def _has(dataset: xr.Dataset, name: str) -> bool:
+    return (
+        name in dataset
+        and "step" in dataset[name].dims
+        and bool(np.isfinite(dataset[name].values.astype(float)).any())
+    )
+
+
+def _panels(dataset: xr.Dataset, names: list[str], title: str | None) -> Figure:
+    lanes = lanes_of(dataset)
+    with styled():
+        figure, panels = new_figure(len(names))
+        dashed = False
+        for axes, name in zip(panels, names, strict=True):
+            dashed |= draw_panel(axes, dataset, lanes, name)
+        handles = [run_handle(lane) for lane in lanes]
+        if dashed:
+            handles.append(Line2D([], [], color=INK, ls="--", lw=1, label="own threshold"))
+        legend_above(figure, handles, title)
+    return figure
+
+
+def run_handle(lane: Lane) -> Line2D:
+    """The legend's entry of a run; it says at which step the run diverged."""
+    if lane.diverged_at < 0:
+        return Line2D([], [], color=lane.color, lw=1.6, label=lane.label)
+    label = f"{lane.label}, diverged at step {lane.diverged_at}"
+    return Line2D([], [], color=lane.color, lw=1.6, marker="x", label=label)
+
+
+def draw_panel(axes: Axes, dataset: xr.Dataset, lanes: list[Lane], name: str) -> bool:
+    """Draws one measurement of all lanes; says whether thresholds were drawn with it."""
+    curves = [curve(dataset, lane, name) for lane in lanes]
+    positive = all((values > 0).mean() > 0.5 for _, values in curves if values.size)
+    with_threshold = has_threshold(dataset, name)
+    drawn = False
+    ends, heights = [], []
+    for lane, (steps, values) in zip(lanes, curves, strict=True):
+        if not values.size:
+            continue
+        for further in range(1, dataset[name].sizes.get("index", 1)):
+            also = curve(dataset, lane, name, further)
+            axes.plot(*also, color=lane.color, lw=0.7, alpha=0.35, label="_next")
+        axes.plot(steps, values, color=lane.color, label=lane.label)
+        if with_threshold:
+            height = draw_threshold(axes, dataset, lane)
+            heights += height
+            drawn |= bool(height)
+        if lane.diverged_at >= 0:
+            ends.append((steps[-1], values[-1], lane.color))
+    if positive:
+        log_axis(axes)
+    bottom, top = vertical_bounds(lanes, curves, heights, log=positive)
+    axes.set_ylim(bottom, top)
+    for step, value, color in ends:
+        # What left the panel is crossed at its border.
+        at = float(np.clip(value, bottom, top))
+        axes.plot([step], [at], "x", color=color, ms=6, mew=1.6, clip_on=False, zorder=5,
+                  label="_diverged")  # fmt: skip
+    step_axis(axes, *step_range(dataset, lanes))
+    axes.set_ylabel(AXIS_NAMES.get(name, name.replace("_", " ")))
+    return drawn
+
+
+def has_threshold(dataset: xr.Dataset, name: str) -> bool:
+    """The threshold belongs to the preconditioned sharpness; to the raw one if it is alone."""
+    if not _has(dataset, "threshold"):
+        return False
+    alone = not _has(dataset, "preconditioned_sharpness")
+    return name == "preconditioned_sharpness" or (name == "sharpness" and alone)
+
+
+def draw_threshold(axes: Axes, dataset: xr.Dataset, lane: Lane) -> list[float]:
+    """Draws a lane's threshold dashed in its color; returns its lowest and highest value."""
+    steps, values = curve(dataset, lane, "threshold")
+    if not values.size:
+        return []
+    if np.ptp(values) <= 1e-6 * np.abs(values).max():
+        # Constant: across the panel, so that it can be compared from the first step to the last.
+        steps, values = np.array(step_range(dataset, [lane])), np.full(2, values[-1])
+        low = high = float(values[-1])
+    else:
+        low, high = (float(q) for q in np.quantile(values, (0.0, 0.9)))
+    axes.plot(steps, values, "--", color=lane.color, lw=1, alpha=0.9, label="_threshold")
+    return [low, high]
+
+
+def step_range(dataset: xr.Dataset, lanes: list[Lane]) -> tuple[float, float]:
+    """The first and last step of a dataset."""
+    steps = dataset["step"].values
+    return float(steps.min()), float(steps.max())
+
+
+def vertical_bounds(
+    lanes: list[Lane], curves: list[Any], heights: list[float], *, log: bool
+) -> tuple[float, float]:
+    """Bounds that show all runs whole, but do not let one that diverged squeeze the others."""
+    whole = [v for lane, (_, v) in zip(lanes, curves, strict=True) if lane.diverged_at < 0]
+    torn = [v for lane, (_, v) in zip(lanes, curves, strict=True) if lane.diverged_at >= 0]
+    data = np.concatenate([np.empty(0), *whole, heights])
+    limit = data.max() if data.size else min((3 * v[0] for v in torn if v.size), default=np.inf)
+    for values in torn:
+        near = values[values <= (10 * limit if log else 2 * limit)]
+        data = np.concatenate([data, near])
+    if log:
+        data = data[data > 0]
+    if not data.size:
+        return (0.1, 1.0) if log else (0.0, 1.0)
+    low, high = float(data.min()), float(data.max())
+    if log:
+        pad = max((high / low) ** 0.05, 1.1)
+        return low / pad, high * pad
+    pad = 0.05 * (high - low) or 0.5
+    return low - pad, high + pad
