@@ -144,7 +144,7 @@ def _track(experiment: Experiment, stage: Stage) -> Experiment:
 def _branch(experiment: Experiment, stage: Stage) -> Experiment:
     if stage.variant == "freeze":
         freeze = Freeze(**stage.settings)  # pyright: ignore[reportArgumentType]
-        made = Branch("freeze", freeze.name or "freeze", _moment(freeze.at))
+        made = Branch("freeze", freeze.name or "frozen", _moment(freeze.at))
     else:
         switch = Switch(**stage.settings)  # pyright: ignore[reportArgumentType]
         _check_switch(switch)

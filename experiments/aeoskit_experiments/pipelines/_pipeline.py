@@ -1,6 +1,5 @@
 """A pipeline: the stages of an experiment, in order, as data."""
 
-import dataclasses
 import itertools
 import re
 from typing import Any
@@ -50,14 +49,17 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             UserError: For the first thing that is missing, twice there or impossible, in any
                 of the sweep's groups.
         """
-        experiments = []
         for group in self.groups():
-            experiment = Experiment(sweep=group.pipeline.sweep())
-            for stage in group.pipeline.stages:
-                experiment = stage(experiment)
-            check(experiment)
-            experiments.append(experiment)
-        return dataclasses.replace(experiments[0], sweep=self.sweep())
+            check(group.pipeline.declared())
+        return self.declared()
+
+    def declared(self) -> Experiment:
+        """As `experiment`, without checking that it can be done."""
+        first = self.groups()[0].pipeline
+        experiment = Experiment(sweep=self.sweep())
+        for stage in first.stages:
+            experiment = stage(experiment)
+        return experiment
 
     def sweep(self) -> tuple[SweepAxis, ...]:
         """The swept options, in the order of the stages."""

@@ -83,7 +83,7 @@ class Freeze:
 
     Args:
         at: When: a step, start, or edge (the ratio to the threshold first reaches 0.9).
-        name: The branch's name in the record; none takes "freeze".
+        name: The branch's name in the record; none takes "frozen".
     """
 
     at: int | str = "edge"
