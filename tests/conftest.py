@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before pyplot is imported by anyone: no window, on no machine.
 os.environ["MPLBACKEND"] = "Agg"
@@ -33,7 +34,7 @@ hypothesis.settings.load_profile("aeoskit")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cpu_devices() -> list[jax.Device]:
+def cpu_devices() -> list[Any]:
     """The CPU devices, asserted to be there: a plugin that starts jax too early would hide them."""
     devices = jax.devices("cpu")
     assert len(devices) == CPU_DEVICES, "jax was started before conftest.py could ask for devices"
