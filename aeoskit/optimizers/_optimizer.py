@@ -1,0 +1,226 @@
+"""An optimizer is a momentum rule over a preconditioner, with a schedule and decoupled decay."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from aeoskit.linalg import AbstractPreconditioner
+
+from ._hyperparameters import as_hyperparameter, cast_to, is_concrete
+from ._momentum import AbstractMomentum, NoMomentum
+from ._preconditioning import RMS, AbstractPreconditionerRule, Frozen, Identity
+from ._schedules import AbstractSchedule, as_schedule
+from ._structure import check_floating, check_like
+
+Order = Literal["precondition_last", "precondition_first"]
+ORDERS = ("precondition_last", "precondition_first")
+
+
+class OptimizerState(eqx.Module):
+    """The number of steps taken, the momentum rule's state, and the preconditioner rule's."""
+
+    count: Int[Array, ""]
+    momentum: PyTree
+    preconditioner: PyTree
+
+
+class Optimizer(eqx.Module):
+    """Momentum rule over preconditioner, with a schedule and decoupled weight decay.
+
+    `order="precondition_last"` is Adam's: `x -= lr P⁻¹ momentum(g)`. `"precondition_first"` is
+    that of optax's RMSProp: `x -= momentum(lr P⁻¹ g)`, the learning rate inside the buffer. With
+    P constant both have the same threshold. Weight decay is decoupled and scaled by the learning
+    rate, outside the buffer: `x -= lr weight_decay x`.
+
+    Hyperparameters are array leaves in JAX's default float type: float32, or float64 where x64
+    was enabled when the optimizer was made. They are cast to each leaf's dtype, and every buffer
+    and update has the dtype of its parameter. `jax.vmap` over an optimizer with stacked leaves is
+    a sweep.
+
+    **Arguments:** `schedule`, a schedule or a learning rate; the two rules; `weight_decay`, None
+    or at least 0; `order`.
+    **Raises:** `ValueError` or `TypeError` for anything else.
+
+    >>> import jax.numpy as jnp
+    >>> optimizer = Optimizer(0.1)  # gradient descent
+    >>> params = {"w": jnp.array([1.0])}
+    >>> updates, state = optimizer.update({"w": jnp.array([2.0])}, optimizer.init(params))
+    >>> updates["w"].tolist(), float(optimizer.threshold(state))
+    ([-0.200], 20.0)
+    """
+
+    schedule: AbstractSchedule
+    momentum_rule: AbstractMomentum
+    preconditioner_rule: AbstractPreconditionerRule
+    weight_decay: Float[Array, ""] | None
+    order: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        schedule: Any,
+        momentum_rule: AbstractMomentum | None = None,
+        preconditioner_rule: AbstractPreconditionerRule | None = None,
+        weight_decay: Any = None,
+        order: Order | str = "precondition_last",
+    ):
+        self.schedule = as_schedule(schedule)
+        self.momentum_rule = NoMomentum() if momentum_rule is None else momentum_rule
+        self.preconditioner_rule = (
+            Identity() if preconditioner_rule is None else preconditioner_rule
+        )
+        self.weight_decay = None
+        if weight_decay is not None:
+            self.weight_decay = as_hyperparameter(
+                "weight_decay", weight_decay, at_least=0, mend="take a number such as 1e-4, or None"
+            )
+        if order not in ORDERS:
+            raise ValueError(
+                f"order must be one of {', '.join(ORDERS)}, got {order!r}: take "
+                f"precondition_last for Adam and its kin."
+            )
+        rule = self.preconditioner_rule
+        if order == "precondition_first" and isinstance(rule, RMS) and rule.correction == "adam":
+            raise ValueError(
+                'correction="adam" puts the correction of the momentum buffer into P, but under '
+                'order="precondition_first" P acts before the buffer: take '
+                'correction="second_moment" or order="precondition_last".'
+            )
+        self.order = order
+
+    def init(self, params: PyTree) -> OptimizerState:
+        """The state before the first step.
+
+        **Arguments:** `params`, a tree of real floating-point arrays (and `None`s).
+        **Raises:** `TypeError` naming a leaf that is none.
+        """
+        check_floating(params)
+        return OptimizerState(
+            count=jnp.zeros((), jnp.int32),
+            momentum=self.momentum_rule.init(params),
+            preconditioner=self.preconditioner_rule.init(params),
+        )
+
+    def update(
+        self, grads: PyTree, state: OptimizerState, params: PyTree | None = None
+    ) -> tuple[PyTree, OptimizerState]:
+        """The updates to add to the parameters, and the next state.
+
+        **Arguments:** `grads`, the gradients at the parameters; `state`; `params`, needed for
+        weight decay only.
+        **Returns:** updates in the parameters' dtypes (`apply_updates` adds them), next state.
+        **Raises:** `ValueError` where a tree does not match the state, or decay lacks `params`.
+        """
+        structure = self.preconditioner_rule.structure(state.preconditioner)
+        check_like("grads", grads, structure)
+        grads = jax.tree.map(lambda g, s: g.astype(s.dtype), grads, structure)
+        lr = self.learning_rate(state)
+        preconditioner, preconditioner_state = self._coming(grads, state)
+
+        if self.order == "precondition_last":
+            direction, momentum = self.momentum_rule.update(grads, state.momentum)
+            updates = _scale(-lr, preconditioner.inv_mv(direction))
+        else:
+            scaled = _scale(-lr, preconditioner.inv_mv(grads))
+            updates, momentum = self.momentum_rule.update(scaled, state.momentum)
+
+        if self.weight_decay is not None:
+            if params is None:
+                raise ValueError(
+                    "the optimizer has weight decay, which needs the parameters: call "
+                    "`update(grads, state, params)`."
+                )
+            check_like("params", params, structure)
+            decay = lr * self.weight_decay
+            updates = jax.tree.map(
+                lambda u, p: u - cast_to(decay, u) * p.astype(u.dtype), updates, params
+            )
+        return updates, OptimizerState(state.count + 1, momentum, preconditioner_state)
+
+    def preconditioner(
+        self, state: OptimizerState, grads: PyTree | None = None
+    ) -> AbstractPreconditioner:
+        """The metric P: a symmetric positive definite operator with its square roots.
+
+        **Arguments:** `state`; `grads`, the gradients at the present parameters. With them it is
+        the P of the coming step, which is what belongs to `threshold`; without them that of the
+        last step, which has not seen these gradients.
+        **Raises:** `ValueError` without gradients before the first step (inside a traced function
+        that cannot be seen: a corrected P is then NaN).
+        """
+        if grads is None:
+            if is_concrete(state.count) and not bool((state.count > 0).all()):
+                raise ValueError(
+                    "no step was taken yet, so there is no P of a last step: pass the gradients, "
+                    "`preconditioner(state, grads)`, for the P of the coming one."
+                )
+            bias = self.momentum_rule.bias_correction(state.count)
+            return self.preconditioner_rule.operator(state.preconditioner, state.count, bias)
+        structure = self.preconditioner_rule.structure(state.preconditioner)
+        check_like("grads", grads, structure)
+        return self._coming(grads, state)[0]
+
+    def threshold(self, state: OptimizerState) -> Float[Array, ""]:
+        """The value of `λ₁(P⁻¹H)` above which the coming step's recursion diverges, P constant.
+
+        Closed form, from the momentum rule, the coming step's learning rate and the decay.
+        """
+        lr = self.learning_rate(state)
+        decay = jnp.zeros_like(lr) if self.weight_decay is None else self.weight_decay
+        return self.momentum_rule.threshold(lr, decay)
+
+    def learning_rate(self, state: OptimizerState) -> Float[Array, ""]:
+        """The learning rate of the coming step."""
+        return self.schedule(state.count)
+
+    def _coming(
+        self, grads: PyTree, state: OptimizerState
+    ) -> tuple[AbstractPreconditioner, PyTree]:
+        rule_state = self.preconditioner_rule.update(grads, state.preconditioner)
+        count = state.count + 1
+        bias = self.momentum_rule.bias_correction(count)
+        return self.preconditioner_rule.operator(rule_state, count, bias), rule_state
+
+
+def _scale(factor: Array, tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: cast_to(factor, leaf) * leaf, tree)
+
+
+def freeze(
+    optimizer: Optimizer, state: OptimizerState, grads: PyTree
+) -> tuple[Optimizer, OptimizerState]:
+    """The same optimizer with P held at that of the coming step.
+
+    Momentum rule, buffer, step count, schedule, decay and order are kept, so that the coming step
+    is the one that the live optimizer would take.
+
+    **Arguments:** `optimizer`, `state`; `grads`, the gradients at the present parameters.
+    **Returns:** the frozen optimizer and its state.
+    **Raises:** `ValueError` where `grads` does not match the state.
+
+    >>> import jax.numpy as jnp
+    >>> from aeoskit.optimizers import adam
+    >>> optimizer, grads = adam(0.1), jnp.array([3.0])
+    >>> frozen, state = freeze(optimizer, optimizer.init(jnp.zeros(1)), grads)
+    >>> frozen.update(grads, state)[0].tolist()
+    [-0.100]
+    """
+    rule = Frozen(optimizer.preconditioner(state, grads))
+    frozen = Optimizer(
+        optimizer.schedule, optimizer.momentum_rule, rule, optimizer.weight_decay, optimizer.order
+    )
+    return frozen, OptimizerState(state.count, state.momentum, None)
+
+
+def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
+    """`params + updates`, leaf by leaf, in the parameters' dtypes.
+
+    >>> import jax.numpy as jnp
+    >>> apply_updates(jnp.array([1.0]), jnp.array([-0.25])).tolist()
+    [0.75]
+    """
+    return jax.tree.map(lambda p, u: jnp.asarray(p + u.astype(p.dtype), p.dtype), params, updates)

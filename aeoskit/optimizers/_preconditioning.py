@@ -1,0 +1,208 @@
+"""Preconditioner rules: which metric P the gradients seen so far make."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from aeoskit.linalg import (
+    AbstractPreconditioner,
+    DiagonalPreconditioner,
+    IdentityPreconditioner,
+)
+
+from ._hyperparameters import (
+    as_decay_rate,
+    as_hyperparameter,
+    cast_to,
+    is_concrete,
+    one_minus_power,
+)
+from ._momentum import blend, zeros_like
+from ._structure import check_like
+
+Scalar = Float[Array, ""]
+Correction = Literal["adam", "second_moment", "none"]
+CORRECTIONS = ("adam", "second_moment", "none")
+
+
+class AbstractPreconditionerRule(eqx.Module):
+    """Which metric P the gradients seen so far make."""
+
+    @abc.abstractmethod
+    def init(self, params: PyTree) -> PyTree:
+        """The state before the first step."""
+
+    @abc.abstractmethod
+    def update(self, grads: PyTree, state: PyTree) -> PyTree:
+        """The state that has seen these gradients."""
+
+    @abc.abstractmethod
+    def operator(
+        self, state: PyTree, count: Int[Array, ""], bias: Scalar
+    ) -> AbstractPreconditioner:
+        """P of the step number `count` (first: 1), whose gradients the state has seen.
+
+        `bias` is the momentum rule's `bias_correction(count)`, for the conventions that put
+        momentum's correction into P.
+        """
+
+    @abc.abstractmethod
+    def structure(self, state: PyTree) -> PyTree[jax.ShapeDtypeStruct]:
+        """The structure of the parameters."""
+
+
+class Identity(AbstractPreconditionerRule):
+    """`P = I`: gradient descent and momentum."""
+
+    def init(self, params: PyTree) -> IdentityPreconditioner:
+        return IdentityPreconditioner(params)
+
+    def update(self, grads: PyTree, state: IdentityPreconditioner) -> IdentityPreconditioner:
+        del grads
+        return state
+
+    def operator(
+        self, state: IdentityPreconditioner, count: Int[Array, ""], bias: Scalar
+    ) -> AbstractPreconditioner:
+        del count, bias
+        return state
+
+    def structure(self, state: IdentityPreconditioner) -> PyTree[jax.ShapeDtypeStruct]:
+        return state.in_structure()
+
+
+class Frozen(AbstractPreconditionerRule):
+    """A preconditioner that does not change: with it, an optimizer is linear in the gradients.
+
+    **Arguments:** `preconditioner`, any `AbstractPreconditioner` over the parameters' structure.
+    **Raises:** `TypeError` for anything else; `ValueError` from `init` where P lives on another
+    structure.
+
+    >>> import jax.numpy as jnp
+    >>> from aeoskit.linalg import DiagonalPreconditioner
+    >>> from aeoskit.optimizers import EMA, Constant, Optimizer
+    >>> P = DiagonalPreconditioner(jnp.array([2.0, 4.0]))
+    >>> optimizer = Optimizer(Constant(1.0), EMA(0.9), Frozen(P))
+    >>> float(optimizer.threshold(optimizer.init(jnp.zeros(2))))
+    38.00
+    """
+
+    preconditioner: AbstractPreconditioner
+
+    def __init__(self, preconditioner: AbstractPreconditioner):
+        if not isinstance(preconditioner, AbstractPreconditioner):
+            raise TypeError(
+                f"Frozen holds an AbstractPreconditioner, got {type(preconditioner).__name__}: "
+                f"wrap a tree of positive numbers as DiagonalPreconditioner(tree)."
+            )
+        self.preconditioner = preconditioner
+
+    def init(self, params: PyTree) -> PyTree:
+        check_like("params", params, self.preconditioner.in_structure())
+
+    def update(self, grads: PyTree, state: PyTree) -> PyTree:
+        del grads
+        return state
+
+    def operator(
+        self, state: PyTree, count: Int[Array, ""], bias: Scalar
+    ) -> AbstractPreconditioner:
+        del state, count, bias
+        return self.preconditioner
+
+    def structure(self, state: PyTree) -> PyTree[jax.ShapeDtypeStruct]:
+        del state
+        return self.preconditioner.in_structure()
+
+
+class RMS(AbstractPreconditionerRule):
+    """The root of a moving average of squared gradients: RMSProp, Adam, NAdam, Padam.
+
+    `ν = beta2 ν + (1 - beta2) g²` from zero, and, with t the number of gradients seen,
+
+    - `correction="none"`: `P = (ν + eps_root)^power + eps`;
+    - `"second_moment"`: `P = (ν / (1 - beta2^t) + eps_root)^power + eps`, as the paper's authors;
+    - `"adam"`: that times momentum's correction, `1 - beta1^t` for `EMA(beta1)`. Both of Adam's
+      corrections are then in P, and Adam is `x -= lr P⁻¹ m`.
+
+    A coordinate whose gradient was always zero has `P = eps_root^power + eps` (times the
+    correction), hence `eps = eps_root = 0` is refused: P would not be positive there.
+
+    **Arguments:** `beta2` in [0, 1); `eps`, `eps_root` at least 0, not both 0; `power` > 0 (a
+    fixed number, 0.5 for the square root: it is no array leaf, since one takes `sqrt` and the
+    others do not); `correction` as above.
+    **Raises:** `ValueError` otherwise.
+
+    >>> import jax.numpy as jnp
+    >>> rule = RMS(0.9, eps=1e-8, correction="second_moment")
+    >>> state = rule.update(jnp.array([3.0]), rule.init(jnp.zeros(1)))
+    >>> rule.operator(state, jnp.asarray(1), jnp.asarray(1.0)).diagonal.tolist()
+    [3.000]
+    """
+
+    beta2: Scalar
+    eps: Scalar
+    eps_root: Scalar
+    power: float = eqx.field(static=True)
+    correction: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        beta2: Any = 0.999,
+        eps: Any = 1e-8,
+        eps_root: Any = 0.0,
+        power: float | int = 0.5,
+        correction: Correction | str = "adam",
+    ):
+        self.beta2 = as_decay_rate("beta2", beta2)
+        self.eps = as_hyperparameter("eps", eps, at_least=0, mend="take a number such as 1e-8")
+        self.eps_root = as_hyperparameter(
+            "eps_root", eps_root, at_least=0, mend="take 0 or a number such as 1e-16"
+        )
+        if all(is_concrete(e) and float(e) == 0 for e in (self.eps, self.eps_root)):
+            raise ValueError(
+                "eps and eps_root are both 0, so that P is singular wherever a gradient was "
+                "always zero: take eps=1e-8."
+            )
+        if not is_concrete(power):
+            raise TypeError(
+                "power is traced, but it decides which program is compiled: pass a Python float, "
+                "and sweep it as a group of runs."
+            )
+        as_hyperparameter("power", power, above=0, mend="take 0.5 for the square root")
+        self.power = float(power)
+        if correction not in CORRECTIONS:
+            raise ValueError(
+                f"correction must be one of {', '.join(CORRECTIONS)}, got {correction!r}: "
+                f'take "adam" for Adam as published.'
+            )
+        self.correction = correction
+
+    def init(self, params: PyTree) -> PyTree:
+        return zeros_like(params)
+
+    def update(self, grads: PyTree, state: PyTree) -> PyTree:
+        squares = jax.tree.map(lambda g, nu: jnp.square(g.astype(nu.dtype)), grads, state)
+        return blend(1 - self.beta2, squares, self.beta2, state)
+
+    def operator(
+        self, state: PyTree, count: Int[Array, ""], bias: Scalar
+    ) -> AbstractPreconditioner:
+        def diagonal(nu: Array) -> Array:
+            if self.correction != "none":
+                nu = nu / cast_to(one_minus_power(self.beta2, count), nu)
+            nu = nu + cast_to(self.eps_root, nu)
+            root = jnp.sqrt(nu) if self.power == 0.5 else nu ** jnp.asarray(self.power, nu.dtype)
+            root = root + cast_to(self.eps, nu)
+            return root * cast_to(bias, nu) if self.correction == "adam" else root
+
+        return DiagonalPreconditioner(jax.tree.map(diagonal, state))
+
+    def structure(self, state: PyTree) -> PyTree[jax.ShapeDtypeStruct]:
+        return jax.tree.map(lambda nu: jax.ShapeDtypeStruct(nu.shape, nu.dtype), state)
