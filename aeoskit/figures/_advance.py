@@ -12,8 +12,11 @@ from ._curves import Lane, curve, running_median, sweep_dims
 from ._edge import step_range
 from ._style import FAINT, INK, PALETTE, legend_above, log_axis, new_figure, step_axis, styled
 
-_BRANCHES = {"main": ("Adam", PALETTE[0]), "frozen": ("P frozen", PALETTE[1]),
-             "momentum": ("momentum GD", PALETTE[2])}  # fmt: skip
+_BRANCHES = {
+    "main": ("Adam", PALETTE[0]),
+    "frozen": ("P frozen", PALETTE[1]),
+    "momentum": ("momentum GD", PALETTE[2]),
+}
 WINDOW = 50
 
 
@@ -54,7 +57,7 @@ def advance_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
         blocked = _sharpness_panel(middle, dataset, lanes)
         _loss_panel(right, dataset, lanes)
         for axes in (left, middle, right):
-            step_axis(axes, *step_range(dataset, lanes))
+            step_axis(axes, *step_range(dataset))
             if freeze is not None:
                 _mark_freeze(axes, freeze)
         handles = [Line2D([], [], color=x.color, lw=2, label=x.label) for x in lanes]
@@ -73,8 +76,10 @@ def _lane(dataset: xr.Dataset, branch: str, freeze: float | None) -> Lane:
 
 
 def _freeze_step(dataset: xr.Dataset) -> float | None:
-    measured = [curve(dataset, Lane({"branch": "frozen"}, "", "", -1), name)[0]
-                for name in ("loss", "sharpness", "ratio", "preconditioned_sharpness")]  # fmt: skip
+    measured = [
+        curve(dataset, Lane({"branch": "frozen"}, "", "", -1), name)[0]
+        for name in ("loss", "sharpness", "ratio", "preconditioned_sharpness")
+    ]
     return min((float(steps[0]) for steps in measured if steps.size), default=None)
 
 
@@ -101,14 +106,22 @@ def _draw(axes: Axes, lane: Lane, steps: Any, values: Any) -> np.ndarray:
     axes.plot(steps, values, color=lane.color, lw=0.6, alpha=0.3, label="_measured")
     axes.plot(steps, median, color=lane.color, lw=1.8, label=lane.label)
     if lane.diverged_at >= 0:
-        axes.plot(steps[-1:], median[-1:], "x", color=lane.color, ms=6, mew=1.6, clip_on=False,
-                  label="_diverged")  # fmt: skip
+        axes.plot(
+            steps[-1:],
+            median[-1:],
+            "x",
+            color=lane.color,
+            ms=6,
+            mew=1.6,
+            clip_on=False,
+            label="_diverged",
+        )
     return median
 
 
 def _ratio_panel(axes: Axes, dataset: xr.Dataset, lanes: list[Lane]) -> None:
     medians = [_draw(axes, lane, *_ratio(dataset, lane)) for lane in lanes]
-    axes.axhline(1, color=INK, ls="--", lw=1, zorder=1.5, label="_threshold")
+    axes.axhline(1, color=INK, ls="--", lw=1, zorder=3, label="_threshold")
     late = np.concatenate([np.empty(0), *(m[len(m) // 20 :] for m in medians)])
     # The first steps, when P is tiny, may be at thirty times the threshold: they leave the panel.
     top = 1.25 * float(np.quantile(late, 0.99)) if late.size else 1.5
@@ -120,13 +133,20 @@ def _sharpness_panel(axes: Axes, dataset: xr.Dataset, lanes: list[Lane]) -> list
     medians = [_draw(axes, lane, *curve(dataset, lane, "sharpness")) for lane in lanes]
     handles, heights = [], []
     for lane in lanes:
-        steps, values = curve(dataset, lane, "threshold")
+        _, values = curve(dataset, lane, "threshold")
         if lane.selection["branch"] == "momentum" and values.size:
             height = float(values[-1])
-            axes.plot(step_range(dataset, lanes), [height, height], "--", color=lane.color, lw=1,
-                      label="_threshold")  # fmt: skip
-            handles.append(Line2D([], [], color=lane.color, ls="--", lw=1,
-                                  label="its threshold, blocking it"))  # fmt: skip
+            axes.plot(
+                step_range(dataset),
+                [height, height],
+                "--",
+                color=lane.color,
+                lw=1,
+                label="_threshold",
+            )
+            handles.append(
+                Line2D([], [], color=lane.color, ls="--", lw=1, label="momentum's threshold")
+            )
             heights.append(height)
     _bound_log(axes, [*medians, np.array(heights)])
     axes.set_ylabel("sharpness  λ₁(H)")
@@ -148,6 +168,14 @@ def _bound_log(axes: Axes, medians: list[np.ndarray]) -> None:
 
 def _mark_freeze(axes: Axes, step: float) -> None:
     axes.axvline(step, color=FAINT, ls=":", lw=1.1, zorder=1.2, label="_freeze")
-    axes.annotate("P frozen", (step, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
-                  textcoords="offset points", ha="center", va="bottom", fontsize=7,
-                  color=FAINT)  # fmt: skip
+    axes.annotate(
+        "P frozen",
+        (step, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(0, 2),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=7,
+        color=FAINT,
+    )

@@ -51,11 +51,7 @@ def name_value(name: str, value: Any) -> str:
 
 def lanes_of(dataset: xr.Dataset) -> list[Lane]:
     """The lanes of a dataset in order, each with its label and color."""
-    dims = [
-        dim
-        for dim in dict.fromkeys(d for name in dataset.data_vars for d in dataset[name].dims)
-        if dim in sweep_dims(dataset)
-    ]
+    dims = sweep_dims(dataset)
     branches = dataset["branch"].values.tolist()
     places = list(itertools.product(branches, *(range(dataset.sizes[dim]) for dim in dims)))
     found = []
@@ -64,7 +60,7 @@ def lanes_of(dataset: xr.Dataset) -> list[Lane]:
         point = dataset.isel(here).sel(branch=branch)
         label = ", ".join(_label(point, dim) for dim in dims)
         if len(branches) > 1 or not label:
-            label = f"{branch} ({label})" if label else _alone(point) or branch
+            label = f"{branch} ({label})" if label else _alone(point) or str(branch)
         diverged = int(point["diverged_at"]) if "diverged_at" in point else -1
         found.append(Lane({"branch": branch, **here}, label, color, diverged))
     return found
@@ -114,7 +110,7 @@ def curve(dataset: xr.Dataset, lane: Lane, name: str, index: int = 0) -> tuple[A
     return steps[keep], values[keep]
 
 
-def running_median(steps: Any, values: Any, window: float = 50) -> np.ndarray:
+def running_median(steps: Any, values: Any, window: float | int = 50) -> np.ndarray:
     """The median of the values within a window of steps around each step.
 
     **Arguments:** `steps`, increasing, `(n,)`; `values`, `(n,)`, NaN counts as not measured;

@@ -17,6 +17,7 @@ AXIS_NAMES = {
     "sharpness": "sharpness  λ₁(H)",
     "preconditioned_sharpness": "preconditioned sharpness  λ₁(P⁻¹H)",
 }
+_LINEAR_NAMES = {"ratio": "λ₁(P⁻¹H) / threshold"}
 _ASIDE = ("_residual", "_matvecs", "_converged")
 
 
@@ -28,7 +29,8 @@ def edge_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
     measured is left out; `title`.
 
     **Returns:** a figure with logarithmic axes, a color per run, thresholds dashed in the run's
-    color. A run that diverged ends with a cross, and the legend says at which step.
+    color. A run that diverged ends with a cross, and the legend says at which step. The first
+    fiftieth of the preconditioned sharpness, when P is still tiny, may leave the panel.
 
     **Raises:** `ValueError` if neither a loss nor a sharpness was measured.
     """
@@ -99,7 +101,7 @@ def run_handle(lane: Lane) -> Line2D:
 def draw_panel(axes: Axes, dataset: xr.Dataset, lanes: list[Lane], name: str) -> bool:
     """Draws one measurement of all lanes; says whether thresholds were drawn with it."""
     curves = [curve(dataset, lane, name) for lane in lanes]
-    positive = all((values > 0).mean() > 0.5 for _, values in curves if values.size)
+    positive = _wants_log(name, curves)
     with_threshold = has_threshold(dataset, name)
     drawn = False
     ends, heights = [], []
@@ -115,19 +117,53 @@ def draw_panel(axes: Axes, dataset: xr.Dataset, lanes: list[Lane], name: str) ->
             heights += height
             drawn |= bool(height)
         if lane.diverged_at >= 0:
-            ends.append((steps[-1], values[-1], lane.color))
+            ends.append((steps, values, lane.color))
     if positive:
         log_axis(axes)
+    if name == "preconditioned_sharpness":
+        curves = [_settled(dataset, *points) for points in curves]
     bottom, top = vertical_bounds(lanes, curves, heights, log=positive)
     axes.set_ylim(bottom, top)
-    for step, value, color in ends:
-        # What left the panel is crossed at its border.
-        at = float(np.clip(value, bottom, top))
-        axes.plot([step], [at], "x", color=color, ms=6, mew=1.6, clip_on=False, zorder=5,
-                  label="_diverged")  # fmt: skip
-    step_axis(axes, *step_range(dataset, lanes))
-    axes.set_ylabel(AXIS_NAMES.get(name, name.replace("_", " ")))
+    for steps, values, color in ends:
+        step, at = _ending(steps, values, top)
+        axes.plot(
+            [step],
+            [max(at, bottom)],
+            "x",
+            color=color,
+            ms=6,
+            mew=1.6,
+            clip_on=False,
+            zorder=5,
+            label="_diverged",
+        )
+    step_axis(axes, *step_range(dataset))
+    axes.set_ylabel((AXIS_NAMES | _LINEAR_NAMES).get(name, name.replace("_", " ")))
     return drawn
+
+
+def _settled(dataset: xr.Dataset, steps: Any, values: Any) -> Any:
+    # P starts near zero, so that the first values may be thirty thresholds high: they may leave
+    # the panel rather than squeeze the rest.
+    first, last = step_range(dataset)
+    late = steps >= first + 0.02 * (last - first)
+    return steps, np.minimum(values, values[late].max()) if late.any() else values
+
+
+def _wants_log(name: str, curves: list[Any]) -> bool:
+    values = np.concatenate([np.empty(0), *(values for _, values in curves)])
+    if not values.size or (values > 0).mean() <= 0.5 or name in _LINEAR_NAMES:
+        return False
+    # An accuracy, say, is read on a linear axis; what spans decades is not.
+    return name in AXIS_NAMES or bool(0 < 30 * values.min() < values.max())
+
+
+def _ending(steps: Any, values: Any, top: float) -> tuple[float, float]:
+    """The last point of a diverged curve, or that at which it leaves the panel for good."""
+    inside = np.flatnonzero(values <= top)
+    if not inside.size or inside[-1] == len(values) - 1:
+        return float(steps[-1]), min(float(values[-1]), top)
+    return float(steps[inside[-1] + 1]), top
 
 
 def has_threshold(dataset: xr.Dataset, name: str) -> bool:
@@ -145,7 +181,7 @@ def draw_threshold(axes: Axes, dataset: xr.Dataset, lane: Lane) -> list[float]:
         return []
     if np.ptp(values) <= 1e-6 * np.abs(values).max():
         # Constant: across the panel, so that it can be compared from the first step to the last.
-        steps, values = np.array(step_range(dataset, [lane])), np.full(2, values[-1])
+        steps, values = np.array(step_range(dataset)), np.full(2, values[-1])
         low = high = float(values[-1])
     else:
         low, high = (float(q) for q in np.quantile(values, (0.0, 0.9)))
@@ -153,7 +189,7 @@ def draw_threshold(axes: Axes, dataset: xr.Dataset, lane: Lane) -> list[float]:
     return [low, high]
 
 
-def step_range(dataset: xr.Dataset, lanes: list[Lane]) -> tuple[float, float]:
+def step_range(dataset: xr.Dataset) -> tuple[float, float]:
     """The first and last step of a dataset."""
     steps = dataset["step"].values
     return float(steps.min()), float(steps.max())

@@ -13,8 +13,9 @@ from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 INK = "#333333"
 FAINT = "#8c8c8c"
+_TITLE = {"family": "DejaVu Sans", "size": 10, "weight": "bold"}
 
-RC: dict[str, Any] = {
+RC: Any = {
     # A family by name, since the labels need its Greek letters and superscripts.
     "font.family": "DejaVu Sans",
     "mathtext.fontset": "dejavusans",
@@ -56,7 +57,9 @@ def styled() -> Any:
     return matplotlib.rc_context(RC)
 
 
-def new_figure(panels: int, *, height: float = 2.7, width: float = 3.6) -> tuple[Figure, list[Axes]]:
+def new_figure(
+    panels: int, *, height: float = 2.7, width: float = 3.6
+) -> tuple[Figure, list[Axes]]:
     """A figure with panels side by side (two rows from four on), made without pyplot."""
     columns = panels if panels <= 3 else (panels + 1) // 2
     rows = -(-panels // columns)
@@ -72,7 +75,7 @@ def colors(count: int) -> list[Any]:
     if count <= len(PALETTE):
         return list(PALETTE[:count])
     scale = matplotlib.colormaps["viridis"]
-    return [scale(0.92 * place / (count - 1)) for place in range(count)]
+    return [scale(0.85 * place / (count - 1)) for place in range(count)]
 
 
 def log_axis(axes: Axes) -> None:
@@ -87,19 +90,28 @@ def log_axis(axes: Axes) -> None:
 def step_axis(axes: Axes, first: float, last: float) -> None:
     """Names and bounds the horizontal axis."""
     axes.set_xlabel("step")
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     pad = 0.02 * max(last - first, 1)
     axes.set_xlim(first - pad, last + pad)
 
 
 def legend_above(figure: Figure, handles: Sequence[Any], title: str | None) -> None:
     """Puts one legend above all panels, so that it never lies over data."""
-    if title:
-        figure.suptitle(title, fontsize=10, fontweight="bold")
     if not handles:
+        if title:
+            figure.suptitle(title, fontsize=_TITLE["size"], fontweight="bold")
         return
     longest = max(len(str(handle.get_label())) for handle in handles)
     # About 0.062 inch a letter at this size, and half an inch for the line and the space.
     columns = max(1, int(figure.get_figwidth() / (0.062 * longest + 0.5)))
     rows = -(-len(handles) // columns)
-    figure.legend(handles=handles, loc="outside upper center", ncols=-(-len(handles) // rows))
+    # The panels keep their size, whatever stands above them.
+    figure.set_figheight(figure.get_figheight() + 0.17 * (rows - 1) + 0.22 * bool(title))
+    # The title is the legend's: matplotlib's layout would put a figure's title over the legend.
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=-(-len(handles) // rows),
+        title=title,
+        title_fontproperties=_TITLE,
+    )

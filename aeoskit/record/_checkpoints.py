@@ -24,7 +24,7 @@ def save_checkpoint(run: Path, branch: str, step: int, carry: Any) -> Path:
     return path
 
 
-def load_checkpoint(run: Any, branch: str, step: int, like: Carry) -> Carry:
+def load_checkpoint(run: Any, branch: str, step: int | np.integer, like: Carry) -> Carry:
     """Loads a checkpoint into the shape of a carry, bit for bit.
 
     **Arguments:** `run`, a `Run` or the path of its folder; `branch`; `step`; `like`, a carry of

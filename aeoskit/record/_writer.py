@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from ._files import encode_json, plain, spell, to_json_safe, write_json
 from ._rows import check_measurements, encode_rows, read_rows
 
@@ -79,11 +81,11 @@ class RunWriter:
                 file.truncate(size)
                 raise
 
-    def mark_diverged(self, branch: str, lane: int, step: int) -> None:
+    def mark_diverged(self, branch: str, lane: int | np.integer, step: int | np.integer) -> None:
         """Notes that a lane of a branch diverged at a step: `diverged_at` in the dataset."""
-        self.append(branch, {"diverged_at": [[step]]}, [step], lane_offset=lane)
+        self.append(branch, {"diverged_at": [[step]]}, [step], lane_offset=int(lane))
 
-    def checkpoint(self, branch: str, step: int, carry: Any) -> Path:
+    def checkpoint(self, branch: str, step: int | np.integer, carry: Any) -> Path:
         """Saves the array leaves of a carry under `checkpoints/<branch>/<step>/`.
 
         **Returns:** that folder, which appears whole or not at all. See `load_checkpoint`.
@@ -91,7 +93,7 @@ class RunWriter:
         from ._checkpoints import save_checkpoint
 
         self._refuse_closed()
-        return save_checkpoint(self.path, branch, step, carry)
+        return save_checkpoint(self.path, branch, int(step), carry)
 
     def figure_path(self, name: str) -> Path:
         """The path, without suffix, at which a figure of this run belongs."""
