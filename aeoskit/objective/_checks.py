@@ -1,0 +1,167 @@
+"""What is checked once, so that numbers can be trusted later. Host side, on real numbers."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from ._kinds import loss_kind
+
+# How far whole and parts may be apart, relative to the loss: well above the rounding of float32
+# sums (1e-6), well below what batch statistics do (1e-2).
+TOLERANCE = 1e-4
+
+
+def _path(root: str, path: Any) -> str:
+    return root + jax.tree_util.keystr(path)
+
+
+def _is_traced(tree: PyTree) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def check_data(data: PyTree) -> PyTree:
+    """The data as arrays with a common leading axis. Shapes only: it can be used inside jit."""
+
+    def convert(path: Any, leaf: Any) -> Any:
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        try:
+            leaf = jnp.asarray(leaf)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"{_path('data', path)} is of type {type(leaf).__name__}: the leaves of the data "
+                "must be arrays"
+            ) from None
+        if leaf.ndim == 0:
+            raise ValueError(
+                f"{_path('data', path)} is a scalar: every leaf of the data needs a leading axis, "
+                "its examples (constants belong in the loss, as an eqx.Module)"
+            )
+        return leaf
+
+    data = jax.tree_util.tree_map_with_path(convert, data)
+    leaves = jax.tree_util.tree_leaves_with_path(data)
+    if not leaves:
+        raise ValueError("the data hold no array: pass a pytree whose leaves are (n, ...)")
+    (first, leaf), *others = leaves
+    n = leaf.shape[0]
+    for path, other in others:
+        if other.shape[0] != n:
+            raise ValueError(
+                f"leading axes disagree: {_path('data', first)} has {n} examples and "
+                f"{_path('data', path)} has {other.shape[0]}"
+            )
+    if n == 0:
+        raise ValueError(
+            f"{_path('data', first)} is empty: an objective needs at least one example"
+        )
+    return data
+
+
+def check_params(params: PyTree) -> None:
+    """Refuses parameters that cannot be differentiated."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise TypeError("the parameters hold no array: there is nothing to differentiate")
+    for path, leaf in leaves:
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            what = type(leaf).__name__ if dtype is None else f"an array of {dtype}"
+            raise TypeError(
+                f"{_path('params', path)} is {what}, not a real floating array: keep the rest in "
+                "the loss (for an equinox model, eqx.partition(model, eqx.is_inexact_array))"
+            )
+
+
+def _check_finite(data: PyTree) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            continue
+        finite = np.asarray(jnp.isfinite(leaf))
+        if not finite.all():
+            index = tuple(int(i) for i in np.argwhere(~finite)[0])
+            count = int((~finite).sum())
+            raise ValueError(
+                f"{_path('data', path)} is {float(leaf[index])} at index {list(index)} "
+                f"({count} in all): remove or replace what is not finite"
+            )
+
+
+def check_objective(objective: Any, params: PyTree) -> None:
+    """Finite data and loss, two evaluations agree, and the whole is the mean of its parts."""
+    if _is_traced((objective, params)):
+        return
+    _check_finite(objective.data)
+    value = float(objective.value(params))
+    if not np.isfinite(value):
+        raise ValueError(
+            f"the loss at the given parameters is {value}: start where it is finite "
+            "(for a (sum, weight) loss, the weights must not add up to zero)"
+        )
+    m = objective.microbatch or objective.n
+    head = jax.tree.map(lambda x: x[:m], objective.data)
+    _check_deterministic(objective, params, head, value)
+    if objective.microbatch is not None:
+        _check_parts(objective, params, head, m)
+
+
+def _check_deterministic(objective: Any, params: PyTree, batch: PyTree, value: float) -> None:
+    # Traced twice, since numbers drawn by Python or numpy are drawn at trace time; through a fresh
+    # function each time, since jax remembers traces by function.
+    def trace() -> Any:
+        return jax.make_jaxpr(lambda params, batch: objective.loss(params, batch))(params, batch)
+
+    one, two = trace(), trace()
+    same_text = str(one) == str(two)
+    same_constants = len(one.consts) == len(two.consts) and all(
+        np.array_equal(np.asarray(a), np.asarray(b))
+        for a, b in zip(one.consts, two.consts, strict=True)
+    )
+    again = float(objective.value(params))
+    if same_text and same_constants and again == value:
+        return
+    results = []
+    for closed in (one, two):
+        leaves = jax.tree.leaves((params, batch))
+        results.append(jax.jit(jax.core.jaxpr_as_fun(closed))(*leaves))
+    changed = again != value or any(
+        not np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(*results, strict=True)
+    )
+    if changed:
+        raise ValueError(
+            "two evaluations of the loss differ: it draws random numbers, so it is not a function "
+            "of the parameters; pass the randomness as data (a key per example) or switch it off"
+        )
+
+
+def _check_parts(objective: Any, params: PyTree, head: PyTree, m: int) -> None:
+    # Two microbatches are enough to see a coupling; the whole data may not fit at once.
+    rest = min(m, objective.n - m)
+    tail = jax.tree.map(lambda x: x[-rest:], objective.data)
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), head, tail)
+    evaluate = jax.jit(lambda params, batch: objective.loss(params, batch))
+    parts = [evaluate(params, head), evaluate(params, tail)]
+    whole = evaluate(params, both)
+    kind = loss_kind(whole, m + rest)
+    if kind == "per_example":
+        expected = np.concatenate([np.asarray(p, np.float64) for p in parts])
+    elif kind == "weighted":
+        expected = np.sum([np.asarray(p, np.float64) for p in parts], axis=0)
+    else:
+        expected = np.average(np.asarray(parts, np.float64), weights=[m, rest])
+    found = np.asarray(whole, np.float64)
+    scale = np.mean(np.abs(expected)) if kind == "per_example" else np.abs(expected)
+    tolerance = max(TOLERANCE, 10 * float(jnp.finfo(jax.tree.leaves(whole)[0].dtype).eps))
+    if np.any(np.abs(found - expected) > tolerance * (np.abs(expected) + scale)):
+        where = (found.mean(), expected.mean()) if kind != "weighted" else (found[0], expected[0])
+        mend = (
+            "if its weights are uneven (a mask), return (sum, weight); " if kind == "mean" else ""
+        )
+        raise ValueError(
+            f"the loss of {m + rest} examples at once ({where[0]:.6g}) is not that of its "
+            f"microbatches of {m} together ({where[1]:.6g}): it couples examples (BatchNorm?); "
+            f"{mend}pass microbatch=None to evaluate it whole"
+        )

@@ -1,0 +1,303 @@
+"""The mean loss over a data set."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from . import _fields
+from ._accumulate import num_examples, parts_of
+from ._checks import check_data, check_objective, check_params
+from ._function import ModelLoss, StableFunction
+from ._kinds import LossKind, loss_kind
+
+if TYPE_CHECKING:
+    from ._operators import GaussNewtonOperator, HessianOperator
+
+Reuse = Literal["auto", "linearize", "recompute"]
+
+
+@eqx.filter_jit
+def _value(objective: "Objective", params: PyTree) -> Any:
+    return _fields.value(objective, params)
+
+
+@eqx.filter_jit
+def _value_and_gradient(objective: "Objective", params: PyTree) -> Any:
+    return _fields.value_and_gradient(objective, params)
+
+
+def _as_loss(loss: Any) -> "StableFunction | ModelLoss":
+    return loss if isinstance(loss, StableFunction | ModelLoss) else StableFunction(loss, "loss")
+
+
+class Objective(eqx.Module):
+    """The weighted mean `L(w)` of a loss over all of a data set, and its curvature.
+
+    A loss maps `(params, batch)` to one of three shapes, told apart when it is traced: per-example
+    losses `(n,)`; a pair of scalars `(sum, weight)`, as for masked tokens; a scalar mean over the
+    batch. With `microbatch=m` at most `m` examples are looked at at a time: the mean stays exact,
+    an uneven end and uneven weights included, and the memory of a Hessian product does not grow
+    with the number of examples.
+
+    The objective is a pytree whose leaves are its data (and the arrays of a loss that is a
+    module), so it passes through `jax.jit` as an argument. It is never retraced for the same loss
+    function and the same shapes; a fresh lambda is another function.
+
+    Args:
+        loss: `(params, batch) -> (n,) | (sum, weight) | mean`: a function, or an `eqx.Module`.
+        data: pytree of arrays with a common leading axis of length `n`, the examples.
+        microbatch: examples per microbatch; None evaluates the whole data at once.
+        reuse: what `lineax.linearise` does to a curvature operator. `"linearize"` runs the primal
+            pass once per solve and keeps its residuals, `"recompute"` runs it in every product,
+            `"auto"` keeps them if they fit into `residual_budget`.
+        residual_budget: bytes that the residuals of all microbatches may take under `"auto"`.
+        params: if given, `check(params)` is run at construction.
+
+    Raises:
+        TypeError: if the loss cannot be called or hashed, or the data are not arrays.
+        ValueError: if the data are empty, their leading axes disagree, `microbatch` is not between
+            1 and n, or `reuse` is unknown; with `params`, everything that `check` finds.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> def loss(w, batch):
+        ...     x, y = batch
+        ...     return 0.5 * (x @ w - y) ** 2
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
+        >>> w = jnp.array([1.0, -1.0])
+        >>> objective = Objective(loss, (x, jnp.ones(3)), microbatch=2, params=w)
+        >>> objective.n, round(float(objective.value(w)), 5)
+        (3, 1.66667)
+        >>> objective.hessian(w).as_matrix() * 3
+        Array([[2., 1.],
+               [1., 5.]], dtype=float32)
+    """
+
+    loss: StableFunction | ModelLoss
+    data: PyTree
+    microbatch: int | None = eqx.field(static=True)
+    reuse: Reuse = eqx.field(static=True)
+    residual_budget: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        loss: Callable[..., Any],
+        data: PyTree,
+        *,
+        microbatch: int | None = None,
+        reuse: Reuse = "auto",
+        residual_budget: int = 2**30,
+        params: PyTree | None = None,
+    ):
+        self.loss = _as_loss(loss)
+        self.data = check_data(data)
+        n = num_examples(self.data)
+        if microbatch is not None and not 1 <= microbatch <= n:
+            raise ValueError(
+                f"microbatch is {microbatch}: it must be between 1 and the {n} examples of the data"
+            )
+        if reuse not in get_args(Reuse):
+            raise ValueError(f"reuse is {reuse!r}: it must be one of {', '.join(get_args(Reuse))}")
+        if residual_budget < 0:
+            raise ValueError(f"residual_budget is {residual_budget}: it must be at least 0 bytes")
+        self.microbatch = None if microbatch == n else microbatch
+        self.reuse = reuse
+        self.residual_budget = residual_budget
+        if params is not None:
+            self.check(params)
+
+    @staticmethod
+    def from_model(
+        model: Callable[..., Any],
+        output_loss: Callable[..., Any],
+        data: PyTree,
+        *,
+        microbatch: int | None = None,
+        reuse: Reuse = "auto",
+        residual_budget: int = 2**30,
+        params: PyTree | None = None,
+    ) -> "Objective":
+        """The mean of `output_loss(model(params, inputs), targets)`: it has a Gauss-Newton matrix.
+
+        Args:
+            model: `(params, inputs) -> outputs`, leaves `(n, ...)`.
+            output_loss: `(outputs, targets) -> (n,) | (sum, weight) | mean`.
+            data: a pair `(inputs, targets)`.
+            microbatch: as for `Objective`.
+            reuse: as for `Objective`.
+            residual_budget: as for `Objective`.
+            params: as for `Objective`.
+
+        Returns:
+            The objective.
+
+        Raises:
+            ValueError: as for `Objective`, and if `data` is not a pair.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> model = lambda w, x: x * w
+            >>> square = lambda f, y: 0.5 * (f - y) ** 2
+            >>> objective = Objective.from_model(model, square, (jnp.arange(3.0), jnp.ones(3)))
+            >>> objective.gauss_newton(jnp.array(1.0)).as_matrix()
+            Array([[1.6666666]], dtype=float32)
+        """
+        if not (isinstance(data, tuple | list) and len(data) == 2):
+            raise ValueError(
+                f"data is {type(data).__name__}: from_model needs a pair (inputs, targets)"
+            )
+        loss = ModelLoss(StableFunction(model, "model"), StableFunction(output_loss, "output_loss"))
+        return Objective(
+            loss,
+            tuple(data),
+            microbatch=microbatch,
+            reuse=reuse,
+            residual_budget=residual_budget,
+            params=params,
+        )
+
+    @property
+    def n(self) -> int:
+        """The number of examples."""
+        return num_examples(self.data)
+
+    def kind(self, params: PyTree) -> LossKind:
+        """Which of the three shapes the loss has; nothing is computed.
+
+        Args:
+            params: the parameters, or their shapes.
+
+        Returns:
+            `"per_example"`, `"weighted"` or `"mean"`.
+
+        Raises:
+            ValueError: if the loss has another shape, or is not real and floating.
+        """
+        size, _, rest = parts_of(self.n, self.microbatch)
+        kind: LossKind = "mean"
+        for length in (rest, size) if rest else (size,):
+            shapes = jax.tree.map(
+                lambda x, m=length: jax.ShapeDtypeStruct((m, *x.shape[1:]), x.dtype), self.data
+            )
+            kind = loss_kind(jax.eval_shape(self.loss, params, shapes), length)
+        return kind
+
+    def check(self, params: PyTree) -> None:
+        """Checks on real numbers that this is a mean loss at all; once, before any work.
+
+        Args:
+            params: parameters at which the loss is evaluated. Traced ones are not looked at.
+
+        Raises:
+            TypeError: if a leaf of the parameters is not a floating array.
+            ValueError: if the data or the loss are not finite, the loss has the wrong shape, two
+                evaluations differ (random numbers), or the whole is not the weighted mean of the
+                microbatches (batch statistics).
+        """
+        check_params(params)
+        self.kind(params)
+        check_objective(self, params)
+
+    def value(self, params: PyTree) -> Float[Array, ""]:
+        """The mean loss `L(w)`.
+
+        Args:
+            params: the parameters `w`.
+
+        Returns:
+            A scalar, in at least single precision.
+        """
+        return _value(self, params)
+
+    def gradient(self, params: PyTree) -> PyTree:
+        """The gradient `∇L(w)`, with the structure of `params`.
+
+        Args:
+            params: the parameters `w`.
+
+        Returns:
+            The gradient.
+        """
+        return self.value_and_gradient(params)[1]
+
+    def value_and_gradient(self, params: PyTree) -> tuple[Float[Array, ""], PyTree]:
+        """The mean loss and its gradient, in one pass.
+
+        Args:
+            params: the parameters `w`.
+
+        Returns:
+            The pair `(L(w), ∇L(w))`.
+        """
+        check_params(params)
+        return _value_and_gradient(self, params)
+
+    def on_batch(self, indices: Int[Array, " batch"]) -> "Objective":
+        """The same mean loss over some of the examples: a minibatch. It can be used inside `jit`.
+
+        Args:
+            indices: which examples, `(batch,)`; repeated ones count repeatedly.
+
+        Returns:
+            An objective over these examples. Microbatches are kept where they are smaller than
+            the batch. Values are not checked again.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> objective = Objective(lambda w, x: (x - w) ** 2, jnp.arange(4.0))
+            >>> objective.on_batch(jnp.array([0, 2])).value(jnp.array(0.0))
+            Array(2., dtype=float32)
+        """
+        (size,) = indices.shape
+        data = jax.tree.map(lambda x: jnp.take(x, indices, axis=0), self.data)
+        fits = self.microbatch is not None and self.microbatch < size
+        return Objective(
+            self.loss,
+            data,
+            microbatch=self.microbatch if fits else None,
+            reuse=self.reuse,
+            residual_budget=self.residual_budget,
+        )
+
+    def hessian(self, params: PyTree) -> "HessianOperator":
+        """The Hessian of the mean loss at `params`, as a symmetric lineax operator.
+
+        Args:
+            params: the parameters `w`.
+
+        Returns:
+            The operator `v -> ∇²L(w) v`; a product costs two to three gradients.
+        """
+        from ._operators import HessianOperator  # the operators hold an Objective
+
+        check_params(params)
+        return HessianOperator(self, params)
+
+    def gauss_newton(self, params: PyTree) -> "GaussNewtonOperator":
+        """The (generalized) Gauss-Newton matrix `JᵀHJ` at `params`.
+
+        `J` is the Jacobian of the model's outputs and `H` the Hessian of the output loss.
+
+        Args:
+            params: the parameters `w`.
+
+        Returns:
+            The operator, tagged positive semidefinite: it is for an output loss that is convex in
+            the outputs, as squared error and cross-entropy are.
+
+        Raises:
+            TypeError: if the objective was not made by `Objective.from_model`.
+        """
+        from ._operators import GaussNewtonOperator
+
+        if not isinstance(self.loss, ModelLoss):
+            raise TypeError(
+                "a Gauss-Newton matrix needs the model apart from its loss: "
+                "build the objective with Objective.from_model(model, output_loss, data)"
+            )
+        check_params(params)
+        return GaussNewtonOperator(self, params)

@@ -1,0 +1,266 @@
+"""Curvature of an objective, as lineax operators of our own."""
+
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from . import _fields
+from ._objective import Objective
+
+
+def _structure(tree: PyTree) -> PyTree[jax.ShapeDtypeStruct]:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+@eqx.filter_jit
+def _apply(operator: Any, vector: PyTree) -> PyTree:
+    return operator._product(vector)
+
+
+@eqx.filter_jit
+def _linear(operator: Any) -> Any:
+    return _fields.linearize(operator._field(), operator.objective, operator.params)
+
+
+@eqx.filter_jit
+def _as_matrix(operator: Any) -> Array:
+    """The dense matrix, a product per column, in the order of the leaves."""
+    leaves, treedef = jax.tree.flatten(operator.in_structure())
+    ends = np.cumsum([0, *(leaf.size for leaf in leaves)])
+
+    def column(index: Array) -> Array:
+        basis = [
+            (jnp.arange(start, start + leaf.size) == index).astype(leaf.dtype).reshape(leaf.shape)
+            for start, leaf in zip(ends[:-1], leaves, strict=True)
+        ]
+        image = operator._product(jax.tree.unflatten(treedef, basis))
+        return jnp.concatenate([jnp.reshape(x, (-1,)) for x in jax.tree.leaves(image)])
+
+    # A few columns at a time: all at once would multiply the memory by the dimension.
+    size = int(ends[-1])
+    return jax.lax.map(column, jnp.arange(size), batch_size=min(size, 16)).T
+
+
+class HessianOperator(lx.AbstractLinearOperator):
+    """The Hessian `∇²L(w)` of an objective: symmetric, matrix-free, with `params` as leaves.
+
+    A product runs the primal pass again, by forward-over-reverse differentiation of one microbatch
+    after the other. `lineax.linearise` runs it once for many products (`Objective(reuse=...)`).
+
+    Args:
+        objective: the objective; its data are leaves.
+        params: the parameters `w`.
+
+    Example:
+        >>> import jax.numpy as jnp, lineax as lx
+        >>> from aeoskit.objective import Objective
+        >>> objective = Objective(lambda w, x: jnp.mean(x) * jnp.sum(w**4), jnp.ones(5))
+        >>> hessian = objective.hessian(jnp.array([1.0, 2.0]))
+        >>> hessian.mv(jnp.array([1.0, 1.0]))
+        Array([12., 48.], dtype=float32)
+        >>> lx.is_symmetric(hessian)
+        True
+    """
+
+    objective: Objective
+    params: PyTree
+
+    def _field(self) -> _fields.Field:
+        return _fields.gradient_field(self.objective, self.params)
+
+    def _product(self, vector: PyTree) -> PyTree:
+        return _fields.product(self._field(), self.objective, self.params, vector)
+
+    def mv(self, vector: PyTree) -> PyTree:
+        """The product `∇²L(w) v`; costs about one and a half to three gradients."""
+        return _apply(self, vector)
+
+    def as_matrix(self) -> Float[Array, "size size"]:
+        """The dense matrix; costs a product per parameter."""
+        return _as_matrix(self)
+
+    def transpose(self) -> "HessianOperator":
+        """Itself: a Hessian is symmetric."""
+        return self
+
+    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """The structure of the parameters."""
+        return _structure(self.params)
+
+    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """The structure of the parameters."""
+        return _structure(self.params)
+
+
+class GaussNewtonOperator(lx.AbstractLinearOperator):
+    """The generalized Gauss-Newton matrix `JᵀHJ` of an objective made by `Objective.from_model`.
+
+    `J` is the Jacobian of the outputs in the parameters, `H` the Hessian of the output loss in the
+    outputs, and a product is a jvp of the model, a product with `H`, a vjp of the model. It is
+    positive semidefinite where the output loss is convex in the outputs (Schraudolph 2002).
+
+    Args:
+        objective: the objective; its data are leaves.
+        params: the parameters `w`.
+    """
+
+    objective: Objective
+    params: PyTree
+
+    def _field(self) -> _fields.Field:
+        return _fields.gauss_newton_field(self.objective, self.params)
+
+    def _product(self, vector: PyTree) -> PyTree:
+        return _fields.product(self._field(), self.objective, self.params, vector)
+
+    def mv(self, vector: PyTree) -> PyTree:
+        """The product `JᵀHJ v`; costs about one and a half gradients."""
+        return _apply(self, vector)
+
+    def as_matrix(self) -> Float[Array, "size size"]:
+        """The dense matrix; costs a product per parameter."""
+        return _as_matrix(self)
+
+    def transpose(self) -> "GaussNewtonOperator":
+        """Itself: the matrix is symmetric."""
+        return self
+
+    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """The structure of the parameters."""
+        return _structure(self.params)
+
+    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """The structure of the parameters."""
+        return _structure(self.params)
+
+
+class LinearizedOperator(lx.AbstractLinearOperator):
+    """A symmetric curvature operator whose primal pass is behind it: `lineax.linearise` makes it.
+
+    Its leaves are the residuals of the linearization, so that it can leave one compiled program and
+    enter another.
+
+    Args:
+        linear: the linear map, a pytree (`jax.linearize` returns one).
+        structure: the structure of its vectors.
+        positive_semidefinite: whether it is.
+    """
+
+    linear: PyTree
+    structure: Any = eqx.field(static=True)
+    positive_semidefinite: bool = eqx.field(static=True)
+
+    def __init__(self, linear: PyTree, structure: PyTree, positive_semidefinite: bool):
+        leaves, treedef = jax.tree.flatten(structure)
+        self.linear = linear
+        self.structure = (tuple(leaves), treedef)
+        self.positive_semidefinite = positive_semidefinite
+
+    def _product(self, vector: PyTree) -> PyTree:
+        return self.linear(vector)
+
+    def mv(self, vector: PyTree) -> PyTree:
+        """The product; costs about one gradient."""
+        return _apply(self, vector)
+
+    def as_matrix(self) -> Float[Array, "size size"]:
+        """The dense matrix; costs a product per parameter."""
+        return _as_matrix(self)
+
+    def transpose(self) -> "LinearizedOperator":
+        """Itself: the matrix is symmetric."""
+        return self
+
+    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """The structure of the parameters."""
+        leaves, treedef = self.structure
+        return jax.tree.unflatten(treedef, leaves)
+
+    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """The structure of the parameters."""
+        return self.in_structure()
+
+
+def _reuse(operator: "HessianOperator | GaussNewtonOperator") -> Literal["linearize", "recompute"]:
+    objective = operator.objective
+    if objective.reuse != "auto":
+        return objective.reuse
+    needed = _fields.residual_bytes(operator._field(), objective, operator.params)
+    return "linearize" if needed <= objective.residual_budget else "recompute"
+
+
+@lx.linearise.register(HessianOperator)
+@lx.linearise.register(GaussNewtonOperator)
+def _(operator: Any) -> lx.AbstractLinearOperator:
+    if _reuse(operator) == "recompute":
+        return operator
+    semidefinite = lx.is_positive_semidefinite(operator)
+    return LinearizedOperator(_linear(operator), operator.in_structure(), semidefinite)
+
+
+@lx.linearise.register(LinearizedOperator)
+def _(operator: Any) -> Any:
+    return operator
+
+
+@lx.is_positive_semidefinite.register(HessianOperator)
+def _(operator: Any) -> bool:
+    return False
+
+
+@lx.is_positive_semidefinite.register(GaussNewtonOperator)
+def _(operator: Any) -> bool:
+    return True
+
+
+@lx.is_positive_semidefinite.register(LinearizedOperator)
+def _(operator: Any) -> bool:
+    return operator.positive_semidefinite
+
+
+def _true(operator: Any) -> bool:
+    return True
+
+
+def _false(operator: Any) -> bool:
+    return False
+
+
+def _same(operator: Any) -> Any:
+    return operator
+
+
+def _materialise(operator: Any) -> lx.AbstractLinearOperator:
+    function = lx.FunctionLinearOperator(operator.mv, operator.in_structure(), lx.symmetric_tag)
+    return lx.materialise(function)
+
+
+def _diagonal(operator: Any) -> Array:
+    return jnp.diagonal(operator.as_matrix())
+
+
+def _tridiagonal(operator: Any) -> tuple[Array, Array, Array]:
+    matrix = operator.as_matrix()
+    return jnp.diagonal(matrix), jnp.diagonal(matrix, -1), jnp.diagonal(matrix, 1)
+
+
+for _kind in (HessianOperator, GaussNewtonOperator, LinearizedOperator):
+    lx.is_symmetric.register(_kind, _true)
+    lx.conj.register(_kind, _same)
+    lx.materialise.register(_kind, _materialise)
+    lx.diagonal.register(_kind, _diagonal)
+    lx.tridiagonal.register(_kind, _tridiagonal)
+    for _property in (
+        lx.is_diagonal,
+        lx.is_tridiagonal,
+        lx.has_unit_diagonal,
+        lx.is_lower_triangular,
+        lx.is_upper_triangular,
+        lx.is_negative_semidefinite,
+    ):
+        _property.register(_kind, _false)
