@@ -14,11 +14,16 @@ if TYPE_CHECKING:
     from aeoskit_experiments.pipelines import Pipeline as Pipeline
     from aeoskit_experiments.pipelines import pipe as pipe
 
+# Named here so that they can be listed without importing what they time.
+BENCHMARK_NAMES = ("loop",)
+
 _HOMES = {
     "execute": "execution",
     "Outcome": "execution",
     "Pipeline": "pipelines",
     "pipe": "pipelines",
+    "rerun": "_rerun",
+    "examine": "_doctor",
 }
 
 

@@ -31,7 +31,7 @@ def unknown(what: str, name: str, known: Iterable[str], *, where: str = "") -> U
     """
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    guess = f" did you mean {near[0]!r}?" if near else ""
+    guess = f": did you mean {near[0]!r}?" if near else ""
     listed = f"(known: {', '.join(names)})" if names else "(there are none)"
     owner = f" of {where}" if where else ""
-    return UserError(f"unknown {what} {name!r}{owner}:{guess} {listed}")
+    return UserError(f"unknown {what} {name!r}{owner}{guess} {listed}")

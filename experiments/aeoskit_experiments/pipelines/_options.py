@@ -6,7 +6,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -62,6 +62,7 @@ def options_of(
     positional: bool = False,
     skip: tuple[str, ...] = (),
     lists: Literal["welcome", "annotated"] = "welcome",
+    floats: Mapping[str, str] = {},
 ) -> tuple[Option, ...]:
     """Read the options from a function's signature, their help from its docstring.
 
@@ -70,6 +71,8 @@ def options_of(
             can fill are left out when they have a default.
         positional: Whether parameters that are not keyword-only are options as well.
         skip: Names to leave out.
+        floats: Names of parameters that are numbers although their annotation does not say so,
+            with a help for those that the docstring has no line about.
         lists: Whether any number may be a list, or only where the annotation has a sequence.
 
     Returns:
@@ -92,6 +95,8 @@ def options_of(
         if not _is_value(default):
             continue
         kind, choices, nullable = _kind(parameter.annotation, default)
+        if name in floats:
+            kind = "float"
         if kind is None:
             continue
         found.append(
@@ -102,7 +107,7 @@ def options_of(
                 required=required,
                 nullable=nullable or (default is None and not required),
                 choices=choices,
-                help=helps.get(name, ""),
+                help=helps.get(name, floats.get(name, "")),
                 many=lists == "welcome" or _has_sequence(parameter.annotation),
             )
         )

@@ -27,6 +27,7 @@ class StageKind(msgspec.Struct, frozen=True):
         reference: Where the options are when there are no variants.
         skip: Parameters of the functions that are not options.
         positional: Whether the functions' positional parameters are options too.
+        floats: Parameters that are numbers whatever their annotation says, with their help.
         common: Options that every variant has besides its function's own.
         required: Whether a pipeline cannot do without it.
         repeats: Whether a pipeline may have several.
@@ -40,6 +41,7 @@ class StageKind(msgspec.Struct, frozen=True):
     skip: tuple[str, ...] = ()
     positional: bool = False
     common: tuple[Option, ...] = ()
+    floats: Mapping[str, str] = {}
     required: bool = False
     repeats: bool = False
     sweeps: bool = False
@@ -50,6 +52,16 @@ def _in(module: str, *names: str) -> dict[str, str]:
 
 
 _SEED = Option("seed", "int", default=0, help="Seed of the initial parameters")
+
+# The library takes a number, an array or a schedule for each of these, and annotates none.
+_HYPERPARAMETERS = {
+    "lr": "Learning rate",
+    "beta1": "Momentum",
+    "beta2": "Decay of the second moments",
+    "eps": "Added to the preconditioner",
+    "eps_root": "Added to the second moments, inside the root",
+    "weight_decay": "Decoupled weight decay",
+}
 
 STAGES: dict[str, StageKind] = {
     kind.name: kind
@@ -87,6 +99,7 @@ STAGES: dict[str, StageKind] = {
                 "nadam",
             ),
             positional=True,
+            floats=_HYPERPARAMETERS,
             required=True,
             sweeps=True,
         ),
@@ -158,7 +171,12 @@ def options_for(stage: str, variant: str | None) -> tuple[Option, ...]:
     ['kind']
     """
     kind = stage_kind(stage)
-    own = options_of(function_of(stage, variant), positional=kind.positional, skip=kind.skip)
+    own = options_of(
+        function_of(stage, variant),
+        positional=kind.positional,
+        skip=kind.skip,
+        floats=kind.floats,
+    )
     taken = {option.name for option in own}
     return own + tuple(option for option in kind.common if option.name not in taken)
 

@@ -1,0 +1,8 @@
+"""`python -m aeoskit_cli` is `aeoskit`."""
+
+import sys
+
+from aeoskit_cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""`aeoskit pipe`: raw arguments cut at the names of stages."""
+
+import dataclasses
+
+from aeoskit_experiments._errors import UserError, unknown
+from aeoskit_experiments.pipelines import STAGES, Option, options_for
+from aeoskit_experiments.pipelines._registry import check_variant, stage_kind
+
+_HELP = ("-h", "--help")
+_OWN = ("--name", "--json", "--quiet", "--help")
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """The arguments of one stage.
+
+    Args:
+        stage: Its name.
+        variants: Its variant, or several of a sweep; empty for a stage without.
+        arguments: The rest, as they stood.
+        help: Whether help about it was asked for.
+    """
+
+    stage: str
+    variants: tuple[str, ...]
+    arguments: tuple[str, ...]
+    help: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """A command line of `pipe`, cut.
+
+    Args:
+        pieces: One for each stage, in order.
+        name: The pipeline's name.
+        json: Whether to print one JSON object.
+        quiet: Whether to be silent about progress.
+        help: Whether help about `pipe` itself was asked for.
+    """
+
+    pieces: tuple[Piece, ...]
+    name: str = "pipe"
+    json: bool = False
+    quiet: bool = False
+    help: bool = False
+
+
+def cut(arguments: list[str]) -> Cut:
+    """Cut the arguments at registered stage names.
+
+    The value of an option is never taken for a stage, whatever it is called, and what follows
+    `--` belongs to the stage that it stands in.
+
+    Args:
+        arguments: What stood after `aeoskit pipe`.
+
+    Returns:
+        The pieces.
+
+    Raises:
+        UserError: For an unknown stage, variant or option (with the nearest name), a missing
+            value or a word that belongs nowhere.
+
+    >>> [piece.stage for piece in cut(["store", "--root", "plot", "plot"]).pieces]
+    ['store', 'plot']
+    """
+    words = list(arguments)
+    pieces: list[Piece] = []
+    name, json, quiet = "pipe", False, False
+    while words:
+        word = words.pop(0)
+        if word == "--json":
+            json = True
+        elif word in ("--quiet", "-q"):
+            quiet = True
+        elif word in _HELP:
+            return Cut((), help=True)
+        elif word == "--name" or word.startswith("--name="):
+            name = _value(word, words, "pipe")
+        elif word.startswith("-"):
+            raise unknown("option", word, _OWN, where="pipe, before its first stage")
+        else:
+            words.insert(0, word)
+            break
+    while words:
+        stage = words.pop(0)
+        kind = stage_kind(stage)
+        variants: tuple[str, ...] = ()
+        if words and words[0] in _HELP:
+            return Cut((Piece(stage, (), (), help=True),))
+        if kind.variants:
+            if words and words[0] == "--":
+                words.pop(0)
+            taken = (
+                bool(words) and not words[0].startswith("-") and not _is_next(words, kind.variants)
+            )
+            variants = tuple(words.pop(0).split(",")) if taken else ()
+            for variant in variants or (None,):
+                check_variant(stage, variant)
+        piece, words, flags = _take(stage, variants, words)
+        json, quiet = json or "--json" in flags, quiet or "--quiet" in flags
+        pieces.append(piece)
+        if piece.help:
+            return Cut((piece,))
+    return Cut(tuple(pieces), name, json, quiet)
+
+
+def _is_next(words: list[str], variants: object) -> bool:
+    """Whether the word is another stage rather than a variant (`model train --steps 3`)."""
+    return words[0] in STAGES and words[0] not in variants  # type: ignore[operator]
+
+
+def _take(
+    stage: str, variants: tuple[str, ...], words: list[str]
+) -> tuple[Piece, list[str], set[str]]:
+    """The arguments up to the next stage; the rest; and which of --json, --quiet were there."""
+    where = " ".join([stage, *([",".join(variants)] if variants else [])])
+    options = _flags(stage, variants)
+    mine: list[str] = []
+    flags: set[str] = set()
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            if words:
+                mine.append(words.pop(0))
+            continue
+        flag = word.partition("=")[0]
+        if word in _HELP:
+            return Piece(stage, variants, (), help=True), [], flags
+        if word in ("--json", "--quiet", "-q"):
+            flags.add("--quiet" if word == "-q" else word)
+        elif flag in options:
+            mine.append(word)
+            if options[flag].kind != "bool" and "=" not in word:
+                mine.append(_value(word, words, where))
+        elif word.startswith("-"):
+            raise unknown("option", flag, options, where=where)
+        elif word in STAGES:
+            words.insert(0, word)
+            break
+        else:
+            raise unknown("stage", word, STAGES)
+    return Piece(stage, variants, tuple(mine)), words, flags
+
+
+def _flags(stage: str, variants: tuple[str, ...]) -> dict[str, Option]:
+    found: dict[str, Option] = {}
+    for variant in variants or (None,):
+        for option in options_for(stage, variant):
+            found[option.flag] = option
+            if option.kind == "bool":
+                found[f"--no-{option.flag[2:]}"] = option
+    return found
+
+
+def _value(word: str, words: list[str], where: str) -> str:
+    if "=" in word:
+        return word.partition("=")[2]
+    if not words:
+        raise UserError(f"{where}: {word} lacks its value: write it after the option")
+    return words.pop(0)

@@ -1,0 +1,127 @@
+"""Typer commands generated from options that were read from a function's signature."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from aeoskit_experiments._errors import unknown
+from aeoskit_experiments.pipelines import Option, parse
+from aeoskit_experiments.pipelines._options import spell
+
+# Typer's usage errors have a common base that it exports under no name (nor in every version).
+UsageError: type[Exception] = typer.BadParameter.__mro__[2]
+
+# 80 columns are what a terminal has; boxes of help take four of them.
+HELP = {"help_option_names": ["-h", "--help"]}
+
+
+class Command(TyperCommand):
+    """A command that names the nearest option to one that it does not know."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As Typer does, but with our words for an unknown option."""
+        try:
+            return super().parse_args(ctx, args)
+        except UsageError as error:
+            name = getattr(error, "option_name", None)
+            if hasattr(error, "possibilities") and name:
+                known = [flag for item in self.params for flag in item.opts if flag[:2] == "--"]
+                raise unknown("option", name, known, where=ctx.info_name or "") from None
+            raise
+
+
+class RawCommand(TyperCommand):
+    """A command that gets its arguments untouched, `--` included, in `ctx.args`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take everything as it is."""
+        ctx.args = list(args)
+        return []
+
+
+def group_class(what: str, order: tuple[str, ...] = ()) -> type[TyperGroup]:
+    """A group that names the nearest of its commands to one that it does not know.
+
+    Args:
+        what: What its commands are called ("recipe").
+        order: How its help lists them, where not in the order in which they were added.
+    """
+
+    class Group(TyperGroup):
+        def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+            if args and not args[0].startswith("-") and args[0] not in self.commands:
+                raise unknown(what, args[0], self.commands)
+            return super().resolve_command(ctx, args)
+
+        def list_commands(self, ctx: Any) -> list[str]:
+            names = super().list_commands(ctx)
+            return sorted(names, key=lambda name: order.index(name) if name in order else -1)
+
+    return Group
+
+
+def add_command(
+    app: typer.Typer,
+    name: str,
+    summary: str,
+    options: Iterable[Option],
+    action: Callable[..., Any],
+    extra: dict[str, tuple[Any, Any]] | None = None,
+) -> None:
+    """Add a command whose options are generated.
+
+    Args:
+        app: Where to.
+        name: The command's name.
+        summary: Its help.
+        options: What it takes; each is optional here, since the callee says what is missing.
+        action: Is called with the parsed values that were given, by name, and the extras.
+        extra: Name to (annotation, default) of options that are Typer's own kind.
+    """
+    table = {option.name: option for option in options}
+    extra = extra or {}
+
+    def call(**given: Any) -> Any:
+        values = {
+            key: value if isinstance(value, bool) else parse(table[key], value, where=name)
+            for key, value in given.items()
+            if key in table and value is not None
+        }
+        return action(values, **{key: given[key] for key in extra})
+
+    parameters = [_parameter(option) for option in table.values()]
+    parameters += [
+        inspect.Parameter(
+            key, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
+        )
+        for key, (annotation, default) in extra.items()
+    ]
+    call.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    call.__annotations__ = {item.name: item.annotation for item in parameters}
+    app.command(name, help=summary, cls=Command, context_settings=HELP)(call)
+
+
+def _parameter(option: Option) -> inspect.Parameter:
+    # Typer would put a default that is a string in brackets and parentheses.
+    said = "required" if option.required else f"default {spell(option.default)}"
+    if option.kind == "bool":
+        kind, flags, metavar = bool, [f"{option.flag}/--no-{option.flag[2:]}"], ""
+    else:
+        kind, flags = str, [option.flag]
+        noun = {"int": "INT", "float": "FLOAT", "text": "TEXT", "step": "STEP"}[option.kind]
+        metavar = "|".join(option.choices) or (f"{noun}[,…]" if option.sweepable else noun)
+    annotation = Annotated[
+        kind | None,
+        typer.Option(
+            *flags,
+            help=f"{option.help} ({said})" if option.help else f"({said})",
+            metavar=metavar,
+            show_default=False,
+        ),
+    ]
+    return inspect.Parameter(
+        option.name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None
+    )

@@ -1,0 +1,335 @@
+"""The application: its commands, and what an error looks like."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aeoskit_cli._generate import (
+    HELP,
+    Command,
+    RawCommand,
+    UsageError,
+    add_command,
+    group_class,
+)
+from aeoskit_cli._print import print_json, print_outcome, print_runs, print_table
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.pipelines import STAGES, Pipeline
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, no tables")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr")]
+Root = Annotated[str | None, typer.Option(help="Make the run's folder in here", metavar="FOLDER")]
+Folder = Annotated[
+    str | None, typer.Option(help="Make this very folder (new) the run's", metavar="FOLDER")
+]
+Run = Annotated[Path, typer.Argument(help="The folder of a run", metavar="RUN")]
+
+USER_ERROR, INTERRUPTED = 2, 130
+ORDER = ("list", "run", "pipe", "show", "rerun", "doctor", "bench")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: What stands after `aeoskit`; those of the process if None.
+
+    Returns:
+        The exit code: 0; 1 if everything diverged; 2 for bad input, said in one line on stderr;
+        130 after Ctrl-C. An exception that nobody foresaw is raised.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = make_app()(words, prog_name="aeoskit", standalone_mode=False)
+    except UserError as error:
+        return _fail(str(error), words)
+    except UsageError as error:
+        said = error.format_message()  # type: ignore[attr-defined]
+        if not said:  # no arguments at all: the help was printed, there is nothing to add
+            return USER_ERROR
+        return _fail(said, words)
+    except (KeyboardInterrupt, typer.Abort):
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone (`aeoskit list | head`); nothing is left to be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def make_app() -> typer.Typer:
+    """The application, anew: its recipes are those that are registered now."""
+    from aeoskit_experiments.recipes import RECIPES, recipe_options, recipe_summary
+
+    app = typer.Typer(
+        help="Measure neural network training at the adaptive edge of stability.",
+        cls=group_class("command", ORDER),
+        add_completion=False,
+        no_args_is_help=True,
+        context_settings=HELP,
+        rich_markup_mode="rich",
+    )
+    app.command("list", cls=Command, context_settings=HELP)(list_)
+    recipes = typer.Typer(
+        help="Run a recipe: train, track, store and draw.",
+        cls=group_class("recipe"),
+        no_args_is_help=True,
+        context_settings=HELP,
+        subcommand_metavar="RECIPE [OPTIONS]",
+    )
+    # A callback keeps it a group even if there were a single recipe.
+    recipes.callback()(lambda: None)
+    for name in sorted(RECIPES):
+        add_command(
+            recipes,
+            name,
+            recipe_summary(name),
+            recipe_options(name),
+            _recipe_action(name),
+            extra={
+                "root": (Root, None),
+                "folder": (Folder, None),
+                "json": (Json, False),
+                "quiet": (Quiet, False),
+            },
+        )
+    app.add_typer(recipes, name="run")
+    app.command("pipe", cls=RawCommand, add_help_option=False)(pipe)
+    for command in (show, rerun, doctor, bench):
+        app.command(command.__name__, cls=Command, context_settings=HELP)(command)
+    return app
+
+
+def _recipe_action(name: str) -> Any:
+    def action(values: dict[str, Any], *, json: bool, quiet: bool, **place: Any) -> int:
+        from aeoskit_experiments.recipes import make_recipe
+
+        return _execute(make_recipe(name, **values), json=json, quiet=quiet, **place)
+
+    return action
+
+
+def list_(json: Json = False) -> None:
+    """List recipes, stages with their variants, and benchmarks."""
+    from aeoskit_experiments.recipes import RECIPES, recipe_summary
+
+    recipes = {name: recipe_summary(name) for name in sorted(RECIPES)}
+    benchmarks = _benchmark_names()
+    if json:
+        stages = {
+            name: {"summary": kind.summary, "variants": list(kind.variants)}
+            for name, kind in STAGES.items()
+        }
+        print_json({"recipes": recipes, "stages": stages, "benchmarks": benchmarks})
+        return
+    print_table("recipes (aeoskit run NAME)", recipes)
+    print()
+    print_table(
+        "stages (aeoskit pipe STAGE VARIANT --option value …)",
+        {
+            name: kind.summary + (": " + ", ".join(kind.variants) if kind.variants else "")
+            for name, kind in STAGES.items()
+        },
+    )
+    print()
+    print_table("benchmarks (aeoskit bench NAME)", dict.fromkeys(benchmarks, ""))
+
+
+def pipe(context: typer.Context) -> int:
+    """Run an experiment composed of stages."""
+    from aeoskit_cli._cut import cut
+    from aeoskit_cli._pipe import compose, print_stage_help
+
+    pieces = cut(list(context.args))
+    if pieces.help or (not pieces.pieces and not context.args):
+        _print_pipe_help()
+        return 0
+    if pieces.pieces and pieces.pieces[-1].help:
+        print_stage_help(pieces.pieces[-1])
+        return 0
+    return _execute(compose(pieces), json=pieces.json, quiet=pieces.quiet)
+
+
+def show(run: Run, json: Json = False) -> None:
+    """Show a run: as a command, as Python, and its numbers."""
+    stored = _read(run)
+    pipeline = Pipeline.from_dict(stored.pipeline)
+    summary = dict(stored.summary or {})
+    if json:
+        print_json(
+            {
+                "folder": str(stored.path),
+                "name": stored.name,
+                "created": stored.created,
+                "status": stored.status,
+                "command": pipeline.to_command(),
+                "python": pipeline.to_python(),
+                "pipeline": pipeline.to_dict(),
+                "environment": stored.environment,
+                "summary": summary,
+            }
+        )
+        return
+    print_table("", {"run": stored.name, "created": stored.created, "status": stored.status})
+    print("\nas a command\n")
+    print(f"  {pipeline.to_command()}")
+    print("\nas Python\n")
+    print("\n".join(f"  {line}" if line else "" for line in pipeline.to_python().splitlines()))
+    if summary.get("runs"):
+        print_runs(summary["runs"])
+
+
+def rerun(
+    run: Run, root: Root = None, folder: Folder = None, json: Json = False, quiet: Quiet = False
+) -> int:
+    """Run a stored pipeline again and compare bit for bit."""
+    from aeoskit_cli._progress import Progress
+    from aeoskit_experiments import rerun as run_again
+
+    _check_run(run)
+    with Progress(quiet=quiet) as progress:
+        outcome, comparison = run_again(run, root=root, folder=folder, listener=progress)
+    if json:
+        print_json({**outcome.summary, "rerun": comparison})
+    else:
+        print_outcome(outcome.summary, outcome.figures)
+        print(comparison["sentence"])
+    return outcome.exit_code
+
+
+def doctor(json: Json = False) -> int:
+    """Say what is installed, and test that its numbers are right."""
+    from aeoskit_experiments import examine
+
+    report = examine()
+    if json:
+        print_json(report)
+    else:
+        where = report["environment"]
+        print_table("versions", {"python": where["python"], **where["versions"]})
+        print()
+        print_table(
+            "devices",
+            {
+                "backend": where["backend"],
+                "devices": ", ".join(where["devices"]),
+                "cores": where["cpu_count"],
+                "float": "float64" if where["x64"] else "float32",
+                "products": f"{where['matmul_precision']} precision",
+            },
+        )
+        print()
+        print_table(
+            f"self-test ({report['seconds']:.1f} s)",
+            {
+                test["name"]: f"{'ok' if test['ok'] else 'WRONG'}  off by {test['error']:.1e}, "
+                f"at most {test['bound']:.0e}"
+                for test in report["tests"]
+            },
+        )
+    return 0 if report["ok"] else 1
+
+
+def bench(
+    name: Annotated[str, typer.Argument(help="Which benchmark", metavar="NAME")],
+    json: Json = False,
+) -> None:
+    """Run a benchmark: ratios within one run, or counts."""
+    from aeoskit_experiments._errors import unknown
+
+    if name not in _benchmark_names():
+        raise unknown("benchmark", name, _benchmark_names())
+    from aeoskit_experiments.benchmarks import BENCHMARKS
+
+    result = BENCHMARKS[name]()
+    if json:
+        print_json(result)
+    else:
+        print_table(name, result)
+
+
+def _execute(
+    pipeline: Pipeline,
+    *,
+    json: bool,
+    quiet: bool,
+    root: str | None = None,
+    folder: str | None = None,
+) -> int:
+    pipeline.experiment()  # bad input is said before jax starts up its devices
+    from aeoskit_cli._progress import Progress
+    from aeoskit_experiments import execute
+
+    with Progress(quiet=quiet) as progress:
+        outcome = execute(
+            pipeline,
+            root=None if root is None else Path(root),
+            folder=None if folder is None else Path(folder),
+            listener=progress,
+        )
+    if json:
+        print_json(outcome.summary)
+    else:
+        print_outcome(outcome.summary, outcome.figures)
+    return outcome.exit_code
+
+
+def _benchmark_names() -> list[str]:
+    from aeoskit_experiments import BENCHMARK_NAMES
+
+    return list(BENCHMARK_NAMES)
+
+
+def _check_run(path: Path) -> None:
+    if not path.exists():
+        raise UserError(f"there is no run {str(path)!r}: give the folder that a run printed")
+
+
+def _read(path: Path) -> Any:
+    _check_run(path)
+    from aeoskit.record import read_run
+
+    try:
+        return read_run(path)
+    except (ValueError, OSError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def _print_pipe_help() -> None:
+    print(
+        """Usage: aeoskit pipe [--name NAME] [--json] [--quiet] STAGE [VARIANT] [OPTIONS] STAGE …
+
+Run an experiment composed of stages. A list of numbers is a sweep: --lr 1e-3,3e-3
+trains both side by side; --batch 16,64 one after the other.
+
+  aeoskit pipe data digits --examples 500 model mlp --width 64 loss mse \\
+    optimizer nadam --lr 3e-3 track preconditioned_sharpness --every 10 \\
+    train --steps 1200
+"""
+    )
+    print_table(
+        "stages",
+        {
+            name: kind.summary + (": " + ", ".join(kind.variants) if kind.variants else "")
+            for name, kind in STAGES.items()
+        },
+    )
+    print(
+        """
+aeoskit pipe model --help        the variants of a stage
+aeoskit pipe model mlp --help    the options of a variant
+An option's value is never taken for a stage; what follows `--` neither."""
+    )
+
+
+def _fail(message: str, words: list[str]) -> int:
+    line = " ".join(message.split())
+    print(f"error: {line}", file=sys.stderr)
+    if "--json" in words:
+        print_json({"error": line})
+    return USER_ERROR

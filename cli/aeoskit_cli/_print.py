@@ -1,0 +1,177 @@
+"""What the command line prints: one JSON object, or tables that fit in 80 columns."""
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# Keys of a run's row that are not swept values.
+_KNOWN = {
+    "branch",
+    "optimizer",
+    "threshold",
+    "ratio",
+    "edge_step",
+    "final_loss",
+    "sharpness",
+    "preconditioned_sharpness",
+    "matvecs",
+    "unconverged",
+    "steps",
+    "diverged_at",
+    "result",
+}
+
+_ADVANCE = {
+    "growth": "Adam's raw sharpness, peak over its value at the edge (×)",
+    "ratio": "Adam's median ratio to its threshold meanwhile",
+    "frozen_growth": "frozen branch's raw sharpness, peak over its value at the freeze (×)",
+    "frozen_to_peak": "frozen branch's peak over Adam's",
+    "momentum_peak": "momentum's raw sharpness, peak over its threshold",
+}
+
+
+def print_json(value: Any) -> None:
+    """Print one strict JSON object on stdout; what is not finite is null."""
+    print(json.dumps(_strict(value), indent=2, allow_nan=False, ensure_ascii=False))
+    sys.stdout.flush()
+
+
+def print_outcome(summary: Mapping[str, Any], figures: Sequence[Path]) -> None:
+    """Print a run's table, a row a learning rate, and where the figure is."""
+    print_runs(summary.get("runs") or [])
+    _print_advance(summary)
+    print_notes(summary)
+    for figure in [path for path in figures if path.suffix == ".png"] or list(figures)[:1]:
+        _say("figure", figure)
+    if summary.get("folder"):
+        _say("record", summary["folder"])
+    if isinstance(summary.get("seconds"), int | float):
+        _say("time", f"{summary['seconds']:.1f} s")
+
+
+def print_runs(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the summaries of the lanes and branches as a table."""
+    if not rows:
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = _columns(rows)
+    table = Table(box=_box(), pad_edge=False, header_style="bold")
+    for _, header, is_text in columns:
+        table.add_column(header, justify="left" if is_text else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_cell(key, row.get(key))) for key, _, _ in columns))
+    _console().print(table)
+
+
+def print_table(title: str, pairs: Mapping[str, Any]) -> None:
+    """Print names and values."""
+    from rich.table import Table
+    from rich.text import Text
+
+    console = _console()
+    if title:
+        console.print(Text(title, style="bold"))
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="cyan")
+    table.add_column(overflow="fold")
+    for name, value in pairs.items():
+        table.add_row(Text(name), Text(value if isinstance(value, str) else _cell(name, value)))
+    console.print(table)
+
+
+def print_notes(summary: Mapping[str, Any]) -> None:
+    """Say what a reader of the table must know: what diverged or did not converge."""
+    rows = summary.get("runs") or []
+    unconverged = sum(int(row.get("unconverged") or 0) for row in rows)
+    if unconverged:
+        _console().print(
+            f"{unconverged} measurements missed their tolerance: "
+            "the record has their residuals (raise --basis or --rtol)",
+            highlight=False,
+        )
+    if summary.get("status") == "diverged":
+        _console().print("every run diverged: lower the learning rate", highlight=False)
+    if summary.get("status") == "interrupted":
+        _console().print("stopped before the end: the numbers are of what was done")
+
+
+def _print_advance(summary: Mapping[str, Any]) -> None:
+    said = {text: summary.get(key) for key, text in _ADVANCE.items() if key in summary}
+    if said:
+        print_table("", said)
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
+    """Key, header (with its unit below) and whether it is text, for what differs or matters."""
+    found: list[tuple[str, str, bool]] = []
+    if len({row.get("branch") for row in rows}) > 1:
+        found.append(("branch", "branch", True))
+    if len({row.get("optimizer") for row in rows}) > 1:
+        found.append(("optimizer", "optimizer", True))
+    swept = [key for row in rows for key in row if key not in _KNOWN]
+    for key in dict.fromkeys(swept):
+        text = any(isinstance(row.get(key), str) for row in rows)
+        found.append((key, "η\nlr" if key == "lr" else key.replace("_", " "), text))
+    ratio_of = "preconditioned_sharpness"
+    symbol = "λ₁(P⁻¹H)" if any(row.get(ratio_of) is not None for row in rows) else "λ₁(H)"
+    found += [
+        ("threshold", f"threshold\nof {symbol}", False),
+        ("ratio", "ratio\nlast fifth", False),
+        ("final_loss", "loss\nfinal", False),
+        ("matvecs", "products\nH·v", False),
+    ]
+    if any(row.get("diverged_at") is not None for row in rows):
+        found.append(("diverged_at", "diverged\nat step", False))
+    return found
+
+
+def _cell(key: str, value: Any) -> str:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if key == "matvecs" else str(value)
+    if isinstance(value, float):
+        if key == "ratio":
+            return f"{value:.3f}"
+        if key in ("threshold", "final_loss"):
+            return f"{value:.4g}" if value < 1e6 else f"{value:.3g}"
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _say(name: str, value: Any) -> None:
+    # Paths are printed whole, on one line, so that they can be copied.
+    print(f"{name + ':':8} {value}")
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(file=sys.stdout, highlight=False, soft_wrap=False)
+
+
+def _box() -> Any:
+    from rich import box
+
+    return box.SIMPLE_HEAD
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _strict(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value

@@ -1,0 +1,92 @@
+"""Progress on stderr: a bar on a terminal, plain lines elsewhere, nothing when quiet."""
+
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+
+class Progress:
+    """A listener of `execute`; a context, so that the bar is gone when something is raised.
+
+    Args:
+        quiet: Whether only notes (a divergence, say) are told.
+    """
+
+    def __init__(self, *, quiet: bool = False):
+        self._quiet = quiet
+        self._bar: Any = None
+        self._tasks: dict[str, Any] = {}
+        self._steps: dict[str, int] = {}
+        self._told = 0.0
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def started(self, what: str, steps: int) -> None:
+        """A run begins."""
+        self._steps[what] = steps
+        if self._quiet:
+            return
+        if not sys.stderr.isatty():
+            print(f"{what}: {steps} steps", file=sys.stderr, flush=True)
+            self._told = time.monotonic()
+            return
+        if self._bar is None:
+            self._bar = _make_bar()
+            self._bar.start()
+        self._tasks[what] = self._bar.add_task(what, total=steps, shown="compiling")
+
+    def advanced(self, what: str, done: int, shown: Mapping[str, float]) -> None:
+        """A chunk is done."""
+        said = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
+        if what in self._tasks:
+            self._bar.update(self._tasks[what], completed=done, shown=said)
+        elif not self._quiet and time.monotonic() - self._told > 5:
+            # In a log file, a line every few seconds says that it lives.
+            self._told = time.monotonic()
+            print(f"{what}: step {done}/{self._steps[what]}  {said}", file=sys.stderr, flush=True)
+
+    def finished(self, what: str) -> None:
+        """The run has ended, perhaps before its last step."""
+        if what in self._tasks:
+            self._bar.stop_task(self._tasks[what])
+
+    def noted(self, message: str) -> None:
+        """Something that the user should see."""
+        if self._bar is not None:
+            self._bar.console.print(message, highlight=False, markup=False)
+        else:
+            print(message, file=sys.stderr, flush=True)
+
+
+def _make_bar() -> Any:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+    from rich.progress import Progress as Bar
+
+    return Bar(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[shown]}", markup=False),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        # What is printed to stdout during the bar must not be taken over by it.
+        redirect_stdout=False,
+    )
