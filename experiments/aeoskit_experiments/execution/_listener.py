@@ -1,9 +1,10 @@
 """Who wants to hear how a run goes on."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Listener(Protocol):
     """Is told on the host, between chunks; never from inside compiled code."""
 
