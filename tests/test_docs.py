@@ -31,12 +31,10 @@ def _script(page: Path) -> str:
     return script
 
 
-def _has_python(page: Path) -> bool:
-    return bool(_script(page).strip())
-
-
 @pytest.mark.parametrize(
-    "page", filter(_has_python, PAGES), ids=lambda page: str(page.relative_to(ROOT))
+    "page",
+    [page for page in PAGES if _script(page).strip()],
+    ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
