@@ -1,0 +1,126 @@
+"""Stability thresholds found from a momentum rule's recurrence, without its closed form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optimistix as optx
+from jaxtyping import Array, Bool, Float, Num, PyTree
+
+from aeoskit.optimizers import AbstractMomentum, Optimizer
+
+Scalar = Float[Array, ""]
+Number = Num[Array, ""] | float | int
+
+
+def companion_matrix(
+    rule: AbstractMomentum, curvature: Number, lr: Number, weight_decay: Number = 0.0
+) -> Float[Array, "size size"]:
+    """The matrix that takes one mode's (x, buffer) to the next, with the identity as P.
+
+    **Arguments:** `rule`, a momentum rule; `curvature`, the mode's eigenvalue of `P⁻¹H`; `lr`;
+    `weight_decay`, decoupled.
+    **Returns:** 1 × 1 without momentum, 2 × 2 with.
+
+    >>> from aeoskit.optimizers import NoMomentum
+    >>> companion_matrix(NoMomentum(), 3.0, 0.5).tolist()
+    [[-0.5]]
+    """
+    return rule.recurrence(*(jnp.asarray(x, dtype=float) for x in (curvature, lr, weight_decay)))
+
+
+def spectral_radius(
+    rule: AbstractMomentum, curvature: Number, lr: Number, weight_decay: Number = 0.0
+) -> Scalar:
+    """The factor by which a mode of this curvature grows (above 1) or decays a step, in the end.
+
+    **Arguments:** as `companion_matrix`. **Cost:** the eigenvalues of that matrix.
+
+    >>> from aeoskit.optimizers import Polyak
+    >>> float(spectral_radius(Polyak(0.25), 1.0, 1.0))  # complex roots: the square root of beta
+    0.50
+    """
+    return jnp.abs(jnp.linalg.eigvals(companion_matrix(rule, curvature, lr, weight_decay))).max()
+
+
+def _excess(step_curvature: Scalar, args: PyTree) -> Scalar:
+    """Spectral radius minus 1, at `lr * curvature`: the recurrence knows no other scale."""
+    rule, decay = args
+    return spectral_radius(rule, step_curvature, 1.0, decay) - 1
+
+
+def threshold_from_recurrence(
+    rule: AbstractMomentum, lr: Number, weight_decay: Number = 0.0
+) -> Scalar:
+    """The curvature at which the spectral radius of the recurrence passes 1.
+
+    A bracket by doubling, then optimistix's bisection on `spectral radius - 1`. Nothing is
+    assumed on where on the unit circle the root leaves it. The relative tolerance is `eps**0.7`
+    of JAX's default float type: 1e-11 under x64, 1e-5 otherwise.
+
+    **Arguments:** `rule`, `lr` > 0, `weight_decay` >= 0.
+    **Returns:** the threshold; NaN where there is none (`lr * weight_decay >= 2`: flat directions
+    diverge), or where the radius is not below 1 under it and above 1 over it.
+    **Cost:** some 50 eigenvalue problems of size two.
+
+    >>> from aeoskit.optimizers import EMA
+    >>> float(threshold_from_recurrence(EMA(0.9), lr=1.0))
+    38.00
+    """
+    lr, decay = jnp.asarray(lr, dtype=float), jnp.asarray(weight_decay, dtype=float)
+    args = (rule, lr * decay)
+    tolerance = float(jnp.finfo(lr.dtype).eps) ** 0.7
+    # Rules of this family have thresholds of 2/(1 - beta) at most, doubled: 60 doublings are
+    # there for what a user writes.
+    upper = jax.lax.while_loop(
+        lambda y: (_excess(y, args) <= 0) & (y < 2.0**60),
+        lambda y: 2 * y,
+        jnp.ones_like(lr),
+    )
+    solution = optx.root_find(
+        _excess,
+        optx.Bisection(rtol=tolerance, atol=tolerance, flip=False),
+        upper / 2,
+        args,
+        options={"lower": jnp.zeros_like(upper), "upper": upper},
+        # Where the radius is so steep that no float has it within `atol` of 1, bisection goes on
+        # to the last bit and stays there: the check below is what counts.
+        max_steps=128,
+        throw=False,
+    )
+    found, margin = solution.value, tolerance**0.5
+    crosses = (_excess(found * (1 - margin), args) <= 0) & (_excess(found * (1 + margin), args) > 0)
+    return jnp.where(crosses, found / lr, jnp.nan)
+
+
+class ThresholdCheck(eqx.Module):
+    """A closed-form threshold beside the one that the recurrence has."""
+
+    closed_form: Scalar
+    from_recurrence: Scalar
+    relative_error: Scalar
+    agrees: Bool[Array, ""]
+
+
+def verify_threshold(optimizer: Optimizer, count: Any = 0) -> ThresholdCheck:
+    """Compares an optimizer's closed-form threshold with its recurrence's.
+
+    **Arguments:** `optimizer`; `count`, the number of steps taken (the schedule's argument).
+    **Returns:** both values, their relative difference, and whether it is within 1e-8 (1e-3 in
+    single precision, where a recurrence with beta near 1 loses four digits).
+
+    >>> from aeoskit.optimizers import adamw
+    >>> bool(verify_threshold(adamw(1e-3, weight_decay=0.1)).agrees)
+    True
+    """
+    lr = optimizer.schedule(jnp.asarray(count, dtype=jnp.int32))
+    decay = optimizer.weight_decay
+    decay = jnp.zeros_like(lr) if decay is None else decay
+    closed = optimizer.momentum_rule.threshold(lr, decay)
+    found = threshold_from_recurrence(optimizer.momentum_rule, lr, decay)
+    error = jnp.abs(found - closed) / jnp.abs(closed)
+    bound = 1e-8 if jnp.finfo(lr.dtype).bits == 64 else 1e-3
+    return ThresholdCheck(closed, found, error, error <= bound)
