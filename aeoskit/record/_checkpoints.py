@@ -1,6 +1,7 @@
 """Checkpoints: the array leaves of a carry, through orbax."""
 
 import logging
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,11 @@ Carry = TypeVar("Carry")
 
 def save_checkpoint(run: Path, branch: str, step: int, carry: Any) -> Path:
     """Saves the array leaves of a carry, typed PRNG keys included."""
+    if not re.fullmatch(r"\w[\w.+-]*", branch):
+        raise ValueError(
+            f"the branch is {branch!r}, but it names a folder: use letters, digits, '.', '_', '+' "
+            "and '-' only, and begin with a letter or digit."
+        )
     path = (run / "checkpoints" / branch / str(step)).resolve()
     if path.exists():
         raise ValueError(f"the checkpoint {path} exists already: choose another step or branch.")
@@ -39,9 +45,9 @@ def load_checkpoint(run: Any, branch: str, step: int | np.integer, like: Carry) 
     folder = Path(getattr(run, "path", run)) / "checkpoints"
     path = (folder / branch / str(step)).resolve()
     if not path.is_dir():
-        there = sorted(
-            f"{found.parent.name}/{found.name}" for found in folder.glob("*/*") if found.is_dir()
-        )
+        # Others in there are saves that were cut off.
+        found = [place for place in folder.glob("*/*") if place.name.isdigit()]
+        there = sorted(f"{place.parent.name}/{place.name}" for place in found)
         raise ValueError(
             f"there is no checkpoint {branch}/{step} in {folder.parent}: "
             + (f"there are {', '.join(there)}." if there else "the run has none.")
@@ -83,7 +89,9 @@ def _data(leaf: Any) -> Any:
 
 
 def _undata(value: Any, like: Any) -> Any:
-    return jax.random.wrap_key_data(value, impl=_impl(like)) if _is_key(like) else value
+    if _is_key(like):
+        return jax.random.wrap_key_data(value, impl=_impl(like))
+    return np.asarray(value) if isinstance(like, np.ndarray | np.generic) else value
 
 
 def _impl(key: Any) -> Any:

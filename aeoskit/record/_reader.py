@@ -1,5 +1,6 @@
 """The reader of runs, whole or cut off."""
 
+import contextlib
 import difflib
 import os
 from collections.abc import Mapping
@@ -88,7 +89,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
 
 
 def list_runs(root: str | os.PathLike[str]) -> list[Run]:
-    """The runs in a folder, the oldest first; an empty list if there is no such folder.
+    """The readable runs in a folder, the oldest first; an empty list if there is no such folder.
 
     >>> list_runs("nowhere")
     []
@@ -96,7 +97,11 @@ def list_runs(root: str | os.PathLike[str]) -> list[Run]:
     root = Path(root)
     if not root.is_dir():
         return []
-    runs = [read_run(path.parent) for path in root.glob("*/pipeline.json")]
+    runs = []
+    for path in root.glob("*/pipeline.json"):
+        # One run that somebody edited must not hide the others; `read_run` says what is wrong.
+        with contextlib.suppress(ValueError):
+            runs.append(read_run(path.parent))
     return sorted(runs, key=lambda run: (run.created, run.path.name))
 
 

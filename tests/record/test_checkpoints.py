@@ -73,3 +73,20 @@ def test_what_is_missing_or_does_not_fit_is_said(writer):
     other = eqx.tree_at(lambda c: c.params["w"], carry(0), jnp.zeros((3, 3)))
     with pytest.raises(ValueError, match=r"shape \(3, 2\)"):
         load_checkpoint(writer.path, "main", 10, other)
+
+
+def test_arrays_come_back_where_and_what_they_were(writer, cpu_devices):
+    mesh = jax.sharding.Mesh(np.array(cpu_devices), ("data",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    saved = {"x": jax.device_put(jnp.arange(8.0), sharding), "host": np.arange(3.0)}
+    writer.checkpoint("main", 1, saved)
+    loaded = load_checkpoint(writer.path, "main", 1, saved)
+    assert loaded["x"].sharding == sharding
+    assert type(loaded["host"]) is np.ndarray
+    assert bits(loaded) == bits(saved)
+
+
+@pytest.mark.parametrize("branch", ["..", "a/b", ""])
+def test_a_branch_that_is_no_folder_name_is_refused(writer, branch):
+    with pytest.raises(ValueError, match="names a folder"):
+        writer.checkpoint(branch, 1, carry(0))

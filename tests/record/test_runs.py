@@ -300,6 +300,11 @@ def test_runs_are_listed_and_the_nearest_named(tmp_path):
     names = [make(tmp_path).path.name for _ in range(2)]
     (tmp_path / "notes").mkdir()
     assert {run.path.name for run in list_runs(tmp_path)} == set(names)
+    broken = make(tmp_path).path
+    (broken / "run.json").write_text("{")
+    assert {run.path.name for run in list_runs(tmp_path)} == set(names)
+    with pytest.raises(ValueError, match="is not JSON"):
+        read_run(broken)
     with pytest.raises(ValueError, match=f"does not exist; the nearest are .*{names[0]}"):
         read_run(tmp_path / names[0][:-3])
     with pytest.raises(ValueError, match="is not a run's"):
