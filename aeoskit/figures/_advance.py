@@ -23,17 +23,29 @@ WINDOW = 50
 def advance_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
     """Draws Adam, its branch with P frozen, and momentum GD: ratio, raw sharpness and loss.
 
-    **Arguments:** `dataset`, the metrics of a run without a sweep whose branches are among
-    `main` (Adam), `frozen` and `momentum`, with `ratio` (or `preconditioned_sharpness` and
-    `threshold`), `sharpness` and `loss`; `title`.
+    Args:
+        dataset: the metrics of a run without a sweep whose branches are among `main` (Adam),
+            `frozen` and `momentum`, with `ratio` (or `preconditioned_sharpness` and `threshold`),
+            `sharpness` and `loss`.
+        title: what stands above the figure; None for nothing.
 
-    **Returns:** a figure with three panels: `λ₁(P⁻¹H)` over its threshold with the line at 1;
-    `λ₁(H)` on a logarithmic axis with momentum's threshold dashed; the loss. The faint line is
-    what was measured, the bold one its running median over 50 steps.
+    Returns:
+        a figure with three panels: `λ₁(P⁻¹H)` over its threshold with the line at 1; `λ₁(H)` on a
+        logarithmic axis with momentum's threshold dashed; the loss. The faint line is what was
+        measured, the bold one its running median over 50 steps.
 
-    **Raises:** `ValueError` if the dataset has a sweep, or none of the branches.
+    Raises:
+        ValueError: if the dataset has a sweep, or none of the branches.
 
-    **Source:** Cohen et al., arXiv 2207.14484, Figure 8 and section on freezing.
+    Source:
+        After Figure 8 of Cohen et al., arXiv 2207.14484; the frozen branch beside it is ours.
+
+    >>> metrics = xr.Dataset(
+    ...     {"ratio": (("branch", "step"), [[0.5, 1.0]]), "loss": (("branch", "step"), [[2.0, 1.0]])},
+    ...     {"branch": ["main"], "step": [0, 10]},
+    ... )
+    >>> len(advance_figure(metrics).axes)
+    3
     """
     there = [str(branch) for branch in dataset["branch"].values if str(branch) in _BRANCHES]
     if not there:

@@ -95,7 +95,8 @@ def _alone(point: xr.Dataset) -> str:
 def curve(dataset: xr.Dataset, lane: Lane, name: str, index: int = 0) -> tuple[Any, Any]:
     """Steps and values at which a lane has a finite measurement, up to its divergence.
 
-    **Returns:** two vectors of the same length, empty where nothing was measured.
+    Returns:
+        two vectors of the same length, empty where nothing was measured.
     """
     if name not in dataset:
         return np.empty(0), np.empty(0)
@@ -113,10 +114,13 @@ def curve(dataset: xr.Dataset, lane: Lane, name: str, index: int = 0) -> tuple[A
 def running_median(steps: Any, values: Any, window: float | int = 50) -> np.ndarray:
     """The median of the values within a window of steps around each step.
 
-    **Arguments:** `steps`, increasing, `(n,)`; `values`, `(n,)`, NaN counts as not measured;
-    `window`, in steps.
+    Args:
+        steps: increasing, `(n,)`.
+        values: `(n,)`, NaN counts as not measured.
+        window: in steps.
 
-    **Returns:** `(n,)`, NaN where nothing was measured within the window.
+    Returns:
+        `(n,)`, NaN where nothing was measured within the window.
 
     >>> running_median([0, 10, 20, 30], [1.0, 9.0, 2.0, 3.0], window=20).tolist()
     [5.0, 2.0, 3.0, 2.5]

@@ -24,15 +24,26 @@ _ASIDE = ("_residual", "_matvecs", "_converged")
 def edge_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
     """Draws the training loss beside the sharpness and each run's own threshold.
 
-    **Arguments:** `dataset`, the metrics of a run (dimensions `branch`, the sweep's, `step` and
-    `index`), with `preconditioned_sharpness`, or else `sharpness`, and `threshold`; what was not
-    measured is left out; `title`.
+    Args:
+        dataset: the metrics of a run (dimensions `branch`, the sweep's, `step` and `index`), with
+            `preconditioned_sharpness`, or else `sharpness`, and `threshold`; what was not measured
+            is left out.
+        title: what stands above the figure; None for nothing.
 
-    **Returns:** a figure with logarithmic axes, a color per run, thresholds dashed in the run's
-    color. A run that diverged ends with a cross, and the legend says at which step. The first
-    fiftieth of the preconditioned sharpness, when P is still tiny, may leave the panel.
+    Returns:
+        a figure with logarithmic axes, a color per run, thresholds dashed in the run's color. A run
+        that diverged ends with a cross, and the legend says at which step. The first fiftieth of
+        the preconditioned sharpness, when P is still tiny, may leave the panel.
 
-    **Raises:** `ValueError` if neither a loss nor a sharpness was measured.
+    Raises:
+        ValueError: if neither a loss nor a sharpness was measured.
+
+    >>> metrics = xr.Dataset(
+    ...     {"loss": (("branch", "lr", "step"), [[[1.0, 0.1], [1.0, 0.5]]])},
+    ...     {"branch": ["main"], "lr": [1e-3, 3e-3], "step": [0, 10]},
+    ... )
+    >>> [line.get_label() for line in edge_figure(metrics).axes[0].lines]
+    ['η = 1e-3', 'η = 3e-3']
     """
     sharpness = next(
         (name for name in ("preconditioned_sharpness", "sharpness") if _has(dataset, name)), None
@@ -50,11 +61,21 @@ def edge_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
 def summary_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
     """Draws everything that was measured, one panel a measurement.
 
-    **Arguments:** `dataset`, the metrics of a run; `title`.
+    Args:
+        dataset: the metrics of a run.
+        title: what stands above the figure; None for nothing.
 
-    **Returns:** a figure; residuals, counts and the threshold by itself are left out.
+    Returns:
+        a figure; residuals, counts and the threshold by itself are left out.
 
-    **Raises:** `ValueError` if nothing was measured.
+    Raises:
+        ValueError: if nothing was measured.
+
+    >>> metrics = xr.Dataset(
+    ...     {"accuracy": (("branch", "step"), [[0.1, 0.9]])}, {"branch": ["main"], "step": [0, 10]}
+    ... )
+    >>> summary_figure(metrics).axes[0].get_ylabel()
+    'accuracy'
     """
     known = [name for name in AXIS_NAMES if _has(dataset, name)]
     aside = {*known, "threshold", "diverged_at"}

@@ -13,9 +13,12 @@ _FORMATS = {".png": {"dpi": 200}, ".pdf": {"metadata": {"CreationDate": None}}}
 def save(figure: Figure, path: str | os.PathLike[str]) -> list[Path]:
     """Saves a figure as PNG (200 dots an inch) and PDF (text stays text).
 
-    **Arguments:** `figure`; `path` without a suffix.
+    Args:
+        figure: any matplotlib figure.
+        path: where it belongs, without a suffix.
 
-    **Returns:** the paths of the files, each of which appears whole or not at all.
+    Returns:
+        the paths of the files, each of which appears whole or not at all.
 
     >>> save(Figure(), Path(tempfile.mkdtemp()) / "empty")[0].name
     'empty.png'

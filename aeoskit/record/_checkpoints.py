@@ -33,14 +33,26 @@ def save_checkpoint(run: Path, branch: str, step: int, carry: Any) -> Path:
 def load_checkpoint(run: Any, branch: str, step: int | np.integer, like: Carry) -> Carry:
     """Loads a checkpoint into the shape of a carry, bit for bit.
 
-    **Arguments:** `run`, a `Run` or the path of its folder; `branch`; `step`; `like`, a carry of
-    the same structure (its arrays, or `jax.ShapeDtypeStruct`s, say shapes, dtypes and shardings;
-    whatever is not an array is taken from it).
+    Args:
+        run: a `Run` or the path of its folder.
+        branch: the branch's name.
+        step: the step at which it was saved.
+        like: a carry of the same structure (its arrays, or `jax.ShapeDtypeStruct`s, say shapes,
+            dtypes and shardings; whatever is not an array is taken from it).
 
-    **Returns:** the carry.
+    Returns:
+        the carry.
 
-    **Raises:** `ValueError` if there is no such checkpoint (with the steps that there are), or if
-    it does not fit `like`.
+    Raises:
+        ValueError: if there is no such checkpoint (with the steps that there are), or if it does
+            not fit `like`.
+
+    >>> import tempfile
+    >>> from aeoskit.record import create_run
+    >>> writer = create_run(tempfile.mkdtemp(), "try", pipeline={}, environment={})
+    >>> _ = writer.checkpoint("main", 10, {"w": jnp.arange(3.0)})
+    >>> load_checkpoint(writer.path, "main", 10, like={"w": jnp.zeros(3)})["w"].tolist()
+    [0.0, 1.0, 2.0]
     """
     folder = Path(getattr(run, "path", run)) / "checkpoints"
     path = (folder / branch / str(step)).resolve()

@@ -16,13 +16,16 @@ DIVERGED = "diverged_at"
 def build_dataset(table: pa.Table, lanes: Sequence[Mapping[str, Any]]) -> xr.Dataset:
     """The labelled arrays of a run.
 
-    **Arguments:** `table` as `build_table` makes it; `lanes`, the swept values of each lane.
+    Args:
+        table: as `build_table` makes it.
+        lanes: the swept values of each lane.
 
-    **Returns:** a dataset with dimensions `branch`, one per swept name (`lr`, `beta1`, ...),
-    `step`, and `index` for indexed measurements. Lanes that are not a full grid lie along one
-    dimension `lane`, with the swept values as its coordinates; what does not vary is a scalar
-    coordinate. Everything is float64 with NaN where nothing was measured, except `diverged_at`,
-    an integer per branch and lane that is -1 where the lane did not diverge.
+    Returns:
+        a dataset with dimensions `branch`, one per swept name (`lr`, `beta1`, ...), `step`, and
+        `index` for indexed measurements. Lanes that are not a full grid lie along one dimension
+        `lane`, with the swept values as its coordinates; what does not vary is a scalar coordinate.
+        Everything is float64 with NaN where nothing was measured, except `diverged_at`, an integer
+        per branch and lane that is -1 where the lane did not diverge.
     """
     names = [name for name in table.column_names if name not in KEYS]
     swept = column_names(lanes, {name for name in names if name in _measured_names(table, lanes)})

@@ -14,9 +14,10 @@ _PACKAGES = ("aeoskit", "jax", "jaxlib", "equinox", "lineax", "numpy")
 def environment() -> dict[str, Any]:
     """What a reader of a run must know of the machine that it ran on; never raises.
 
-    **Returns:** `versions`, `python`, `platform`, `cpu_count`, `backend`, `devices`, `processes`,
-    `default_matmul_precision`, `x64` and `git` (commit and dirty of the working directory's
-    repository, or `None`).
+    Returns:
+        `versions`, `python`, `platform`, `cpu_count`, `backend`, `devices`, `processes`,
+        `default_matmul_precision`, `x64` and `git` (commit and dirty of the working directory's
+        repository, or `None`).
 
     >>> sorted(environment()["versions"])
     ['aeoskit', 'equinox', 'jax', 'jaxlib', 'lineax', 'numpy']

@@ -17,9 +17,12 @@ _SPELLINGS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     """Writes a file under a temporary name beside its place and renames it when it is whole.
 
-    **Arguments:** `path`, where the file belongs; `write`, called with the temporary path.
+    Args:
+        path: where the file belongs.
+        write: called with the temporary path.
 
-    **Returns:** `path`. If `write` raises, nothing is left behind and the old file stays.
+    Returns:
+        `path`. If `write` raises, nothing is left behind and the old file stays.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -116,10 +119,12 @@ def unspell(value: Any) -> Any:
 def to_json_safe(value: Any) -> Any:
     """Makes plain data for strict JSON: what is not finite is `None`, and a `result` says so.
 
-    **Arguments:** `value`, nested mappings and sequences of numbers, strings and arrays.
+    Args:
+        value: nested mappings and sequences of numbers, strings and arrays.
 
-    **Returns:** the same as dicts, lists and scalars. A mapping with a number in it that is not
-    finite gains (or lengthens) the field `result`, which names the field and its value.
+    Returns:
+        the same as dicts, lists and scalars. A mapping with a number in it that is not finite gains
+        (or lengthens) the field `result`, which names the field and its value.
 
     >>> to_json_safe({"lr": 0.1, "ratio": float("nan")})
     {'lr': 0.1, 'ratio': None, 'result': 'ratio is nan'}

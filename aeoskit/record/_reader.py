@@ -21,9 +21,15 @@ if TYPE_CHECKING:
 class Run:
     """A run that was read from its folder.
 
-    **Attributes:** `path`; `name`; `created` (local time, ISO 8601); `pipeline`, what was asked;
-    `environment`; `lanes`, the swept values of each lane; `summary`, or `None` if the run was not
-    closed; `status`: finished, interrupted, diverged, failed, or "open" if it was not closed.
+    Attributes:
+        path: the run's folder.
+        name: what the run was called.
+        created: local time, ISO 8601.
+        pipeline: what was asked.
+        environment: where it ran.
+        lanes: the swept values of each lane.
+        summary: the numbers that the user was shown; None if the run was not closed.
+        status: finished, interrupted, diverged, failed, or "open" if it was not closed.
     """
 
     path: Path
@@ -59,11 +65,14 @@ class Run:
 def read_run(path: str | os.PathLike[str]) -> Run:
     """Reads a run's folder.
 
-    **Arguments:** `path` of the folder that `create_run` made.
+    Args:
+        path: the folder that `create_run` made.
 
-    **Returns:** a `Run`; its `metrics` are read when they are first asked for.
+    Returns:
+        a `Run`; its `metrics` are read when they are first asked for.
 
-    **Raises:** `ValueError` if there is no run at `path`, with the nearest names of runs beside.
+    Raises:
+        ValueError: if there is no run at `path`, with the nearest names of runs beside.
 
     >>> read_run("runs/not-there")
     Traceback (most recent call last):

@@ -28,12 +28,16 @@ def check_measurements(
 ) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, np.ndarray]]:
     """Checks the shapes of a chunk of measurements before any of it is written.
 
-    **Arguments:** `measurements`, name to array `(steps, lanes, *rest)`; `steps`, integers
-    `(steps,)`; `measured`, name to mask `(steps,)` or `(steps, lanes)`.
+    Args:
+        measurements: name to array `(steps, lanes, *rest)`.
+        steps: integers `(steps,)`.
+        measured: name to mask `(steps,)` or `(steps, lanes)`.
 
-    **Returns:** the three as NumPy arrays, each mask of shape `(steps, lanes)`.
+    Returns:
+        the three as NumPy arrays, each mask of shape `(steps, lanes)`.
 
-    **Raises:** `ValueError` naming the measurement and the shape that it should have.
+    Raises:
+        ValueError: naming the measurement and the shape that it should have.
     """
     at = np.asarray(steps)
     if at.ndim != 1 or at.dtype.kind not in "iu":
@@ -96,11 +100,14 @@ def encode_rows(
 def read_rows(path: Path) -> list[Row]:
     """Reads the rows of a metrics file that may have been cut off at any byte.
 
-    **Arguments:** `path` of a `metrics.jsonl`.
+    Args:
+        path: a `metrics.jsonl`.
 
-    **Returns:** every whole row, merged by branch, lane and step: later values win.
+    Returns:
+        every whole row, merged by branch, lane and step: later values win.
 
-    **Raises:** `ValueError` if a line before the last one is not a row: the file was damaged.
+    Raises:
+        ValueError: if a line before the last one is not a row: the file was damaged.
     """
     lines = path.read_bytes().split(b"\n")
     return list(_merge(_decode(path, lines)))

@@ -28,10 +28,13 @@ def column_names(lanes: Sequence[Mapping[str, Any]], taken: set[str]) -> dict[st
 def build_table(rows: Sequence[Row], lanes: Sequence[Mapping[str, Any]]) -> pa.Table:
     """The wide table of some rows: one row per branch, lane and step.
 
-    **Arguments:** `rows`, merged; `lanes`, the swept values of each lane.
+    Args:
+        rows: merged.
+        lanes: the swept values of each lane.
 
-    **Returns:** columns `branch`, `lane`, `step`; one per swept name; one per measurement, a
-    list where the measurement is indexed. Null means not measured, NaN was measured.
+    Returns:
+        columns `branch`, `lane`, `step`; one per swept name; one per measurement, a list where the
+        measurement is indexed. Null means not measured, NaN was measured.
     """
     columns: dict[str, pa.Array] = {
         "branch": pa.array([row.branch for row in rows], pa.string()),
@@ -85,7 +88,8 @@ def _floats(value: Any) -> Any:
 def write_table(path: Path, table: pa.Table) -> Path:
     """Writes a table as Parquet, reads it again, and renames it only if it is bit for bit whole.
 
-    **Raises:** `OSError` if what was read differs from what was written.
+    Raises:
+        OSError: if what was read differs from what was written.
     """
 
     def write(temporary: Path) -> None:

@@ -48,12 +48,16 @@ class RunWriter:
     ) -> None:
         """Appends a chunk of measurements and waits until it is on the disk.
 
-        **Arguments:** `branch`, its name; `measurements`, name to array `(steps, lanes, *rest)`;
-        `steps`, the step of each row, `(steps,)`; `measured`, name to a mask `(steps,)` or
-        `(steps, lanes)` of where that name was measured (elsewhere nothing is written);
-        `lane_offset`, the lane of the first column, for groups that run one after the other.
+        Args:
+            branch: its name.
+            measurements: name to array `(steps, lanes, *rest)`.
+            steps: the step of each row, `(steps,)`.
+            measured: name to a mask `(steps,)` or `(steps, lanes)` of where that name was measured
+                (elsewhere nothing is written).
+            lane_offset: the lane of the first column, for groups that run one after the other.
 
-        **Raises:** `ValueError` on shapes that do not fit; nothing of the chunk is written then.
+        Raises:
+            ValueError: on shapes that do not fit; nothing of the chunk is written then.
         """
         self._refuse_closed()
         arrays, at, masks = check_measurements(measurements, steps, measured)
@@ -88,7 +92,8 @@ class RunWriter:
     def checkpoint(self, branch: str, step: int | np.integer, carry: Any) -> Path:
         """Saves the array leaves of a carry under `checkpoints/<branch>/<step>/`.
 
-        **Returns:** that folder, which appears whole or not at all. See `load_checkpoint`.
+        Returns:
+            that folder, which appears whole or not at all. See `load_checkpoint`.
         """
         from ._checkpoints import save_checkpoint
 
@@ -107,11 +112,15 @@ class RunWriter:
         `pandas.read_parquet`; null is not measured, floats are kept bit for bit as float64. The
         running metrics are removed only after it has been read back and found the same.
 
-        **Arguments:** `summary`, the numbers that the user was shown; `status`, how the run ended.
+        Args:
+            summary: the numbers that the user was shown.
+            status: how the run ended.
 
-        **Returns:** the run's folder.
+        Returns:
+            the run's folder.
 
-        **Raises:** `ValueError` if the status is none of the four, or the run is already closed.
+        Raises:
+            ValueError: if the status is none of the four, or the run is already closed.
         """
         self._refuse_closed()
         if status not in get_args(Status):
@@ -151,16 +160,21 @@ def create_run(
 ) -> RunWriter:
     """Creates the folder of a run, `<root>/<name>-<time>-<hash of the pipeline>/`.
 
-    **Arguments:** `root`, the folder of runs, made if it is not there; `name`; `pipeline`, what
-    was asked, as plain data; `environment`, see the function of that name; `lanes`, the swept
-    values of each lane, `[{}]` if nothing is swept; `folder`, the run's own folder in place of
-    the one under `root`.
+    Args:
+        root: the folder of runs, made if it is not there.
+        name: the recipe's name, or any other that can name a folder.
+        pipeline: what was asked, as plain data.
+        environment: see the function of that name.
+        lanes: the swept values of each lane, `[{}]` if nothing is swept.
+        folder: the run's own folder in place of the one under `root`.
 
-    **Returns:** a `RunWriter` on the folder, with `pipeline.json`, `environment.json` and
-    `run.json` (name, time, lanes) in it.
+    Returns:
+        a `RunWriter` on the folder, with `pipeline.json`, `environment.json` and `run.json` (name,
+        time, lanes) in it.
 
-    **Raises:** `ValueError` if the place is a file, is not writable, or `folder` exists; nothing
-    is left behind then.
+    Raises:
+        ValueError: if the place is a file, is not writable, or `folder` exists; nothing is left
+            behind then.
 
     >>> import tempfile
     >>> writer = create_run(tempfile.mkdtemp(), "try", pipeline={"steps": 2}, environment={})
