@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float

@@ -97,7 +97,8 @@ def _metric_of_raw_gradients(decay: float, eps: float) -> optax.GradientTransfor
     def init(params):
         return mean.init(params), square.init(params)
 
-    def update(grads, state, params=None):
+    def update(updates, state, params=None):
+        grads = updates
         m, mean_state = mean.update(grads, state[0])
         nu, square_state = square.update(jax.tree.map(jnp.square, grads), state[1])
         updates = jax.tree.map(lambda a, b: a / (jnp.sqrt(b) + eps), m, nu)
