@@ -41,8 +41,7 @@ def advance_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
         After Figure 8 of Cohen et al., arXiv 2207.14484; the frozen branch beside it is ours.
 
     >>> metrics = xr.Dataset(
-    ...     {"ratio": (("branch", "step"), [[0.5, 1.0]]), "loss": (("branch", "step"), [[2.0, 1.0]])},
-    ...     {"branch": ["main"], "step": [0, 10]},
+    ...     {"ratio": (("branch", "step"), [[0.5, 1.0]])}, {"branch": ["main"], "step": [0, 10]}
     ... )
     >>> len(advance_figure(metrics).axes)
     3
