@@ -1,6 +1,7 @@
 """`aeoskit pipe`: raw arguments cut at the names of stages."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from aeoskit_experiments._errors import UserError, unknown
 from aeoskit_experiments.pipelines import STAGES, Option, options_for
@@ -90,11 +91,9 @@ def cut(arguments: list[str]) -> Cut:
         if words and words[0] in _HELP:
             return Cut((Piece(stage, (), (), help=True),))
         if kind.variants:
-            if words and words[0] == "--":
-                words.pop(0)
-            taken = (
-                bool(words) and not words[0].startswith("-") and not _is_next(words, kind.variants)
-            )
+            escaped = bool(words) and words[0] == "--"
+            words = words[escaped:]
+            taken = bool(words) and (escaped or _may_be_variant(words[0], kind.variants))
             variants = tuple(words.pop(0).split(",")) if taken else ()
             for variant in variants or (None,):
                 check_variant(stage, variant)
@@ -106,9 +105,9 @@ def cut(arguments: list[str]) -> Cut:
     return Cut(tuple(pieces), name, json, quiet)
 
 
-def _is_next(words: list[str], variants: object) -> bool:
-    """Whether the word is another stage rather than a variant (`model train --steps 3`)."""
-    return words[0] in STAGES and words[0] not in variants  # type: ignore[operator]
+def _may_be_variant(word: str, variants: Mapping[str, str]) -> bool:
+    """Whether a word is meant as a variant, rather than as an option or the next stage."""
+    return not word.startswith("-") and (word in variants or word not in STAGES)
 
 
 def _take(

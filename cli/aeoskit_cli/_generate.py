@@ -113,6 +113,8 @@ def _parameter(option: Option) -> inspect.Parameter:
         kind, flags = str, [option.flag]
         noun = {"int": "INT", "float": "FLOAT", "text": "TEXT", "step": "STEP"}[option.kind]
         metavar = "|".join(option.choices) or (f"{noun}[,…]" if option.sweepable else noun)
+        if len(metavar) > 16:  # a wider column would leave the help too little of 80
+            metavar, said = "NAME", f"{', '.join(option.choices)}; {said}"
     annotation = Annotated[
         kind | None,
         typer.Option(

@@ -349,4 +349,4 @@ def _argument_help(docstring: str) -> dict[str, str]:
             found[name] += " " + line.strip()
         elif line.strip():
             inside = False
-    return {key: re.split(r"(?<=[.;])\s", text)[0].rstrip(".;") for key, text in found.items()}
+    return {key: re.split(r"(?<=[.])\s", text)[0].rstrip(".") for key, text in found.items()}
