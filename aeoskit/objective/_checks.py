@@ -124,9 +124,9 @@ def _check_deterministic(objective: Any, params: PyTree, batch: PyTree, value: f
     if same_text and same_constants and again == value:
         return
     results = []
-    for closed in (one, two):
-        leaves = jax.tree.leaves((params, batch))
-        results.append(jax.jit(jax.core.jaxpr_as_fun(closed))(*leaves))
+    for _ in range(2):
+        evaluate = jax.jit(lambda params, batch: objective.loss(params, batch))
+        results.append(jax.tree.leaves(evaluate(params, batch)))
     changed = again != value or any(
         not np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(*results, strict=True)
     )

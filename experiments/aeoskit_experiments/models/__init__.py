@@ -1,0 +1,6 @@
+"""Networks: how parameters are drawn, and a stable function of parameters and inputs."""
+
+from ._cnn import cnn as cnn
+from ._convolution import shifted_convolution as shifted_convolution
+from ._mlp import mlp as mlp
+from ._model import Model as Model

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aeoskit_experiments import UserError
+from aeoskit_experiments.data import digits
+
+
+def test_digits():
+    data = digits()
+    assert data.inputs.shape == (1797, 64)
+    assert data.inputs.dtype == jnp.float32
+    assert data.labels.dtype == jnp.int32
+    assert data.image_shape == (8, 8, 1)
+    np.testing.assert_array_equal(data.targets.argmax(-1), data.labels)
+    np.testing.assert_array_equal(data.targets.sum(-1), 1)
+
+
+@pytest.mark.parametrize("examples", [1, 100, 1797])
+def test_standardized_per_pixel_with_dead_pixels_at_zero(examples):
+    raw = np.asarray(digits(examples=examples, standardize=False).inputs)
+    assert raw.min() >= 0
+    assert raw.max() <= 1
+    inputs = np.asarray(digits(examples=examples).inputs)
+    dead = np.ptp(raw, axis=0) == 0
+    assert dead[0]  # the corner
+    np.testing.assert_array_equal(inputs[:, dead], 0)
+    np.testing.assert_allclose(inputs.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(inputs.std(0)[~dead], 1, rtol=1e-4)
+
+
+def test_label_noise():
+    clean, noisy = digits(examples=1000), digits(examples=1000, label_noise=0.4)
+    np.testing.assert_array_equal(clean.inputs, noisy.inputs)
+    changed = float(jnp.mean(clean.labels != noisy.labels))
+    assert 0.3 < changed < 0.4  # a tenth of the random labels are right by chance
+    everything = digits(examples=1000, label_noise=1.0)
+    assert float(jnp.mean(clean.labels == everything.labels)) < 0.15
+
+
+def test_seeds():
+    small, large = digits(examples=50, standardize=False), digits(examples=99, standardize=False)
+    np.testing.assert_array_equal(small.inputs, large.inputs[:50])
+    other = digits(examples=50, standardize=False, seed=1)
+    assert not np.array_equal(small.inputs, other.inputs)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"examples": 0},
+        {"examples": 1798},
+        {"label_noise": 1.1},
+        {"label_noise": -0.1},
+        {"seed": -1},
+    ],
+)
+def test_refused(settings):
+    (name,) = settings
+    with pytest.raises(UserError, match=name) as caught:
+        digits(**settings)
+    assert "\n" not in str(caught.value)
