@@ -68,7 +68,7 @@ def test_traced_values_are_not_looked_at():
 
 def test_frozen_wants_a_preconditioner():
     # Under the type checker of the test run it is that one which complains.
-    with pytest.raises(TypeError, match="(?i)preconditioner"):
+    with pytest.raises(TypeError, match=r"(?i)preconditioner"):
         opt.Frozen({"w": jnp.ones(2)})  # pyright: ignore[reportArgumentType]
 
 
