@@ -153,8 +153,8 @@ def _write(
     writer: RunWriter, chunk: Chunk, history: "_History", course: Course
 ) -> list[tuple[int, int]]:
     """Writes the chunk's rows, none after a lane's divergence; returns who diverged in it."""
-    before = np.where(chunk.diverged_at < 0, np.iinfo(np.int64).max, chunk.diverged_at)
-    sound = chunk.steps[:, None] <= before[None, :]
+    # No sentinel for "never": the lanes' int32 would wrap it around.
+    sound = (chunk.diverged_at < 0) | (chunk.steps[:, None] <= chunk.diverged_at)
     measured = {name: mask[:, None] & sound for name, mask in chunk.measured.items()}
     writer.append(
         course.name,
