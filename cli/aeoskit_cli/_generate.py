@@ -34,11 +34,11 @@ class Command(TyperCommand):
 
 
 class RawCommand(TyperCommand):
-    """A command that gets its arguments untouched, `--` included, in `ctx.args`."""
+    """A command that gets its arguments untouched, `--` included, as its parameter `words`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take everything as it is."""
-        ctx.args = list(args)
+        ctx.params["words"] = list(args)
         return []
 
 

@@ -53,7 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return USER_ERROR
         return _fail(said, words)
     except (KeyboardInterrupt, typer.Abort):
-        print("stopped", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone (`aeoskit list | head`); nothing is left to be said.
@@ -140,13 +139,13 @@ def list_(json: Json = False) -> None:
     print_table("benchmarks (aeoskit bench NAME)", dict.fromkeys(benchmarks, ""))
 
 
-def pipe(context: typer.Context) -> int:
+def pipe(words: Annotated[list[str] | None, typer.Argument(metavar="STAGE …")] = None) -> int:
     """Run an experiment composed of stages."""
     from aeoskit_cli._cut import cut
     from aeoskit_cli._pipe import compose, print_stage_help
 
-    pieces = cut(list(context.args))
-    if pieces.help or (not pieces.pieces and not context.args):
+    pieces = cut(words or [])
+    if pieces.help or (not pieces.pieces and not words):
         _print_pipe_help()
         return 0
     if pieces.pieces and pieces.pieces[-1].help:

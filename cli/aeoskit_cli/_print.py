@@ -140,8 +140,8 @@ def _cell(key: str, value: Any) -> str:
     if isinstance(value, float):
         if key == "ratio":
             return f"{value:.3f}"
-        if key in ("threshold", "final_loss"):
-            return f"{value:.4g}" if value < 1e6 else f"{value:.3g}"
+        if 1e3 <= abs(value) < 1e6:  # 38,000 rather than 3.8e+04
+            return f"{value:,.0f}"
         return f"{value:.4g}"
     return str(value)
 

@@ -32,6 +32,8 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        if kind is KeyboardInterrupt:  # of one that `execute` turned into a record, it tells
+            print("stopped", file=sys.stderr)
 
     def started(self, what: str, steps: int) -> None:
         """A run begins."""

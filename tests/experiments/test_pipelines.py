@@ -5,6 +5,9 @@ import json
 from typing import Any, Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from aeoskit_experiments.pipelines import (
     STAGES,
     Option,
@@ -25,8 +28,6 @@ from aeoskit_experiments.pipelines import (
     train,
 )
 from aeoskit_experiments.recipes import RECIPES, make_recipe, recipe_options
-from hypothesis import given
-from hypothesis import strategies as st
 
 DECAYS = st.floats(0, 0.999)
 POSITIVE = st.floats(1e-9, 1e6)

@@ -1,0 +1,233 @@
+"""The command line: help, errors in one line with exit code 2, one JSON object on stdout."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aeoskit_experiments
+from aeoskit_cli import main
+from aeoskit_experiments.recipes import RECIPES
+
+PIPE = [
+    "pipe",
+    "data",
+    "digits",
+    "--examples",
+    "40",
+    "model",
+    "mlp",
+    "--width",
+    "4",
+    "loss",
+    "mse",
+    "optimizer",
+    "adam",
+    "--lr",
+    "1e-3",
+    "track",
+    "preconditioned_sharpness",
+    "--every",
+    "5",
+    "train",
+    "--steps",
+    "10",
+]
+
+Capture = pytest.CaptureFixture[str]
+
+
+@dataclasses.dataclass
+class FakeOutcome:
+    folder: Path | None
+    summary: dict[str, Any]
+    figures: list[Path]
+    exit_code: int
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Stands in for `execute`: what it was asked for; one of two lanes has diverged."""
+    asked: list[Any] = []
+
+    def execute(pipeline: Any, *, listener: Any, **place: Any) -> FakeOutcome:
+        asked.append((pipeline, place))
+        listener.started("main", 10)
+        listener.advanced("main", 10, {"ratio": 1.0})
+        listener.noted("main: lane 1 diverged at step 7.")
+        listener.finished("main")
+        row = {"branch": "main", "optimizer": "adam", "lr": 1e-3, "threshold": 38e3}
+        good = {**row, "ratio": 0.98, "final_loss": 0.25, "matvecs": 1234, "diverged_at": None}
+        bad = {**good, "lr": 1e-2, "final_loss": float("inf"), "ratio": None, "diverged_at": 7}
+        summary = {"runs": [good, bad], "seconds": 1.25, "folder": "runs/x"}
+        return FakeOutcome(Path("runs/x"), summary, [Path("runs/x/edge.png")], 0)
+
+    monkeypatch.setattr(aeoskit_experiments, "execute", execute, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    return asked
+
+
+def test_run_prints_a_table_and_the_figure(executed: list[Any], capsys: Capture) -> None:
+    assert main(["run", "adam-edge", "--lr", "1e-3,1e-2", "--folder", "here"]) == 0
+    pipeline, place = executed[0]
+    assert pipeline.name == "adam-edge"
+    assert pipeline.experiment().lanes()[1]["lr"] == 1e-2
+    assert place == {"root": None, "folder": Path("here")}
+    out, err = capsys.readouterr()
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert "0.001" in out
+    assert "38,000" in out
+    assert "0.980" in out
+    assert "1,234" in out
+    assert "diverged" in out
+    assert "figure:  runs/x/edge.png" in out
+    assert "main: 10 steps" in err
+    assert "lane 1 diverged at step 7" in err
+
+
+@pytest.mark.parametrize("words", [["run", "adam-edge", "--json"], [*PIPE, "--json"]])
+def test_json_is_one_object(executed: list[Any], capsys: Capture, words: list[str]) -> None:
+    assert main(words) == 0
+    out, _ = capsys.readouterr()
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    found = json.loads(out, parse_constant=refuse)
+    assert found["runs"][1]["final_loss"] is None
+    assert found["runs"][1]["diverged_at"] == 7
+
+
+def test_quiet_says_only_what_must_be_seen(executed: list[Any], capsys: Capture) -> None:
+    assert main([*PIPE, "--quiet"]) == 0
+    assert capsys.readouterr().err == "main: lane 1 diverged at step 7.\n"
+
+
+def test_an_unforeseen_exception_is_raised(
+    executed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def execute(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(aeoskit_experiments, "execute", execute, raising=False)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(PIPE)
+
+
+def test_ctrl_c_is_130(
+    executed: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def execute(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(aeoskit_experiments, "execute", execute, raising=False)
+    assert main(PIPE) == 130
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def replaced(old: str, new: str) -> list[str]:
+    return " ".join(PIPE).replace(old, new).split()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["run", "adam-egde"], "unknown recipe 'adam-egde': did you mean 'adam-edge'"),
+        (["run", "adam-edge", "--etaa", "1"], "unknown option '--etaa' of adam-edge"),
+        (["run", "adam-edge", "--beta", "1"], "did you mean '--beta"),
+        (["run", "adam-edge", "--lr", "0"], "lr is 0: it must be positive"),
+        (["run", "adam-edge", "--lr", "-1e-3"], "lr is -0.001: it must be positive"),
+        (["run", "adam-edge", "--lr", "1e-3,nan"], "lr is nan: give a finite number"),
+        (["run", "adam-edge", "--beta1", "1"], "beta1 is 1"),
+        (["run", "adam-edge", "--steps", "5"], "every is 10, but training has only 5 steps"),
+        (["run", "adam-edge", "--lr"], "--lr"),
+        (["rum"], "unknown command 'rum': did you mean 'run'"),
+        (["list", "--jsn"], "unknown option '--jsn' of list: did you mean '--json'"),
+        (["show", "nowhere"], "there is no run 'nowhere'"),
+        (["rerun", "nowhere"], "there is no run 'nowhere'"),
+        (["show"], "RUN"),
+        (["bench", "lop"], "unknown benchmark 'lop': did you mean 'loop'"),
+        (["pipe", "dta"], "unknown stage 'dta': did you mean 'data'"),
+        (replaced("optimizer adam", "optimizer adma"), "did you mean 'adam'"),
+        (replaced("--width", "--widht"), "did you mean '--width'"),
+        (replaced("--lr 1e-3", "--lr 0"), "lr is 0: it must be positive"),
+        (replaced("--lr 1e-3", ""), "optimizer adam lacks lr"),
+        (replaced("--lr 1e-3", "--lr 1e-3 --beta1 1.0"), "beta1 is 1"),
+        (replaced("--every 5", "--every 11"), "every is 11, but training has only 10 steps"),
+        (replaced("--steps 10", "--steps 10 --batch 41"), "batch is 41, but the data has only 40"),
+        (replaced("loss mse", ""), "the pipeline has no stage 'loss'"),
+        (["pipe", "--name", "a/b", *PIPE[1:]], "name is 'a/b'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    words: list[str], says: str, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert says in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_input_with_json_is_json_too(capsys: Capture) -> None:
+    assert main(["run", "adam-egde", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert "adam-edge" in json.loads(out)["error"]
+    assert err.startswith("error: ")
+
+
+def test_list(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in [*RECIPES, "preconditioned_sharpness", "loop"])
+    assert all(len(line) <= 80 for line in out.splitlines())
+    assert main(["list", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["stages"]["model"]["variants"] == ["mlp", "cnn"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--help"], "doctor"),
+        (["run", "--help"], "adam-edge"),
+        (["run", "advance", "--help"], "--momentum-lr"),
+        (["pipe", "--help"], "preconditioned_sharpness"),
+        (["pipe"], "STAGE"),
+        (["pipe", "model", "--help"], "cnn"),
+        (["pipe", "model", "mlp", "--help"], "--activation"),
+        (["pipe", "data", "digits", "train", "--help"], "--stop-loss"),
+        (["pipe", "track", "sharpness", "-h"], "--rtol"),
+        (["show", "--help"], "RUN"),
+    ],
+)
+def test_help(
+    words: list[str], says: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(words) == 0
+    assert says in capsys.readouterr().out
+
+
+def in_fresh_python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout
+
+
+def test_list_and_help_need_no_jax() -> None:
+    said = in_fresh_python(
+        "import sys, aeoskit_cli as c\n"
+        "codes = [c.main(['list', '--json']), c.main(['--help']), c.main(['run', '--help'])]\n"
+        "print('RESULT', codes, 'jax' in sys.modules)"
+    )
+    assert "RESULT [0, 0, 0] False" in said
