@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import PyTree
 
 from ._kinds import loss_kind
@@ -19,7 +20,7 @@ def _path(root: str, path: Any) -> str:
 
 
 def _is_traced(tree: PyTree) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def check_data(data: PyTree) -> PyTree:
@@ -80,8 +81,8 @@ def _check_finite(data: PyTree) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             continue
-        finite = np.asarray(jnp.isfinite(leaf))
-        if not finite.all():
+        if not jnp.all(jnp.isfinite(leaf)):
+            finite = np.asarray(jnp.isfinite(leaf))
             index = tuple(int(i) for i in np.argwhere(~finite)[0])
             count = int((~finite).sum())
             raise ValueError(
@@ -146,22 +147,23 @@ def _check_parts(objective: Any, params: PyTree, head: PyTree, m: int) -> None:
     parts = [evaluate(params, head), evaluate(params, tail)]
     whole = evaluate(params, both)
     kind = loss_kind(whole, m + rest)
+    parts = jax.tree.map(lambda x: np.asarray(x, np.float64), parts)
     if kind == "per_example":
-        expected = np.concatenate([np.asarray(p, np.float64) for p in parts])
+        expected, found = np.concatenate(parts), np.asarray(whole, np.float64)
+        scale = np.mean(np.abs(expected))
     elif kind == "weighted":
-        expected = np.sum([np.asarray(p, np.float64) for p in parts], axis=0)
+        expected, found = parts[0][0] + parts[1][0], np.float64(whole[0])
+        scale = abs(parts[0][0]) + abs(parts[1][0])
     else:
-        expected = np.average(np.asarray(parts, np.float64), weights=[m, rest])
-    found = np.asarray(whole, np.float64)
-    scale = np.mean(np.abs(expected)) if kind == "per_example" else np.abs(expected)
+        expected, found = np.average(parts, weights=[m, rest]), np.float64(whole)
+        scale = np.mean(np.abs(parts))
     tolerance = max(TOLERANCE, 10 * float(jnp.finfo(jax.tree.leaves(whole)[0].dtype).eps))
     if np.any(np.abs(found - expected) > tolerance * (np.abs(expected) + scale)):
-        where = (found.mean(), expected.mean()) if kind != "weighted" else (found[0], expected[0])
         mend = (
             "if its weights are uneven (a mask), return (sum, weight); " if kind == "mean" else ""
         )
         raise ValueError(
-            f"the loss of {m + rest} examples at once ({where[0]:.6g}) is not that of its "
-            f"microbatches of {m} together ({where[1]:.6g}): it couples examples (BatchNorm?); "
-            f"{mend}pass microbatch=None to evaluate it whole"
+            f"the loss of {m + rest} examples at once ({np.mean(found):.6g}) is not that of its "
+            f"microbatches of {m} together ({np.mean(expected):.6g}): it couples examples "
+            f"(BatchNorm?); {mend}pass microbatch=None to evaluate it whole"
         )

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ._accumulate import accumulate, num_examples, part_loop, parts_of
@@ -102,10 +101,3 @@ def linearize(field: Field, objective: Any, params: PyTree) -> Any:
         return _divide(total, weight, params)
 
     return jax.linearize(mean, params)[1]
-
-
-def residual_bytes(field: Field, objective: Any, params: PyTree) -> int:
-    """What a linearization would hold, over all microbatches; nothing is computed."""
-    shapes = jax.eval_shape(lambda p: linearize(field, objective, p), params)
-    leaves = jax.tree.leaves(shapes)
-    return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in leaves)

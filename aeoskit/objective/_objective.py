@@ -54,7 +54,8 @@ class Objective(eqx.Module):
         reuse: what `lineax.linearise` does to a curvature operator. `"linearize"` runs the primal
             pass once per solve and keeps its residuals, `"recompute"` runs it in every product,
             `"auto"` keeps them if they fit into `residual_budget`.
-        residual_budget: bytes that the residuals of all microbatches may take under `"auto"`.
+        residual_budget: bytes that the residuals of all microbatches may take under `"auto"` (under
+            `jax.vmap`, those of each lane).
         params: if given, `check(params)` is run at construction.
 
     Raises:

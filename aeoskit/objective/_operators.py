@@ -1,5 +1,6 @@
 """Curvature of an objective, as lineax operators of our own."""
 
+import functools
 from typing import Any, Literal
 
 import equinox as eqx
@@ -22,9 +23,11 @@ def _apply(operator: Any, vector: PyTree) -> PyTree:
     return operator._product(vector)
 
 
-@eqx.filter_jit
-def _linear(operator: Any) -> Any:
+def _linear_map(operator: Any) -> Any:
     return _fields.linearize(operator._field(), operator.objective, operator.params)
+
+
+_linear = eqx.filter_jit(_linear_map)
 
 
 @eqx.filter_jit
@@ -77,7 +80,7 @@ class HessianOperator(lx.AbstractLinearOperator):
         return _fields.product(self._field(), self.objective, self.params, vector)
 
     def mv(self, vector: PyTree) -> PyTree:
-        """The product `∇²L(w) v`; costs about one and a half to three gradients."""
+        """The product `∇²L(w) v`; costs two to three gradients."""
         return _apply(self, vector)
 
     def as_matrix(self) -> Float[Array, "size size"]:
@@ -165,7 +168,7 @@ class LinearizedOperator(lx.AbstractLinearOperator):
         return self.linear(vector)
 
     def mv(self, vector: PyTree) -> PyTree:
-        """The product; costs about one gradient."""
+        """The product; costs about two gradients (of a Gauss-Newton matrix, one)."""
         return _apply(self, vector)
 
     def as_matrix(self) -> Float[Array, "size size"]:
@@ -186,11 +189,20 @@ class LinearizedOperator(lx.AbstractLinearOperator):
         return self.in_structure()
 
 
+@functools.lru_cache(maxsize=256)
+def residual_bytes(treedef: Any, shapes: tuple[Any, ...]) -> int:
+    """What a linearization would hold, over all microbatches; traced once, nothing is computed."""
+    operator = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
+    leaves = jax.tree.leaves(jax.eval_shape(_linear_map, operator))
+    return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in leaves)
+
+
 def _reuse(operator: "HessianOperator | GaussNewtonOperator") -> Literal["linearize", "recompute"]:
     objective = operator.objective
     if objective.reuse != "auto":
         return objective.reuse
-    needed = _fields.residual_bytes(operator._field(), objective, operator.params)
+    leaves, treedef = jax.tree.flatten(operator)
+    needed = residual_bytes(treedef, tuple((x.shape, x.dtype) for x in leaves))
     return "linearize" if needed <= objective.residual_budget else "recompute"
 
 

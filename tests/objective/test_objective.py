@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -45,7 +47,7 @@ def test_sweeps_are_vmaps():
 def test_a_module_is_a_loss():
     class Scaled(eqx.Module):
         scale: jax.Array
-        link: object
+        link: Any
 
         def __call__(self, w, x):
             return self.scale * self.link(x - w)
@@ -158,6 +160,17 @@ def test_wrong_types_are_refused():
         Objective(square, X, params={"w": jnp.arange(3)})
     with pytest.raises(TypeError, match=r"params\['f'\] is function"):
         Objective(square, X).gradient({"f": square})
+
+
+def test_a_key_per_example_makes_randomness_data():
+    def noisy(w, batch):
+        x, keys = batch
+        return square(w, x) * jax.vmap(jax.random.uniform)(keys)
+
+    data = (X, jax.random.split(jax.random.key(0), 5))
+    objective = Objective(noisy, data, microbatch=2, params=W)
+    np.testing.assert_allclose(objective.value(W), jnp.mean(noisy(W, data)), rtol=1e-6)
+    assert objective.on_batch(jnp.array([0, 3])).n == 2
 
 
 def test_batch_norm_is_evaluated_whole():

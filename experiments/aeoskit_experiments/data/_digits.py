@@ -42,8 +42,8 @@ def digits(
     """
     from sklearn.datasets import load_digits  # here, since it takes a second
 
-    raw = load_digits()
-    images, labels = np.asarray(raw["data"]) / 16.0, np.asarray(raw["target"])
+    images, labels = load_digits(return_X_y=True)
+    images, labels = np.asarray(images) / 16.0, np.asarray(labels)
     if not 1 <= examples <= len(labels):
         raise UserError(
             f"examples is {examples}: digits has {len(labels)} images, ask for 1 to {len(labels)}"
