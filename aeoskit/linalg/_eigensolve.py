@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
 from ._loops import loop_mode
@@ -88,13 +89,12 @@ class AbstractEigenSolver(eqx.Module):
 
 
 def _key_data(key: Array | None) -> UInt32[Array, "2"]:
-    if key is None:
-        key = jax.random.key(0, impl="threefry2x32")
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
-    if jax.random.key_data(key).shape != (2,):
-        return jax.random.bits(key, (2,), jnp.uint32)
-    return jax.random.key_data(key)
+    given: Any = jax.random.key(0, impl="threefry2x32") if key is None else key
+    if not jnp.issubdtype(given.dtype, jax.dtypes.prng_key):
+        given = jax.random.wrap_key_data(given)
+    if jax.random.key_data(given).shape != (2,):
+        return jax.random.bits(given, (2,), jnp.uint32)
+    return jax.random.key_data(given)
 
 
 def _is_key(start: Any) -> bool:
@@ -212,7 +212,7 @@ def _host_solve(
 
 
 def _traced(tree: PyTree) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def _check(operator: Any, solver: AbstractEigenSolver, k: int, which: str) -> None:

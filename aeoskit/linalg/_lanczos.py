@@ -10,7 +10,7 @@ takes one direction out of span(C), multiplies it, and puts what is left of the 
 slot that became free. With one slot this is Lanczos with thick restart (Wu and Simon, SIAM J.
 Matrix Anal. Appl. 22, 2000). With several it is a block method that spends every product on
 the wanted pair that has not converged (the residual expansion of Davidson's method), which is
-what a warm start by a block of old Ritz vectors needs.
+what a warm start by several old Ritz vectors needs.
 """
 
 from typing import Any
@@ -32,6 +32,7 @@ from ._tree import (
     block_row,
     block_set_row,
     block_zeros,
+    tree_axpy,
     tree_dtype,
     tree_norm,
     tree_random_like,
@@ -144,17 +145,18 @@ class Lanczos(AbstractEigenSolver):
       an allowance for rounding, `8 ε max|θ|`, to the residual: a tolerance under that floor ends
       in `RESULTS.stagnation`, never in `converged`.
     - `guard`: how many Ritz vectors beyond k the warm start keeps.
-    - `noise`: relative size of the random component of a warm start, see below.
+    - `noise`, `mix`: weights of a random vector and of each guard in the last start vector.
 
     **Cost:** one product a step; no product is spent on verification. The default budget is
     `20 * basis` products. A cold solve of k=1 spends what Lanczos with a full basis spends, until
     the basis is full.
 
     **Warm start:** `solution.state` holds k + `guard` Ritz vectors and a key. The next solve
-    multiplies each of them anew and expands by residuals of pairs that have not converged, by one
-    direction at least. The last vector carries a fresh random component, so that no solve stops
-    without having looked in a new direction: a single warm vector with a loose tolerance locks
-    onto a lower eigenvalue.
+    starts from k vectors: the first k - 1, and the k-th mixed with all guards and with a fresh
+    random vector. To converge it has to separate what was mixed in, so that it sees an eigenvalue
+    that overtook the old one; a single clean vector with a loose tolerance locks onto a lower
+    eigenvalue and reports a small residual. Smaller `noise` and `mix` save products and weaken
+    that guarantee, as does a looser `rtol`: at 1e-2 a cluster of a few per cent is not resolved.
 
     **Repeated eigenvalues:** a Krylov space holds one copy of each. When the space is exhausted
     before k pairs are found, or all of them are exact, it goes on from a fresh random direction,
@@ -164,18 +166,19 @@ class Lanczos(AbstractEigenSolver):
     basis: int = eqx.field(default=20, static=True)
     rtol: float = eqx.field(default=1e-3, static=True)
     atol: float = eqx.field(default=0.0, static=True)
-    guard: int = eqx.field(default=1, static=True)
+    guard: int = eqx.field(default=2, static=True)
     noise: float = eqx.field(default=0.1, static=True)
+    mix: float = eqx.field(default=0.3, static=True)
 
     def __check_init__(self):
         if self.basis < 3:
             raise ValueError(f"Lanczos(basis={self.basis}): a basis needs 3 vectors; use 20.")
-        for name in ("rtol", "atol", "noise"):
+        for name in ("rtol", "atol", "noise", "mix"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise ValueError(
                     f"Lanczos({name}={value}): a tolerance is finite and not negative; "
-                    "the defaults are rtol=1e-3, atol=0, noise=0.1."
+                    "the defaults are rtol=1e-3, atol=0, noise=0.1, mix=0.3."
                 )
         if self.guard < 0:
             raise ValueError(f"Lanczos(guard={self.guard}): a count; use 0 or more.")
@@ -193,7 +196,7 @@ class Lanczos(AbstractEigenSolver):
         structure = operator.in_structure()
         dimension = structure_dimension(structure)
         dtype = tree_dtype(structure)
-        slots, pending, key = self._start_vectors(structure, start)
+        slots, pending, key = self._start_vectors(structure, start, problem.k)
         s = pending.shape[0]
         m = min(self.basis + 1 - s, dimension)
         if m < min(problem.k + 2, dimension):
@@ -225,30 +228,31 @@ class Lanczos(AbstractEigenSolver):
             restarts=integer,
         )
 
-    def _start_vectors(self, structure: PyTree, start: Start):
-        """The slots at the start: unit vectors, the last one with a random component."""
+    def _start_vectors(self, structure: PyTree, start: Start, k: int):
+        """The slots at the start: k vectors at most, the last one mixed with all that is left."""
         noise, key = _draw(start.key, structure)
         noise = tree_scale(1 / tree_norm(noise), noise)
         if start.block is None:
             return jax.tree.map(lambda x: x[None], noise), jnp.array([True]), key
         rows = jax.tree.leaves(start.block)[0].shape[0]
-        slots = start.block
-        pending = []
-        for i in range(rows):
-            v = block_row(slots, i)
-            norm = tree_norm(v)
-            # Zero, NaN and infinite vectors are replaced; so is all of a block that is fresh.
-            usable = jnp.isfinite(norm) & (norm > 0) & ~start.fresh
-            v = jax.tree.map(
-                lambda x: jnp.where(usable, x / jnp.where(usable, norm, 1), 0).astype(x.dtype), v
-            )
-            if i == rows - 1:
-                weight = jnp.where(usable, self.noise, 1.0)
-                v = jax.tree.map(lambda x, y: (x + weight * y).astype(x.dtype), v, noise)
-                usable = jnp.asarray(True)
-            slots = block_set_row(slots, i, v)
-            pending.append(usable)
-        return slots, jnp.stack(pending), key
+        squares = jnp.diagonal(block_gram(start.block, start.block))
+        # Zero, NaN and infinite vectors are left out; so is all of a block that is fresh.
+        usable = jnp.isfinite(squares) & (squares > 0) & ~start.fresh
+        block = jax.tree.map(
+            lambda b: jnp.where(usable.reshape(-1, *[1] * (b.ndim - 1)), b, 0), start.block
+        )
+        usable_norm = jnp.sqrt(jnp.where(usable, squares, 1))
+        s = min(k, rows)
+        # Column i < s - 1 is vector i alone; the last takes its own, the rest, and the noise.
+        weights = jnp.eye(rows, s, dtype=squares.dtype)
+        weights = weights.at[s:, s - 1].set(self.mix)
+        weights = jnp.where(usable[:, None], weights / usable_norm[:, None], 0)
+        slots = block_combine(block, weights)
+        some = jnp.any(weights[:, s - 1] != 0)
+        last = tree_axpy(jnp.where(some, self.noise, 1.0), noise, block_row(slots, s - 1))
+        slots = block_set_row(slots, s - 1, last)
+        pending = jnp.any(weights != 0, axis=0).at[s - 1].set(True)
+        return slots, pending, key
 
     def step(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: LanczosState):
         """One product."""
@@ -313,7 +317,7 @@ class Lanczos(AbstractEigenSolver):
         )
 
     def _expand(self, problem: EigenProblem, state: LanczosState):
-        """Takes the next direction out of the slots; returns it, the free slot, and its row of T."""
+        """The next direction out of the slots, the slot that it frees, and its expected row of T."""
         eps = jnp.finfo(state.projected.dtype).eps
         order, _ = rank_ritz(state.ritz_values, state.size, problem.which)
         settled, _ = self._settled(problem, state)

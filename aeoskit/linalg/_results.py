@@ -21,8 +21,8 @@ with warnings.catch_warnings():
             "the loss at which the operator was built."
         )
         stagnation = (
-            "The residual is at the floor of the floating-point format and above the tolerance: more "
-            "products cannot help. Raise `rtol` or `atol` (a zero eigenvalue needs `atol` > 0), or "
+            "The residual is at the floor of the floating-point format and above the tolerance: "
+            "more products cannot help. Raise `rtol` or `atol` (a zero eigenvalue needs `atol` > 0), or "
             "use float64."
         )
         asymmetric = (
