@@ -138,7 +138,7 @@ def _cell(key: str, value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}" if key == "matvecs" else str(value)
     if isinstance(value, float):
-        if key == "ratio":
+        if key == "ratio" and abs(value) < 1e3:  # a diverged lane has any
             return f"{value:.3f}"
         if 1e3 <= abs(value) < 1e6:  # 38,000 rather than 3.8e+04
             return f"{value:,.0f}"
