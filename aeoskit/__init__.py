@@ -1,1 +1,62 @@
-"""aeoskit: neural network training at the adaptive edge of stability, measured in JAX."""
+"""aeoskit: neural network training at the adaptive edge of stability, measured in JAX.
+
+What a user's own training code needs is here; `aeoskit.record` and `aeoskit.figures` are imported
+by name, since they bring pyarrow, xarray and matplotlib.
+"""
+
+from importlib.metadata import version as _version
+
+from .linalg import RESULTS as RESULTS
+from .linalg import AbstractEigenSolver as AbstractEigenSolver
+from .linalg import AbstractPreconditioner as AbstractPreconditioner
+from .linalg import Dense as Dense
+from .linalg import DiagonalPreconditioner as DiagonalPreconditioner
+from .linalg import EigenSolution as EigenSolution
+from .linalg import IdentityPreconditioner as IdentityPreconditioner
+from .linalg import Lanczos as Lanczos
+from .linalg import PreconditionedOperator as PreconditionedOperator
+from .linalg import eigensolve as eigensolve
+from .objective import Objective as Objective
+from .optimizers import EMA as EMA
+from .optimizers import RMS as RMS
+from .optimizers import Constant as Constant
+from .optimizers import EMANesterov as EMANesterov
+from .optimizers import Frozen as Frozen
+from .optimizers import Identity as Identity
+from .optimizers import LinearWarmup as LinearWarmup
+from .optimizers import Nesterov as Nesterov
+from .optimizers import NoMomentum as NoMomentum
+from .optimizers import Optimizer as Optimizer
+from .optimizers import OptimizerState as OptimizerState
+from .optimizers import Polyak as Polyak
+from .optimizers import adam as adam
+from .optimizers import adamw as adamw
+from .optimizers import apply_updates as apply_updates
+from .optimizers import freeze as freeze
+from .optimizers import gradient_descent as gradient_descent
+from .optimizers import momentum as momentum
+from .optimizers import nadam as nadam
+from .optimizers import nesterov as nesterov
+from .optimizers import rmsprop as rmsprop
+from .probes import AbstractProbe as AbstractProbe
+from .probes import LossAndGradient as LossAndGradient
+from .probes import PreconditionedSharpness as PreconditionedSharpness
+from .probes import PreconditionedSharpnessSolution as PreconditionedSharpnessSolution
+from .probes import ProbeContext as ProbeContext
+from .probes import Sharpness as Sharpness
+from .probes import StabilityThreshold as StabilityThreshold
+from .probes import preconditioned_operator as preconditioned_operator
+from .probes import preconditioned_sharpness as preconditioned_sharpness
+from .probes import sharpness as sharpness
+from .trajectory import Carry as Carry
+from .trajectory import Chunk as Chunk
+from .trajectory import Continue as Continue
+from .trajectory import FreezePreconditioner as FreezePreconditioner
+from .trajectory import SwitchOptimizer as SwitchOptimizer
+from .trajectory import Trajectory as Trajectory
+from .trajectory import branch as branch
+from .trajectory import choose_mode as choose_mode
+from .trajectory import stack_lanes as stack_lanes
+from .trajectory import stream as stream
+
+__version__ = _version("aeoskit")

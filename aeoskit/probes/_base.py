@@ -30,7 +30,7 @@ class ProbeContext(eqx.Module):
     Example:
         >>> import jax, jax.numpy as jnp
         >>> import aeoskit as ak
-        >>> objective = ak.Objective(lambda w, x: 0.5 * jnp.sum((w - x) ** 2, -1), jnp.ones((4, 2)))
+        >>> objective = ak.Objective(lambda w, x: 0.5 * (x @ w - 1.0) ** 2, jnp.eye(2))
         >>> params, optimizer = jnp.zeros(2), ak.adam(1e-3)
         >>> value, grads = objective.value_and_gradient(params)
         >>> context = ak.ProbeContext(

@@ -1,12 +1,19 @@
 """Sharpness and preconditioned sharpness, as functions and as probes."""
 
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from aeoskit.linalg import AbstractEigenSolver, EigenSolution, Lanczos, PreconditionedOperator, eigensolve
+from aeoskit.linalg import (
+    AbstractEigenSolver,
+    EigenSolution,
+    Lanczos,
+    PreconditionedOperator,
+    eigensolve,
+)
 from aeoskit.objective import Objective
 from aeoskit.optimizers import Optimizer, OptimizerState
 
@@ -21,7 +28,7 @@ def sharpness(
     solver: AbstractEigenSolver | None = None,
     start: Any = None,
     max_matvecs: int | None = None,
-    driver: str = "auto",
+    driver: Literal["compiled", "host", "auto"] = "auto",
 ) -> EigenSolution:
     """The largest eigenvalues of the loss's Hessian, `λ₁(H) ≥ λ₂(H) ≥ …`.
 
@@ -43,13 +50,12 @@ def sharpness(
     Example:
         >>> import jax.numpy as jnp
         >>> import aeoskit as ak
-        >>> curvature = jnp.array([1.0, 5.0, 2.0])
         >>> def loss(params, batch):
-        ...     return 0.5 * jnp.sum(curvature * (params["w"] - batch) ** 2, axis=-1)
-        >>> objective = ak.Objective(loss, jnp.ones((8, 3)))
+        ...     return 0.5 * (batch @ params["w"]) ** 2
+        >>> objective = ak.Objective(loss, jnp.diag(jnp.array([1.0, 2.0, 3.0])))
         >>> solution = ak.sharpness(objective, {"w": jnp.zeros(3)})
         >>> print(f"{solution.values[0]:.3f}")
-        5.000
+        3.000
     """
     return eigensolve(
         objective.hessian(params),
@@ -104,18 +110,20 @@ def preconditioned_operator(
     Example:
         >>> import jax.numpy as jnp
         >>> import aeoskit as ak
-        >>> objective = ak.Objective(lambda w, x: 0.5 * jnp.sum((w - x) ** 2, -1), jnp.ones((4, 2)))
+        >>> objective = ak.Objective(lambda w, x: 0.5 * (x @ w - 1.0) ** 2, jnp.eye(2))
         >>> params, optimizer = jnp.zeros(2), ak.gradient_descent(0.1)
         >>> operator = ak.preconditioned_operator(
         ...     objective, params, optimizer, optimizer.init(params), objective.gradient(params))
         >>> operator.mv(jnp.array([1.0, 2.0])).tolist()
-        [1.0, 2.0]
+        [0.5, 1.0]
     """
     preconditioner = optimizer.preconditioner(optimizer_state, grads)
     return PreconditionedOperator(objective.hessian(params), preconditioner)
 
 
-_jitted_preconditioned_operator = eqx.filter_jit(preconditioned_operator)
+@eqx.filter_jit
+def _jitted_preconditioned_operator(objective, params, optimizer, optimizer_state, grads):
+    return preconditioned_operator(objective, params, optimizer, optimizer_state, grads)
 
 
 @eqx.filter_jit
@@ -139,7 +147,7 @@ def preconditioned_sharpness(
     solver: AbstractEigenSolver | None = None,
     start: Any = None,
     max_matvecs: int | None = None,
-    driver: str = "auto",
+    driver: Literal["compiled", "host", "auto"] = "auto",
 ) -> PreconditionedSharpnessSolution:
     """The largest eigenvalues of `P⁻¹H` and the stability threshold that they meet at the edge.
 
@@ -167,17 +175,15 @@ def preconditioned_sharpness(
     Example:
         >>> import jax.numpy as jnp
         >>> import aeoskit as ak
-        >>> objective = ak.Objective(lambda w, x: 2.0 * jnp.sum((w - x) ** 2, -1), jnp.ones((8, 3)))
-        >>> params, optimizer = jnp.zeros(3), ak.gradient_descent(0.5)
+        >>> objective = ak.Objective(lambda w, x: 0.5 * (x @ w - 1.0) ** 2, jnp.eye(2))
+        >>> params, optimizer = jnp.zeros(2), ak.gradient_descent(4.0)
         >>> edge = ak.preconditioned_sharpness(objective, params, optimizer, optimizer.init(params))
         >>> print(f"{edge.values[0]:.2f} of {edge.threshold:.2f}: ratio {edge.ratio:.2f}")
-        4.00 of 4.00: ratio 1.00
+        0.50 of 0.50: ratio 1.00
     """
     if grads is None:
         grads = _jitted_gradient(objective, params)
-    operator = _jitted_preconditioned_operator(
-        objective, params, optimizer, optimizer_state, grads
-    )
+    operator = _jitted_preconditioned_operator(objective, params, optimizer, optimizer_state, grads)
     solution = eigensolve(
         operator,
         Lanczos() if solver is None else solver,
@@ -239,7 +245,8 @@ class Sharpness(AbstractProbe):
         return True
 
     def init(self, params: PyTree, key: PRNGKeyArray) -> Any:
-        return self.solver.initial_state(params, self.k, key)
+        structure = jax.eval_shape(lambda: params)
+        return self.solver.initial_state(structure, self.k, key)
 
     def measure(self, context: ProbeContext, state: Any) -> tuple[Measurement, Any]:
         solution = sharpness(
@@ -286,7 +293,8 @@ class PreconditionedSharpness(AbstractProbe):
         return True
 
     def init(self, params: PyTree, key: PRNGKeyArray) -> Any:
-        return self.solver.initial_state(params, self.k, key)
+        structure = jax.eval_shape(lambda: params)
+        return self.solver.initial_state(structure, self.k, key)
 
     def measure(self, context: ProbeContext, state: Any) -> tuple[Measurement, Any]:
         edge = preconditioned_sharpness(

@@ -115,7 +115,7 @@ def branch(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> import aeoskit as ak
-        >>> objective = ak.Objective(lambda w, x: 0.5 * jnp.sum((w - x) ** 2, -1), jnp.ones((4, 2)))
+        >>> objective = ak.Objective(lambda w, x: 0.5 * (x @ w - 1.0) ** 2, jnp.eye(2))
         >>> trajectory = ak.Trajectory(objective, ak.adam(0.1), {"loss": ak.LossAndGradient()})
         >>> carry = trajectory.init(jnp.zeros(2), jax.random.key(0))
         >>> branches = ak.branch(
@@ -126,7 +126,9 @@ def branch(
         frozen [(2, 1)]
     """
     if not ways:
-        raise ValueError("branch was given no way to go on; pass for example {'go on': Continue()}.")
+        raise ValueError(
+            "branch was given no way to go on; pass for example {'go on': Continue()}."
+        )
     branches = {}
     for name, way in ways.items():
         new_trajectory, new_carry = way.apply(trajectory, copy_tree(carry))

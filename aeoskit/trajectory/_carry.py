@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from aeoskit.objective import Objective
 from aeoskit.optimizers import Optimizer, OptimizerState
@@ -28,7 +28,7 @@ class Lane(eqx.Module):
     params: PyTree
     optimizer_state: OptimizerState
     probe_states: dict[str, Any]
-    key: PRNGKeyArray
+    key: Key[Array, "*lanes"]
     diverged_at: Int[Array, "*lanes"]
     initial_loss: Float[Array, "*lanes"]
 
@@ -64,13 +64,13 @@ class Trajectory(eqx.Module):
     Example:
         >>> import jax, jax.numpy as jnp
         >>> import aeoskit as ak
-        >>> objective = ak.Objective(lambda w, x: 0.5 * jnp.sum((w - x) ** 2, -1), jnp.ones((4, 2)))
+        >>> objective = ak.Objective(lambda w, x: 0.5 * (x @ w - 1.0) ** 2, jnp.eye(2))
         >>> trajectory = ak.Trajectory(
-        ...     objective, ak.gradient_descent(0.5), {"loss": ak.LossAndGradient()})
+        ...     objective, ak.gradient_descent(1.0), {"loss": ak.LossAndGradient()})
         >>> carry = trajectory.init(jnp.zeros(2), jax.random.key(0))
         >>> for chunk in ak.stream(trajectory, carry, 3):
         ...     print(chunk.measurements["loss"][:, 0])
-        [1.     0.25   0.0625]
+        [0.5     0.125   0.03125]
     """
 
     objective: Objective
@@ -160,7 +160,9 @@ class Trajectory(eqx.Module):
 
 def copy_tree(tree: PyTree) -> PyTree:
     """A copy of every array of a pytree, so that one of the two may be donated."""
-    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True) if eqx.is_array(leaf) else leaf, tree)
+    return jax.tree.map(
+        lambda leaf: jnp.array(leaf, copy=True) if eqx.is_array(leaf) else leaf, tree
+    )
 
 
 def stack_lanes(optimizers: list[Optimizer]) -> Optimizer:

@@ -40,9 +40,7 @@ def context_of(
     if trajectory.batch is None or trajectory.batch == objective.n:
         training = objective
     else:
-        training = objective.on_batch(
-            batch_indices(batch_key, step, objective.n, trajectory.batch)
-        )
+        training = objective.on_batch(batch_indices(batch_key, step, objective.n, trajectory.batch))
     value, grads = training.value_and_gradient(lane.params)
     return ProbeContext(
         objective=objective,

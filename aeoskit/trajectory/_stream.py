@@ -23,7 +23,9 @@ class Chunk(NamedTuple):
 
     Attributes:
         steps: the step numbers, (steps,).
-        measurements: name to values, (steps, lanes, ...); a single run has one lane.
+        measurements: name to values, (steps, lanes, ...); a single run has one lane. A quantity
+            that was not due in this chunk is left out; where it was due at some steps only, the
+            other rows are NaN (zero for counts).
         measured: name to a mask over `steps`: when that quantity was measured.
         diverged_at: per lane, the step of its divergence so far, or -1; (lanes,).
         carry: the state after the chunk, on the device. The next chunk donates its buffers: copy it
@@ -53,7 +55,7 @@ def choose_mode(trajectory: Trajectory, carry: Carry) -> Mode:
     Example:
         >>> import jax, jax.numpy as jnp
         >>> import aeoskit as ak
-        >>> objective = ak.Objective(lambda w, x: 0.5 * jnp.sum((w - x) ** 2, -1), jnp.ones((4, 2)))
+        >>> objective = ak.Objective(lambda w, x: 0.5 * (x @ w - 1.0) ** 2, jnp.eye(2))
         >>> trajectory = ak.Trajectory(objective, ak.gradient_descent(0.5), {})
         >>> ak.choose_mode(trajectory, trajectory.init(jnp.zeros(2), jax.random.key(0)))
         'scan'
@@ -61,7 +63,9 @@ def choose_mode(trajectory: Trajectory, carry: Carry) -> Mode:
     params = carry.lane.params
     if trajectory.lanes is not None:
         params = jax.eval_shape(lambda tree: take_lane(tree, 0), params)
-    return loop_mode(lambda objective, params: objective.value(params), trajectory.objective, params)
+    return loop_mode(
+        lambda objective, params: objective.value(params), trajectory.objective, params
+    )
 
 
 def stream(
@@ -70,7 +74,7 @@ def stream(
     steps: int,
     *,
     chunk: int = 100,
-    mode: Literal["auto", "scan", "host"] = "auto",
+    mode: str = "auto",
 ) -> Iterator[Chunk]:
     """Trains, yielding each chunk of steps as soon as it is done.
 
@@ -94,7 +98,7 @@ def stream(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> import aeoskit as ak
-        >>> objective = ak.Objective(lambda w, x: 0.5 * jnp.sum((w - x) ** 2, -1), jnp.ones((4, 2)))
+        >>> objective = ak.Objective(lambda w, x: 0.5 * (x @ w - 1.0) ** 2, jnp.eye(2))
         >>> trajectory = ak.Trajectory(
         ...     objective, ak.gradient_descent(0.5), {"edge": ak.Sharpness(every=2)})
         >>> carry = trajectory.init(jnp.zeros(2), jax.random.key(0))
@@ -120,10 +124,15 @@ def stream(
         numbers = np.arange(start, start + length)
         if trajectory.lanes is None:
             rows = {name: value[:, None] for name, value in rows.items()}
+        masks = _masks(trajectory, numbers)
         yield Chunk(
             steps=numbers,
-            measurements={name: np.asarray(value[:length]) for name, value in rows.items()},
-            measured={name: mask for name, mask in _masks(trajectory, numbers).items() if name in rows},
+            measurements={
+                name: np.asarray(value[:length])
+                for name, value in rows.items()
+                if masks[name].any()
+            },
+            measured={name: mask for name, mask in masks.items() if mask.any()},
             diverged_at=np.atleast_1d(np.asarray(carry.lane.diverged_at)),
             carry=carry,
         )
@@ -152,9 +161,7 @@ def _scan_chunk(
     rows beyond it stay blank."""
     trajectory, capacity = kept
     _, shapes = eqx.filter_eval_shape(_lane_step, trajectory, carry.lane, carry.step)
-    rows = {
-        name: blank((capacity, *shape.shape), shape.dtype) for name, shape in shapes.items()
-    }
+    rows = {name: blank((capacity, *shape.shape), shape.dtype) for name, shape in shapes.items()}
 
     def body(index, state):
         carry, rows = state
@@ -209,8 +216,8 @@ def _host_lane(
     solving = {name: probe for name, probe in trajectory.probes.items() if probe.solves}
     rows: list[Measurement] = []
     for step in range(start, start + length):
-        # A numpy scalar is traced; a Python int would be static, and compile for each step.
-        number = np.asarray(step, np.asarray(0).dtype if jax.config.jax_enable_x64 else np.int32)
+        # An array is traced; a Python int would be static, and compile for each step.
+        number = jnp.asarray(step)
         row: Measurement = {}
         due = [name for name, probe in solving.items() if step % probe.every == 0]
         if due:

@@ -56,9 +56,9 @@ def test_dashes_escape() -> None:
 
 
 def test_flags_take_no_value() -> None:
-    found = cut(["data", "digits", "--no-standardize", "plot"])
+    found = cut(["store", "--no-checkpoints", "plot"])
     assert [piece.stage for piece in found.pieces] == ["data", "plot"]
-    assert compose(found).stages[0].options == {"standardize": False}
+    assert compose(found).stages[0].options == {"checkpoints": False}
 
 
 def test_lists_are_sweeps() -> None:

@@ -20,15 +20,22 @@ def test_digits():
 
 @pytest.mark.parametrize("examples", [1, 100, 1797])
 def test_standardized_per_pixel_with_dead_pixels_at_zero(examples):
-    raw = np.asarray(digits(examples=examples, standardize=False).inputs)
+    raw = np.asarray(digits(examples=examples, standardize="none").inputs)
     assert raw.min() >= 0
     assert raw.max() <= 1
-    inputs = np.asarray(digits(examples=examples).inputs)
+    inputs = np.asarray(digits(examples=examples, standardize="pixel").inputs)
     dead = np.ptp(raw, axis=0) == 0
     assert dead[0]  # the corner
     np.testing.assert_array_equal(inputs[:, dead], 0)
     np.testing.assert_allclose(inputs.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(inputs.std(0)[~dead], 1, rtol=1e-4)
+
+
+def test_standardized_as_one_channel():
+    inputs = np.asarray(digits(examples=300).inputs, np.float64)
+    np.testing.assert_allclose([inputs.mean(), inputs.std()], [0, 1], atol=1e-6)
+    raw = np.asarray(digits(examples=300, standardize="none").inputs, np.float64)
+    np.testing.assert_allclose(inputs, (raw - raw.mean()) / raw.std(), atol=1e-5)
 
 
 def test_label_noise():
@@ -41,9 +48,9 @@ def test_label_noise():
 
 
 def test_seeds():
-    small, large = digits(examples=50, standardize=False), digits(examples=99, standardize=False)
+    small, large = digits(examples=50, standardize="none"), digits(examples=99, standardize="none")
     np.testing.assert_array_equal(small.inputs, large.inputs[:50])
-    other = digits(examples=50, standardize=False, seed=1)
+    other = digits(examples=50, standardize="none", seed=1)
     assert not np.array_equal(small.inputs, other.inputs)
 
 
@@ -55,6 +62,7 @@ def test_seeds():
         {"label_noise": 1.1},
         {"label_noise": -0.1},
         {"seed": -1},
+        {"standardize": "channels"},
     ],
 )
 def test_refused(settings):

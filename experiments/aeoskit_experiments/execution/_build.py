@@ -46,7 +46,12 @@ def build(experiment: Experiment) -> Setup:
     """
     data, model, loss = experiment.data, experiment.model, experiment.loss
     optimizer, train = experiment.optimizer, experiment.train
-    assert data and model and loss and optimizer and train  # held by Pipeline.experiment
+    # Held by Pipeline.experiment.
+    assert data is not None
+    assert model is not None
+    assert loss is not None
+    assert optimizer is not None
+    assert train is not None
     dataset = data.build()
     network = model.build()
     params = network.init(jax.random.key(_whole(model.seed)), dataset)

@@ -77,9 +77,7 @@ def execute(
         first = _built(groups[0][1])
         pipeline = _with_mode(pipeline, first)
         mode = pipeline.declared().train.mode  # type: ignore[union-attr]
-        lanes = [
-            {**values, **lane} for values, experiment in groups for lane in experiment.lanes()
-        ]
+        lanes = [{**values, **lane} for values, experiment in groups for lane in experiment.lanes()]
         writer = _create(pipeline, store, root, folder, lanes)
         status = "finished"
         try:
@@ -177,8 +175,8 @@ def _conclude(
     """Sums up, draws and closes the record."""
     run = read_run(writer.path)
     dataset = run.metrics
-    if "loss" not in dataset:
-        writer.discard()
+    if status == "interrupted" and "loss" not in dataset:
+        writer.discard()  # Stopped before the first chunk: there is nothing to keep.
         raise KeyboardInterrupt
     runs = _summaries(dataset, groups, lanes)
     plot = pipeline.declared().plot or Plot()

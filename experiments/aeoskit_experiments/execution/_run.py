@@ -81,9 +81,7 @@ def run_group(
                 waiting.remove(item)
 
     fixed = [item.at for item in branches if isinstance(item.at, int)]
-    _train(
-        setup.trajectory, setup.carry, 0, train, fixed, keep, writer, listener, course
-    )
+    _train(setup.trajectory, setup.carry, 0, train, fixed, keep, writer, listener, course)
     for item in waiting:
         listener.noted(
             f"branch {item.name} did not start: the main run ended before it came to "
@@ -220,4 +218,3 @@ class _History:
     def shown(self) -> dict[str, float]:
         """A few numbers for a progress line: medians over the lanes."""
         return dict(self._last)
-

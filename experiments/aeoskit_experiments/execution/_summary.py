@@ -82,9 +82,7 @@ def summarize_run(dataset: xr.Dataset, raw: bool) -> dict[str, Any]:
     }
 
 
-def summarize_advance(
-    main: xr.Dataset, frozen: xr.Dataset, momentum: xr.Dataset
-) -> dict[str, Any]:
+def summarize_advance(main: xr.Dataset, frozen: xr.Dataset, momentum: xr.Dataset) -> dict[str, Any]:
     """What sets AEoS apart from EoS (E7 to E9), in numbers: medians over 50 steps, to loss 0.1.
 
     Args:
@@ -133,4 +131,3 @@ def _until_fitted(dataset: xr.Dataset, name: str) -> tuple[np.ndarray, np.ndarra
     fitted = np.flatnonzero(running_median(loss_steps, loss) < FITTED)
     end = loss_steps[fitted[0]] if fitted.size else np.inf
     return steps[steps <= end], running_median(steps, values)[steps <= end]
-

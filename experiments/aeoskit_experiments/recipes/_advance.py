@@ -49,7 +49,7 @@ def advance(
         track("preconditioned_sharpness", every=every),
         track("sharpness", every=every),
         train(steps, stop_loss=stop_loss),
-        branch("freeze", at="edge"),
+        branch("freeze", at="edge", name="frozen"),
         branch("switch", optimizer="momentum", form="ema", lr=momentum_lr, at="start"),
         plot("advance"),
     )

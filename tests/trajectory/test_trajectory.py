@@ -1,0 +1,374 @@
+"""The loop: its numbers against a plain loop, lanes, branches, divergence, and what it costs."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from aeoskit.linalg import Lanczos
+from aeoskit.objective import Objective
+from aeoskit.optimizers import adam, apply_updates, gradient_descent, momentum
+from aeoskit.probes import LossAndGradient, PreconditionedSharpness, Sharpness, StabilityThreshold
+from aeoskit.trajectory import (
+    Continue,
+    FreezePreconditioner,
+    SwitchOptimizer,
+    Trajectory,
+    branch,
+    choose_mode,
+    stack_lanes,
+    stream,
+)
+
+TRACES = {"count": 0}
+
+
+def loss(params, batch):
+    TRACES["count"] += 1
+    inputs, targets = batch
+    hidden = jnp.tanh(inputs @ params["hidden"])
+    return 0.5 * jnp.sum((hidden @ params["out"] - targets) ** 2, axis=-1)
+
+
+@pytest.fixture
+def problem():
+    keys = jax.random.split(jax.random.key(0), 4)
+    inputs = jax.random.normal(keys[0], (30, 4))
+    targets = jax.random.normal(keys[1], (30, 2))
+    params = {
+        "hidden": 0.5 * jax.random.normal(keys[2], (4, 6)),
+        "out": 0.5 * jax.random.normal(keys[3], (6, 2)),
+    }
+    return Objective(loss, (inputs, targets)), params
+
+
+def probes(every=3):
+    return {
+        "loss": LossAndGradient(),
+        "threshold": StabilityThreshold(),
+        "edge": PreconditionedSharpness(every=every),
+    }
+
+
+CHEAP = {"loss": LossAndGradient(), "threshold": StabilityThreshold()}
+
+
+def collect(trajectory, carry, steps, chunk=10, **options):
+    """One capacity for all tests: another one would be another program to compile."""
+    chunks = list(stream(trajectory, carry, steps, chunk=chunk, **options))
+    names = {name for item in chunks for name in item.measurements}
+    rows, masks = {}, {}
+    for name in names:
+        example = next(item.measurements[name] for item in chunks if name in item.measurements)
+        values, due = [], []
+        for item in chunks:
+            missing = np.full((len(item.steps), *example.shape[1:]), np.nan)
+            values.append(item.measurements.get(name, missing))
+            due.append(item.measured.get(name, np.zeros(len(item.steps), bool)))
+        rows[name], masks[name] = np.concatenate(values), np.concatenate(due)
+    return rows, masks, chunks[-1].carry
+
+
+def reference(objective, params, optimizer, steps):
+    """Training with nothing but the objective and the optimizer."""
+
+    @jax.jit
+    def step(params, state):
+        value, grads = objective.value_and_gradient(params)
+        updates, state = optimizer.update(grads, state, params)
+        return apply_updates(params, updates), state, value
+
+    state, losses = optimizer.init(params), []
+    for _ in range(steps):
+        params, state, value = step(params, state)
+        losses.append(float(value))
+    return params, losses
+
+
+@pytest.mark.parametrize("mode", ["scan", "host"])
+def test_steps_equal_a_plain_loop(problem, mode):
+    objective, params = problem
+    optimizer = adam(1e-2)
+    expected, losses = reference(objective, params, optimizer, 25)
+    trajectory = Trajectory(objective, optimizer, probes())
+    carry = trajectory.init(params, jax.random.key(1))
+    rows, _, end = collect(trajectory, carry, 25, mode=mode)
+    np.testing.assert_allclose(rows["loss"][:, 0], losses, rtol=1e-5)
+    assert int(end.step) == 25
+    for name, leaf in expected.items():
+        np.testing.assert_allclose(end.lane.params[name], leaf, rtol=1e-4, atol=1e-6)
+
+
+def test_both_modes_measure_the_same(problem):
+    objective, params = problem
+    trajectory = Trajectory(objective, adam(1e-2), probes())
+    carry = trajectory.init(params, jax.random.key(1))
+    scan, scan_masks, _ = collect(trajectory, carry, 12, mode="scan")
+    host, host_masks, _ = collect(trajectory, carry, 12, mode="host")
+    assert scan.keys() == host.keys()
+    for name in ("preconditioned_sharpness", "ratio", "threshold"):
+        assert (scan_masks[name] == host_masks[name]).all()
+        due = scan_masks[name]
+        # Two programs round differently, and the eigenvalue moves with the parameters.
+        np.testing.assert_allclose(scan[name][due], host[name][due], rtol=1e-2)
+
+
+def test_probe_values_equal_the_dense_hessian(problem, x64):
+    objective, params = problem
+    objective, params = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float64) if eqx.is_inexact_array(leaf) else leaf,
+        (objective, params),
+    )
+    optimizer = adam(1e-2, eps=1e-7)
+    solver = Lanczos(rtol=1e-6)
+    trajectory = Trajectory(
+        objective, optimizer, {"edge": PreconditionedSharpness(k=3, every=4, solver=solver)}
+    )
+    rows, masks, _ = collect(trajectory, trajectory.init(params, jax.random.key(1)), 9)
+    state = optimizer.init(params)
+    for step in range(9):
+        grads = objective.gradient(params)
+        if step % 4 == 0:
+            expected = dense_preconditioned(objective, params, optimizer, state, grads)[:3]
+            np.testing.assert_allclose(
+                rows["preconditioned_sharpness"][step, 0], expected, rtol=1e-5
+            )
+            ratio = expected[0] / float(optimizer.threshold(state))
+            np.testing.assert_allclose(rows["ratio"][step, 0], ratio, rtol=1e-5)
+            assert masks["ratio"][step]
+        else:
+            assert not masks["ratio"][step]
+            assert np.isnan(rows["ratio"][step, 0])
+        updates, state = optimizer.update(grads, state, params)
+        params = apply_updates(params, updates)
+
+
+def dense_preconditioned(objective, params, optimizer, state, grads):
+    """All eigenvalues of `P^{-1/2} H P^{-1/2}`, from the dense matrix, largest first."""
+    preconditioner = optimizer.preconditioner(state, grads)
+    flat, rebuild = ravel_pytree(params)
+    dense = jax.hessian(lambda flat: objective.value(rebuild(flat)))(flat)
+    root = jax.vmap(lambda row: ravel_pytree(preconditioner.inv_sqrt_mv(rebuild(row)))[0])(
+        jnp.eye(flat.size)
+    )
+    return np.linalg.eigvalsh(root @ dense @ root)[::-1]
+
+
+@pytest.mark.parametrize("mode", ["scan", "host"])
+def test_lanes_equal_single_runs(problem, mode):
+    objective, params = problem
+    optimizers = [adam(lr) for lr in (1e-3, 1e-2, 3e-2)]
+    sweep = Trajectory(objective, stack_lanes(optimizers), probes(), lanes=3)
+    rows, _, _ = collect(sweep, sweep.init(params, jax.random.key(1)), 10, mode=mode)
+    for lane, optimizer in enumerate(optimizers):
+        single = Trajectory(objective, optimizer, probes())
+        alone, masks, _ = collect(single, single.init(params, jax.random.key(1)), 10, mode=mode)
+        np.testing.assert_allclose(rows["loss"][:, lane], alone["loss"][:, 0], rtol=1e-5)
+        due = masks["ratio"]
+        np.testing.assert_allclose(rows["ratio"][due, lane], alone["ratio"][due, 0], rtol=1e-2)
+        assert float(rows["threshold"][0, lane]) == float(alone["threshold"][0, 0])
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(problem):
+    objective, params = problem
+    trajectory = Trajectory(objective, adam(1e-2), probes(), batch=8)
+    carry = trajectory.init(params, jax.random.key(1))
+    whole, _, end = collect(trajectory, carry, 20)
+    first, _, middle = collect(trajectory, carry, 9)
+    second, _, resumed = collect(trajectory, middle, 11)
+    for name in whole:
+        np.testing.assert_array_equal(whole[name], np.concatenate([first[name], second[name]]))
+    for one, other in zip(
+        jax.tree.leaves(end.lane.params), jax.tree.leaves(resumed.lane.params), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_carry_that_stream_was_given_stays_usable(problem):
+    objective, params = problem
+    trajectory = Trajectory(objective, adam(1e-2), CHEAP)
+    carry = trajectory.init(params, jax.random.key(1))
+    one, _, _ = collect(trajectory, carry, 5)
+    other, _, _ = collect(trajectory, carry, 5)
+    np.testing.assert_array_equal(one["loss"], other["loss"])
+    assert np.isfinite(np.asarray(params["out"])).all()
+
+
+def test_one_compilation_for_all_chunks_and_solves(problem):
+    objective, params = problem
+    trajectory = Trajectory(objective, adam(1e-2), probes())
+    carry = trajectory.init(params, jax.random.key(1))
+    collect(trajectory, carry, 10, mode="scan")
+    before = TRACES["count"]
+    # Other lengths, a shorter last chunk, another learning rate: nothing is traced again.
+    collect(trajectory, carry, 27, mode="scan")
+    other = Trajectory(objective, adam(3e-2), probes())
+    collect(other, other.init(params, jax.random.key(2)), 13, mode="scan")
+    assert TRACES["count"] == before
+
+
+def test_host_mode_compiles_once_as_well(problem):
+    objective, params = problem
+    trajectory = Trajectory(objective, adam(1e-2), probes())
+    carry = trajectory.init(params, jax.random.key(1))
+    collect(trajectory, carry, 4, mode="host")
+    before = TRACES["count"]
+    collect(trajectory, carry, 12, mode="host")
+    assert TRACES["count"] == before
+
+
+def test_no_host_transfer_inside_a_chunk(problem):
+    objective, params = problem
+    trajectory = Trajectory(objective, adam(1e-2), probes())
+    carry = trajectory.init(params, jax.random.key(1))
+    from aeoskit.trajectory import _stream
+
+    text = _stream._scan_chunk.lower((trajectory, 10), carry, jnp.asarray(10)).as_text()
+    for word in ("callback", "infeed", "outfeed", "host_transfer"):
+        assert word not in text
+
+
+@pytest.mark.parametrize("mode", ["scan", "host"])
+def test_a_diverging_lane_is_frozen_and_marked_and_the_others_go_on(problem, mode):
+    objective, params = problem
+    optimizers = [gradient_descent(lr) for lr in (0.05, 50.0)]
+    sweep = Trajectory(objective, stack_lanes(optimizers), {"loss": LossAndGradient()}, lanes=2)
+    chunks = list(stream(sweep, sweep.init(params, jax.random.key(1)), 30, chunk=10, mode=mode))
+    good, bad = chunks[-1].diverged_at
+    assert good == -1
+    assert 0 < bad < 30
+    losses = np.concatenate([chunk.measurements["loss"] for chunk in chunks])
+    assert losses[-1, 0] < losses[0, 0]
+    # Frozen: the lane stays where it was when it diverged.
+    np.testing.assert_array_equal(losses[bad + 1 :, 1], np.full(29 - bad, losses[bad, 1]))
+
+
+def test_minibatches_are_epochs_without_replacement(problem):
+    from aeoskit.trajectory._step import batch_indices
+
+    drawn = [
+        np.asarray(batch_indices(jax.random.key(0), jnp.asarray(step), 30, 8)) for step in range(6)
+    ]
+    first, second = np.concatenate(drawn[:3]), np.concatenate(drawn[3:])
+    assert len(set(first)) == 24
+    assert len(set(second)) == 24
+    assert not np.array_equal(first, second)
+
+
+def test_minibatch_steps_use_the_batch_and_probes_the_whole_data(problem):
+    objective, params = problem
+    trajectory = Trajectory(
+        objective, gradient_descent(0.01), {"loss": LossAndGradient(), "raw": Sharpness()}, batch=5
+    )
+    rows, _, _ = collect(trajectory, trajectory.init(params, jax.random.key(1)), 3)
+    assert abs(rows["loss"][0, 0] - float(objective.value(params))) > 1e-4
+    flat, rebuild = ravel_pytree(params)
+    dense = jax.hessian(lambda flat: objective.value(rebuild(flat)))(flat)
+    top = np.linalg.eigvalsh(np.asarray(dense, np.float64))[-1]
+    np.testing.assert_allclose(rows["sharpness"][0, 0, 0], top, rtol=1e-3)
+
+
+class TestBranches:
+    def test_ways_start_from_equal_copies(self, problem):
+        objective, params = problem
+        trajectory = Trajectory(objective, adam(1e-2), CHEAP)
+        _, _, carry = collect(trajectory, trajectory.init(params, jax.random.key(1)), 10)
+        ways = {
+            "on": Continue(),
+            "frozen": FreezePreconditioner(),
+            "momentum": SwitchOptimizer(momentum(0.1)),
+        }
+        results = {
+            name: collect(way, start, 10)
+            for name, (way, start) in branch(trajectory, carry, ways).items()
+        }
+        # All of them see the same loss first, and then part.
+        losses = {name: rows["loss"][:, 0] for name, (rows, _, _) in results.items()}
+        for name in ("frozen", "momentum"):
+            assert losses[name][0] == losses["on"][0]
+            assert losses[name][-1] != losses["on"][-1]
+        unbranched, _, _ = collect(trajectory, carry, 10)
+        np.testing.assert_array_equal(losses["on"], unbranched["loss"][:, 0])
+
+    def test_frozen_takes_the_same_first_step_and_holds_its_preconditioner(self, problem):
+        objective, params = problem
+        trajectory = Trajectory(objective, adam(1e-2), CHEAP)
+        _, _, carry = collect(trajectory, trajectory.init(params, jax.random.key(1)), 10)
+        started = branch(trajectory, carry, {"on": Continue(), "frozen": FreezePreconditioner()})
+        on, frozen = (collect(*started[name], 2)[0]["loss"] for name in ("on", "frozen"))
+        np.testing.assert_allclose(on[1], frozen[1], rtol=1e-5)
+        way, start = started["frozen"]
+        _, _, later = collect(way, start, 20)
+        grads = objective.gradient(later.lane.params)
+        before = way.optimizer.preconditioner(start.lane.optimizer_state, grads)
+        after = way.optimizer.preconditioner(later.lane.optimizer_state, grads)
+        for one, other in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+    def test_lanes_branch_as_well(self, problem):
+        objective, params = problem
+        sweep = Trajectory(objective, stack_lanes([adam(1e-3), adam(1e-2)]), probes(), lanes=2)
+        _, _, carry = collect(sweep, sweep.init(params, jax.random.key(1)), 6)
+        ways = {"frozen": FreezePreconditioner(), "momentum": SwitchOptimizer(momentum(0.1))}
+        for way, start in branch(sweep, carry, ways).values():
+            rows, _, _ = collect(way, start, 4)
+            assert rows["loss"].shape == (4, 2)
+            assert np.isfinite(rows["loss"]).all()
+
+    def test_no_way_is_refused(self, problem):
+        objective, params = problem
+        trajectory = Trajectory(objective, adam(1e-2), {})
+        with pytest.raises(ValueError, match="no way"):
+            branch(trajectory, trajectory.init(params, jax.random.key(1)), {})
+
+
+class TestMode:
+    def test_a_plain_network_scans(self, problem):
+        objective, params = problem
+        trajectory = Trajectory(objective, adam(1e-2), {})
+        assert choose_mode(trajectory, trajectory.init(params, jax.random.key(0))) == "scan"
+
+    def test_a_convolution_on_cpu_is_dispatched_from_the_host(self):
+        def convolutional(params, images):
+            out = jax.lax.conv(images, params, (1, 1), "SAME")
+            return jnp.sum(out**2, axis=(1, 2, 3))
+
+        objective = Objective(convolutional, jnp.ones((4, 1, 5, 5)))
+        for lanes, optimizer in ((None, adam(0.1)), (2, stack_lanes([adam(0.1), adam(0.2)]))):
+            trajectory = Trajectory(objective, optimizer, {}, lanes=lanes)
+            carry = trajectory.init(jnp.ones((2, 1, 3, 3)), jax.random.key(0))
+            assert choose_mode(trajectory, carry) == "host"
+
+
+class TestBadInput:
+    def test_a_batch_larger_than_the_data(self, problem):
+        with pytest.raises(ValueError, match=r"batch is 31, but the data has 30"):
+            Trajectory(problem[0], adam(1e-2), {}, batch=31)
+
+    def test_lanes_that_the_optimizer_does_not_have(self, problem):
+        with pytest.raises(ValueError, match="stack_lanes"):
+            Trajectory(problem[0], adam(1e-2), {}, lanes=2)
+
+    def test_one_quantity_twice(self, problem):
+        with pytest.raises(ValueError, match="both measure"):
+            Trajectory(problem[0], adam(1e-2), {"a": LossAndGradient(), "b": LossAndGradient()})
+
+    @pytest.mark.parametrize("options", [{"steps": 0}, {"steps": 3, "chunk": 0}])
+    def test_no_steps(self, problem, options):
+        objective, params = problem
+        trajectory = Trajectory(objective, adam(1e-2), {})
+        with pytest.raises(ValueError, match="at least 1"):
+            next(stream(trajectory, trajectory.init(params, jax.random.key(0)), **options))
+
+    def test_an_unknown_mode(self, problem):
+        objective, params = problem
+        trajectory = Trajectory(objective, adam(1e-2), {})
+        carry = trajectory.init(params, jax.random.key(0))
+        with pytest.raises(ValueError, match="'scan' or 'host'"):
+            next(stream(trajectory, carry, 3, mode="fast"))  # type: ignore[arg-type]
+
+    def test_optimizers_of_two_kinds_do_not_stack(self):
+        with pytest.raises(ValueError, match="structure"):
+            stack_lanes([adam(1e-2), gradient_descent(0.1)])
