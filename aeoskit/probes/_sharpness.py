@@ -73,7 +73,7 @@ class PreconditionedSharpnessSolution(eqx.Module):
 
     Attributes:
         values: the largest eigenvalues of `P⁻¹H`, (k,).
-        threshold: the optimizer's stability threshold in the same units, `38/η` for Adam, `β₁ = .9`.
+        threshold: the optimizer's stability threshold in the same units (`38/η` for Adam).
         ratio: `values[0] / threshold`; 1 is the edge of stability.
         bounds: error bar of each value, (k,).
         solution: the whole `EigenSolution`: residuals, result, products spent, warm start.

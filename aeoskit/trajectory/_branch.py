@@ -121,9 +121,10 @@ def branch(
         >>> branches = ak.branch(
         ...     trajectory, carry, {"go on": ak.Continue(), "frozen": ak.FreezePreconditioner()})
         >>> for name, (way, start) in branches.items():
-        ...     print(name, [chunk.measurements["loss"].shape for chunk in ak.stream(way, start, 2)])
-        go on [(2, 1)]
-        frozen [(2, 1)]
+        ...     chunk, = ak.stream(way, start, 2)
+        ...     print(name, chunk.measurements["loss"].shape)
+        go on (2, 1)
+        frozen (2, 1)
     """
     if not ways:
         raise ValueError(

@@ -158,7 +158,8 @@ def _scan_chunk(
     kept: tuple[Trajectory, int], carry: Carry, length: Int[Array, ""]
 ) -> tuple[Carry, Measurement]:
     """A chunk as one program. `length` is traced, so that a last, shorter chunk does not retrace;
-    rows beyond it stay blank."""
+    rows beyond it stay blank.
+    """
     trajectory, capacity = kept
     _, shapes = eqx.filter_eval_shape(_lane_step, trajectory, carry.lane, carry.step)
     rows = {name: blank((capacity, *shape.shape), shape.dtype) for name, shape in shapes.items()}
