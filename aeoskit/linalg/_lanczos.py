@@ -45,6 +45,8 @@ from ._tree import (
 _CHUNK = 5
 # In units of (machine epsilon * largest Ritz value seen): what rounding alone adds to a residual.
 _FLOOR = 8.0
+# In the same units: with every residual under it, the space counts as invariant (exhausted).
+_INVARIANT = 100.0
 
 
 class LanczosState(eqx.Module):
@@ -160,7 +162,8 @@ class Lanczos(AbstractEigenSolver):
 
     **Repeated eigenvalues:** a Krylov space holds one copy of each. When the space is exhausted
     before k pairs are found, or all of them are exact, it goes on from a fresh random direction,
-    until such a direction brings nothing new.
+    until such a direction brings nothing new. Where the space is not exhausted (large
+    operators), it may report one copy only; that is what a block is for.
     """
 
     basis: int = eqx.field(default=20, static=True)
@@ -317,7 +320,7 @@ class Lanczos(AbstractEigenSolver):
         )
 
     def _expand(self, problem: EigenProblem, state: LanczosState):
-        """The next direction out of the slots, the slot that it frees, and its expected row of T."""
+        """The next direction, the slot that it frees, and its expected row of T."""
         eps = jnp.finfo(state.projected.dtype).eps
         order, _ = rank_ritz(state.ritz_values, state.size, problem.which)
         settled, _ = self._settled(problem, state)
@@ -332,7 +335,9 @@ class Lanczos(AbstractEigenSolver):
         a = jnp.where(is_start, one_hot, z)
         q = block_combine(state.slots, a)
         norm = tree_norm(q)
-        small = norm <= eps * jnp.where(is_start, 100.0, _FLOOR * state.scale)
+        # A residual that is still wanted is followed down to the floor.
+        threshold = jnp.where(jnp.any(open_), _FLOOR, _INVARIANT) * state.scale
+        small = norm <= eps * jnp.where(is_start, 100.0, threshold)
         key_value = sort_key(state, problem)
         q, key = _once(small, lambda c: _draw(c[1], c[0]), (q, state.key))
         q = _orthonormalise(state.basis, q, state.size)
@@ -427,7 +432,7 @@ class Lanczos(AbstractEigenSolver):
         needed = jnp.minimum(self._needed(problem, state), dimension)
         enough = jnp.all(settled | (rank >= needed)) & (state.size >= needed)
         worst = jnp.max(jnp.where(jnp.isfinite(state.estimates), state.estimates, 0))
-        invariant = worst <= _FLOOR * eps * state.scale
+        invariant = worst <= _INVARIANT * eps * state.scale
         if problem.k > 1:
             drift = jnp.abs(sort_key(state, problem) - state.injected_at)
             unchanged = state.injected & (drift <= 100 * eps * state.scale)

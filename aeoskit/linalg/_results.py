@@ -22,8 +22,8 @@ with warnings.catch_warnings():
         )
         stagnation = (
             "The residual is at the floor of the floating-point format and above the tolerance: "
-            "more products cannot help. Raise `rtol` or `atol` (a zero eigenvalue needs `atol` > 0), or "
-            "use float64."
+            "more products cannot help. Raise `rtol` or `atol` (a zero eigenvalue needs "
+            "`atol` > 0), or use float64."
         )
         asymmetric = (
             "The operator is tagged symmetric, but its products are not: <u, Av> differs from "

@@ -1,0 +1,122 @@
+"""The two drivers, the transformations, and what a compiled solve costs."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+
+from aeoskit.linalg import RESULTS, Dense, Lanczos, eigensolve, loop_mode
+from aeoskit.linalg._lanczos import kept_at_restart
+
+from .spectra import TRACES, N, TreeOperator, operator, spectra, symmetric
+
+MATRIX = spectra()["clustered"]
+
+
+@pytest.mark.parametrize("driver", ["compiled", "host", "auto"])
+def test_no_retrace(driver):
+    for i in range(3):
+        matrix = jnp.asarray(MATRIX + 0.01 * i * np.eye(N), jnp.float32)
+        solution = eigensolve(
+            TreeOperator(matrix), Lanczos(rtol=1e-4), start=jax.random.key(i), driver=driver
+        )
+        eigensolve(TreeOperator(matrix), Lanczos(rtol=1e-4), start=solution.state, driver=driver)
+        if i == 0:
+            before = len(TRACES)
+    assert len(TRACES) == before
+
+
+@pytest.mark.parametrize("solver", [Lanczos(rtol=1e-5), Dense()])
+def test_host_driver_is_the_compiled_one(solver):
+    op = operator(MATRIX, np.float32)
+    a = eigensolve(op, solver, k=3, driver="compiled")
+    b = eigensolve(op, solver, k=3, driver="host")
+    assert int(a.stats["matvecs"]) == int(b.stats["matvecs"])
+    assert bool(a.result == b.result)
+    np.testing.assert_allclose(a.values, b.values, rtol=1e-6)
+    np.testing.assert_allclose(a.state.block, b.state.block, atol=1e-3)
+    # The host driver donates its own buffers only.
+    c = eigensolve(op, solver, k=3, start=b.state, driver="host")
+    np.testing.assert_allclose(b.values, c.values, rtol=1e-4)
+    assert np.isfinite(b.state.block).all()
+
+
+def test_vmap_keeps_each_lane():
+    stack = jnp.asarray(
+        np.stack([MATRIX, symmetric(np.linspace(-5, 1, N) ** 3), np.full((N, N), np.nan)]),
+        jnp.float32,
+    )
+
+    def solve(matrix):
+        s = eigensolve(lx.MatrixLinearOperator(matrix, lx.symmetric_tag), k=2)
+        return s.values, s.stats["matvecs"], s.converged, s.result == RESULTS.nonfinite
+
+    values, matvecs, converged, nonfinite = jax.jit(jax.vmap(solve))(stack)
+    for i in range(2):
+        alone = eigensolve(operator(stack[i], np.float32), k=2)
+        np.testing.assert_allclose(values[i], alone.values, rtol=1e-4)
+        assert abs(int(matvecs[i]) - int(alone.stats["matvecs"])) <= 1
+    assert converged[:2].all()
+    assert not converged[2].any()
+    assert nonfinite.tolist() == [False, False, True]
+    assert int(matvecs[2]) == 1
+
+
+def test_memory_is_bounded():
+    n, basis = 100_000, 20
+    diagonal = jnp.linspace(0.0, 1.0, n)
+
+    @jax.jit
+    def solve(d):
+        op = lx.FunctionLinearOperator(
+            lambda v: d * v, jax.ShapeDtypeStruct((n,), jnp.float32), lx.symmetric_tag
+        )
+        solution = eigensolve(op, Lanczos(basis=basis))
+        return solution.values, solution.state
+
+    stats = solve.lower(diagonal).compile().memory_analysis()
+    vectors = stats.temp_size_in_bytes / (4 * n)
+    assert vectors <= basis + kept_at_restart(basis, 1) + 4, vectors
+
+
+def test_loop_mode():
+    image, kernel = jnp.ones((1, 1, 8, 8)), jnp.ones((1, 1, 3, 3))
+
+    @jax.jit
+    def convolve(x, w):
+        return jax.lax.conv(x, w, (1, 1), "SAME")
+
+    def deep(x, w):
+        return jax.lax.scan(lambda c, _: (convolve(c, w), None), x, None, length=2)[0]
+
+    assert loop_mode(convolve, image, kernel) == "host"
+    assert loop_mode(deep, image, kernel) == "host"
+    assert loop_mode(jax.grad(lambda x, w: jnp.sum(convolve(x, w))), image, kernel) == "host"
+    assert loop_mode(lambda x: x @ x, jnp.ones((2, 2))) == "scan"
+
+
+def test_questions_that_make_no_sense():
+    op = operator(MATRIX, np.float32)
+    plain = lx.MatrixLinearOperator(jnp.asarray(MATRIX, jnp.float32))
+    with pytest.raises(ValueError, match="symmetric_tag"):
+        eigensolve(plain)
+    with pytest.raises(TypeError, match="AbstractLinearOperator"):
+        eigensolve(jnp.eye(3))  # pyright: ignore
+    with pytest.raises(ValueError, match="dimension"):
+        eigensolve(op, k=N + 1)
+    with pytest.raises(ValueError, match="dimension"):
+        eigensolve(op, k=0)
+    with pytest.raises((ValueError, TypeError), match="largest"):
+        eigensolve(op, which="top")  # pyright: ignore
+    with pytest.raises(ValueError, match="start"):
+        eigensolve(op, start=jnp.ones(N + 1))
+    with pytest.raises(ValueError, match="basis="):
+        eigensolve(op, Lanczos(basis=5), k=6)
+    with pytest.raises(ValueError, match="max_matvecs"):
+        eigensolve(op, max_matvecs=0)
+    with pytest.raises(ValueError, match="rtol"):
+        Lanczos(rtol=-1.0)
+    with pytest.raises(ValueError, match="host"):
+        eqx.filter_jit(lambda o: eigensolve(o, throw=True).values)(op)
