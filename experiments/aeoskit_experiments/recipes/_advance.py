@@ -19,9 +19,9 @@ from aeoskit_experiments.recipes._registry import recipe
 def advance(
     *,
     lr: float = 3e-5,
-    momentum_lr: float = 2.0,
+    momentum_lr: float = 1.0,
     steps: int = 3000,
-    every: int = 10,
+    every: int = 5,
     examples: int = 1700,
     width: int = 100,
     depth: int = 5,
