@@ -13,15 +13,15 @@ the wanted pair that has not converged (the residual expansion of Davidson's met
 what a warm start by several old Ritz vectors needs.
 """
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+from jaxtyping import Array, Int, PyTree
 
 from ._eigensolve import AbstractEigenSolver, EigenProblem, Start
+from ._lanczos_state import LanczosState, rayleigh_ritz, restart
+from ._orthogonal import draw, once, orthonormalise, project_out
 from ._results import RESULTS
 from ._ritz import original_order, rank_ritz, sort_key, structure_dimension
 from ._solution import EigenSolution
@@ -35,105 +35,14 @@ from ._tree import (
     tree_axpy,
     tree_dtype,
     tree_norm,
-    tree_random_like,
     tree_scale,
     tree_where,
 )
 
-# Rows of the basis that one pass of orthogonalisation reads at a time, so that its cost follows
-# the filled part of the basis and not its capacity.
-_CHUNK = 5
 # In units of (machine epsilon * largest Ritz value seen): what rounding alone adds to a residual.
 _FLOOR = 8.0
 # In the same units: with every residual under it, the space counts as invariant (exhausted).
 _INVARIANT = 100.0
-
-
-class LanczosState(eqx.Module):
-    """What one product needs from those before it."""
-
-    basis: PyTree[Array]
-    slots: PyTree[Array]
-    projected: Float[Array, "m m"]
-    coefficients: Float[Array, "s m"]
-    pending: Bool[Array, " s"]
-    size: Int[Array, ""]
-    ritz_values: Float[Array, " m"]
-    ritz_vectors: Float[Array, "m m"]
-    estimates: Float[Array, " m"]
-    scale: Float[Array, ""]
-    asymmetry: Float[Array, ""]
-    finite: Bool[Array, ""]
-    explored: Int[Array, ""]
-    explore: Int[Array, ""]
-    injected: Bool[Array, ""]
-    injected_at: Float[Array, ""]
-    key: UInt32[Array, "2"]
-    matvecs: Int[Array, ""]
-    restarts: Int[Array, ""]
-
-
-def _once(predicate: Bool[Array, ""], function: Any, value: Any) -> Any:
-    """`function(value)` if the predicate holds, else `value`.
-
-    A loop of at most one turn, and not `lax.cond`: under `vmap` a `cond` runs both sides at every
-    step, a loop only while some lane asks for it; and it updates the basis in place.
-    """
-    out = jax.lax.while_loop(
-        lambda carry: carry[0],
-        lambda carry: (jnp.zeros_like(carry[0]), function(carry[1])),
-        (predicate, value),
-    )
-    return out[1]
-
-
-def _draw(key: UInt32[Array, "2"], like: PyTree) -> tuple[PyTree, UInt32[Array, "2"]]:
-    key, sub = jax.random.split(jax.random.wrap_key_data(key, impl="threefry2x32"))
-    return tree_random_like(sub, like), jax.random.key_data(key)
-
-
-def _project_out(
-    basis: PyTree, w: PyTree, size: Int[Array, ""]
-) -> tuple[PyTree, Float[Array, " m"]]:
-    """Subtracts from `w` its components along the first `size` rows; returns these too."""
-    rows = jax.tree.leaves(basis)[0].shape[0]
-    chunk = min(_CHUNK, rows)
-    dtype = tree_dtype(basis)
-
-    def body(i: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
-        w, h = carry
-        # The last slice is moved back to fit: rows that were done already get coefficient zero.
-        start = jnp.minimum(i * chunk, rows - chunk)
-        part = jax.tree.map(lambda b: jax.lax.dynamic_slice_in_dim(b, start, chunk, axis=0), basis)
-        index = start + jnp.arange(chunk)
-        dots = jnp.where((index >= i * chunk) & (index < size), block_dots(part, w), 0)
-        w = jax.tree.map(lambda x, y: (x - y).astype(x.dtype), w, block_combine(part, dots))
-        old = jax.lax.dynamic_slice_in_dim(h, start, chunk)
-        return w, jax.lax.dynamic_update_slice_in_dim(h, old + dots, start, axis=0)
-
-    turns = (size + chunk - 1) // chunk
-    return jax.lax.fori_loop(0, turns, body, (w, jnp.zeros(rows, dtype)))
-
-
-def _orthonormalise(basis: PyTree, q: PyTree, size: Int[Array, ""]) -> PyTree:
-    """A unit vector along the part of `q` orthogonal to the basis, repeated until it holds."""
-
-    def unit(v: PyTree) -> tuple[PyTree, Array]:
-        norm = tree_norm(v)
-        return tree_scale(jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), 0), v), norm
-
-    def body(carry: tuple[PyTree, Array, Array]) -> tuple[PyTree, Array, Array]:
-        v, _, turn = carry
-        v, norm = unit(_project_out(basis, v, size)[0])
-        return v, norm, turn + 1
-
-    def again(carry: tuple[PyTree, Array, Array]) -> Bool[Array, ""]:
-        _, norm, turn = carry
-        # Kahan and Parlett: a vector that keeps most of its norm is orthogonal to rounding.
-        return (turn == 0) | ((norm < 0.7) & (turn < 4))
-
-    first, norm = unit(q)
-    return jax.lax.while_loop(again, body, (first, norm, jnp.zeros((), jnp.int32)))[0]
 
 
 class Lanczos(AbstractEigenSolver):
@@ -233,7 +142,7 @@ class Lanczos(AbstractEigenSolver):
 
     def _start_vectors(self, structure: PyTree, start: Start, k: int):
         """The slots at the start: k vectors at most, the last one mixed with all that is left."""
-        noise, key = _draw(start.key, structure)
+        noise, key = draw(start.key, structure)
         noise = tree_scale(1 / tree_norm(noise), noise)
         if start.block is None:
             return jax.tree.map(lambda x: x[None], noise), jnp.array([True]), key
@@ -261,13 +170,13 @@ class Lanczos(AbstractEigenSolver):
         """One product."""
         m = state.projected.shape[0]
         if m < structure_dimension(operator.in_structure()):
-            state = _once(state.size == m, lambda s: self._restart(problem, s), state)
+            state = once(state.size == m, lambda s: restart(problem, s), state)
         state, q, slot, expected = self._expand(problem, state)
         basis = block_set_row(state.basis, state.size, q)
         w = operator.mv(q)
         finite = jnp.isfinite(tree_norm(w))
         w = jax.tree.map(lambda x, y: jnp.where(finite, x, 0).astype(y.dtype), w, q)
-        w, h = _project_out(basis, w, state.size + 1)
+        w, h = project_out(basis, w, state.size + 1)
         index = jnp.arange(m)
         h = jnp.where(index <= state.size, h, 0)
         difference = jnp.max(jnp.where(index < state.size, jnp.abs(h - expected), 0))
@@ -297,27 +206,7 @@ class Lanczos(AbstractEigenSolver):
                 state.matvecs + 1,
             ),
         )
-        return self._rayleigh_ritz(state)
-
-    def _rayleigh_ritz(self, state: LanczosState) -> LanczosState:
-        m = state.projected.shape[0]
-        # Rows that are not filled get a value under all others, so that they sort first.
-        below = -2 * jnp.linalg.norm(state.projected) - 1
-        empty = jnp.arange(m) >= state.size
-        values, vectors = jnp.linalg.eigh(
-            state.projected + jnp.diag(jnp.where(empty, below, 0)), symmetrize_input=False
-        )
-        valid = jnp.arange(m) >= m - state.size
-        z = state.coefficients @ vectors
-        gram = block_gram(state.slots, state.slots)
-        squares = jnp.sum(z * (gram @ z), axis=0)
-        estimates = jnp.where(valid, jnp.sqrt(jnp.maximum(squares, 0)), jnp.inf)
-        scale = jnp.max(jnp.where(valid, jnp.abs(values), 0))
-        return eqx.tree_at(
-            lambda s: (s.ritz_values, s.ritz_vectors, s.estimates, s.scale),
-            state,
-            (values, vectors, estimates, jnp.maximum(state.scale, scale)),
-        )
+        return rayleigh_ritz(state)
 
     def _expand(self, problem: EigenProblem, state: LanczosState):
         """The next direction, the slot that it frees, and its expected row of T."""
@@ -339,8 +228,8 @@ class Lanczos(AbstractEigenSolver):
         threshold = jnp.where(jnp.any(open_), _FLOOR, _INVARIANT) * state.scale
         small = norm <= eps * jnp.where(is_start, 100.0, threshold)
         key_value = sort_key(state, problem)
-        q, key = _once(small, lambda c: _draw(c[1], c[0]), (q, state.key))
-        q = _orthonormalise(state.basis, q, state.size)
+        q, key = once(small, lambda c: draw(c[1], c[0]), (q, state.key))
+        q = orthonormalise(state.basis, q, state.size)
         g = block_dots(state.slots, q)
         expected = g @ state.coefficients
         slots = jax.tree.map(
@@ -376,34 +265,6 @@ class Lanczos(AbstractEigenSolver):
             ),
         )
         return state, q, slot, expected
-
-    def _restart(self, problem: EigenProblem, state: LanczosState) -> LanczosState:
-        """Keeps the best Ritz vectors: the relation between V, T, C and B stays exact."""
-        m = state.projected.shape[0]
-        keep = kept_at_restart(m, problem.k)
-        order, _ = rank_ritz(state.ritz_values, state.size, problem.which)
-        chosen = state.ritz_vectors[:, order[:keep]]
-        rotated = block_combine(state.basis, chosen)
-        basis = jax.tree.map(
-            lambda b, r: jax.lax.dynamic_update_slice_in_dim(b, r, 0, axis=0), state.basis, rotated
-        )
-        diagonal = (
-            jnp.zeros(m, state.projected.dtype).at[:keep].set(state.ritz_values[order[:keep]])
-        )
-        coefficients = jnp.zeros_like(state.coefficients)
-        coefficients = coefficients.at[:, :keep].set(state.coefficients @ chosen)
-        state = eqx.tree_at(
-            lambda s: (s.basis, s.projected, s.coefficients, s.size, s.restarts),
-            state,
-            (
-                basis,
-                jnp.diag(diagonal),
-                coefficients,
-                jnp.full_like(state.size, keep),
-                state.restarts + 1,
-            ),
-        )
-        return self._rayleigh_ritz(state)
 
     def _needed(self, problem: EigenProblem, state: LanczosState) -> Int[Array, ""]:
         # After a fresh direction one pair more has to settle: the best that it could bring.
@@ -466,12 +327,12 @@ class Lanczos(AbstractEigenSolver):
         def fill(carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
             block, key = carry
             for i in range(rows):
-                fresh, key = _draw(key, structure)
+                fresh, key = draw(key, structure)
                 fresh = tree_scale(1 / tree_norm(fresh), fresh)
                 block = block_set_row(block, i, tree_where(valid[i], block_row(block, i), fresh))
             return block, key
 
-        block, key = _once(~jnp.all(valid[:rows]), fill, (block, key))
+        block, key = once(~jnp.all(valid[:rows]), fill, (block, key))
         top = order[:k]
         values = state.ritz_values[top]
         residual_vectors = block_combine(
@@ -502,8 +363,3 @@ class Lanczos(AbstractEigenSolver):
             stats={"matvecs": state.matvecs, "restarts": state.restarts},
             state=Start(block=block, key=key, fresh=jnp.asarray(False)),
         )
-
-
-def kept_at_restart(m: int, k: int) -> int:
-    """How many Ritz vectors a restart keeps in a basis of m: the wanted, and half of the rest."""
-    return max(1, min(m - 1, k + max(1, (m - k) // 2)))

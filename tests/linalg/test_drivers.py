@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aeoskit.linalg import RESULTS, Dense, Lanczos, eigensolve, loop_mode
-from aeoskit.linalg._lanczos import kept_at_restart
+from aeoskit.linalg._lanczos_state import kept_at_restart
 
 from .spectra import TRACES, N, TreeOperator, operator, spectra, symmetric
 
