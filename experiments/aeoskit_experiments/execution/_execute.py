@@ -252,7 +252,8 @@ def _kind(dataset: xr.Dataset) -> str:
 
 def _advance(dataset: xr.Dataset, lanes: list[dict[str, Any]]) -> dict[str, Any]:
     names = [str(name) for name in dataset["branch"].values]
-    empty = dataset.isel(branch=0).isel(step=slice(0, 0))
+    # Of a sweep, its first lane.
+    empty = select(dataset, names[0], lanes[0]).isel(step=slice(0, 0))
     chosen = [
         select(dataset, name, lanes[0]) if name in names else empty
         for name in ("main", "frozen", "momentum")

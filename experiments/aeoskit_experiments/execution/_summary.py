@@ -10,6 +10,17 @@ from ._windows import edge_step, last_fifth, running_median
 FITTED = 0.1
 """The loss at which cross-entropy counts as fitted: its curvature collapses beyond by nature."""
 
+_ADVANCE = (
+    "growth",
+    "ratio",
+    "edge_step",
+    "sharpness_at_edge",
+    "sharpness_peak",
+    "frozen_growth",
+    "frozen_to_peak",
+    "momentum_peak",
+)
+
 
 def measured(dataset: xr.Dataset, name: str) -> tuple[np.ndarray, np.ndarray]:
     """The steps and values at which one quantity of one run was measured, leading index first.
@@ -52,7 +63,7 @@ def summarize_run(dataset: xr.Dataset, raw: bool) -> dict[str, Any]:
         raw: the optimizer has no preconditioner.
 
     Returns:
-        `threshold` (at the last step), `ratio` (median over the last fifth of the run), `edge_step`
+        `threshold` (at the last step), `ratio` (median over the last fifth of the run; None if it diverged), `edge_step`
         (when the ratio's running median first rose to 0.9, or None), `final_loss`, `sharpness` and
         `preconditioned_sharpness` (medians over the last fifth), `matvecs` (products spent),
         `unconverged` (measurements whose residual missed the tolerance), `steps`, `diverged_at`.
@@ -60,9 +71,11 @@ def summarize_run(dataset: xr.Dataset, raw: bool) -> dict[str, Any]:
     loss_steps, loss = measured(dataset, "loss")
     _, thresholds = measured(dataset, "threshold")
     steps, ratio = ratio_curve(dataset, raw)
+    diverged_at = int(dataset["diverged_at"]) if "diverged_at" in dataset else -1
+    hovering = ratio[last_fifth(steps)] if diverged_at < 0 else ratio[:0]
     summary: dict[str, Any] = {
         "threshold": float(thresholds[-1]) if thresholds.size else None,
-        "ratio": float(np.median(ratio[last_fifth(steps)])) if ratio.size else None,
+        "ratio": float(np.median(hovering)) if hovering.size else None,
         "edge_step": edge_step(steps, ratio),
         "final_loss": float(loss[-1]) if loss.size else None,
     }
@@ -73,7 +86,6 @@ def summarize_run(dataset: xr.Dataset, raw: bool) -> dict[str, Any]:
             summary[name] = float(np.median(values[last_fifth(at)]))
             matvecs += int(measured(dataset, f"{name}_matvecs")[1].sum())
             unconverged += int((measured(dataset, f"{name}_converged")[1] == 0).sum())
-    diverged_at = int(dataset["diverged_at"]) if "diverged_at" in dataset else -1
     return summary | {
         "matvecs": matvecs,
         "unconverged": unconverged,
@@ -91,15 +103,15 @@ def summarize_advance(main: xr.Dataset, frozen: xr.Dataset, momentum: xr.Dataset
         momentum: the branch without a preconditioner.
 
     Returns:
-        `growth`: peak of the adaptive run's raw sharpness over its value when the ratio first
-        reached 0.9. `ratio`: median ratio in between. `frozen_growth`: the frozen branch's peak
-        over its value at the freeze. `frozen_to_peak`: that peak over the adaptive run's.
-        `momentum_peak`: momentum's peak over its own threshold. A number whose run never got
-        there is None.
+        `edge_step`: when the ratio first reached 0.9. `growth`: peak of the adaptive run's raw
+        sharpness (`sharpness_peak`) over its value then (`sharpness_at_edge`). `ratio`: median
+        ratio in between. `frozen_growth`: the frozen branch's peak over its value at the freeze.
+        `frozen_to_peak`: that peak over the adaptive run's. `momentum_peak`: momentum's peak over
+        its own threshold. A number whose run never got there is None.
     """
     steps, ratio = measured(main, "ratio")
     arrived = edge_step(steps, ratio)
-    summary: dict[str, Any] = {"growth": None, "ratio": None, "edge_step": arrived}
+    summary: dict[str, Any] = dict.fromkeys(_ADVANCE) | {"edge_step": arrived}
     peak = None
     if arrived is not None:
         at, curve = _until_fitted(main, "sharpness")

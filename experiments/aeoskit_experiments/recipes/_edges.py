@@ -59,8 +59,8 @@ def adam_edge(
 @recipe
 def gd_edge(
     *,
-    lr: Floats = (0.02, 0.05, 0.1),
-    steps: int = 1500,
+    lr: Floats = (0.05, 0.07, 0.1),
+    steps: int = 2000,
     every: int = 10,
     examples: Ints = 500,
     label_noise: Floats = 0.4,
