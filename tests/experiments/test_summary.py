@@ -1,0 +1,156 @@
+"""Summaries of hand-made records, whose numbers are known beforehand."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from aeoskit_experiments.execution import summarize_advance, summarize_run
+
+STEPS = np.arange(500)
+
+
+def record(*, every: int = 5, begin: int = 0, diverged_at: int = -1, **values: Any) -> xr.Dataset:
+    """One branch and lane: each value a number or a function of the step, measured when due."""
+    due = (STEPS % every == 0) & (begin <= STEPS)
+    cheap = ("loss", "threshold")
+    variables: dict[str, Any] = {"diverged_at": ((), diverged_at)}
+    for name, value in values.items():
+        curve = np.array([value(step) if callable(value) else value for step in STEPS], float)
+        curve[~((STEPS >= begin) if name in cheap else due)] = np.nan
+        indexed = name.endswith("sharpness") or name.endswith("converged")
+        # The second eigenvalue must count nowhere.
+        variables[name] = (
+            (("step", "index"), np.stack([curve, 0 * curve], axis=1))
+            if indexed
+            else ("step", curve)
+        )
+    return xr.Dataset(variables, {"step": STEPS})
+
+
+EMPTY = record(loss=1.0).isel(step=slice(0, 0))
+ADVANCE = (
+    "growth",
+    "ratio",
+    "edge_step",
+    "sharpness_at_edge",
+    "sharpness_peak",
+    "frozen_growth",
+    "frozen_to_peak",
+    "momentum_peak",
+)
+
+
+def main_run(loss_end: float = 0.01) -> xr.Dataset:
+    """At the edge from step 100 on, fitted from step 400 on, when the sharpness explodes."""
+    return record(
+        ratio=lambda step: 0.5 if step < 100 else 1.1,
+        sharpness=lambda step: 10.0 if step < 200 else 40.0 if step <= 425 else 1000.0,
+        loss=lambda step: 1.0 if step < 400 else loss_end,
+        threshold=38.0,
+    )
+
+
+FROZEN = record(
+    begin=125, sharpness=lambda step: 12.0 if step < 200 else 18.0, loss=1.0, threshold=38.0
+)
+MOMENTUM = record(sharpness=lambda step: min(2 + step / 10, 8.0), loss=1.0, threshold=10.0)
+
+
+class TestRun:
+    def test_known_numbers(self) -> None:
+        found = summarize_run(
+            record(
+                preconditioned_sharpness=lambda step: 30.0 if step < 400 else 39.0,
+                preconditioned_sharpness_matvecs=7,
+                preconditioned_sharpness_converged=lambda step: step not in (5, 10),
+                ratio=lambda step: 0.5 if step < 100 else 1.1,
+                loss=lambda step: 1 / (1 + step),
+                threshold=38.0,
+            ),
+            raw=False,
+        )
+        assert found == {
+            "threshold": 38.0,
+            "ratio": 1.1,
+            # 6 of the 10 measurements of a window lie above then.
+            "edge_step": 125,
+            "final_loss": 1 / 500,
+            "preconditioned_sharpness": 39.0,
+            "matvecs": 700,
+            "unconverged": 2,
+            "steps": 500,
+            "diverged_at": None,
+        }
+
+    def test_the_raw_sharpness_counts_where_there_is_no_preconditioner(self) -> None:
+        # Its threshold follows the warm-up: the ratio is taken step by step.
+        rising = record(sharpness=lambda step: 2.0 + step, threshold=lambda step: 4.0 + 2 * step)
+        found = summarize_run(rising, raw=True)
+        assert found["ratio"] == pytest.approx(0.5)
+        assert found["edge_step"] is None
+        adaptive = summarize_run(rising, raw=False)
+        assert adaptive["ratio"] is None
+        assert adaptive["sharpness"] == found["sharpness"] == 2 + 447.5
+
+    def test_a_lane_that_diverged_is_summed_up_to_there(self) -> None:
+        whole = record(loss=1.0, threshold=38.0, ratio=2.0, diverged_at=20)
+        cut = whole.isel(step=slice(0, 21)).reindex(step=whole["step"])
+        found = summarize_run(cut, raw=False)
+        assert found["diverged_at"] == 20
+        assert found["steps"] == 21
+        assert (found["final_loss"], found["ratio"]) == (1.0, 2.0)
+
+    def test_nothing_measured(self) -> None:
+        found = summarize_run(EMPTY, raw=True)
+        assert (found["steps"], found["matvecs"], found["unconverged"]) == (0, 0, 0)
+        assert {found[name] for name in ("threshold", "ratio", "edge_step", "final_loss")} == {None}
+
+
+class TestAdvance:
+    def test_known_numbers(self) -> None:
+        found = summarize_advance(main_run(), FROZEN, MOMENTUM)
+        assert found == {
+            "edge_step": 125,
+            "growth": 4.0,
+            "ratio": 1.1,
+            "sharpness_at_edge": 10.0,
+            "sharpness_peak": 40.0,
+            "frozen_growth": 1.5,
+            "frozen_to_peak": 18 / 40,
+            "momentum_peak": 0.8,
+        }
+
+    def test_only_up_to_the_loss_that_counts_as_fitted(self) -> None:
+        # The median loss of 50 steps falls below 0.1 at step 425; at 0.11 it never does.
+        assert summarize_advance(main_run(0.11), FROZEN, MOMENTUM)["growth"] == 100.0
+
+    def test_branches_that_did_not_start_are_none(self) -> None:
+        found = summarize_advance(main_run(), EMPTY, EMPTY)
+        assert set(found) == set(ADVANCE)
+        assert found["growth"] == 4.0
+        assert [found[name] for name in ADVANCE[5:]] == [None] * 3
+
+    def test_a_main_run_that_never_came_to_the_edge(self) -> None:
+        below = record(ratio=0.5, sharpness=10.0, loss=1.0, threshold=38.0)
+        found = summarize_advance(below, FROZEN, MOMENTUM)
+        assert set(found) == set(ADVANCE)
+        assert [found[name] for name in ADVANCE[:5]] == [None] * 5
+        assert found["frozen_growth"] == 1.5
+        assert found["frozen_to_peak"] is None
+
+    def test_a_main_run_that_came_there_after_it_was_fitted(self) -> None:
+        late = record(
+            ratio=lambda step: 0.5 if step < 300 else 1.0, sharpness=10.0, loss=0.01, threshold=38.0
+        )
+        found = summarize_advance(late, EMPTY, EMPTY)
+        assert found["edge_step"] == 325
+        assert found["growth"] is None
+        assert found["ratio"] is None
+
+    def test_the_raw_sharpness_was_not_tracked(self) -> None:
+        without = main_run().drop_vars("sharpness")
+        found = summarize_advance(without, without, without)
+        assert found["edge_step"] == 125
+        assert [found[name] for name in ADVANCE if name != "edge_step"] == [None] * 7
