@@ -41,7 +41,7 @@ demo: $(RUN)/.installed ## trains, tracks and draws: Adam at its own threshold, 
 	@$(RUN)/bin/aeoskit run adam-edge
 
 test: $(DEV)/.installed ## every test and every example in the docs; PYTEST="-k linalg" picks
-	$(DEV)/bin/python -m pytest $(PYTEST)
+	$(DEV)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(PYTEST)
 
 lint: $(DEV)/.installed ## ruff, lint and format
 	$(DEV)/bin/ruff check .
