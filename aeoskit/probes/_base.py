@@ -100,3 +100,13 @@ def check_every(every: int) -> int:
             "pass every=1 to measure at each step."
         )
     return every
+
+
+def check_k(k: int) -> int:
+    """Refuses a number of eigenvalues that is not a positive whole number."""
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ValueError(
+            f"k is {k!r}, but a probe tracks a whole number of eigenvalues, at least 1; pass k=1 "
+            "for the largest."
+        )
+    return k

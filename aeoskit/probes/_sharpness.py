@@ -17,7 +17,7 @@ from aeoskit.linalg import (
 from aeoskit.objective import Objective
 from aeoskit.optimizers import Optimizer, OptimizerState
 
-from ._base import AbstractProbe, Measurement, ProbeContext, check_every
+from ._base import AbstractProbe, Measurement, ProbeContext, check_every, check_k
 
 
 def sharpness(
@@ -213,6 +213,18 @@ def _named(prefix: str, solution: EigenSolution) -> Measurement:
     return dict(zip(_names(prefix), measured, strict=True))
 
 
+def _first_state(solver: AbstractEigenSolver, k: int, params: PyTree, key: PRNGKeyArray) -> Any:
+    """A cold start; a probe that can never measure is refused here, before the run begins."""
+    structure = jax.eval_shape(lambda: params)
+    dimension = sum(leaf.size for leaf in jax.tree.leaves(structure))
+    if k > dimension:
+        raise ValueError(
+            f"k is {k}, but the model has {dimension} parameters, and its Hessian as many "
+            f"eigenvalues; track at most {dimension}."
+        )
+    return solver.initial_state(structure, k, key)
+
+
 class Sharpness(AbstractProbe):
     """Tracks the largest eigenvalues of the Hessian, each solve warm-started by the last.
 
@@ -231,7 +243,7 @@ class Sharpness(AbstractProbe):
         50
     """
 
-    k: int = eqx.field(static=True, default=1)
+    k: int = eqx.field(static=True, default=1, converter=check_k)
     every: int = eqx.field(static=True, default=1, converter=check_every)
     solver: AbstractEigenSolver = eqx.field(default_factory=Lanczos)
     max_matvecs: int | None = eqx.field(static=True, default=None)
@@ -245,8 +257,7 @@ class Sharpness(AbstractProbe):
         return True
 
     def init(self, params: PyTree, key: PRNGKeyArray) -> Any:
-        structure = jax.eval_shape(lambda: params)
-        return self.solver.initial_state(structure, self.k, key)
+        return _first_state(self.solver, self.k, params, key)
 
     def measure(self, context: ProbeContext, state: Any) -> tuple[Measurement, Any]:
         solution = sharpness(
@@ -279,7 +290,7 @@ class PreconditionedSharpness(AbstractProbe):
         1
     """
 
-    k: int = eqx.field(static=True, default=1)
+    k: int = eqx.field(static=True, default=1, converter=check_k)
     every: int = eqx.field(static=True, default=1, converter=check_every)
     solver: AbstractEigenSolver = eqx.field(default_factory=Lanczos)
     max_matvecs: int | None = eqx.field(static=True, default=None)
@@ -293,8 +304,7 @@ class PreconditionedSharpness(AbstractProbe):
         return True
 
     def init(self, params: PyTree, key: PRNGKeyArray) -> Any:
-        structure = jax.eval_shape(lambda: params)
-        return self.solver.initial_state(structure, self.k, key)
+        return _first_state(self.solver, self.k, params, key)
 
     def measure(self, context: ProbeContext, state: Any) -> tuple[Measurement, Any]:
         edge = preconditioned_sharpness(

@@ -63,8 +63,9 @@ def summarize_run(dataset: xr.Dataset, raw: bool) -> dict[str, Any]:
         raw: the optimizer has no preconditioner.
 
     Returns:
-        `threshold` (at the last step), `ratio` (median over the last fifth of the run; None if it diverged), `edge_step`
-        (when the ratio's running median first rose to 0.9, or None), `final_loss`, `sharpness` and
+        `threshold` (at the last step), `ratio` (median over the last fifth of the run; None if it
+        diverged), `edge_step` (when the ratio's running median first rose to 0.9, or None),
+        `final_loss`, `sharpness` and
         `preconditioned_sharpness` (medians over the last fifth), `matvecs` (products spent),
         `unconverged` (measurements whose residual missed the tolerance), `steps`, `diverged_at`.
     """

@@ -1,0 +1,211 @@
+"""Probes on a small net: values against the dense float64 matrix, warm starts, refusals."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from aeoskit.linalg import RESULTS, Lanczos
+from aeoskit.objective import Objective
+from aeoskit.optimizers import LinearWarmup, adam, apply_updates
+from aeoskit.probes import (
+    LossAndGradient,
+    PreconditionedSharpness,
+    ProbeContext,
+    Sharpness,
+    StabilityThreshold,
+    preconditioned_sharpness,
+    sharpness,
+)
+
+SOLVER = Lanczos()
+
+
+def loss(params, batch):
+    inputs, targets = batch
+    hidden = jnp.tanh(inputs @ params["hidden"])
+    return 0.5 * jnp.sum((hidden @ params["out"] - targets) ** 2, axis=-1)
+
+
+def make_context(objective, params, optimizer, state, step=0):
+    value, grads = objective.value_and_gradient(params)
+    return ProbeContext(
+        objective, params, optimizer, state, value, grads, jnp.asarray(step), jax.random.key(0)
+    )
+
+
+@pytest.fixture(scope="module")
+def contexts():
+    """Two points of a run by Adam, one step apart, after a few steps, so that P is no constant."""
+    keys = jax.random.split(jax.random.key(3), 4)
+    data = (jax.random.normal(keys[0], (30, 4)), jax.random.normal(keys[1], (30, 2)))
+    params = {
+        "hidden": 0.5 * jax.random.normal(keys[2], (4, 6)),
+        "out": 0.5 * jax.random.normal(keys[3], (6, 2)),
+    }
+    objective, optimizer = Objective(loss, data), adam(1e-2, eps=1e-6)
+    state, found = optimizer.init(params), []
+    for step in range(5):
+        context = make_context(objective, params, optimizer, state, step)
+        found.append(context)
+        updates, state = optimizer.update(context.grads, state, params)
+        params = apply_updates(params, updates)
+    return found[-2:]
+
+
+@pytest.fixture(scope="module")
+def dense(contexts):
+    """All eigenvalues of `H` and of `P⁻¹H` in float64, by definition, largest first."""
+    context = contexts[1]
+    diagonal = context.optimizer.preconditioner(context.optimizer_state, context.grads).diagonal
+    with jax.enable_x64(True):
+        params, data, diagonal = jax.tree.map(
+            lambda leaf: jnp.asarray(leaf, jnp.float64),
+            (context.params, context.objective.data, diagonal),
+        )
+        flat, rebuild = ravel_pytree(params)
+        hessian = jax.hessian(lambda flat: jnp.mean(loss(rebuild(flat), data)))(flat)
+        root = 1 / np.sqrt(ravel_pytree(diagonal)[0])
+        both = hessian, root[:, None] * hessian * root[None, :]
+        return tuple(np.linalg.eigvalsh(np.asarray(matrix))[::-1] for matrix in both)
+
+
+@pytest.fixture(scope="module")
+def measured(contexts):
+    """Each probe, cold and warm, at the same point: by k, what was measured and the new state."""
+    first, context = contexts
+    found = {}
+    for kind, k in ((Sharpness, 3), (PreconditionedSharpness, 1), (PreconditionedSharpness, 3)):
+        probe = kind(k=k, solver=SOLVER)
+        start = probe.init(context.params, jax.random.key(7))
+        _, warm = probe.measure(first, start)
+        found[kind, k] = (probe.measure(context, start)[0], probe.measure(context, warm)[0])
+    return found
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("warm", [False, True])
+def test_preconditioned_sharpness_equals_the_dense_matrix(contexts, dense, measured, k, warm):
+    found = measured[PreconditionedSharpness, k][warm]
+    values = found["preconditioned_sharpness"]
+    np.testing.assert_allclose(values, dense[1][:k], rtol=1e-4)
+    assert found["preconditioned_sharpness_converged"].all()
+    assert (found["preconditioned_sharpness_residual"] <= SOLVER.rtol * values).all()
+    threshold = float(contexts[1].optimizer.threshold(contexts[1].optimizer_state))
+    assert threshold == pytest.approx(38 / 1e-2, rel=1e-5)
+    assert float(found["ratio"]) == pytest.approx(float(values[0]) / threshold, rel=1e-6)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_sharpness_equals_the_dense_matrix(dense, measured, warm):
+    found = measured[Sharpness, 3][warm]
+    np.testing.assert_allclose(found["sharpness"], dense[0][:3], rtol=1e-4)
+    assert found["sharpness_converged"].all()
+
+
+def test_a_warm_start_spends_fewer_products(measured):
+    for k in (1, 3):
+        cold, warm = measured[PreconditionedSharpness, k]
+        name = "preconditioned_sharpness_matvecs"
+        assert int(warm[name]) < int(cold[name])
+    # Three of 36 eigenvalues, and the search for one missed, cost what they cost.
+    cold, warm = measured[Sharpness, 3]
+    assert int(warm["sharpness_matvecs"]) <= int(cold["sharpness_matvecs"])
+
+
+def test_a_probe_measures_what_it_says(contexts, measured):
+    for (kind, k), (found, _) in measured.items():
+        probe = kind(k=k)
+        assert set(found) == set(probe.measures)
+        assert probe.solves
+        assert {found[probe.measures[place]].shape for place in range(3)} == {(k,)}
+    for probe in (LossAndGradient(), StabilityThreshold()):
+        state = probe.init(contexts[0].params, jax.random.key(0))
+        found, _ = probe.measure(contexts[0], state)
+        assert set(found) == set(probe.measures)
+        assert not probe.solves
+
+
+def test_loss_and_gradient_are_those_of_the_step(contexts):
+    found, _ = LossAndGradient().measure(contexts[0], None)
+    assert found["loss"] is contexts[0].value
+    norm = np.linalg.norm(ravel_pytree(contexts[0].grads)[0])
+    assert float(found["gradient_norm"]) == pytest.approx(norm, rel=1e-6)
+
+
+def test_the_function_takes_the_gradient_itself_where_none_is_given(contexts, measured):
+    context = contexts[1]
+    start = PreconditionedSharpness().init(context.params, jax.random.key(7))
+    point = (context.objective, context.params, context.optimizer, context.optimizer_state)
+    itself, given = (
+        preconditioned_sharpness(*point, grads=grads, start=start, driver="compiled")
+        for grads in (None, context.grads)
+    )
+    # One gradient is compiled, the other was not: they round differently.
+    np.testing.assert_allclose(itself.values, given.values, rtol=1e-4)
+    assert float(itself.threshold) == float(given.threshold)
+    # And both are what the probe measures there.
+    cold = measured[PreconditionedSharpness, 1][0]
+    assert float(given.ratio) == float(cold["ratio"])
+    assert (given.bounds >= np.abs(given.values - itself.values)).all()
+    # Twice the gradient is another P, for the values that the coming step would have.
+    twice = jax.tree.map(lambda leaf: 2 * leaf, context.grads)
+    other = preconditioned_sharpness(*point, grads=twice, start=start, driver="compiled")
+    assert float(other.values[0]) < float(given.values[0])
+
+
+def test_an_unconverged_solve_says_so(contexts):
+    context = contexts[1]
+    start = Sharpness(k=3).init(context.params, jax.random.key(7))
+    solution = sharpness(context.objective, context.params, k=3, start=start, max_matvecs=2)
+    assert int(solution.stats["matvecs"]) == 2
+    assert bool(solution.result == RESULTS.max_matvecs_reached)
+    assert not solution.converged.all()
+    found, _ = Sharpness(k=3, max_matvecs=2).measure(context, start)
+    assert not found["sharpness_converged"].all()
+    assert int(found["sharpness_matvecs"]) == 2
+
+
+@pytest.mark.parametrize("kind", [Sharpness, PreconditionedSharpness])
+def test_more_eigenvalues_than_the_dimension_are_refused(contexts, kind):
+    probe = kind(k=37, solver=Lanczos(basis=60))
+    with pytest.raises(ValueError, match=r"k is 37.*36"):
+        probe.init(contexts[0].params, jax.random.key(0))
+    assert kind(k=36, solver=Lanczos(basis=60)).init(contexts[0].params, jax.random.key(0))
+
+
+@pytest.mark.parametrize("k", [0, -1, True])
+@pytest.mark.parametrize("kind", [Sharpness, PreconditionedSharpness])
+def test_a_count_that_is_none_is_refused(kind, k):
+    with pytest.raises(ValueError, match="k is"):
+        kind(k=k)
+
+
+@pytest.mark.parametrize("every", [0, -1, True])
+def test_a_period_that_is_none_is_refused(every):
+    for kind in (LossAndGradient, StabilityThreshold, Sharpness, PreconditionedSharpness):
+        with pytest.raises(ValueError, match="at least 1"):
+            kind(every=every)
+
+
+def test_the_threshold_follows_the_schedule(contexts):
+    optimizer = adam(LinearWarmup(1e-2, 4))
+    state = optimizer.init(contexts[0].params)
+    measure = eqx.filter_jit(StabilityThreshold().measure)
+    rates, thresholds = [], []
+    for _ in range(6):
+        context = eqx.tree_at(
+            lambda at: (at.optimizer, at.optimizer_state),
+            contexts[0],
+            (optimizer, state),
+            is_leaf=lambda leaf: leaf is contexts[0].optimizer,
+        )
+        found, _ = measure(context, None)
+        rates.append(float(found["learning_rate"]))
+        thresholds.append(float(found["threshold"]))
+        _, state = optimizer.update(context.grads, state, context.params)
+    expected = [2.5e-3, 5e-3, 7.5e-3, 1e-2, 1e-2, 1e-2]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+    np.testing.assert_allclose(thresholds, 38 / np.array(expected), rtol=1e-5)
