@@ -18,7 +18,7 @@ def record(*, every: int = 5, begin: int = 0, diverged_at: int = -1, **values: A
     variables: dict[str, Any] = {"diverged_at": ((), diverged_at)}
     for name, value in values.items():
         curve = np.array([value(step) if callable(value) else value for step in STEPS], float)
-        curve[~((STEPS >= begin) if name in cheap else due)] = np.nan
+        curve[~((begin <= STEPS) if name in cheap else due)] = np.nan
         indexed = name.endswith("sharpness") or name.endswith("converged")
         # The second eigenvalue must count nowhere.
         variables[name] = (
