@@ -4,6 +4,7 @@ from ._checkpoints import load_checkpoint as load_checkpoint
 from ._environment import environment as environment
 from ._files import to_json_safe as to_json_safe
 from ._files import write_atomically as write_atomically
+from ._lanes import lane_selection as lane_selection
 from ._reader import Run as Run
 from ._reader import list_runs as list_runs
 from ._reader import read_run as read_run

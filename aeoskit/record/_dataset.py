@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import xarray as xr
 
+from ._lanes import ABSENT, label_values
 from ._table import KEYS, column_names
 
 DIVERGED = "diverged_at"
@@ -80,7 +81,7 @@ def _sweep_dims(
     lanes: Sequence[Mapping[str, Any]], swept: Mapping[str, str]
 ) -> tuple[list[str], dict[str, Any], np.ndarray]:
     """Dimensions, coordinates, and the order in which the lanes fill the grid."""
-    values = {name: [lane.get(name) for lane in lanes] for name in swept}
+    values = {name: [lane.get(name, ABSENT) for lane in lanes] for name in swept}
     unique = {name: list(dict.fromkeys(map(_hashable, of))) for name, of in values.items()}
     varied = [name for name in swept if len(unique[name]) > 1]
     coords = {
@@ -101,13 +102,15 @@ def _sweep_dims(
 
 
 def _hashable(value: Any) -> Any:
-    return value if isinstance(value, int | float | str | None) else str(value)
+    plain = value is ABSENT or isinstance(value, int | float | str | None)
+    return value if plain else str(value)
 
 
 def _labels(values: Sequence[Any]) -> np.ndarray:
-    if all(value is None or isinstance(value, int | float) for value in values):
-        return np.array([np.nan if value is None else float(value) for value in values])
-    return np.array(["" if value is None else str(value) for value in values])
+    labels = label_values(values)
+    if any(isinstance(label, str) for label in labels):
+        return np.array(["" if label is None else label for label in labels])
+    return np.array([np.nan if label is None else label for label in labels], float)
 
 
 def _values(column: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ._files import write_atomically
+from ._lanes import ABSENT, label_values
 from ._rows import Row
 
 KEYS = ("branch", "lane", "step")
@@ -43,17 +44,16 @@ def build_table(rows: Sequence[Row], lanes: Sequence[Mapping[str, Any]]) -> pa.T
     }
     measured = dict.fromkeys(name for row in rows for name in row.values)
     for name, column in column_names(lanes, set(measured)).items():
-        columns[column] = _swept([lanes[row.lane].get(name) for row in rows])
+        values = label_values([lane.get(name, ABSENT) for lane in lanes])
+        columns[column] = _swept([values[row.lane] for row in rows])
     for name in measured:
         columns[name] = _measured(name, [row.values.get(name) for row in rows])
     return pa.table(columns)
 
 
-def _swept(values: list[Any]) -> pa.Array:
-    if all(value is None or isinstance(value, int | float) for value in values):
-        numbers = [None if value is None else float(value) for value in values]
-        return pa.array(numbers, pa.float64())
-    return pa.array([None if value is None else str(value) for value in values], pa.string())
+def _swept(labels: list[Any]) -> pa.Array:
+    kind = pa.string() if any(isinstance(label, str) for label in labels) else pa.float64()
+    return pa.array(labels, kind)
 
 
 def _measured(name: str, values: list[Any]) -> pa.Array:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from aeoskit.record import create_run, list_runs, read_run
+from aeoskit.record import create_run, lane_selection, list_runs, read_run
 from aeoskit.record._rows import read_rows
 
 FINE = {"pipeline": {"stages": ["train"]}, "environment": {}}
@@ -137,6 +137,32 @@ def test_groups_with_names_for_values(tmp_path):
     assert metrics["swept_loss"].item() == "mse"
     frame = pd.read_parquet(folder / "metrics.parquet")
     assert list(frame["optimizer"].unique()) == ["adam", "nadam"]
+
+
+@pytest.mark.parametrize(
+    "lanes",
+    [
+        [{"batch": 16, "lr": lr} for lr in (1e-3, 3e-3)],
+        [{"batch": batch, "lr": lr} for batch in (16, None) for lr in (1e-3, 3e-3)],
+        [{"form": form, "loss": 0.5} for form in ("ema", None, "polyak")],
+        [{"batch": None}],
+        [{}],
+        [{"lr": 1.0, "beta1": 0.9}, {"lr": 2.0, "beta1": 0.8}, {"lr": 1.0}],
+        [{"batch": 16, "width": 2}, {"batch": None, "width": 3}, {"width": 2}],
+    ],
+)
+def test_every_lane_is_found_again(tmp_path, lanes):
+    writer = make(tmp_path, lanes)
+    writer.append("main", {"loss": np.arange(len(lanes))[None].repeat(2, 0)}, np.arange(2))
+    for metrics in (read_run(writer.path).metrics, read_run(writer.close({})).metrics):
+        for index, lane in enumerate(lanes):
+            chosen = metrics["loss"].sel(branch="main", **lane_selection(metrics, lane))
+            np.testing.assert_array_equal(chosen, [index, index])
+        if {lane.get("batch", 0) for lane in lanes} == {16, None}:
+            assert metrics["batch"].values.tolist() == ["16", "none"]
+        if "lr" in lanes[0]:
+            with pytest.raises(ValueError, match="no lane has"):
+                lane_selection(metrics, {**lanes[0], "lr": 7.0})
 
 
 def test_periods_branches_indices_and_divergence(tmp_path):
