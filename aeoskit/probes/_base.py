@@ -4,7 +4,8 @@ import abc
 from typing import Any, Literal
 
 import equinox as eqx
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from aeoskit.objective import Objective
 from aeoskit.optimizers import Optimizer, OptimizerState
@@ -24,6 +25,8 @@ class ProbeContext(eqx.Module):
         grads: the gradient that the coming step will use.
         step: how many steps were taken so far.
         key: a fresh PRNG key for this point.
+        going: whether the run goes on. A lane that diverged stays where it is, and a solve there
+            gets one product, so that the others do not wait for it.
         driver: how an eigensolve inside the probe loops: `"compiled"`, or `"host"` where a loop
             inside the program is slow (a user's own convolutions on CPU).
 
@@ -48,6 +51,7 @@ class ProbeContext(eqx.Module):
     grads: PyTree
     step: Int[Array, ""]
     key: PRNGKeyArray
+    going: Bool[Array, ""] = eqx.field(default_factory=lambda: jnp.asarray(True))
     driver: Literal["compiled", "host"] = eqx.field(static=True, default="compiled")
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from aeoskit.linalg import (
     AbstractEigenSolver,
@@ -27,7 +27,7 @@ def sharpness(
     k: int = 1,
     solver: AbstractEigenSolver | None = None,
     start: Any = None,
-    max_matvecs: int | None = None,
+    max_matvecs: int | Int[Array, ""] | None = None,
     driver: Literal["compiled", "host", "auto"] = "auto",
 ) -> EigenSolution:
     """The largest eigenvalues of the loss's Hessian, `λ₁(H) ≥ λ₂(H) ≥ …`.
@@ -146,7 +146,7 @@ def preconditioned_sharpness(
     k: int = 1,
     solver: AbstractEigenSolver | None = None,
     start: Any = None,
-    max_matvecs: int | None = None,
+    max_matvecs: int | Int[Array, ""] | None = None,
     driver: Literal["compiled", "host", "auto"] = "auto",
 ) -> PreconditionedSharpnessSolution:
     """The largest eigenvalues of `P⁻¹H` and the stability threshold that they meet at the edge.
@@ -213,6 +213,15 @@ def _named(prefix: str, solution: EigenSolution) -> Measurement:
     return dict(zip(_names(prefix), measured, strict=True))
 
 
+def _budget(
+    solver: AbstractEigenSolver, max_matvecs: int | None, context: ProbeContext
+) -> Int[Array, ""]:
+    if max_matvecs is None:
+        dimension = sum(leaf.size for leaf in jax.tree.leaves(context.params))
+        max_matvecs = solver.default_max_matvecs(dimension)
+    return jnp.where(context.going, max_matvecs, 1)
+
+
 def _first_state(solver: AbstractEigenSolver, k: int, params: PyTree, key: PRNGKeyArray) -> Any:
     """A cold start; a probe that can never measure is refused here, before the run begins."""
     structure = jax.eval_shape(lambda: params)
@@ -266,7 +275,7 @@ class Sharpness(AbstractProbe):
             k=self.k,
             solver=self.solver,
             start=state,
-            max_matvecs=self.max_matvecs,
+            max_matvecs=_budget(self.solver, self.max_matvecs, context),
             driver=context.driver,
         )
         return _named("sharpness", solution), solution.state
@@ -316,7 +325,7 @@ class PreconditionedSharpness(AbstractProbe):
             k=self.k,
             solver=self.solver,
             start=state,
-            max_matvecs=self.max_matvecs,
+            max_matvecs=_budget(self.solver, self.max_matvecs, context),
             driver=context.driver,
         )
         measurement = _named("preconditioned_sharpness", edge.solution)

@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 
 from aeoskit.optimizers import Optimizer, freeze
 
-from ._carry import Carry, Lane, Trajectory, copy_tree, lane_axes
+from ._carry import Carry, Lane, Trajectory, lane_axes
 from ._step import context_of
 
 
@@ -97,7 +97,7 @@ class SwitchOptimizer(AbstractWay):
 def branch(
     trajectory: Trajectory, carry: Carry, ways: dict[str, AbstractWay]
 ) -> dict[str, tuple[Trajectory, Carry]]:
-    """Copies a carry and starts each way from its own copy.
+    """Starts several ways from one point; `stream` gives each of them its own copy of the carry.
 
     Args:
         trajectory: the run so far.
@@ -130,11 +130,7 @@ def branch(
         raise ValueError(
             "branch was given no way to go on; pass for example {'go on': Continue()}."
         )
-    branches = {}
-    for name, way in ways.items():
-        new_trajectory, new_carry = way.apply(trajectory, copy_tree(carry))
-        branches[name] = (new_trajectory, new_carry)
-    return branches
+    return {name: way.apply(trajectory, carry) for name, way in ways.items()}
 
 
 @eqx.filter_jit

@@ -51,6 +51,7 @@ def context_of(
         grads=grads,
         step=step,
         key=jax.random.fold_in(probe_key, step),
+        going=lane.diverged_at < 0,
         driver=driver,
     )
 

@@ -112,6 +112,9 @@ def stream(
         raise ValueError(f"mode is {mode!r}; pass 'auto', 'scan' or 'host'.")
     if mode == "auto":
         mode = choose_mode(trajectory, carry)
+    # Rows are kept for a whole chunk, so no chunk is much longer than the run; a power of two,
+    # so that runs of many lengths share one program.
+    chunk = min(chunk, max(16, 1 << (steps - 1).bit_length()))
     carry = _copied(carry)
     first = int(carry.step)
     for start in range(first, first + steps, chunk):

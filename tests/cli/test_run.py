@@ -2,11 +2,16 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aeoskit.record import read_run
 from aeoskit_cli import main
 
 Capture = pytest.CaptureFixture[str]
@@ -144,3 +149,32 @@ def test_data_or_a_loss_that_cannot_be_is_refused(
     monkeypatch.setattr(Choice, "function", property(function))
     refused([*RUN, str(runs)], "", capsys)
     assert list(runs.iterdir()) == []
+
+
+def test_control_c_ends_after_the_chunk_with_a_whole_record(tmp_path: Path) -> None:
+    command = [
+        *(sys.executable, "-m", "aeoskit_cli", "pipe", "--json"),
+        *("data", "digits", "--examples", "40", "model", "mlp", "--width", "8", "--depth", "1"),
+        *("loss", "mse", "optimizer", "adam", "--lr", "1e-2"),
+        *("track", "preconditioned_sharpness", "--every", "1"),
+        *("train", "--steps", "100000", "--chunk", "20", "store", "--root", str(tmp_path)),
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not any(file.stat().st_size for file in tmp_path.glob("*/metrics.jsonl")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    summary = json.loads(out)
+    assert summary["status"] == "interrupted"
+    run = read_run(summary["folder"])
+    assert run.status == "interrupted"
+    steps = run.metrics.sizes["step"]
+    assert steps % 20 == 0
+    assert 0 < steps == summary["runs"][0]["steps"]
+    assert (run.path / "checkpoints" / "main" / str(steps)).is_dir()

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from aeoskit.linalg import Lanczos
+from aeoskit.linalg import IdentityPreconditioner, Lanczos
 from aeoskit.objective import Objective
-from aeoskit.optimizers import Identity, Optimizer
+from aeoskit.optimizers import Frozen, Identity, Optimizer
 from aeoskit.probes import (
     AbstractProbe,
     LossAndGradient,
@@ -98,7 +98,10 @@ def build_probes(tracks: tuple[Track, ...]) -> dict[str, AbstractProbe]:
 
 def is_raw(optimizer: Optimizer) -> bool:
     """Whether the optimizer has no preconditioner: then its sharpness is `λ₁(H)` itself."""
-    return isinstance(optimizer.preconditioner_rule, Identity)
+    rule = optimizer.preconditioner_rule
+    if isinstance(rule, Frozen):
+        return isinstance(rule.preconditioner, IdentityPreconditioner)
+    return isinstance(rule, Identity)
 
 
 def _whole(seed: PyTree) -> int:

@@ -16,6 +16,7 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store
 
 from ._build import Setup, build, build_optimizer, is_raw
+from ._interrupt import Interrupt
 from ._listener import Listener, Silent
 from ._run import Course, run_group
 from ._summary import summarize_advance, summarize_run
@@ -70,13 +71,13 @@ def execute(
     begun = time.perf_counter()
     pipeline.experiment()  # The whole is checked before anything is made.
     groups = [(group.values, group.pipeline.declared()) for group in pipeline.groups()]
-    declared = pipeline.declared()
-    store = declared.store or Store()
+    store = pipeline.declared().store or Store()
     listener = listener or Silent()
-    with jax.default_matmul_precision(MATMUL_PRECISION):
-        first = _built(groups[0][1])
-        pipeline = _with_mode(pipeline, first)
-        mode = pipeline.declared().train.mode  # type: ignore[union-attr]
+    with jax.default_matmul_precision(MATMUL_PRECISION), Interrupt() as interrupt:
+        setup = _built(groups[0][1])
+        if not any(axis.stage == "model" and not axis.leaf for axis in pipeline.sweep()):
+            # Groups with different models may differ in it: then the rule decides for each.
+            pipeline = _with_mode(pipeline, _mode(groups[0][1], setup))
         lanes = [{**values, **lane} for values, experiment in groups for lane in experiment.lanes()]
         writer = _create(pipeline, store, root, folder, lanes)
         status = "finished"
@@ -84,11 +85,12 @@ def execute(
             offset = 0
             for index, (values, experiment) in enumerate(groups):
                 assert experiment.train is not None
-                setup = first if index == 0 else _built(experiment)
+                if index > 0:
+                    setup = _built(experiment)
                 said = ", ".join(f"{name} {value}" for name, value in values.items())
                 run_group(
                     setup,
-                    dataclasses.replace(experiment.train, mode=mode),
+                    dataclasses.replace(experiment.train, mode=_mode(experiment, setup)),
                     experiment.branches,
                     writer=writer,
                     listener=listener,
@@ -98,16 +100,29 @@ def execute(
                         lane_offset=offset,
                         group=index if len(groups) > 1 else None,
                         checkpoints=store.checkpoints,
+                        interrupt=interrupt,
                     ),
                 )
                 offset += len(setup.lanes)
         except KeyboardInterrupt:
+            if _empty(writer):
+                writer.discard()  # Stopped before the first chunk: there is nothing to keep.
+                raise
             status = "interrupted"
             listener.noted("stopped by the user: the record holds every chunk that was done.")
         except BaseException:
-            _close_failed(writer)
+            if _empty(writer):
+                writer.discard()
+            else:
+                writer.close({"runs": []}, status="failed")
             raise
         return _conclude(pipeline, groups, lanes, writer, status, begun, listener)
+
+
+def _empty(writer: RunWriter) -> bool:
+    """Whether no row was written yet."""
+    metrics = writer.path / "metrics.jsonl"
+    return not metrics.exists() or metrics.stat().st_size == 0
 
 
 def _built(experiment: Experiment) -> Setup:
@@ -119,12 +134,19 @@ def _built(experiment: Experiment) -> Setup:
         raise UserError(" ".join(str(error).split())) from error
 
 
-def _with_mode(pipeline: Pipeline, setup: Setup) -> Pipeline:
+def _mode(experiment: Experiment, setup: Setup) -> Any:
+    """The loop mode of a group: what was asked for, or the rule."""
+    assert experiment.train is not None
+    if experiment.train.mode != "auto":
+        return experiment.train.mode
+    return choose_mode(setup.trajectory, setup.carry)
+
+
+def _with_mode(pipeline: Pipeline, mode: str) -> Pipeline:
     """The pipeline with its loop mode decided, so that a rerun need not decide again."""
     stages = []
     for stage in pipeline.stages:
         if stage.stage == "train" and stage.settings["mode"] == "auto":
-            mode = choose_mode(setup.trajectory, setup.carry)
             options = {name: value for name, value in stage.options.items() if name != "mode"}
             defaults = {**stage.defaults, "mode": mode}
             stage = msgspec.structs.replace(stage, options=options, defaults=defaults)
@@ -154,15 +176,6 @@ def _create(
         raise UserError(" ".join(str(error).split())) from error
 
 
-def _close_failed(writer: RunWriter) -> None:
-    """Keeps what was measured; a run that failed before its first row leaves nothing."""
-    metrics = writer.path / "metrics.jsonl"
-    if metrics.exists() and metrics.stat().st_size:
-        writer.close({"runs": []}, status="failed")
-    else:
-        writer.discard()
-
-
 def _conclude(
     pipeline: Pipeline,
     groups: list[tuple[dict[str, Any], Experiment]],
@@ -175,13 +188,10 @@ def _conclude(
     """Sums up, draws and closes the record."""
     run = read_run(writer.path)
     dataset = run.metrics
-    if status == "interrupted" and "loss" not in dataset:
-        writer.discard()  # Stopped before the first chunk: there is nothing to keep.
-        raise KeyboardInterrupt
     runs = _summaries(dataset, groups, lanes)
     plot = pipeline.declared().plot or Plot()
     summary: dict[str, Any] = {"name": pipeline.name, "runs": runs}
-    kind = plot.kind if plot.kind != "auto" else _kind(dataset)
+    kind = plot.kind if plot.kind != "auto" else _kind(dataset, groups[0][1])
     if kind == "advance":
         summary |= _advance(dataset, lanes)
     main = [item for item in runs if item["branch"] == "main"]
@@ -211,8 +221,7 @@ def _summaries(
             raw = _is_raw(experiment, name)
             for lane in experiment.lanes():
                 coordinates = {**values, **lane}
-                said = _said(experiment, name, lane)
-                row = {"branch": name, **said, **coordinates}
+                row = {"branch": name, **_said(experiment, name, lane, coordinates)}
                 found.append(row | summarize_run(select(dataset, name, coordinates), raw))
     return found
 
@@ -238,16 +247,31 @@ def _choice(experiment: Experiment, branch: str) -> Any:
     return dataclasses.replace(experiment.optimizer, settings=settings)  # type: ignore[arg-type]
 
 
-def _said(experiment: Experiment, branch: str, lane: dict[str, Any]) -> dict[str, Any]:
+def _said(
+    experiment: Experiment, branch: str, lane: dict[str, Any], coordinates: dict[str, Any]
+) -> dict[str, Any]:
+    """What a row says of its run: optimizer, learning rate, and the swept values."""
     choice = _choice(experiment, branch)
-    return {"optimizer": choice.variant, "lr": choice.settings.get("lr")}
+    own = {"optimizer": choice.variant, "lr": choice.settings.get("lr")}
+    if choice.variant == experiment.optimizer.variant and not _switched(experiment, branch):  # type: ignore[union-attr]
+        return {**own, **coordinates}
+    # A branch with an optimizer of its own: the sweep's values are those of the run it left.
+    left = {f"main_{name}": value for name, value in coordinates.items() if name in {*own, *lane}}
+    return {**own, **{k: v for k, v in coordinates.items() if k not in {*own, *lane}}, **left}
 
 
-def _kind(dataset: xr.Dataset) -> str:
-    branches = dataset.sizes.get("branch", 1)
+def _switched(experiment: Experiment, branch: str) -> bool:
+    return any(item.name == branch and item.optimizer is not None for item in experiment.branches)
+
+
+def _kind(dataset: xr.Dataset, experiment: Experiment) -> str:
+    """The advance where the branches are its own, the edge otherwise."""
+    names = {str(name) for name in dataset["branch"].values}
     lanes = [name for name in dataset["loss"].dims if name not in ("branch", "step")]
     both = "sharpness" in dataset and "ratio" in dataset
-    return "advance" if branches > 1 and both and not lanes else "edge"
+    known = "frozen" in names and names <= {"main", "frozen", "momentum"}
+    adaptive = not _is_raw(experiment, "main")
+    return "advance" if known and both and adaptive and not lanes else "edge"
 
 
 def _advance(dataset: xr.Dataset, lanes: list[dict[str, Any]]) -> dict[str, Any]:
@@ -269,8 +293,7 @@ def _draw(
     draw = advance_figure if kind == "advance" else edge_figure
     try:
         figure = draw(dataset)
-    except ValueError as error:
-        # A record without a picture is better than no record.
-        listener.noted(f"no figure was drawn: {error}")
+    except Exception as error:  # A record without a picture is better than no record.
+        listener.noted(f"no figure was drawn: {type(error).__name__}: {error}")
         return []
     return save(figure, writer.figure_path(name))

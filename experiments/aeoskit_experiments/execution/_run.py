@@ -20,6 +20,7 @@ from aeoskit.trajectory import (
 from aeoskit_experiments.pipelines import Branch, Train
 
 from ._build import Setup, is_raw
+from ._interrupt import Interrupt
 from ._listener import Listener
 from ._windows import edge_step
 
@@ -37,6 +38,7 @@ class Course:
         lane_offset: the first lane's number in the record.
         group: the group's number, for the names of its checkpoints; None if there is one group.
         checkpoints: whether the state at the end is kept.
+        interrupt: the user's wish to stop, granted between chunks.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Course:
     lane_offset: int
     group: int | None
     checkpoints: bool
+    interrupt: Interrupt
 
     @property
     def checkpoint(self) -> str:
@@ -75,6 +78,8 @@ def run_group(
     waiting = list(branches)
 
     def keep(carry: Carry, step: int, history: "_History") -> None:
+        if step >= train.steps:
+            return  # Nothing is left to go on with.
         for item in list(waiting):
             if item.at == step or (item.at == "edge" and history.at_edge()):
                 starts[item.name] = (step, copy_tree(carry))
@@ -84,8 +89,8 @@ def run_group(
     _train(setup.trajectory, setup.carry, 0, train, fixed, keep, writer, listener, course)
     for item in waiting:
         listener.noted(
-            f"branch {item.name} did not start: the main run ended before it came to "
-            + ("the edge." if item.at == "edge" else f"step {item.at}.")
+            f"branch {item.name} did not start: the main run ended before "
+            + ("it was at the edge." if item.at == "edge" else f"step {item.at}.")
         )
     for item in branches:
         if item.name not in starts:
@@ -116,35 +121,36 @@ def _train(
     course: Course,
 ) -> None:
     """One run from a step to the end, in segments between the steps at which branches begin."""
-    history = _History(trajectory)
+    history = _History(trajectory, carry)
     listener.started(course.label, train.steps - step)
+    for lane, at in history.diverged():
+        # It diverged before this branch began: said in the record, not announced again.
+        writer.mark_diverged(course.name, course.lane_offset + lane, at)
     begun = step
     if keep is not None:
         keep(carry, step, history)
     stops = [pause for pause in sorted(set(pauses)) if step < pause < train.steps]
-    done = False
+    done = not history.going()
     for stop in [*stops, train.steps]:
         if done:
             break
         for chunk in stream(trajectory, carry, stop - step, chunk=train.chunk, mode=train.mode):
             carry = chunk.carry
-            newly = _write(writer, chunk, history, course)
-            history.add(chunk)
-            for lane, at in newly:
+            for lane, at in _write(writer, chunk, history, course):
                 listener.noted(f"{course.label}: lane {lane} diverged at step {at}.")
-            end = int(chunk.steps[-1]) + 1
-            listener.advanced(course.label, end - begun, history.shown())
+            history.add(chunk)
+            step = int(chunk.steps[-1]) + 1
+            listener.advanced(course.label, step - begun, history.shown())
             if keep is not None:
-                keep(chunk.carry, end, history)
-            done = bool((chunk.diverged_at >= 0).all()) or (
-                train.stop_loss is not None and history.fitted(train.stop_loss)
-            )
-            step = end
+                keep(carry, step, history)
+            fitted = train.stop_loss is not None and history.fitted(train.stop_loss)
+            done = not history.going() or fitted or course.interrupt.wished
             if done:
                 break
     if course.checkpoints:
         writer.checkpoint(course.checkpoint, step, carry)
     listener.finished(course.label)
+    course.interrupt.grant()
 
 
 def _write(
@@ -161,10 +167,11 @@ def _write(
         measured=measured,
         lane_offset=course.lane_offset,
     )
+    before = dict(history.diverged())
     newly = [
         (lane, int(at))
         for lane, at in enumerate(chunk.diverged_at)
-        if at >= 0 and history.diverged_at.get(lane, -1) < 0
+        if at >= 0 and lane not in before
     ]
     for lane, at in newly:
         writer.mark_diverged(course.name, course.lane_offset + lane, at)
@@ -174,13 +181,13 @@ def _write(
 class _History:
     """What the host remembers of a run in order to decide: ratios, losses, divergence."""
 
-    def __init__(self, trajectory: Trajectory):
+    def __init__(self, trajectory: Trajectory, carry: Carry):
         self._raw = is_raw(trajectory.optimizer)
         self._steps: list[np.ndarray] = []
         self._ratios: list[np.ndarray] = []
         self._losses: list[np.ndarray] = []
         self._last: dict[str, float] = {}
-        self.diverged_at: dict[int, int] = {}
+        self._diverged_at = np.atleast_1d(np.asarray(carry.lane.diverged_at))
 
     def add(self, chunk: Chunk) -> None:
         values = chunk.measurements
@@ -194,26 +201,32 @@ class _History:
             due = chunk.measured[name]
             self._steps.append(chunk.steps[due])
             self._ratios.append(ratio[due])
-            if due.any():
-                self._last["ratio"] = float(np.nanmedian(ratio[due][-1]))
+            last = ratio[due][-1:]
+            if np.isfinite(last).any():
+                self._last["ratio"] = float(np.median(last[np.isfinite(last)]))
         self._losses.append(values["loss"])
         self._last["loss"] = float(np.median(values["loss"][-1]))
-        self.diverged_at = dict(enumerate(chunk.diverged_at.tolist()))
+        self._diverged_at = chunk.diverged_at
 
-    def _going(self) -> list[int]:
-        return [lane for lane, at in self.diverged_at.items() if at < 0]
+    def going(self) -> list[int]:
+        """The lanes that have not diverged."""
+        return np.flatnonzero(self._diverged_at < 0).tolist()
+
+    def diverged(self) -> list[tuple[int, int]]:
+        """The lanes that have, each with its step."""
+        return [(lane, int(at)) for lane, at in enumerate(self._diverged_at) if at >= 0]
 
     def at_edge(self) -> bool:
         """Whether the ratio of every lane that goes on has risen to the edge."""
-        if not self._steps or not self._going():
+        if not self._steps or not self.going():
             return False
         steps, ratios = np.concatenate(self._steps), np.concatenate(self._ratios)
-        return all(edge_step(steps, ratios[:, lane]) is not None for lane in self._going())
+        return all(edge_step(steps, ratios[:, lane]) is not None for lane in self.going())
 
     def fitted(self, loss: float) -> bool:
         """Whether the median loss of the last steps is below a value in every lane that goes on."""
         losses = np.concatenate(self._losses)[-STOP_WINDOW:]
-        return all(np.median(losses[:, lane]) < loss for lane in self._going())
+        return all(np.median(losses[:, lane]) < loss for lane in self.going())
 
     def shown(self) -> dict[str, float]:
         """A few numbers for a progress line: medians over the lanes."""

@@ -51,13 +51,15 @@ def edge_step(steps: Int[np.ndarray, " n"], ratio: Float[np.ndarray, " n"]) -> i
         The step, or None if it was not reached.
 
     Example:
-        >>> edge_step(np.arange(0, 60, 10), np.array([7.0, 0.2, 0.5, 0.93, 1.0, 1.0]))
-        50
+        >>> edge_step(np.arange(0, 90, 10), np.array([7, 0.2, 0.3, 0.5, 0.93, 1, 1, 1, 1]))
+        60
     """
     if not (ratio < EDGE).any():
         return None
     below = int(np.argmax(ratio < EDGE))
-    arrived = np.flatnonzero(running_median(steps[below:], ratio[below:]) >= EDGE)
+    # Only whole windows count: two early values need not be an arrival.
+    whole = steps[below:] >= steps[below] + MEDIAN_STEPS
+    arrived = np.flatnonzero(whole & (running_median(steps[below:], ratio[below:]) >= EDGE))
     return int(steps[below + arrived[0]]) if arrived.size else None
 
 
