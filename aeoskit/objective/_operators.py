@@ -105,11 +105,25 @@ class GaussNewtonOperator(lx.AbstractLinearOperator):
 
     `J` is the Jacobian of the outputs in the parameters, `H` the Hessian of the output loss in the
     outputs, and a product is a jvp of the model, a product with `H`, a vjp of the model. It is
-    positive semidefinite where the output loss is convex in the outputs (Schraudolph 2002).
+    positive semidefinite where the output loss is convex in the outputs.
+
+    Source: Schraudolph, *Fast curvature matrix-vector products* (2002).
 
     Args:
         objective: the objective; its data are leaves.
         params: the parameters `w`.
+
+    Example:
+        >>> import jax.numpy as jnp, lineax as lx
+        >>> from aeoskit.objective import Objective
+        >>> data = (jnp.array([1.0, 2.0]), jnp.zeros(2))
+        >>> objective = Objective.from_model(
+        ...     lambda w, x: x * w**2, lambda f, y: 0.5 * (f - y) ** 2, data)
+        >>> operator = objective.gauss_newton(jnp.array(1.0))
+        >>> operator.mv(jnp.array(1.0))  # the mean of (2 x)²
+        Array(10., dtype=float32)
+        >>> lx.is_positive_semidefinite(operator)
+        True
     """
 
     objective: Objective
@@ -152,6 +166,14 @@ class LinearizedOperator(lx.AbstractLinearOperator):
         linear: the linear map, a pytree (`jax.linearize` returns one).
         structure: the structure of its vectors.
         positive_semidefinite: whether it is.
+
+    Example:
+        >>> import jax.numpy as jnp, lineax as lx
+        >>> from aeoskit.objective import Objective
+        >>> objective = Objective(lambda w, x: jnp.mean(x) * jnp.sum(w**4), jnp.ones(5))
+        >>> linearized = lx.linearise(objective.hessian(jnp.array([1.0, 2.0])))
+        >>> type(linearized).__name__, linearized.mv(jnp.array([1.0, 1.0])).tolist()
+        ('LinearizedOperator', [12.0, 48.0])
     """
 
     linear: PyTree

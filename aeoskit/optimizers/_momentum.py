@@ -52,44 +52,93 @@ def companion(
 
 
 class AbstractMomentum(eqx.Module):
-    """What a step makes of this direction and the ones before it."""
+    """What a step makes of this direction and the ones before it.
+
+    A rule is linear in the directions, and states its own stability threshold. Subclasses are
+    final; `aeoskit.stability.threshold_from_recurrence` checks what they state.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> isinstance(EMA(0.9), AbstractMomentum)
+        True
+        >>> step, buffer = EMA(0.5).update(jnp.ones(1), EMA(0.5).init(jnp.zeros(1)))
+        >>> step.tolist(), buffer.tolist()
+        ([0.5], [0.5])
+    """
 
     @abc.abstractmethod
     def init(self, params: PyTree) -> PyTree:
-        """The state before the first step: buffers of zeros."""
+        """The state before the first step.
+
+        Args:
+            params: the parameters: their shapes and dtypes are read.
+
+        Returns:
+            Buffers of zeros, or None.
+        """
 
     @abc.abstractmethod
     def update(self, direction: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
-        """The direction to step along (against, for the gradient), and the next state."""
+        """The direction to step along (against, for the gradient), and the next state.
+
+        Args:
+            direction: the direction of this step, with the structure of the parameters.
+            state: the rule's state.
+
+        Returns:
+            The pair `(step, state)`.
+        """
 
     @abc.abstractmethod
     def threshold(self, lr: Scalar, weight_decay: Scalar) -> Scalar:
         """The curvature `λ₁(P⁻¹H)` above which the iterate diverges on a quadratic, P constant.
 
-        It is zero or negative where `lr * weight_decay >= 2`: decay alone then diverges.
+        Args:
+            lr: the learning rate.
+            weight_decay: the decoupled weight decay, 0 for none.
+
+        Returns:
+            The threshold; zero or negative where `lr * weight_decay >= 2`: decay alone then
+            diverges.
         """
 
     @abc.abstractmethod
     def recurrence(
         self, curvature: Scalar, lr: Scalar, weight_decay: Scalar
     ) -> Float[Array, "size size"]:
-        """The matrix that takes (x, buffer) of one mode to the next one, with P the identity."""
+        """The matrix that takes (x, buffer) of one mode to the next one, with P the identity.
+
+        Args:
+            curvature: the mode's eigenvalue of `P⁻¹H`.
+            lr: the learning rate.
+            weight_decay: the decoupled weight decay, 0 for none.
+
+        Returns:
+            A matrix, 1 × 1 without a buffer and 2 × 2 with one.
+        """
 
     @abc.abstractmethod
     def bias_correction(self, count: Int[Array, ""]) -> Scalar:
-        """Which part of its final size the direction has at step number `count` (first: 1).
+        """Which part of its final size the direction has at step number `count`.
 
         The sum of the weights which that step gives to the directions seen so far, over the same
         sum after infinitely many steps: Adam divides by it.
+
+        Args:
+            count: the number of the step; the first is 1.
+
+        Returns:
+            A scalar in (0, 1].
         """
 
 
 class NoMomentum(AbstractMomentum):
     """The direction itself: `x -= lr g`. Threshold `2 / lr`.
 
-    >>> import jax.numpy as jnp
-    >>> float(NoMomentum().threshold(jnp.asarray(0.5), jnp.asarray(0.0)))
-    4.0
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(NoMomentum().threshold(jnp.asarray(0.5), jnp.asarray(0.0)))
+        4.0
     """
 
     def init(self, params: PyTree) -> PyTree:
@@ -114,11 +163,19 @@ class NoMomentum(AbstractMomentum):
 class Polyak(AbstractMomentum):
     """Heavy ball: `v = beta1 v + g`, `x -= lr v`. Threshold `(2 + 2 beta1) / lr`.
 
-    **Arguments:** `beta1` in [0, 1). **Raises:** `ValueError` otherwise.
+    Source: Cohen et al., arXiv 2103.00065.
 
-    >>> import jax.numpy as jnp
-    >>> float(Polyak(0.9).threshold(jnp.asarray(1.0), jnp.asarray(0.0)))
-    3.80
+    Args:
+        beta1: the decay rate, in [0, 1).
+
+    Raises:
+        TypeError: if it is no real number.
+        ValueError: if it is outside [0, 1).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(Polyak(0.9).threshold(jnp.asarray(1.0), jnp.asarray(0.0)))
+        3.80
     """
 
     beta1: Scalar
@@ -152,11 +209,19 @@ class EMA(AbstractMomentum):
     Threshold `(2 + 2 beta1) / ((1 - beta1) lr)`, 38/lr at 0.9. It is `Polyak` with
     `lr_polyak = (1 - beta1) lr_ema`.
 
-    **Arguments:** `beta1` in [0, 1). **Raises:** `ValueError` otherwise.
+    Source: Cohen et al., arXiv 2207.14484.
 
-    >>> import jax.numpy as jnp
-    >>> float(EMA(0.9).threshold(jnp.asarray(1.0), jnp.asarray(0.0)))
-    38.00
+    Args:
+        beta1: the decay rate, in [0, 1).
+
+    Raises:
+        TypeError: if it is no real number.
+        ValueError: if it is outside [0, 1).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(EMA(0.9).threshold(jnp.asarray(1.0), jnp.asarray(0.0)))
+        38.00
     """
 
     beta1: Scalar
@@ -187,13 +252,19 @@ class EMA(AbstractMomentum):
 class Nesterov(AbstractMomentum):
     """Nesterov's momentum in Polyak's form: `v = beta1 v + g`, `x -= lr (g + beta1 v)`.
 
-    Threshold `(2 + 2 beta1) / ((1 + 2 beta1) lr)`, 1.357/lr at 0.9.
+    Threshold `(2 + 2 beta1) / ((1 + 2 beta1) lr)`, 1.357/lr at 0.9, derived by us.
 
-    **Arguments:** `beta1` in [0, 1). **Raises:** `ValueError` otherwise.
+    Args:
+        beta1: the decay rate, in [0, 1).
 
-    >>> import jax.numpy as jnp
-    >>> float(Nesterov(0.9).threshold(jnp.asarray(1.0), jnp.asarray(0.0)))
-    1.357
+    Raises:
+        TypeError: if it is no real number.
+        ValueError: if it is outside [0, 1).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(Nesterov(0.9).threshold(jnp.asarray(1.0), jnp.asarray(0.0)))
+        1.357
     """
 
     beta1: Scalar
@@ -226,13 +297,19 @@ class EMANesterov(AbstractMomentum):
     """Nesterov's momentum in the averaged form.
 
     `m = beta1 m + (1 - beta1) g`, `x -= lr ((1 - beta1) g + beta1 m)`; threshold
-    `(2 + 2 beta1) / ((1 - beta1) (1 + 2 beta1) lr)`, 13.571/lr at 0.9.
+    `(2 + 2 beta1) / ((1 - beta1) (1 + 2 beta1) lr)`, 13.571/lr at 0.9, derived by us.
 
-    **Arguments:** `beta1` in [0, 1). **Raises:** `ValueError` otherwise.
+    Args:
+        beta1: the decay rate, in [0, 1).
 
-    >>> import jax.numpy as jnp
-    >>> float(EMANesterov(0.9).threshold(jnp.asarray(1.0), jnp.asarray(0.0)))
-    13.571
+    Raises:
+        TypeError: if it is no real number.
+        ValueError: if it is outside [0, 1).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(EMANesterov(0.9).threshold(jnp.asarray(1.0), jnp.asarray(0.0)))
+        13.571
     """
 
     beta1: Scalar

@@ -27,14 +27,21 @@ class NAdamMomentum(AbstractMomentum):
     The step number t is the first step's 1. The rule varies in time and tends to `EMANesterov`,
     so `threshold` and `recurrence` are the limit's (13.571/lr at 0.9).
 
-    **Arguments:** `beta1` in [0, 1). **Raises:** `ValueError` otherwise.
-    **Source:** Dozat, *Incorporating Nesterov momentum into Adam* (2016), as optax writes it.
+    Source: Dozat, *Incorporating Nesterov momentum into Adam* (2016), as optax writes it.
 
-    >>> import jax.numpy as jnp
-    >>> rule = NAdamMomentum(0.5)
-    >>> step, state = rule.update(jnp.ones(1), rule.init(jnp.zeros(1)))
-    >>> float(step[0])  # 0.5 * 0.5 / 0.75 + 0.5 * 1 / 0.5
-    1.333
+    Args:
+        beta1: the decay rate, in [0, 1).
+
+    Raises:
+        TypeError: if it is no real number.
+        ValueError: if it is outside [0, 1).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> rule = NAdamMomentum(0.5)
+        >>> step, state = rule.update(jnp.ones(1), rule.init(jnp.zeros(1)))
+        >>> float(step[0])  # 0.5 * 0.5 / 0.75 + 0.5 * 1 / 0.5
+        1.333
     """
 
     beta1: Scalar

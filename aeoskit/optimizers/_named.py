@@ -28,15 +28,26 @@ def _momentum_rule(beta1: Any, form: str, nesterov: bool) -> AbstractMomentum:
 
 
 def gradient_descent(lr: Any, *, weight_decay: Any = None) -> Optimizer:
-    """`x -= lr g`: threshold `2/lr` on the sharpness.
+    """Gradient descent, `x -= lr g`: threshold `2 / lr` on the sharpness.
 
-    **Arguments:** `lr`, a number or a schedule; `weight_decay`, decoupled.
-    **Raises:** `ValueError` for a learning rate that is not positive, a negative decay.
+    Source: Cohen et al., arXiv 2103.00065.
 
-    >>> import jax.numpy as jnp
-    >>> optimizer = gradient_descent(0.5)
-    >>> float(optimizer.threshold(optimizer.init(jnp.zeros(1))))
-    4.0
+    Args:
+        lr: Learning rate. A number above 0, or a schedule.
+        weight_decay: Decoupled weight decay, at least 0. None for none.
+
+    Returns:
+        An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
+
+    Raises:
+        TypeError: if a hyperparameter is no real number.
+        ValueError: if one is outside its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = gradient_descent(0.5)
+        >>> float(optimizer.threshold(optimizer.init(jnp.zeros(1))))
+        4.0
     """
     return Optimizer(lr, weight_decay=weight_decay)
 
@@ -46,15 +57,27 @@ def momentum(
 ) -> Optimizer:
     """Heavy ball: threshold 38/lr at 0.9 in the averaged form, 3.8/lr in Polyak's.
 
-    **Arguments:** `lr`, a number or a schedule; `beta1` in [0, 1); `form`, "ema" (`x -= lr m`,
-    `m = beta1 m + (1 - beta1) g`) or "polyak" (`v = beta1 v + g`, that of optax's `sgd`);
-    `weight_decay`, decoupled.
-    **Raises:** `ValueError` for values outside these.
+    Source: Cohen et al., arXiv 2103.00065 (Polyak's form), arXiv 2207.14484 (the averaged one).
 
-    >>> import jax.numpy as jnp
-    >>> optimizer = momentum(1.0, 0.9, form="polyak")
-    >>> float(optimizer.threshold(optimizer.init(jnp.zeros(1))))
-    3.80
+    Args:
+        lr: Learning rate, in the units of the form. A number above 0, or a schedule.
+        beta1: Momentum, in [0, 1).
+        form: "ema" is `m = beta1 m + (1 - beta1) g`, "polyak" is `m = beta1 m + g` as in optax's
+            `sgd`. The step is `x -= lr m`, so that `lr_polyak = (1 - beta1) lr_ema`.
+        weight_decay: Decoupled weight decay, at least 0. None for none.
+
+    Returns:
+        An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
+
+    Raises:
+        TypeError: if a hyperparameter is no real number.
+        ValueError: if one is outside its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = momentum(1.0, 0.9, form="polyak")
+        >>> float(optimizer.threshold(optimizer.init(jnp.zeros(1))))
+        3.80
     """
     return Optimizer(lr, _momentum_rule(beta1, form, False), weight_decay=weight_decay)
 
@@ -64,13 +87,27 @@ def nesterov(
 ) -> Optimizer:
     """Nesterov's momentum: threshold 1.357/lr at 0.9 in Polyak's form, 13.571/lr averaged.
 
-    **Arguments:** as `momentum`; the form is Polyak's by default, as in optax's `sgd`.
-    **Raises:** `ValueError` for values outside these.
+    Source: the thresholds are derived from the recurrence, by us (`aeoskit.stability`).
 
-    >>> import jax.numpy as jnp
-    >>> optimizer = nesterov(1.0, 0.9)
-    >>> float(optimizer.threshold(optimizer.init(jnp.zeros(1))))
-    1.357
+    Args:
+        lr: Learning rate, in the units of the form. A number above 0, or a schedule.
+        beta1: Momentum, in [0, 1).
+        form: "polyak" is `x -= lr (g + beta1 v)` with `v = beta1 v + g` as in optax's `sgd`, "ema"
+            has `1 - beta1` in front of both g.
+        weight_decay: Decoupled weight decay, at least 0. None for none.
+
+    Returns:
+        An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
+
+    Raises:
+        TypeError: if a hyperparameter is no real number.
+        ValueError: if one is outside its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = nesterov(1.0, 0.9)
+        >>> float(optimizer.threshold(optimizer.init(jnp.zeros(1))))
+        1.357
     """
     return Optimizer(lr, _momentum_rule(beta1, form, True), weight_decay=weight_decay)
 
@@ -89,19 +126,40 @@ def rmsprop(
     weight_decay: Any = None,
     order: str = "precondition_first",
 ) -> Optimizer:
-    """RMSProp: threshold `2/lr` on its own P without momentum.
+    """RMSProp: threshold `2 / lr` on its own P without momentum.
 
-    **Arguments:** `lr`, a number or a schedule; `beta2`, `eps`, `power` and `correction`, see
-    `RMS`; `beta1`, None for no momentum; `form` and `nesterov`, which momentum; `eps_in_root`,
-    whether `P = √(ν + eps)`, as optax has it by default, and not `√ν + eps`; `weight_decay`,
-    decoupled; `order`, see `Optimizer`. `optax.rmsprop(lr, decay=beta2, momentum=beta1)` is
+    `optax.rmsprop(lr, decay=beta2, momentum=beta1)` is
     `rmsprop(lr, beta2, beta1=beta1, eps_in_root=True)`.
-    **Raises:** `ValueError` for values outside their ranges.
 
-    >>> import jax.numpy as jnp
-    >>> optimizer = rmsprop(1.0, beta1=0.9)
-    >>> float(optimizer.threshold(optimizer.init(jnp.zeros(1))))
-    3.80
+    Source: Tieleman, Hinton (2012); its edge: Cohen et al., arXiv 2410.24206.
+
+    Args:
+        lr: Learning rate. A number above 0, or a schedule.
+        beta2: Decay of the second moments, in [0, 1).
+        eps: Added to the root of the second moments (inside it with eps_in_root), at least 0.
+        beta1: Momentum, in [0, 1). None for no momentum.
+        form: Form of the momentum, "polyak" or "ema", see `momentum`.
+        nesterov: Whether the momentum is Nesterov's.
+        power: Power that makes P out of the second moments: 0.5 is the square root.
+        eps_in_root: Whether `P = √(ν + eps)`, as optax has it by default, and not `√ν + eps`.
+        correction: Bias correction in P: "none", or "second_moment" for that of ν. "adam" has
+            momentum's too, under `order="precondition_last"` only.
+        weight_decay: Decoupled weight decay, at least 0. None for none.
+        order: Whether P acts before the momentum buffer, "precondition_first" as in optax, or after
+            it, "precondition_last". See `Optimizer`.
+
+    Returns:
+        An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
+
+    Raises:
+        TypeError: if a hyperparameter is no real number.
+        ValueError: if one is outside its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = rmsprop(1.0, beta1=0.9)
+        >>> float(optimizer.threshold(optimizer.init(jnp.zeros(1))))
+        3.80
     """
     rule = NoMomentum() if beta1 is None else _momentum_rule(beta1, form, nesterov)
     inside, outside = (eps, 0.0) if eps_in_root else (0.0, eps)
@@ -125,19 +183,34 @@ def adam(
     `x -= lr P⁻¹ m` with `P = (1 - beta1^t) (√(ν / (1 - beta2^t)) + eps)`: both of its bias
     corrections are in P.
 
-    **Arguments:** `lr`, a number or a schedule; `beta1`, `beta2` in [0, 1); `eps`, `eps_root`,
-    `power` and `correction`, see `RMS` (`"second_moment"` is the paper's code, `"none"` neither
-    correction); `weight_decay`, decoupled.
-    **Raises:** `ValueError` for values outside their ranges.
-    **Source:** Kingma, Ba (2015); as a preconditioned method: Cohen et al., arXiv 2207.14484.
+    Source: Kingma, Ba (2015); as a preconditioned method: Cohen et al., arXiv 2207.14484.
 
-    >>> import jax.numpy as jnp
-    >>> optimizer = adam(1e-3)
-    >>> state = optimizer.init(jnp.zeros(2))
-    >>> round(float(optimizer.threshold(state)) / 100)
-    380
-    >>> optimizer.preconditioner(state, grads=jnp.array([1.0, -2.0])).diagonal.tolist()
-    [0.10, 0.20]
+    Args:
+        lr: Learning rate of the step `x -= lr P⁻¹ m`. A number above 0, or a schedule.
+        beta1: Momentum, in [0, 1).
+        beta2: Decay of the second moments, in [0, 1).
+        eps: Added to the root of the second moments, at least 0.
+        eps_root: Added to the second moments inside the root, at least 0.
+        power: Power that makes P out of the second moments: 0.5 is the square root.
+        correction: Bias corrections in P: "adam" has both, "second_moment" that of ν only (as in
+            the code of arXiv 2207.14484), "none" neither. See `RMS`.
+        weight_decay: Decoupled weight decay, at least 0. None for none.
+
+    Returns:
+        An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
+
+    Raises:
+        TypeError: if a hyperparameter is no real number.
+        ValueError: if one is outside its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = adam(1e-3)
+        >>> state = optimizer.init(jnp.zeros(2))
+        >>> round(float(optimizer.threshold(state)) / 100)
+        380
+        >>> optimizer.preconditioner(state, grads=jnp.array([1.0, -2.0])).diagonal.tolist()
+        [0.10, 0.20]
     """
     return Optimizer(lr, EMA(beta1), RMS(beta2, eps, eps_root, power, correction), weight_decay)
 
@@ -155,13 +228,32 @@ def adamw(
 ) -> Optimizer:
     """Adam with decoupled weight decay: threshold `38/lr - 19 weight_decay` at 0.9.
 
-    **Arguments:** as `adam`. **Raises:** as `adam`.
-    **Source:** Loshchilov, Hutter, *Decoupled weight decay regularization* (2019).
+    Source: Loshchilov, Hutter, *Decoupled weight decay regularization* (2019); the threshold is
+    derived from the recurrence, by us.
 
-    >>> import jax.numpy as jnp
-    >>> optimizer = adamw(1.0, weight_decay=1.0)
-    >>> float(optimizer.threshold(optimizer.init(jnp.zeros(1))))
-    19.00
+    Args:
+        lr: Learning rate of the step `x -= lr P⁻¹ m`. A number above 0, or a schedule.
+        beta1: Momentum, in [0, 1).
+        beta2: Decay of the second moments, in [0, 1).
+        eps: Added to the root of the second moments, at least 0.
+        weight_decay: Decoupled weight decay, at least 0.
+        eps_root: Added to the second moments inside the root, at least 0.
+        power: Power that makes P out of the second moments: 0.5 is the square root.
+        correction: Bias corrections in P: "adam" has both, "second_moment" that of ν only (as in
+            the code of arXiv 2207.14484), "none" neither. See `RMS`.
+
+    Returns:
+        An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
+
+    Raises:
+        TypeError: if a hyperparameter is no real number.
+        ValueError: if one is outside its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = adamw(1.0, weight_decay=1.0)
+        >>> float(optimizer.threshold(optimizer.init(jnp.zeros(1))))
+        19.00
     """
     return adam(
         lr,
@@ -188,15 +280,33 @@ def nadam(
 ) -> Optimizer:
     """Adam with Nesterov's momentum: threshold 13.571/lr at 0.9 on its P.
 
-    **Arguments:** as `adam`; `correction="nadam"` corrects m, g and ν as optax does, where
-    m and g are corrected in the momentum rule (`NAdamMomentum`) and ν in P; the other ones are
-    those of `RMS`, over plain `EMANesterov`.
-    **Raises:** as `adam`. **Source:** Dozat (2016).
+    Source: Dozat, *Incorporating Nesterov momentum into Adam* (2016), as optax writes it; the
+    threshold is derived from the recurrence, by us.
 
-    >>> import jax.numpy as jnp
-    >>> optimizer = nadam(1.0)
-    >>> float(optimizer.threshold(optimizer.init(jnp.zeros(1))))
-    13.571
+    Args:
+        lr: Learning rate of the step `x -= lr P⁻¹ m`. A number above 0, or a schedule.
+        beta1: Momentum, in [0, 1).
+        beta2: Decay of the second moments, in [0, 1).
+        eps: Added to the root of the second moments, at least 0.
+        eps_root: Added to the second moments inside the root, at least 0.
+        power: Power that makes P out of the second moments: 0.5 is the square root.
+        correction: "nadam" corrects m, g and ν as optax does. m and g are then corrected in the
+            momentum rule (`NAdamMomentum`) and ν in P; the other ones are those of `RMS`, over
+            plain `EMANesterov`.
+        weight_decay: Decoupled weight decay, at least 0. None for none.
+
+    Returns:
+        An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
+
+    Raises:
+        TypeError: if a hyperparameter is no real number.
+        ValueError: if one is outside its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = nadam(1.0)
+        >>> float(optimizer.threshold(optimizer.init(jnp.zeros(1))))
+        13.571
     """
     if correction == "nadam":
         return Optimizer(

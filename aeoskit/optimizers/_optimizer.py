@@ -22,7 +22,20 @@ ORDERS = ("precondition_last", "precondition_first")
 
 
 class OptimizerState(eqx.Module):
-    """The number of steps taken, the momentum rule's state, and the preconditioner rule's."""
+    """The number of steps taken, the momentum rule's state, and the preconditioner rule's.
+
+    Args:
+        count: steps taken.
+        momentum: the state of the momentum rule: its buffer.
+        preconditioner: the state of the preconditioner rule: for `RMS`, the second moments ν.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from aeoskit.optimizers import adam
+        >>> state = adam(1e-3).init(jnp.zeros(2))
+        >>> int(state.count), state.preconditioner.tolist()
+        (0, [0.0, 0.0])
+    """
 
     count: Int[Array, ""]
     momentum: PyTree
@@ -42,16 +55,25 @@ class Optimizer(eqx.Module):
     and update has the dtype of its parameter. `jax.vmap` over an optimizer with stacked leaves is
     a sweep.
 
-    **Arguments:** `schedule`, a schedule or a learning rate; the two rules; `weight_decay`, None
-    or at least 0; `order`.
-    **Raises:** `ValueError` or `TypeError` for anything else.
+    Args:
+        schedule: a schedule, or a learning rate above 0.
+        momentum_rule: an `AbstractMomentum`; None for `NoMomentum()`.
+        preconditioner_rule: an `AbstractPreconditionerRule`; None for `Identity()`.
+        weight_decay: decoupled, at least 0; None for none.
+        order: `"precondition_last"` or `"precondition_first"`.
 
-    >>> import jax.numpy as jnp
-    >>> optimizer = Optimizer(0.1)  # gradient descent
-    >>> params = {"w": jnp.array([1.0])}
-    >>> updates, state = optimizer.update({"w": jnp.array([2.0])}, optimizer.init(params))
-    >>> updates["w"].tolist(), float(optimizer.threshold(state))
-    ([-0.200], 20.0)
+    Raises:
+        TypeError: if a hyperparameter is no real number.
+        ValueError: if one is outside its range, or `order` is unknown or does not go with the
+            preconditioner's bias correction.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> optimizer = Optimizer(0.1)  # gradient descent
+        >>> params = {"w": jnp.array([1.0])}
+        >>> updates, state = optimizer.update({"w": jnp.array([2.0])}, optimizer.init(params))
+        >>> updates["w"].tolist(), float(optimizer.threshold(state))
+        ([-0.200], 20.0)
     """
 
     schedule: AbstractSchedule
@@ -95,8 +117,14 @@ class Optimizer(eqx.Module):
     def init(self, params: PyTree) -> OptimizerState:
         """The state before the first step.
 
-        **Arguments:** `params`, a tree of real floating-point arrays (and `None`s).
-        **Raises:** `TypeError` naming a leaf that is none.
+        Args:
+            params: a tree of real floating-point arrays (and `None`s).
+
+        Returns:
+            An `OptimizerState` with count 0.
+
+        Raises:
+            TypeError: if a leaf is not a real floating-point array, with its path.
         """
         check_floating(params)
         return OptimizerState(
@@ -110,10 +138,16 @@ class Optimizer(eqx.Module):
     ) -> tuple[PyTree, OptimizerState]:
         """The updates to add to the parameters, and the next state.
 
-        **Arguments:** `grads`, the gradients at the parameters; `state`; `params`, needed for
-        weight decay only.
-        **Returns:** updates in the parameters' dtypes (`apply_updates` adds them), next state.
-        **Raises:** `ValueError` where a tree does not match the state, or decay lacks `params`.
+        Args:
+            grads: the gradients at the parameters, with their structure.
+            state: the optimizer's state.
+            params: the parameters; needed for weight decay only.
+
+        Returns:
+            The pair `(updates, state)`: updates in the parameters' dtypes, for `apply_updates`.
+
+        Raises:
+            ValueError: if a tree does not match the state, or weight decay lacks `params`.
         """
         structure = self.preconditioner_rule.structure(state.preconditioner)
         check_like("grads", grads, structure)
@@ -146,11 +180,18 @@ class Optimizer(eqx.Module):
     ) -> AbstractPreconditioner:
         """The metric P: a symmetric positive definite operator with its square roots.
 
-        **Arguments:** `state`; `grads`, the gradients at the present parameters. With them it is
-        the P of the coming step, which is what belongs to `threshold`; without them that of the
-        last step, which has not seen these gradients.
-        **Raises:** `ValueError` without gradients before the first step (inside a traced function
-        that cannot be seen: a corrected P is then NaN).
+        Args:
+            state: the optimizer's state.
+            grads: the gradients at the present parameters. With them it is the P of the coming
+                step, which is what belongs to `threshold`; without them that of the last step,
+                which has not seen these gradients.
+
+        Returns:
+            An `AbstractPreconditioner` over the structure of the parameters.
+
+        Raises:
+            ValueError: without gradients before the first step (inside a traced function that
+                cannot be seen: a corrected P is then NaN).
         """
         if grads is None:
             if is_concrete(state.count) and not bool((state.count > 0).all()):
@@ -168,13 +209,26 @@ class Optimizer(eqx.Module):
         """The value of `λ₁(P⁻¹H)` above which the coming step's recursion diverges, P constant.
 
         Closed form, from the momentum rule, the coming step's learning rate and the decay.
+
+        Args:
+            state: the optimizer's state: its step count.
+
+        Returns:
+            A scalar.
         """
         lr = self.learning_rate(state)
         decay = jnp.zeros_like(lr) if self.weight_decay is None else self.weight_decay
         return self.momentum_rule.threshold(lr, decay)
 
     def learning_rate(self, state: OptimizerState) -> Float[Array, ""]:
-        """The learning rate of the coming step."""
+        """The learning rate of the coming step.
+
+        Args:
+            state: the optimizer's state: its step count.
+
+        Returns:
+            A scalar.
+        """
         return self.schedule(state.count)
 
     def _coming(
@@ -196,18 +250,26 @@ def freeze(
     """The same optimizer with P held at that of the coming step.
 
     Momentum rule, buffer, step count, schedule, decay and order are kept, so that the coming step
-    is the one that the live optimizer would take.
+    is the one that the live optimizer would take. This is the frozen branch of arXiv 2207.14484.
 
-    **Arguments:** `optimizer`, `state`; `grads`, the gradients at the present parameters.
-    **Returns:** the frozen optimizer and its state.
-    **Raises:** `ValueError` where `grads` does not match the state.
+    Args:
+        optimizer: the live optimizer.
+        state: its state.
+        grads: the gradients at the present parameters.
 
-    >>> import jax.numpy as jnp
-    >>> from aeoskit.optimizers import adam
-    >>> optimizer, grads = adam(0.1), jnp.array([3.0])
-    >>> frozen, state = freeze(optimizer, optimizer.init(jnp.zeros(1)), grads)
-    >>> frozen.update(grads, state)[0].tolist()
-    [-0.100]
+    Returns:
+        The frozen optimizer and its state.
+
+    Raises:
+        ValueError: if `grads` does not match the state.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from aeoskit.optimizers import adam
+        >>> optimizer, grads = adam(0.1), jnp.array([3.0])
+        >>> frozen, state = freeze(optimizer, optimizer.init(jnp.zeros(1)), grads)
+        >>> frozen.update(grads, state)[0].tolist()
+        [-0.100]
     """
     rule = Frozen(optimizer.preconditioner(state, grads))
     frozen = Optimizer(
@@ -219,8 +281,19 @@ def freeze(
 def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
     """`params + updates`, leaf by leaf, in the parameters' dtypes.
 
-    >>> import jax.numpy as jnp
-    >>> apply_updates(jnp.array([1.0]), jnp.array([-0.25])).tolist()
-    [0.75]
+    Args:
+        params: the parameters.
+        updates: what `Optimizer.update` returned, with the structure of `params`.
+
+    Returns:
+        The new parameters.
+
+    Raises:
+        ValueError: if the two trees have different structures.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> apply_updates(jnp.array([1.0]), jnp.array([-0.25])).tolist()
+        [0.75]
     """
     return jax.tree.map(lambda p, u: jnp.asarray(p + u.astype(p.dtype), p.dtype), params, updates)

@@ -32,33 +32,79 @@ CORRECTIONS = ("adam", "second_moment", "none")
 
 
 class AbstractPreconditionerRule(eqx.Module):
-    """Which metric P the gradients seen so far make."""
+    """Which metric P the gradients seen so far make.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> rule = Identity()
+        >>> isinstance(rule, AbstractPreconditionerRule)
+        True
+        >>> rule.structure(rule.init(jnp.zeros(2))).shape
+        (2,)
+    """
 
     @abc.abstractmethod
     def init(self, params: PyTree) -> PyTree:
-        """The state before the first step."""
+        """The state before the first step.
+
+        Args:
+            params: the parameters: their shapes and dtypes are read.
+
+        Returns:
+            The rule's state.
+        """
 
     @abc.abstractmethod
     def update(self, grads: PyTree, state: PyTree) -> PyTree:
-        """The state that has seen these gradients."""
+        """The state that has seen these gradients.
+
+        Args:
+            grads: the gradients, with the structure of the parameters.
+            state: the rule's state.
+
+        Returns:
+            The next state.
+        """
 
     @abc.abstractmethod
     def operator(
         self, state: PyTree, count: Int[Array, ""], bias: Scalar
     ) -> AbstractPreconditioner:
-        """P of the step number `count` (first: 1), whose gradients the state has seen.
+        """P of the step number `count`, whose gradients the state has seen.
 
-        `bias` is the momentum rule's `bias_correction(count)`, for the conventions that put
-        momentum's correction into P.
+        Args:
+            state: the rule's state, the step's gradients included.
+            count: the number of the step; the first is 1.
+            bias: the momentum rule's `bias_correction(count)`, for the conventions that put
+                momentum's correction into P.
+
+        Returns:
+            An `AbstractPreconditioner`.
         """
 
     @abc.abstractmethod
     def structure(self, state: PyTree) -> PyTree[jax.ShapeDtypeStruct]:
-        """The structure of the parameters."""
+        """The structure of the parameters.
+
+        Args:
+            state: the rule's state.
+
+        Returns:
+            A tree of `jax.ShapeDtypeStruct`s.
+        """
 
 
 class Identity(AbstractPreconditionerRule):
-    """`P = I`: gradient descent and momentum."""
+    """`P = I`: gradient descent and momentum.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> rule = Identity()
+        >>> state = rule.update(jnp.array([3.0]), rule.init(jnp.zeros(1)))
+        >>> P = rule.operator(state, jnp.asarray(1), jnp.asarray(1.0))
+        >>> P.mv(jnp.array([2.0])).tolist()
+        [2.0]
+    """
 
     def init(self, params: PyTree) -> IdentityPreconditioner:
         return IdentityPreconditioner(params)
@@ -80,17 +126,21 @@ class Identity(AbstractPreconditionerRule):
 class Frozen(AbstractPreconditionerRule):
     """A preconditioner that does not change: with it, an optimizer is linear in the gradients.
 
-    **Arguments:** `preconditioner`, any `AbstractPreconditioner` over the parameters' structure.
-    **Raises:** `TypeError` for anything else; `ValueError` from `init` where P lives on another
-    structure.
+    Args:
+        preconditioner: any `AbstractPreconditioner` over the parameters' structure.
 
-    >>> import jax.numpy as jnp
-    >>> from aeoskit.linalg import DiagonalPreconditioner
-    >>> from aeoskit.optimizers import EMA, Constant, Optimizer
-    >>> P = DiagonalPreconditioner(jnp.array([2.0, 4.0]))
-    >>> optimizer = Optimizer(Constant(1.0), EMA(0.9), Frozen(P))
-    >>> float(optimizer.threshold(optimizer.init(jnp.zeros(2))))
-    38.00
+    Raises:
+        TypeError: for anything else.
+        ValueError: from `init`, where P lives on another structure.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from aeoskit.linalg import DiagonalPreconditioner
+        >>> from aeoskit.optimizers import EMA, Constant, Optimizer
+        >>> P = DiagonalPreconditioner(jnp.array([2.0, 4.0]))
+        >>> optimizer = Optimizer(Constant(1.0), EMA(0.9), Frozen(P))
+        >>> float(optimizer.threshold(optimizer.init(jnp.zeros(2))))
+        38.00
     """
 
     preconditioner: AbstractPreconditioner
@@ -127,23 +177,32 @@ class RMS(AbstractPreconditionerRule):
     `ν = beta2 ν + (1 - beta2) g²` from zero, and, with t the number of gradients seen,
 
     - `correction="none"`: `P = (ν + eps_root)^power + eps`;
-    - `"second_moment"`: `P = (ν / (1 - beta2^t) + eps_root)^power + eps`, as the paper's authors;
+    - `"second_moment"`: `P = (ν / (1 - beta2^t) + eps_root)^power + eps`, as the paper's authors
+      (arXiv 2207.14484);
     - `"adam"`: that times momentum's correction, `1 - beta1^t` for `EMA(beta1)`. Both of Adam's
       corrections are then in P, and Adam is `x -= lr P⁻¹ m`.
 
     A coordinate whose gradient was always zero has `P = eps_root^power + eps` (times the
     correction), hence `eps = eps_root = 0` is refused: P would not be positive there.
 
-    **Arguments:** `beta2` in [0, 1); `eps`, `eps_root` at least 0, not both 0; `power` > 0 (a
-    fixed number, 0.5 for the square root: it is no array leaf, since one takes `sqrt` and the
-    others do not); `correction` as above.
-    **Raises:** `ValueError` otherwise.
+    Args:
+        beta2: the decay rate of the second moments, in [0, 1).
+        eps: added to the root, at least 0.
+        eps_root: added inside the root, at least 0; not 0 together with `eps`.
+        power: above 0, 0.5 for the square root. A fixed number and no array leaf, since one takes
+            `sqrt` and the others do not.
+        correction: `"adam"`, `"second_moment"` or `"none"`, as above.
 
-    >>> import jax.numpy as jnp
-    >>> rule = RMS(0.9, eps=1e-8, correction="second_moment")
-    >>> state = rule.update(jnp.array([3.0]), rule.init(jnp.zeros(1)))
-    >>> rule.operator(state, jnp.asarray(1), jnp.asarray(1.0)).diagonal.tolist()
-    [3.000]
+    Raises:
+        TypeError: if a hyperparameter is no real number, or `power` is traced.
+        ValueError: if one is outside its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> rule = RMS(0.9, eps=1e-8, correction="second_moment")
+        >>> state = rule.update(jnp.array([3.0]), rule.init(jnp.zeros(1)))
+        >>> rule.operator(state, jnp.asarray(1), jnp.asarray(1.0)).diagonal.tolist()
+        [3.000]
     """
 
     beta2: Scalar

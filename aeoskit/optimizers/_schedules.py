@@ -13,21 +13,39 @@ from ._hyperparameters import as_hyperparameter, as_lr
 
 
 class AbstractSchedule(eqx.Module):
-    """The learning rate as a function of the number of steps taken."""
+    """The learning rate as a function of the number of steps taken.
+
+    Example:
+        >>> isinstance(Constant(0.5), AbstractSchedule)
+        True
+    """
 
     @abc.abstractmethod
     def __call__(self, count: Int[Array, ""]) -> Float[Array, ""]:
-        """The learning rate of the step that is taken after `count` steps."""
+        """The learning rate of the step that is taken after `count` steps.
+
+        Args:
+            count: steps taken, 0 before the first.
+
+        Returns:
+            A scalar.
+        """
 
 
 class Constant(AbstractSchedule):
     """The same learning rate at every step.
 
-    **Arguments:** `lr`, greater than zero. **Raises:** `ValueError` otherwise.
+    Args:
+        lr: the learning rate, above 0.
 
-    >>> import jax.numpy as jnp
-    >>> float(Constant(0.5)(jnp.asarray(7)))
-    0.5
+    Raises:
+        TypeError: if it is no real number.
+        ValueError: if it is not above 0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(Constant(0.5)(jnp.asarray(7)))
+        0.5
     """
 
     lr: Float[Array, ""]
@@ -46,12 +64,18 @@ class LinearWarmup(AbstractSchedule):
     It starts at `lr / steps` and not at zero, since a step of length zero moves nothing and has
     an infinite threshold.
 
-    **Arguments:** `lr`, greater than zero; `steps`, at least one.
-    **Raises:** `ValueError` otherwise.
+    Args:
+        lr: the learning rate after the warmup, above 0.
+        steps: the length of the warmup in steps, at least 1.
 
-    >>> import jax.numpy as jnp
-    >>> [float(LinearWarmup(1.0, 4)(jnp.asarray(count))) for count in (0, 1, 3, 9)]
-    [0.25, 0.5, 1.0, 1.0]
+    Raises:
+        TypeError: if one is no real number.
+        ValueError: if one is outside its range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> [float(LinearWarmup(1.0, 4)(jnp.asarray(count))) for count in (0, 1, 3, 9)]
+        [0.25, 0.5, 1.0, 1.0]
     """
 
     lr: Float[Array, ""]

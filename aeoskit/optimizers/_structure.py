@@ -12,7 +12,8 @@ from jaxtyping import PyTree
 def check_floating(params: PyTree) -> None:
     """Refuses leaves that an optimizer cannot move: functions, integers, complex numbers.
 
-    **Raises:** `TypeError` naming the leaf's path.
+    Raises:
+        TypeError: naming the leaf's path.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         dtype = getattr(leaf, "dtype", None)
@@ -27,7 +28,8 @@ def check_floating(params: PyTree) -> None:
 def check_like(name: str, tree: PyTree, structure: PyTree[jax.ShapeDtypeStruct]) -> None:
     """Refuses a tree whose leaves are not those of the parameters that `init` saw.
 
-    **Raises:** `ValueError` naming the first leaf's path.
+    Raises:
+        ValueError: naming the first leaf's path.
     """
 
     def leaves(of: PyTree) -> dict[str, Any]:

@@ -21,13 +21,19 @@ def companion_matrix(
 ) -> Float[Array, "size size"]:
     """The matrix that takes one mode's (x, buffer) to the next, with the identity as P.
 
-    **Arguments:** `rule`, a momentum rule; `curvature`, the mode's eigenvalue of `P⁻¹H`; `lr`;
-    `weight_decay`, decoupled.
-    **Returns:** 1 × 1 without momentum, 2 × 2 with.
+    Args:
+        rule: a momentum rule.
+        curvature: the mode's eigenvalue of `P⁻¹H`.
+        lr: the learning rate.
+        weight_decay: decoupled weight decay, 0 for none.
 
-    >>> from aeoskit.optimizers import NoMomentum
-    >>> companion_matrix(NoMomentum(), 3.0, 0.5).tolist()
-    [[-0.5]]
+    Returns:
+        A matrix, 1 × 1 without momentum, 2 × 2 with.
+
+    Example:
+        >>> from aeoskit.optimizers import NoMomentum
+        >>> companion_matrix(NoMomentum(), 3.0, 0.5).tolist()
+        [[-0.5]]
     """
     return rule.recurrence(*(jnp.asarray(x, dtype=float) for x in (curvature, lr, weight_decay)))
 
@@ -37,11 +43,21 @@ def spectral_radius(
 ) -> Scalar:
     """The factor by which a mode of this curvature grows (above 1) or decays a step, in the end.
 
-    **Arguments:** as `companion_matrix`. **Cost:** the eigenvalues of that matrix.
+    Costs the eigenvalues of `companion_matrix`.
 
-    >>> from aeoskit.optimizers import Polyak
-    >>> float(spectral_radius(Polyak(0.25), 1.0, 1.0))  # complex roots: the square root of beta
-    0.50
+    Args:
+        rule: a momentum rule.
+        curvature: the mode's eigenvalue of `P⁻¹H`.
+        lr: the learning rate.
+        weight_decay: decoupled weight decay, 0 for none.
+
+    Returns:
+        The largest absolute value among the eigenvalues of `companion_matrix`, a scalar.
+
+    Example:
+        >>> from aeoskit.optimizers import Polyak
+        >>> float(spectral_radius(Polyak(0.25), 1.0, 1.0))  # complex roots: the square root of beta
+        0.50
     """
     return jnp.abs(jnp.linalg.eigvals(companion_matrix(rule, curvature, lr, weight_decay))).max()
 
@@ -59,16 +75,22 @@ def threshold_from_recurrence(
 
     A bracket by doubling, then optimistix's bisection on `spectral radius - 1`. Nothing is
     assumed on where on the unit circle the root leaves it. The relative tolerance is `eps**0.7`
-    of JAX's default float type: 1e-11 under x64, 1e-5 otherwise.
+    of JAX's default float type: 1e-11 under x64, 1e-5 otherwise. Costs some 50 eigenvalue problems
+    of size two.
 
-    **Arguments:** `rule`, `lr` > 0, `weight_decay` >= 0.
-    **Returns:** the threshold; NaN where there is none (`lr * weight_decay >= 2`: flat directions
-    diverge), or where the radius is not below 1 under it and above 1 over it.
-    **Cost:** some 50 eigenvalue problems of size two.
+    Args:
+        rule: a momentum rule.
+        lr: the learning rate, above 0.
+        weight_decay: decoupled weight decay, at least 0.
 
-    >>> from aeoskit.optimizers import EMA
-    >>> float(threshold_from_recurrence(EMA(0.9), lr=1.0))
-    38.00
+    Returns:
+        The threshold, a scalar; NaN where there is none (`lr * weight_decay >= 2`: flat directions
+        diverge), or where the radius is not below 1 under it and above 1 over it.
+
+    Example:
+        >>> from aeoskit.optimizers import EMA
+        >>> float(threshold_from_recurrence(EMA(0.9), lr=1.0))
+        38.00
     """
     lr, decay = jnp.asarray(lr, dtype=float), jnp.asarray(weight_decay, dtype=float)
     args = (rule, lr * decay)
@@ -97,7 +119,20 @@ def threshold_from_recurrence(
 
 
 class ThresholdCheck(eqx.Module):
-    """A closed-form threshold beside the one that the recurrence has."""
+    """A closed-form threshold beside the one that the recurrence has.
+
+    Args:
+        closed_form: the optimizer's threshold.
+        from_recurrence: that of `threshold_from_recurrence`; NaN where there is none.
+        relative_error: their difference over the closed form.
+        agrees: whether it is within the tolerance.
+
+    Example:
+        >>> from aeoskit.optimizers import gradient_descent
+        >>> check = verify_threshold(gradient_descent(0.5))
+        >>> float(check.closed_form), float(check.from_recurrence)
+        (4.0, 4.0)
+    """
 
     closed_form: Scalar
     from_recurrence: Scalar
@@ -108,13 +143,18 @@ class ThresholdCheck(eqx.Module):
 def verify_threshold(optimizer: Optimizer, count: Any = 0) -> ThresholdCheck:
     """Compares an optimizer's closed-form threshold with its recurrence's.
 
-    **Arguments:** `optimizer`; `count`, the number of steps taken (the schedule's argument).
-    **Returns:** both values, their relative difference, and whether it is within 1e-8 (1e-3 in
-    single precision, where a recurrence with beta near 1 loses four digits).
+    Args:
+        optimizer: the optimizer; its preconditioner is not looked at.
+        count: the number of steps taken, the schedule's argument.
 
-    >>> from aeoskit.optimizers import adamw
-    >>> bool(verify_threshold(adamw(1e-3, weight_decay=0.1)).agrees)
-    True
+    Returns:
+        A `ThresholdCheck`: both values, their relative difference, and whether it is within 1e-8
+        (1e-3 in single precision, where a recurrence with beta near 1 loses four digits).
+
+    Example:
+        >>> from aeoskit.optimizers import adamw
+        >>> bool(verify_threshold(adamw(1e-3, weight_decay=0.1)).agrees)
+        True
     """
     lr = optimizer.schedule(jnp.asarray(count, dtype=jnp.int32))
     decay = optimizer.weight_decay
