@@ -10,32 +10,32 @@ from matplotlib.lines import Line2D
 
 from ._curves import Lane, curve, running_median, sweep_dims
 from ._edge import step_range
-from ._style import FAINT, INK, PALETTE, legend_above, log_axis, new_figure, step_axis, styled
+from ._style import FAINT, INK, colors, legend_above, log_axis, new_figure, step_axis, styled
 
-_BRANCHES = {
-    "main": ("Adam", PALETTE[0]),
-    "frozen": ("P frozen", PALETTE[1]),
-    "momentum": ("momentum GD", PALETTE[2]),
-}
+_LABELS = {"main": "Adam", "frozen": "P frozen", "momentum": "momentum GD"}
 WINDOW = 50
 
 
-def advance_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
+def advance_figure(
+    dataset: xr.Dataset, title: str | None = None, *, labels: dict[str, str] | None = None
+) -> Figure:
     """Draws Adam, its branch with P frozen, and momentum GD: ratio, raw sharpness and loss.
 
     Args:
-        dataset: the metrics of a run without a sweep whose branches are among `main` (Adam),
-            `frozen` and `momentum`, with `ratio` (or `preconditioned_sharpness` and `threshold`),
-            `sharpness` and `loss`.
+        dataset: the metrics of a run without a sweep, with `ratio` (or `preconditioned_sharpness`
+            and `threshold`), `sharpness` and `loss`. Its branches are all drawn: `main` is the
+            adaptive run, `frozen` its branch with P held, `momentum` has no preconditioner.
         title: what stands above the figure; None for nothing.
+        labels: what the legend calls a branch, where not "Adam", "P frozen" and "momentum GD"; any
+            further branch goes by its own name.
 
     Returns:
         a figure with three panels: `λ₁(P⁻¹H)` over its threshold with the line at 1; `λ₁(H)` on a
         logarithmic axis with momentum's threshold dashed; the loss. The faint line is what was
-        measured, the bold one its running median over 50 steps.
+        measured, the bold one `running_median` over the last 50 steps.
 
     Raises:
-        ValueError: if the dataset has a sweep, or none of the branches.
+        ValueError: if the dataset has a sweep.
 
     Source:
         After Figure 8 of Cohen et al., arXiv 2207.14484; the frozen branch beside it is ours.
@@ -46,12 +46,6 @@ def advance_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
     >>> len(advance_figure(metrics).axes)
     3
     """
-    there = [str(branch) for branch in dataset["branch"].values if str(branch) in _BRANCHES]
-    if not there:
-        raise ValueError(
-            f"the dataset has the branches {dataset['branch'].values.tolist()}, but an advance "
-            f"figure draws {list(_BRANCHES)}: name the branches so, or draw an `edge_figure`."
-        )
     swept = [dim for dim in sweep_dims(dataset) if dataset.sizes[dim] > 1]
     if swept:
         raise ValueError(
@@ -59,13 +53,19 @@ def advance_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
             f"`dataset.isel({swept[0]}=0)`."
         )
     dataset = dataset.squeeze(sweep_dims(dataset))
-    there = [branch for branch in _BRANCHES if branch in there]
+    there = [str(branch) for branch in dataset["branch"].values]
+    # The three known branches have the same colors in every figure, whichever are there.
+    order = [*_LABELS, *(branch for branch in there if branch not in _LABELS)]
     freeze = _freeze_step(dataset) if "frozen" in there else None
-    lanes = [_lane(dataset, branch, freeze) for branch in there]
+    lanes = [
+        _lane(dataset, branch, color, labels or {}, freeze)
+        for branch, color in zip(order, colors(len(order)), strict=True)
+        if branch in there
+    ]
     with styled():
         figure, (left, middle, right) = new_figure(3, width=3.4, height=2.8)
         _ratio_panel(left, dataset, lanes)
-        blocked = _sharpness_panel(middle, dataset, lanes)
+        blocked = _sharpness_panel(middle, dataset, lanes, (labels or {}).get("momentum"))
         _loss_panel(right, dataset, lanes)
         for axes in (left, middle, right):
             step_axis(axes, *step_range(dataset))
@@ -76,8 +76,10 @@ def advance_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
     return figure
 
 
-def _lane(dataset: xr.Dataset, branch: str, freeze: float | None) -> Lane:
-    label, color = _BRANCHES[branch]
+def _lane(
+    dataset: xr.Dataset, branch: str, color: Any, labels: dict[str, str], freeze: float | None
+) -> Lane:
+    label = labels.get(branch, _LABELS.get(branch, branch))
     diverged = int(dataset["diverged_at"].sel(branch=branch)) if "diverged_at" in dataset else -1
     if branch == "frozen" and freeze is not None:
         label += f" at step {freeze:g}"
@@ -140,7 +142,9 @@ def _ratio_panel(axes: Axes, dataset: xr.Dataset, lanes: list[Lane]) -> None:
     axes.set_ylabel("λ₁(P⁻¹H) / threshold")
 
 
-def _sharpness_panel(axes: Axes, dataset: xr.Dataset, lanes: list[Lane]) -> list[Line2D]:
+def _sharpness_panel(
+    axes: Axes, dataset: xr.Dataset, lanes: list[Lane], momentum: str | None
+) -> list[Line2D]:
     medians = [_draw(axes, lane, *curve(dataset, lane, "sharpness")) for lane in lanes]
     handles, heights = [], []
     for lane in lanes:
@@ -155,9 +159,8 @@ def _sharpness_panel(axes: Axes, dataset: xr.Dataset, lanes: list[Lane]) -> list
                 lw=1,
                 label="_threshold",
             )
-            handles.append(
-                Line2D([], [], color=lane.color, ls="--", lw=1, label="momentum's threshold")
-            )
+            label = f"{momentum or 'momentum'}'s threshold"
+            handles.append(Line2D([], [], color=lane.color, ls="--", lw=1, label=label))
             heights.append(height)
     _bound_log(axes, [*medians, np.array(heights)])
     axes.set_ylabel("sharpness  λ₁(H)")

@@ -1,6 +1,7 @@
 """What is drawn: the lanes of a dataset, their curves and names."""
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,8 @@ def number(value: float) -> str:
     >>> [number(x) for x in (3e-3, 3.2e-4, 0.01, 0.9, 0.814, 2.0, 0.0, 25000.0)]
     ['3e-3', '3.2e-4', '1e-2', '0.9', '0.814', '2', '0', '2.5e4']
     """
+    if not math.isfinite(value):
+        return "none" if math.isnan(value) else str(value)
     if value == 0 or 0.05 <= abs(value) < 1e4:
         return f"{value:.4g}"
     mantissa, exponent = f"{value:.2e}".split("e")
@@ -42,11 +45,22 @@ def number(value: float) -> str:
 
 
 def name_value(name: str, value: Any) -> str:
-    """A swept value with its name, as a legend has it: `η = 3e-3`."""
+    """A swept value with its name, as a legend has it.
+
+    >>> [name_value(*pair) for pair in (("lr", 3e-3), ("batch", "none"), ("optimizer", "adam"))]
+    ['η = 3e-3', 'batch = none', 'adam']
+    """
     name = name.removeprefix("swept_")
+    name = SYMBOLS.get(name, name.replace("_", " "))
     if isinstance(value, int | float | np.number):
-        return f"{SYMBOLS.get(name, name)} = {number(float(value))}"
-    return str(value)
+        return f"{name} = {number(float(value))}"
+    # A name such as an optimizer's speaks for itself; "none" and numbers beside it do not.
+    if value == "none":
+        return f"{name} = none"
+    try:
+        return f"{name} = {number(float(value))}"
+    except ValueError:
+        return str(value)
 
 
 def lanes_of(dataset: xr.Dataset) -> list[Lane]:
@@ -111,27 +125,26 @@ def curve(dataset: xr.Dataset, lane: Lane, name: str, index: int = 0) -> tuple[A
     return steps[keep], values[keep]
 
 
-def running_median(steps: Any, values: Any, window: float | int = 50) -> np.ndarray:
-    """The median of the values within a window of steps around each step.
+def running_median(steps: Any, values: Any, width: float | int = 50) -> np.ndarray:
+    """The median over the last `width` steps at each measured step, what is not finite left out.
 
     Args:
         steps: increasing, `(n,)`.
-        values: `(n,)`, NaN counts as not measured.
-        window: in steps.
+        values: `(n,)`.
+        width: window in steps, ending at each step: it looks back only, so that the moment at which
+            a median reaches a level is never before the values did.
 
     Returns:
         `(n,)`, NaN where nothing was measured within the window.
 
-    >>> running_median([0, 10, 20, 30], [1.0, 9.0, 2.0, 3.0], window=20).tolist()
-    [5.0, 2.0, 3.0, 2.5]
+    >>> running_median([0, 10, 20, 30], [1.0, 9.0, 2.0, 3.0], width=30).tolist()
+    [1.0, 5.0, 2.0, 3.0]
     """
-    steps, values = np.asarray(steps, float), np.asarray(values, float)
-    first = np.searchsorted(steps, steps - window / 2, side="left")
-    last = np.searchsorted(steps, steps + window / 2, side="right")
-    medians = np.full(steps.shape, np.nan)
-    for place, (start, stop) in enumerate(zip(first, last, strict=True)):
-        near = values[start:stop]
-        near = near[~np.isnan(near)]
-        if near.size:
-            medians[place] = np.median(near)
+    steps, values = np.asarray(steps), np.asarray(values, float)
+    medians = np.full(values.shape, np.nan)
+    for place, begin in enumerate(np.searchsorted(steps, steps - width, side="right")):
+        window = values[begin : place + 1]
+        window = window[np.isfinite(window)]
+        if window.size:
+            medians[place] = np.median(window)
     return medians

@@ -106,8 +106,28 @@ def test_branches_may_be_missing_or_diverge():
     assert len(lines(figure.axes[1], "_diverged")) == 1
 
 
+def test_branches_are_called_as_asked_and_none_is_dropped():
+    data = advance()
+    other = data.sel(branch=["momentum"]).assign_coords(branch=["tuned"])
+    data = xr.concat([data, other], "branch")
+    figure = advance_figure(data, labels={"main": "RMSprop", "momentum": "heavy ball"})
+    figure.savefig("/dev/null", format="png")
+    assert labels(figure) == [
+        "RMSprop",
+        "P frozen at step 100",
+        "heavy ball",
+        "tuned",
+        "heavy ball's threshold",
+    ]
+    drawn = [
+        to_hex(lines(figure.axes[1], label)[0].get_color())
+        for label in ("RMSprop", "heavy ball", "tuned")
+    ]
+    assert len(set(drawn)) == 3
+    plain = advance_figure(advance())
+    assert drawn[1] == to_hex(lines(plain.axes[1], "momentum GD")[0].get_color())
+
+
 def test_what_it_cannot_draw_is_said():
-    with pytest.raises(ValueError, match="name the branches so"):
-        advance_figure(advance().assign_coords(branch=["a", "b", "c"]))
     with pytest.raises(ValueError, match=r"isel\(lr=0\)"):
         advance_figure(advance().drop_vars("lr").expand_dims(lr=[1.0, 2.0]))

@@ -185,7 +185,25 @@ def test_no_figure_is_left_with_pyplot():
 
 def test_running_median_ignores_spikes_and_gaps():
     values = np.ones(200)
-    values[::20] = 100
+    values[10::20] = 100
     values[7] = np.nan
     np.testing.assert_array_equal(running_median(STEPS, values), 1)
     assert np.isnan(running_median([0, 1000], [np.nan, 1.0])[0])
+
+
+def test_the_running_median_looks_back_only():
+    """The bold line is the quantity that claims are judged by: a step shows late, never early."""
+    from aeoskit_experiments.execution import running_median as judged
+
+    values = np.where(STEPS >= 100, 1.0, 0.0)
+    values[::7] = np.nan
+    drawn = running_median(STEPS, values)
+    assert STEPS[np.argmax(drawn > 0.5)] > 120
+    np.testing.assert_array_equal(drawn, judged(STEPS, values))
+
+
+def test_a_swept_none_is_named():
+    data = sweep(lrs=(1.0, 2.0)).rename(lr="batch").assign_coords(batch=["16", "none"])
+    assert labels(draw(edge_figure(data)))[:2] == ["batch = 16", "batch = none"]
+    data = data.assign_coords(batch=[16.0, np.nan])  # records of before
+    assert labels(draw(edge_figure(data)))[:2] == ["batch = 16", "batch = none"]
