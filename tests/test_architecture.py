@@ -11,7 +11,9 @@ import sys
 import tomllib
 import types
 from collections.abc import Iterator
+from enum import EnumMeta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +27,27 @@ MODULES = sorted(path for folder in PACKAGES.values() for path in folder.rglob("
 LONGEST = 400
 # Leaf by leaf, and no call from a compiled program back to the host (DESIGN.md, STYLE.md).
 NEVER_IN_THE_LIBRARY = ("ravel_pytree", "pure_callback", "io_callback", "debug.callback")
+
+# The rooms of the library; `aeoskit` itself re-exports from them.
+LIBRARY = [
+    "aeoskit",
+    "aeoskit.linalg",
+    "aeoskit.objective",
+    "aeoskit.optimizers",
+    "aeoskit.stability",
+    "aeoskit.probes",
+    "aeoskit.trajectory",
+    "aeoskit.record",
+    "aeoskit.figures",
+]
+# Rooms whose docstrings are still being turned into Google's form: an expected failure each.
+UNFINISHED = {
+    "aeoskit.linalg": "its docstrings have another form, from before the site read Google's",
+    "aeoskit.probes": "the record of its solution has no example",
+    "aeoskit.trajectory": "carries and chunks have no examples",
+    "aeoskit.record": "its examples stand outside of an Example section",
+    "aeoskit.figures": "its examples stand outside of an Example section",
+}
 
 
 def _packages(name: str) -> Iterator[types.ModuleType]:
@@ -97,6 +120,56 @@ def test_the_library_never_uses(word: str):
 def test_public_names_are_documented():
     undocumented = [dotted for dotted in _names() if not _documented(dotted)]
     assert not undocumented
+
+
+def _section(doc: str, *titles: str) -> str | None:
+    """The indented lines under a title of Google's form; None where there is no such title."""
+    found = re.search(rf"^(?:{'|'.join(titles)}):\n((?:[ \t]+.*\n?|\n)+)", doc, re.MULTILINE)
+    return found and found[1]
+
+
+def _signature(value: Any) -> inspect.Signature | None:
+    try:
+        return inspect.signature(value)
+    except (TypeError, ValueError):
+        return None  # an enumeration's metaclass may have none
+
+
+def _lacking(name: str, value: Any) -> list[str]:
+    """What a docstring of a public function or final class lacks, in words."""
+    doc = inspect.cleandoc(value.__doc__ or "") + "\n"
+    lacks = ["Google's form"] if re.search(r"\*\*\w+:\*\*", doc) else []
+    if inspect.isabstract(value):  # the contract is in the methods
+        return [f"{name}: {lack}" for lack in lacks]
+    signature = _signature(value)
+    arguments = _section(doc, "Args", "Attributes") or ""
+    # An enumeration's arguments are those of its machinery.
+    parameters = {} if signature is None else signature.parameters
+    if not isinstance(value, EnumMeta):
+        for parameter in parameters:
+            if not re.search(rf"^\s+\*{{0,2}}{parameter}\b.*:", arguments, re.MULTILINE):
+                lacks.append(f"Args: {parameter}")
+    if inspect.isfunction(value):
+        returned = None if signature is None else signature.return_annotation
+        if returned not in (None, "None") and not _section(doc, "Returns", "Yields"):
+            lacks.append("Returns")
+    if ">>>" not in (_section(doc, "Example", "Examples") or ""):
+        lacks.append("Example")
+    return [f"{name}: {lack}" for lack in lacks]
+
+
+@pytest.mark.parametrize("package", LIBRARY)
+def test_docstrings_are_whole(package: str):
+    """Every argument, what is returned, and an example, where the site looks for them."""
+    lacking = []
+    for name, value in _public(importlib.import_module(package)):
+        home = ".".join(getattr(value, "__module__", "").split(".")[:2])
+        # What `aeoskit` re-exports is judged at home as well: an unfinished room counts once.
+        if callable(value) and (home == package or home not in UNFINISHED):
+            lacking += _lacking(name, value)
+    if lacking and package in UNFINISHED:
+        pytest.xfail(f"{UNFINISHED[package]}: {'; '.join(lacking)}")
+    assert not lacking
 
 
 def test_every_package_says_what_it_is():
