@@ -21,6 +21,7 @@ from aeoskit_experiments.pipelines import (
     optimizer,
     options_for,
     options_of,
+    parse,
     pipe,
     plot,
     store,
@@ -239,6 +240,7 @@ def test_swept_options_of_one_name_get_distinct_coordinates() -> None:
         (lambda: optimizer("momentum", lr=1, form="emma"), "one of ema, polyak"),
         (lambda: data("digits", examples=1798), "at most 1797"),
         (lambda: data("digits", label_noise=1.5), "between 0 and 1"),
+        (lambda: model("mlp", scale=0), "scale is 0: it must be positive"),
         (lambda: train(0), "steps is 0: it must be at least 1"),
         (lambda: make_stage("train", None, {"steps": 1.5}), "steps is 1.5: give a whole number"),
         (lambda: train(10, batch=0), "batch is 0"),
@@ -268,8 +270,18 @@ def test_a_stage_refuses(make: Any, says: str) -> None:
         ({"train": train([100, 5])}, "every is 10, but training has only 5 steps"),
         ({"train": train(100, batch=501)}, "batch is 501, but the data has only 500"),
         ({"train": train(100, batch=[16, 501])}, "batch is 501"),
-        ({"train": train(100, batch=16, microbatch=17)}, "only 16 examples"),
-        ({"track": track("sharpness", k=20, basis=20)}, "raise basis"),
+        ({"train": train(100, batch=16, microbatch=501)}, "microbatch is 501, but the data has"),
+        ({"track": track("sharpness", k=10)}, "raise basis to 26"),
+        ({"track": track("sharpness"), "b": branch("freeze")}, "add `track preconditioned_sharp"),
+        ({"b": branch("freeze", name="a/b", at=3)}, "name is 'a/b', but it names a folder"),
+        ({"b": branch("freeze", name="", at=3)}, "name is ''"),
+        ({"b": branch("freeze", name="..", at=3)}, "name is '..'"),
+        ({"model": model("cnn", depth=[1, 4])}, "model cnn: depth is 4"),
+        ({"optimizer": optimizer("adamw", lr=[1e-3, 1.0], weight_decay=2.0)}, "lower either"),
+        (
+            {"b": branch("switch", optimizer="adamw", lr=1, weight_decay=3, at=3)},
+            "lr 1 times weight_decay 3",
+        ),
         ({"track": None, "b": branch("freeze")}, "at is edge, but nothing is tracked"),
         ({"b": branch("freeze", at=100)}, "only 100 steps"),
         ({"b": branch("freeze"), "c": branch("freeze", at=3)}, "'frozen' is taken"),
@@ -386,3 +398,52 @@ def test_a_recipe_refuses() -> None:
         make_recipe("adam-edge", lr=-1)
     with pytest.raises(UserError, match="cannot be swept"):
         make_recipe("advance", lr=[1e-3, 3e-3])
+
+
+def test_a_recipe_takes_one_seed_and_says_why() -> None:
+    option = {option.name: option for option in recipe_options("adam-edge")}["seed"]
+    why = "seed is 0,1, but it cannot be swept, since it seeds both"
+    with pytest.raises(UserError, match=why):
+        make_recipe("adam-edge", seed=[0, 1])
+    with pytest.raises(UserError, match=why):
+        parse(option, "0,1", where="adam-edge")
+
+
+def test_a_basis_that_the_check_asks_for_is_enough() -> None:
+    """The sentence names a basis that works, also for the warm start of the second measurement."""
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+    import lineax as lx
+
+    from aeoskit.linalg import Lanczos, eigensolve
+
+    k = 10
+    whole(track=track("sharpness", k=k, basis=2 * k + 6)).experiment()
+
+    def twice(key: Any) -> Any:
+        operator = lx.MatrixLinearOperator(jnp.eye(40), lx.symmetric_tag)
+        solver = Lanczos(basis=2 * k + 6)
+        first = eigensolve(operator, solver, k=k, start=key, driver="compiled")
+        return eigensolve(operator, solver, k=k, start=first.state, driver="compiled").values
+
+    # The solver refuses a basis by its shape: tracing is enough.
+    assert eqx.filter_eval_shape(twice, jax.random.key(0)).shape == (k,)
+
+
+def test_microbatches_may_be_larger_than_a_batch() -> None:
+    whole(train=train(100, batch=16, microbatch=100)).experiment()
+
+
+def test_an_unpreconditioned_edge_needs_the_sharpness_alone() -> None:
+    whole(
+        optimizer=optimizer("gradient_descent", lr=0.1),
+        track=track("sharpness"),
+        b=branch("switch", optimizer="momentum", lr=1.0),
+    ).experiment()
+
+
+def test_every_option_has_a_help() -> None:
+    for stage, kind in STAGES.items():
+        for variant in kind.variants or [None]:
+            assert [o.name for o in options_for(stage, variant) if not o.help] == []

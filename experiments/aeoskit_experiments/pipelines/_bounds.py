@@ -26,6 +26,7 @@ _BOUNDS: dict[str, _Bound] = {
     "width": _AT_LEAST_ONE,
     "depth": _AT_LEAST_ONE,
     "channels": _AT_LEAST_ONE,
+    "scale": _POSITIVE,
     "seed": _NOT_NEGATIVE,
     "k": _AT_LEAST_ONE,
     "every": _AT_LEAST_ONE,

@@ -2,11 +2,11 @@
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.pipelines._bounds import label
 from aeoskit_experiments.pipelines._options import Scalar
 from aeoskit_experiments.pipelines._registry import STAGES, options_for
 from aeoskit_experiments.pipelines._settings import (
@@ -144,12 +144,18 @@ def _track(experiment: Experiment, stage: Stage) -> Experiment:
 def _branch(experiment: Experiment, stage: Stage) -> Experiment:
     if stage.variant == "freeze":
         freeze = Freeze(**stage.settings)  # pyright: ignore[reportArgumentType]
-        made = Branch("freeze", freeze.name or "frozen", _moment(freeze.at))
+        name = "frozen" if freeze.name is None else freeze.name
+        made = Branch("freeze", name, _moment(freeze.at))
     else:
         switch = Switch(**stage.settings)  # pyright: ignore[reportArgumentType]
         _check_switch(switch)
-        name = switch.name or switch.optimizer
+        name = switch.optimizer if switch.name is None else switch.name
         made = Branch("switch", name, _moment(switch.at), switch.choice())
+    if not re.fullmatch(r"\w[\w.+-]{0,63}", made.name):
+        raise UserError(
+            f"{stage.label}: name is {made.name!r}, but it names a folder: use at most 64 letters, "
+            f"digits, '-', '_', '+' and '.', and begin with a letter or digit"
+        )
     if made.name == MAIN or any(other.name == made.name for other in experiment.branches):
         raise UserError(f"{stage.label}: the name {made.name!r} is taken: give another with --name")
     return dataclasses.replace(experiment, branches=(*experiment.branches, made))
@@ -182,78 +188,3 @@ _DECLARATIONS: Mapping[str, Callable[[Experiment, Stage], Experiment]] = {
     "store": _plain(Store),
     "plot": _plain(Plot),
 }
-
-
-def check(experiment: Experiment) -> None:
-    """Raise a `UserError` unless the experiment of one group can be done.
-
-    Checked is what several stages say together; single values were checked when each stage
-    was made. The optimizer is built once for every lane, as its own checks know most.
-
-    Args:
-        experiment: Of one group: only the optimizer's array leaves are swept.
-    """
-    for kind in STAGES.values():
-        if kind.required and getattr(experiment, kind.name) is None:
-            example = f"{kind.name} {next(iter(kind.variants))}" if kind.variants else "train"
-            raise UserError(
-                f"the pipeline has no stage {kind.name!r}: add one (such as `{example}"
-                f"{' --steps 1000' if kind.name == 'train' else ''}`)"
-            )
-    data, train, optimizer = experiment.data, experiment.train, experiment.optimizer
-    assert data is not None
-    assert train is not None
-    assert optimizer is not None
-    for probe in experiment.probes:
-        if probe.every > train.steps:
-            raise UserError(
-                f"track {probe.variant}: every is {probe.every}, but training has only "
-                f"{train.steps} steps: give a period of at most {train.steps}"
-            )
-        if probe.k + 2 > probe.basis:
-            raise UserError(
-                f"track {probe.variant}: k is {probe.k}, but a basis of {probe.basis} vectors "
-                f"holds at most {probe.basis - 2} pairs: raise basis to {probe.k + 2} or more"
-            )
-    _check_batches(data, train)
-    for branch in experiment.branches:
-        if branch.at == "edge" and not experiment.probes:
-            raise UserError(
-                f"branch {branch.name}: at is edge, but nothing is tracked that could tell "
-                f"when: add `track preconditioned_sharpness`, or give a step"
-            )
-        if branch.at != "edge" and branch.at >= train.steps:
-            raise UserError(
-                f"branch {branch.name}: at is {branch.at}, but training has only "
-                f"{train.steps} steps: give an earlier step"
-            )
-    for lane in experiment.lanes():
-        _build(optimizer, lane)
-    for branch in experiment.branches:
-        if branch.optimizer is not None:
-            _build(branch.optimizer, {})
-
-
-def _check_batches(data: Choice, train: Train) -> None:
-    examples = data.settings.get("examples")
-    if train.batch is not None and isinstance(examples, int) and train.batch > examples:
-        raise UserError(
-            f"train: batch is {train.batch}, but the data has only {examples} examples: "
-            f"give at most {examples}, or none for all of them"
-        )
-    whole = train.batch if train.batch is not None else examples
-    if train.microbatch is not None and isinstance(whole, int) and train.microbatch > whole:
-        raise UserError(
-            f"train: microbatch is {train.microbatch}, but a step has only {whole} examples: "
-            f"give at most {whole}, or none"
-        )
-
-
-def _build(optimizer: Choice, lane: Mapping[str, float]) -> None:
-    try:
-        optimizer.build(**lane)
-    except UserError:
-        raise
-    except (ValueError, TypeError) as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"{label('optimizer', optimizer.variant)}: {said}") from error

@@ -34,6 +34,7 @@ class Option(msgspec.Struct, frozen=True):
         choices: The only values, if they are few.
         help: One sentence.
         many: Whether a list of numbers is welcome: it is a sweep.
+        alone: Why a list is not welcome, as it should read after "since".
     """
 
     name: str
@@ -44,6 +45,7 @@ class Option(msgspec.Struct, frozen=True):
     choices: tuple[str, ...] = ()
     help: str = ""
     many: bool = True
+    alone: str = ""
 
     @property
     def flag(self) -> str:
@@ -154,8 +156,9 @@ def coerce(option: Option, value: Any, *, where: str) -> Value:
     if not isinstance(value, list | tuple):
         return _scalar(option, value, where)
     if not option.sweepable:
+        why = f", since {option.alone}" if option.alone else ""
         raise UserError(
-            f"{where}: {option.name} is {spell(tuple(value))}, but it cannot be swept: "
+            f"{where}: {option.name} is {spell(tuple(value))}, but it cannot be swept{why}: "
             f"give one {_words(option, '')}"
         )
     values = tuple(_scalar(option, item, where) for item in value)
@@ -175,7 +178,7 @@ def parse(option: Option, text: str, *, where: str) -> Value:
     >>> parse(Option("lr", "float"), "1e-3,3e-3", where="optimizer adam")
     (0.001, 0.003)
     """
-    if option.sweepable and "," in text:
+    if option.kind in ("int", "float") and "," in text:
         return coerce(option, [part.strip() for part in text.split(",")], where=where)
     return coerce(option, text, where=where)
 

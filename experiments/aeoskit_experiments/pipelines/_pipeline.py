@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.pipelines._experiment import LEAVES, Experiment, SweepAxis, check
+from aeoskit_experiments.pipelines._check import check, check_networks
+from aeoskit_experiments.pipelines._experiment import LEAVES, Experiment, SweepAxis
 from aeoskit_experiments.pipelines._options import Scalar
 from aeoskit_experiments.pipelines._stage import Stage, make_stage
 from aeoskit_experiments.pipelines._text import command_of, python_of
@@ -49,8 +50,11 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             UserError: For the first thing that is missing, twice there or impossible, in any
                 of the sweep's groups.
         """
-        for group in self.groups():
-            check(group.pipeline.declared())
+        declared = [group.pipeline.declared() for group in self.groups()]
+        for experiment in declared:
+            check(experiment)
+        if any(axis.stage in ("data", "model") and not axis.leaf for axis in self.sweep()):
+            check_networks(declared)
         return self.declared()
 
     def declared(self) -> Experiment:

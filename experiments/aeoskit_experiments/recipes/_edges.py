@@ -30,7 +30,7 @@ def adam_edge(
     examples: Ints = 500,
     label_noise: Floats = 0.4,
     width: Ints = 64,
-    seed: Ints = 0,
+    seed: int = 0,
 ) -> Pipeline:
     """Full-batch Adam: the preconditioned sharpness rises to 38/lr and hovers (E1).
 
@@ -65,7 +65,7 @@ def gd_edge(
     examples: Ints = 500,
     label_noise: Floats = 0.4,
     width: Ints = 64,
-    seed: Ints = 0,
+    seed: int = 0,
 ) -> Pipeline:
     """Full-batch gradient descent: the sharpness rises to 2/lr and hovers (the control of E1).
 

@@ -9,6 +9,8 @@ from aeoskit_experiments._errors import UserError, unknown
 from aeoskit_experiments.pipelines import Option, Pipeline, options_of, summary_of
 from aeoskit_experiments.pipelines._options import coerce
 
+_ONE_SEED = "it seeds both data and model, and a sweep would train every pair of them"
+
 RECIPES: dict[str, Callable[..., Pipeline]] = {}
 
 
@@ -31,7 +33,11 @@ def find_recipe(name: str) -> Callable[..., Pipeline]:
 
 def recipe_options(name: str) -> tuple[Option, ...]:
     """A recipe's options, from its signature."""
-    return options_of(find_recipe(name), positional=True, lists="annotated")
+    options = options_of(find_recipe(name), positional=True, lists="annotated")
+    return tuple(
+        msgspec.structs.replace(option, alone=_ONE_SEED) if option.name == "seed" else option
+        for option in options
+    )
 
 
 def recipe_summary(name: str) -> str:

@@ -1,0 +1,145 @@
+"""Whether what the stages say together can be done, before any work."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.pipelines._bounds import label
+from aeoskit_experiments.pipelines._experiment import Experiment
+from aeoskit_experiments.pipelines._options import spell
+from aeoskit_experiments.pipelines._registry import STAGES
+from aeoskit_experiments.pipelines._settings import Branch, Choice, Track, Train
+
+
+def check(experiment: Experiment) -> None:
+    """Raise a `UserError` unless the experiment of one group can be done.
+
+    Checked is what several stages say together; single values were checked when each stage
+    was made. Model and optimizers are built once, as their own checks know most.
+
+    Args:
+        experiment: Of one group: only the optimizer's array leaves are swept.
+    """
+    for kind in STAGES.values():
+        if kind.required and getattr(experiment, kind.name) is None:
+            example = f"{kind.name} {next(iter(kind.variants))}" if kind.variants else "train"
+            raise UserError(
+                f"the pipeline has no stage {kind.name!r}: add one (such as `{example}"
+                f"{' --steps 1000' if kind.name == 'train' else ''}`)"
+            )
+    data, train, model = experiment.data, experiment.train, experiment.model
+    assert data is not None
+    assert train is not None
+    assert model is not None
+    assert experiment.optimizer is not None
+    for probe in experiment.probes:
+        _check_probe(probe, train)
+    _check_batches(data, train)
+    _build(model, {})
+    optimizers = [_build_optimizer(experiment.optimizer, lane) for lane in experiment.lanes()]
+    for branch in experiment.branches:
+        _check_branch(branch, experiment.probes, train, optimizers[0])
+
+
+def check_networks(experiments: Iterable[Experiment]) -> None:
+    """Raise a `UserError` unless each group's model fits its data; costs a data set for each kind.
+
+    Whoever runs one group meets the error before any work anyway; of several, a later one must
+    not fail when hours have gone into the others.
+    """
+    import jax
+
+    datasets: dict[str, Any] = {}
+    seen = set()
+    for experiment in experiments:
+        data, model = experiment.data, experiment.model
+        assert data is not None
+        assert model is not None
+        if (str(data), str(model)) in seen:
+            continue
+        seen.add((str(data), str(model)))
+        if str(data) not in datasets:
+            datasets[str(data)] = _build(data, {})
+        network, dataset = _build(model, {}), datasets[str(data)]
+        try:
+            jax.eval_shape(lambda key, of=network, on=dataset: of.init(key, on), jax.random.key(0))
+        except (ValueError, TypeError) as error:
+            raise UserError(_sentence(model, error)) from error
+
+
+def _check_probe(probe: Track, train: Train) -> None:
+    if probe.every > train.steps:
+        raise UserError(
+            f"track {probe.variant}: every is {probe.every}, but training has only "
+            f"{train.steps} steps: give a period of at most {train.steps}"
+        )
+    # A warm start holds the k pairs and a few beyond, and the basis as many again to improve them.
+    least = 2 * probe.k + 6
+    if probe.basis < least:
+        raise UserError(
+            f"track {probe.variant}: k is {probe.k}, but a basis of {probe.basis} vectors is too "
+            f"small for as many pairs: raise basis to {least} or more"
+        )
+
+
+def _check_branch(branch: Branch, probes: tuple[Track, ...], train: Train, optimizer: Any) -> None:
+    tracked = {probe.variant for probe in probes}
+    if branch.at == "edge" and not tracked:
+        raise UserError(
+            f"branch {branch.name}: at is edge, but nothing is tracked that could tell "
+            f"when: add `track preconditioned_sharpness`, or give a step"
+        )
+    if branch.at == "edge" and "preconditioned_sharpness" not in tracked:
+        from aeoskit.optimizers import Identity
+
+        if not isinstance(optimizer.preconditioner_rule, Identity):
+            raise UserError(
+                f"branch {branch.name}: at is edge, but the edge of an adaptive optimizer is one "
+                f"of its preconditioned sharpness: add `track preconditioned_sharpness`, or give "
+                f"a step"
+            )
+    if branch.at != "edge" and branch.at >= train.steps:
+        raise UserError(
+            f"branch {branch.name}: at is {branch.at}, but training has only "
+            f"{train.steps} steps: give an earlier step"
+        )
+    if branch.optimizer is not None:
+        _build_optimizer(branch.optimizer, {})
+
+
+def _check_batches(data: Choice, train: Train) -> None:
+    examples = data.settings.get("examples")
+    if not isinstance(examples, int):
+        return
+    # Microbatches may be larger than a batch: the loss of the whole data is evaluated in them too.
+    for name in ("batch", "microbatch"):
+        size = getattr(train, name)
+        if size is not None and size > examples:
+            raise UserError(
+                f"train: {name} is {size}, but the data has only {examples} examples: "
+                f"give at most {examples}, or none for all of them"
+            )
+
+
+def _build_optimizer(optimizer: Choice, lane: Mapping[str, float]) -> Any:
+    built = _build(optimizer, lane)
+    settings = {**optimizer.settings, **lane}
+    lr, decay = settings.get("lr"), settings.get("weight_decay")
+    if isinstance(lr, int | float) and isinstance(decay, int | float) and lr * decay >= 2:
+        raise UserError(
+            f"{label('optimizer', optimizer.variant)}: lr {spell(lr)} times weight_decay "
+            f"{spell(decay)} is 2 or more, so that the decay alone diverges and no threshold is "
+            f"above 0: lower either"
+        )
+    return built
+
+
+def _build(choice: Choice, overrides: Mapping[str, float]) -> Any:
+    try:
+        return choice.build(**overrides)
+    except (ValueError, TypeError) as error:
+        raise UserError(_sentence(choice, error)) from error
+
+
+def _sentence(choice: Choice, error: Exception) -> str:
+    return f"{label(choice.stage, choice.variant)}: {' '.join(str(error).split())}"
