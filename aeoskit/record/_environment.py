@@ -10,13 +10,17 @@ import jax
 
 _PACKAGES = ("aeoskit", "jax", "jaxlib", "equinox", "lineax", "numpy")
 
+# OPENBLAS_CORETYPE, for one, changes the last digits of LAPACK's eigenvalues.
+_VARIABLES = ("OPENBLAS_", "OMP_", "MKL_", "XLA_FLAGS", "JAX_")
+
 
 def environment() -> dict[str, Any]:
     """What a reader of a run must know of the machine that it ran on; never raises.
 
     Returns:
         `versions`, `python`, `platform`, `cpu_count`, `backend`, `devices`, `processes`,
-        `default_matmul_precision`, `x64` and `git` (commit and dirty of the working directory's
+        `default_matmul_precision`, `x64`, `variables` (the environment variables that change
+        numbers, with their values) and `git` (commit and dirty of the working directory's
         repository, or `None`).
 
     >>> sorted(environment()["versions"])
@@ -31,6 +35,7 @@ def environment() -> dict[str, Any]:
         **_devices(),
         "default_matmul_precision": config.jax_default_matmul_precision,
         "x64": bool(config.jax_enable_x64),
+        "variables": _variables(),
         "git": _git(),
     }
 
@@ -40,6 +45,10 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except Exception:  # a record with a hole is better than a run that does not start
         return None
+
+
+def _variables() -> dict[str, str]:
+    return {name: os.environ[name] for name in sorted(os.environ) if name.startswith(_VARIABLES)}
 
 
 def _devices() -> dict[str, Any]:

@@ -39,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What stands after `aeoskit`; those of the process if None.
 
     Returns:
-        The exit code: 0; 1 if everything diverged; 2 for bad input, said in one line on stderr;
-        130 after Ctrl-C. An exception that nobody foresaw is raised.
+        The exit code: 0; 1 if everything diverged or a rerun's numbers differ; 2 for bad input,
+        said in one line on stderr; 130 after Ctrl-C. An exception that nobody foresaw is raised.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -198,7 +198,7 @@ def rerun(
     else:
         print_outcome(outcome.summary, outcome.figures)
         print(comparison["sentence"])
-    return outcome.exit_code
+    return outcome.exit_code or int(not comparison["identical"])
 
 
 def doctor(json: Json = False) -> int:

@@ -1,6 +1,7 @@
 """A stored run again, and whether its numbers are the same bit for bit."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.execution import Listener, Outcome, execute
 from aeoskit_experiments.pipelines import Pipeline
 
+_WHOLE = ("finished", "diverged")
+_SETTINGS = ("python", "platform", "backend", "devices", "x64", "default_matmul_precision")
+
 
 def rerun(
     run: str | os.PathLike[str],
@@ -23,6 +27,8 @@ def rerun(
 ) -> tuple[Outcome, dict[str, Any]]:
     """Run a stored run's pipeline again, into a new folder, and compare the measurements.
 
+    Of a run that was cut off (interrupted, killed, failed), what it stored is compared.
+
     Args:
         run: The stored run's folder.
         root: Where to make the new one; beside the stored one if None.
@@ -30,7 +36,9 @@ def rerun(
         listener: Hears of the progress.
 
     Returns:
-        What `execute` returned, and the comparison (see `compare`).
+        What `execute` returned, and the comparison (see `compare`), with `of`, the stored run, and
+        `environment`, how the stored run's differs where that may change numbers; where the numbers
+        differ, `sentence` says it.
 
     Raises:
         UserError: If there is no such run or its pipeline cannot be read.
@@ -43,16 +51,29 @@ def rerun(
     before = stored.metrics
     place = root if root is not None else stored.path.resolve().parent
     outcome = execute(pipeline, root=place, folder=folder, listener=listener)
-    comparison = compare(before, read_run(outcome.folder).metrics)
-    return outcome, {"of": str(Path(run)), **comparison}
+    again = read_run(outcome.folder)
+    comparison = compare(
+        before,
+        again.metrics,
+        before_cut=stored.status not in _WHOLE,
+        after_cut=again.status not in _WHOLE,
+    )
+    changed = environment_changes(stored.environment, again.environment)
+    if changed and not comparison["identical"]:
+        comparison["sentence"] += f"; the environment differs too: {', '.join(changed)}"
+    return outcome, {"of": str(Path(run)), **comparison, "environment": changed}
 
 
-def compare(before: xr.Dataset, after: xr.Dataset) -> dict[str, Any]:
+def compare(
+    before: xr.Dataset, after: xr.Dataset, *, before_cut: bool = False, after_cut: bool = False
+) -> dict[str, Any]:
     """Compare two runs' measurements, every bit of every value.
 
     Args:
         before: The metrics of one run.
         after: Those of the other.
+        before_cut: Whether the one was cut off: then only what it has is compared.
+        after_cut: Whether the other was.
 
     Returns:
         `identical`; `differs`, the names of what is different or there only once; `steps`, how
@@ -61,28 +82,89 @@ def compare(before: xr.Dataset, after: xr.Dataset) -> dict[str, Any]:
     >>> one = xr.Dataset({"loss": ("step", [1.0, np.nan])}, {"step": [0, 1]})
     >>> compare(one, one.copy(deep=True))["identical"]
     True
+    >>> longer = xr.Dataset({"loss": ("step", [1.0, 0.5])}, {"step": [0, 2]})
+    >>> compare(one.isel(step=[0]), longer, before_cut=True)["sentence"]
+    'the numbers are bit for bit those of the stored run on the 1 stored steps'
     """
+    sizes = before["step"].size, after["step"].size
+    cut_before, cut_after = before, after
+    if before_cut:
+        cut_after = _where_stored(after, before)
+    if after_cut:
+        cut_before = _where_stored(before, after)
+    before, after = cut_before, cut_after
     names = sorted({str(name) for name in [*before.variables, *after.variables]})
     differs = [name for name in names if not _same(before, after, name)]
-    shared = np.intersect1d(before["step"].values, after["step"].values).size
+    shared = int(np.intersect1d(before["step"].values, after["step"].values).size)
+    what = "stored" if before_cut and not after_cut else "shared"
+    cut = f" on the {shared} {what} steps" if before_cut or after_cut else ""
     if not differs:
-        sentence = "the numbers are bit for bit those of the stored run"
+        sentence = f"the numbers are bit for bit those of the stored run{cut}"
     else:
-        sentence = f"not the numbers of the stored run: {', '.join(differs)} differ"
-        if before["step"].size != after["step"].size:
-            sentence += f" (it has {before['step'].size} steps, this one {after['step'].size})"
-    return {
-        "identical": not differs,
-        "differs": differs,
-        "steps": int(shared),
-        "sentence": sentence,
+        sentence = f"not the numbers of the stored run{cut}: {', '.join(differs)} differ"
+        if not cut and sizes[0] != sizes[1]:
+            sentence += f" (it has {sizes[0]} steps, this one {sizes[1]})"
+    return {"identical": not differs, "differs": differs, "steps": shared, "sentence": sentence}
+
+
+def environment_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What differs between two environments that may change numbers, in words.
+
+    >>> environment_changes({"versions": {"jax": "1"}}, {"versions": {"jax": "2"}})
+    ['jax was 1, now 2']
+    """
+    changed = []
+    for group in ("versions", "variables"):
+        # Records of before environment variables were kept say nothing about them.
+        one, other = before.get(group), after.get(group)
+        if one is not None and other is not None:
+            names = sorted({*one, *other})
+            changed += [(name, one.get(name), other.get(name)) for name in names]
+    for name in _SETTINGS:
+        if name in before and name in after:
+            changed.append((name, before[name], after[name]))
+    return [f"{name} was {_say(a)}, now {_say(b)}" for name, a, b in changed if a != b]
+
+
+def _say(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return "not set" if value is None else str(value)
+
+
+def _where_stored(dataset: xr.Dataset, other: xr.Dataset) -> xr.Dataset:
+    """What a dataset has in the rows (branch, lane, step) that another has."""
+    places = {
+        name: [label for label in other[name].values if label in dataset[name].values]
+        for name in ("branch", "step")
+        if name in dataset.dims and name in other.dims
     }
+    dataset, other = dataset.sel(places), other.sel(places)
+    lanes = other["diverged_at"].dims if "diverged_at" in other else ("branch",)
+    rows = xr.DataArray(False)
+    for name in other.data_vars:
+        array = other[name]
+        if "step" in array.dims:
+            rest = [dim for dim in array.dims if dim not in (*lanes, "step")]
+            rows = rows | array.notnull().any(rest)
+    kept = {}
+    for name, array in dataset.data_vars.items():
+        if "step" in array.dims:
+            array = array.where(rows)
+            if name not in other and not array.notnull().any():
+                continue  # it was first measured later
+        elif name == "diverged_at" and name in other:
+            # Who diverged in the rows at hand; a later divergence was not seen.
+            array = array.where(other[name] >= 0, -1)
+        kept[name] = array
+    return xr.Dataset(kept, dataset.coords)
 
 
 def _same(before: xr.Dataset, after: xr.Dataset, name: str) -> bool:
     if name not in before.variables or name not in after.variables:
         return False
     one, other = before[name].values, after[name].values
-    if one.shape != other.shape or one.dtype != other.dtype:
+    text = one.dtype.kind == other.dtype.kind == "U"  # whose width is that of the longest
+    if one.shape != other.shape or (one.dtype != other.dtype and not text):
         return False
     return np.array_equal(one, other, equal_nan=np.issubdtype(one.dtype, np.inexact))
