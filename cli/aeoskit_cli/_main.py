@@ -99,8 +99,10 @@ def make_app() -> typer.Typer:
         )
     app.add_typer(recipes, name="run")
     app.command("pipe", cls=RawCommand, add_help_option=False)(pipe)
-    for command in (show, rerun, doctor, bench):
+    for command in (show, rerun, doctor):
         app.command(command.__name__, cls=Command, context_settings=HELP)(command)
+    # Its options are those of the benchmark, whose import takes seconds.
+    app.command("bench", cls=RawCommand, add_help_option=False)(bench)
     return app
 
 
@@ -115,16 +117,16 @@ def _recipe_action(name: str) -> Any:
 
 def list_(json: Json = False) -> None:
     """List recipes, stages with their variants, and benchmarks."""
+    from aeoskit_experiments import BENCHMARKS
     from aeoskit_experiments.recipes import RECIPES, recipe_summary
 
     recipes = {name: recipe_summary(name) for name in sorted(RECIPES)}
-    benchmarks = _benchmark_names()
     if json:
         stages = {
             name: {"summary": kind.summary, "variants": list(kind.variants)}
             for name, kind in STAGES.items()
         }
-        print_json({"recipes": recipes, "stages": stages, "benchmarks": benchmarks})
+        print_json({"recipes": recipes, "stages": stages, "benchmarks": BENCHMARKS})
         return
     print_table("recipes (aeoskit run NAME)", recipes)
     print()
@@ -136,7 +138,7 @@ def list_(json: Json = False) -> None:
         },
     )
     print()
-    print_table("benchmarks (aeoskit bench NAME)", dict.fromkeys(benchmarks, ""))
+    print_table("benchmarks (aeoskit bench NAME)", BENCHMARKS)
 
 
 def pipe(words: Annotated[list[str] | None, typer.Argument(metavar="STAGE …")] = None) -> int:
@@ -234,22 +236,11 @@ def doctor(json: Json = False) -> int:
     return 0 if report["ok"] else 1
 
 
-def bench(
-    name: Annotated[str, typer.Argument(help="Which benchmark", metavar="NAME")],
-    json: Json = False,
-) -> None:
+def bench(words: Annotated[list[str] | None, typer.Argument(metavar="NAME …")] = None) -> int:
     """Run a benchmark: ratios within one run, or counts."""
-    from aeoskit_experiments._errors import unknown
+    from aeoskit_cli._bench import run_bench
 
-    if name not in _benchmark_names():
-        raise unknown("benchmark", name, _benchmark_names())
-    from aeoskit_experiments.benchmarks import BENCHMARKS
-
-    result = BENCHMARKS[name]()
-    if json:
-        print_json(result)
-    else:
-        print_table(name, result)
+    return run_bench(words or [])
 
 
 def _execute(
@@ -278,12 +269,6 @@ def _execute(
     return outcome.exit_code
 
 
-def _benchmark_names() -> list[str]:
-    from aeoskit_experiments import BENCHMARK_NAMES
-
-    return list(BENCHMARK_NAMES)
-
-
 def _check_run(path: Path) -> None:
     if not path.exists():
         raise UserError(f"there is no run {str(path)!r}: give the folder that a run printed")
@@ -301,10 +286,11 @@ def _read(path: Path) -> Any:
 
 def _print_pipe_help() -> None:
     print(
-        """Usage: aeoskit pipe [--name NAME] [--json] [--quiet] STAGE [VARIANT] [OPTIONS] STAGE …
+        """Usage: aeoskit pipe [--name NAME] [--json] [--quiet]
+                    STAGE [VARIANT] [OPTIONS] STAGE …
 
-Run an experiment composed of stages. A list of numbers is a sweep: --lr 1e-3,3e-3
-trains both side by side; --batch 16,64 one after the other.
+Run an experiment composed of stages. A list of numbers is a sweep:
+--lr 1e-3,3e-3 trains both side by side; --batch 16,64 one after the other.
 
   aeoskit pipe data digits --examples 500 model mlp --width 64 loss mse \\
     optimizer nadam --lr 3e-3 track preconditioned_sharpness --every 10 \\

@@ -35,8 +35,18 @@ _ADVANCE = {
 
 def print_json(value: Any) -> None:
     """Print one strict JSON object on stdout; what is not finite is null."""
-    print(json.dumps(_strict(value), indent=2, allow_nan=False, ensure_ascii=False))
+    try:
+        text = _encode(value)
+    except (ValueError, TypeError):  # not finite, or no plain data
+        from aeoskit.record import to_json_safe  # here, since it imports jax
+
+        text = _encode(to_json_safe(value))
+    print(text)
     sys.stdout.flush()
+
+
+def _encode(value: Any) -> str:
+    return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
 
 
 def print_outcome(summary: Mapping[str, Any], figures: Sequence[Path]) -> None:
@@ -65,7 +75,21 @@ def print_runs(rows: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(header, justify="left" if is_text else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(key, row.get(key))) for key, _, _ in columns))
-    _console().print(table)
+    _show(table)
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows of one kind as a table, a column a key."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=_box(), pad_edge=False, header_style="bold")
+    for key in rows[0]:
+        text = isinstance(rows[0][key], str)
+        table.add_column(key.replace("_", "\n"), justify="left" if text else "right")
+    for row in rows:
+        table.add_row(*(Text(_cell(key, value)) for key, value in row.items()))
+    _show(table)
 
 
 def print_table(title: str, pairs: Mapping[str, Any]) -> None:
@@ -73,15 +97,14 @@ def print_table(title: str, pairs: Mapping[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = _console()
     if title:
-        console.print(Text(title, style="bold"))
+        _console().print(Text(title, style="bold"))
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="cyan")
     table.add_column(overflow="fold")
     for name, value in pairs.items():
         table.add_row(Text(name), Text(value if isinstance(value, str) else _cell(name, value)))
-    console.print(table)
+    _show(table)
 
 
 def print_notes(summary: Mapping[str, Any]) -> None:
@@ -157,21 +180,15 @@ def _console() -> Any:
     return Console(file=sys.stdout, highlight=False, soft_wrap=False)
 
 
+def _show(table: Any) -> None:
+    """Print a table without the blanks that fill its last column."""
+    console = _console()
+    with console.capture() as captured:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
 def _box() -> Any:
     from rich import box
 
     return box.SIMPLE_HEAD
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    if hasattr(value, "tolist"):
-        return _strict(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Path):
-        return str(value)
-    return value

@@ -57,7 +57,7 @@ def test_dashes_escape() -> None:
 
 def test_flags_take_no_value() -> None:
     found = cut(["store", "--no-checkpoints", "plot"])
-    assert [piece.stage for piece in found.pieces] == ["data", "plot"]
+    assert [piece.stage for piece in found.pieces] == ["store", "plot"]
     assert compose(found).stages[0].options == {"checkpoints": False}
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import aeoskit_experiments
 from aeoskit_cli import main
+from aeoskit_cli._print import print_json
 from aeoskit_experiments.recipes import RECIPES
 
 PIPE = [
@@ -151,6 +152,9 @@ def replaced(old: str, new: str) -> list[str]:
         (["rerun", "nowhere"], "there is no run 'nowhere'"),
         (["show"], "RUN"),
         (["bench", "lop"], "unknown benchmark 'lop': did you mean 'loop'"),
+        (["bench", "loop", "--repeat", "1"], "did you mean '--repeats'"),
+        (["bench", "loop", "--repeats", "0"], "repeats is 0: it must be at least 1"),
+        (["run", "adam-edge", "--seed", "0,1"], "cannot be swept, since it seeds both"),
         (["pipe", "dta"], "unknown stage 'dta': did you mean 'data'"),
         (replaced("optimizer adam", "optimizer adma"), "did you mean 'adam'"),
         (replaced("--width", "--widht"), "did you mean '--width'"),
@@ -188,7 +192,8 @@ def test_list(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["list"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in [*RECIPES, "preconditioned_sharpness", "loop"])
-    assert all(len(line) <= 80 for line in out.splitlines())
+    assert all(len(line) <= 80 and line == line.rstrip() for line in out.splitlines())
+    assert "loop  what our loops cost" in out
     assert main(["list", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["stages"]["model"]["variants"] == ["mlp", "cnn"]
@@ -207,6 +212,8 @@ def test_list(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
         (["pipe", "data", "digits", "train", "--help"], "--stop-loss"),
         (["pipe", "track", "sharpness", "-h"], "--rtol"),
         (["show", "--help"], "RUN"),
+        (["bench", "--help"], "loop"),
+        (["bench", "loop", "--help"], "--repeats"),
     ],
 )
 def test_help(
@@ -214,7 +221,9 @@ def test_help(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert main(words) == 0
-    assert says in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert says in out
+    assert all(len(line) <= 80 for line in out.splitlines())
 
 
 def in_fresh_python(code: str) -> str:
@@ -231,3 +240,25 @@ def test_list_and_help_need_no_jax() -> None:
         "print('RESULT', codes, 'jax' in sys.modules)"
     )
     assert "RESULT [0, 0, 0] False" in said
+
+
+def test_json_of_what_is_not_finite_is_null_with_its_reason(capsys: Capture) -> None:
+    print_json({"rows": [{"ratio": float("nan"), "folder": Path("runs")}]})
+    row = json.loads(capsys.readouterr().out)["rows"][0]
+    assert row == {"ratio": None, "folder": "runs", "result": "ratio is nan"}
+
+
+def test_a_benchmark_takes_the_options_of_its_function(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    from aeoskit_experiments import benchmarks
+
+    def loop(*, repeats: int = 15) -> dict[str, Any]:
+        """Times."""
+        return {"rows": [{"case": "step", "ratio": float(repeats)}]}
+
+    monkeypatch.setitem(benchmarks.BENCHMARKS, "loop", loop)
+    assert main(["bench", "loop", "--repeats", "2"]) == 0
+    assert "2.000" in capsys.readouterr().out
+    assert main(["bench", "--json", "loop"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["ratio"] == 15

@@ -5,5 +5,6 @@ from typing import Any
 
 from ._loop import run_loop_benchmark as run_loop_benchmark
 
-# The names are repeated in the package's `BENCHMARK_NAMES`, which lists them without importing jax.
-BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {"loop": run_loop_benchmark}
+# The names are repeated in the package's `BENCHMARKS`, which lists them without importing jax. A
+# function's keyword arguments are the command's options; it returns `rows`, for a table.
+BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {"loop": run_loop_benchmark}

@@ -42,11 +42,13 @@ class Train:
     Args:
         steps: Steps of the optimizer.
         batch: Examples in a batch; none takes the whole data at every step.
-        chunk: Steps between two visits of the host (stream, progress, checkpoint).
+        chunk: Steps between two visits of the host, which streams, tells of progress, looks for the
+            edge and decides whether to stop.
         seed: Seed of the batches.
         microbatch: Examples evaluated at a time; none takes all at once.
         mode: A compiled scan, steps dispatched by the host, or the rule that chooses.
-        stop_loss: End with the chunk in which the loss falls below this.
+        stop_loss: End with the chunk after which the median loss of the last 50 steps is below this
+            in every lane that goes on.
     """
 
     steps: int
@@ -154,7 +156,7 @@ class Store:
     Args:
         root: The folder that run folders are made in.
         folder: This very folder, which must not exist yet; none makes a name.
-        checkpoints: Whether to keep the state at the end and at each branch.
+        checkpoints: Whether to keep the state at the end of each branch, the main run included.
     """
 
     root: str = "runs"

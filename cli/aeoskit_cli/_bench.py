@@ -1,0 +1,73 @@
+"""`aeoskit bench`: a benchmark, its options those of its function."""
+
+from typing import Annotated, Any
+
+import typer
+
+from aeoskit_cli._generate import add_command
+from aeoskit_cli._print import print_json, print_rows, print_table
+from aeoskit_experiments import BENCHMARKS
+from aeoskit_experiments._errors import UserError, unknown
+from aeoskit_experiments.pipelines import options_of, summary_of
+
+_HELP = ("-h", "--help")
+
+
+def run_bench(words: list[str]) -> int:
+    """Run the benchmark that the words name, with the options that they give.
+
+    Args:
+        words: What stood after `aeoskit bench`.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: For an unknown benchmark or option, or a value that makes no sense.
+    """
+    if not words or words[0] in _HELP:
+        _print_help()
+        return 0
+    if words[0] == "--json":
+        words = [*words[1:], words[0]]
+    name, *rest = words
+    if name not in BENCHMARKS:
+        raise unknown("benchmark", name, BENCHMARKS)
+    from aeoskit_experiments.benchmarks import BENCHMARKS as FUNCTIONS
+
+    function = FUNCTIONS[name]
+
+    def run(values: dict[str, Any], *, json: bool) -> int:
+        for key, value in values.items():
+            if isinstance(value, int) and value < 1:
+                raise UserError(f"bench {name}: {key} is {value}: it must be at least 1")
+        result = function(**values)
+        if json:
+            print_json(result)
+        else:
+            print_rows(result["rows"])
+        return 0
+
+    json = typer.Option("--json", help="Print one JSON object on stdout, no tables")
+    app = typer.Typer(add_completion=False)
+    add_command(
+        app,
+        f"bench {name}",
+        summary_of(function),
+        options_of(function, lists="annotated"),
+        run,
+        extra={"json": (Annotated[bool, json], False)},
+    )
+    code = app(rest, prog_name=f"aeoskit bench {name}", standalone_mode=False)
+    return code if isinstance(code, int) else 0
+
+
+def _print_help() -> None:
+    print(
+        """Usage: aeoskit bench NAME [OPTIONS]
+
+Run a benchmark: ratios within one run, or counts.
+"""
+    )
+    print_table("benchmarks", BENCHMARKS)
+    print("\naeoskit bench NAME --help    the options of a benchmark")
