@@ -145,7 +145,7 @@ class TestSweep:
 def parted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Heard, Pipeline]:
     # Dispatched by the host, the raw sharpness's programs serve all three branches.
     pipeline = small(
-        track("sharpness", every=5),
+        track("preconditioned_sharpness", every=5),
         branch("freeze", at=5),
         branch("switch", optimizer="momentum", lr=0.1, at="start"),
         branch("switch", optimizer="adam", lr=0.1, at="edge", name="late"),
@@ -165,7 +165,7 @@ class TestBranches:
         assert dataset["branch"].values.tolist() == ["main", "frozen", "momentum"]
         assert heard.labels == ["main", "frozen", "momentum"]
         assert heard.notes == [
-            "branch late did not start: the main run ended before it came to the edge."
+            "branch late did not start: the main run ended before it was at the edge."
         ]
         main, frozen, momentum = (dataset["loss"].sel(branch=name) for name in heard.labels)
         assert frozen.isel(step=slice(0, 5)).isnull().all()
@@ -346,9 +346,7 @@ def test_stop_loss_ends_the_run_with_its_chunk(runs: Path) -> None:
     assert np.median(losses) < 1.5
     assert steps == 10 or np.median(losses[:-10]) >= 1.5
     assert (outcome.status, outcome.exit_code) == ("finished", 0)
-    assert heard.notes == [
-        "branch frozen did not start: the main run ended before it came to step 35."
-    ]
+    assert heard.notes == ["branch frozen did not start: the main run ended before step 35."]
 
 
 def test_a_convolution_is_dispatched_from_the_host(runs: Path) -> None:

@@ -10,7 +10,7 @@ import jax
 import msgspec
 import xarray as xr
 
-from aeoskit.record import RunWriter, create_run, environment, read_run
+from aeoskit.record import RunWriter, create_run, environment, lane_selection, read_run
 from aeoskit.trajectory import choose_mode
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store
@@ -75,7 +75,7 @@ def execute(
     listener = listener or Silent()
     with jax.default_matmul_precision(MATMUL_PRECISION), Interrupt() as interrupt:
         setup = _built(groups[0][1])
-        if not any(axis.stage == "model" and not axis.leaf for axis in pipeline.sweep()):
+        if not any(axis.stage == "model" and axis.option != "seed" for axis in pipeline.sweep()):
             # Groups with different models may differ in it: then the rule decides for each.
             pipeline = _with_mode(pipeline, _mode(groups[0][1], setup))
         lanes = [{**values, **lane} for values, experiment in groups for lane in experiment.lanes()]
@@ -197,7 +197,9 @@ def _conclude(
     main = [item for item in runs if item["branch"] == "main"]
     if status == "finished" and all(item["diverged_at"] is not None for item in main):
         status = "diverged"
-    figures = _draw(dataset, kind, pipeline.name, writer, listener)
+    optimizer = str(main[0]["optimizer"])
+    labels = {"main": _NAMES.get(optimizer, optimizer)}
+    figures = _draw(dataset, kind, labels, writer.figure_path(pipeline.name), listener)
     summary |= {
         "status": status,
         "seconds": time.perf_counter() - begun,
@@ -228,8 +230,7 @@ def _summaries(
 
 def select(dataset: xr.Dataset, branch: str, lane: dict[str, Any]) -> xr.Dataset:
     """One branch and one lane of a record's dataset."""
-    there = {name: value for name, value in lane.items() if name in dataset.dims}
-    return dataset.sel(branch=branch, **there)
+    return dataset.sel(branch=branch, **lane_selection(dataset, lane))
 
 
 def _is_raw(experiment: Experiment, branch: str) -> bool:
@@ -285,15 +286,18 @@ def _advance(dataset: xr.Dataset, lanes: list[dict[str, Any]]) -> dict[str, Any]
     return summarize_advance(*chosen)
 
 
+_NAMES = {"adam": "Adam", "adamw": "AdamW", "nadam": "NAdam", "rmsprop": "RMSProp"}
+
+
 def _draw(
-    dataset: xr.Dataset, kind: str, name: str, writer: RunWriter, listener: Listener
+    dataset: xr.Dataset, kind: str, labels: dict[str, str], path: Path, listener: Listener
 ) -> list[Path]:
     from aeoskit.figures import advance_figure, edge_figure, save
 
-    draw = advance_figure if kind == "advance" else edge_figure
     try:
-        figure = draw(dataset)
+        advances = kind == "advance"
+        figure = advance_figure(dataset, labels=labels) if advances else edge_figure(dataset)
     except Exception as error:  # A record without a picture is better than no record.
         listener.noted(f"no figure was drawn: {type(error).__name__}: {error}")
         return []
-    return save(figure, writer.figure_path(name))
+    return save(figure, path)

@@ -3,38 +3,13 @@
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from aeoskit.figures import running_median as running_median
+
 EDGE = 0.9
 """The ratio to the threshold from which a run counts as having reached the edge."""
 
 MEDIAN_STEPS = 50
 """Width of the running median in steps, as in the issue's acceptance figures."""
-
-
-def running_median(
-    steps: Int[np.ndarray, " n"], values: Float[np.ndarray, " n"], width: int = MEDIAN_STEPS
-) -> Float[np.ndarray, " n"]:
-    """The median over the last `width` steps at each measured step, NaN left out.
-
-    Args:
-        steps: the steps of the measurements, increasing.
-        values: the measurements.
-        width: window in steps, ending at each step.
-
-    Returns:
-        One median a step; NaN where its whole window is NaN.
-
-    Example:
-        >>> running_median(np.array([0, 10, 20, 30]), np.array([1.0, 9.0, 2.0, 3.0]), 30)
-        array([1., 5., 2., 3.])
-    """
-    begins = np.searchsorted(steps, steps - width, side="right")
-    medians = np.full(values.shape, np.nan)
-    for index, begin in enumerate(begins):
-        window = values[begin : index + 1]
-        window = window[np.isfinite(window)]
-        if window.size:
-            medians[index] = np.median(window)
-    return medians
 
 
 def edge_step(steps: Int[np.ndarray, " n"], ratio: Float[np.ndarray, " n"]) -> int | None:
@@ -59,7 +34,9 @@ def edge_step(steps: Int[np.ndarray, " n"], ratio: Float[np.ndarray, " n"]) -> i
     below = int(np.argmax(ratio < EDGE))
     # Only whole windows count: two early values need not be an arrival.
     whole = steps[below:] >= steps[below] + MEDIAN_STEPS
-    arrived = np.flatnonzero(whole & (running_median(steps[below:], ratio[below:]) >= EDGE))
+    arrived = np.flatnonzero(
+        whole & (running_median(steps[below:], ratio[below:], MEDIAN_STEPS) >= EDGE)
+    )
     return int(steps[below + arrived[0]]) if arrived.size else None
 
 
