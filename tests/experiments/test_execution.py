@@ -181,10 +181,10 @@ class TestBranches:
         assert set(rows) == {"main", "frozen", "momentum"}
         assert {row["steps"] for row in rows.values()} == {20}
         assert [rows[name]["optimizer"] for name in rows] == ["adam", "adam", "momentum"]
-        # Only without a preconditioner is the raw sharpness what the threshold is about.
         assert rows["momentum"]["threshold"] == pytest.approx(380, rel=1e-5)
-        assert rows["momentum"]["ratio"] == pytest.approx(rows["momentum"]["sharpness"] / 380)
-        assert rows["main"]["ratio"] is None
+        assert rows["momentum"]["ratio"] == pytest.approx(
+            rows["momentum"]["preconditioned_sharpness"] / 380
+        )
 
     def test_figures_and_checkpoints(self, parted: Any) -> None:
         outcome, _, pipeline = parted
