@@ -74,7 +74,13 @@ def print_runs(rows: Sequence[Mapping[str, Any]]) -> None:
     for _, header, is_text in columns:
         table.add_column(header, justify="left" if is_text else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_cell(key, row.get(key))) for key, _, _ in columns))
+        # A swept None is a setting; one of our numbers that is None was not measured.
+        table.add_row(
+            *(
+                Text("none" if key not in _KNOWN and row.get(key, 0) is None else _cell(key, value))
+                for key, value in ((key, row.get(key)) for key, _, _ in columns)
+            )
+        )
     _show(table)
 
 
@@ -86,7 +92,9 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     table = Table(box=_box(), pad_edge=False, header_style="bold")
     for key in rows[0]:
         text = isinstance(rows[0][key], str)
-        table.add_column(key.replace("_", "\n"), justify="left" if text else "right")
+        table.add_column(
+            key.replace("_", "\n"), justify="left" if text else "right", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(Text(_cell(key, value)) for key, value in row.items()))
     _show(table)

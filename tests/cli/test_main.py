@@ -11,7 +11,7 @@ import pytest
 
 import aeoskit_experiments
 from aeoskit_cli import main
-from aeoskit_cli._print import print_json
+from aeoskit_cli._print import print_json, print_runs
 from aeoskit_experiments.recipes import RECIPES
 
 PIPE = [
@@ -262,3 +262,10 @@ def test_a_benchmark_takes_the_options_of_its_function(
     assert "2.000" in capsys.readouterr().out
     assert main(["bench", "--json", "loop"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"][0]["ratio"] == 15
+
+
+def test_a_swept_none_is_named_in_the_table(capsys: Capture) -> None:
+    print_runs([{"batch": 16, "ratio": None}, {"batch": None, "ratio": 1.0}])
+    *_, first, second = capsys.readouterr().out.strip().splitlines()
+    assert first.split()[:3] == ["16", "–", "–"]
+    assert second.split()[:3] == ["none", "–", "1.000"]
