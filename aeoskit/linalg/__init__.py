@@ -20,12 +20,10 @@ from ._results import RESULTS as RESULTS
 from ._solution import EigenSolution as EigenSolution
 from ._tree import block_combine as block_combine
 from ._tree import block_dots as block_dots
-from ._tree import block_from_rows as block_from_rows
 from ._tree import block_gram as block_gram
 from ._tree import block_row as block_row
 from ._tree import block_set_row as block_set_row
 from ._tree import block_zeros as block_zeros
-from ._tree import tree_all_finite as tree_all_finite
 from ._tree import tree_axpy as tree_axpy
 from ._tree import tree_dot as tree_dot
 from ._tree import tree_dtype as tree_dtype
@@ -33,5 +31,4 @@ from ._tree import tree_norm as tree_norm
 from ._tree import tree_random_like as tree_random_like
 from ._tree import tree_scale as tree_scale
 from ._tree import tree_size as tree_size
-from ._tree import tree_sub as tree_sub
 from ._tree import tree_where as tree_where

@@ -44,8 +44,16 @@ def _unflatten_rows(rows: Float[Array, "m n"], structure: PyTree) -> PyTree:
 class Dense(AbstractEigenSolver):
     """Every eigenpair, from the full matrix: n products, `n²` memory, `n³` work.
 
-    **Arguments:** `rtol`, `atol`: as in `Lanczos`; the residual is that of the dense
-    decomposition, an allowance for rounding.
+    Args:
+        rtol: As in `Lanczos`; the residual is that of the dense decomposition, an allowance for
+            rounding.
+        atol: As in `Lanczos`.
+
+    Example:
+        >>> from aeoskit.linalg import eigensolve
+        >>> operator = lx.DiagonalLinearOperator(jnp.array([1.0, 4.0]))
+        >>> eigensolve(operator, Dense(), k=2).values.tolist()
+        [4.0, 1.0]
     """
 
     rtol: float = eqx.field(default=1e-3, static=True)
@@ -130,5 +138,10 @@ class Dense(AbstractEigenSolver):
             converged=converged,
             result=result,
             stats={"matvecs": state.matvecs, "restarts": jnp.zeros((), jnp.int32)},
-            state=Start(block=vectors, key=state.key, fresh=jnp.asarray(False)),
+            state=Start(
+                block=vectors,
+                key=state.key,
+                fresh=jnp.asarray(False),
+                age=jnp.zeros((), jnp.int32),
+            ),
         )

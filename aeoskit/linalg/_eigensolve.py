@@ -31,11 +31,13 @@ class Start(eqx.Module):
     - `block`: leaves `(p, *leaf)`, or None for a random start.
     - `key`: raw key data, so that it survives every kind of serialisation.
     - `fresh`: the block holds nothing yet (a warm start that no solve has filled).
+    - `age`: how many solves ago the last one looked in a wholly fresh direction.
     """
 
     block: PyTree[Array] | None
     key: UInt32[Array, "2"]
     fresh: Bool[Array, ""]
+    age: Int[Array, ""]
 
 
 class AbstractEigenSolver(eqx.Module):
@@ -81,11 +83,20 @@ class AbstractEigenSolver(eqx.Module):
 
         It lets a scan carry a warm start from the first solve on, which is then a cold one.
 
-        **Arguments:** `structure`: the operator's `in_structure()` (or a vector); `k`: pairs of
-        the solves to come; `key`: a PRNG key. **Returns:** a `Start`.
+        Args:
+            structure: The operator's `in_structure()`, or a vector.
+            k: How many pairs the solves to come ask for.
+            key: A PRNG key.
+
+        Returns:
+            A `Start`.
         """
         block = block_zeros(structure, self.block_size(structure, k))
-        return Start(block=block, key=_key_data(key), fresh=jnp.asarray(True))
+        return Start(block=block, key=_key_data(key), fresh=jnp.asarray(True), age=_young())
+
+
+def _young() -> Int[Array, ""]:
+    return jnp.zeros((), jnp.int32)
 
 
 def _key_data(key: Array | None) -> UInt32[Array, "2"]:
@@ -115,7 +126,7 @@ def _as_start(start: Any, structure: PyTree) -> Start:
             )
         return start
     if start is None or _is_key(start):
-        return Start(block=None, key=_key_data(start), fresh=jnp.asarray(True))
+        return Start(block=None, key=_key_data(start), fresh=jnp.asarray(True), age=_young())
     cold = jnp.asarray(False)
     leaves, treedef = jax.tree.flatten(start)
     wanted, wanted_def = jax.tree.flatten(structure)
@@ -124,9 +135,9 @@ def _as_start(start: Any, structure: PyTree) -> Start:
         block = jax.tree.unflatten(treedef, leaves)
         if all(x.shape == s.shape for x, s in zip(leaves, wanted, strict=True)):
             block = jax.tree.map(lambda x: x[None], block)
-            return Start(block=block, key=_key_data(None), fresh=cold)
+            return Start(block=block, key=_key_data(None), fresh=cold, age=_young())
         if _is_block(block, structure):
-            return Start(block=block, key=_key_data(None), fresh=cold)
+            return Start(block=block, key=_key_data(None), fresh=cold, age=_young())
     raise ValueError(
         "eigensolve(start=...): expected None, a PRNG key, a vector with the operator's input "
         "structure, a block of such vectors (leaves (p, *leaf)), or the state of a solution; got "
@@ -259,32 +270,38 @@ def eigensolve(
 ) -> EigenSolution:
     """Eigenpairs of a symmetric linear operator, each with its residual.
 
-    **Arguments:**
+    The cost is `solution.stats["matvecs"]` products, and one `lineax.linearise`.
 
-    - `operator`: a `lineax.AbstractLinearOperator` tagged symmetric, on any pytree of real
-      floating-point leaves.
-    - `solver`: `Lanczos()` if None.
-    - `k`: how many pairs.
-    - `which`: "largest" or "smallest" (algebraic), "both" (half from each end, the odd one from
-      the top), "largest_magnitude".
-    - `start`: None (a fixed key), a PRNG key, a vector, a block of vectors (leaves
-      `(p, *leaf)`), or the `state` of an earlier solution (a warm start).
-    - `max_matvecs`: budget of matrix-vector products; None asks the solver (`20 * basis` for
-      Lanczos).
-    - `throw`: raise on the host if the solve did not succeed. Not under a transformation.
-    - `driver`: "compiled" (one while loop), "host" (one dispatch a product), "auto": see
-      `loop_mode`; under a transformation always compiled.
+    Args:
+        operator: A `lineax.AbstractLinearOperator` tagged symmetric, on any pytree of real
+            floating-point leaves.
+        solver: `Lanczos()` if None.
+        k: How many pairs.
+        which: "largest" or "smallest" (algebraic), "both" (half from each end, the odd one from
+            the top), "largest_magnitude".
+        start: None (a fixed key), a PRNG key, a vector, a block of vectors (leaves
+            `(p, *leaf)`), or the `state` of an earlier solution (a warm start).
+        max_matvecs: Budget of matrix-vector products; None asks the solver (`20 * basis` for
+            Lanczos).
+        throw: Raise on the host if the solve did not succeed. Not under a transformation.
+        driver: "compiled" (one while loop), "host" (one dispatch a product), "auto": see
+            `loop_mode`; under a transformation always compiled.
 
-    **Returns:** an `EigenSolution`. **Raises:** `ValueError` or `TypeError` before any work if
-    the question is malformed; `eqx.EquinoxRuntimeError` if `throw` and the solve failed.
+    Returns:
+        An `EigenSolution`. Its `converged` says that a pair is an eigenpair, not that it is the
+        top one: `Lanczos` says what is known of that.
 
-    **Cost:** `solution.stats["matvecs"]` products, and one `lineax.linearise`.
+    Raises:
+        ValueError: The question is malformed (before any work).
+        TypeError: The operator is not a lineax operator.
+        equinox.EquinoxRuntimeError: `throw`, and the solve failed.
 
-    >>> matrix = jnp.diag(jnp.array([3.0, 1.0, -5.0]))
-    >>> operator = lx.MatrixLinearOperator(matrix, lx.symmetric_tag)
-    >>> solution = eigensolve(operator)
-    >>> float(solution.values[0])
-    3.0
+    Example:
+        >>> matrix = jnp.diag(jnp.array([3.0, 1.0, -5.0]))
+        >>> operator = lx.MatrixLinearOperator(matrix, lx.symmetric_tag)
+        >>> solution = eigensolve(operator)
+        >>> float(solution.values[0])
+        3.0
     """
     if solver is None:
         from ._lanczos import Lanczos  # the default; the solvers import this module

@@ -20,6 +20,7 @@ import lineax as lx
 from jaxtyping import Array, Int, PyTree
 
 from ._eigensolve import AbstractEigenSolver, EigenProblem, Start
+from ._lanczos_start import start_vectors
 from ._lanczos_state import LanczosState, rayleigh_ritz, restart
 from ._orthogonal import draw, once, orthonormalise, project_out
 from ._results import RESULTS
@@ -32,7 +33,6 @@ from ._tree import (
     block_row,
     block_set_row,
     block_zeros,
-    tree_axpy,
     tree_dtype,
     tree_norm,
     tree_scale,
@@ -41,38 +41,69 @@ from ._tree import (
 
 # In units of (machine epsilon * largest Ritz value seen): what rounding alone adds to a residual.
 _FLOOR = 8.0
-# In the same units: with every residual under it, the space counts as invariant (exhausted).
+# How many times longer a renewed explorer is followed: about what a cold solve costs.
+_LONG = 3
+# In units of epsilon times the largest Ritz value: with every residual under it, the space
+# counts as invariant (exhausted).
 _INVARIANT = 100.0
 
 
 class Lanczos(AbstractEigenSolver):
     """Thick-restart Lanczos for symmetric operators: one product a step, tested after each.
 
-    **Arguments:**
+    A cold solve of k=1 costs what Lanczos with a full basis costs, until the basis is full. A warm
+    solve costs k + 1 + `explore` products at least, and k + 1 + 3 `explore` every
+    `renew_every`-th time. The default budget is `20 * basis` products.
 
-    - `basis`: the number of vectors that the solver holds (residual vectors included, one
-      excepted). Peak memory is `basis` vectors, those kept at a restart, and about four more.
-    - `rtol`, `atol`: a pair has converged when `||A v - θ v|| <= rtol |θ| + atol`. The test adds
-      an allowance for rounding, `8 ε max|θ|`, to the residual: a tolerance under that floor ends
-      in `RESULTS.stagnation`, never in `converged`.
-    - `guard`: how many Ritz vectors beyond k the warm start keeps.
-    - `noise`, `mix`: weights of a random vector and of each guard in the last start vector.
+    **Warm start.** `solution.state` holds k + `guard` Ritz vectors, an *explorer*, a key and an
+    age. The next solve starts from the first k - 1 vectors, the k-th mixed with the guards (it
+    has to separate them, and so sees them change places), and the explorer: the best Ritz vector
+    beyond these, with fresh noise added. When the wanted pairs have settled, `explore` products
+    follow the largest residual beyond them. What the explorer gained is kept, so that a direction
+    that grows slowly is amplified from solve to solve.
 
-    **Cost:** one product a step; no product is spent on verification. The default budget is
-    `20 * basis` products. A cold solve of k=1 spends what Lanczos with a full basis spends, until
-    the basis is full.
+    **What `converged` does not say.** A small residual says that a pair is an eigenpair, never
+    that it is the top one. No Krylov method can promise that, cold or warm: a direction that the
+    start vectors lack stays unseen. What is done about it: an eigenvalue that comes from outside
+    all that was seen meets fresh noise in every solve, and at the latest after `renew_every`
+    solves a long search (3 `explore` products) from a start that is noise alone, orthogonal to the
+    wanted pairs. On spectra whose top is well apart from the bulk (a factor of two is ample) it
+    was then always found; in a dense spectrum, or where it exceeds the old top by less than a few
+    per cent, it may take longer, and until then the old pair is reported as converged.
+    `renew_every=0` gives the long search up, `explore=0` both. A looser `rtol` resolves less: at
+    1e-2 a cluster of a few per cent is one value. So does a cold solve, which can settle on the
+    lower of two values that differ by a few per cent.
 
-    **Warm start:** `solution.state` holds k + `guard` Ritz vectors and a key. The next solve
-    starts from k vectors: the first k - 1, and the k-th mixed with all guards and with a fresh
-    random vector. To converge it has to separate what was mixed in, so that it sees an eigenvalue
-    that overtook the old one; a single clean vector with a loose tolerance locks onto a lower
-    eigenvalue and reports a small residual. Smaller `noise` and `mix` save products and weaken
-    that guarantee, as does a looser `rtol`: at 1e-2 a cluster of a few per cent is not resolved.
-
-    **Repeated eigenvalues:** a Krylov space holds one copy of each. When the space is exhausted
+    **Repeated eigenvalues.** A Krylov space holds one copy of each. When the space is exhausted
     before k pairs are found, or all of them are exact, it goes on from a fresh random direction,
     until such a direction brings nothing new. Where the space is not exhausted (large
     operators), it may report one copy only; that is what a block is for.
+
+    Args:
+        basis: The number of vectors that the solver holds (residual vectors included, one
+            excepted). Peak memory is `basis` vectors, those kept at a restart, and about four
+            more.
+        rtol: A pair has converged when `||A v - θ v|| <= rtol |θ| + atol`. The test adds an
+            allowance for rounding, `8 ε max|θ|`, to the residual: a tolerance under that floor
+            ends in `RESULTS.stagnation`, never in `converged`.
+        atol: See `rtol`.
+        guard: How many Ritz vectors beyond k, the explorer aside, the warm start keeps.
+        noise: The weight of a random unit vector in the start where the caller gives vectors
+            and no state.
+        mix: The weight of each guard in the k-th start vector.
+        explore: Products that a warm solve spends beyond the wanted pairs.
+        renew_every: Every so many solves the explorer is replaced by a fresh random direction
+            and followed longer; 0: never.
+
+    Raises:
+        ValueError: An option out of range; at a solve, a basis too small for k.
+
+    Example:
+        >>> from aeoskit.linalg import eigensolve
+        >>> operator = lx.DiagonalLinearOperator(jnp.array([1.0, 4.0, 2.0, 3.0]))
+        >>> solution = eigensolve(operator, Lanczos(rtol=1e-4))
+        >>> float(solution.values[0])
+        4.0
     """
 
     basis: int = eqx.field(default=20, static=True)
@@ -81,6 +112,8 @@ class Lanczos(AbstractEigenSolver):
     guard: int = eqx.field(default=2, static=True)
     noise: float = eqx.field(default=0.1, static=True)
     mix: float = eqx.field(default=0.3, static=True)
+    explore: int = eqx.field(default=4, static=True)
+    renew_every: int = eqx.field(default=8, static=True)
 
     def __check_init__(self):
         if self.basis < 3:
@@ -92,8 +125,13 @@ class Lanczos(AbstractEigenSolver):
                     f"Lanczos({name}={value}): a tolerance is finite and not negative; "
                     "the defaults are rtol=1e-3, atol=0, noise=0.1, mix=0.3."
                 )
-        if self.guard < 0:
-            raise ValueError(f"Lanczos(guard={self.guard}): a count; use 0 or more.")
+        for name in ("guard", "explore", "renew_every"):
+            count = getattr(self, name)
+            if count < 0:
+                raise ValueError(
+                    f"Lanczos({name}={count}): a count is not negative; "
+                    "the defaults are guard=2, explore=4, renew_every=8."
+                )
 
     def default_max_matvecs(self, dimension: int) -> int:
         """20 products for each basis vector."""
@@ -101,14 +139,17 @@ class Lanczos(AbstractEigenSolver):
 
     def block_size(self, structure: PyTree, k: int) -> int:
         """How many vectors the warm start of a solve for k pairs holds."""
-        return min(k + self.guard, structure_dimension(structure))
+        return min(k + self.guard + 1, structure_dimension(structure))
 
     def init(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, start: Start):
         """An empty basis, and the start vectors in the slots. No products."""
         structure = operator.in_structure()
         dimension = structure_dimension(structure)
         dtype = tree_dtype(structure)
-        slots, pending, key = self._start_vectors(structure, start, problem.k)
+        # The age is data: all solves of a scan are one compiled program.
+        renew = (self.renew_every > 0) & (start.age >= self.renew_every - 1) & ~start.fresh
+        wanted = problem.k, self.guard, self.mix, self.noise
+        slots, pending, key = start_vectors(structure, start, renew, *wanted)
         s = pending.shape[0]
         m = min(self.basis + 1 - s, dimension)
         if m < min(problem.k + 2, dimension):
@@ -132,39 +173,16 @@ class Lanczos(AbstractEigenSolver):
             asymmetry=zero,
             finite=jnp.asarray(True),
             explored=integer,
-            explore=jnp.where(start.fresh, 0, 1).astype(jnp.int32),
+            explore=jnp.where(start.fresh, 0, jnp.where(renew, _LONG, 1) * self.explore).astype(
+                jnp.int32
+            ),
+            age=jnp.where(start.fresh | renew, 0, start.age + 1).astype(jnp.int32),
             injected=jnp.asarray(False),
             injected_at=jnp.full((), jnp.inf, dtype),
             key=key,
             matvecs=integer,
             restarts=integer,
         )
-
-    def _start_vectors(self, structure: PyTree, start: Start, k: int):
-        """The slots at the start: k vectors at most, the last one mixed with all that is left."""
-        noise, key = draw(start.key, structure)
-        noise = tree_scale(1 / tree_norm(noise), noise)
-        if start.block is None:
-            return jax.tree.map(lambda x: x[None], noise), jnp.array([True]), key
-        rows = jax.tree.leaves(start.block)[0].shape[0]
-        squares = jnp.diagonal(block_gram(start.block, start.block))
-        # Zero, NaN and infinite vectors are left out; so is all of a block that is fresh.
-        usable = jnp.isfinite(squares) & (squares > 0) & ~start.fresh
-        block = jax.tree.map(
-            lambda b: jnp.where(usable.reshape(-1, *[1] * (b.ndim - 1)), b, 0), start.block
-        )
-        usable_norm = jnp.sqrt(jnp.where(usable, squares, 1))
-        s = min(k, rows)
-        # Column i < s - 1 is vector i alone; the last takes its own, the rest, and the noise.
-        weights = jnp.eye(rows, s, dtype=squares.dtype)
-        weights = weights.at[s:, s - 1].set(self.mix)
-        weights = jnp.where(usable[:, None], weights / usable_norm[:, None], 0)
-        slots = block_combine(block, weights)
-        some = jnp.any(weights[:, s - 1] != 0)
-        last = tree_axpy(jnp.where(some, self.noise, 1.0), noise, block_row(slots, s - 1))
-        slots = block_set_row(slots, s - 1, last)
-        pending = jnp.any(weights != 0, axis=0).at[s - 1].set(True)
-        return slots, pending, key
 
     def step(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: LanczosState):
         """One product."""
@@ -216,7 +234,16 @@ class Lanczos(AbstractEigenSolver):
         estimates = jnp.where(jnp.isfinite(state.estimates), state.estimates, -1)[order]
         wanted = jnp.arange(order.shape[0]) < self._needed(problem, state)
         open_ = wanted & ~settled & (estimates >= 0)
-        rank = jnp.where(jnp.any(open_), jnp.argmax(open_), jnp.argmax(estimates))
+        # With all wanted pairs settled, the largest residual beyond them: a direction that no one
+        # has seen shows there first, long before it shows in a value.
+        exploring = ~jnp.any(open_)
+        beyond = jnp.argmax(jnp.where(jnp.arange(order.shape[0]) < problem.k, -1, estimates))
+        # In an exhausted space nothing is left there: on with the largest residual of all.
+        alive = (state.explored < state.explore) & (
+            estimates[beyond] > _INVARIANT * eps * state.scale
+        )
+        beyond = jnp.where(alive, beyond, jnp.argmax(estimates))
+        rank = jnp.where(exploring, beyond, jnp.argmax(open_))
         is_start = jnp.any(state.pending)
         first = jnp.argmax(state.pending)
         z = state.coefficients @ state.ritz_vectors[:, order[rank]]
@@ -261,7 +288,7 @@ class Lanczos(AbstractEigenSolver):
                 key,
                 state.injected | inject,
                 jnp.where(inject, key_value, state.injected_at),
-                state.explored + jnp.where(is_start, 0, 1),
+                state.explored + jnp.where(is_start | ~exploring, 0, 1),
             ),
         )
         return state, q, slot, expected
@@ -320,6 +347,9 @@ class Lanczos(AbstractEigenSolver):
         _, result = self.terminate(operator, problem, state)
         order, valid = rank_ritz(state.ritz_values, state.size, problem.which)
         rows = self.block_size(structure, k)
+        # A small basis may hold fewer vectors than the warm start: those are drawn.
+        missing = max(0, rows - order.shape[0])
+        order, valid = jnp.pad(order, (0, missing)), jnp.pad(valid, (0, missing))
         chosen = state.ritz_vectors[:, order[:rows]] * valid[None, :rows]
         block = block_combine(state.basis, chosen)
         key = state.key
@@ -361,5 +391,5 @@ class Lanczos(AbstractEigenSolver):
             converged=converged[back],
             result=result,
             stats={"matvecs": state.matvecs, "restarts": state.restarts},
-            state=Start(block=block, key=key, fresh=jnp.asarray(False)),
+            state=Start(block=block, key=key, fresh=jnp.asarray(False), age=state.age),
         )

@@ -27,6 +27,7 @@ class LanczosState(eqx.Module):
     finite: Bool[Array, ""]
     explored: Int[Array, ""]
     explore: Int[Array, ""]
+    age: Int[Array, ""]
     injected: Bool[Array, ""]
     injected_at: Float[Array, ""]
     key: UInt32[Array, "2"]

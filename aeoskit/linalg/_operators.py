@@ -21,7 +21,17 @@ def _structure_of(tree: PyTree) -> PyTree:
 def dense_matrix(operator: lx.AbstractLinearOperator) -> Float[Array, "n n"]:
     """The matrix of a square operator, by one product a column (small operators only).
 
-    **Returns:** `(n, n)`, coordinates in the order of the leaves. **Cost:** n products.
+    The cost is n products.
+
+    Args:
+        operator: A square linear operator.
+
+    Returns:
+        `(n, n)`, coordinates in the order of the leaves.
+
+    Example:
+        >>> dense_matrix(lx.DiagonalLinearOperator(jnp.array([1.0, 2.0]))).tolist()
+        [[1.0, 0.0], [0.0, 2.0]]
     """
     structure = operator.in_structure()
     leaves, treedef = jax.tree.flatten(structure)
@@ -72,11 +82,13 @@ class AbstractPreconditioner(lx.AbstractLinearOperator):
 class DiagonalPreconditioner(AbstractPreconditioner):
     """`P = diag(d)` with positive d: that of Adam, RMSProp, Adagrad.
 
-    **Arguments:** `diagonal`: a pytree of the parameters' structure, every entry positive.
+    Args:
+        diagonal: A pytree of the parameters' structure, every entry positive.
 
-    >>> P = DiagonalPreconditioner({"w": jnp.array([4.0, 9.0])})
-    >>> P.inv_sqrt_mv({"w": jnp.array([2.0, 3.0])})["w"].tolist()
-    [1.0, 1.0]
+    Example:
+        >>> P = DiagonalPreconditioner({"w": jnp.array([4.0, 9.0])})
+        >>> P.inv_sqrt_mv({"w": jnp.array([2.0, 3.0])})["w"].tolist()
+        [1.0, 1.0]
     """
 
     diagonal: PyTree[Array]
@@ -105,7 +117,12 @@ class DiagonalPreconditioner(AbstractPreconditioner):
 class IdentityPreconditioner(AbstractPreconditioner):
     """`P = I`: that of gradient descent and momentum.
 
-    **Arguments:** `structure`: the parameters, or their structure.
+    Args:
+        structure: The parameters, or their structure.
+
+    Example:
+        >>> IdentityPreconditioner(jnp.zeros(2)).inv_mv(jnp.array([2.0, 3.0])).tolist()
+        [2.0, 3.0]
     """
 
     structure: PyTree[jax.ShapeDtypeStruct] = eqx.field(static=True)
@@ -140,13 +157,18 @@ class IdentityPreconditioner(AbstractPreconditioner):
 class PreconditionedOperator(lx.AbstractLinearOperator):
     """`P^{-1/2} A P^{-1/2}`: symmetric, with the eigenvalues of `P⁻¹ A`.
 
-    **Arguments:** `operator`: A, symmetric; `preconditioner`: P. **Cost:** one product of A.
-    Eigenvectors live in the symmetrized coordinates; `to_original` brings them back.
+    A product costs one product of A. Eigenvectors live in the symmetrized coordinates;
+    `to_original` brings them back.
 
-    >>> A = lx.MatrixLinearOperator(jnp.diag(jnp.array([8.0, 9.0])), lx.symmetric_tag)
-    >>> operator = PreconditionedOperator(A, DiagonalPreconditioner(jnp.array([4.0, 9.0])))
-    >>> operator.mv(jnp.array([1.0, 1.0])).tolist()
-    [2.0, 1.0]
+    Args:
+        operator: A, symmetric.
+        preconditioner: P.
+
+    Example:
+        >>> A = lx.MatrixLinearOperator(jnp.diag(jnp.array([8.0, 9.0])), lx.symmetric_tag)
+        >>> operator = PreconditionedOperator(A, DiagonalPreconditioner(jnp.array([4.0, 9.0])))
+        >>> operator.mv(jnp.array([1.0, 1.0])).tolist()
+        [2.0, 1.0]
     """
 
     operator: lx.AbstractLinearOperator

@@ -11,19 +11,29 @@ from ._results import RESULTS
 class EigenSolution(eqx.Module):
     """Eigenpairs with their error bars, and how the solve ended.
 
-    - `values`: `(k,)`, in the order asked for, best first ("largest": descending; "smallest":
-      ascending; "largest_magnitude": by falling modulus; "both": the larger half descending,
-      then the smaller half ascending). NaN if the operator returned NaN.
-    - `vectors`: a block, leaves `(k, *leaf)`, of unit norm and mutually orthogonal.
-    - `residuals`: `(k,)`, upper estimates of `||A v - θ v||` (absolute, in the operator's own
-      coordinates), an allowance for rounding included.
-    - `bounds`: `(k,)`, half-widths of an interval around each value that holds some eigenvalue:
-      for a symmetric operator the residual.
-    - `converged`: `(k,)`, whether each pair meets its tolerance. It says that a pair is an
-      eigenpair, not that it is the top one.
-    - `result`: a member of `RESULTS`.
-    - `stats`: `{"matvecs", "restarts"}`, int32 scalars.
-    - `state`: the warm start of the next solve: pass it as `start`. Fixed shapes, always finite.
+    Attributes:
+        values: `(k,)`, in the order asked for, best first ("largest": descending; "smallest":
+            ascending; "largest_magnitude": by falling modulus; "both": the larger half
+            descending, then the smaller half ascending). NaN if the operator returned NaN.
+        vectors: A block, leaves `(k, *leaf)`, of unit norm and mutually orthogonal.
+        residuals: `(k,)`, upper estimates of `||A v - θ v||` (absolute, in the operator's own
+            coordinates), an allowance for rounding included.
+        bounds: `(k,)`, half-widths of an interval around each value that holds some eigenvalue:
+            for a symmetric operator the residual.
+        converged: `(k,)`, whether each pair meets its tolerance. It says that a pair is an
+            eigenpair, not that it is the top one.
+        result: A member of `RESULTS`.
+        stats: `{"matvecs", "restarts"}`, int32 scalars.
+        state: The warm start of the next solve: pass it as `start`. Fixed shapes, always finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import lineax as lx
+        >>> from aeoskit.linalg import Dense, eigensolve
+        >>> operator = lx.DiagonalLinearOperator(jnp.array([1.0, 4.0]))
+        >>> solution = eigensolve(operator, Dense())
+        >>> solution.values.tolist(), solution.converged.tolist()
+        ([4.0], [True])
     """
 
     values: Float[Array, " k"]

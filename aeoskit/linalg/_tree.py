@@ -6,7 +6,6 @@ an all-reduce of a scalar, where a ravelled vector would have to be gathered.
 """
 
 import math
-from collections.abc import Callable
 from functools import reduce
 from typing import Any, TypeAlias
 
@@ -82,20 +81,9 @@ def tree_axpy(scalar: Float[Array, ""], a: Vector, b: Vector) -> Vector:
     return jax.tree.map(lambda x, y: (scalar * x + y).astype(y.dtype), a, b)
 
 
-def tree_sub(a: Vector, b: Vector) -> Vector:
-    """`a - b`, in the dtypes of `a`."""
-    return jax.tree.map(lambda x, y: (x - y).astype(x.dtype), a, b)
-
-
 def tree_where(predicate: Bool[Array, ""], a: PyTree, b: PyTree) -> PyTree:
     """`a` where the scalar predicate holds, otherwise `b`, leaf by leaf."""
     return jax.tree.map(lambda x, y: jnp.where(predicate, x, y), a, b)
-
-
-def tree_all_finite(a: PyTree) -> Bool[Array, ""]:
-    """Whether every entry of every leaf is finite."""
-    flags = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(a)]
-    return reduce(jnp.logical_and, flags, jnp.asarray(True))
 
 
 def tree_random_like(key: Array, structure: PyTree) -> Vector:
@@ -180,8 +168,3 @@ def block_gram(a: Block, b: Block) -> Float[Array, "m p"]:
         )
 
     return _total([gram(x, y) for x, y in _pairs(a, b)], dtype)
-
-
-def block_from_rows(make: Callable[[int], Vector], rows: int) -> Block:
-    """The block whose row i is `make(i)`; `rows` is a small Python integer."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[make(i) for i in range(rows)])

@@ -103,13 +103,13 @@ def test_products_are_those_of_full_lanczos(x64, seed):
     tops = np.concatenate([10 * (1 - 0.004 * np.arange(8)), rng.uniform(-0.3, 8, 192)])
     op = operator(symmetric(tops, seed))
     key = jax.random.key(seed)
-    for k, slack in ((1, 1.1), (6, 1.25)):
-        for rtol in (1e-3, 1e-5):
-            full = eigensolve(op, Lanczos(basis=72, rtol=rtol), k=k, start=key)
-            small = eigensolve(op, Lanczos(basis=20, rtol=rtol), k=k, start=key)
-            optimum = int(full.stats["matvecs"])
-            assert int(full.stats["restarts"]) == 0
-            assert int(small.stats["matvecs"]) <= slack * optimum + 1
+    # A tolerance is static: each costs a compilation of its own.
+    for k, slack, rtol in ((1, 1.1, 1e-3), (6, 1.25, 1e-5)):
+        full = eigensolve(op, Lanczos(basis=72, rtol=rtol), k=k, start=key)
+        small = eigensolve(op, Lanczos(basis=20, rtol=rtol), k=k, start=key)
+        optimum = int(full.stats["matvecs"])
+        assert int(full.stats["restarts"]) == 0
+        assert int(small.stats["matvecs"]) <= slack * optimum + 1
 
 
 @settings(max_examples=25)
