@@ -43,8 +43,6 @@ LIBRARY = [
 # Rooms whose docstrings are still being turned into Google's form: an expected failure each.
 UNFINISHED = {
     "aeoskit.linalg": "its docstrings have another form, from before the site read Google's",
-    "aeoskit.probes": "the record of its solution has no example",
-    "aeoskit.trajectory": "carries and chunks have no examples",
     "aeoskit.record": "its examples stand outside of an Example section",
     "aeoskit.figures": "its examples stand outside of an Example section",
 }

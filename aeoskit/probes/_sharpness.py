@@ -77,6 +77,15 @@ class PreconditionedSharpnessSolution(eqx.Module):
         ratio: `values[0] / threshold`; 1 is the edge of stability.
         bounds: error bar of each value, (k,).
         solution: the whole `EigenSolution`: residuals, result, products spent, warm start.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import aeoskit as ak
+        >>> objective = ak.Objective(lambda w, x: 0.5 * (x @ w - 1.0) ** 2, jnp.eye(2))
+        >>> params, optimizer = jnp.zeros(2), ak.gradient_descent(1.0)
+        >>> edge = ak.preconditioned_sharpness(objective, params, optimizer, optimizer.init(params))
+        >>> print(f"{edge.ratio:.2f}")
+        0.25
     """
 
     values: Float[Array, " k"]

@@ -23,6 +23,15 @@ class Lane(eqx.Module):
         diverged_at: the step whose loss or gradient was not finite, or above the divergence limit;
             -1 while the run is sound. From that step on the lane is frozen.
         initial_loss: the loss at the first step: the divergence limit is a multiple of it.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import aeoskit as ak
+        >>> objective = ak.Objective(lambda w, x: 0.5 * (x @ w - 1.0) ** 2, jnp.eye(2))
+        >>> trajectory = ak.Trajectory(objective, ak.adam(0.1), {})
+        >>> carry = trajectory.init(jnp.zeros(2), jax.random.key(0))
+        >>> int(carry.lane.diverged_at)
+        -1
     """
 
     params: PyTree
@@ -40,6 +49,15 @@ class Carry(eqx.Module):
         step: how many steps were taken. One number for all lanes, so that a probe's period stays
             an unbatched predicate under `vmap` (a batched `cond` would run both of its sides).
         lane: a `Lane`; with a leading lane axis on each leaf in a sweep.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import aeoskit as ak
+        >>> objective = ak.Objective(lambda w, x: 0.5 * (x @ w - 1.0) ** 2, jnp.eye(2))
+        >>> trajectory = ak.Trajectory(objective, ak.adam(0.1), {})
+        >>> carry = trajectory.init(jnp.zeros(2), jax.random.key(0))
+        >>> int(carry.step), carry.lane.params.shape
+        (0, (2,))
     """
 
     step: Int[Array, ""]
@@ -159,7 +177,19 @@ class Trajectory(eqx.Module):
 
 
 def copy_tree(tree: PyTree) -> PyTree:
-    """A copy of every array of a pytree, so that one of the two may be donated."""
+    """A copy of every array of a pytree, so that one of the two may be donated.
+
+    Args:
+        tree: any pytree; what is not an array stays as it is.
+
+    Returns:
+        The copy.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> copy_tree({"a": jnp.ones(1), "b": "text"})
+        {'a': Array([1.], dtype=float32), 'b': 'text'}
+    """
     return jax.tree.map(
         lambda leaf: jnp.array(leaf, copy=True) if eqx.is_array(leaf) else leaf, tree
     )

@@ -30,6 +30,16 @@ class Chunk(NamedTuple):
         diverged_at: per lane, the step of its divergence so far, or -1; (lanes,).
         carry: the state after the chunk, on the device. The next chunk donates its buffers: copy it
             (`copy_tree`) to keep it.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import aeoskit as ak
+        >>> objective = ak.Objective(lambda w, x: 0.5 * (x @ w - 1.0) ** 2, jnp.eye(2))
+        >>> trajectory = ak.Trajectory(objective, ak.adam(0.1), {"loss": ak.LossAndGradient()})
+        >>> carry = trajectory.init(jnp.zeros(2), jax.random.key(0))
+        >>> chunk = next(ak.stream(trajectory, carry, 4))
+        >>> chunk.steps.tolist(), sorted(chunk.measurements)
+        ([0, 1, 2, 3], ['gradient_norm', 'loss'])
     """
 
     steps: np.ndarray
