@@ -87,7 +87,9 @@ def execute(
                 assert experiment.train is not None
                 if index > 0:
                     setup = _built(experiment)
-                said = ", ".join(f"{name} {value}" for name, value in values.items())
+                said = ", ".join(
+                    f"{name} {'none' if value is None else value}" for name, value in values.items()
+                )
                 run_group(
                     setup,
                     dataclasses.replace(experiment.train, mode=_mode(experiment, setup)),

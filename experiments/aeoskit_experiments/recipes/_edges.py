@@ -1,4 +1,4 @@
-"""E1 and its control: every learning rate rises to its own threshold and hovers there."""
+"""E1 and its control: every learning rate comes to its own threshold and hovers there."""
 
 from collections.abc import Sequence
 
@@ -67,7 +67,7 @@ def gd_edge(
     width: Ints = 64,
     seed: int = 0,
 ) -> Pipeline:
-    """Full-batch gradient descent: the sharpness rises to 2/lr and hovers (the control of E1).
+    """Full-batch gradient descent: the sharpness settles at 2/lr and hovers (the control of E1).
 
     Args:
         lr: Learning rates, trained side by side.
