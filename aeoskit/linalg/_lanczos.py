@@ -68,8 +68,9 @@ class Lanczos(AbstractEigenSolver):
     all that was seen meets fresh noise in every solve, and at the latest after `renew_every`
     solves a long search (3 `explore` products) from a start that is noise alone, orthogonal to the
     wanted pairs. On spectra whose top is well apart from the bulk it was found by then in all
-    cases that we tried (`tests/linalg/test_tracking.py` has them); in a dense spectrum, or where it exceeds the old top by less than a few
-    per cent, it may take longer, and until then the old pair is reported as converged.
+    cases that we tried (`tests/linalg/test_tracking.py` has them); in a dense spectrum, or where
+    it exceeds the old top by less than a few per cent, it may take longer, and until then the
+    old pair is reported as converged.
     `renew_every=0` gives the long search up, `explore=0` both. A looser `rtol` resolves less: at
     1e-2 a cluster of a few per cent is one value. So does a cold solve, which can settle on the
     lower of two values that differ by a few per cent.

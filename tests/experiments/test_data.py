@@ -62,7 +62,6 @@ def test_seeds():
         {"label_noise": 1.1},
         {"label_noise": -0.1},
         {"seed": -1},
-        {"standardize": "channels"},
     ],
 )
 def test_refused(settings):

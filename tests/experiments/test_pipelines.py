@@ -5,7 +5,7 @@ import json
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aeoskit_experiments.pipelines import (
@@ -102,6 +102,7 @@ def test_json_round_trip(parts: list[Any], name: str) -> None:
     assert Pipeline.from_dict(json.loads(json.dumps(pipeline.to_dict()))) == pipeline
 
 
+@example([("plot", None, {}), ("store", None, {})], "pipe")
 @given(PARTS, NAMES)
 def test_python_round_trip(parts: list[Any], name: str) -> None:
     pipeline = compose_parts(parts, name)

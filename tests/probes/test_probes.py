@@ -105,16 +105,6 @@ def test_sharpness_equals_the_dense_matrix(dense, measured, warm):
     assert found["sharpness_converged"].all()
 
 
-def test_a_warm_start_spends_fewer_products(measured):
-    for k in (1, 3):
-        cold, warm = measured[PreconditionedSharpness, k]
-        name = "preconditioned_sharpness_matvecs"
-        assert int(warm[name]) < int(cold[name])
-    # Three of 36 eigenvalues, and the search for one missed, cost what they cost.
-    cold, warm = measured[Sharpness, 3]
-    assert int(warm["sharpness_matvecs"]) <= int(cold["sharpness_matvecs"])
-
-
 def test_a_probe_measures_what_it_says(contexts, measured):
     for (kind, k), (found, _) in measured.items():
         probe = kind(k=k)

@@ -180,11 +180,13 @@ def branch(variant: str, /, **options: Any) -> Stage:
     return make_stage("branch", variant, options)
 
 
-def store(root: str = "runs", **options: Any) -> Stage:
+def store(root: str | None = None, **options: Any) -> Stage:
     """Where the record goes: `store("runs")`."""
-    return make_stage("store", None, {"root": root, **options})
+    said = {} if root is None else {"root": root}  # A default is not something that was said.
+    return make_stage("store", None, {**said, **options})
 
 
-def plot(kind: str = "auto", **options: Any) -> Stage:
+def plot(kind: str | None = None, **options: Any) -> Stage:
     """Which figure is drawn: `plot("edge")`."""
-    return make_stage("plot", None, {"kind": kind, **options})
+    said = {} if kind is None else {"kind": kind}
+    return make_stage("plot", None, {**said, **options})
