@@ -1,5 +1,6 @@
 """The loop: chunks of steps on the device, the host in between."""
 
+import functools
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -212,15 +213,46 @@ def _host_context(trajectory: Trajectory, lane: Lane, step: Int[Array, ""]):
     return context_of(trajectory, lane, step, "host")
 
 
-@eqx.filter_jit(donate="all-except-first")
+class _Form:
+    """All of a trajectory and a lane that is not an array: what a compiled step depends on.
+
+    Its hash is computed once a chunk. Handing modules to a compiled function step by step costs
+    more than a small network's step: their flattening and hashing is Python.
+    """
+
+    def __init__(self, trajectory: Trajectory, lane: Lane):
+        leaves, self.trajectory = jax.tree.flatten(trajectory)
+        self.static = tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves)
+        self.lane = jax.tree.structure(lane)
+        self._hash = hash((self.static, self.trajectory, self.lane))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (
+            isinstance(other, _Form)
+            and (self.static, self.trajectory, self.lane)
+            == (other.static, other.trajectory, other.lane)
+        )
+
+    def rebuild(self, kept: list[Array], carried: list[Array]) -> tuple[Trajectory, Lane]:
+        arrays = iter(kept)
+        leaves = [next(arrays) if leaf is None else leaf for leaf in self.static]
+        return jax.tree.unflatten(self.trajectory, leaves), jax.tree.unflatten(self.lane, carried)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _host_step(
-    trajectory: Trajectory, lane: Lane, step: Int[Array, ""]
-) -> tuple[Lane, Measurement]:
+    form: _Form, kept: list[Array], carried: list[Array], step: Int[Array, ""]
+) -> tuple[list[Array], Int[Array, ""], Measurement]:
     """One step of one lane; the probes that solve nothing are part of the program."""
+    trajectory, lane = form.rebuild(kept, carried)
     context = context_of(trajectory, lane, step, "host")
     cheap = {name: probe for name, probe in trajectory.probes.items() if not probe.solves}
     measurement, states = measure_due(cheap, lane, context)
-    return advance_lane(trajectory, lane, context, states), measurement
+    lane = advance_lane(trajectory, lane, context, states)
+    return jax.tree.leaves(lane), step + 1, measurement
 
 
 def _host_lane(
@@ -228,22 +260,26 @@ def _host_lane(
 ) -> tuple[Lane, dict[str, np.ndarray]]:
     """A chunk of one lane; results stay on the device until its end."""
     solving = {name: probe for name, probe in trajectory.probes.items() if probe.solves}
+    form = _Form(trajectory, lane)
+    kept = [leaf for leaf in jax.tree.leaves(trajectory) if eqx.is_array(leaf)]
+    carried = jax.tree.leaves(lane)
+    # On the device from step to step: a Python int would be static, and compile for each.
+    number = jnp.asarray(start)
     rows: list[Measurement] = []
     for step in range(start, start + length):
-        # An array is traced; a Python int would be static, and compile for each step.
-        number = jnp.asarray(step)
         row: Measurement = {}
         due = [name for name, probe in solving.items() if step % probe.every == 0]
         if due:
+            lane = jax.tree.unflatten(form.lane, carried)
             context = _host_context(trajectory, lane, number)
             states = dict(lane.probe_states)
             for name in due:
                 measurement, states[name] = solving[name].measure(context, states[name])
                 row |= measurement
-            lane = eqx.tree_at(lambda tree: tree.probe_states, lane, states)
-        lane, cheap = _host_step(trajectory, lane, number)
+            carried = jax.tree.leaves(eqx.tree_at(lambda tree: tree.probe_states, lane, states))
+        carried, number, cheap = _host_step(form, kept, carried, number)
         rows.append(row | cheap)
-    return lane, _columns(jax.device_get(rows))
+    return jax.tree.unflatten(form.lane, carried), _columns(jax.device_get(rows))
 
 
 def _columns(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

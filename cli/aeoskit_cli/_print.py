@@ -89,14 +89,18 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=_box(), pad_edge=False, header_style="bold")
+    table = Table(box=_box(), pad_edge=False, header_style="bold", padding=(0, 1))
     for key in rows[0]:
         text = isinstance(rows[0][key], str)
-        table.add_column(
-            key.replace("_", "\n"), justify="left" if text else "right", overflow="fold"
-        )
+        header = key.replace("_seconds", "\nms").replace("_", "\n")
+        table.add_column(header, justify="left" if text else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(Text(_cell(key, value)) for key, value in row.items()))
+        table.add_row(
+            *(
+                Text(f"{1e3 * value:.2f}" if key.endswith("_seconds") else _cell(key, value))
+                for key, value in row.items()
+            )
+        )
     _show(table)
 
 

@@ -23,7 +23,7 @@ def run_loop_benchmark(
     *,
     examples: int = 512,
     channels: int = 16,
-    steps: int = 5,
+    steps: int = 50,
     products: int = 20,
     repeats: int = 15,
 ) -> dict[str, Any]:
@@ -140,9 +140,7 @@ def _cases(
     vector = jax.tree.map(jnp.ones_like, params)
     loops = {
         "step": training("step", whole),
-        "step of 4 microbatches": training(
-            "step of 4 microbatches", objective_of(-(-examples // 4))
-        ),
+        "4 microbatches": training("4 microbatches", objective_of(-(-examples // 4))),
         "product in a solve": solving(),
     }
     plains = {
