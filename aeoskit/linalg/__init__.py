@@ -9,6 +9,9 @@ from ._eigensolve import AbstractEigenSolver as AbstractEigenSolver
 from ._eigensolve import EigenProblem as EigenProblem
 from ._eigensolve import Start as Start
 from ._eigensolve import eigensolve as eigensolve
+from ._error_bars import random_start_excess as random_start_excess
+from ._error_bars import ritz_gaps as ritz_gaps
+from ._error_bars import temple_bound as temple_bound
 from ._lanczos import Lanczos as Lanczos
 from ._loops import loop_mode as loop_mode
 from ._operators import AbstractPreconditioner as AbstractPreconditioner
@@ -16,6 +19,7 @@ from ._operators import DiagonalPreconditioner as DiagonalPreconditioner
 from ._operators import IdentityPreconditioner as IdentityPreconditioner
 from ._operators import PreconditionedOperator as PreconditionedOperator
 from ._operators import dense_matrix as dense_matrix
+from ._results import EVIDENCE as EVIDENCE
 from ._results import RESULTS as RESULTS
 from ._solution import EigenSolution as EigenSolution
 from ._tree import block_combine as block_combine

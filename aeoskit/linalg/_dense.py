@@ -1,5 +1,7 @@
 """The dense solver: the oracle, for small operators."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -8,8 +10,9 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ._eigensolve import AbstractEigenSolver, EigenProblem, Start
-from ._results import RESULTS
-from ._ritz import original_order, rank_ritz, structure_dimension
+from ._error_bars import ritz_gaps, temple_bound
+from ._results import EVIDENCE, RESULTS
+from ._ritz import WHICH, original_order, rank_ritz, structure_dimension
 from ._solution import EigenSolution
 from ._tree import tree_dtype
 
@@ -56,6 +59,8 @@ class Dense(AbstractEigenSolver):
         [4.0, 1.0]
     """
 
+    ends: ClassVar[tuple[str, ...]] = WHICH
+    symmetric: ClassVar[bool] = True
     rtol: float = eqx.field(default=1e-3, static=True)
     atol: float = eqx.field(default=0.0, static=True)
 
@@ -135,7 +140,12 @@ class Dense(AbstractEigenSolver):
             vectors=vectors,
             residuals=residuals,
             bounds=residuals,
+            estimates=temple_bound(
+                residuals, ritz_gaps(values, state.values, jnp.ones(n, dtype=bool))
+            ),
             converged=converged,
+            is_top=converged,
+            evidence=EVIDENCE.whole_space,
             result=result,
             stats={"matvecs": state.matvecs, "restarts": jnp.zeros((), jnp.int32)},
             state=Start(

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
 from ._loops import loop_mode
 from ._results import RESULTS
-from ._ritz import WHICH, Which, structure_dimension
+from ._ritz import structure_dimension
 from ._solution import EigenSolution
 from ._tree import block_zeros
 
@@ -43,8 +43,16 @@ class Start(eqx.Module):
 class AbstractEigenSolver(eqx.Module):
     """A solver is four pure functions; the drivers below run them.
 
-    `step` spends one product (or, for a direct solver, all of them); states have fixed shapes.
+    `step` spends one product, or a block of them (for a direct solver, all); states have fixed
+    shapes.
+
+    Attributes:
+        ends: The values of `which` that the solver understands.
+        symmetric: Whether it is for operators tagged symmetric only.
     """
+
+    ends: eqx.AbstractClassVar[tuple[str, ...]]
+    symmetric: eqx.AbstractClassVar[bool]
 
     @abc.abstractmethod
     def default_max_matvecs(self, dimension: int) -> int:
@@ -233,8 +241,11 @@ def _check(operator: Any, solver: AbstractEigenSolver, k: int, which: str) -> No
             "lineax.AbstractLinearOperator; wrap a matrix as "
             "lineax.MatrixLinearOperator(matrix, lineax.symmetric_tag)."
         )
-    if which not in WHICH:
-        raise ValueError(f"eigensolve(which={which!r}): choose one of {', '.join(WHICH)}.")
+    if which not in solver.ends:
+        raise ValueError(
+            f"eigensolve(which={which!r}): {type(solver).__name__} finds {', '.join(solver.ends)}; "
+            "choose one of these, or another solver."
+        )
     structure = operator.in_structure()
     leaves = jax.tree.leaves(structure)
     if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
@@ -249,11 +260,12 @@ def _check(operator: Any, solver: AbstractEigenSolver, k: int, which: str) -> No
             f"eigensolve(k={k}): k is a whole number between 1 and the operator's dimension, "
             f"{dimension}."
         )
-    if not lx.is_symmetric(operator):
+    if solver.symmetric and not lx.is_symmetric(operator):
         raise ValueError(
             f"eigensolve: the operator is not tagged symmetric and {type(solver).__name__} is "
             "for symmetric operators; if it is symmetric, say so: "
-            "lineax.TaggedLinearOperator(operator, lineax.symmetric_tag)."
+            "lineax.TaggedLinearOperator(operator, lineax.symmetric_tag); if it is not, use "
+            "Arnoldi()."
         )
 
 
@@ -262,7 +274,7 @@ def eigensolve(
     solver: AbstractEigenSolver | None = None,
     *,
     k: int = 1,
-    which: Which = "largest",
+    which: str = "largest",
     start: Any = None,
     max_matvecs: int | Int[Array, ""] | None = None,
     throw: bool = False,

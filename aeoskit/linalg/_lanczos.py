@@ -13,6 +13,8 @@ the wanted pair that has not converged (the residual expansion of Davidson's met
 what a warm start by several old Ritz vectors needs.
 """
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -20,11 +22,12 @@ import lineax as lx
 from jaxtyping import Array, Int, PyTree
 
 from ._eigensolve import AbstractEigenSolver, EigenProblem, Start
+from ._error_bars import ritz_gaps, temple_bound
 from ._lanczos_start import start_vectors
 from ._lanczos_state import LanczosState, rayleigh_ritz, restart
 from ._orthogonal import draw, once, orthonormalise, project_out
-from ._results import RESULTS
-from ._ritz import original_order, rank_ritz, sort_key, structure_dimension
+from ._results import EVIDENCE, RESULTS
+from ._ritz import WHICH, original_order, rank_ritz, sort_key, structure_dimension
 from ._solution import EigenSolution
 from ._tree import (
     block_combine,
@@ -107,6 +110,8 @@ class Lanczos(AbstractEigenSolver):
         4.0
     """
 
+    ends: ClassVar[tuple[str, ...]] = WHICH
+    symmetric: ClassVar[bool] = True
     basis: int = eqx.field(default=20, static=True)
     rtol: float = eqx.field(default=1e-3, static=True)
     atol: float = eqx.field(default=0.0, static=True)
@@ -178,12 +183,21 @@ class Lanczos(AbstractEigenSolver):
                 jnp.int32
             ),
             age=jnp.where(start.fresh | renew, 0, start.age + 1).astype(jnp.int32),
+            evidence=self._evidence(structure, problem, start),
             injected=jnp.asarray(False),
             injected_at=jnp.full((), jnp.inf, dtype),
             key=key,
             matvecs=integer,
             restarts=integer,
         )
+
+    def _evidence(self, structure: PyTree, problem: EigenProblem, start: Start) -> EVIDENCE:
+        if start.block is None:
+            return EVIDENCE.random_start
+        rows = jax.tree.leaves(start.block)[0].shape[0]
+        sought = self.explore > 0 and rows > problem.k + self.guard
+        warm = EVIDENCE.fresh_direction if sought else EVIDENCE.none
+        return EVIDENCE.where(start.fresh, EVIDENCE.random_start, warm)
 
     def step(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: LanczosState):
         """One product."""
@@ -382,6 +396,10 @@ class Lanczos(AbstractEigenSolver):
         result = RESULTS.where(
             (result == RESULTS.successful) & ~jnp.all(converged), RESULTS.stagnation, result
         )
+        seen = jnp.arange(state.ritz_values.shape[0]) >= state.ritz_values.shape[0] - state.size
+        gaps = ritz_gaps(values, state.ritz_values, seen)
+        complete = state.size >= structure_dimension(structure)
+        evidence = EVIDENCE.where(complete, EVIDENCE.whole_space, state.evidence)
         back = original_order(k, problem.which)
         vectors = jax.tree.map(lambda b: b[:k][back], block)
         return EigenSolution(
@@ -389,7 +407,10 @@ class Lanczos(AbstractEigenSolver):
             vectors=vectors,
             residuals=residuals[back],
             bounds=residuals[back],
+            estimates=temple_bound(residuals, gaps)[back],
             converged=converged[back],
+            is_top=(converged & ~(evidence == EVIDENCE.none))[back],
+            evidence=evidence,
             result=result,
             stats={"matvecs": state.matvecs, "restarts": state.restarts},
             state=Start(block=block, key=key, fresh=jnp.asarray(False), age=state.age),

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from ._eigensolve import EigenProblem
+from ._results import EVIDENCE
 from ._ritz import rank_ritz
 from ._tree import block_combine, block_gram
 
@@ -28,6 +29,7 @@ class LanczosState(eqx.Module):
     explored: Int[Array, ""]
     explore: Int[Array, ""]
     age: Int[Array, ""]
+    evidence: EVIDENCE
     injected: Bool[Array, ""]
     injected_at: Float[Array, ""]
     key: UInt32[Array, "2"]

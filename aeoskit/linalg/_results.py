@@ -2,6 +2,7 @@
 
 import warnings
 
+import equinox as eqx
 import optimistix as optx
 
 # Two members say more here than in the enumeration that they extend; equinox warns of that.
@@ -30,3 +31,28 @@ with warnings.catch_warnings():
             "<Au, v> by more than rounding. Check the operator, or use a solver for operators that "
             "are not symmetric."
         )
+
+
+class EVIDENCE(eqx.Enumeration):
+    """Why a pair that converged should be the one asked for; each member is a sentence.
+
+    A small residual says that a pair is an eigenpair, never that it is the top one.
+    """
+
+    none = (
+        "None: every direction came from the start vectors that were given, and an eigenvector "
+        "that they lack stays unseen."
+    )
+    random_start = (
+        "The space grew out of a random vector, which has a component along every eigenvector "
+        "(`random_start_excess` says how much larger an unseen eigenvalue may be)."
+    )
+    block = (
+        "The space grew out of a block with random vectors beside the wanted ones, which lack no "
+        "eigenvector and see repeated eigenvalues."
+    )
+    fresh_direction = (
+        "Next to the vectors given, the solve searched from a fresh random direction, orthogonal "
+        "to the wanted pairs."
+    )
+    whole_space = "The space was exhausted: there is no other eigenvector."

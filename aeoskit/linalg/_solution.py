@@ -3,9 +3,9 @@
 from typing import Any
 
 import equinox as eqx
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, Inexact, PyTree
 
-from ._results import RESULTS
+from ._results import EVIDENCE, RESULTS
 
 
 class EigenSolution(eqx.Module):
@@ -20,8 +20,15 @@ class EigenSolution(eqx.Module):
             coordinates), an allowance for rounding included.
         bounds: `(k,)`, half-widths of an interval around each value that holds some eigenvalue:
             for a symmetric operator the residual.
+        estimates: `(k,)`, `min(residual, residual² / gap)` with the gap to the nearest other value
+            that the solver has seen: an *estimate* of each value's error, and no bound, since an
+            eigenvalue that no one has seen may be nearer (`temple_bound` takes a gap that you
+            know).
         converged: `(k,)`, whether each pair meets its tolerance. It says that a pair is an
             eigenpair, not that it is the top one.
+        is_top: `(k,)`, whether something was done to find a better pair, and none was found:
+            `evidence` says what.
+        evidence: A member of `EVIDENCE`.
         result: A member of `RESULTS`.
         stats: `{"matvecs", "restarts"}`, int32 scalars.
         state: The warm start of the next solve: pass it as `start`. Fixed shapes, always finite.
@@ -36,11 +43,14 @@ class EigenSolution(eqx.Module):
         ([4.0], [True])
     """
 
-    values: Float[Array, " k"]
+    values: Inexact[Array, " k"]
     vectors: PyTree[Array]
     residuals: Float[Array, " k"]
     bounds: Float[Array, " k"]
+    estimates: Float[Array, " k"]
     converged: Bool[Array, " k"]
+    is_top: Bool[Array, " k"]
+    evidence: EVIDENCE
     result: RESULTS
     stats: dict[str, Array]
     state: Any
