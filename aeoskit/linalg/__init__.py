@@ -4,7 +4,10 @@
 training.
 """
 
+from ._algebra import DeflatedOperator as DeflatedOperator
+from ._algebra import ShiftedOperator as ShiftedOperator
 from ._dense import Dense as Dense
+from ._determinism import check_operator as check_operator
 from ._eigensolve import AbstractEigenSolver as AbstractEigenSolver
 from ._eigensolve import EigenProblem as EigenProblem
 from ._eigensolve import Start as Start
@@ -13,12 +16,16 @@ from ._error_bars import random_start_excess as random_start_excess
 from ._error_bars import ritz_gaps as ritz_gaps
 from ._error_bars import temple_bound as temple_bound
 from ._lanczos import Lanczos as Lanczos
+from ._lobpcg import LOBPCG as LOBPCG
 from ._loops import loop_mode as loop_mode
 from ._operators import AbstractPreconditioner as AbstractPreconditioner
 from ._operators import DiagonalPreconditioner as DiagonalPreconditioner
 from ._operators import IdentityPreconditioner as IdentityPreconditioner
 from ._operators import PreconditionedOperator as PreconditionedOperator
-from ._operators import dense_matrix as dense_matrix
+from ._protocol import dense_matrix as dense_matrix
+from ._restriction import RestrictedOperator as RestrictedOperator
+from ._restriction import layers_of as layers_of
+from ._restriction import restrict as restrict
 from ._results import EVIDENCE as EVIDENCE
 from ._results import RESULTS as RESULTS
 from ._solution import EigenSolution as EigenSolution

@@ -1,54 +1,25 @@
 """Preconditioners and the operators that they make."""
 
 import abc
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from einops import rearrange
 from jaxtyping import Array, Float, PyTree
 
+from ._protocol import (
+    always,
+    dense_matrix,
+    itself,
+    linearised_part,
+    of_part,
+    register_operator,
+    structure_of,
+)
+from ._restriction import Where, restrict
 from ._ritz import structure_dimension
 from ._tree import tree_dtype
-
-
-def _structure_of(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-
-
-def dense_matrix(operator: lx.AbstractLinearOperator) -> Float[Array, "n n"]:
-    """The matrix of a square operator, by one product a column (small operators only).
-
-    The cost is n products.
-
-    Args:
-        operator: A square linear operator.
-
-    Returns:
-        `(n, n)`, coordinates in the order of the leaves.
-
-    Example:
-        >>> dense_matrix(lx.DiagonalLinearOperator(jnp.array([1.0, 2.0]))).tolist()
-        [[1.0, 0.0], [0.0, 2.0]]
-    """
-    structure = operator.in_structure()
-    leaves, treedef = jax.tree.flatten(structure)
-    n = structure_dimension(structure)
-    dtype = tree_dtype(structure)
-
-    def column(unit: Array) -> Array:
-        parts, begin = [], 0
-        for leaf in leaves:
-            end = begin + structure_dimension(leaf)
-            parts.append(unit[begin:end].reshape(leaf.shape).astype(leaf.dtype))
-            begin = end
-        image = operator.mv(jax.tree.unflatten(treedef, parts))
-        flat = [x.reshape(-1).astype(dtype) for x in jax.tree.leaves(image)]
-        return jnp.concatenate(flat)
-
-    return rearrange(jax.lax.map(column, jnp.eye(n, dtype=dtype)), "column row -> row column")
 
 
 class AbstractPreconditioner(lx.AbstractLinearOperator):
@@ -111,7 +82,11 @@ class DiagonalPreconditioner(AbstractPreconditioner):
 
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         """The structure of the diagonal."""
-        return _structure_of(self.diagonal)
+        return structure_of(self.diagonal)
+
+    def restricted(self, where: Where) -> "DiagonalPreconditioner":
+        """P on a part of the parameters (see `restrict`): goes with `RestrictedOperator`."""
+        return DiagonalPreconditioner(restrict(self.diagonal, where))
 
 
 class IdentityPreconditioner(AbstractPreconditioner):
@@ -129,7 +104,7 @@ class IdentityPreconditioner(AbstractPreconditioner):
 
     def __init__(self, structure: PyTree):
         # A structure is hashable only without its containers: keep leaves and treedef apart.
-        leaves, treedef = jax.tree.flatten(_structure_of(structure))
+        leaves, treedef = jax.tree.flatten(structure_of(structure))
         self.structure = (tuple(leaves), treedef)
 
     def mv(self, vector: PyTree[Array]) -> PyTree[Array]:
@@ -152,6 +127,10 @@ class IdentityPreconditioner(AbstractPreconditioner):
         """The structure it was given."""
         leaves, treedef = self.structure
         return jax.tree.unflatten(treedef, leaves)
+
+    def restricted(self, where: Where) -> "IdentityPreconditioner":
+        """The identity on a part of the parameters (see `restrict`)."""
+        return IdentityPreconditioner(restrict(self.in_structure(), where))
 
 
 class PreconditionedOperator(lx.AbstractLinearOperator):
@@ -183,6 +162,10 @@ class PreconditionedOperator(lx.AbstractLinearOperator):
         """From an eigenvector of this operator to one of `P⁻¹ A`: `P^{-1/2} v`."""
         return self.preconditioner.inv_sqrt_mv(vector)
 
+    def from_original(self, vector: PyTree[Array]) -> PyTree[Array]:
+        """From an eigenvector of `P⁻¹ A` to one of this operator: `P^{1/2} v`, not normalized."""
+        return self.preconditioner.sqrt_mv(vector)
+
     def as_matrix(self) -> Float[Array, "n n"]:
         """The dense matrix (small operators only): n products."""
         return dense_matrix(self)
@@ -200,65 +183,9 @@ class PreconditionedOperator(lx.AbstractLinearOperator):
         return self.operator.out_structure()
 
 
-# The lineax protocol. `singledispatch` follows the class hierarchy, so that preconditioners
-# defined elsewhere are covered by the abstract class.
-
-
-def _yes(operator: Any) -> bool:
-    return True
-
-
-def _no(operator: Any) -> bool:
-    return False
-
-
-def _itself(operator: Any) -> Any:
-    return operator
-
-
-def _dense_diagonal(operator: lx.AbstractLinearOperator) -> Array:
-    return jnp.diag(operator.as_matrix())
-
-
-def _dense_tridiagonal(operator: lx.AbstractLinearOperator) -> tuple[Array, Array, Array]:
-    matrix = operator.as_matrix()
-    return jnp.diag(matrix), jnp.diag(matrix, -1), jnp.diag(matrix, 1)
-
-
-def _materialise(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
-    def column_product(matrix: Array, vector: PyTree) -> PyTree:
-        leaves, treedef = jax.tree.flatten(vector)
-        flat = jnp.concatenate([x.reshape(-1).astype(matrix.dtype) for x in leaves])
-        image, begin, parts = matrix @ flat, 0, []
-        for leaf in leaves:
-            parts.append(image[begin : begin + leaf.size].reshape(leaf.shape).astype(leaf.dtype))
-            begin += leaf.size
-        return jax.tree.unflatten(treedef, parts)
-
-    tags = lx.symmetric_tag if lx.is_symmetric(operator) else ()
-    return lx.FunctionLinearOperator(
-        eqx.Partial(column_product, operator.as_matrix()), operator.in_structure(), tags
-    )
-
-
-for _class in (AbstractPreconditioner, PreconditionedOperator):
-    lx.conj.register(_class, _itself)
-    lx.diagonal.register(_class, _dense_diagonal)
-    lx.tridiagonal.register(_class, _dense_tridiagonal)
-    lx.materialise.register(_class, _materialise)
-    for _query in (
-        lx.is_diagonal,
-        lx.is_tridiagonal,
-        lx.is_lower_triangular,
-        lx.is_upper_triangular,
-        lx.has_unit_diagonal,
-        lx.is_negative_semidefinite,
-    ):
-        _query.register(_class, _no)
-
-lx.linearise.register(AbstractPreconditioner, _itself)
-lx.is_symmetric.register(AbstractPreconditioner, _yes)
-lx.is_positive_semidefinite.register(AbstractPreconditioner, _yes)
+register_operator(
+    AbstractPreconditioner, linearise=itself, symmetric=always, positive_semidefinite=always
+)
 for _class in (DiagonalPreconditioner, IdentityPreconditioner):
     for _query in (
         lx.is_diagonal,
@@ -266,10 +193,10 @@ for _class in (DiagonalPreconditioner, IdentityPreconditioner):
         lx.is_lower_triangular,
         lx.is_upper_triangular,
     ):
-        _query.register(_class, _yes)
-lx.has_unit_diagonal.register(IdentityPreconditioner, _yes)
-lx.materialise.register(DiagonalPreconditioner, _itself)
-lx.materialise.register(IdentityPreconditioner, _itself)
+        _query.register(_class, always)
+lx.has_unit_diagonal.register(IdentityPreconditioner, always)
+lx.materialise.register(DiagonalPreconditioner, itself)
+lx.materialise.register(IdentityPreconditioner, itself)
 
 
 @lx.diagonal.register(DiagonalPreconditioner)
@@ -283,21 +210,10 @@ def _(operator):
     return jnp.ones(structure_dimension(structure), tree_dtype(structure))
 
 
-@lx.linearise.register(PreconditionedOperator)
-def _(operator):
-    return PreconditionedOperator(lx.linearise(operator.operator), operator.preconditioner)
-
-
-@lx.is_symmetric.register(PreconditionedOperator)
-def _(operator):
-    return lx.is_symmetric(operator.operator)
-
-
-@lx.is_positive_semidefinite.register(PreconditionedOperator)
-def _(operator):
-    return lx.is_positive_semidefinite(operator.operator)
-
-
-@lx.is_negative_semidefinite.register(PreconditionedOperator)
-def _(operator):
-    return lx.is_negative_semidefinite(operator.operator)
+register_operator(
+    PreconditionedOperator,
+    linearise=linearised_part,
+    symmetric=of_part(lx.is_symmetric),
+    positive_semidefinite=of_part(lx.is_positive_semidefinite),
+    negative_semidefinite=of_part(lx.is_negative_semidefinite),
+)

@@ -70,5 +70,10 @@ class TreeOperator(lx.AbstractLinearOperator):
 TRACES: list[int] = []
 lx.linearise.register(TreeOperator, lambda operator: operator)
 lx.is_symmetric.register(TreeOperator, lambda operator: True)
-for _query in (lx.is_positive_semidefinite, lx.is_negative_semidefinite):
+for _query in (
+    lx.is_positive_semidefinite,
+    lx.is_negative_semidefinite,
+    lx.is_diagonal,
+    lx.is_tridiagonal,
+):
     _query.register(TreeOperator, lambda operator: False)

@@ -1,0 +1,198 @@
+"""Operators made of operators: shifts and deflation.
+
+Sums, differences, multiples and quotients by a scalar are lineax's own: `A + B`, `A - B`,
+`2.0 * A`, `A / 2.0`, `-A` know whether they are symmetric, hand `lineax.linearise` on to their
+parts, and neither retrace nor ravel. (An operator of your own has to register
+`lineax.is_diagonal` and `lineax.is_tridiagonal` for that.) Shifts are ours: `lineax`'s identity
+compares the shardings of its vectors, and a shift that is an array would promote
+lower-precision leaves.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, PyTree
+
+from ._protocol import dense_matrix, linearised_part, of_part, register_operator
+from ._tree import block_combine, block_dots, block_gram, tree_dtype
+
+
+class ShiftedOperator(lx.AbstractLinearOperator):
+    """`A - σ I`.
+
+    A product costs one product of A. The shift is data: another value does not retrace.
+
+    Args:
+        operator: A, square.
+        shift: σ, a scalar.
+
+    Raises:
+        ValueError: The shift is not a scalar.
+
+    Example:
+        >>> A = lx.DiagonalLinearOperator(jnp.array([3.0, 5.0]))
+        >>> ShiftedOperator(A, 4.0).mv(jnp.ones(2)).tolist()
+        [-1.0, 1.0]
+    """
+
+    operator: lx.AbstractLinearOperator
+    shift: Float[Array, ""]
+
+    def __init__(self, operator: lx.AbstractLinearOperator, shift: Array | float | int):
+        self.operator = operator
+        self.shift = jnp.asarray(shift, tree_dtype(operator.in_structure()))
+        if self.shift.ndim:
+            raise ValueError(
+                "ShiftedOperator: the shift is a scalar, not an array of shape "
+                f"{self.shift.shape}; for several shifts use jax.vmap."
+            )
+
+    def mv(self, vector: PyTree[Array]) -> PyTree[Array]:
+        """`A v - σ v`."""
+        image = self.operator.mv(vector)
+        return jax.tree.map(lambda y, v: (y - self.shift * v).astype(y.dtype), image, vector)
+
+    def as_matrix(self) -> Float[Array, "n n"]:
+        """The dense matrix (small operators only)."""
+        matrix = self.operator.as_matrix()
+        return matrix - self.shift.astype(matrix.dtype) * jnp.eye(len(matrix), dtype=matrix.dtype)
+
+    def transpose(self) -> lx.AbstractLinearOperator:
+        """`A^T - σ I`."""
+        return ShiftedOperator(self.operator.transpose(), self.shift)
+
+    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """That of A."""
+        return self.operator.in_structure()
+
+    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """That of A."""
+        return self.operator.out_structure()
+
+
+register_operator(ShiftedOperator, linearise=linearised_part, symmetric=of_part(lx.is_symmetric))
+
+
+class DeflatedOperator(lx.AbstractLinearOperator):
+    """`(I - V^T V) A (I - V^T V) + V^T diag(μ) V`: A without the eigenvectors that are found.
+
+    The rows of V become eigenvectors with the eigenvalues μ, and the rest of the spectrum of A is
+    left as it is, if they are eigenvectors of A; otherwise this is A on their complement. It is
+    symmetric where A is, however inexact they are. A product costs one product of A. To find what
+    comes next, put μ where it is not looked for: zero hides the found ones from the top of an
+    operator with positive eigenvalues left, a value under the spectrum hides them always.
+
+    Args:
+        operator: A, square.
+        vectors: V, a block of k orthonormal vectors (leaves `(k, *leaf)`), as
+            `EigenSolution.vectors` is.
+        values: μ, a scalar or `(k,)`; None for zero.
+
+    Raises:
+        ValueError: V is not a block of A's vectors, or (outside of transformations) not
+            orthonormal; μ has another shape.
+
+    Example:
+        >>> from aeoskit.linalg import eigensolve
+        >>> A = lx.DiagonalLinearOperator(jnp.array([3.0, 5.0, 1.0]))
+        >>> top = eigensolve(A)
+        >>> round(float(eigensolve(DeflatedOperator(A, top.vectors)).values[0]), 5)
+        3.0
+    """
+
+    operator: lx.AbstractLinearOperator
+    vectors: PyTree[Array]
+    values: Float[Array, " k"] | None
+
+    def __init__(
+        self,
+        operator: lx.AbstractLinearOperator,
+        vectors: PyTree[Array],
+        values: Array | float | int | None = None,
+    ):
+        structure = operator.in_structure()
+        leaves, wanted = jax.tree.leaves(vectors), jax.tree.leaves(structure)
+        rows = {x.shape[0] if x.ndim else None for x in leaves}
+        fits = jax.tree.structure(vectors) == jax.tree.structure(structure) and len(rows) == 1
+        if not fits or any(x.shape[1:] != s.shape for x, s in zip(leaves, wanted, strict=True)):
+            raise ValueError(
+                "DeflatedOperator: the vectors are a block with leaves (k, *leaf), as "
+                f"EigenSolution.vectors; got {jax.tree.map(jnp.shape, vectors)} for "
+                f"{jax.tree.map(lambda s: s.shape, structure)}."
+            )
+        (k,) = rows
+        self.operator = operator
+        self.vectors = jax.tree.map(lambda x, s: x.astype(s.dtype), vectors, structure)
+        self.values = None
+        if values is not None:
+            values = jnp.asarray(values, tree_dtype(structure))
+            if values.shape not in ((), (k,)):
+                raise ValueError(
+                    f"DeflatedOperator: the values are a scalar or one for each of the {k} "
+                    f"vectors, not of shape {values.shape}."
+                )
+            self.values = jnp.broadcast_to(values, (k,))
+
+    def __check_init__(self):
+        leaves = jax.tree.leaves(self.vectors)
+        gram = block_gram(self.vectors, self.vectors)
+        if isinstance(gram, Tracer):  # under a transformation no one can look
+            return
+        error = np.max(np.abs(np.asarray(gram) - np.eye(len(gram))))
+        eps = max(float(jnp.finfo(x.dtype).eps) for x in leaves)
+        if not error <= 10 * eps**0.5:
+            raise ValueError(
+                f"DeflatedOperator: the vectors are not orthonormal (their inner products differ "
+                f"from the identity by {error:.1e}), so that this is no projection; orthonormalise "
+                "them, or take the vectors of a solution that converged."
+            )
+
+    def _outside(self, vector: PyTree[Array]) -> tuple[PyTree[Array], Float[Array, " k"]]:
+        dots = block_dots(self.vectors, vector)
+        inside = block_combine(self.vectors, dots)
+        return jax.tree.map(lambda v, x: (v - x).astype(v.dtype), vector, inside), dots
+
+    def mv(self, vector: PyTree[Array]) -> PyTree[Array]:
+        """The product; costs one of A."""
+        outside, dots = self._outside(vector)
+        image, _ = self._outside(self.operator.mv(outside))
+        if self.values is None:
+            return image
+        inside = block_combine(self.vectors, self.values * dots)
+        return jax.tree.map(lambda y, x: (y + x).astype(y.dtype), image, inside)
+
+    def as_matrix(self) -> Float[Array, "n n"]:
+        """The dense matrix (small operators only): n products."""
+        return dense_matrix(self)
+
+    def transpose(self) -> lx.AbstractLinearOperator:
+        """The same with `A^T`."""
+        return eqx.tree_at(lambda o: o.operator, self, self.operator.transpose())
+
+    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """That of A."""
+        return self.operator.in_structure()
+
+    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """That of A."""
+        return self.operator.out_structure()
+
+
+def _positive(operator: DeflatedOperator) -> bool:
+    return operator.values is None and lx.is_positive_semidefinite(operator.operator)
+
+
+def _negative(operator: DeflatedOperator) -> bool:
+    return operator.values is None and lx.is_negative_semidefinite(operator.operator)
+
+
+register_operator(
+    DeflatedOperator,
+    linearise=linearised_part,
+    symmetric=of_part(lx.is_symmetric),
+    positive_semidefinite=_positive,
+    negative_semidefinite=_negative,
+)

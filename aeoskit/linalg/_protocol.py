@@ -1,0 +1,133 @@
+"""What lineax asks of an operator, written once for all of ours."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from einops import rearrange
+from jaxtyping import Array, Float, PyTree
+
+from ._ritz import structure_dimension
+from ._tree import tree_dtype
+
+
+def structure_of(tree: PyTree) -> PyTree:
+    """Shapes and dtypes of a pytree of arrays."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def dense_matrix(operator: lx.AbstractLinearOperator) -> Float[Array, "n n"]:
+    """The matrix of a square operator, by one product a column (small operators only).
+
+    The cost is n products.
+
+    Args:
+        operator: A square linear operator.
+
+    Returns:
+        `(n, n)`, coordinates in the order of the leaves.
+
+    Example:
+        >>> dense_matrix(lx.DiagonalLinearOperator(jnp.array([1.0, 2.0]))).tolist()
+        [[1.0, 0.0], [0.0, 2.0]]
+    """
+    structure = operator.in_structure()
+    leaves, treedef = jax.tree.flatten(structure)
+    n = structure_dimension(structure)
+    dtype = tree_dtype(structure)
+
+    def column(unit: Array) -> Array:
+        parts, begin = [], 0
+        for leaf in leaves:
+            end = begin + structure_dimension(leaf)
+            parts.append(unit[begin:end].reshape(leaf.shape).astype(leaf.dtype))
+            begin = end
+        image = operator.mv(jax.tree.unflatten(treedef, parts))
+        flat = [x.reshape(-1).astype(dtype) for x in jax.tree.leaves(image)]
+        return jnp.concatenate(flat)
+
+    return rearrange(jax.lax.map(column, jnp.eye(n, dtype=dtype)), "column row -> row column")
+
+
+def always(operator: Any) -> bool:
+    """A property that every operator of a class has."""
+    return True
+
+
+def never(operator: Any) -> bool:
+    """A property that no operator of a class is known to have."""
+    return False
+
+
+def itself(operator: Any) -> Any:
+    """The operator."""
+    return operator
+
+
+def of_part(query: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """A property that an operator shares with its `operator` field."""
+    return lambda operator: query(operator.operator)
+
+
+def linearised_part(operator: Any) -> Any:
+    """`lineax.linearise` handed on to the `operator` field."""
+    return eqx.tree_at(lambda o: o.operator, operator, lx.linearise(operator.operator))
+
+
+def _dense_diagonal(operator: lx.AbstractLinearOperator) -> Array:
+    return jnp.diag(operator.as_matrix())
+
+
+def _dense_tridiagonal(operator: lx.AbstractLinearOperator) -> tuple[Array, Array, Array]:
+    matrix = operator.as_matrix()
+    return jnp.diag(matrix), jnp.diag(matrix, -1), jnp.diag(matrix, 1)
+
+
+def _matrix_product(matrix: Array, vector: PyTree) -> PyTree:
+    leaves, treedef = jax.tree.flatten(vector)
+    flat = jnp.concatenate([x.reshape(-1).astype(matrix.dtype) for x in leaves])
+    image, begin, parts = matrix @ flat, 0, []
+    for leaf in leaves:
+        parts.append(image[begin : begin + leaf.size].reshape(leaf.shape).astype(leaf.dtype))
+        begin += leaf.size
+    return jax.tree.unflatten(treedef, parts)
+
+
+def _materialise(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
+    tags = lx.symmetric_tag if lx.is_symmetric(operator) else ()
+    product = eqx.Partial(_matrix_product, operator.as_matrix())
+    return lx.FunctionLinearOperator(product, operator.in_structure(), tags)
+
+
+def register_operator(
+    cls: type,
+    *,
+    linearise: Callable[[Any], Any],
+    symmetric: Callable[[Any], bool],
+    positive_semidefinite: Callable[[Any], bool] = never,
+    negative_semidefinite: Callable[[Any], bool] = never,
+) -> None:
+    """Teaches lineax a class of real square operators on pytrees.
+
+    Without this, `lx.linearise`, `A + B` and lineax's solvers refuse the class. `singledispatch`
+    follows the class hierarchy, so that an abstract class covers those defined elsewhere.
+    """
+    lx.linearise.register(cls, linearise)
+    lx.conj.register(cls, itself)
+    lx.diagonal.register(cls, _dense_diagonal)
+    lx.tridiagonal.register(cls, _dense_tridiagonal)
+    lx.materialise.register(cls, _materialise)
+    lx.is_symmetric.register(cls, symmetric)
+    lx.is_positive_semidefinite.register(cls, positive_semidefinite)
+    lx.is_negative_semidefinite.register(cls, negative_semidefinite)
+    for query in (
+        lx.is_diagonal,
+        lx.is_tridiagonal,
+        lx.is_lower_triangular,
+        lx.is_upper_triangular,
+        lx.has_unit_diagonal,
+    ):
+        query.register(cls, never)
