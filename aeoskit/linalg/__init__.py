@@ -6,6 +6,7 @@ training.
 
 from ._algebra import DeflatedOperator as DeflatedOperator
 from ._algebra import ShiftedOperator as ShiftedOperator
+from ._arnoldi import Arnoldi as Arnoldi
 from ._dense import Dense as Dense
 from ._determinism import check_operator as check_operator
 from ._eigensolve import AbstractEigenSolver as AbstractEigenSolver

@@ -10,6 +10,7 @@ import lineax as lx
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
+from ._assisted import AbstractAssisted, place
 from ._loops import loop_mode
 from ._results import RESULTS
 from ._ritz import structure_dimension
@@ -226,6 +227,8 @@ def _host_solve(
     done = False
     while not done:
         state, flag = _host_step(inputs, state)
+        if isinstance(solver, AbstractAssisted) and solver.assisted:
+            state, flag = solver.assist(operator, problem, state)
         done = bool(flag)
     return _host_finish(inputs, state)
 
@@ -336,6 +339,7 @@ def eigensolve(
             f"eigensolve({option}) works on the host, not under jit, vmap or scan: leave it out "
             "and look at `solution.result`."
         )
+    solver, driver = place(solver, operator, traced, driver)
     if driver == "auto" and not traced:
         mode = loop_mode(_product, operator, jax.tree.map(_zeros, structure))
         driver = "host" if mode == "host" else "compiled"

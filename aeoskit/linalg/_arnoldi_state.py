@@ -1,0 +1,108 @@
+"""What Arnoldi carries from product to product, and what it can tell from that."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Complex, Float, Int, PyTree, UInt32
+
+from ._eigensolve import EigenProblem
+from ._results import EVIDENCE, RESULTS
+
+# In units of (machine epsilon * largest product of a unit vector): what rounding alone adds to a
+# residual.
+FLOOR = 8.0
+# In units of epsilon times the same: a residual under it counts as an invariant subspace.
+INVARIANT = 100.0
+
+
+class SmallState(eqx.Module):
+    """Everything but vectors. The Ritz pairs are sorted: the one wanted most comes first.
+
+    With the basis V and the residual vectors C as rows, `A V = V H + C B` up to `drift`.
+    """
+
+    projected: Float[Array, "m m"]
+    coefficients: Float[Array, "s m"]
+    gram: Float[Array, "s s"]
+    pending: Bool[Array, " s"]
+    size: Int[Array, ""]
+    values: Complex[Array, " m"]
+    vectors: Complex[Array, "m m"]
+    estimates: Float[Array, " m"]
+    condition: Float[Array, " m"]
+    rotation: Float[Array, "m kept"]
+    kept: Int[Array, ""]
+    scale: Float[Array, ""]
+    drift: Float[Array, ""]
+    finite: Bool[Array, ""]
+    explored: Int[Array, ""]
+    explore: Int[Array, ""]
+    age: Int[Array, ""]
+    evidence: EVIDENCE
+    injected: Bool[Array, ""]
+    injected_at: Float[Array, ""]
+    key: UInt32[Array, "2"]
+    matvecs: Int[Array, ""]
+    restarts: Int[Array, ""]
+
+
+class ArnoldiState(eqx.Module):
+    """What one product needs from those before it."""
+
+    basis: PyTree[Array]
+    slots: PyTree[Array]
+    small: SmallState
+
+
+def needed(problem: EigenProblem, small: SmallState) -> Int[Array, ""]:
+    """How many pairs have to settle: after a fresh direction, the best that it could bring too."""
+    extra = small.injected & (problem.k > 1)
+    return problem.k + extra.astype(jnp.int32)
+
+
+def floor(small: SmallState) -> Float[Array, ""]:
+    """What rounding and restarts may have added to any residual."""
+    return FLOOR * jnp.finfo(small.projected.dtype).eps * small.scale + small.drift
+
+
+def settled(
+    rtol: float, atol: float, small: SmallState
+) -> tuple[Bool[Array, " m"], Bool[Array, " m"]]:
+    """By rank: whether each pair meets its tolerance or is at the floor; the former alone."""
+    valid = jnp.arange(small.values.shape[0]) < small.size
+    allowance = floor(small)
+    converged = valid & (small.estimates + allowance <= rtol * jnp.abs(small.values) + atol)
+    return converged | (valid & (small.estimates <= allowance)), converged
+
+
+def signature(k: int, small: SmallState) -> Float[Array, ""]:
+    """A number that changes whenever the wanted values do: infinity before there are k."""
+    return jnp.where(small.size >= k, jnp.sum(jnp.abs(small.values[:k])), jnp.inf)
+
+
+def verdict(
+    rtol: float, atol: float, dimension: int, problem: EigenProblem, small: SmallState
+) -> tuple[Bool[Array, ""], RESULTS]:
+    """Whether the solve is over, and how."""
+    k = problem.k
+    eps = jnp.finfo(small.projected.dtype).eps
+    done, converged = settled(rtol, atol, small)
+    rank = jnp.arange(small.values.shape[0])
+    count = jnp.minimum(needed(problem, small), dimension)
+    enough = jnp.all(done | (rank >= count)) & (small.size >= count)
+    if k > 1:
+        # All residuals zero: the space holds one copy of each value, and a fresh direction has
+        # to show that there is no second one.
+        worst = jnp.max(jnp.where(jnp.isfinite(small.estimates), small.estimates, 0))
+        invariant = worst <= INVARIANT * eps * small.scale
+        change = jnp.abs(signature(k, small) - small.injected_at)
+        condition = jnp.max(jnp.where(rank < k, small.condition, 1))
+        unchanged = small.injected & (change <= 100 * eps * small.scale * condition)
+        enough = enough & (~invariant | unchanged)
+    enough = enough & ~jnp.any(small.pending) & (small.explored >= small.explore)
+    enough = enough | (small.size >= dimension)
+    good = jnp.all(converged | (rank >= k))
+    result = RESULTS.where(good, RESULTS.successful, RESULTS.stagnation)
+    result = RESULTS.where(enough, result, RESULTS.max_matvecs_reached)
+    result = RESULTS.where(small.finite, result, RESULTS.nonfinite)
+    spent = small.matvecs >= problem.max_matvecs
+    return (small.matvecs > 0) & (enough | spent | ~small.finite), result
