@@ -3,8 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+from ._eigen import run_eigen_benchmark as run_eigen_benchmark
 from ._loop import run_loop_benchmark as run_loop_benchmark
 
 # The names are repeated in the package's `BENCHMARKS`, which lists them without importing jax. A
 # function's keyword arguments are the command's options; it returns `rows`, for a table.
-BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {"loop": run_loop_benchmark}
+BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
+    "loop": run_loop_benchmark,
+    "eigen": run_eigen_benchmark,
+}

@@ -174,7 +174,7 @@ def training_problem(
     - B: the same network, squared error, 2,000 Adam steps at 5e-3: `P⁻¹H` at the edge, whose top
       values are a cluster.
     - B2: 1,000 digits, squared error, 1,500 Adam steps at 3e-3 with `β₂ = .99`: `P⁻¹H`.
-    - C: MLP 3072-200-200-10 on 1,000 synthetic images, 657,000 parameters, cross-entropy, 20 Adam
+    - C: MLP 3072-200-200-10 on 1,000 synthetic images, 657,000 parameters, cross-entropy, 2 Adam
       steps at 1e-3: H.
     - D: a CNN of two convolutions of 16 channels on 500 digits, cross-entropy, 100 Adam steps at
       1e-3: H.
@@ -208,7 +208,7 @@ def training_problem(
         optimizer, preconditioned, length = adam(3e-3, beta2=0.99), True, 1500
     elif name == "C":
         data, model = synthetic_images(examples or 1000), mlp(width=width or 200)
-        loss, optimizer, preconditioned, length = cross_entropy, adam(1e-3), False, 20
+        loss, optimizer, preconditioned, length = cross_entropy, adam(1e-3), False, 2
     elif name == "D":
         # Trained with the convolution that is fast inside a scan on every backend.
         data, model = digits(examples=examples or 500), cnn(channels=width or 16)

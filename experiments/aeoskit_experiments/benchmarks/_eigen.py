@@ -1,0 +1,234 @@
+"""`aeoskit bench eigen`: eigen-solvers in matrix-vector products, side by side with the optimum."""
+
+import time
+from typing import Any
+
+import jax
+import lineax as lx
+import numpy as np
+
+import aeoskit.linalg
+from aeoskit.linalg import AbstractEigenSolver, Lanczos, eigensolve
+from aeoskit_experiments._errors import UserError, unknown
+
+from ._eigen_optimum import optimum
+from ._eigen_peers import BASIS, Answer, FlatOperator, Peer, find_peers
+from ._eigen_problems import MATRICES, matrix_problem, training_problem
+from ._eigen_tracking import tracking_rows
+from ._eigen_wall import wall_row
+
+PROBLEMS = ("A", "B", "B2", "C", "D", "matrices")
+# The eigenvalue's error is compared with what the optimum found at this tolerance.
+_TRUTH = 1e-5
+
+
+def run_eigen_benchmark(
+    *,
+    problems: str = "A,B,B2,C,D,matrices",
+    ks: tuple[int, ...] = (1, 6),
+    rtols: tuple[float, ...] | None = None,
+    steps: int | None = None,
+    limit: int = 300,
+    seeds: int = 1,
+    peers: bool = True,
+    full: bool = False,
+) -> dict[str, Any]:
+    """Counts the products of eigen-solvers, ours and others', against the fewest that can do.
+
+    The fewest are those of unrestarted Lanczos with full reorthogonalisation, tested after every
+    product, from the same start vector.
+
+    Args:
+        problems: Which, of A, B, B2, C, D, matrices; separated by commas.
+        ks: How many of the largest eigenvalues.
+        rtols: Relative residuals (default 1e-3; with --full 1e-2,1e-3,1e-5).
+        steps: Training steps that are tracked (default 25; with --full 500).
+        limit: Products that a solver may spend.
+        seeds: Start vectors; counts are their means, residuals and errors the worst.
+        peers: Whether scipy's, jax's and matfree's solvers run too.
+        full: Everything, which takes the better part of an hour on two cores.
+
+    Returns:
+        `{"rows", "tracking", "wall", "notes"}`. `rows`: a row a problem, k, tolerance and solver,
+        with `matvecs`, `optimum`, the true relative `residual`, the `error` of the values, the
+        `seconds` of a second solve (nothing compiles) and whether it says `converged`.
+        `tracking`: see `tracking_rows`. `wall`: see `wall_row`.
+
+    Raises:
+        UserError: For an unknown problem, or a number that makes no sense.
+    """
+    names = [name.strip() for name in problems.split(",") if name.strip()]
+    for name in names:
+        if name not in PROBLEMS:
+            raise unknown("problem", name, PROBLEMS, where="bench eigen")
+    ks = ks if isinstance(ks, tuple) else (ks,)
+    given = rtols if isinstance(rtols, tuple | None) else (rtols,)
+    tolerances = given or ((1e-2, 1e-3, 1e-5) if full else (1e-3,))
+    if min(ks) < 1 or max(ks) > BASIS - 3 or not all(0 < rtol < 1 for rtol in tolerances):
+        raise UserError(
+            f"bench eigen: k is from 1 to {BASIS - 3} and rtol between 0 and 1, got "
+            f"{ks} and {tolerances}"
+        )
+    found, notes = find_peers() if peers else ({}, [])
+    if not full and "jax lobpcg" in found:
+        del found["jax lobpcg"]
+        notes.append("jax lobpcg is left out, since it compiles for long: ask for --full")
+    rows: list[dict[str, Any]] = []
+    tracking: list[dict[str, Any]] = []
+    wall: list[dict[str, Any]] = []
+    # Products in full float32 on accelerators too.
+    with jax.default_matmul_precision("float32"):
+        for name in names:
+            if name == "matrices":
+                for matrix in MATRICES:
+                    rows += cold_rows(
+                        matrix,
+                        "matrix",
+                        matrix_problem(matrix),
+                        ks,
+                        tolerances,
+                        limit,
+                        seeds,
+                        found,
+                    )
+                continue
+            for label, options in _variants(name):
+                problem = training_problem(name, **options)
+                operator = problem.operator()
+                if name != "B2" or full:
+                    rows += cold_rows(
+                        label, problem.operator_name, operator, ks, tolerances, limit, seeds, found
+                    )
+                if name in ("C", "D"):
+                    wall.append(wall_row(label, operator))
+                else:
+                    count = steps or (500 if full else 25)
+                    tracking += tracking_rows(
+                        problem, _tracking_solvers(), count, peers="scipy eigsh" in found
+                    )
+    return {"rows": rows, "tracking": tracking, "wall": wall, "notes": notes}
+
+
+def _variants(name: str) -> list[tuple[str, dict[str, Any]]]:
+    if name == "D":
+        return [(f"D {kind}", {"convolution": kind}) for kind in ("lax", "shifted")]
+    return [(name, {})]
+
+
+def _solvers(rtol: float) -> dict[str, AbstractEigenSolver]:
+    """Ours: those that there are."""
+    made: dict[str, AbstractEigenSolver] = {"Lanczos": Lanczos(basis=BASIS, rtol=rtol)}
+    for name in ("LOBPCG", "PowerIteration"):
+        kind = getattr(aeoskit.linalg, name, None)
+        if kind is not None:
+            made[name] = kind(rtol=rtol)
+    return made
+
+
+def _tracking_solvers() -> dict[str, AbstractEigenSolver]:
+    made: dict[str, AbstractEigenSolver] = {"Lanczos warm": Lanczos(basis=BASIS, rtol=1e-3)}
+    kind = getattr(aeoskit.linalg, "Tracking", None)
+    if kind is not None:
+        made["Tracking"] = kind()
+    return made
+
+
+def _ours(
+    operator: lx.AbstractLinearOperator,
+    solver: AbstractEigenSolver,
+    k: int,
+    limit: int,
+    key: jax.Array,
+) -> Answer:
+    for _ in range(2):  # the first compiles
+        begin = time.perf_counter()
+        solution = eigensolve(operator, solver, k=k, start=key, max_matvecs=limit)
+        jax.block_until_ready(solution.values)
+        seconds = time.perf_counter() - begin
+    leaves = [np.asarray(x).reshape(k, -1) for x in jax.tree.leaves(solution.vectors)]
+    return Answer(
+        np.asarray(solution.values),
+        np.concatenate(leaves, axis=1),
+        int(solution.stats["matvecs"]),
+        bool(np.all(solution.converged)),
+        seconds,
+    )
+
+
+def cold_rows(
+    name: str,
+    operator_name: str,
+    operator: lx.AbstractLinearOperator,
+    ks: tuple[int, ...],
+    rtols: tuple[float, ...],
+    limit: int,
+    seeds: int,
+    peers: dict[str, Peer],
+) -> list[dict[str, Any]]:
+    """Every solver on one operator, from random starts.
+
+    Args:
+        name: Of the problem.
+        operator_name: Of the operator.
+        operator: The operator, symmetric.
+        ks: How many pairs.
+        rtols: Relative residuals.
+        limit: Products at most.
+        seeds: How many start vectors.
+        peers: Other people's solvers.
+
+    Returns:
+        The rows.
+    """
+    flat = FlatOperator(operator, limit)
+    keys = [jax.random.key(seed, impl="threefry2x32") for seed in range(seeds)]
+    asked = sorted({*rtols, min(_TRUTH, *rtols)})
+    best = [optimum(flat.uncounted, flat.start(key), ks, asked, limit) for key in keys]
+    truth = best[0][1]
+    rows = []
+    for k in ks:
+        for rtol in rtols:
+            counts = [found[k, rtol] for found, _ in best]
+            fewest = None if None in counts else _mean(counts)
+            runs = {
+                solver_name: [_ours(operator, solver, k, limit, key) for key in keys]
+                for solver_name, solver in _solvers(rtol).items()
+            }
+            for peer_name, peer in peers.items():
+                answers = [peer(flat, k, rtol, key, abs(truth[k - 1])) for key in keys]
+                runs[peer_name] = [answer for answer in answers if answer is not None]
+            for solver_name, answers in runs.items():
+                if answers:
+                    rows.append(
+                        {
+                            "problem": name,
+                            "operator": operator_name,
+                            "k": k,
+                            "rtol": rtol,
+                            "solver": solver_name,
+                            "matvecs": _mean([answer.matvecs for answer in answers]),
+                            "optimum": fewest,
+                            "residual": max(_residual(flat, answer, k) for answer in answers),
+                            "error": max(_error(answer, truth[:k]) for answer in answers),
+                            "seconds": min(answer.seconds for answer in answers),
+                            "converged": all(answer.converged for answer in answers),
+                        }
+                    )
+    return rows
+
+
+def _mean(counts: list[Any]) -> int | float:
+    mean = sum(counts) / len(counts)
+    return int(mean) if mean == int(mean) else mean
+
+
+def _residual(flat: FlatOperator, answer: Answer, k: int) -> float:
+    if len(answer.values) < k or not np.isfinite(answer.values).all():
+        return float("inf")
+    return flat.residual(answer.values, answer.vectors)
+
+
+def _error(answer: Answer, truth: np.ndarray) -> float:
+    if len(answer.values) < len(truth) or not np.isfinite(answer.values).all():
+        return float("inf")
+    return float(np.max(np.abs(answer.values - truth) / np.abs(truth)))
