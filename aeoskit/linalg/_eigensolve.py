@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
 from ._assisted import AbstractAssisted, place
+from ._derivatives import with_derivatives, without_tangents
 from ._loops import loop_mode
 from ._results import RESULTS
 from ._ritz import structure_dimension
@@ -282,10 +283,21 @@ def eigensolve(
     max_matvecs: int | Int[Array, ""] | None = None,
     throw: bool = False,
     driver: Literal["compiled", "host", "auto"] = "auto",
+    linear_solver: lx.AbstractLinearSolver | None = None,
 ) -> EigenSolution:
     """Eigenpairs of a symmetric linear operator, each with its residual.
 
     The cost is `solution.stats["matvecs"]` products, and one `lineax.linearise`.
+
+    **Derivatives.** `values` and `vectors` are differentiable in every floating-point leaf of a
+    symmetric operator, in both modes and repeatedly (`jax.hessian`); all else has zero tangents.
+    A value costs the derivative of one product (`vᵀ(dA)v`), a vector one linear solve on the
+    complement of the pairs found (`jax.jvp` outside of jit pays for it even if only `values` are
+    used). The error of a derivative is of first order in the residual: solve with a tight `rtol`.
+    Pairs whose error bars touch are one group: each value has the derivative of the group's mean,
+    each vector that of the space of the group (no turn inside it). Ask for all of a repeated
+    eigenvalue, since copies that were not asked for are not seen. A linear solve that fails makes
+    the vector's derivative NaN.
 
     Args:
         operator: A `lineax.AbstractLinearOperator` tagged symmetric, on any pytree of real
@@ -301,6 +313,9 @@ def eigensolve(
         throw: Raise on the host if the solve did not succeed. Not under a transformation.
         driver: "compiled" (one while loop), "host" (one dispatch a product), "auto": see
             `loop_mode`; under a transformation always compiled.
+        linear_solver: A lineax solver for derivatives of vectors (and second ones of values);
+            its tolerances are relative. By default `lineax.CG`, since at an end of the spectrum
+            the system is definite; for interior values `lineax.GMRES`.
 
     Returns:
         An `EigenSolution`. Its `converged` says that a pair is an eigenpair, not that it is the
@@ -330,7 +345,7 @@ def eigensolve(
         raise ValueError(f"eigensolve(max_matvecs={max_matvecs}): allow 1 product at least.")
     problem = EigenProblem(k=k, which=which, max_matvecs=jnp.asarray(max_matvecs, jnp.int32))
     begin = _as_start(start, structure)
-    traced = _traced((operator, problem, begin))
+    traced = _traced((operator, solver, problem, begin))
     if driver not in ("compiled", "host", "auto"):
         raise ValueError(f"eigensolve(driver={driver!r}): choose compiled, host or auto.")
     if traced and (throw or driver == "host"):
@@ -344,7 +359,11 @@ def eigensolve(
         mode = loop_mode(_product, operator, jax.tree.map(_zeros, structure))
         driver = "host" if mode == "host" else "compiled"
     run = _host_solve if driver == "host" else _compiled_solve
-    solution = run(operator, solver, problem, begin)
+    if not traced:
+        solution = run(operator, solver, problem, begin)
+    else:
+        constant = without_tangents((operator, solver, problem, begin))
+        solution = with_derivatives(operator, run(*constant), which, linear_solver)
     if throw and not bool(solution.result == RESULTS.successful):
         raise eqx.EquinoxRuntimeError(RESULTS[solution.result])
     return solution
