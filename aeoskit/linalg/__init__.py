@@ -8,7 +8,11 @@ from ._algebra import DeflatedOperator as DeflatedOperator
 from ._algebra import ShiftedOperator as ShiftedOperator
 from ._arnoldi import Arnoldi as Arnoldi
 from ._dense import Dense as Dense
+from ._density import SpectralDensity as SpectralDensity
+from ._density import spectral_density as spectral_density
 from ._determinism import check_operator as check_operator
+from ._diagonal import diagonal as diagonal
+from ._diagonal import frobenius_norm as frobenius_norm
 from ._eigensolve import AbstractEigenSolver as AbstractEigenSolver
 from ._eigensolve import EigenProblem as EigenProblem
 from ._eigensolve import Start as Start
@@ -16,8 +20,10 @@ from ._eigensolve import eigensolve as eigensolve
 from ._error_bars import random_start_excess as random_start_excess
 from ._error_bars import ritz_gaps as ritz_gaps
 from ._error_bars import temple_bound as temple_bound
+from ._estimate import Estimate as Estimate
 from ._lanczos import Lanczos as Lanczos
 from ._lobpcg import LOBPCG as LOBPCG
+from ._logdet import log_determinant as log_determinant
 from ._loops import loop_mode as loop_mode
 from ._operators import AbstractPreconditioner as AbstractPreconditioner
 from ._operators import DiagonalPreconditioner as DiagonalPreconditioner
@@ -30,6 +36,7 @@ from ._restriction import restrict as restrict
 from ._results import EVIDENCE as EVIDENCE
 from ._results import RESULTS as RESULTS
 from ._solution import EigenSolution as EigenSolution
+from ._trace import trace as trace
 from ._tree import block_combine as block_combine
 from ._tree import block_dots as block_dots
 from ._tree import block_gram as block_gram

@@ -31,6 +31,10 @@ with warnings.catch_warnings():
             "<Au, v> by more than rounding. Check the operator, or use a solver for operators that "
             "are not symmetric."
         )
+        not_positive_definite = (
+            "An eigenvalue was seen that is not positive, or that rounding cannot tell from zero, "
+            "where all have to be. Raise the shift, or use float64."
+        )
 
 
 class EVIDENCE(eqx.Enumeration):

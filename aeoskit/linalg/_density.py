@@ -1,0 +1,166 @@
+"""The density of the spectrum, by stochastic Lanczos quadrature."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ._estimate import check_question, mean_and_error
+from ._quadrature import gauss_rule, quadratures
+from ._results import RESULTS
+from ._ritz import structure_dimension
+
+_POINTS = 512
+
+
+class SpectralDensity(eqx.Module):
+    """How the eigenvalues of a symmetric operator are distributed, as random probes see it.
+
+    Attributes:
+        nodes: `(probes, steps)`, the Ritz values of each probe, ascending; all between the least
+            and the greatest eigenvalue.
+        weights: `(probes, steps)`, each row sums to one. `sum(weights * f(nodes))` of a row
+            estimates the mean of f over the eigenvalues.
+        grid: `(points,)`, values of the eigenvalue.
+        density: `(points,)`, the density there, broadened by a Gaussian; its integral is one
+            (times the dimension: how many eigenvalues there are per unit).
+        density_std_error: `(points,)`, its standard error, from the spread of the probes.
+        sigma: The width of the Gaussian.
+        moments: `(2,)`, estimates of the mean eigenvalue, `trace(A) / n`, and of the mean of their
+            squares, `||A||_F² / n`. For each probe v the quadrature holds `v^T A v` and `||A v||²`
+            exactly (from two steps on).
+        moments_std_error: `(2,)`, their standard errors.
+        result: A member of `RESULTS`.
+        stats: `{"matvecs"}`.
+
+    Example:
+        >>> operator = lx.DiagonalLinearOperator(jnp.array([1.0, 1.0, 1.0, 5.0]))
+        >>> density = spectral_density(operator, key=jax.random.key(0), probes=2, steps=4)
+        >>> [round(float(m), 4) for m in density.moments]
+        [2.0, 7.0]
+    """
+
+    nodes: Float[Array, "probes steps"]
+    weights: Float[Array, "probes steps"]
+    grid: Float[Array, " points"]
+    density: Float[Array, " points"]
+    density_std_error: Float[Array, " points"]
+    sigma: Float[Array, ""]
+    moments: Float[Array, "2"]
+    moments_std_error: Float[Array, "2"]
+    result: RESULTS
+    stats: dict[str, Array]
+
+    def expectation(
+        self, function: Callable[[Array], Array]
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The mean of a function over the eigenvalues, `trace(f(A)) / n`, and its standard error.
+
+        Exact in each probe for polynomials of a degree under twice the number of steps.
+        """
+        values = jnp.where(self.weights > 0, function(self.nodes), 0)
+        return mean_and_error(jnp.sum(self.weights * values, axis=1))
+
+
+@eqx.filter_jit
+def _density(
+    operator: lx.AbstractLinearOperator,
+    key: Array,
+    probes: int,
+    steps: int,
+    grid: Array | int,
+    sigma: Array | None,
+) -> SpectralDensity:
+    operator = lx.linearise(operator)
+    diagonal, off, size, _ = quadratures(operator, key, probes, steps)
+    nodes, weights = jax.vmap(gauss_rule)(diagonal, off, size)
+    low, high = jnp.min(nodes), jnp.max(nodes)
+    if sigma is None:
+        # What `steps` nodes resolve; for a single eigenvalue, a sliver of it.
+        sliver = 1e-3 * jnp.maximum(jnp.abs(low), jnp.abs(high))
+        sigma = jnp.maximum((high - low) / steps, sliver)
+        sigma = jnp.where(sigma > 0, sigma, 1)
+    sigma = jnp.asarray(sigma, nodes.dtype)
+    if isinstance(grid, int):
+        grid = jnp.linspace(low - 4 * sigma, high + 4 * sigma, grid)
+    grid = jnp.asarray(grid, nodes.dtype)
+
+    def broaden(nodes: Array, weights: Array) -> Array:
+        z = (grid[:, None] - nodes[None, :]) / sigma
+        heights = jnp.exp(-0.5 * z**2) / (sigma * (2 * jnp.pi) ** 0.5)
+        return jnp.sum(heights * weights[None, :], axis=1)
+
+    density, density_error = mean_and_error(jax.vmap(broaden)(nodes, weights))
+    powers = jnp.stack([jnp.sum(weights * nodes**p, axis=1) for p in (1, 2)], axis=1)
+    moments, moments_error = mean_and_error(powers)
+    finite = jnp.all(jnp.isfinite(nodes))
+    return SpectralDensity(
+        nodes=nodes,
+        weights=weights,
+        grid=grid,
+        density=density,
+        density_std_error=density_error,
+        sigma=sigma,
+        moments=moments,
+        moments_std_error=moments_error,
+        result=RESULTS.where(finite, RESULTS.successful, RESULTS.nonfinite),
+        stats={"matvecs": jnp.sum(size)},
+    )
+
+
+def spectral_density(
+    operator: lx.AbstractLinearOperator,
+    *,
+    key: PRNGKeyArray,
+    probes: int = 8,
+    steps: int = 40,
+    grid: Float[Array, " points"] | int | None = None,
+    sigma: Float[Array, ""] | float | None = None,
+) -> SpectralDensity:
+    """The density of the eigenvalues of a symmetric operator.
+
+    Costs `probes * steps` products at most (fewer where a Krylov space is exhausted), one
+    `lineax.linearise`, and holds `steps` vectors and about four more. More steps resolve finer
+    structure, more probes lessen the noise.
+
+    Args:
+        operator: Symmetric, on any pytree of real floating-point leaves.
+        key: For the probes, vectors of random signs.
+        probes: How many; two at least for a standard error.
+        steps: Lanczos steps for each; at most the dimension is used.
+        grid: `(points,)` values at which the density is wanted, or how many of them, evenly spaced
+            over all nodes; None for 512.
+        sigma: The width of the Gaussian that broadens each node; None for the span of the nodes
+            over `steps`, about what the nodes resolve.
+
+    Returns:
+        A `SpectralDensity`.
+
+    Raises:
+        ValueError: The operator is not tagged symmetric, or an option is out of range.
+        TypeError: Not a lineax operator.
+
+    Source: Lin, Saad and Yang, SIAM Review 58 (2016); Ghorbani, Krishnan and Xiao 2019.
+
+    Example:
+        >>> operator = lx.DiagonalLinearOperator(jnp.linspace(0.0, 1.0, 50))
+        >>> density = spectral_density(operator, key=jax.random.key(0), steps=20)
+        >>> total = jnp.trapezoid(density.density, density.grid)
+        >>> round(float(total), 3)
+        1.0
+    """
+    check_question(
+        "spectral_density", operator, symmetric=True, probes=(probes, 1), steps=(steps, 1)
+    )
+    if grid is None:
+        grid = _POINTS
+    if isinstance(grid, int) and grid < 2:
+        raise ValueError(f"spectral_density(grid={grid}): two points or more, or an array of them.")
+    if isinstance(sigma, float | int) and not sigma > 0:
+        raise ValueError(f"spectral_density(sigma={sigma}): a width is positive.")
+    steps = min(steps, structure_dimension(operator.in_structure()))
+    width = None if sigma is None else jnp.asarray(sigma, jnp.result_type(float))
+    return _density(operator, key, probes, steps, grid, width)
