@@ -7,6 +7,7 @@ training.
 from ._algebra import DeflatedOperator as DeflatedOperator
 from ._algebra import ShiftedOperator as ShiftedOperator
 from ._arnoldi import Arnoldi as Arnoldi
+from ._davidson import JacobiDavidson as JacobiDavidson
 from ._dense import Dense as Dense
 from ._density import SpectralDensity as SpectralDensity
 from ._density import spectral_density as spectral_density
@@ -21,14 +22,17 @@ from ._error_bars import random_start_excess as random_start_excess
 from ._error_bars import ritz_gaps as ritz_gaps
 from ._error_bars import temple_bound as temple_bound
 from ._estimate import Estimate as Estimate
+from ._interior import ShiftInvert as ShiftInvert
 from ._lanczos import Lanczos as Lanczos
 from ._lobpcg import LOBPCG as LOBPCG
 from ._logdet import log_determinant as log_determinant
 from ._loops import loop_mode as loop_mode
+from ._minres import MINRES as MINRES
 from ._operators import AbstractPreconditioner as AbstractPreconditioner
 from ._operators import DiagonalPreconditioner as DiagonalPreconditioner
 from ._operators import IdentityPreconditioner as IdentityPreconditioner
 from ._operators import PreconditionedOperator as PreconditionedOperator
+from ._power import PowerIteration as PowerIteration
 from ._protocol import dense_matrix as dense_matrix
 from ._restriction import RestrictedOperator as RestrictedOperator
 from ._restriction import layers_of as layers_of
