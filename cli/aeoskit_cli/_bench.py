@@ -39,13 +39,13 @@ def run_bench(words: list[str]) -> int:
 
     def run(values: dict[str, Any], *, json: bool) -> int:
         for key, value in values.items():
-            if isinstance(value, int) and value < 1:
+            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
                 raise UserError(f"bench {name}: {key} is {value}: it must be at least 1")
         result = function(**values)
         if json:
             print_json(result)
         else:
-            print_rows(result["rows"])
+            _print_result(result)
         return 0
 
     json = typer.Option("--json", help="Print one JSON object on stdout, no tables")
@@ -60,6 +60,17 @@ def run_bench(words: list[str]) -> int:
     )
     code = app(rest, prog_name=f"aeoskit bench {name}", standalone_mode=False)
     return code if isinstance(code, int) else 0
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    """A table for each kind of rows, then the notes."""
+    tables = {key: rows for key, rows in result.items() if key != "notes" and rows}
+    for position, (key, rows) in enumerate(tables.items()):
+        if position:
+            print()
+        print_rows(rows, key if len(tables) > 1 and key != "rows" else "")
+    for note in result.get("notes", ()):
+        print(note)
 
 
 def _print_help() -> None:

@@ -84,24 +84,50 @@ def print_runs(rows: Sequence[Mapping[str, Any]]) -> None:
     _show(table)
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+_HEADERS = {
+    "operator": "oper-\nator",
+    "optimum": "opti-\nmum",
+    "converged": "met",
+    "steps": "steps",
+}
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
     """Print rows of one kind as a table, a column a key."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=_box(), pad_edge=False, header_style="bold", padding=(0, 1))
+    if title:
+        _console().print(Text(title, style="bold"))
+    # Many columns stand closer, so that they fit.
+    padding = 1 if len(rows[0]) < 10 else 0
+    table = Table(box=_box(), pad_edge=False, header_style="bold", padding=(0, padding))
     for key in rows[0]:
         text = isinstance(rows[0][key], str)
-        header = key.replace("_seconds", "\nms").replace("_", "\n")
+        header = _HEADERS.get(key) or _unit(key).replace("_", "\n")
         table.add_column(header, justify="left" if text else "right", no_wrap=True)
     for row in rows:
-        table.add_row(
-            *(
-                Text(f"{1e3 * value:.2f}" if key.endswith("_seconds") else _cell(key, value))
-                for key, value in row.items()
-            )
-        )
+        table.add_row(*(Text(_row_cell(key, value)) for key, value in row.items()))
     _show(table)
+
+
+def _unit(key: str) -> str:
+    return key.replace("_seconds", "\nms").replace("bytes", "MB")
+
+
+def _row_cell(key: str, value: Any) -> str:
+    if isinstance(value, float) and math.isfinite(value):
+        if key.endswith("_seconds"):
+            return f"{1e3 * value:.2f}"
+        if key == "seconds":
+            return f"{value:.2f}"
+        if key == "residual" or key.endswith("error"):
+            return f"{value:.1e}"
+        if key == "rtol":
+            return f"{value:.0e}".replace("e-0", "e-")
+    if key.startswith("bytes") and value is not None:
+        return f"{value / 1e6:.1f}"
+    return _cell(key, value)
 
 
 def print_table(title: str, pairs: Mapping[str, Any]) -> None:

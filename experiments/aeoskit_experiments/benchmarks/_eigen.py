@@ -1,6 +1,8 @@
 """`aeoskit bench eigen`: eigen-solvers in matrix-vector products, side by side with the optimum."""
 
+import itertools
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -18,13 +20,16 @@ from ._eigen_tracking import tracking_rows
 from ._eigen_wall import wall_row
 
 PROBLEMS = ("A", "B", "B2", "C", "D", "matrices")
+DEFAULT = ("A", "B", "C", "matrices")
+SOLVERS = ("Lanczos", "LOBPCG", "PowerIteration")
 # The eigenvalue's error is compared with what the optimum found at this tolerance.
 _TRUTH = 1e-5
 
 
 def run_eigen_benchmark(
     *,
-    problems: str = "A,B,B2,C,D,matrices",
+    problems: str | None = None,
+    solvers: str | None = None,
     ks: tuple[int, ...] = (1, 6),
     rtols: tuple[float, ...] | None = None,
     steps: int | None = None,
@@ -39,7 +44,8 @@ def run_eigen_benchmark(
     product, from the same start vector.
 
     Args:
-        problems: Which, of A, B, B2, C, D, matrices; separated by commas.
+        problems: Which, of A, B, B2, C, D, matrices (default A,B,C,matrices; with --full all).
+        solvers: Which of ours: Lanczos, LOBPCG, PowerIteration (default Lanczos; with --full all).
         ks: How many of the largest eigenvalues.
         rtols: Relative residuals (default 1e-3; with --full 1e-2,1e-3,1e-5).
         steps: Training steps that are tracked (default 25; with --full 500).
@@ -57,10 +63,8 @@ def run_eigen_benchmark(
     Raises:
         UserError: For an unknown problem, or a number that makes no sense.
     """
-    names = [name.strip() for name in problems.split(",") if name.strip()]
-    for name in names:
-        if name not in PROBLEMS:
-            raise unknown("problem", name, PROBLEMS, where="bench eigen")
+    names = _names("problem", problems, PROBLEMS, PROBLEMS if full else DEFAULT)
+    ours = _names("solver", solvers, SOLVERS, SOLVERS if full else SOLVERS[:1])
     ks = ks if isinstance(ks, tuple) else (ks,)
     given = rtols if isinstance(rtols, tuple | None) else (rtols,)
     tolerances = given or ((1e-2, 1e-3, 1e-5) if full else (1e-3,))
@@ -76,29 +80,18 @@ def run_eigen_benchmark(
     rows: list[dict[str, Any]] = []
     tracking: list[dict[str, Any]] = []
     wall: list[dict[str, Any]] = []
+    setting = Setting(ks, tolerances, limit, seeds, ours, found)
     # Products in full float32 on accelerators too.
     with jax.default_matmul_precision("float32"):
         for name in names:
             if name == "matrices":
                 for matrix in MATRICES:
-                    rows += cold_rows(
-                        matrix,
-                        "matrix",
-                        matrix_problem(matrix),
-                        ks,
-                        tolerances,
-                        limit,
-                        seeds,
-                        found,
-                    )
+                    rows += cold_rows(matrix, "matrix", matrix_problem(matrix), setting)
                 continue
             for label, options in _variants(name):
                 problem = training_problem(name, **options)
                 operator = problem.operator()
-                if name != "B2" or full:
-                    rows += cold_rows(
-                        label, problem.operator_name, operator, ks, tolerances, limit, seeds, found
-                    )
+                rows += cold_rows(label, problem.operator_name, operator, setting)
                 if name in ("C", "D"):
                     wall.append(wall_row(label, operator))
                 else:
@@ -109,20 +102,26 @@ def run_eigen_benchmark(
     return {"rows": rows, "tracking": tracking, "wall": wall, "notes": notes}
 
 
+def _names(
+    what: str, given: str | None, known: tuple[str, ...], default: tuple[str, ...]
+) -> tuple[str, ...]:
+    names = default if given is None else tuple(x.strip() for x in given.split(",") if x.strip())
+    for name in names:
+        if name not in known:
+            raise unknown(what, name, known, where="bench eigen")
+    return names
+
+
 def _variants(name: str) -> list[tuple[str, dict[str, Any]]]:
     if name == "D":
         return [(f"D {kind}", {"convolution": kind}) for kind in ("lax", "shifted")]
     return [(name, {})]
 
 
-def _solvers(rtol: float) -> dict[str, AbstractEigenSolver]:
-    """Ours: those that there are."""
-    made: dict[str, AbstractEigenSolver] = {"Lanczos": Lanczos(basis=BASIS, rtol=rtol)}
-    for name in ("LOBPCG", "PowerIteration"):
-        kind = getattr(aeoskit.linalg, name, None)
-        if kind is not None:
-            made[name] = kind(rtol=rtol)
-    return made
+def _solvers(names: tuple[str, ...], rtol: float) -> dict[str, AbstractEigenSolver]:
+    """Those of ours that there are."""
+    kinds = {name: getattr(aeoskit.linalg, name, None) for name in names}
+    return {name: kind(rtol=rtol) for name, kind in kinds.items() if kind is not None}
 
 
 def _tracking_solvers() -> dict[str, AbstractEigenSolver]:
@@ -155,15 +154,29 @@ def _ours(
     )
 
 
+@dataclass(frozen=True)
+class Setting:
+    """How the cold solves are run.
+
+    Args:
+        ks: How many pairs.
+        rtols: Relative residuals.
+        limit: Products at most.
+        seeds: How many start vectors.
+        solvers: Names of ours.
+        peers: Other people's.
+    """
+
+    ks: tuple[int, ...]
+    rtols: tuple[float, ...]
+    limit: int
+    seeds: int
+    solvers: tuple[str, ...]
+    peers: dict[str, Peer]
+
+
 def cold_rows(
-    name: str,
-    operator_name: str,
-    operator: lx.AbstractLinearOperator,
-    ks: tuple[int, ...],
-    rtols: tuple[float, ...],
-    limit: int,
-    seeds: int,
-    peers: dict[str, Peer],
+    name: str, operator_name: str, operator: lx.AbstractLinearOperator, setting: Setting
 ) -> list[dict[str, Any]]:
     """Every solver on one operator, from random starts.
 
@@ -171,49 +184,44 @@ def cold_rows(
         name: Of the problem.
         operator_name: Of the operator.
         operator: The operator, symmetric.
-        ks: How many pairs.
-        rtols: Relative residuals.
-        limit: Products at most.
-        seeds: How many start vectors.
-        peers: Other people's solvers.
+        setting: What is asked, and of whom.
 
     Returns:
         The rows.
     """
+    limit = setting.limit
     flat = FlatOperator(operator, limit)
-    keys = [jax.random.key(seed, impl="threefry2x32") for seed in range(seeds)]
-    asked = sorted({*rtols, min(_TRUTH, *rtols)})
-    best = [optimum(flat.uncounted, flat.start(key), ks, asked, limit) for key in keys]
+    keys = [jax.random.key(seed, impl="threefry2x32") for seed in range(setting.seeds)]
+    asked = sorted({*setting.rtols, min(_TRUTH, *setting.rtols)})
+    best = [optimum(flat.uncounted, flat.start(key), setting.ks, asked, limit) for key in keys]
     truth = best[0][1]
     rows = []
-    for k in ks:
-        for rtol in rtols:
-            counts = [found[k, rtol] for found, _ in best]
-            fewest = None if None in counts else _mean(counts)
-            runs = {
-                solver_name: [_ours(operator, solver, k, limit, key) for key in keys]
-                for solver_name, solver in _solvers(rtol).items()
-            }
-            for peer_name, peer in peers.items():
-                answers = [peer(flat, k, rtol, key, abs(truth[k - 1])) for key in keys]
-                runs[peer_name] = [answer for answer in answers if answer is not None]
-            for solver_name, answers in runs.items():
-                if answers:
-                    rows.append(
-                        {
-                            "problem": name,
-                            "operator": operator_name,
-                            "k": k,
-                            "rtol": rtol,
-                            "solver": solver_name,
-                            "matvecs": _mean([answer.matvecs for answer in answers]),
-                            "optimum": fewest,
-                            "residual": max(_residual(flat, answer, k) for answer in answers),
-                            "error": max(_error(answer, truth[:k]) for answer in answers),
-                            "seconds": min(answer.seconds for answer in answers),
-                            "converged": all(answer.converged for answer in answers),
-                        }
-                    )
+    for k, rtol in itertools.product(setting.ks, setting.rtols):
+        counts = [found[k, rtol] for found, _ in best]
+        fewest = None if None in counts else _mean(counts)
+        runs: dict[str, list[Answer]] = {}
+        for solver_name, solver in _solvers(setting.solvers, rtol).items():
+            runs[solver_name] = [_ours(operator, solver, k, limit, key) for key in keys]
+        for peer_name, peer in setting.peers.items():
+            answers = [peer(flat, k, rtol, key, abs(truth[k - 1])) for key in keys]
+            runs[peer_name] = [answer for answer in answers if answer is not None]
+        for solver_name, answers in runs.items():
+            if answers:
+                rows.append(
+                    {
+                        "problem": name,
+                        "operator": operator_name,
+                        "k": k,
+                        "rtol": rtol,
+                        "solver": solver_name,
+                        "matvecs": _mean([answer.matvecs for answer in answers]),
+                        "optimum": fewest,
+                        "residual": max(_residual(flat, answer, k) for answer in answers),
+                        "error": max(_error(answer, truth[:k]) for answer in answers),
+                        "seconds": min(answer.seconds for answer in answers),
+                        "converged": all(answer.converged for answer in answers),
+                    }
+                )
     return rows
 
 

@@ -109,7 +109,7 @@ class FlatOperator:
 
 
 def scipy_solvers() -> Any:
-    """scipy's module, untyped: what its stubs say of it does not hold."""
+    """Scipy's module, untyped: what its stubs say of it does not hold."""
     return importlib.import_module("scipy.sparse.linalg")
 
 

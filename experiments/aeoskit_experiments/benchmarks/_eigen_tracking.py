@@ -33,7 +33,9 @@ def _cold(problem: TrainingProblem, points: Point, solver: AbstractEigenSolver) 
     )
 
 
-def _true_values(problem: TrainingProblem, points: Point) -> np.ndarray:
+def _true_values(
+    problem: TrainingProblem, points: Point, solver: AbstractEigenSolver
+) -> np.ndarray:
     """In float64, from a random start at every step: the truth must not lock on to anything.
 
     Each solve goes on until two pairs have relative residuals of 1e-5, which leaves an error of
@@ -44,7 +46,7 @@ def _true_values(problem: TrainingProblem, points: Point) -> np.ndarray:
             lambda x: jnp.asarray(x, jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x,
             (problem, points),
         )
-        return np.asarray(_cold(problem, points, Lanczos(basis=64, rtol=1e-5)))
+        return np.asarray(_cold(problem, points, solver))
 
 
 def _row(name: str, solver: str, values: Any, matvecs: Any, truth: np.ndarray) -> dict[str, Any]:
@@ -85,6 +87,7 @@ def tracking_rows(
     *,
     rtol: float = 1e-3,
     peers: bool = True,
+    oracle: AbstractEigenSolver | None = None,
 ) -> list[dict[str, Any]]:
     """Trains on, solves at every step from the last step's state, and compares with float64.
 
@@ -96,13 +99,14 @@ def tracking_rows(
         steps: How many steps.
         rtol: The peer's tolerance.
         peers: Whether scipy's `eigsh` runs too.
+        oracle: What finds the truth, in float64 and anew at every step; Lanczos if None.
 
     Returns:
         A row a solver: products a step, and the value's relative error, its median, 99th
         percentile and maximum over the steps.
     """
     points = problem.points(steps)
-    truth = _true_values(problem, points)
+    truth = _true_values(problem, points, oracle or Lanczos(basis=64, rtol=1e-5))
     rows = []
     for name, solver in solvers.items():
         values, matvecs = _warm(problem, points, solver)

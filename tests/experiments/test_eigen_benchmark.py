@@ -1,0 +1,158 @@
+"""The benchmark of eigen-solvers, tiny: what it counts and says, not how good anyone is."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+
+from aeoskit.linalg import Dense
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.benchmarks import _eigen, run_eigen_benchmark
+from aeoskit_experiments.benchmarks._eigen_optimum import optimum
+from aeoskit_experiments.benchmarks._eigen_peers import FlatOperator, find_peers
+from aeoskit_experiments.benchmarks._eigen_problems import (
+    MATRICES,
+    matrix_problem,
+    matrix_spectra,
+    training_problem,
+)
+from aeoskit_experiments.benchmarks._eigen_tracking import tracking_rows
+from aeoskit_experiments.benchmarks._eigen_wall import wall_row
+
+COLD = {"problem", "operator", "k", "rtol", "solver", "matvecs", "optimum", "residual"}
+COLD |= {"error", "seconds", "converged"}
+TRACKING = {"problem", "solver", "matvecs_per_step", "median_error", "p99_error", "max_error"}
+TRACKING |= {"steps"}
+
+
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_eigen, "matrix_problem", lambda name: matrix_problem(name, n=40))
+
+
+def test_rows_of_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    _small(monkeypatch)
+    result = run_eigen_benchmark(problems="matrices", ks=(1,), limit=60)
+    rows = result["rows"]
+    assert {row["problem"] for row in rows} == set(MATRICES)
+    assert not result["tracking"]
+    assert not result["wall"]
+    solvers = {"Lanczos", *find_peers()[0]} - {"jax lobpcg"}
+    assert {row["solver"] for row in rows} == solvers
+    for row in rows:
+        assert set(row) == COLD
+        assert row["matvecs"] <= 60
+        if row["converged"]:
+            assert row["residual"] <= 1.01 * row["rtol"]
+            # The least that a space from this start vector can do.
+            assert row["optimum"] <= row["matvecs"]
+        # On a plain one everyone finds the top pair: the peers are asked the right question.
+        if row["problem"] == "clustered" and row["solver"] != "matfree":
+            assert row["converged"]
+            assert row["error"] < 1e-2
+
+
+def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "scipy" else find(n))
+    found, notes = find_peers()
+    assert not [name for name in found if name.startswith("scipy")]
+    assert any("scipy eigsh" in note and "aeoskit[bench]" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"problems": "A,matrix"}, "did you mean 'matrices'"),
+        ({"solvers": "Lanczo"}, "did you mean 'Lanczos'"),
+        ({"ks": (30,)}, "k is from 1 to"),
+        ({"rtols": (0.0,)}, "rtol between 0 and 1"),
+    ],
+)
+def test_refused_before_any_work(options: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        run_eigen_benchmark(**options)
+
+
+def test_optimum_is_that_of_a_dense_krylov_space() -> None:
+    matrix = np.asarray(matrix_problem("clustered", n=30).matrix, np.float64)
+    start = np.random.default_rng(0).normal(size=30)
+    found, values = optimum(lambda v: matrix @ v, start, (2,), (1e-2,))
+    count = found[2, 1e-2]
+    assert count is not None
+
+    def worst(size: int) -> float:
+        krylov = np.linalg.qr(
+            np.stack([np.linalg.matrix_power(matrix / 10, i) @ start for i in range(size)], 1)
+        )[0]
+        theta, y = np.linalg.eigh(krylov.T @ matrix @ krylov)
+        pairs = krylov @ y[:, -2:]
+        left = np.linalg.norm(matrix @ pairs - pairs * theta[-2:], axis=0)
+        return float(np.max(left / np.abs(theta[-2:])))
+
+    assert worst(count) <= 1e-2 < worst(count - 1)
+    assert values[0] == pytest.approx(10, rel=1e-2)
+
+
+def test_optimum_goes_on_from_an_exhausted_space() -> None:
+    diagonal = np.array([5.0, 5.0, 1.0, 1.0, 1.0, 1.0])
+    found, values = optimum(lambda v: diagonal * v, np.ones(6), (1, 2), (1e-3,))
+    assert found == {(1, 1e-3): 2, (2, 1e-3): 2}
+    found, values = optimum(lambda v: diagonal * v, np.ones(6), (3,), (1e-3,))
+    assert values[:2] == pytest.approx([5, 5], rel=1e-5)
+
+
+def test_spectra_are_those_that_are_named() -> None:
+    for name, spectrum in matrix_spectra(40).items():
+        found = np.linalg.eigvalsh(np.asarray(matrix_problem(name, 40).matrix, np.float64))
+        np.testing.assert_allclose(found, np.sort(spectrum), atol=1e-6 * np.abs(spectrum).max())
+
+
+def test_the_start_vector_is_that_of_our_own_solves() -> None:
+    from aeoskit.linalg._eigensolve import _as_start
+    from aeoskit.linalg._lanczos_start import start_vectors
+
+    operator = lx.DiagonalLinearOperator(jnp.arange(6.0))
+    key = jax.random.key(3, impl="threefry2x32")
+    structure = operator.in_structure()
+    start = _as_start(key, structure)
+    block, _, _ = start_vectors(structure, start, jnp.asarray(False), 1, 2, 0.3, 0.1)
+    flat = FlatOperator(operator).start(key)
+    np.testing.assert_allclose(block[0], flat / np.linalg.norm(flat), rtol=1e-5)
+
+
+def test_tracking_rows() -> None:
+    # A direct solver on both sides: the errors are those of float32.
+    problem = training_problem("B", examples=20, width=2, steps=3)
+    rows = tracking_rows(problem, {"Dense": Dense()}, 3, oracle=Dense(), peers=True)
+    assert [row["solver"] for row in rows] == ["Dense", "scipy eigsh"]
+    size = sum(x.size for x in jax.tree.leaves(problem.params))
+    assert rows[0]["matvecs_per_step"] == size
+    for row in rows:
+        assert set(row) == TRACKING
+        assert row["steps"] == 3
+        assert row["median_error"] <= row["p99_error"] <= row["max_error"] < 1e-3
+
+
+def test_points_are_the_training_that_goes_on() -> None:
+    problem = training_problem("B", examples=20, width=2, steps=0)
+    points = problem.points(3)
+    later = problem.advanced(2).operator()
+    same = problem.operator_at(jax.tree.map(lambda x: x[2], points))
+    for a, b in zip(jax.tree.leaves(later), jax.tree.leaves(same), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_wall_row() -> None:
+    operator = matrix_problem("clustered", n=40)
+    row = wall_row("clustered", operator, Dense(), repeats=1)
+    spent = row["matvecs"] * row["product_seconds"] + row["linearize_seconds"]
+    assert row["ratio"] == pytest.approx(row["solve_seconds"] / spent)
+    assert row["matvecs"] == 40
+    assert row["bytes"] > 40 * 40 * 4
+    assert math.isfinite(row["compile_seconds"])
