@@ -26,6 +26,7 @@ from ._arnoldi_state import (
     SmallState,
     floor,
     needed,
+    power_of_two,
     settled,
     signature,
     verdict,
@@ -186,6 +187,7 @@ class Arnoldi(AbstractEigenSolver, AbstractAssisted):
         integer, zero = jnp.zeros((), jnp.int32), jnp.zeros((), dtype)
         number = jnp.result_type(dtype, jnp.complex64)
         small = SmallState(
+            unit=jnp.ones((), dtype),
             projected=jnp.zeros((m, m), dtype),
             coefficients=jnp.zeros((s, m), dtype),
             gram=block_gram(slots, slots),
@@ -232,6 +234,8 @@ class Arnoldi(AbstractEigenSolver, AbstractAssisted):
         small = state.small
         basis = block_set_row(state.basis, small.size, q)
         w = operator.mv(q)
+        unit = jnp.where(small.scale > 0, small.unit, power_of_two(w))
+        w = tree_scale(1 / unit, w)
         norm = tree_norm(w)
         finite = jnp.isfinite(norm)
         w = jax.tree.map(lambda x, y: jnp.where(finite, x, 0).astype(y.dtype), w, q)
@@ -244,6 +248,7 @@ class Arnoldi(AbstractEigenSolver, AbstractAssisted):
         column = jnp.zeros_like(small.coefficients[:, 0]).at[slot].set(1)
         small = eqx.tree_at(
             lambda s: (
+                s.unit,
                 s.projected,
                 s.coefficients,
                 s.gram,
@@ -254,6 +259,7 @@ class Arnoldi(AbstractEigenSolver, AbstractAssisted):
             ),
             small,
             (
+                unit,
                 projected,
                 small.coefficients.at[:, filled].set(column),
                 block_gram(slots, slots),
@@ -379,7 +385,8 @@ class Arnoldi(AbstractEigenSolver, AbstractAssisted):
         )
         sound = valid[:k] & small.finite
         values = jnp.where(sound, small.values[:k], jnp.nan)
-        residuals = jnp.where(sound, small.estimates[:k] + floor(small), jnp.inf)
+        values = values * small.unit
+        residuals = jnp.where(sound, small.estimates[:k] + floor(small), jnp.inf) * small.unit
         converged = sound & (residuals <= self.rtol * jnp.abs(values) + self.atol)
         # The residuals themselves have the last word.
         result = RESULTS.where(

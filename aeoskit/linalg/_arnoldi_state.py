@@ -1,11 +1,13 @@
 """What Arnoldi carries from product to product, and what it can tell from that."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float, Int, PyTree, UInt32
 
 from ._eigensolve import EigenProblem
 from ._results import EVIDENCE, RESULTS
+from ._tree import tree_dtype
 
 # In units of (machine epsilon * largest product of a unit vector): what rounding alone adds to a
 # residual.
@@ -17,8 +19,12 @@ INVARIANT = 100.0
 class SmallState(eqx.Module):
     """Everything but vectors. The Ritz pairs are sorted: the one wanted most comes first.
 
-    With the basis V and the residual vectors C as rows, `A V = V H + C B` up to `drift`.
+    With the basis V and the residual vectors C as rows, `A V = V H + C B` up to `drift`, where A
+    is the operator divided by `unit`: a power of two near the size of the first product, so that
+    no square overflows or vanishes.
     """
+
+    unit: Float[Array, ""]
 
     projected: Float[Array, "m m"]
     coefficients: Float[Array, "s m"]
@@ -70,7 +76,8 @@ def settled(
     """By rank: whether each pair meets its tolerance or is at the floor; the former alone."""
     valid = jnp.arange(small.values.shape[0]) < small.size
     allowance = floor(small)
-    converged = valid & (small.estimates + allowance <= rtol * jnp.abs(small.values) + atol)
+    tolerance = rtol * jnp.abs(small.values) + atol / small.unit
+    converged = valid & (small.estimates + allowance <= tolerance)
     return converged | (valid & (small.estimates <= allowance)), converged
 
 
@@ -106,3 +113,15 @@ def verdict(
     result = RESULTS.where(small.finite, result, RESULTS.nonfinite)
     spent = small.matvecs >= problem.max_matvecs
     return (small.matvecs > 0) & (enough | spent | ~small.finite), result
+
+
+def power_of_two(vector: PyTree) -> Float[Array, ""]:
+    """The power of two next to the largest entry: dividing by it is exact. 1 for zero and NaN."""
+    dtype = tree_dtype(vector)
+    leaves = jax.tree.leaves(vector)
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x), initial=0).astype(dtype) for x in leaves]))
+    usable = jnp.isfinite(largest) & (largest > 0)
+    _, exponent = jnp.frexp(jnp.where(usable, largest, 1))
+    # Within the range in which the number and its inverse are both normal.
+    limit = -jnp.finfo(dtype).minexp - 1
+    return jnp.ldexp(jnp.ones((), dtype), jnp.clip(exponent, -limit, limit))

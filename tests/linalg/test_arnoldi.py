@@ -1,0 +1,307 @@
+"""Arnoldi against numpy's dense decomposition in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+import scipy.sparse.linalg
+
+from aeoskit.linalg import EVIDENCE, RESULTS, Arnoldi, eigensolve
+from aeoskit.linalg._assisted import has_eig
+
+from .spectra import TreeOperator, orthogonal
+
+N = 16
+SCIPY = {"smallest_real": "SR", "largest_real": "LR", "largest_magnitude": "LM"}
+
+
+def plain(matrix, dtype=np.float64):
+    return lx.MatrixLinearOperator(jnp.asarray(matrix, dtype))
+
+
+def best(matrix, which, k):
+    """The k best eigenvalues, the upper one of a pair first."""
+    values = np.linalg.eigvals(np.asarray(matrix, np.float64))
+    keys = {
+        "smallest_real": values.real,
+        "largest_real": -values.real,
+        "largest_magnitude": -np.abs(values),
+    }
+    # Rounded: in numpy's answer the two of a pair agree to the last digit or so.
+    order = np.lexsort((-values.imag, np.round(keys[which], 9)))
+    return values[order][:k]
+
+
+def rotations(radii, angles, seed=0):
+    """A normal matrix with the eigenvalues `r exp(±iφ)`."""
+    n = 2 * len(radii)
+    blocks = np.zeros((n, n))
+    for i, (r, phi) in enumerate(zip(radii, angles, strict=True)):
+        c, s = r * np.cos(phi), r * np.sin(phi)
+        blocks[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = [[c, s], [-s, c]]
+    q = orthogonal(n, seed)
+    return q @ blocks @ q.T
+
+
+def grcar(n):
+    matrix = np.eye(n) - np.diag(np.ones(n - 1), -1)
+    for d in (1, 2, 3):
+        matrix += np.diag(np.ones(n - d), d)
+    return matrix
+
+
+def cases():
+    rng = np.random.default_rng(3)
+    q = orthogonal(N, 5)
+    out: list[tuple[str, np.ndarray]] = []
+    for i in range(8):
+        out.append(("random", rng.normal(size=(N, N))))
+        companion = np.diag(np.ones(N - 1), -1)
+        companion[0] = -rng.normal(size=N)
+        out.append(("companion", companion))
+        turns = rotations(1.3 ** -np.arange(N // 2), rng.uniform(0.2, 2.9, N // 2), i)
+        out.append(("rotations", turns))
+        near = np.diag(np.linspace(-1, 1, N))
+        near[:2, :2] = [[-2, 1], [-1e-6 * (i - 4), -2]]
+        out.append(("nearly_defective", q @ near @ q.T))
+        # The Jacobian of an adaptive optimizer is of this kind: entries from 1e-5 to 1e5.
+        known = np.diag(np.linspace(-1.3, 0.9, N)) + 0.1 * np.triu(rng.normal(size=(N, N)), 1)
+        d = np.exp(rng.uniform(-6, 6, N))
+        out.append(("scaled", (q @ known @ q.T) * d[None, :] / d[:, None]))
+        out.append(("huge", 1e200 * rng.normal(size=(N, N))))
+        out.append(("tiny", 1e-200 * rng.normal(size=(N, N))))
+        out.append(("orthogonal", orthogonal(N, i)))
+    jordan = np.diag(np.linspace(-1, 1, N))
+    jordan[:4, :4] = 3 * np.eye(4) + np.diag(np.ones(3), 1)
+    jordan[4:8, 4:8] = -3 * np.eye(4) + np.diag(np.ones(3), 1)
+    out += [
+        ("jordan", q @ jordan @ q.T),
+        ("nilpotent", np.diag(np.ones(N - 1), 1)),
+        ("low_rank", q[:, :3] @ np.diag([3.0, -2, 1]) @ rng.normal(size=(3, N))),
+        ("zero", np.zeros((N, N))),
+        ("identity", -3 * np.eye(N)),
+        ("repeated", np.kron(np.eye(N // 2), [[0.5, 1.0], [-2.0, 0.5]])),
+        ("nan", np.full((N, N), np.nan)),
+        ("shift", np.roll(np.eye(N), 1, axis=0)),
+    ]
+    return out
+
+
+@functools.cache
+def batch(which):
+    """All cases in one compiled program, k=2 with a basis that has to restart."""
+    names, matrices = zip(*cases(), strict=True)
+    matrices = np.stack(matrices)
+    solver = Arnoldi(basis=9, rtol=1e-9, atol=1e-11)
+
+    def solve(matrix, key):
+        return eigensolve(plain(matrix), solver, k=2, which=which, start=key, max_matvecs=200)
+
+    keys = jax.random.split(jax.random.key(1), len(names))
+    solution = jax.jit(jax.vmap(solve))(jnp.asarray(matrices), keys)
+    return np.array(names), matrices, solution
+
+
+@pytest.mark.parametrize("which", ["smallest_real", "largest_magnitude"])
+def test_honest(x64, which):
+    """Residuals are those of the pairs returned, also where nothing converged."""
+    names, matrices, s = batch(which)
+    sound = names != "nan"
+    vectors, values = np.asarray(s.vectors)[sound], np.asarray(s.values)[sound]
+    residuals, converged = np.asarray(s.residuals)[sound], np.asarray(s.converged)
+    matrices = matrices[sound]
+    assert np.isfinite(values).all()
+    assert np.isfinite(residuals).all()
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1, atol=1e-12)
+    size = np.maximum(np.abs(matrices).max((1, 2)), 1e-300)[:, None]  # no square overflows
+    image = np.einsum("bij,bkj->bki", matrices / size[..., None], vectors)
+    true = size * np.linalg.norm(image - (values / size)[..., None] * vectors, axis=-1)
+    assert (true <= residuals * (1 + 1e-6)).all(), names[sound][(true > residuals).any(1)]
+    # And not far above: the rest is rounding.
+    assert (residuals <= true * (1 + 1e-6) + 1e-12 * size * N).all()
+    tolerance = 1e-9 * np.abs(values) + 1e-11
+    assert (converged[sound] == (residuals <= tolerance)).all()
+    success = np.asarray(s.result == RESULTS.successful)
+    assert (success == converged.all(1)).all()
+    assert (np.asarray(s.stats["matvecs"]) <= 200).all()
+
+
+@pytest.mark.parametrize("which", ["smallest_real", "largest_magnitude"])
+def test_against_numpy(x64, which):
+    names, matrices, s = batch(which)
+    success = np.asarray(s.result == RESULTS.successful)
+    values, bounds = np.asarray(s.values), np.asarray(s.bounds)
+    for name in ("random", "companion", "rotations", "scaled", "huge", "tiny"):
+        lanes = np.flatnonzero(names == name)
+        floor = 1e-8 if name == "scaled" else 0  # numpy's own error: the condition is large there
+        # A solve may miss a pair (a Krylov space promises none), yet not often.
+        right = 0
+        for i in lanes:
+            wanted = best(matrices[i] / np.abs(matrices[i]).max(), which, 2)
+            wanted = wanted * np.abs(matrices[i]).max()
+            error = np.abs(values[i] - wanted)
+            right += bool((error <= 3 * bounds[i] + 1e-12 * np.abs(wanted) + floor).all())
+        assert success[lanes].sum() >= len(lanes) - 1, (name, success[lanes])
+        assert right >= len(lanes) - 1, (name, right)
+    # Defective: the error is of the order of the fourth root of the rounding, and the bars say so.
+    (i,) = np.flatnonzero(names == "jordan")
+    target = -3 if which == "smallest_real" else 3
+    assert np.abs(np.abs(values[i].real) - abs(target)).max() < 1e-2
+    assert np.asarray(s.stats["condition"])[i].min() > 1e6
+    for name in ("zero", "identity", "repeated"):
+        (i,) = np.flatnonzero(names == name)
+        assert success[i], name
+        np.testing.assert_allclose(values[i], best(matrices[i], which, 2), atol=1e-9)
+
+
+def test_conjugate_pairs(x64):
+    """The upper one first, and vectors that belong together."""
+    names, _, s = batch("largest_magnitude")
+    values, vectors = np.asarray(s.values), np.asarray(s.vectors)
+    for i in np.flatnonzero(names == "rotations"):
+        assert values[i, 0].imag > 0
+        assert values[i, 1] == values[i, 0].conj()
+        np.testing.assert_allclose(vectors[i, 1], vectors[i, 0].conj(), atol=1e-12)
+
+
+def test_nonfinite(x64):
+    names, _, s = batch("smallest_real")
+    (i,) = np.flatnonzero(names == "nan")
+    assert bool((s.result == RESULTS.nonfinite)[i])
+    assert np.isnan(np.asarray(s.values)[i]).all()
+    assert not np.asarray(s.converged)[i].any()
+    assert not np.asarray(s.is_top)[i].any()
+    assert int(s.stats["matvecs"][i]) == 1
+    assert np.isfinite(np.asarray(s.state.block)).all()
+
+
+def test_products_and_condition_numbers(x64):
+    """No more products than ARPACK with the same basis; condition numbers of the operator."""
+    n, k, basis = 60, 3, 20
+    rng = np.random.default_rng(0)
+    matrices = {
+        "random": rng.normal(size=(n, n)) / np.sqrt(n),
+        "rotations": rotations(np.linspace(1, 0.1, n // 2), 0.3 + np.arange(n // 2) / 4),
+        "grcar": grcar(n),
+    }
+    solver = Arnoldi(basis=basis, rtol=1e-8)
+    for name, matrix in matrices.items():
+        s = eigensolve(plain(matrix), solver, k=k, which="largest_real", max_matvecs=2000)
+        assert bool(s.result == RESULTS.successful), name
+        values, left, right = scipy.linalg.eig(matrix, left=True)
+        condition = 1 / np.abs(np.sum(left.conj() * right, axis=0))
+        if name == "grcar":
+            # Condition numbers of 1e5 and more: a residual of 1e-8 says little, and it is said.
+            assert np.asarray(s.stats["condition"]).min() > 1e3
+            continue
+        wanted = best(matrix, "largest_real", k)
+        np.testing.assert_allclose(s.values, wanted, atol=1e-7)
+        nearest = np.argmin(np.abs(values[None] - wanted[:, None]), axis=1)
+        np.testing.assert_allclose(s.stats["condition"], condition[nearest], rtol=1e-3)
+        error = np.abs(np.asarray(s.values) - wanted)
+        assert (error <= 1.1 * np.asarray(s.bounds) + 1e-13).all()
+        assert bool(s.evidence == EVIDENCE.random_start)
+        assert np.asarray(s.is_top).all()
+        count = [0]
+
+        def product(x, matrix=matrix, count=count):
+            count[0] += 1
+            return matrix @ x
+
+        linear = scipy.sparse.linalg.LinearOperator((n, n), matvec=product, dtype=float)
+        start = np.random.default_rng(1).normal(size=n)
+        scipy.sparse.linalg.eigs(linear, k=k, which="LR", ncv=basis, tol=1e-8, v0=start)
+        assert int(s.stats["matvecs"]) <= count[0], (name, int(s.stats["matvecs"]), count[0])
+
+
+def test_starts_on_a_pytree():
+    """Block, zero, not finite, and a state: one program in float32."""
+    rng = np.random.default_rng(4)
+    matrix = rng.normal(size=(60, 60)) / 8 - np.diag(np.r_[3.0, 2.5, np.zeros(58)])
+    operator = TreeOperator(jnp.asarray(matrix, jnp.float32))
+    solver, which = Arnoldi(), "smallest_real"
+    wanted = best(matrix, which, 1)
+
+    def check(s):
+        assert bool(s.result == RESULTS.successful)
+        assert jax.tree.map(jnp.shape, s.vectors) == {"a": (1, 7, 8), "b": (1, 4)}
+        assert s.vectors["a"].dtype == jnp.complex64
+        flat = np.concatenate([s.vectors["b"][0], s.vectors["a"][0].ravel()])
+        true = np.linalg.norm(matrix @ flat - complex(s.values[0]) * flat)
+        assert true <= float(s.residuals[0]) <= 1e-3 * abs(s.values[0])
+        np.testing.assert_allclose(s.values, wanted, atol=float(2 * s.bounds[0]))
+        return int(s.stats["matvecs"])
+
+    empty = solver.initial_state(operator.in_structure(), 1, jax.random.key(2))
+    cold = eigensolve(operator, solver, which=which, start=empty)
+    spent = check(cold)
+    assert bool(cold.evidence == EVIDENCE.random_start)
+    warm = eigensolve(operator, solver, which=which, start=cold.state)
+    assert check(warm) < spent
+    assert bool(warm.evidence == EVIDENCE.fresh_direction)
+    for value in (0.0, np.nan, np.inf):
+        block = jax.tree.map(lambda x, value=value: jnp.full_like(x, value), cold.state.block)
+        check(eigensolve(operator, solver, which=which, start=block))
+    short = eigensolve(operator, solver, which=which, start=empty, max_matvecs=3)
+    assert bool(short.result == RESULTS.max_matvecs_reached)
+    assert not short.converged.any()
+    assert int(short.stats["matvecs"]) == 3
+
+
+def test_float32_floor():
+    """Eigenvalue zero of a large operator: the floor is said, not called converged."""
+    matrix = rotations([9.0, 5.0, 4.0, 3.0, 2.0, 1.5, 1.0, 0.0], np.full(8, np.pi - 0.1))
+    s = eigensolve(plain(matrix, np.float32), Arnoldi(), which="largest_real")
+    assert bool(s.result == RESULTS.stagnation)
+    assert not s.converged.any()
+    assert abs(s.values[0]) < 1e-4
+    assert bool(s.evidence == EVIDENCE.whole_space)
+
+
+def test_host_solves_the_small_problem(x64):
+    matrix = rotations(1.1 ** -np.arange(N // 2), np.linspace(0.3, 2.8, N // 2))
+    options = {"k": 2, "which": "smallest_real"}
+    a = eigensolve(plain(matrix), Arnoldi(basis=9, rtol=1e-8), **options)
+    b = eigensolve(plain(matrix), Arnoldi(basis=9, rtol=1e-8, small="host"), **options)
+    assert int(b.stats["restarts"]) > 0
+    assert int(a.stats["matvecs"]) == int(b.stats["matvecs"])
+    assert bool(b.result == RESULTS.successful)
+    np.testing.assert_allclose(a.values, b.values, atol=1e-12)
+    np.testing.assert_allclose(b.values, best(matrix, "smallest_real", 2), atol=1e-7)
+
+
+def test_where_the_backend_cannot():
+    assert has_eig("cpu")
+    assert not has_eig("tpu")
+    assert Arnoldi().place("tpu").assisted
+    assert not Arnoldi().place("cpu").assisted
+    operator, solver = plain(np.eye(4), np.float32), Arnoldi(small="host")
+    with pytest.raises(ValueError, match="outside of jit"):
+        jax.jit(lambda o: eigensolve(o, solver, which="largest_real").values)(operator)
+    with pytest.raises(ValueError, match="driver"):
+        eigensolve(operator, solver, which="largest_real", driver="compiled")
+
+
+def test_one_and_two_dimensions():
+    s = eigensolve(plain([[-2.0]], np.float32), Arnoldi(), which="smallest_real")
+    assert s.values.tolist() == [-2]
+    assert int(s.stats["matvecs"]) == 1
+    turn = plain([[0.0, 1.0], [-4.0, 0.0]], np.float32)
+    s = eigensolve(turn, Arnoldi(), k=2, which="largest_real")
+    np.testing.assert_allclose(s.values, [2j, -2j], atol=1e-5)
+    np.testing.assert_allclose(s.stats["condition"], 1.25, rtol=1e-5)
+    assert bool(s.result == RESULTS.successful)
+
+
+def test_questions_that_make_no_sense():
+    operator = plain(np.eye(40), np.float32)
+    with pytest.raises(ValueError, match="smallest_real"):
+        eigensolve(operator, Arnoldi())
+    with pytest.raises(ValueError, match="basis="):
+        eigensolve(operator, Arnoldi(basis=8), k=6, which="largest_real")
+    for options in ({"basis": 2}, {"rtol": -1.0}, {"explore": -1}, {"small": "there"}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            Arnoldi(**options)
