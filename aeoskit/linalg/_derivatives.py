@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float, PyTree
 
+from ._minres import MINRES
 from ._ritz import WHICH
 from ._shifted import ComplementOperator, widen
 from ._solution import EigenSolution
@@ -148,11 +149,11 @@ def _signs(values: Float[Array, " k"], which: str) -> Float[Array, " k"]:
 
 
 def default_linear_solver(definite: bool, dtype: Any) -> lx.AbstractLinearSolver:
-    """CG where the system is definite, GMRES where not, to about the square root of ε and less."""
+    """CG where the system is definite, MINRES where not, to the square root of ε and less."""
     tolerance = 1e-5 if jnp.finfo(dtype).eps > 1e-10 else 1e-11
     if definite:
         return lx.CG(rtol=tolerance, atol=tolerance, max_steps=_MAX_STEPS)
-    return lx.GMRES(rtol=tolerance, atol=tolerance, max_steps=_MAX_STEPS // 20, restart=40)
+    return MINRES(rtol=tolerance, max_steps=_MAX_STEPS)
 
 
 def linear_solve(

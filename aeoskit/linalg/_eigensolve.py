@@ -315,7 +315,7 @@ def eigensolve(
             `loop_mode`; under a transformation always compiled.
         linear_solver: A lineax solver for derivatives of vectors (and second ones of values);
             its tolerances are relative. By default `lineax.CG`, since at an end of the spectrum
-            the system is definite; for interior values `lineax.GMRES`.
+            the system is definite; for interior values `MINRES`.
 
     Returns:
         An `EigenSolution`. Its `converged` says that a pair is an eigenpair, not that it is the

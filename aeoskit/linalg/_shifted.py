@@ -46,6 +46,10 @@ class ComplementOperator(lx.AbstractLinearOperator):
         inside = block_combine(self.block, block_dots(self.block, vector))
         return jax.tree.map(jnp.subtract, vector, inside), inside
 
+    def project(self, vector: PyTree) -> PyTree:
+        """`P v`."""
+        return vector if self.block is None else self._split(vector)[0]
+
     def mv(self, vector: PyTree[Array]) -> PyTree[Array]:
         """One product of A."""
         inside = None

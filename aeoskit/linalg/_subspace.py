@@ -1,0 +1,394 @@
+"""A subspace with its images, for methods that are free in how they expand it.
+
+The state keeps an orthonormal basis V and the images Z = (A - σ) V, each a true product of A. So
+any vector of the space has its residual without a product and without a recurrence, however the
+space came about: a linear solve that was inexact, or failed, costs speed and never honesty.
+
+For values nearest σ, inside of the spectrum, Ritz values are no guide: a mixture of eigenvectors
+from both sides of σ has one near it. The space is searched for *harmonic* Ritz vectors instead
+(Morgan 1991; Paige, Parlett, van der Vorst 1995), the best of which make the small space in which
+values are taken as ordinary Ritz values.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+
+from ._eigensolve import EigenProblem, Start
+from ._error_bars import ritz_gaps, temple_bound
+from ._harmonic import GUARD, nearest_zero, small_product
+from ._lanczos_state import kept_at_restart
+from ._orthogonal import draw, once, orthonormalise
+from ._results import EVIDENCE, RESULTS
+from ._ritz import rank_ritz, structure_dimension
+from ._shifted import widen
+from ._solution import EigenSolution
+from ._tree import (
+    block_combine,
+    block_dots,
+    block_gram,
+    block_row,
+    block_set_row,
+    block_zeros,
+    tree_dtype,
+    tree_norm,
+    tree_scale,
+    tree_where,
+)
+
+# As in Lanczos: what rounding adds to a residual, in units of (epsilon * scale).
+_FLOOR = 8.0
+
+
+class SubspaceState(eqx.Module):
+    """The space, what was found in it, and what it cost."""
+
+    basis: PyTree[Array]
+    images: PyTree[Array]
+    projected: Float[Array, "m m"]
+    gram: Float[Array, "m m"]
+    coefficients: Float[Array, "m m"]  # orthonormal columns, best first
+    values: Float[Array, " k"]  # shifted: theta - sigma
+    residuals: Float[Array, " k"]
+    residual: PyTree[Array]  # that of the target, the first pair that is not settled
+    target: Int[Array, ""]
+    size: Int[Array, ""]
+    starts: PyTree[Array]
+    begun: Int[Array, ""]
+    scale: Float[Array, ""]
+    asymmetry: Float[Array, ""]
+    finite: Bool[Array, ""]
+    evidence: EVIDENCE
+    key: UInt32[Array, "2"]
+    matvecs: Int[Array, ""]
+    failed: Int[Array, ""]
+    restarts: Int[Array, ""]
+    explored: Int[Array, ""]
+
+
+def begin(
+    operator: lx.AbstractLinearOperator, problem: EigenProblem, start: Start, basis: int, name: str
+) -> SubspaceState:
+    """An empty space, and the vectors that it will start with. No products."""
+    structure = operator.in_structure()
+    dimension = structure_dimension(structure)
+    dtype = tree_dtype(structure)
+    m, k = min(basis, dimension), problem.k
+    if m < min(k + GUARD + 1, dimension):
+        raise ValueError(
+            f"{name}(basis={basis}) is too small for k={k}: use basis={k + GUARD + 1} or more "
+            "(2k + 10 is a good choice)."
+        )
+    starts, key = start.block, start.key
+    if starts is None:
+        row, key = draw(key, structure)
+        starts = jax.tree.map(lambda x: x[None], row)
+        evidence = EVIDENCE.random_start
+    else:
+        rows = jax.tree.leaves(starts)[0].shape[0]
+        starts = jax.tree.map(lambda x: x[: min(rows, m)], starts)
+        evidence = EVIDENCE.where(start.fresh, EVIDENCE.random_start, EVIDENCE.none)
+    integer, zero = jnp.zeros((), jnp.int32), jnp.zeros((), dtype)
+    return SubspaceState(
+        basis=block_zeros(structure, m),
+        images=block_zeros(widen(structure), m),
+        projected=jnp.zeros((m, m), dtype),
+        gram=jnp.zeros((m, m), dtype),
+        coefficients=jnp.eye(m, dtype=dtype),
+        values=jnp.zeros(k, dtype),
+        residuals=jnp.full(k, jnp.inf, dtype),
+        residual=jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), widen(structure)),
+        target=integer,
+        size=integer,
+        starts=starts,
+        begun=integer,
+        scale=zero,
+        asymmetry=zero,
+        finite=jnp.asarray(True),
+        evidence=evidence,
+        key=key,
+        matvecs=integer,
+        failed=integer,
+        restarts=integer,
+        explored=integer,
+    )
+
+
+def starting(state: SubspaceState) -> Bool[Array, ""]:
+    """Whether start vectors are left."""
+    return state.begun < jax.tree.leaves(state.starts)[0].shape[0]
+
+
+def seek(
+    shift: Float[Array, ""], state: SubspaceState, rtol: float, atol: float
+) -> tuple[PyTree, Bool[Array, ""], SubspaceState]:
+    """The right-hand side of the next linear solve, and whether it explores.
+
+    The residual of the target; or, with all pairs settled, a random vector orthogonal to the
+    space: if a nearer eigenvector or another copy was overlooked, its solution is full of it.
+    """
+    settled = jnp.all(_settled(shift, state, rtol, atol)[0]) & ~starting(state)
+    like = block_row(state.basis, 0)
+    residual = jax.tree.map(lambda x, v: x.astype(v.dtype), state.residual, like)
+    chosen, key = once(settled, lambda c: _fresh(state, c[1], c[0]), (residual, state.key))
+    explored = jnp.where(settled, state.explored + 1, 0)
+    state = eqx.tree_at(lambda s: (s.key, s.explored), state, (key, explored))
+    return widen(chosen), settled, state
+
+
+def add(
+    operator: lx.AbstractLinearOperator,
+    shift: Float[Array, ""],
+    state: SubspaceState,
+    direction: PyTree,
+) -> SubspaceState:
+    """The space with one more vector: the next start vector while there are any. One product."""
+    first = starting(state)
+    rows = jax.tree.leaves(state.starts)[0].shape[0]
+    given = block_row(state.starts, jnp.minimum(state.begun, rows - 1))
+    like = block_row(state.basis, 0)
+    direction = jax.tree.map(
+        lambda a, b, v: jnp.where(first, a.astype(v.dtype), b.astype(v.dtype)),
+        given,
+        direction,
+        like,
+    )
+    norm = tree_norm(direction)
+    empty = ~(jnp.isfinite(norm) & (norm > 0))
+    direction, key = once(empty, lambda c: draw(c[1], c[0]), (direction, state.key))
+    q = orthonormalise(state.basis, direction, state.size)
+    # A direction of which nothing was left: any other one.
+    lost = ~(tree_norm(q) > 0.5)
+    q, key = once(
+        lost,
+        lambda c: _fresh(state, c[1], c[0]),
+        (q, key),
+    )
+    product = operator.mv(q)
+    scale = tree_norm(product)
+    finite = jnp.isfinite(scale)
+    z = jax.tree.map(
+        lambda w, v, b: jnp.where(finite, w.astype(b.dtype) - shift * v.astype(b.dtype), 0).astype(
+            b.dtype
+        ),
+        product,
+        q,
+        block_row(state.images, 0),
+    )
+    basis = block_set_row(state.basis, state.size, q)
+    images = block_set_row(state.images, state.size, z)
+    index = jnp.arange(state.gram.shape[0])
+    column = jnp.where(index <= state.size, block_dots(basis, z), 0)
+    row = jnp.where(index <= state.size, block_dots(images, q), 0)
+    norms = jnp.where(index <= state.size, block_dots(images, z), 0)
+    mean = (column + row) / 2
+    i = state.size
+    return eqx.tree_at(
+        lambda s: (
+            s.basis,
+            s.images,
+            s.projected,
+            s.gram,
+            s.size,
+            s.begun,
+            s.scale,
+            s.asymmetry,
+            s.finite,
+            s.key,
+            s.matvecs,
+        ),
+        state,
+        (
+            basis,
+            images,
+            state.projected.at[:, i].set(mean).at[i, :].set(mean),
+            state.gram.at[:, i].set(norms).at[i, :].set(norms),
+            i + 1,
+            state.begun + first,
+            jnp.where(finite, jnp.maximum(state.scale, scale), state.scale),
+            jnp.maximum(state.asymmetry, jnp.max(jnp.abs(column - row))),
+            state.finite & finite,
+            key,
+            state.matvecs + 1,
+        ),
+    )
+
+
+def _fresh(state: SubspaceState, key: Array, like: PyTree) -> tuple[PyTree, Array]:
+    q, key = draw(key, like)
+    return orthonormalise(state.basis, q, state.size), key
+
+
+def extract(
+    problem: EigenProblem, shift: Float[Array, ""], state: SubspaceState, rtol: float, atol: float
+) -> SubspaceState:
+    """The k best pairs of the space, their residual vectors, and the target."""
+    m, k = state.gram.shape[0], problem.k
+    if problem.which == "nearest":
+        values, vectors, valid = nearest_zero(state.projected, state.gram, state.size, k)
+    else:
+        empty = jnp.arange(m) >= state.size
+        below = -2 * jnp.linalg.norm(state.projected) - 1
+        values, vectors = jnp.linalg.eigh(
+            state.projected + jnp.diag(jnp.where(empty, below, 0)), symmetrize_input=False
+        )
+        order, valid = rank_ritz(values, state.size, problem.which)
+        values, vectors = values[order], jnp.where(valid[None, :], vectors[:, order], 0)
+    best, values = vectors[:, :k], jnp.where(valid[:k], values[:k], 0)
+    wide = widen(state.basis)
+    residual_block = jax.tree.map(
+        lambda z, v: z - v,
+        block_combine(state.images, best),
+        block_combine(wide, best * values[None, :]),
+    )
+    squares = jnp.diagonal(block_gram(residual_block, residual_block))
+    residuals = jnp.where(valid[:k], jnp.sqrt(squares), jnp.inf)
+    state = eqx.tree_at(
+        lambda s: (s.coefficients, s.values, s.residuals), state, (vectors, values, residuals)
+    )
+    target = jnp.argmin(_settled(shift, state, rtol, atol)[0]).astype(jnp.int32)
+    return eqx.tree_at(
+        lambda s: (s.target, s.residual), state, (target, block_row(residual_block, target))
+    )
+
+
+def _settled(shift: Float[Array, ""], state: SubspaceState, rtol: float, atol: float):
+    """Whether each pair meets its tolerance or is at the floor of the format; meets it."""
+    floor = _FLOOR * jnp.finfo(state.gram.dtype).eps * state.scale
+    converged = state.residuals + floor <= rtol * jnp.abs(shift + state.values) + atol
+    return converged | (state.residuals <= floor), converged
+
+
+def restart(problem: EigenProblem, state: SubspaceState) -> SubspaceState:
+    """Keeps the best vectors and their images."""
+    m = state.gram.shape[0]
+    chosen = state.coefficients[:, : kept_at_restart(m, problem.k)]
+    chosen = jnp.pad(chosen, ((0, 0), (0, m - chosen.shape[1])))
+    kept = jnp.full_like(state.size, kept_at_restart(m, problem.k))
+    return eqx.tree_at(
+        lambda s: (s.basis, s.images, s.projected, s.gram, s.coefficients, s.size, s.restarts),
+        state,
+        (
+            block_combine(state.basis, chosen),
+            block_combine(state.images, chosen),
+            small_product(chosen.T, small_product(state.projected, chosen)),
+            small_product(chosen.T, small_product(state.gram, chosen)),
+            jnp.eye(m, dtype=state.gram.dtype),
+            kept,
+            state.restarts + 1,
+        ),
+    )
+
+
+def confirm(
+    shift: Float[Array, ""],
+    exploring: Bool[Array, ""],
+    old: SubspaceState,
+    new: SubspaceState,
+    rtol: float,
+    atol: float,
+) -> SubspaceState:
+    """Where a look around changed a value, it has to be done again."""
+    allowed = rtol * jnp.abs(shift + old.values) + atol + 2 * new.residuals
+    changed = exploring & jnp.any(jnp.abs(new.values - old.values) > allowed)
+    return eqx.tree_at(lambda s: s.explored, new, jnp.where(changed, 0, new.explored))
+
+
+def make_room(
+    operator: lx.AbstractLinearOperator, problem: EigenProblem, state: SubspaceState
+) -> SubspaceState:
+    """Restarts a space that is full."""
+    m = state.gram.shape[0]
+    if m >= structure_dimension(operator.in_structure()):
+        return state
+    return once(state.size == m, lambda s: restart(problem, s), state)
+
+
+def ended(
+    operator: lx.AbstractLinearOperator,
+    problem: EigenProblem,
+    shift: Float[Array, ""],
+    state: SubspaceState,
+    rtol: float,
+    atol: float,
+    explore: int,
+) -> tuple[Bool[Array, ""], RESULTS]:
+    """Whether the solve is over, and how."""
+    eps = jnp.finfo(state.gram.dtype).eps
+    settled, converged = _settled(shift, state, rtol, atol)
+    complete = state.size >= structure_dimension(operator.in_structure())
+    sought = state.explored >= explore
+    enough = (jnp.all(settled) & sought & ~starting(state)) | complete
+    asymmetric = state.asymmetry > 10 * jnp.sqrt(eps) * (state.scale + jnp.abs(shift))
+    result = RESULTS.where(jnp.all(converged), RESULTS.successful, RESULTS.stagnation)
+    result = RESULTS.where(enough, result, RESULTS.max_matvecs_reached)
+    result = RESULTS.where(asymmetric, RESULTS.asymmetric, result)
+    result = RESULTS.where(state.finite, result, RESULTS.nonfinite)
+    spent = state.matvecs >= problem.max_matvecs
+    return (state.matvecs > 0) & (enough | spent | ~state.finite | asymmetric), result
+
+
+def conclude(
+    operator: lx.AbstractLinearOperator,
+    problem: EigenProblem,
+    shift: Float[Array, ""],
+    state: SubspaceState,
+    rtol: float,
+    atol: float,
+    explore: int,
+    rows: int,
+) -> EigenSolution:
+    """The solution. No products: images are at hand."""
+    structure = operator.in_structure()
+    m, k = state.gram.shape[0], problem.k
+    eps = jnp.finfo(state.gram.dtype).eps
+    _, result = ended(operator, problem, shift, state, rtol, atol, explore)
+    valid = (jnp.arange(m) < state.size) & state.finite
+    block = block_combine(state.basis, state.coefficients[:, :rows])
+    key = state.key
+    for i in range(rows):
+        fresh, key = draw(key, structure)
+        fresh = tree_scale(1 / tree_norm(fresh), fresh)
+        block = block_set_row(block, i, tree_where(valid[i], block_row(block, i), fresh))
+    values = jnp.where(valid[:k], shift + state.values, jnp.nan)
+    residuals = jnp.where(valid[:k], state.residuals + _FLOOR * eps * state.scale, jnp.inf)
+    sound = state.finite & ~(result == RESULTS.asymmetric)
+    converged = sound & (residuals <= rtol * jnp.abs(values) + atol)
+    result = RESULTS.where(
+        (result == RESULTS.successful) & ~jnp.all(converged), RESULTS.stagnation, result
+    )
+    below = -2 * jnp.linalg.norm(state.projected) - 1
+    empty = jnp.arange(m) >= state.size
+    ritz = jnp.linalg.eigvalsh(state.projected + jnp.diag(jnp.where(empty, below, 0)))
+    gaps = ritz_gaps(state.values, ritz, jnp.arange(m) >= m - state.size)
+    complete = state.size >= structure_dimension(structure)
+    if explore > 0:
+        warm = ~(state.evidence == EVIDENCE.random_start) & (state.explored >= explore)
+        sought = EVIDENCE.where(warm, EVIDENCE.fresh_direction, state.evidence)
+    else:
+        sought = state.evidence
+    evidence = EVIDENCE.where(complete, EVIDENCE.whole_space, sought)
+    return EigenSolution(
+        values=values,
+        vectors=jax.tree.map(lambda b: b[:k], block),
+        residuals=residuals,
+        bounds=residuals,
+        estimates=temple_bound(residuals, gaps),
+        converged=converged,
+        is_top=converged & ~(evidence == EVIDENCE.none),
+        evidence=evidence,
+        result=result,
+        stats={
+            "matvecs": state.matvecs,
+            "restarts": state.restarts,
+            "failed_solves": state.failed,
+        },
+        state=Start(
+            block=block,
+            key=key,
+            fresh=jnp.asarray(False),
+            age=jnp.zeros((), jnp.int32),
+        ),
+    )
