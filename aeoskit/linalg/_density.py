@@ -107,7 +107,7 @@ def _density(
         moments=moments,
         moments_std_error=moments_error,
         result=RESULTS.where(finite, RESULTS.successful, RESULTS.nonfinite),
-        stats={"matvecs": jnp.sum(size)},
+        stats={"matvecs": jnp.sum(size, dtype=jnp.int32)},
     )
 
 

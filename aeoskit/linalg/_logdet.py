@@ -47,7 +47,7 @@ def _log_determinant(
         std_error=jnp.where(sound, error, jnp.inf),
         result=RESULTS.where(finite, result, RESULTS.nonfinite),
         stats={
-            "matvecs": jnp.sum(size),
+            "matvecs": jnp.sum(size, dtype=jnp.int32),
             "quadrature_error": jnp.where(sound, jnp.mean(change), jnp.inf),
         },
     )

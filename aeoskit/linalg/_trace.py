@@ -1,7 +1,5 @@
 """The trace from products alone: Hutchinson, Hutch++ and XTrace."""
 
-from typing import Literal
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -120,13 +118,13 @@ def _xtrace(operator: lx.AbstractLinearOperator, key: Array, budget: int) -> Est
     dependent = ~jnp.all(kept)
     # Where the images depend on each other, each is in the range of the others, and leaving it out
     # takes nothing away.
-    safe = jnp.where(jnp.eye(m, dtype=bool) & ~kept, 1, r)
+    safe = r + jnp.diag(jnp.where(kept, 0, 1).astype(r.dtype))
     s = jax.scipy.linalg.solve_triangular(safe, jnp.eye(m, dtype=r.dtype), trans=1)
-    s = s / jnp.linalg.norm(s, axis=0)
+    s = s / jnp.linalg.norm(s, axis=0, keepdims=True)
     s = jnp.where(dependent, 0, s)
     rank = jnp.where(dependent, jnp.sum(kept), m - 1)
     # The part of each probe in the range of its own sketch.
-    x = w - s * jnp.sum(s * w, axis=0)
+    x = w - s * jnp.sum(s * w, axis=0, keepdims=True)
     hs, hx = (jnp.matmul(h, z, precision=_PRECISION) for z in (s, x))
     # A is symmetric: <A Q x, ω> is <Q x, y>.
     residual = forms - 2 * jnp.sum(r * x, axis=0) + jnp.sum(x * hx, axis=0)
@@ -151,7 +149,7 @@ def trace(
     operator: lx.AbstractLinearOperator,
     *,
     key: PRNGKeyArray,
-    method: Literal["hutchinson", "hutch++", "xtrace"] = "xtrace",
+    method: str = "xtrace",
     max_matvecs: int = 30,
 ) -> Estimate:
     """The trace of an operator, with its standard error.
