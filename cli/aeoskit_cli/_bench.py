@@ -1,5 +1,7 @@
 """`aeoskit bench`: a benchmark, its options those of its function."""
 
+import inspect
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -41,6 +43,8 @@ def run_bench(words: list[str]) -> int:
         for key, value in values.items():
             if isinstance(value, int) and not isinstance(value, bool) and value < 1:
                 raise UserError(f"bench {name}: {key} is {value}: it must be at least 1")
+        if "progress" in inspect.signature(function).parameters:
+            values["progress"] = _progress
         result = function(**values)
         if json:
             print_json(result)
@@ -60,6 +64,10 @@ def run_bench(words: list[str]) -> int:
     )
     code = app(rest, prog_name=f"aeoskit bench {name}", standalone_mode=False)
     return code if isinstance(code, int) else 0
+
+
+def _progress(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
 
 
 def _print_result(result: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ def run_eigen_benchmark(
     seeds: int = 1,
     peers: bool = True,
     full: bool = False,
+    progress: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
     """Counts the products of eigen-solvers, ours and others', against the fewest that can do.
 
@@ -53,6 +55,7 @@ def run_eigen_benchmark(
         seeds: Start vectors; counts are their means, residuals and errors the worst.
         peers: Whether scipy's, jax's and matfree's solvers run too.
         full: Everything, which takes the better part of an hour on two cores.
+        progress: Is told what begins.
 
     Returns:
         `{"rows", "tracking", "wall", "notes"}`. `rows`: a row a problem, k, tolerance and solver,
@@ -86,16 +89,20 @@ def run_eigen_benchmark(
         for name in names:
             if name == "matrices":
                 for matrix in MATRICES:
+                    progress(matrix)
                     rows += cold_rows(matrix, "matrix", matrix_problem(matrix), setting)
                 continue
             for label, options in _variants(name):
+                progress(f"{label}: training and cold solves")
                 problem = training_problem(name, **options)
                 operator = problem.operator()
                 rows += cold_rows(label, problem.operator_name, operator, setting)
                 if name in ("C", "D"):
+                    progress(f"{label}: wall time")
                     wall.append(wall_row(label, operator))
                 else:
                     count = steps or (500 if full else 25)
+                    progress(f"{label}: tracking over {count} steps")
                     tracking += tracking_rows(
                         problem, _tracking_solvers(), count, peers="scipy eigsh" in found
                     )
