@@ -46,11 +46,11 @@ def run_eigen_benchmark(
     product, from the same start vector.
 
     Args:
-        problems: Which, of A, B, B2, C, D, matrices (default A,B,C,matrices; with --full all).
-        solvers: Which of ours: Lanczos, LOBPCG, PowerIteration (default Lanczos; with --full all).
+        problems: Which, of A, B, B2, C, D, matrices; none is A,B,C,matrices, with --full all.
+        solvers: Ours: Lanczos, LOBPCG, PowerIteration; none is Lanczos, with --full all.
         ks: How many of the largest eigenvalues.
-        rtols: Relative residuals (default 1e-3; with --full 1e-2,1e-3,1e-5).
-        steps: Training steps that are tracked (default 25; with --full 500).
+        rtols: Relative residuals; none is 1e-3, with --full 1e-2,1e-3,1e-5.
+        steps: Training steps that are tracked; none is 25, with --full 500.
         limit: Products that a solver may spend.
         seeds: Start vectors; counts are their means, residuals and errors the worst.
         peers: Whether scipy's, jax's and matfree's solvers run too.
