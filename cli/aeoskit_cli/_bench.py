@@ -73,9 +73,7 @@ def _progress(what: str) -> None:
 def _print_result(result: dict[str, Any]) -> None:
     """A table for each kind of rows, then the notes."""
     tables = {key: rows for key, rows in result.items() if key != "notes" and rows}
-    for position, (key, rows) in enumerate(tables.items()):
-        if position:
-            print()
+    for key, rows in tables.items():
         print_rows(rows, key if len(tables) > 1 and key != "rows" else "")
     for note in result.get("notes", ()):
         print(note)

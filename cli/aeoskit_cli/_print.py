@@ -84,11 +84,15 @@ def print_runs(rows: Sequence[Mapping[str, Any]]) -> None:
     _show(table)
 
 
+# Headers that are broken, so that the column is as narrow as its values.
 _HEADERS = {
     "operator": "oper-\nator",
+    "matvecs": "mat-\nvecs",
     "optimum": "opti-\nmum",
+    "residual": "resid-\nual",
+    "seconds": "sec-\nonds",
     "converged": "met",
-    "steps": "steps",
+    "linearize_seconds": "linear-\nize\nms",
 }
 
 
@@ -118,7 +122,7 @@ def _unit(key: str) -> str:
 def _row_cell(key: str, value: Any) -> str:
     if isinstance(value, float) and math.isfinite(value):
         if key.endswith("_seconds"):
-            return f"{1e3 * value:.2f}"
+            return f"{1e3 * value:.2f}" if value < 1 else f"{1e3 * value:.0f}"
         if key == "seconds":
             return f"{value:.2f}"
         if key == "residual" or key.endswith("error"):
@@ -126,7 +130,7 @@ def _row_cell(key: str, value: Any) -> str:
         if key == "rtol":
             return f"{value:.0e}".replace("e-0", "e-")
     if key.startswith("bytes") and value is not None:
-        return f"{value / 1e6:.1f}"
+        return f"{value / 1e6:.3g}"
     return _cell(key, value)
 
 

@@ -264,6 +264,34 @@ def test_a_benchmark_takes_the_options_of_its_function(
     assert json.loads(capsys.readouterr().out)["rows"][0]["ratio"] == 15
 
 
+def test_a_wide_benchmark_fits_and_says_where_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    from aeoskit_experiments import benchmarks
+
+    row = {"problem": "indefinite", "operator": "matrix", "k": 1, "rtol": 1e-5}
+    row |= {"solver": "PowerIteration", "matvecs": 300, "optimum": None, "residual": 1.23e-5}
+    row |= {"error": float("inf"), "seconds": 12.345, "converged": False}
+
+    def eigen(*, full: bool = True, progress: Any = None) -> dict[str, Any]:
+        """Counts."""
+        progress("matrices")
+        tracked = [{"solver": "Tracking", "steps": 3, "full": full}]
+        return {"rows": [row], "tracking": tracked, "wall": [], "notes": ["one is left out"]}
+
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setitem(benchmarks.BENCHMARKS, "eigen", eigen)
+    assert main(["bench", "eigen", "--no-full"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "matrices\n"
+    assert "…" not in out
+    words = ["indefinite", "matrix", "1", "1e-5", "PowerIteration", "300", "–", "1.2e-05", "–"]
+    assert [*words, "12.35", "no"] in [line.split() for line in out.splitlines()]
+    assert ["Tracking", "3", "no"] in [line.split() for line in out.splitlines()]
+    assert out.endswith("one is left out\n")
+    assert "wall" not in out
+
+
 def test_a_swept_none_is_named_in_the_table(capsys: Capture) -> None:
     print_runs([{"batch": 16, "ratio": None}, {"batch": None, "ratio": 1.0}])
     *_, first, second = capsys.readouterr().out.strip().splitlines()

@@ -53,9 +53,9 @@ def wall_row(
     Returns:
         A row: `matvecs`; `solve_seconds`, `product_seconds`, `linearize_seconds`; `ratio`, of the
         solve to its products and one linearization (`ratio_goal` 1.15); `compile_seconds` of the
-        solve (`compile_goal` 2). `bytes`, the peak of temporaries of the compiled solve, and
-        `bytes_goal`: basis, vectors kept at a restart and four more, and what the linearization
-        holds.
+        solve (`compile_goal_seconds` 2). `bytes`, the peak of temporaries of the compiled solve,
+        and `bytes_goal`: basis, vectors kept at a restart and four more, and what the
+        linearization holds.
     """
     if solver is None:
         # A tolerance that no solve had: the program is new, whatever ran before.
@@ -99,7 +99,7 @@ def wall_row(
         "ratio": solving / (matvecs * product + linearizing),
         "ratio_goal": 1.15,
         "compile_seconds": max(0.0, first - solving),
-        "compile_goal": 2.0,
+        "compile_goal_seconds": 2.0,
         "bytes": None if analysis is None else int(analysis.temp_size_in_bytes),
         "bytes_goal": (BASIS + kept + 4) * size + residuals,
     }
