@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
-from ._orthogonal import orthonormalise, project_out
+from ._orthogonal import project_out
 from ._results import RESULTS
-from ._tree import block_row, block_set_row, tree_dot, tree_norm, tree_scale
+from ._tree import block_row, block_set_row, tree_dtype, tree_norm, tree_scale
 
 
 class Estimate(eqx.Module):
@@ -82,6 +82,22 @@ def leaf_eps(structure: PyTree) -> float:
     return max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(structure))
 
 
+def project_out_again(
+    basis: PyTree, w: PyTree, size: Array, passes: int
+) -> tuple[PyTree, Float[Array, " m"]]:
+    """`project_out`, several times: what rounding leaves after the first is large where w is small.
+
+    A loop, so that the passes are compiled once.
+    """
+
+    def body(_: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
+        w, h = project_out(basis, carry[0], size)
+        return w, carry[1] + h
+
+    rows = jax.tree.leaves(basis)[0].shape[0]
+    return jax.lax.fori_loop(0, passes, body, (w, jnp.zeros(rows, tree_dtype(basis))))
+
+
 def orthonormal_rows(block: PyTree) -> tuple[PyTree, Float[Array, "m m"]]:
     """Q and upper triangular R with `block = R^T Q` (rows), by repeated Gram-Schmidt.
 
@@ -94,14 +110,14 @@ def orthonormal_rows(block: PyTree) -> tuple[PyTree, Float[Array, "m m"]]:
     def body(i: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
         block, r = carry
         row = block_row(block, i)
-        rest, first = project_out(block, row, i)
-        rest, second = project_out(block, rest, i)
-        keep = tree_norm(rest) > 10 * eps * tree_norm(row)
-        q = tree_scale(jnp.where(keep, 1.0, 0.0), orthonormalise(block, rest, i))
-        column = (first + second).at[i].set(tree_dot(q, rest))
+        rest, column = project_out_again(block, row, i, 3)
+        norm = tree_norm(rest)
+        keep = norm > 10 * eps * tree_norm(row)
+        q = tree_scale(jnp.where(keep, 1 / jnp.where(keep, norm, 1), 0), rest)
+        column = column.at[i].set(jnp.where(keep, norm, 0))
         return block_set_row(block, i, q), r.at[:, i].set(column)
 
-    r = jnp.zeros((rows, rows), tree_dot(block, block).dtype)
+    r = jnp.zeros((rows, rows), tree_dtype(block))
     return jax.lax.fori_loop(0, rows, body, (block, r))
 
 

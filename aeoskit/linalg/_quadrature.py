@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ._estimate import leaf_eps, rademacher_like
-from ._orthogonal import project_out
+from ._estimate import leaf_eps, project_out_again, rademacher_like
 from ._ritz import structure_dimension
 from ._tree import block_set_row, block_zeros, tree_dot, tree_dtype, tree_norm, tree_scale
 
@@ -35,8 +34,7 @@ def tridiagonalise(
         w = operator.mv(q)
         alpha = tree_dot(q, w)
         # Twice is enough, and once is not.
-        w, _ = project_out(basis, w, size + 1)
-        w, _ = project_out(basis, w, size + 1)
+        w, _ = project_out_again(basis, w, size + 1, 2)
         beta = tree_norm(w)
         scale = jnp.maximum(scale, jnp.maximum(jnp.abs(alpha), beta))
         # False for NaN as well: it is in the diagonal now, and the loop ends.
