@@ -108,7 +108,7 @@ class ShiftInvert(AbstractEigenSolver):
     (`MINRES` five, `lineax.GMRES` its `restart` + 1), and one linearization.
 
     **What was overlooked.** When all wanted pairs have converged, `explore` more solves follow,
-    each from a random vector orthogonal to the space: a nearer eigenvalue, or another copy of a
+    each from a random vector: a nearer eigenvalue, or another copy of a
     repeated one, is strong in its solution. Only if that changes nothing is the solve over. It is
     evidence, not proof.
 

@@ -34,8 +34,6 @@ from ._tree import (
     block_zeros,
     tree_dtype,
     tree_norm,
-    tree_scale,
-    tree_where,
 )
 
 # As in Lanczos: what rounding adds to a residual, in units of (epsilon * scale).
@@ -126,13 +124,13 @@ def seek(
 ) -> tuple[PyTree, Bool[Array, ""], SubspaceState]:
     """The right-hand side of the next linear solve, and whether it explores.
 
-    The residual of the target; or, with all pairs settled, a random vector orthogonal to the
-    space: if a nearer eigenvector or another copy was overlooked, its solution is full of it.
+    The residual of the target; or, with all pairs settled, a random vector: if a nearer
+    eigenvector or another copy was overlooked, its solution is full of it.
     """
     settled = jnp.all(_settled(shift, state, rtol, atol)[0]) & ~starting(state)
     like = block_row(state.basis, 0)
     residual = jax.tree.map(lambda x, v: x.astype(v.dtype), state.residual, like)
-    chosen, key = once(settled, lambda c: _fresh(state, c[1], c[0]), (residual, state.key))
+    chosen, key = once(settled, lambda c: draw(c[1], c[0]), (residual, state.key))
     explored = jnp.where(settled, state.explored + 1, 0)
     state = eqx.tree_at(lambda s: (s.key, s.explored), state, (key, explored))
     return widen(chosen), settled, state
@@ -155,17 +153,17 @@ def add(
         direction,
         like,
     )
+
+    def attempt(carry: tuple[PyTree, Array, Array, Array]) -> tuple[PyTree, Array, Array, Array]:
+        # A direction that is nothing, or of which nothing is left: any other one.
+        vector, key, lost, turn = carry
+        vector, key = once(lost, lambda c: draw(c[1], c[0]), (vector, key))
+        vector = orthonormalise(state.basis, vector, state.size)
+        return vector, key, ~(tree_norm(vector) > 0.5), turn + 1
+
     norm = tree_norm(direction)
-    empty = ~(jnp.isfinite(norm) & (norm > 0))
-    direction, key = once(empty, lambda c: draw(c[1], c[0]), (direction, state.key))
-    q = orthonormalise(state.basis, direction, state.size)
-    # A direction of which nothing was left: any other one.
-    lost = ~(tree_norm(q) > 0.5)
-    q, key = once(
-        lost,
-        lambda c: _fresh(state, c[1], c[0]),
-        (q, key),
-    )
+    carry = direction, state.key, ~(jnp.isfinite(norm) & (norm > 0)), jnp.zeros((), jnp.int32)
+    q, key, _, _ = jax.lax.while_loop(lambda c: (c[3] == 0) | (c[2] & (c[3] < 3)), attempt, carry)
     product = operator.mv(q)
     scale = tree_norm(product)
     finite = jnp.isfinite(scale)
@@ -214,11 +212,6 @@ def add(
             state.matvecs + 1,
         ),
     )
-
-
-def _fresh(state: SubspaceState, key: Array, like: PyTree) -> tuple[PyTree, Array]:
-    q, key = draw(key, like)
-    return orthonormalise(state.basis, q, state.size), key
 
 
 def extract(
@@ -348,10 +341,20 @@ def conclude(
     valid = (jnp.arange(m) < state.size) & state.finite
     block = block_combine(state.basis, state.coefficients[:, :rows])
     key = state.key
-    for i in range(rows):
-        fresh, key = draw(key, structure)
-        fresh = tree_scale(1 / tree_norm(fresh), fresh)
-        block = block_set_row(block, i, tree_where(valid[i], block_row(block, i), fresh))
+    like = jax.eval_shape(lambda: block)
+
+    def fill(carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
+        fresh, key = draw(carry[1], like)
+        lengths = jnp.sqrt(jnp.diagonal(block_gram(fresh, fresh)))
+        fresh = block_combine(fresh, jnp.diag(1 / lengths))
+        chosen = jax.tree.map(
+            lambda x, y: jnp.where(valid[:rows].reshape(rows, *(1,) * (x.ndim - 1)), x, y),
+            carry[0],
+            fresh,
+        )
+        return chosen, key
+
+    block, key = once(~jnp.all(valid[:rows]), fill, (block, key))
     values = jnp.where(valid[:k], shift + state.values, jnp.nan)
     residuals = jnp.where(valid[:k], state.residuals + _FLOOR * eps * state.scale, jnp.inf)
     sound = state.finite & ~(result == RESULTS.asymmetric)

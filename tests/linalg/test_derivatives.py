@@ -34,9 +34,9 @@ def family(spectrum=SPECTRUM):
     return matrix
 
 
-def solve(matrix, k=1, which="largest", solver=None):
+def solve(matrix, k=1, which="largest"):
     op = lx.MatrixLinearOperator(matrix, lx.symmetric_tag)
-    return eigensolve(op, Dense() if solver is None else solver, k=k, which=which)
+    return eigensolve(op, Dense(), k=k, which=which)
 
 
 def dense_pairs(matrix, k, which):
@@ -72,10 +72,9 @@ def test_values_and_vectors_against_dense(x64, which):
 
 def test_modes_agree_and_the_hessian_is_right(x64):
     matrix = family()
-    lanczos = Lanczos(basis=12, rtol=1e-11)
 
     def top(t):
-        return solve(matrix(t), solver=lanczos).values[0]
+        return solve(matrix(t)).values[0]
 
     def truth(t):
         return jnp.linalg.eigvalsh(matrix(t))[-1]
@@ -85,13 +84,9 @@ def test_modes_agree_and_the_hessian_is_right(x64):
     value, slope = jax.jvp(top, (AT,), (ALONG,))
     np.testing.assert_allclose(value, truth(AT), rtol=1e-12)
     np.testing.assert_allclose(slope, gradient @ ALONG, rtol=1e-9)
-
-    def dense(t):
-        return solve(matrix(t)).values[0]
-
     want = jax.hessian(truth)(AT)
-    np.testing.assert_allclose(jax.jit(jax.hessian(dense))(AT), want, rtol=1e-7)
-    again = jax.jit(jax.grad(lambda t: jax.grad(dense)(t) @ ALONG))
+    np.testing.assert_allclose(jax.jit(jax.hessian(top))(AT), want, rtol=1e-7)
+    again = jax.jit(jax.grad(lambda t: jax.grad(top)(t) @ ALONG))
     np.testing.assert_allclose(again(AT), want @ ALONG, rtol=1e-7)
 
 
@@ -106,21 +101,15 @@ def test_a_group_moves_as_one(x64):
         s = solve(matrix(t), 3)
         return s.values, s.vectors.T @ s.vectors
 
-    def truth(t):
-        values, vectors = jnp.linalg.eigh(matrix(t))
-        return values, vectors @ vectors.T
-
-    values, spaces = jax.jit(jax.jacfwd(ours))(zero)
     along = jax.jit(lambda t: jax.jvp(ours, (zero,), (t,))[1])(ALONG)
     step = 1e-5
     ends = [np.linalg.eigh(matrix(s * step * ALONG)) for s in (1, -1)]
     (upper, up), (lower, down) = [(v[::-1][:3], w[:, ::-1][:, :3]) for v, w in ends]
     slopes = (upper - lower) / (2 * step)
-    np.testing.assert_allclose(values[0], values[1], atol=1e-12)
+    np.testing.assert_allclose(along[0][0], along[0][1], atol=1e-12)
     np.testing.assert_allclose(along[0][0] + along[0][1], slopes[0] + slopes[1], rtol=1e-6)
     np.testing.assert_allclose(along[0][2], slopes[2], rtol=1e-6)
     np.testing.assert_allclose(along[1], (up @ up.T - down @ down.T) / (2 * step), atol=1e-6)
-    np.testing.assert_allclose(spaces @ ALONG, along[1], atol=1e-10)
 
 
 class Keyed(lx.AbstractLinearOperator):
