@@ -20,14 +20,11 @@ import lineax as lx
 from jaxtyping import Array, PyTree
 
 from ._arnoldi_state import (
-    FLOOR,
-    INVARIANT,
     ArnoldiState,
     SmallState,
+    direction,
     floor,
-    needed,
     power_of_two,
-    settled,
     signature,
     verdict,
 )
@@ -68,15 +65,17 @@ class Arnoldi(AbstractEigenSolver, AbstractAssisted):
     error: for an operator that is not normal, a small residual says that θ is an eigenvalue of an
     operator nearby. `bounds` (and `estimates`, the same numbers) are *residual × condition*, the
     first-order error of a simple eigenvalue, with the condition number `1/|yᴴx|` of the unit left
-    and right eigenvectors of the *projected* matrix: an estimate in both factors, though it is
-    called `bounds`. `stats["condition"]` holds the condition numbers, `(k,)`; infinite or of the
-    order of `1/√ε` and more means: defective, do not trust digits.
+    and right eigenvectors of the *projected* matrix: an estimate, though it is called `bounds`.
+    It sees the left eigenvector through the basis only, so that it is never too high, and low
+    until the basis is the whole space: by a third or so on random matrices, by thirty times on a
+    badly scaled one, by orders of magnitude on Grcar's. For the condition number itself solve the
+    transposed operator too. `stats["condition"]` holds the estimates, `(k,)`.
 
     **What `converged` does not say.** As for `Lanczos`: that there is no better pair. `is_top`
     says that it was looked for: a random start, a fresh direction beside a warm start, or the
     whole space. On operators far from normal (Grcar's matrix) Ritz values first fill the
-    pseudospectrum, so that a loose `rtol` accepts values well inside or outside of the spectrum:
-    look at the condition numbers.
+    pseudospectrum, so that pairs with tiny residuals may lie well inside or outside of the
+    spectrum.
 
     **The small problem** is a decomposition of a `basis × basis` matrix after every product: 0.4
     ms at 30, which any product worth counting exceeds; testing less often would cost products. XLA
@@ -94,7 +93,7 @@ class Arnoldi(AbstractEigenSolver, AbstractAssisted):
             allowance for rounding, 8 epsilons of the largest product and what restarts lost, to
             the residual: a tolerance under that floor ends in `RESULTS.stagnation`, never in
             `converged`.
-        atol: See `rtol`. An eigenvalue zero needs one.
+        atol: See `rtol`; an eigenvalue zero needs one.
         noise: The weight of a random unit vector in the start where the caller gives vectors and
             no state.
         explore: Products that a warm solve spends beyond the wanted pairs, in a direction with
@@ -117,8 +116,8 @@ class Arnoldi(AbstractEigenSolver, AbstractAssisted):
         >>> turn = jnp.array([[0.0, 2.0, 0.0], [-2.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
         >>> operator = lx.MatrixLinearOperator(turn)
         >>> solution = eigensolve(operator, Arnoldi(), k=2, which="largest_magnitude")
-        >>> solution.values.round(3).tolist()
-        [2j, -2j]
+        >>> solution.values.imag.round(3).tolist()
+        [2.0, -2.0]
     """
 
     ends: ClassVar[tuple[str, ...]] = ENDS
@@ -287,30 +286,10 @@ class Arnoldi(AbstractEigenSolver, AbstractAssisted):
     def _expand(self, problem: EigenProblem, state: ArnoldiState):
         """The next direction, the slot that it frees, and its row of H."""
         small = state.small
-        eps = jnp.finfo(small.projected.dtype).eps
-        rank = jnp.arange(small.values.shape[0])
-        done, _ = settled(self.rtol, self.atol, small)
-        estimates = jnp.where(rank < small.size, small.estimates, -1)
-        open_ = (rank < needed(problem, small)) & ~done & (estimates >= 0)
-        # With all wanted pairs settled, the largest residual beyond them, as in Lanczos.
-        exploring = ~jnp.any(open_)
-        beyond = jnp.argmax(jnp.where(rank < problem.k, -1, estimates))
-        alive = (small.explored < small.explore) & (
-            estimates[beyond] > INVARIANT * eps * small.scale
-        )
-        beyond = jnp.where(alive, beyond, jnp.argmax(estimates))
-        chosen = jnp.where(exploring, beyond, jnp.argmax(open_))
-        is_start = jnp.any(small.pending)
-        first = jnp.argmax(small.pending)
-        # The real and the imaginary part of a residual are two directions: the longer one now.
-        z = small.coefficients.astype(small.vectors.dtype) @ small.vectors[:, chosen]
-        longer = (z.real @ small.gram @ z.real) >= (z.imag @ small.gram @ z.imag)
-        one_hot = (jnp.arange(z.shape[0]) == first).astype(small.gram.dtype)
-        a = jnp.where(is_start, one_hot, jnp.where(longer, z.real, z.imag))
+        a, start, exploring, threshold = direction(self.rtol, self.atol, problem, small)
         q = block_combine(state.slots, a)
         norm = tree_norm(q)
-        threshold = jnp.where(jnp.any(open_), FLOOR, INVARIANT) * small.scale
-        exhausted = norm <= eps * jnp.where(is_start, 100.0, threshold)
+        exhausted = norm <= threshold
         q, key = once(exhausted, lambda c: draw(c[1], c[0]), (q, small.key))
         q = orthonormalise(state.basis, q, small.size)
         g = block_dots(state.slots, q)
@@ -320,11 +299,11 @@ class Arnoldi(AbstractEigenSolver, AbstractAssisted):
         )
         # C a is now zero: the slot with the largest share is a combination of the others.
         norms = jnp.sqrt(jnp.diagonal(block_gram(state.slots, state.slots)))
-        slot = jnp.where(is_start, first, jnp.argmax(jnp.abs(a) * norms))
+        slot = jnp.argmax(jnp.abs(a) * norms)
         pivot = a[slot]
         ratios = jnp.where(pivot == 0, 0, a / jnp.where(pivot == 0, 1, pivot))
         coefficients = small.coefficients - jnp.outer(ratios, small.coefficients[slot])
-        inject = exhausted & ~is_start
+        inject = exhausted & ~start
         small = eqx.tree_at(
             lambda s: (
                 s.coefficients,
@@ -341,7 +320,7 @@ class Arnoldi(AbstractEigenSolver, AbstractAssisted):
                 key,
                 small.injected | inject,
                 jnp.where(inject, signature(problem.k, small), small.injected_at),
-                small.explored + jnp.where(is_start | ~exploring, 0, 1),
+                small.explored + jnp.where(start | ~exploring, 0, 1),
             ),
         )
         return ArnoldiState(basis=state.basis, slots=slots, small=small), q, slot, row
@@ -406,11 +385,7 @@ class Arnoldi(AbstractEigenSolver, AbstractAssisted):
             is_top=converged & ~(evidence == EVIDENCE.none),
             evidence=evidence,
             result=result,
-            stats={
-                "matvecs": small.matvecs,
-                "restarts": small.restarts,
-                "condition": condition,
-            },
+            stats=dict(matvecs=small.matvecs, restarts=small.restarts, condition=condition),
             state=Start(block=block, key=key, fresh=jnp.asarray(False), age=small.age),
         )
 

@@ -86,6 +86,36 @@ def signature(k: int, small: SmallState) -> Float[Array, ""]:
     return jnp.where(small.size >= k, jnp.sum(jnp.abs(small.values[:k])), jnp.inf)
 
 
+def direction(
+    rtol: float, atol: float, problem: EigenProblem, small: SmallState
+) -> tuple[Float[Array, " s"], Bool[Array, ""], Bool[Array, ""], Float[Array, ""]]:
+    """Which combination of the residual vectors to multiply next.
+
+    Also: whether it is a start vector, whether all wanted pairs have settled, and the norm under
+    which the combination is rounding and nothing else.
+    """
+    eps = jnp.finfo(small.projected.dtype).eps
+    rank = jnp.arange(small.values.shape[0])
+    done, _ = settled(rtol, atol, small)
+    estimates = jnp.where(rank < small.size, small.estimates, -1)
+    unsettled = (rank < needed(problem, small)) & ~done & (estimates >= 0)
+    # With all wanted pairs settled, the largest residual beyond them, as in Lanczos.
+    exploring = ~jnp.any(unsettled)
+    beyond = jnp.argmax(jnp.where(rank < problem.k, -1, estimates))
+    alive = (small.explored < small.explore) & (estimates[beyond] > INVARIANT * eps * small.scale)
+    beyond = jnp.where(alive, beyond, jnp.argmax(estimates))
+    chosen = jnp.where(exploring, beyond, jnp.argmax(unsettled))
+    # The real and the imaginary part of a residual are two directions: the longer one now.
+    z = small.coefficients.astype(small.vectors.dtype) @ small.vectors[:, chosen]
+    longer = (z.real @ small.gram @ z.real) >= (z.imag @ small.gram @ z.imag)
+    start = jnp.any(small.pending)
+    one_hot = (jnp.arange(z.shape[0]) == jnp.argmax(small.pending)).astype(small.gram.dtype)
+    a = jnp.where(start, one_hot, jnp.where(longer, z.real, z.imag))
+    # A residual that is still wanted is followed down to the floor.
+    level = jnp.where(exploring, INVARIANT, FLOOR) * small.scale
+    return a, start, exploring, eps * jnp.where(start, 100.0, level)
+
+
 def verdict(
     rtol: float, atol: float, dimension: int, problem: EigenProblem, small: SmallState
 ) -> tuple[Bool[Array, ""], RESULTS]:
