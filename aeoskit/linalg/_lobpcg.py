@@ -42,6 +42,8 @@ _FLOOR = 8.0
 _DRIFT = 1.0
 # How often the images are computed anew, for tolerances near the floor.
 _REBUILDS = 3
+# Iterations near the floor without progress that end a solve.
+_PATIENCE = 20
 # Next to the unit vector of the explorer.
 _FRESH = 0.5
 
@@ -173,6 +175,8 @@ class LOBPCG(AbstractEigenSolver):
             asymmetry=zero,
             finite=jnp.asarray(True),
             drift=integer,
+            best=jnp.full((), jnp.inf, dtype),
+            stalled=integer,
             explored=integer,
             explore=jnp.where(start.fresh, 0, self.explore if s > problem.k else 0),
             evidence=self._evidence(problem.k, start),
@@ -331,6 +335,7 @@ class LOBPCG(AbstractEigenSolver):
         idle = (state.size == state.ready) & (state.count > 0)
         enough = jnp.all(settled[:k]) & (state.explored >= state.explore)
         enough = enough & ~self._rebuild(problem, state)
+        enough = enough | (state.stalled >= _PATIENCE)
         enough = enough | (state.count >= structure_dimension(operator.in_structure()))
         enough = enough & idle
         asymmetric = state.asymmetry > 10 * jnp.sqrt(eps) * state.scale

@@ -15,6 +15,8 @@ from ._tree import block_combine, block_dots, block_row, block_set_row, tree_nor
 _HIGHEST = jax.lax.Precision.HIGHEST
 # A unit vector with less than this outside of the trial space is left out.
 _DEPENDENT = 0.03
+# In units of (machine epsilon * largest Ritz value seen): where residuals may stall.
+_NEAR = 100.0
 
 
 class LOBPCGState(eqx.Module):
@@ -34,6 +36,8 @@ class LOBPCGState(eqx.Module):
     asymmetry: Float[Array, ""]
     finite: Bool[Array, ""]
     drift: Int[Array, ""]
+    best: Float[Array, ""]
+    stalled: Int[Array, ""]
     explored: Int[Array, ""]
     explore: Int[Array, ""]
     evidence: EVIDENCE
@@ -61,12 +65,12 @@ def rayleigh_ritz(problem: EigenProblem, state: LOBPCGState) -> LOBPCGState:
     rest = vectors[:, b:]
     moved = jnp.where(jnp.arange(m)[:, None] < state.carried, 0, vectors[:, :k])
     moved = jnp.matmul(rest.T, moved, precision=_HIGHEST)
-    norms = jnp.linalg.norm(moved, axis=0)
+    norms = jnp.linalg.norm(moved, axis=0, keepdims=True)
     some = norms > 10 * eps
     moved = jnp.where(some, moved / jnp.where(some, norms, 1), 0)
     weights, axes = jnp.linalg.eigh(jnp.matmul(moved, moved.T, precision=_HIGHEST))
     kept = weights[::-1][:p] > jnp.sqrt(eps)
-    axes = jnp.where(kept, axes[:, ::-1][:, :p], 0)
+    axes = jnp.where(kept[None, :], axes[:, ::-1][:, :p], 0)
     chosen = jnp.concatenate([vectors[:, :b], jnp.matmul(rest, axes, precision=_HIGHEST)], axis=1)
     inner = jnp.matmul(axes.T, values[b:, None] * axes, precision=_HIGHEST)
     projected = jnp.zeros_like(state.projected)
@@ -74,9 +78,14 @@ def rayleigh_ritz(problem: EigenProblem, state: LOBPCGState) -> LOBPCGState:
     projected = projected.at[b : b + p, b : b + p].set(inner)
     basis, images = recombined(state.basis, chosen), recombined(state.images, chosen)
     estimates = residual_norms(basis, images, values[:b])
+    estimates = jnp.where(valid[:b], estimates, jnp.inf)
     carried = jnp.minimum(state.size, b)
     size = (carried + jnp.sum(kept)).astype(jnp.int32)
-    extent = jnp.max(jnp.where(valid, jnp.abs(values), 0))
+    scale = jnp.maximum(state.scale, jnp.max(jnp.where(valid, jnp.abs(values), 0)))
+    # Near the floor of the format, where residuals may stay above it for good.
+    near = jnp.max(estimates[:k]) <= _NEAR * eps * scale
+    level = jnp.sum(estimates[:k])
+    stalled = jnp.where(near & (level > 0.9 * state.best), state.stalled + 1, 0)
     return eqx.tree_at(
         lambda s: (
             s.basis,
@@ -91,6 +100,8 @@ def rayleigh_ritz(problem: EigenProblem, state: LOBPCGState) -> LOBPCGState:
             s.count,
             s.scale,
             s.drift,
+            s.best,
+            s.stalled,
         ),
         state,
         (
@@ -101,11 +112,13 @@ def rayleigh_ritz(problem: EigenProblem, state: LOBPCGState) -> LOBPCGState:
             size,
             carried,
             values[:b],
-            jnp.where(valid[:b], estimates, jnp.inf),
+            estimates,
             values,
             state.size,
-            jnp.maximum(state.scale, extent),
+            scale,
             state.drift + 1,
+            jnp.minimum(state.best, level),
+            stalled,
         ),
     )
 
