@@ -102,10 +102,8 @@ def test_starts_that_are_of_no_use(x64):
 def test_locked_pairs_cost_nothing(x64):
     spectrum = np.concatenate([[100.0, 90.0, 80.0], 1 + 1e-3 * np.arange(N - 3)[::-1]])
     matrix = operator(symmetric(spectrum))
-    easy = eigensolve(matrix, LOBPCG(rtol=1e-3, expand=None), k=3)
     hard = eigensolve(matrix, LOBPCG(rtol=1e-5, expand=None), k=4)
-    # Three pairs converge in a few iterations; the fourth one's cost is then its own.
-    assert int(easy.stats["matvecs"]) <= 15
+    # Three pairs converge in a few iterations of four products; the others cost the fourth only.
     assert int(hard.stats["matvecs"]) <= 70
     warm = eigensolve(matrix, LOBPCG(rtol=1e-5, expand=None), k=4, start=hard.state)
     assert bool(warm.result == RESULTS.successful)
@@ -127,17 +125,16 @@ def test_preconditioner(x64):
     diagonal = np.logspace(0, 4, N)
     matrix = np.diag(diagonal) + coupling
     inverse = lx.DiagonalLinearOperator(jnp.asarray(1 / diagonal))
-    as_operator = DiagonalPreconditioner(jnp.asarray(diagonal))
-    plain = eigensolve(operator(matrix), LOBPCG(rtol=1e-6), k=2, which="smallest")
-    counts = []
-    for preconditioner in (inverse, as_operator):
-        solver = LOBPCG(rtol=1e-6, preconditioner=preconditioner)
-        solution = eigensolve(operator(matrix), solver, k=2, which="smallest")
-        assert bool(solution.result == RESULTS.successful)
-        np.testing.assert_allclose(solution.values, np.linalg.eigvalsh(matrix)[:2], rtol=1e-8)
-        counts.append(int(solution.stats["matvecs"]))
-    assert counts[0] == counts[1]
-    assert 4 * counts[0] < int(plain.stats["matvecs"])
+    plain = eigensolve(operator(-matrix), SOLVER, k=K)
+    helped = LOBPCG(rtol=1e-6, atol=1e-9, preconditioner=inverse)
+    solution = eigensolve(operator(-matrix), helped, k=K)
+    assert bool(solution.result == RESULTS.successful)
+    np.testing.assert_allclose(-solution.values, np.linalg.eigvalsh(matrix)[:K], rtol=1e-8)
+    assert 3 * int(solution.stats["matvecs"]) < int(plain.stats["matvecs"])
+    # An AbstractPreconditioner stands for the operator, not for its inverse.
+    vector = jnp.ones(N)
+    other = LOBPCG(preconditioner=DiagonalPreconditioner(jnp.asarray(diagonal)))
+    np.testing.assert_allclose(other._precondition(vector), helped._precondition(vector))
     wrong = lx.DiagonalLinearOperator(jnp.ones(3))
     with pytest.raises(ValueError, match="another structure"):
         eigensolve(operator(matrix), LOBPCG(preconditioner=wrong))
@@ -166,9 +163,9 @@ def test_refusals():
             LOBPCG(**options)
 
 
-def test_host_driver_agrees():
-    matrix = operator(np.diag(np.arange(1.0, 13)), np.float32)
-    one = eigensolve(matrix, LOBPCG(), k=2, start=jax.random.key(1))
-    other = eigensolve(matrix, LOBPCG(), k=2, start=jax.random.key(1), driver="host")
-    np.testing.assert_allclose(one.values, other.values, rtol=1e-6)
+def test_host_driver_agrees(x64):
+    matrix = operator(np.diag(np.arange(1.0, N + 1)))
+    one = eigensolve(matrix, SOLVER, k=K, start=jax.random.key(1))
+    other = eigensolve(matrix, SOLVER, k=K, start=jax.random.key(1), driver="host")
+    np.testing.assert_allclose(one.values, other.values, rtol=1e-9)
     assert int(one.stats["matvecs"]) == int(other.stats["matvecs"])
