@@ -41,6 +41,7 @@ from ._results import EVIDENCE as EVIDENCE
 from ._results import RESULTS as RESULTS
 from ._solution import EigenSolution as EigenSolution
 from ._trace import trace as trace
+from ._tracking import Tracking as Tracking
 from ._tree import block_combine as block_combine
 from ._tree import block_dots as block_dots
 from ._tree import block_gram as block_gram

@@ -34,12 +34,14 @@ class Start(eqx.Module):
     - `key`: raw key data, so that it survives every kind of serialisation.
     - `fresh`: the block holds nothing yet (a warm start that no solve has filled).
     - `age`: how many solves ago the last one looked in a wholly fresh direction.
+    - `memory`: what a solver remembers beside vectors; other solvers ignore it.
     """
 
     block: PyTree[Array] | None
     key: UInt32[Array, "2"]
     fresh: Bool[Array, ""]
     age: Int[Array, ""]
+    memory: PyTree = None
 
 
 class AbstractEigenSolver(eqx.Module):
@@ -88,6 +90,10 @@ class AbstractEigenSolver(eqx.Module):
     ) -> EigenSolution:
         """The solution."""
 
+    def blank_memory(self, structure: PyTree, k: int) -> PyTree:
+        """`Start.memory` before the first solve; None for a solver that remembers vectors only."""
+        return None
+
     def initial_state(self, structure: PyTree, k: int = 1, key: Array | None = None) -> Start:
         """A warm start that no solve has filled, with the shapes of `EigenSolution.state`.
 
@@ -101,8 +107,13 @@ class AbstractEigenSolver(eqx.Module):
         Returns:
             A `Start`.
         """
-        block = block_zeros(structure, self.block_size(structure, k))
-        return Start(block=block, key=_key_data(key), fresh=jnp.asarray(True), age=_young())
+        return Start(
+            block=block_zeros(structure, self.block_size(structure, k)),
+            key=_key_data(key),
+            fresh=jnp.asarray(True),
+            age=_young(),
+            memory=self.blank_memory(structure, k),
+        )
 
 
 def _young() -> Int[Array, ""]:
@@ -364,7 +375,8 @@ def eigensolve(
     else:
         constant = without_tangents((operator, solver, problem, begin))
         solution = with_derivatives(operator, run(*constant), which, linear_solver)
-    if throw and not bool(solution.result == RESULTS.successful):
+    ended_well = (solution.result == RESULTS.successful) | (solution.result == RESULTS.estimate_met)
+    if throw and not bool(ended_well):
         raise eqx.EquinoxRuntimeError(RESULTS[solution.result])
     return solution
 
