@@ -5,3 +5,6 @@ from ._objective import Objective as Objective
 from ._operators import GaussNewtonOperator as GaussNewtonOperator
 from ._operators import HessianOperator as HessianOperator
 from ._operators import LinearizedOperator as LinearizedOperator
+from ._output_losses import AbstractOutputLoss as AbstractOutputLoss
+from ._output_losses import SoftmaxCrossEntropy as SoftmaxCrossEntropy
+from ._output_losses import SquaredError as SquaredError

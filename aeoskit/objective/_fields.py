@@ -1,8 +1,7 @@
-"""The maths of an objective: value, gradient, and the vector fields whose Jacobians are curvature.
+"""The maths of an objective: value, gradient, and the Hessian as the Jacobian of the gradient.
 
-The Hessian is the Jacobian of the gradient. The Gauss-Newton matrix `JᵀHJ` at `w` is the Jacobian
-at `q = w` of the field `q -> J(w)ᵀ ∇ℓ(f(q))`, which holds the pull-back `J(w)ᵀ` still. So one way
-to differentiate a field, once or per product, serves both.
+A field that is differentiated, once or per product, has the gradient's form: a sum over a batch and
+its weight. Gauss-Newton products, in `_gauss_newton`, need no such field.
 """
 
 from collections.abc import Callable
@@ -12,14 +11,14 @@ import jax
 from jaxtyping import PyTree
 
 from ._accumulate import accumulate, num_examples, part_loop, parts_of
-from ._function import ModelLoss
 from ._kinds import sum_and_weight
 
 # (point, batch) -> (sum of the field over the batch, its weight)
 Field = Callable[[PyTree, PyTree], tuple[PyTree, Any]]
 
 
-def _total(objective: Any, function: Callable[[PyTree], PyTree], params: PyTree) -> PyTree:
+def sum_over(objective: Any, function: Callable[[PyTree], PyTree], params: PyTree) -> PyTree:
+    """The sum of `function(batch)` over the microbatches of the objective's data."""
     size, _, _ = parts_of(num_examples(objective.data), objective.microbatch)
     return accumulate(
         function,
@@ -29,7 +28,8 @@ def _total(objective: Any, function: Callable[[PyTree], PyTree], params: PyTree)
     )
 
 
-def _divide(tree: PyTree, weight: Any, like: PyTree) -> PyTree:
+def divide(tree: PyTree, weight: Any, like: PyTree) -> PyTree:
+    """A sum over the data divided by its weight, in the dtypes of `like`."""
     return jax.tree.map(lambda x, y: (x / weight.astype(x.dtype)).astype(y.dtype), tree, like)
 
 
@@ -42,7 +42,7 @@ def _batch_loss(objective: Any) -> Callable[[PyTree, PyTree], tuple[Any, Any]]:
 
 def value(objective: Any, params: PyTree) -> Any:
     batch_loss = _batch_loss(objective)
-    total, weight = _total(objective, lambda batch: batch_loss(params, batch), params)
+    total, weight = sum_over(objective, lambda batch: batch_loss(params, batch), params)
     return total / weight
 
 
@@ -52,32 +52,13 @@ def value_and_gradient(objective: Any, params: PyTree) -> tuple[Any, PyTree]:
     def part(batch: PyTree) -> PyTree:
         return jax.value_and_grad(batch_loss, has_aux=True)(params, batch)
 
-    (total, weight), grads = _total(objective, part, params)
-    return total / weight, _divide(grads, weight, params)
+    (total, weight), grads = sum_over(objective, part, params)
+    return total / weight, divide(grads, weight, params)
 
 
-def gradient_field(objective: Any, params: PyTree) -> Field:
-    """The gradient, a field of the point alone."""
-    del params
+def gradient_field(objective: Any) -> Field:
+    """The gradient of a batch's summed loss, and the batch's weight."""
     return jax.grad(_batch_loss(objective), has_aux=True)
-
-
-def gauss_newton_field(objective: Any, params: PyTree) -> Field:
-    """`q -> J(params)ᵀ ∇ℓ(f(q))`, whose Jacobian at `q = params` is `JᵀHJ`."""
-    loss = objective.loss
-    assert isinstance(loss, ModelLoss)
-
-    def field(point: PyTree, batch: PyTree) -> tuple[PyTree, Any]:
-        inputs, targets = batch
-        size = num_examples(batch)
-        outputs = loss.model(point, inputs)
-        slope, weight = jax.grad(
-            lambda outputs: sum_and_weight(loss.output_loss(outputs, targets), size), has_aux=True
-        )(outputs)
-        _, pull_back = jax.vjp(lambda p: loss.model(p, inputs), params)
-        return pull_back(slope)[0], weight
-
-    return field
 
 
 def product(field: Field, objective: Any, params: PyTree, vector: PyTree) -> PyTree:
@@ -89,15 +70,15 @@ def product(field: Field, objective: Any, params: PyTree, vector: PyTree) -> PyT
         )
         return tangent, weight
 
-    total, weight = _total(objective, part, params)
-    return _divide(total, weight, params)
+    total, weight = sum_over(objective, part, params)
+    return divide(total, weight, params)
 
 
 def linearize(field: Field, objective: Any, params: PyTree) -> Any:
     """The Jacobian of the mean field as a `jax.tree_util.Partial`: its primal pass is behind it."""
 
     def mean(point: PyTree) -> PyTree:
-        total, weight = _total(objective, lambda batch: field(point, batch), params)
-        return _divide(total, weight, params)
+        total, weight = sum_over(objective, lambda batch: field(point, batch), params)
+        return divide(total, weight, params)
 
     return jax.linearize(mean, params)[1]

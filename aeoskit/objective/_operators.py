@@ -10,7 +10,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from . import _fields
+from . import _fields, _gauss_newton
 from ._objective import Objective
 
 
@@ -24,7 +24,7 @@ def _apply(operator: Any, vector: PyTree) -> PyTree:
 
 
 def _linear_map(operator: Any) -> Any:
-    return _fields.linearize(operator._field(), operator.objective, operator.params)
+    return operator._linearized()
 
 
 _linear = eqx.filter_jit(_linear_map)
@@ -73,11 +73,13 @@ class HessianOperator(lx.AbstractLinearOperator):
     objective: Objective
     params: PyTree
 
-    def _field(self) -> _fields.Field:
-        return _fields.gradient_field(self.objective, self.params)
-
     def _product(self, vector: PyTree) -> PyTree:
-        return _fields.product(self._field(), self.objective, self.params, vector)
+        field = _fields.gradient_field(self.objective)
+        return _fields.product(field, self.objective, self.params, vector)
+
+    def _linearized(self) -> Any:
+        field = _fields.gradient_field(self.objective)
+        return _fields.linearize(field, self.objective, self.params)
 
     def mv(self, vector: PyTree) -> PyTree:
         """The product `∇²L(w) v`; costs two to three gradients."""
@@ -129,11 +131,11 @@ class GaussNewtonOperator(lx.AbstractLinearOperator):
     objective: Objective
     params: PyTree
 
-    def _field(self) -> _fields.Field:
-        return _fields.gauss_newton_field(self.objective, self.params)
-
     def _product(self, vector: PyTree) -> PyTree:
-        return _fields.product(self._field(), self.objective, self.params, vector)
+        return _gauss_newton.product(self.objective, self.params, vector)
+
+    def _linearized(self) -> Any:
+        return _gauss_newton.linearize(self.objective, self.params)
 
     def mv(self, vector: PyTree) -> PyTree:
         """The product `JᵀHJ v`; costs about one and a half gradients."""

@@ -1,44 +1,14 @@
-"""Losses of a model's outputs, one number an example."""
+"""Losses of a model's outputs, one number an example, and what is read off the outputs besides."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from aeoskit.objective import SoftmaxCrossEntropy, SquaredError
 
-def mse(
-    outputs: Float[Array, "n classes"], targets: Float[Array, "n classes"]
-) -> Float[Array, " n"]:
-    """Squared error `½‖f - y‖²` per example, summed over the classes.
-
-    Args:
-        outputs: the model's outputs `f`.
-        targets: one-hot labels `y`.
-
-    Returns:
-        The loss of each example.
-
-    >>> mse(jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]]))
-    Array([1.], dtype=float32)
-    """
-    return 0.5 * jnp.sum((outputs - targets) ** 2, axis=-1)
-
-
-def cross_entropy(
-    outputs: Float[Array, "n classes"], targets: Float[Array, "n classes"]
-) -> Float[Array, " n"]:
-    """Softmax cross-entropy per example, in nats.
-
-    Args:
-        outputs: the model's outputs, as logits.
-        targets: one-hot labels, or probabilities that add up to one.
-
-    Returns:
-        The loss of each example.
-
-    >>> cross_entropy(jnp.zeros((1, 2)), jnp.array([[0.0, 1.0]]))
-    Array([0.6931...], dtype=float32)
-    """
-    return -jnp.sum(targets * jax.nn.log_softmax(outputs, axis=-1), axis=-1)
+# Modules that know their Hessian in the outputs, so that a Gauss-Newton product need not
+# differentiate them. Targets are one-hot labels.
+mse = SquaredError()
+cross_entropy = SoftmaxCrossEntropy()
 
 
 def accuracy(
