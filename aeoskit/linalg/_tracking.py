@@ -207,6 +207,7 @@ class Tracking(AbstractEigenSolver):
             explorers=explorers,
             explored=jnp.asarray(False),
             due=due,
+            cold=jnp.asarray(cold),
             theta=jnp.zeros(k, dtype),
             ritz=jnp.zeros((c, k), dtype),
             residuals=jnp.full(k, jnp.inf, dtype),
@@ -298,7 +299,9 @@ class Tracking(AbstractEigenSolver):
         small = self._converged(state) | (state.residuals <= self._floor(state))
         # A pair that has converged while the model sees a better one is not the one wanted.
         believed = state.gains <= 2 * state.residuals + self._floor(state)
-        return (small & believed) | (state.gains <= self.value_rtol * jnp.abs(state.theta))
+        # A model that grew in this solve alone knows too little for an estimate.
+        small_gain = state.gains <= self.value_rtol * jnp.abs(state.theta)
+        return (small & believed) | (small_gain & ~state.cold)
 
     def terminate(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: Any):
         """Whether the solve is over, and how."""

@@ -65,6 +65,7 @@ class TrackingState(eqx.Module):
     explorers: Float[Array, "c 4"]
     explored: Bool[Array, ""]
     due: Bool[Array, ""]
+    cold: Bool[Array, ""]
     theta: Float[Array, " k"]
     ritz: Float[Array, "c k"]
     residuals: Float[Array, " k"]
