@@ -19,7 +19,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
-from aeoskit.linalg import tree_random_like
+from aeoskit.linalg._orthogonal import draw
 
 BASIS = 20
 
@@ -94,9 +94,7 @@ class FlatOperator:
 
     def start(self, key: jax.Array) -> np.ndarray:
         """The vector that our own cold solves draw from the same key."""
-        return np.asarray(
-            ravel_pytree(tree_random_like(jax.random.split(key)[1], self.structure))[0]
-        )
+        return np.asarray(ravel_pytree(draw(jax.random.key_data(key), self.structure)[0])[0])
 
     def residual(self, values: np.ndarray, vectors: np.ndarray) -> float:
         """The largest `||A v - θ v|| / |θ|`, by products that are not counted."""
