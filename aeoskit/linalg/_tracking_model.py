@@ -53,6 +53,7 @@ class TrackingState(eqx.Module):
             solve, the direction of that product and what the product brought.
         theta, ritz, residuals, gains: By wanted pair: its value on span(X), its coordinates, its
             residual norm, and by how much the model expects the value to rise.
+        lost: What was left out of a product because rounding had made its direction arbitrary.
         pending: Rows that the caller gave and that have not been multiplied.
     """
 
@@ -78,6 +79,7 @@ class TrackingState(eqx.Module):
     bulk_weight: Float[Array, ""]
     drift: Float[Array, ""]
     scale: Float[Array, ""]
+    lost: Float[Array, ""]
     asymmetry: Float[Array, ""]
     finite: Bool[Array, ""]
     evidence: EVIDENCE
@@ -178,7 +180,7 @@ def analyse(
     held = jnp.arange(k) < state.products
     theta, expected = values[0, best], values[1, best]
     ritz = matmul(state.exact, vectors[0][:, best])
-    residual_vectors = matmul(state.model, ritz) - theta * ritz
+    residual_vectors = matmul(state.model, ritz) - theta[None] * ritz
     residuals = jnp.linalg.norm(residual_vectors, axis=0)
     gains = jnp.where(held, jnp.maximum(expected - theta, 0), jnp.inf)
     state = eqx.tree_at(
@@ -186,7 +188,7 @@ def analyse(
         state,
         (
             jnp.where(held, theta, 0),
-            jnp.where(held, ritz, 0),
+            jnp.where(held[None], ritz, 0),
             jnp.where(held, residuals, jnp.inf),
             gains,
             jnp.maximum(state.scale, jnp.max(jnp.where(multiplied, jnp.abs(values[0, ::-1]), 0))),
@@ -204,7 +206,7 @@ def choose(
     given = jnp.any(state.pending)
     first = (index == jnp.argmax(state.pending)).astype(hopes.dtype)
     unsettled = jnp.argmin(settled)
-    residual = matmul(state.model, state.ritz) - state.theta * state.ritz
+    residual = matmul(state.model, state.ritz) - state.theta[None] * state.ritz
     newest = (index == state.size - 1).astype(hopes.dtype)
     explore = jnp.all(settled) & ~given
     candidates = jnp.stack(
@@ -243,9 +245,9 @@ def restart(problem: EigenProblem, kept: int, state: TrackingState) -> TrackingS
     its values, as a model.
     """
     c, k = state.model.shape[0], problem.k
-    residual = matmul(state.model, state.ritz) - state.theta * state.ritz
+    residual = matmul(state.model, state.ritz) - state.theta[None] * state.ritz
     lengths = jnp.linalg.norm(residual, axis=0)
-    residual = residual / jnp.where(lengths > 0, lengths, 1)
+    residual = residual / jnp.where(lengths > 0, lengths, 1)[None]
     _, vectors = jnp.linalg.eigh(state.model, symmetrize_input=False)
     wanted = jnp.concatenate(
         [state.ritz, residual, state.direction[:, None], state.explorers, vectors[:, ::-1]], axis=1
@@ -306,7 +308,7 @@ def restart(problem: EigenProblem, kept: int, state: TrackingState) -> TrackingS
 
 def next_explorers(
     state: TrackingState, best: Float[Array, "c p"], renew: Bool[Array, ""]
-) -> tuple[Float[Array, "c 2"], Float[Array, ""]]:
+) -> Float[Array, "c 2"]:
     """The explorer and its last change for the next solve: a step of a conjugate-gradient kind.
 
     Once multiplied, the explorer becomes the best direction, beside the model's best, in the span
@@ -326,4 +328,4 @@ def next_explorers(
     moved = jnp.where(renew, 0, moved)
     columns, moved = appended(best, moved)
     _, change = appended(columns, jnp.where(renew, 0, jnp.where(stepped, first, third)))
-    return jnp.stack([moved, change], axis=1), jnp.any(moved != 0)
+    return jnp.stack([moved, change], axis=1)

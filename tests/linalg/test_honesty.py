@@ -15,7 +15,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from aeoskit.linalg import LOBPCG, RESULTS, Dense, Lanczos, PowerIteration, eigensolve
+from aeoskit.linalg import LOBPCG, RESULTS, Dense, Lanczos, PowerIteration, Tracking, eigensolve
 
 RTOL = 1e-4
 # k for each dimension: 1 and 2 are smaller than every basis.
@@ -25,6 +25,7 @@ LANES = 64
 SOLVERS = {
     "Lanczos": Lanczos(basis=10, rtol=RTOL),
     "LOBPCG": LOBPCG(rtol=RTOL),
+    "Tracking": Tracking(rtol=RTOL, kept=2),
     "PowerIteration": PowerIteration(rtol=RTOL),
     "Dense": Dense(rtol=RTOL),
 }
@@ -33,7 +34,7 @@ SOLVERS = {
 # that are not tried here.
 SLACK = {"Lanczos": 3e-5}
 # Of a small budget, these make enough to find the range of a matrix of rank three.
-KRYLOV = ("Lanczos", "LOBPCG")
+KRYLOV = ("Lanczos", "LOBPCG", "Tracking")
 
 
 class Faulty(lx.AbstractLinearOperator):

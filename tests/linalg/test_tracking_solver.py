@@ -1,0 +1,153 @@
+"""`Tracking` on operators that change at every step: products, errors, and no locking in."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+
+from aeoskit.linalg import EVIDENCE, RESULTS, Tracking, eigensolve
+
+from .spectra import TreeOperator, orthogonal, symmetric
+
+STEPS, DIM = 150, 120
+
+
+def crossing(rng):
+    """Eight values within a few per cent whose ranks change all the time; nothing couples them."""
+    t = np.arange(STEPS)[:, None] / STEPS
+    top = 10 + 0.15 * np.sin(2 * np.pi * (0.5 + rng.random((1, 8))) * t + 6 * rng.random((1, 8)))
+    bulk = np.tile(rng.uniform(-0.3, 7, DIM - 8), (STEPS, 1))
+    q = orthogonal(DIM)
+    return np.einsum("ij,tj,kj->tik", q, np.concatenate([top, bulk], axis=1), q)
+
+
+def rising(rng):
+    """A value out of the bulk overtakes the top one, one per cent a step."""
+    top = np.tile([10.5, *(10 - 0.1 * np.arange(7))], (STEPS, 1))
+    bulk = np.tile(rng.uniform(-0.3, 7, DIM - 8), (STEPS, 1))
+    bulk[:, 40] = 2 + 10 * np.arange(STEPS) / 100
+    q = orthogonal(DIM)
+    return np.einsum("ij,tj,kj->tik", q, np.concatenate([top, bulk], axis=1), q)
+
+
+def rotating(rng):
+    """The edge of stability: a cluster at the top that turns, back and forth at every step."""
+    spectrum = np.concatenate([10 - 0.12 * np.arange(8), rng.uniform(-0.3, 7, DIM - 8)])
+    base = symmetric(spectrum)
+
+    def direction():
+        x = rng.normal(size=(DIM, DIM)) / np.sqrt(2 * DIM)
+        return (x + x.T) / 2
+
+    flip, slow = direction(), direction()
+    t = np.arange(STEPS)[:, None, None]
+    return base + 0.1 * (-1.0) ** t * flip + 1.5 * np.sin(2 * np.pi * t / 200) * slow
+
+
+@eqx.filter_jit
+def track(solver, matrices):
+    """One compiled program for all paths and tolerances."""
+
+    def body(state, matrix):
+        solution = eigensolve(
+            lx.MatrixLinearOperator(matrix, lx.symmetric_tag), solver, start=state
+        )
+        return solution.state, (
+            solution.values[0],
+            solution.stats["matvecs"],
+            solution.residuals[0],
+            solution.converged[0],
+        )
+
+    first = solver.initial_state(jax.ShapeDtypeStruct((DIM,), jnp.float32), 1)
+    return jax.lax.scan(body, first, matrices)[1]
+
+
+def tracked(path, seed=1, rtol=1e-3, value_rtol=0.0):
+    matrices = path(np.random.default_rng(seed))
+    solver = Tracking(rtol=jnp.asarray(rtol), value_rtol=jnp.asarray(value_rtol))
+    outputs = track(solver, jnp.asarray(matrices, jnp.float32))
+    values, matvecs, residuals, converged = map(np.asarray, outputs)
+    true = np.linalg.eigvalsh(matrices)[:, -1]
+    return np.abs(values - true) / true, matvecs[1:], residuals / true, converged
+
+
+@pytest.mark.parametrize(
+    ("path", "products", "median", "worst"),
+    [(crossing, 2.5, 5e-4, 1.5e-2), (rotating, 4.0, 1e-4, 5e-3), (rising, 2.0, 1e-4, 0.2)],
+)
+def test_value_to_an_estimate(path, products, median, worst):
+    error, matvecs, _, _ = tracked(path, value_rtol=1e-4)
+    assert np.mean(matvecs) <= products
+    assert np.median(error) <= median
+    assert np.max(error) <= worst
+
+
+def test_a_value_out_of_the_bulk_is_found():
+    error, _, _, _ = tracked(rising, value_rtol=1e-4)
+    # Nothing couples it to what is tracked: it leads unseen for as long as the explorer, with a
+    # product every fourth solve, takes to turn to it. It gains one per cent a step.
+    assert np.sum(error > 5e-3) <= 25
+    assert np.max(error[-40:]) <= 1e-3
+
+
+def test_residual_tolerance():
+    error, matvecs, residuals, converged = tracked(rotating, rtol=1e-3)
+    assert np.all(converged)
+    assert np.max(residuals) <= 1e-3
+    assert np.max(error) <= 1e-4
+    # From a random vector, a solve takes thirty.
+    assert np.mean(matvecs) <= 8
+
+
+def test_both_ends_and_several_pairs_of_a_pytree(x64):
+    spectrum = np.concatenate([[9.0, 8.9, 8.0, 7.5], np.linspace(-3, 6, 56)])
+    matrix = symmetric(spectrum)
+    solver = Tracking(rtol=jnp.asarray(1e-6))
+    top = eigensolve(TreeOperator(jnp.asarray(matrix)), solver, k=3)
+    bottom = eigensolve(TreeOperator(jnp.asarray(-matrix)), solver, k=3, which="smallest")
+    true = np.sort(np.linalg.eigvalsh(matrix))[::-1][:3]
+    np.testing.assert_allclose(top.values, true, rtol=1e-9)
+    np.testing.assert_allclose(bottom.values, -true, rtol=1e-9)
+    assert bool(top.result == RESULTS.successful)
+    assert bool(top.evidence == EVIDENCE.random_start)
+    assert bool(jnp.all(top.is_top))
+    moved = matrix + 1e-3 * symmetric(np.linspace(-1, 1, 60), seed=3)
+    rough = Tracking(rtol=jnp.asarray(1e-3))
+    warm = eigensolve(TreeOperator(jnp.asarray(moved)), rough, k=3, start=top.state)
+    np.testing.assert_allclose(warm.values, np.sort(np.linalg.eigvalsh(moved))[::-1][:3], rtol=1e-5)
+    assert int(warm.stats["matvecs"]) <= 6
+
+
+def test_a_budget_is_kept_and_its_residual_told():
+    matrices = rotating(np.random.default_rng(2))[:2]
+    solver = Tracking(rtol=1e-5)
+    first, second = (
+        lx.MatrixLinearOperator(jnp.asarray(x, jnp.float32), lx.symmetric_tag) for x in matrices
+    )
+    state = eigensolve(first, solver).state
+    solution = eigensolve(second, solver, start=state, max_matvecs=2)
+    assert int(solution.stats["matvecs"]) == 2
+    assert bool(solution.result == RESULTS.max_matvecs_reached)
+    assert not bool(solution.converged[0])
+    vector, value = np.asarray(solution.vectors[0], np.float64), float(solution.values[0])
+    true = np.linalg.norm(matrices[1] @ vector - value * vector)
+    assert float(solution.residuals[0]) == pytest.approx(true, rel=0.05)
+    ended = eigensolve(second, Tracking(rtol=1e-5, value_rtol=1e-2), start=state, throw=True)
+    assert bool(ended.result == RESULTS.estimate_met)
+    assert not bool(ended.converged[0])
+
+
+def test_options_out_of_range():
+    with pytest.raises(ValueError, match="value_rtol=-1"):
+        Tracking(value_rtol=-1.0)
+    with pytest.raises(ValueError, match="kept=-1"):
+        Tracking(kept=-1)
+    operator = lx.DiagonalLinearOperator(jnp.arange(50.0))
+    with pytest.raises(ValueError, match="too small for k=12"):
+        eigensolve(operator, Tracking(), k=12)
+    state = eigensolve(operator, Tracking()).state
+    with pytest.raises(ValueError, match="another k"):
+        eigensolve(operator, Tracking(), k=2, start=state)
