@@ -70,9 +70,8 @@ class SoftmaxCrossEntropy(AbstractOutputLoss):
     For `(n, classes)` without weights the losses are `(n,)`. Otherwise they are
     `(sum, weight)`: the objective is the mean over all predictions, or their weighted mean.
 
-    The product with the Hessian is `p (u - ⟨p, u⟩)` for each prediction, with `p` the softmax and `u`
-    relative to its entry at the largest logit. So constant vectors, which the Hessian does not
-    see, give zeros exactly, and nothing cancels where `p` is close to one-hot.
+    The product with the Hessian is `p (u - ⟨p, u⟩)` for each prediction, with `p` the softmax. It
+    needs one array of the outputs' size, `p`, besides `u` itself, whose place the product takes.
 
     Source: Schraudolph, *Fast curvature matrix-vector products* (2002), for "matching" losses.
 
@@ -87,7 +86,7 @@ class SoftmaxCrossEntropy(AbstractOutputLoss):
         Array([[ 0.25, -0.25]], dtype=float32)
     """
 
-    def __call__(self, outputs: Float[Array, "n *shape classes"], targets: PyTree) -> Losses:
+    def __call__(self, outputs: Float[Array, "n *shape"], targets: PyTree) -> Losses:
         """The loss of each example, or `(sum, weight)`.
 
         Args:
@@ -110,11 +109,8 @@ class SoftmaxCrossEntropy(AbstractOutputLoss):
         return _weighted_sum(losses, weights)
 
     def hessian_product(
-        self,
-        outputs: Float[Array, "n *shape classes"],
-        targets: PyTree,
-        vector: Float[Array, "n *shape classes"],
-    ) -> Float[Array, "n *shape classes"]:
+        self, outputs: Float[Array, "n *shape"], targets: PyTree, vector: Float[Array, "n *shape"]
+    ) -> Float[Array, "n *shape"]:
         """The product with the Hessian of the (weighted) sum of the losses.
 
         Args:
@@ -127,11 +123,11 @@ class SoftmaxCrossEntropy(AbstractOutputLoss):
         """
         targets, weights = _split(outputs, targets)
         wide = accumulator(outputs.dtype)
-        # The one array of the outputs' size that a linearization has to keep.
+        # `p` is the one array of the outputs' size that a linearization has to keep. Written like
+        # this XLA makes no other; `u` relative to one of its entries would cost one on CPUs.
         p = jax.nn.softmax(outputs.astype(wide), axis=-1).astype(outputs.dtype)
-        top = jnp.argmax(outputs, axis=-1, keepdims=True)
-        u = vector.astype(wide) - jnp.take_along_axis(vector, top, axis=-1).astype(wide)
-        product = p * (u - jnp.sum(p * u, axis=-1, keepdims=True))
+        mean = jnp.sum(p.astype(wide) * vector.astype(wide), axis=-1, keepdims=True)
+        product = p * (vector.astype(wide) - mean)
         scale = None
         if not _are_labels(outputs, targets):
             scale = jnp.sum(targets.astype(wide), axis=-1)

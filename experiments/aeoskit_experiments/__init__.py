@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 BENCHMARKS = {
     "loop": "what our loops cost around a small CNN: steps, microbatches, Hessian products",
     "eigen": "how many products eigen-solvers need, ours and others', against the optimum",
+    "gauss-newton": "memory and time of Gauss-Newton products over a large vocabulary",
 }
 
 _HOMES = {

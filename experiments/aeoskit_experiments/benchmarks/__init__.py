@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ._eigen import run_eigen_benchmark as run_eigen_benchmark
+from ._gauss_newton import run_gauss_newton_benchmark as run_gauss_newton_benchmark
 from ._loop import run_loop_benchmark as run_loop_benchmark
 
 # The names are repeated in the package's `BENCHMARKS`, which lists them without importing jax. A
@@ -11,4 +12,5 @@ from ._loop import run_loop_benchmark as run_loop_benchmark
 BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "loop": run_loop_benchmark,
     "eigen": run_eigen_benchmark,
+    "gauss-newton": run_gauss_newton_benchmark,
 }
