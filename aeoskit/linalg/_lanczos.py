@@ -13,18 +13,20 @@ the wanted pair that has not converged (the residual expansion of Davidson's met
 what a warm start by several old Ritz vectors needs.
 """
 
+import math
 from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, PyTree
 
 from ._eigensolve import AbstractEigenSolver, EigenProblem, Start
 from ._error_bars import ritz_gaps, temple_bound
-from ._lanczos_start import start_vectors
+from ._lanczos_start import given_vectors
 from ._lanczos_state import LanczosState, rayleigh_ritz, restart
+from ._lanczos_verdict import FLOOR, INVARIANT, judge
 from ._orthogonal import draw, once, orthonormalise, project_out
 from ._results import EVIDENCE, RESULTS
 from ._ritz import WHICH, original_order, rank_ritz, sort_key, structure_dimension
@@ -36,19 +38,15 @@ from ._tree import (
     block_row,
     block_set_row,
     block_zeros,
+    tree_axpy,
+    tree_dot,
     tree_dtype,
     tree_norm,
     tree_scale,
-    tree_where,
 )
 
-# In units of (machine epsilon * largest Ritz value seen): what rounding alone adds to a residual.
-_FLOOR = 8.0
 # How many times longer a renewed explorer is followed: about what a cold solve costs.
 _LONG = 3
-# In units of epsilon times the largest Ritz value: with every residual under it, the space
-# counts as invariant (exhausted).
-_INVARIANT = 100.0
 
 
 class Lanczos(AbstractEigenSolver):
@@ -113,6 +111,7 @@ class Lanczos(AbstractEigenSolver):
     ends: ClassVar[tuple[str, ...]] = WHICH
     symmetric: ClassVar[bool] = True
     basis: int = eqx.field(default=20, static=True)
+    block: int = eqx.field(default=1, static=True)
     rtol: float = eqx.field(default=1e-3, static=True)
     atol: float = eqx.field(default=0.0, static=True)
     guard: int = eqx.field(default=2, static=True)
@@ -154,8 +153,9 @@ class Lanczos(AbstractEigenSolver):
         dtype = tree_dtype(structure)
         # The age is data: all solves of a scan are one compiled program.
         renew = (self.renew_every > 0) & (start.age >= self.renew_every - 1) & ~start.fresh
-        wanted = problem.k, self.guard, self.mix, self.noise
-        slots, pending, key = start_vectors(structure, start, renew, *wanted)
+        slots, levels, pending = given_vectors(
+            structure, start, renew, problem.k, self.guard, self.mix, self.noise, self.block
+        )
         s = pending.shape[0]
         m = min(self.basis + 1 - s, dimension)
         if m < min(problem.k + 2, dimension):
@@ -170,12 +170,16 @@ class Lanczos(AbstractEigenSolver):
             slots=slots,
             projected=jnp.zeros((m, m), dtype),
             coefficients=jnp.zeros((s, m), dtype),
+            gram=jnp.zeros((s, s), dtype) if start.block is None else block_gram(slots, slots),
+            put=jnp.zeros(s, dtype),
+            levels=levels,
             pending=pending,
             size=integer,
             ritz_values=jnp.zeros(m, dtype),
             ritz_vectors=jnp.eye(m, dtype=dtype),
             estimates=jnp.full(m, jnp.inf, dtype),
             scale=zero,
+            unit=zero,
             asymmetry=zero,
             finite=jnp.asarray(True),
             explored=integer,
@@ -186,43 +190,68 @@ class Lanczos(AbstractEigenSolver):
             evidence=self._evidence(structure, problem, start),
             injected=jnp.asarray(False),
             injected_at=jnp.full((), jnp.inf, dtype),
-            key=key,
+            direction=jnp.zeros(s, dtype),
+            following=jnp.asarray(False),
+            done=jnp.asarray(False),
+            result=RESULTS.max_matvecs_reached,
+            key=start.key,
             matvecs=integer,
             restarts=integer,
         )
 
     def _evidence(self, structure: PyTree, problem: EigenProblem, start: Start) -> EVIDENCE:
+        cold = EVIDENCE.random_start if self.block == 1 else EVIDENCE.block
         if start.block is None:
-            return EVIDENCE.random_start
+            return cold
         rows = jax.tree.leaves(start.block)[0].shape[0]
-        sought = self.explore > 0 and rows > problem.k + self.guard
-        warm = EVIDENCE.fresh_direction if sought else EVIDENCE.none
-        return EVIDENCE.where(start.fresh, EVIDENCE.random_start, warm)
+        if rows > problem.k + self.guard:
+            warm = EVIDENCE.fresh_direction if self.explore > 0 else EVIDENCE.none
+        else:
+            warm = EVIDENCE.block if self.block > min(rows, problem.k) else EVIDENCE.none
+        return EVIDENCE.where(start.fresh, cold, warm)
 
     def step(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: LanczosState):
         """One product."""
         m = state.projected.shape[0]
-        if m < structure_dimension(operator.in_structure()):
+        dimension = structure_dimension(operator.in_structure())
+        if m < dimension:
             state = once(state.size == m, lambda s: restart(problem, s), state)
-        state, q, slot, expected = self._expand(problem, state)
+        state, q, slot, expected = self._expand(problem, state, dimension)
         basis = block_set_row(state.basis, state.size, q)
         w = operator.mv(q)
-        finite = jnp.isfinite(tree_norm(w))
-        w = jax.tree.map(lambda x, y: jnp.where(finite, x, 0).astype(y.dtype), w, q)
-        w, h = project_out(basis, w, state.size + 1)
+        dtype = state.projected.dtype
+        peak = jnp.max(jnp.stack([jnp.max(jnp.abs(x)).astype(dtype) for x in jax.tree.leaves(w)]))
+        first = jnp.maximum(peak, 8 * jnp.finfo(dtype).tiny)
+        unit = jnp.where((state.unit == 0) & (peak > 0) & jnp.isfinite(peak), first, state.unit)
+        factor = 1 / jnp.where(unit > 0, unit, 1)
+        w = jax.tree.map(lambda x, y: (factor * x).astype(y.dtype), w, q)
         index = jnp.arange(m)
-        h = jnp.where(index <= state.size, h, 0)
+        # Products of a symmetric operator have known components along the old rows, most often
+        # along the last one alone: those are subtracted twice, the others are rounding.
+        known = (index < state.size) & (expected != 0)
+        near = jnp.where(jnp.any(known), jnp.argmax(known), state.size)
+        w, h = project_out(basis, w, state.size + 1, near)
+        if state.pending.shape[0] == 1:
+            slots = jax.tree.map(lambda x: x[None], w)
+            gram = tree_dot(w, w)[None, None]
+        else:
+            slots = block_set_row(state.slots, slot, w)
+            gram = block_gram(slots, slots)
+        # What is not finite stays in a slot that no one reads any more.
+        finite = jnp.isfinite(peak) & jnp.isfinite(jnp.sum(h)) & jnp.isfinite(jnp.sum(gram))
+        h = jnp.where(finite & (index <= state.size), h, 0)
         difference = jnp.max(jnp.where(index < state.size, jnp.abs(h - expected), 0))
-        projected = state.projected.at[:, state.size].set(h).at[state.size, :].set(h)
-        column = jnp.zeros_like(state.coefficients[:, 0]).at[slot].set(1)
-        coefficients = state.coefficients.at[:, state.size].set(column)
+        column = jnp.arange(gram.shape[0]) == slot
         state = eqx.tree_at(
             lambda s: (
                 s.basis,
                 s.slots,
                 s.projected,
                 s.coefficients,
+                s.gram,
+                s.put,
                 s.size,
+                s.unit,
                 s.finite,
                 s.asymmetry,
                 s.matvecs,
@@ -230,61 +259,67 @@ class Lanczos(AbstractEigenSolver):
             state,
             (
                 basis,
-                block_set_row(state.slots, slot, w),
-                projected,
-                coefficients,
+                slots,
+                state.projected.at[:, state.size].set(h).at[state.size, :].set(h),
+                state.coefficients.at[:, state.size].set(column.astype(dtype)),
+                jnp.where(finite, gram, 0),
+                jnp.where(column, jnp.sqrt(jnp.diagonal(gram)), state.put),
                 state.size + 1,
+                unit,
                 state.finite & finite,
                 jnp.maximum(state.asymmetry, difference),
                 state.matvecs + 1,
             ),
         )
-        return rayleigh_ritz(state)
+        return judge(self.rtol, self.atol, dimension, problem, rayleigh_ritz(state))
 
-    def _expand(self, problem: EigenProblem, state: LanczosState):
+    def _expand(self, problem: EigenProblem, state: LanczosState, dimension: int):
         """The next direction, the slot that it frees, and its expected row of T."""
         eps = jnp.finfo(state.projected.dtype).eps
-        order, _ = rank_ritz(state.ritz_values, state.size, problem.which)
-        settled, _ = self._settled(problem, state)
-        estimates = jnp.where(jnp.isfinite(state.estimates), state.estimates, -1)[order]
-        wanted = jnp.arange(order.shape[0]) < self._needed(problem, state)
-        open_ = wanted & ~settled & (estimates >= 0)
-        # With all wanted pairs settled, the largest residual beyond them: a direction that no one
-        # has seen shows there first, long before it shows in a value.
-        exploring = ~jnp.any(open_)
-        beyond = jnp.argmax(jnp.where(jnp.arange(order.shape[0]) < problem.k, -1, estimates))
-        # In an exhausted space nothing is left there: on with the largest residual of all.
-        alive = (state.explored < state.explore) & (
-            estimates[beyond] > _INVARIANT * eps * state.scale
-        )
-        beyond = jnp.where(alive, beyond, jnp.argmax(estimates))
-        rank = jnp.where(exploring, beyond, jnp.argmax(open_))
-        is_start = jnp.any(state.pending)
+        single = state.pending.shape[0] == 1
+        starting = jnp.any(state.pending)
         first = jnp.argmax(state.pending)
-        z = state.coefficients @ state.ritz_vectors[:, order[rank]]
-        one_hot = (jnp.arange(z.shape[0]) == first).astype(z.dtype)
-        a = jnp.where(is_start, one_hot, z)
-        q = block_combine(state.slots, a)
-        norm = tree_norm(q)
+        one_hot = (jnp.arange(state.pending.shape[0]) == first).astype(state.direction.dtype)
+        a = jnp.where(starting, one_hot, state.direction)
+        lengths = jnp.sqrt(jnp.diagonal(state.gram))
+        if single:
+            q, length, norm = block_row(state.slots, 0), lengths[0], jnp.abs(a[0]) * lengths[0]
+        else:
+            q = block_combine(state.slots, a)
+            length = norm = tree_norm(q)
         # A residual that is still wanted is followed down to the floor.
-        threshold = jnp.where(jnp.any(open_), _FLOOR, _INVARIANT) * state.scale
-        small = norm <= eps * jnp.where(is_start, 100.0, threshold)
-        key_value = sort_key(state, problem)
-        q, key = once(small, lambda c: draw(c[1], c[0]), (q, state.key))
-        q = orthonormalise(state.basis, q, state.size)
-        g = block_dots(state.slots, q)
-        expected = g @ state.coefficients
-        slots = jax.tree.map(
-            lambda c, x: (c - jnp.tensordot(g, x, axes=0)).astype(c.dtype), state.slots, q
-        )
-        # C a is now zero: the slot with the largest share is a combination of the others.
-        norms = jnp.sqrt(jnp.diagonal(block_gram(state.slots, state.slots)))
-        slot = jnp.where(is_start, first, jnp.argmax(jnp.abs(a) * norms))
-        pivot = a[slot]
-        ratios = jnp.where(pivot == 0, 0, a / jnp.where(pivot == 0, 1, pivot))
-        coefficients = state.coefficients - jnp.outer(ratios, state.coefficients[slot])
-        coefficients = coefficients.at[slot].set(0)
-        inject = small & ~is_start
+        threshold = jnp.where(state.following, FLOOR, INVARIANT) * state.scale
+        small = norm <= eps * jnp.where(starting, 100.0, threshold)
+        level = jnp.where(small, 1, jnp.where(starting, state.levels[first], 0))
+        q = tree_scale(jnp.where(small, 0, 1 / jnp.where(small, 1, length)), q)
+
+        def add_noise(carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
+            fresh, key = draw(carry[1], carry[0])
+            return tree_axpy(level / math.sqrt(dimension), fresh, carry[0]), key
+
+        q, key = once(level > 0, add_noise, (q, state.key))
+        # A slot is orthogonal to the basis up to rounding of what was put into it; so is what is
+        # made of slots, unless most of that cancels, here or before.
+        put = jnp.sum(jnp.abs(a) * state.put)
+        cancelled = jnp.asarray(False) if single else norm < 0.5 * put
+        q = orthonormalise(state.basis, q, state.size, starting | small | cancelled)
+        if single:
+            slots, slot = state.slots, jnp.zeros((), jnp.int32)
+            expected = jnp.where(small, 0, length) * state.coefficients[0]
+            coefficients = jnp.zeros_like(state.coefficients)
+        else:
+            g = block_dots(state.slots, q)
+            expected = g @ state.coefficients
+            slots = jax.tree.map(
+                lambda c, x: (c - jnp.tensordot(g, x, axes=0)).astype(c.dtype), state.slots, q
+            )
+            # C a is now zero: the slot that had the largest share is a combination of the others.
+            slot = jnp.where(starting, first, jnp.argmax(jnp.abs(a) * lengths))
+            pivot = a[slot]
+            ratios = jnp.where(pivot == 0, 0, a / jnp.where(pivot == 0, 1, pivot))
+            coefficients = state.coefficients - jnp.outer(ratios, state.coefficients[slot])
+            coefficients = coefficients.at[slot].set(0)
+        inject = small & ~starting
         state = eqx.tree_at(
             lambda s: (
                 s.slots,
@@ -302,55 +337,17 @@ class Lanczos(AbstractEigenSolver):
                 state.pending.at[slot].set(False),
                 key,
                 state.injected | inject,
-                jnp.where(inject, key_value, state.injected_at),
-                state.explored + jnp.where(is_start | ~exploring, 0, 1),
+                jnp.where(inject, sort_key(state, problem), state.injected_at),
+                state.explored + jnp.where(starting | state.following, 0, 1),
             ),
         )
         return state, q, slot, expected
-
-    def _needed(self, problem: EigenProblem, state: LanczosState) -> Int[Array, ""]:
-        # After a fresh direction one pair more has to settle: the best that it could bring.
-        extra = state.injected & (problem.k > 1)
-        return problem.k + extra.astype(jnp.int32)
-
-    def _settled(self, problem: EigenProblem, state: LanczosState):
-        """By rank: whether each pair meets its tolerance, or is at the floor of the format."""
-        eps = jnp.finfo(state.projected.dtype).eps
-        order, valid = rank_ritz(state.ritz_values, state.size, problem.which)
-        values, estimates = state.ritz_values[order], state.estimates[order]
-        floor = _FLOOR * eps * state.scale
-        converged = valid & (estimates + floor <= self.rtol * jnp.abs(values) + self.atol)
-        return converged | (valid & (estimates <= floor)), converged
 
     def terminate(
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: LanczosState
     ):
         """Whether the solve is over, and how."""
-        m = state.projected.shape[0]
-        eps = jnp.finfo(state.projected.dtype).eps
-        dimension = structure_dimension(operator.in_structure())
-        settled, converged = self._settled(problem, state)
-        complete = state.size >= dimension
-        rank = jnp.arange(m)
-        needed = jnp.minimum(self._needed(problem, state), dimension)
-        enough = jnp.all(settled | (rank >= needed)) & (state.size >= needed)
-        worst = jnp.max(jnp.where(jnp.isfinite(state.estimates), state.estimates, 0))
-        invariant = worst <= _INVARIANT * eps * state.scale
-        if problem.k > 1:
-            drift = jnp.abs(sort_key(state, problem) - state.injected_at)
-            unchanged = state.injected & (drift <= 100 * eps * state.scale)
-            enough = enough & (~invariant | unchanged)
-        enough = enough & ~jnp.any(state.pending) & (state.explored >= state.explore)
-        enough = enough | complete
-        asymmetric = state.asymmetry > 10 * jnp.sqrt(eps) * state.scale
-        good = jnp.all(converged | (rank >= problem.k))
-        result = RESULTS.where(good, RESULTS.successful, RESULTS.stagnation)
-        result = RESULTS.where(enough, result, RESULTS.max_matvecs_reached)
-        result = RESULTS.where(asymmetric, RESULTS.asymmetric, result)
-        result = RESULTS.where(state.finite, result, RESULTS.nonfinite)
-        spent = state.matvecs >= problem.max_matvecs
-        started = state.matvecs > 0
-        return started & (enough | spent | ~state.finite | asymmetric), result
+        return state.done, state.result
 
     def finish(
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: LanczosState
@@ -359,59 +356,47 @@ class Lanczos(AbstractEigenSolver):
         structure = operator.in_structure()
         eps = jnp.finfo(state.projected.dtype).eps
         k = problem.k
-        _, result = self.terminate(operator, problem, state)
+        unit = jnp.where(state.unit > 0, state.unit, 1)
         order, valid = rank_ritz(state.ritz_values, state.size, problem.which)
         rows = self.block_size(structure, k)
-        # A small basis may hold fewer vectors than the warm start: those are drawn.
+        # A small basis may hold fewer vectors than the warm start: the others are zero, and the
+        # next solve draws what it misses.
         missing = max(0, rows - order.shape[0])
         order, valid = jnp.pad(order, (0, missing)), jnp.pad(valid, (0, missing))
-        chosen = state.ritz_vectors[:, order[:rows]] * valid[None, :rows]
-        block = block_combine(state.basis, chosen)
-        key = state.key
-
-        def fill(carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
-            block, key = carry
-            for i in range(rows):
-                fresh, key = draw(key, structure)
-                fresh = tree_scale(1 / tree_norm(fresh), fresh)
-                block = block_set_row(block, i, tree_where(valid[i], block_row(block, i), fresh))
-            return block, key
-
-        block, key = once(~jnp.all(valid[:rows]), fill, (block, key))
-        top = order[:k]
+        block = block_combine(state.basis, state.ritz_vectors[:, order[:rows]] * valid[None, :rows])
+        top, found = order[:k], valid[:k] & state.finite
         values = state.ritz_values[top]
-        residual_vectors = block_combine(
-            state.slots, state.coefficients @ state.ritz_vectors[:, top]
-        )
-        squares = sum(
-            jnp.sum(jnp.square(x.astype(values.dtype)), axis=tuple(range(1, x.ndim)))
-            for x in jax.tree.leaves(residual_vectors)
-        )
-        residuals = jnp.sqrt(squares) + _FLOOR * eps * state.scale
-        values = jnp.where(valid[:k] & state.finite, values, jnp.nan)
-        residuals = jnp.where(valid[:k] & state.finite, residuals, jnp.inf)
-        sound = state.finite & ~(result == RESULTS.asymmetric)
-        converged = sound & (residuals <= self.rtol * jnp.abs(values) + self.atol)
-        # The residual vectors themselves have the last word.
+        residuals = state.estimates[top]
+        if state.pending.shape[0] > 1:
+            # A norm from the Gram matrix forgives cancellation; the vectors have the last word.
+            y = state.ritz_vectors[:, top]
+            vectors = block_combine(state.slots, state.coefficients @ y)
+            residuals = jnp.sqrt(jnp.diagonal(block_gram(vectors, vectors)))
+        residuals = jnp.where(found, residuals + FLOOR * eps * state.scale, jnp.inf)
+        values = jnp.where(found, values, jnp.nan)
+        sound = state.finite & ~(state.result == RESULTS.asymmetric)
+        converged = sound & (residuals <= self.rtol * jnp.abs(values) + self.atol / unit)
         result = RESULTS.where(
-            (result == RESULTS.successful) & ~jnp.all(converged), RESULTS.stagnation, result
+            (state.result == RESULTS.successful) & ~jnp.all(converged),
+            RESULTS.stagnation,
+            state.result,
         )
         seen = jnp.arange(state.ritz_values.shape[0]) >= state.ritz_values.shape[0] - state.size
-        gaps = ritz_gaps(values, state.ritz_values, seen)
+        estimates = temple_bound(residuals, ritz_gaps(values, state.ritz_values, seen))
         complete = state.size >= structure_dimension(structure)
         evidence = EVIDENCE.where(complete, EVIDENCE.whole_space, state.evidence)
         back = original_order(k, problem.which)
-        vectors = jax.tree.map(lambda b: b[:k][back], block)
+        bounds = (unit * residuals)[back]
         return EigenSolution(
-            values=values[back],
-            vectors=vectors,
-            residuals=residuals[back],
-            bounds=residuals[back],
-            estimates=temple_bound(residuals, gaps)[back],
+            values=(unit * values)[back],
+            vectors=jax.tree.map(lambda b: b[:k][back], block),
+            residuals=bounds,
+            bounds=bounds,
+            estimates=(unit * estimates)[back],
             converged=converged[back],
             is_top=(converged & ~(evidence == EVIDENCE.none))[back],
             evidence=evidence,
             result=result,
             stats={"matvecs": state.matvecs, "restarts": state.restarts},
-            state=Start(block=block, key=key, fresh=jnp.asarray(False), age=state.age),
+            state=Start(block=block, key=state.key, fresh=jnp.asarray(False), age=state.age),
         )

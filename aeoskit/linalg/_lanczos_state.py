@@ -6,24 +6,32 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from ._eigensolve import EigenProblem
-from ._results import EVIDENCE
+from ._results import EVIDENCE, RESULTS
 from ._ritz import rank_ritz
-from ._tree import block_combine, block_gram
+from ._tree import block_combine
 
 
 class LanczosState(eqx.Module):
-    """What one product needs from those before it."""
+    """What one product needs from those before it.
+
+    All numbers are in units of `unit`, about the largest entry of the first product (0 before
+    there is one), so that no square over- or underflows.
+    """
 
     basis: PyTree[Array]
     slots: PyTree[Array]
     projected: Float[Array, "m m"]
     coefficients: Float[Array, "s m"]
+    gram: Float[Array, "s s"]
+    put: Float[Array, " s"]
+    levels: Float[Array, " s"]
     pending: Bool[Array, " s"]
     size: Int[Array, ""]
     ritz_values: Float[Array, " m"]
     ritz_vectors: Float[Array, "m m"]
     estimates: Float[Array, " m"]
     scale: Float[Array, ""]
+    unit: Float[Array, ""]
     asymmetry: Float[Array, ""]
     finite: Bool[Array, ""]
     explored: Int[Array, ""]
@@ -32,12 +40,17 @@ class LanczosState(eqx.Module):
     evidence: EVIDENCE
     injected: Bool[Array, ""]
     injected_at: Float[Array, ""]
+    direction: Float[Array, " s"]
+    following: Bool[Array, ""]
+    done: Bool[Array, ""]
+    result: RESULTS
     key: UInt32[Array, "2"]
     matvecs: Int[Array, ""]
     restarts: Int[Array, ""]
 
 
 def rayleigh_ritz(state: LanczosState) -> LanczosState:
+    """The Ritz values (ascending, the last `size` of them), vectors and residual norms."""
     m = state.projected.shape[0]
     # Rows that are not filled get a value under all others, so that they sort first.
     below = -2 * jnp.linalg.norm(state.projected) - 1
@@ -47,8 +60,7 @@ def rayleigh_ritz(state: LanczosState) -> LanczosState:
     )
     valid = jnp.arange(m) >= m - state.size
     z = state.coefficients @ vectors
-    gram = block_gram(state.slots, state.slots)
-    squares = jnp.sum(z * (gram @ z), axis=0)
+    squares = jnp.sum(z * (state.gram @ z), axis=0)
     estimates = jnp.where(valid, jnp.sqrt(jnp.maximum(squares, 0)), jnp.inf)
     scale = jnp.max(jnp.where(valid, jnp.abs(values), 0))
     return eqx.tree_at(
@@ -59,7 +71,10 @@ def rayleigh_ritz(state: LanczosState) -> LanczosState:
 
 
 def restart(problem: EigenProblem, state: LanczosState) -> LanczosState:
-    """Keeps the best Ritz vectors: the relation between V, T, C and B stays exact."""
+    """Keeps the best Ritz vectors: the relation between V, T, C and B stays exact.
+
+    The Ritz pairs of the state stay those of the step before: the next one overwrites them.
+    """
     m = state.projected.shape[0]
     keep = kept_at_restart(m, problem.k)
     order, _ = rank_ritz(state.ritz_values, state.size, problem.which)
@@ -71,7 +86,7 @@ def restart(problem: EigenProblem, state: LanczosState) -> LanczosState:
     diagonal = jnp.zeros(m, state.projected.dtype).at[:keep].set(state.ritz_values[order[:keep]])
     coefficients = jnp.zeros_like(state.coefficients)
     coefficients = coefficients.at[:, :keep].set(state.coefficients @ chosen)
-    state = eqx.tree_at(
+    return eqx.tree_at(
         lambda s: (s.basis, s.projected, s.coefficients, s.size, s.restarts),
         state,
         (
@@ -82,7 +97,6 @@ def restart(problem: EigenProblem, state: LanczosState) -> LanczosState:
             state.restarts + 1,
         ),
     )
-    return rayleigh_ritz(state)
 
 
 def kept_at_restart(m: int, k: int) -> int:

@@ -70,15 +70,25 @@ def _hash(x: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
 
 
 def project_out(
-    basis: PyTree, w: PyTree, size: Int[Array, ""]
+    basis: PyTree,
+    w: PyTree,
+    size: Int[Array, ""],
+    first: Int[Array, ""] | None = None,
 ) -> tuple[PyTree, Float[Array, " m"]]:
-    """Subtracts from `w` its components along the first `size` rows; returns these too."""
+    """Subtracts from `w` its components along the first `size` rows; returns these too.
+
+    With `first`, the rows from there on are subtracted once before all are: where the others have
+    nothing but rounding in `w`, that is as good as all of them twice.
+    """
     rows = jax.tree.leaves(basis)[0].shape[0]
     chunk = min(_CHUNK, rows)
     dtype = tree_dtype(basis)
+    turns = (size + chunk - 1) // chunk
+    early = jnp.zeros_like(turns) if first is None else jnp.maximum(turns - first // chunk, 0)
 
-    def body(i: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
+    def body(turn: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
         w, h = carry
+        i = turn - early + jnp.where(turn < early, turns, 0)
         # The last slice is moved back to fit: rows that were done already get coefficient zero.
         start = jnp.minimum(i * chunk, rows - chunk)
         part = jax.tree.map(lambda b: jax.lax.dynamic_slice_in_dim(b, start, chunk, axis=0), basis)
@@ -88,12 +98,16 @@ def project_out(
         old = jax.lax.dynamic_slice_in_dim(h, start, chunk)
         return w, jax.lax.dynamic_update_slice_in_dim(h, old + dots, start, axis=0)
 
-    turns = (size + chunk - 1) // chunk
-    return jax.lax.fori_loop(0, turns, body, (w, jnp.zeros(rows, dtype)))
+    return jax.lax.fori_loop(0, early + turns, body, (w, jnp.zeros(rows, dtype)))
 
 
-def orthonormalise(basis: PyTree, q: PyTree, size: Int[Array, ""]) -> PyTree:
-    """A unit vector along the part of `q` orthogonal to the basis, repeated until it holds."""
+def orthonormalise(
+    basis: PyTree, q: PyTree, size: Int[Array, ""], needed: Bool[Array, ""] | None = None
+) -> PyTree:
+    """A unit vector along the part of `q` orthogonal to the basis, repeated until it holds.
+
+    With `needed`, a `q` of about unit norm is taken as it is: if false, it is orthogonal already.
+    """
 
     def unit(v: PyTree) -> tuple[PyTree, Array]:
         norm = tree_norm(v)
@@ -107,7 +121,9 @@ def orthonormalise(basis: PyTree, q: PyTree, size: Int[Array, ""]) -> PyTree:
     def again(carry: tuple[PyTree, Array, Array]) -> Bool[Array, ""]:
         _, norm, turn = carry
         # Kahan and Parlett: a vector that keeps most of its norm is orthogonal to rounding.
+        if needed is not None:
+            return needed & ((turn < 2) | ((norm < 0.7) & (turn < 4)))
         return (turn == 0) | ((norm < 0.7) & (turn < 4))
 
-    first, norm = unit(q)
+    first, norm = unit(q) if needed is None else (q, jnp.ones((), tree_dtype(basis)))
     return jax.lax.while_loop(again, body, (first, norm, jnp.zeros((), jnp.int32)))[0]
