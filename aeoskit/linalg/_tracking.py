@@ -76,6 +76,7 @@ class Tracking(AbstractEigenSolver):
 
     Args:
         basis: The number of vectors that the solver holds; it restarts when they are used up.
+            None: 20, or 3 k + 15 if that is more.
         kept: How many vectors beyond the wanted ones are kept from solve to solve.
         rtol: See above; a tolerance under the floor of rounding ends in `RESULTS.stagnation`.
         atol: See `rtol`.
@@ -102,7 +103,7 @@ class Tracking(AbstractEigenSolver):
 
     ends: ClassVar[tuple[str, ...]] = ("largest", "smallest")
     symmetric: ClassVar[bool] = True
-    basis: int = eqx.field(default=20, static=True)
+    basis: int | None = eqx.field(default=None, static=True)
     kept: int = eqx.field(default=7, static=True)
     rtol: Any = 1e-3
     atol: Any = 0.0
@@ -121,15 +122,15 @@ class Tracking(AbstractEigenSolver):
                 )
         for name, least in (("basis", 3), ("kept", 0), ("explore_every", 0), ("renew_every", 0)):
             count = getattr(self, name)
-            if count < least:
+            if count is not None and count < least:
                 raise ValueError(
-                    f"Tracking({name}={count}): at least {least}; the defaults are basis=20, "
+                    f"Tracking({name}={count}): at least {least}; the defaults are basis=None, "
                     "kept=7, explore_every=4, renew_every=16."
                 )
 
     def default_max_matvecs(self, dimension: int) -> int:
-        """20 products for each basis vector."""
-        return 20 * self.basis
+        """400, or 20 products for each basis vector."""
+        return 20 * (self.basis or 20)
 
     def block_size(self, structure: PyTree, k: int) -> int:
         """The wanted pairs, those kept, the explorer and its last change."""
@@ -151,11 +152,12 @@ class Tracking(AbstractEigenSolver):
         structure, k = operator.in_structure(), problem.k
         dimension, dtype = structure_dimension(structure), tree_dtype(structure)
         rows = self.block_size(structure, k)
-        c = min(self.basis, dimension)
+        basis = max(20, 3 * k + 15) if self.basis is None else self.basis
+        c = min(basis, dimension)
         if c < min(rows + max(2, k), dimension):
             raise ValueError(
                 f"Tracking(basis={self.basis}, kept={self.kept}) is too small for k={k}: use "
-                f"basis={rows + max(2, k)} or more (2 k + 20 is a good choice), or a smaller kept."
+                f"basis={rows + max(2, k)} or more (or None), or a smaller kept."
             )
         known = isinstance(start.memory, Memory)
         if known and start.memory.model.shape[0] != rows:

@@ -12,6 +12,7 @@ from aeoskit.linalg import (
     EigenSolution,
     Lanczos,
     PreconditionedOperator,
+    Tracking,
     eigensolve,
 )
 from aeoskit.objective import Objective
@@ -249,7 +250,7 @@ class Sharpness(AbstractProbe):
     Args:
         k: how many eigenvalues.
         every: period in steps.
-        solver: an eigen-solver; `Lanczos()` by default.
+        solver: an eigen-solver; `Tracking()` by default.
         max_matvecs: budget of products for one measurement.
 
     Measures `sharpness` (k,), `sharpness_residual` (k,), `sharpness_converged` (k,) and
@@ -263,7 +264,7 @@ class Sharpness(AbstractProbe):
 
     k: int = eqx.field(static=True, default=1, converter=check_k)
     every: int = eqx.field(static=True, default=1, converter=check_every)
-    solver: AbstractEigenSolver = eqx.field(default_factory=Lanczos)
+    solver: AbstractEigenSolver = eqx.field(default_factory=Tracking)
     max_matvecs: int | None = eqx.field(static=True, default=None)
 
     @property
@@ -296,7 +297,7 @@ class PreconditionedSharpness(AbstractProbe):
     Args:
         k: how many eigenvalues.
         every: period in steps.
-        solver: an eigen-solver; `Lanczos()` by default.
+        solver: an eigen-solver; `Tracking()` by default.
         max_matvecs: budget of products for one measurement.
 
     Measures `preconditioned_sharpness` (k,) with `_residual` (k,), `_converged` (k,), `_matvecs`,
@@ -310,7 +311,7 @@ class PreconditionedSharpness(AbstractProbe):
 
     k: int = eqx.field(static=True, default=1, converter=check_k)
     every: int = eqx.field(static=True, default=1, converter=check_every)
-    solver: AbstractEigenSolver = eqx.field(default_factory=Lanczos)
+    solver: AbstractEigenSolver = eqx.field(default_factory=Tracking)
     max_matvecs: int | None = eqx.field(static=True, default=None)
 
     @property

@@ -147,7 +147,7 @@ def test_options_out_of_range():
         Tracking(kept=-1)
     operator = lx.DiagonalLinearOperator(jnp.arange(50.0))
     with pytest.raises(ValueError, match="too small for k=12"):
-        eigensolve(operator, Tracking(), k=12)
+        eigensolve(operator, Tracking(basis=20), k=12)
     state = eigensolve(operator, Tracking()).state
     with pytest.raises(ValueError, match="another k"):
         eigensolve(operator, Tracking(), k=2, start=state)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from aeoskit.linalg import IdentityPreconditioner, Lanczos
+from aeoskit.linalg import AbstractEigenSolver, IdentityPreconditioner, Lanczos, Tracking
 from aeoskit.objective import Objective
 from aeoskit.optimizers import Frozen, Identity, Optimizer
 from aeoskit.probes import (
@@ -80,6 +80,20 @@ def build_optimizer(choice: Choice, lanes: tuple[dict[str, float], ...]) -> Opti
     return optimizers[0] if len(optimizers) == 1 else stack_lanes(optimizers)
 
 
+def _solver(track: Track) -> AbstractEigenSolver:
+    if track.solver == "lanczos":
+        return Lanczos(basis=track.basis, rtol=track.rtol)
+    # In a small basis there is less room beyond the wanted pairs.
+    room = track.basis - 2 - track.k - max(2, track.k)
+    default = Tracking().kept
+    return Tracking(
+        basis=track.basis,
+        kept=min(default, room),
+        rtol=track.rtol,
+        value_rtol=track.value_rtol,
+    )
+
+
 def build_probes(tracks: tuple[Track, ...]) -> dict[str, AbstractProbe]:
     """The probes: what is tracked, and always the loss, the gradient norm and the threshold."""
     kinds: dict[str, Any] = {
@@ -91,7 +105,7 @@ def build_probes(tracks: tuple[Track, ...]) -> dict[str, AbstractProbe]:
         "threshold": StabilityThreshold(),
     }
     for track in tracks:
-        solver = Lanczos(basis=track.basis, rtol=track.rtol)
+        solver = _solver(track)
         probes[track.variant] = kinds[track.variant](k=track.k, every=track.every, solver=solver)
     return probes
 

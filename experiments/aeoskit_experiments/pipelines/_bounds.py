@@ -31,6 +31,7 @@ _BOUNDS: dict[str, _Bound] = {
     "k": _AT_LEAST_ONE,
     "every": _AT_LEAST_ONE,
     "rtol": _POSITIVE,
+    "value_rtol": _NOT_NEGATIVE,
     "basis": (lambda value: value >= 3, "it must be at least 3"),
     "steps": _AT_LEAST_ONE,
     "batch": _AT_LEAST_ONE,

@@ -62,14 +62,18 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Track:
-    """What is measured along the way, by Lanczos on the Hessian of the whole data's loss.
+    """What is measured along the way, on the Hessian of the whole data's loss.
 
     Args:
         variant: Which operator: the Hessian or the preconditioned one.
         k: How many of the largest eigenvalues.
         every: Steps between two measurements.
         rtol: Residual of an eigenpair, relative to its eigenvalue.
-        basis: Vectors that Lanczos keeps before it restarts.
+        basis: Vectors that the solver holds before it restarts.
+        solver: tracking goes on from a model of the last measurement's operator, with a half to a
+            fifth of the products of lanczos, which starts from its vectors.
+        value_rtol: If positive, tracking also stops once it expects an eigenvalue to be this
+            accurate (relative), whatever its residual: cheaper, and an estimate.
     """
 
     variant: str
@@ -77,6 +81,8 @@ class Track:
     every: int = 10
     rtol: float = 1e-3
     basis: int = 20
+    solver: Literal["tracking", "lanczos"] = "tracking"
+    value_rtol: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
