@@ -19,13 +19,19 @@ def loop_mode(function: Callable[..., Any], *args: Any) -> Literal["scan", "host
     rule looks at primitives and shapes only, never at a clock: "host" on the CPU backend where
     the traced function holds a convolution at any depth, otherwise "scan".
 
-    **Arguments:** `function`: the body of the loop; `args`: its arguments (arrays,
-    `jax.ShapeDtypeStruct`s, or modules of them). **Returns:** "scan" or "host".
-    **Cost:** one trace for each new function and shapes, no computation.
+    It costs one trace for each new function and shapes, and no computation.
 
-    >>> import jax.numpy as jnp
-    >>> loop_mode(jnp.sin, jnp.ones(3))
-    'scan'
+    Args:
+        function: The body of the loop.
+        args: Its arguments: arrays, `jax.ShapeDtypeStruct`s, or modules of them.
+
+    Returns:
+        "scan" or "host".
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> loop_mode(jnp.sin, jnp.ones(3))
+        'scan'
     """
     if jax.default_backend() != "cpu":
         return "scan"

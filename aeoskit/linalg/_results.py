@@ -10,7 +10,16 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)
 
     class RESULTS(optx.RESULTS):  # pyright: ignore
-        """An enumeration of the ways in which an eigen-solve ends; each member is a sentence."""
+        """An enumeration of the ways in which an eigen-solve ends; each member is a sentence.
+
+        `RESULTS[result]` is that sentence; empty for `successful`.
+
+        Example:
+            >>> print(RESULTS[RESULTS.nonfinite])
+            A matrix-vector product returned NaN or infinity. Check the parameters, the data and ...
+            >>> bool(RESULTS.nonfinite == RESULTS.successful)
+            False
+        """
 
         successful = ""
         max_matvecs_reached = (
@@ -45,6 +54,10 @@ class EVIDENCE(eqx.Enumeration):
     """Why a pair that converged should be the one asked for; each member is a sentence.
 
     A small residual says that a pair is an eigenpair, never that it is the top one.
+
+    Example:
+        >>> print(EVIDENCE[EVIDENCE.whole_space])
+        The space was exhausted: there is no other eigenvector.
     """
 
     none = (

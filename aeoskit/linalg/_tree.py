@@ -24,14 +24,33 @@ _PRECISION = jax.lax.Precision.HIGHEST
 def tree_dtype(tree: PyTree) -> Any:
     """The dtype of the scalars that belong to a vector: at least float32.
 
-    **Arguments:** `tree`: a vector, block, or structure. **Returns:** a numpy dtype.
+    Args:
+        tree: A vector, block, or structure.
+
+    Returns:
+        A numpy dtype.
+
+    Example:
+        >>> print(tree_dtype({"w": jnp.ones(3, jnp.bfloat16)}))
+        float32
     """
     dtypes = [leaf.dtype for leaf in jax.tree.leaves(tree)]
     return jnp.result_type(jnp.float32, *dtypes)
 
 
 def tree_size(structure: Structure) -> int:
-    """The dimension of the space that a structure describes (a Python integer)."""
+    """The dimension of the space that a structure describes.
+
+    Args:
+        structure: Shapes and dtypes, such as an operator's `in_structure()`.
+
+    Returns:
+        A Python integer.
+
+    Example:
+        >>> tree_size({"w": jax.ShapeDtypeStruct((2, 3), jnp.float32)})
+        6
+    """
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(structure))
 
 
@@ -42,10 +61,16 @@ def _total(terms: list[Array], dtype: Any) -> Array:
 def tree_dot(a: Vector, b: Vector) -> Float[Array, ""]:
     """The inner product of two vectors, accumulated in at least float32.
 
-    **Arguments:** `a`, `b`: vectors of one structure. **Returns:** a scalar.
+    Args:
+        a: A vector.
+        b: A vector of the same structure.
 
-    >>> float(tree_dot({"w": jnp.ones(3)}, {"w": jnp.full(3, 2.0)}))
-    6.0
+    Returns:
+        A scalar.
+
+    Example:
+        >>> float(tree_dot({"w": jnp.ones(3)}, {"w": jnp.full(3, 2.0)}))
+        6.0
     """
     dtype = tree_dtype((a, b))
 
@@ -65,35 +90,85 @@ def _pairs(a: PyTree, b: PyTree) -> list[tuple[Array, Array]]:
 def tree_norm(a: Vector) -> Float[Array, ""]:
     """The Euclidean norm of a vector.
 
-    >>> float(tree_norm([jnp.array([3.0]), jnp.array([4.0])]))
-    5.0
+    Args:
+        a: A vector.
+
+    Returns:
+        A scalar, of at least float32.
+
+    Example:
+        >>> float(tree_norm([jnp.array([3.0]), jnp.array([4.0])]))
+        5.0
     """
     return jnp.sqrt(tree_dot(a, a))
 
 
 def tree_scale(scalar: Float[Array, ""], a: Vector) -> Vector:
-    """`scalar * a`, in the dtypes of `a`."""
+    """`scalar * a`, in the dtypes of `a`.
+
+    Args:
+        scalar: A scalar.
+        a: A vector.
+
+    Returns:
+        A vector.
+
+    Example:
+        >>> tree_scale(jnp.array(2.0), {"w": jnp.array([1.0, 3.0])})["w"].tolist()
+        [2.0, 6.0]
+    """
     return jax.tree.map(lambda x: (scalar * x).astype(x.dtype), a)
 
 
 def tree_axpy(scalar: Float[Array, ""], a: Vector, b: Vector) -> Vector:
-    """`scalar * a + b`, in the dtypes of `b`."""
+    """`scalar * a + b`, in the dtypes of `b`.
+
+    Args:
+        scalar: A scalar.
+        a: A vector.
+        b: A vector of the same structure.
+
+    Returns:
+        A vector.
+
+    Example:
+        >>> tree_axpy(jnp.array(2.0), jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0])).tolist()
+        [3.0, 7.0]
+    """
     return jax.tree.map(lambda x, y: (scalar * x + y).astype(y.dtype), a, b)
 
 
 def tree_where(predicate: Bool[Array, ""], a: PyTree, b: PyTree) -> PyTree:
-    """`a` where the scalar predicate holds, otherwise `b`, leaf by leaf."""
+    """`a` where the scalar predicate holds, otherwise `b`, leaf by leaf.
+
+    Args:
+        predicate: A scalar, may be traced.
+        a: A pytree of arrays.
+        b: A pytree of the same structure.
+
+    Returns:
+        A pytree of that structure.
+
+    Example:
+        >>> tree_where(jnp.array(False), jnp.zeros(2), jnp.ones(2)).tolist()
+        [1.0, 1.0]
+    """
     return jax.tree.map(lambda x, y: jnp.where(predicate, x, y), a, b)
 
 
 def tree_random_like(key: Array, structure: PyTree) -> Vector:
     """A vector of independent standard normal entries.
 
-    **Arguments:** `key`: a PRNG key; `structure`: a vector or a structure.
-    **Returns:** a vector with the structure's shapes and dtypes.
+    Args:
+        key: A PRNG key.
+        structure: A vector or a structure.
 
-    >>> tree_random_like(jax.random.key(0), {"w": jnp.zeros((2, 3))})["w"].shape
-    (2, 3)
+    Returns:
+        A vector with the structure's shapes and dtypes.
+
+    Example:
+        >>> tree_random_like(jax.random.key(0), {"w": jnp.zeros((2, 3))})["w"].shape
+        (2, 3)
     """
     leaves, treedef = jax.tree.flatten(structure)
     keys = jax.random.split(key, max(len(leaves), 1))
@@ -104,19 +179,56 @@ def tree_random_like(key: Array, structure: PyTree) -> Vector:
 
 
 def block_zeros(structure: PyTree, rows: int) -> Block:
-    """A block of `rows` zero vectors."""
+    """A block of zero vectors.
+
+    Args:
+        structure: A vector or a structure.
+        rows: How many.
+
+    Returns:
+        A block.
+
+    Example:
+        >>> block_zeros({"w": jnp.ones(3)}, 2)["w"].shape
+        (2, 3)
+    """
     return jax.tree.map(lambda s: jnp.zeros((rows, *s.shape), s.dtype), structure)
 
 
 def block_row(block: Block, index: Any) -> Vector:
-    """The vector in row `index` (may be traced) of a block."""
+    """The vector in one row of a block.
+
+    Args:
+        block: m rows.
+        index: Which; may be traced.
+
+    Returns:
+        A vector.
+
+    Example:
+        >>> block_row(jnp.eye(2), 1).tolist()
+        [0.0, 1.0]
+    """
     return jax.tree.map(
         lambda b: jax.lax.dynamic_index_in_dim(b, index, axis=0, keepdims=False), block
     )
 
 
 def block_set_row(block: Block, index: Any, vector: Vector) -> Block:
-    """The block with row `index` (may be traced) replaced by `vector`."""
+    """The block with one row replaced.
+
+    Args:
+        block: m rows.
+        index: Which; may be traced.
+        vector: What takes its place, in the dtypes of the block.
+
+    Returns:
+        A block.
+
+    Example:
+        >>> block_set_row(jnp.eye(2), 1, jnp.array([5.0, 6.0])).tolist()
+        [[1.0, 0.0], [5.0, 6.0]]
+    """
     return jax.tree.map(
         lambda b, v: jax.lax.dynamic_update_index_in_dim(b, v.astype(b.dtype), index, axis=0),
         block,
@@ -127,8 +239,16 @@ def block_set_row(block: Block, index: Any, vector: Vector) -> Block:
 def block_dots(block: Block, v: Vector) -> Float[Array, " m"]:
     """The inner products of each row of a block with one vector.
 
-    >>> block_dots(jnp.eye(2), jnp.array([3.0, 4.0])).tolist()
-    [3.0, 4.0]
+    Args:
+        block: m rows.
+        v: A vector of the same structure.
+
+    Returns:
+        `(m,)`, of at least float32.
+
+    Example:
+        >>> block_dots(jnp.eye(2), jnp.array([3.0, 4.0])).tolist()
+        [3.0, 4.0]
     """
     dtype = tree_dtype((block, v))
 
@@ -142,11 +262,16 @@ def block_dots(block: Block, v: Vector) -> Float[Array, " m"]:
 def block_combine(block: Block, coefficients: Array) -> PyTree:
     """Linear combinations of the rows of a block.
 
-    **Arguments:** `block`: m rows; `coefficients`: `(m,)` for one vector, `(m, p)` for a block
-    of p. **Returns:** a vector, or a block of p rows, in the block's dtypes.
+    Args:
+        block: m rows.
+        coefficients: `(m,)` for one vector, `(m, p)` for a block of p.
 
-    >>> block_combine(jnp.eye(2), jnp.array([3.0, 4.0])).tolist()
-    [3.0, 4.0]
+    Returns:
+        A vector, or a block of p rows, in the block's dtypes.
+
+    Example:
+        >>> block_combine(jnp.eye(2), jnp.array([3.0, 4.0])).tolist()
+        [3.0, 4.0]
     """
 
     def combine(b: Array) -> Array:
@@ -158,7 +283,19 @@ def block_combine(block: Block, coefficients: Array) -> PyTree:
 
 
 def block_gram(a: Block, b: Block) -> Float[Array, "m p"]:
-    """The matrix of inner products of the rows of `a` with the rows of `b`."""
+    """The inner products of the rows of two blocks.
+
+    Args:
+        a: m rows.
+        b: p rows, of the same structure.
+
+    Returns:
+        `(m, p)`, of at least float32.
+
+    Example:
+        >>> block_gram(jnp.eye(2), jnp.array([[3.0, 4.0]])).tolist()
+        [[3.0], [4.0]]
+    """
     dtype = tree_dtype((a, b))
 
     def gram(x: Array, y: Array) -> Array:
