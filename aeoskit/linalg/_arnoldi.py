@@ -32,6 +32,7 @@ from ._assisted import AbstractAssisted, has_eig
 from ._eigensolve import AbstractEigenSolver, EigenProblem, Start
 from ._krylov_schur import ENDS, analyse, kept_at_restart, restart, ritz_block
 from ._lanczos_start import start_vectors
+from ._options import Scalar, check_numbers
 from ._orthogonal import draw, once, orthonormalise, project_out
 from ._results import EVIDENCE, RESULTS
 from ._ritz import structure_dimension
@@ -123,9 +124,9 @@ class Arnoldi(AbstractEigenSolver, AbstractAssisted):
     ends: ClassVar[tuple[str, ...]] = ENDS
     symmetric: ClassVar[bool] = False
     basis: int = eqx.field(default=30, static=True)
-    rtol: float = eqx.field(default=1e-3, static=True)
-    atol: float = eqx.field(default=0.0, static=True)
-    noise: float = eqx.field(default=0.1, static=True)
+    rtol: Scalar = 1e-3
+    atol: Scalar = 0.0
+    noise: Scalar = 0.1
     explore: int = eqx.field(default=4, static=True)
     renew_every: int = eqx.field(default=8, static=True)
     small: Literal["auto", "compiled", "host"] = eqx.field(default="auto", static=True)
@@ -133,13 +134,7 @@ class Arnoldi(AbstractEigenSolver, AbstractAssisted):
     def __check_init__(self):
         if self.basis < 5:
             raise ValueError(f"Arnoldi(basis={self.basis}): a basis needs 5 vectors; use 30.")
-        for name in ("rtol", "atol", "noise"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise ValueError(
-                    f"Arnoldi({name}={value}): a tolerance is finite and not negative; the "
-                    "defaults are rtol=1e-3, atol=0, noise=0.1."
-                )
+        check_numbers(self, ("rtol", "atol", "noise"), "rtol=1e-3, atol=0, noise=0.1")
         for name in ("explore", "renew_every"):
             if getattr(self, name) < 0:
                 raise ValueError(

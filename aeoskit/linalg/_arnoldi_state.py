@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float, Int, PyTree, UInt32
 
 from ._eigensolve import EigenProblem
+from ._options import Scalar
 from ._results import EVIDENCE, RESULTS
 from ._tree import tree_dtype
 
@@ -71,7 +72,7 @@ def floor(small: SmallState) -> Float[Array, ""]:
 
 
 def settled(
-    rtol: float, atol: float, small: SmallState
+    rtol: Scalar, atol: Scalar, small: SmallState
 ) -> tuple[Bool[Array, " m"], Bool[Array, " m"]]:
     """By rank: whether each pair meets its tolerance or is at the floor; the former alone."""
     valid = jnp.arange(small.values.shape[0]) < small.size
@@ -87,7 +88,7 @@ def signature(k: int, small: SmallState) -> Float[Array, ""]:
 
 
 def direction(
-    rtol: float, atol: float, problem: EigenProblem, small: SmallState
+    rtol: Scalar, atol: Scalar, problem: EigenProblem, small: SmallState
 ) -> tuple[Float[Array, " s"], Bool[Array, ""], Bool[Array, ""], Float[Array, ""]]:
     """Which combination of the residual vectors to multiply next.
 
@@ -117,7 +118,11 @@ def direction(
 
 
 def verdict(
-    rtol: float, atol: float, dimension: int, problem: EigenProblem, small: SmallState
+    rtol: Scalar,
+    atol: Scalar,
+    dimension: int,
+    problem: EigenProblem,
+    small: SmallState,
 ) -> tuple[Bool[Array, ""], RESULTS]:
     """Whether the solve is over, and how."""
     k = problem.k

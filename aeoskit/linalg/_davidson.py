@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ._eigensolve import AbstractEigenSolver, EigenProblem, Start
 from ._interior import as_shift, check_options, expansion, solve_for_direction
 from ._minres import MINRES
+from ._options import Scalar
 from ._results import RESULTS
 from ._ritz import structure_dimension
 from ._shifted import ComplementOperator
@@ -81,14 +82,14 @@ class JacobiDavidson(AbstractEigenSolver):
     shift: Float[Array, ""] = eqx.field(default=0.0, converter=as_shift)
     linear_solver: lx.AbstractLinearSolver = MINRES(rtol=0.1, max_steps=20)
     basis: int = eqx.field(default=20, static=True)
-    rtol: float = eqx.field(default=1e-3, static=True)
-    atol: float = eqx.field(default=0.0, static=True)
+    rtol: Scalar = 1e-3
+    atol: Scalar = 0.0
     explore: int = eqx.field(default=1, static=True)
-    switch: float = eqx.field(default=0.1, static=True)
+    switch: Scalar = 0.1
 
     def __check_init__(self):
         check_options("JacobiDavidson", self.rtol, self.atol, self.basis, self.explore)
-        if not self.switch >= 0:
+        if isinstance(self.switch, int | float) and not self.switch >= 0:
             raise ValueError(
                 f"JacobiDavidson(switch={self.switch}): a share of the largest ||A v||, not "
                 "negative; the default is 0.1."

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ._eigensolve import AbstractEigenSolver, EigenProblem, Start
 from ._error_bars import ritz_gaps, temple_bound
+from ._options import Scalar
 from ._results import EVIDENCE, RESULTS
 from ._ritz import WHICH, original_order, rank_ritz, structure_dimension
 from ._solution import EigenSolution
@@ -61,8 +62,8 @@ class Dense(AbstractEigenSolver):
 
     ends: ClassVar[tuple[str, ...]] = WHICH
     symmetric: ClassVar[bool] = True
-    rtol: float = eqx.field(default=1e-3, static=True)
-    atol: float = eqx.field(default=0.0, static=True)
+    rtol: Scalar = 1e-3
+    atol: Scalar = 0.0
 
     def default_max_matvecs(self, dimension: int) -> int:
         """One product a dimension."""

@@ -13,10 +13,11 @@ from jaxtyping import Array, Bool, Int, PyTree, UInt32
 from ._assisted import AbstractAssisted, place
 from ._derivatives import with_derivatives, without_tangents
 from ._loops import loop_mode
+from ._options import with_arrays
 from ._results import RESULTS
 from ._ritz import structure_dimension
 from ._solution import EigenSolution
-from ._tree import block_zeros
+from ._tree import block_zeros, tree_dtype
 
 
 class EigenProblem(eqx.Module):
@@ -365,15 +366,15 @@ def eigensolve(
             f"eigensolve({option}) works on the host, not under jit, vmap or scan: leave it out "
             "and look at `solution.result`."
         )
-    solver, driver = place(solver, operator, traced, driver)
-    if driver == "auto" and not traced:
-        mode = loop_mode(_product, operator, jax.tree.map(_zeros, structure))
-        driver = "host" if mode == "host" else "compiled"
-    run = _host_solve if driver == "host" else _compiled_solve
+    placed, where = place(solver, operator, traced, driver)
+    placed = with_arrays(placed, tree_dtype(structure))
+    if where == "auto" and not traced:
+        where = loop_mode(_product, operator, jax.tree.map(_zeros, structure))
+    run = _host_solve if where == "host" else _compiled_solve
     if not traced:
-        solution = run(operator, solver, problem, begin)
+        solution = run(operator, placed, problem, begin)
     else:
-        constant = without_tangents((operator, solver, problem, begin))
+        constant = without_tangents((operator, placed, problem, begin))
         solution = with_derivatives(operator, run(*constant), which, linear_solver)
     ended_well = (solution.result == RESULTS.successful) | (solution.result == RESULTS.estimate_met)
     if throw and not bool(ended_well):

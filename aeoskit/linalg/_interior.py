@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from ._eigensolve import AbstractEigenSolver, EigenProblem, Start
 from ._minres import MINRES, products_spent
+from ._options import Scalar
 from ._orthogonal import once
 from ._results import RESULTS
 from ._ritz import structure_dimension
@@ -30,9 +31,10 @@ from ._subspace import (
 from ._tree import tree_dtype, tree_norm, tree_size, tree_where
 
 
-def check_options(name: str, rtol: float, atol: float, basis: int, explore: int) -> None:
+def check_options(name: str, rtol: Scalar, atol: Scalar, basis: int, explore: int) -> None:
     """Refuses what no solve can use."""
-    if not (0 <= rtol < float("inf") and 0 <= atol < float("inf")):
+    known = [x for x in (rtol, atol) if isinstance(x, int | float)]
+    if not all(0 <= x < float("inf") for x in known):
         raise ValueError(
             f"{name}(rtol={rtol}, atol={atol}): a tolerance is finite and not negative; the "
             "defaults are rtol=1e-3, atol=0."
@@ -142,8 +144,8 @@ class ShiftInvert(AbstractEigenSolver):
     shift: Float[Array, ""] = eqx.field(converter=as_shift)
     linear_solver: lx.AbstractLinearSolver = MINRES(rtol=1e-2, max_steps=200)
     basis: int = eqx.field(default=20, static=True)
-    rtol: float = eqx.field(default=1e-3, static=True)
-    atol: float = eqx.field(default=0.0, static=True)
+    rtol: Scalar = 1e-3
+    atol: Scalar = 0.0
     explore: int = eqx.field(default=1, static=True)
 
     def __check_init__(self):

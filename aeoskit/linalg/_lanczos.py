@@ -24,9 +24,10 @@ from jaxtyping import Array, PyTree
 
 from ._eigensolve import AbstractEigenSolver, EigenProblem, Start
 from ._error_bars import ritz_gaps, temple_bound
-from ._lanczos_start import given_vectors
+from ._lanczos_start import given_vectors, start_evidence
 from ._lanczos_state import LanczosState, rayleigh_ritz, restart
 from ._lanczos_verdict import FLOOR, INVARIANT, judge
+from ._options import Scalar, check_numbers
 from ._orthogonal import draw, once, orthonormalise, project_out
 from ._results import EVIDENCE, RESULTS
 from ._ritz import WHICH, original_order, rank_ritz, sort_key, structure_dimension
@@ -79,12 +80,15 @@ class Lanczos(AbstractEigenSolver):
     **Repeated eigenvalues.** A Krylov space holds one copy of each. When the space is exhausted
     before k pairs are found, or all of them are exact, it goes on from a fresh random direction,
     until such a direction brings nothing new. Where the space is not exhausted (large
-    operators), it may report one copy only; that is what a block is for.
+    operators), it may report one copy only. A start of `block` random vectors holds `block` copies
+    of each, and both of two values that no tolerance tells apart: at about 1.3 times the products
+    for pairs.
 
     Args:
         basis: The number of vectors that the solver holds (residual vectors included, one
             excepted). Peak memory is `basis` vectors, those kept at a restart, and about four
             more.
+        block: How many random vectors a cold start has, those that the caller gives included.
         rtol: A pair has converged when `||A v - θ v|| <= rtol |θ| + atol`. The test adds an
             allowance for rounding, `8 ε max|θ|`, to the residual: a tolerance under that floor
             ends in `RESULTS.stagnation`, never in `converged`.
@@ -112,24 +116,22 @@ class Lanczos(AbstractEigenSolver):
     symmetric: ClassVar[bool] = True
     basis: int = eqx.field(default=20, static=True)
     block: int = eqx.field(default=1, static=True)
-    rtol: float = eqx.field(default=1e-3, static=True)
-    atol: float = eqx.field(default=0.0, static=True)
+    rtol: Scalar = 1e-3
+    atol: Scalar = 0.0
     guard: int = eqx.field(default=2, static=True)
-    noise: float = eqx.field(default=0.1, static=True)
-    mix: float = eqx.field(default=0.3, static=True)
+    noise: Scalar = 0.1
+    mix: Scalar = 0.3
     explore: int = eqx.field(default=4, static=True)
     renew_every: int = eqx.field(default=8, static=True)
 
     def __check_init__(self):
         if self.basis < 3:
             raise ValueError(f"Lanczos(basis={self.basis}): a basis needs 3 vectors; use 20.")
-        for name in ("rtol", "atol", "noise", "mix"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise ValueError(
-                    f"Lanczos({name}={value}): a tolerance is finite and not negative; "
-                    "the defaults are rtol=1e-3, atol=0, noise=0.1, mix=0.3."
-                )
+        if self.block < 1:
+            raise ValueError(f"Lanczos(block={self.block}): a start has 1 vector at least.")
+        check_numbers(
+            self, ("rtol", "atol", "noise", "mix"), "rtol=1e-3, atol=0, noise=0.1, mix=0.3"
+        )
         for name in ("guard", "explore", "renew_every"):
             count = getattr(self, name)
             if count < 0:
@@ -163,6 +165,9 @@ class Lanczos(AbstractEigenSolver):
                 f"Lanczos(basis={self.basis}) is too small for k={problem.k} with {s} start "
                 f"vectors: use basis={problem.k + 1 + s} or more (2k + 10 is a good choice)."
             )
+        # Every start vector of a block has its turn, whatever settled before.
+        cold = self.block if self.block > 1 else 0
+        warm = jnp.where(renew, _LONG, 1) * self.explore
         integer = jnp.zeros((), jnp.int32)
         zero = jnp.zeros((), dtype)
         return LanczosState(
@@ -183,11 +188,9 @@ class Lanczos(AbstractEigenSolver):
             asymmetry=zero,
             finite=jnp.asarray(True),
             explored=integer,
-            explore=jnp.where(start.fresh, 0, jnp.where(renew, _LONG, 1) * self.explore).astype(
-                jnp.int32
-            ),
+            explore=jnp.where(start.fresh, cold, warm).astype(jnp.int32),
             age=jnp.where(start.fresh | renew, 0, start.age + 1).astype(jnp.int32),
-            evidence=self._evidence(structure, problem, start),
+            evidence=start_evidence(start, problem.k, self.guard, self.explore, self.block),
             injected=jnp.asarray(False),
             injected_at=jnp.full((), jnp.inf, dtype),
             direction=jnp.zeros(s, dtype),
@@ -198,17 +201,6 @@ class Lanczos(AbstractEigenSolver):
             matvecs=integer,
             restarts=integer,
         )
-
-    def _evidence(self, structure: PyTree, problem: EigenProblem, start: Start) -> EVIDENCE:
-        cold = EVIDENCE.random_start if self.block == 1 else EVIDENCE.block
-        if start.block is None:
-            return cold
-        rows = jax.tree.leaves(start.block)[0].shape[0]
-        if rows > problem.k + self.guard:
-            warm = EVIDENCE.fresh_direction if self.explore > 0 else EVIDENCE.none
-        else:
-            warm = EVIDENCE.block if self.block > min(rows, problem.k) else EVIDENCE.none
-        return EVIDENCE.where(start.fresh, cold, warm)
 
     def step(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: LanczosState):
         """One product."""

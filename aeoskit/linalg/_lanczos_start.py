@@ -1,13 +1,13 @@
 """The start vectors of a solve, cold or warm."""
 
-from typing import Any, TypeAlias
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree, UInt32
 
 from ._eigensolve import Start
+from ._options import Scalar
 from ._orthogonal import draw
+from ._results import EVIDENCE
 from ._tree import (
     block_combine,
     block_gram,
@@ -18,9 +18,6 @@ from ._tree import (
     tree_dtype,
     tree_norm,
 )
-
-# A number, or an array that holds one.
-Scalar: TypeAlias = Any
 
 # Next to the explorer's unit vector: an explorer that found a dead end is renewed in a few solves.
 _FRESH = 0.5
@@ -96,3 +93,16 @@ def given_vectors(
     levels = jnp.where(index == last, jnp.where(there, _FRESH if explorer else noise, 1), 0)
     levels = jnp.where(random, 1, levels).astype(dtype)
     return slots, levels, there | (index == last) | random
+
+
+def start_evidence(start: Start, k: int, guard: int, explore: int, block: int) -> EVIDENCE:
+    """What such a start says for the pairs that grow out of it."""
+    cold = EVIDENCE.random_start if block == 1 else EVIDENCE.block
+    if start.block is None:
+        return cold
+    rows = jax.tree.leaves(start.block)[0].shape[0]
+    if rows > k + guard:
+        warm = EVIDENCE.fresh_direction if explore > 0 else EVIDENCE.none
+    else:
+        warm = EVIDENCE.block if block > min(rows, k) else EVIDENCE.none
+    return EVIDENCE.where(start.fresh, cold, warm)

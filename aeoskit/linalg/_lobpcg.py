@@ -21,6 +21,7 @@ from ._eigensolve import AbstractEigenSolver, EigenProblem, Start
 from ._error_bars import ritz_gaps, temple_bound
 from ._lobpcg_state import LOBPCGState, dependent, rayleigh_ritz, rebuilt
 from ._operators import AbstractPreconditioner
+from ._options import Scalar, check_numbers
 from ._orthogonal import draw, once, orthonormalise
 from ._results import EVIDENCE, RESULTS
 from ._ritz import original_order, structure_dimension
@@ -104,10 +105,10 @@ class LOBPCG(AbstractEigenSolver):
     symmetric: ClassVar[bool] = True
     block: int | None = eqx.field(default=None, static=True)
     expand: int | None = eqx.field(default=1, static=True)
-    rtol: float = eqx.field(default=1e-3, static=True)
-    atol: float = eqx.field(default=0.0, static=True)
+    rtol: Scalar = 1e-3
+    atol: Scalar = 0.0
     preconditioner: lx.AbstractLinearOperator | None = None
-    noise: float = eqx.field(default=0.1, static=True)
+    noise: Scalar = 0.1
     explore: int = eqx.field(default=4, static=True)
 
     def __check_init__(self):
@@ -118,13 +119,7 @@ class LOBPCG(AbstractEigenSolver):
                 f"LOBPCG(expand={self.expand}): an iteration takes one residual at least, or say "
                 "None for those of all k pairs."
             )
-        for name in ("rtol", "atol", "noise"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise ValueError(
-                    f"LOBPCG({name}={value}): a tolerance is finite and not negative; "
-                    "the defaults are rtol=1e-3, atol=0, noise=0.1."
-                )
+        check_numbers(self, ("rtol", "atol", "noise"), "rtol=1e-3, atol=0, noise=0.1")
         if self.explore < 0:
             raise ValueError(f"LOBPCG(explore={self.explore}): a count is not negative; use 4.")
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from ._eigensolve import AbstractEigenSolver, EigenProblem, Start
 from ._error_bars import ritz_gaps, temple_bound
+from ._options import Scalar, check_numbers
 from ._orthogonal import draw, once, orthonormalise
 from ._power_state import PowerState, next_sweep, outside, probe, rayleigh_ritz, sort_value, store
 from ._results import EVIDENCE, RESULTS
@@ -30,7 +31,7 @@ from ._tree import (
 _FLOOR = 8.0
 
 
-def _shift_leaf(shift: float | Array | None) -> Array | None:
+def _shift_leaf(shift: Scalar | None) -> Array | None:
     return None if shift is None else jnp.asarray(shift, jnp.result_type(float))
 
 
@@ -78,20 +79,14 @@ class PowerIteration(AbstractEigenSolver):
 
     ends: ClassVar[tuple[str, ...]] = ("largest", "smallest", "largest_magnitude")
     symmetric: ClassVar[bool] = True
-    rtol: float = eqx.field(default=1e-3, static=True)
-    atol: float = eqx.field(default=0.0, static=True)
+    rtol: Scalar = 1e-3
+    atol: Scalar = 0.0
     shift: Float[Array, ""] | None = eqx.field(default=None, converter=_shift_leaf)
     probe: int = eqx.field(default=8, static=True)
-    noise: float = eqx.field(default=0.1, static=True)
+    noise: Scalar = 0.1
 
     def __check_init__(self):
-        for name in ("rtol", "atol", "noise"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise ValueError(
-                    f"PowerIteration({name}={value}): a tolerance is finite and not negative; "
-                    "the defaults are rtol=1e-3, atol=0, noise=0.1."
-                )
+        check_numbers(self, ("rtol", "atol", "noise"), "rtol=1e-3, atol=0, noise=0.1")
         if self.probe < 2:
             raise ValueError(
                 f"PowerIteration(probe={self.probe}): two products at least tell one end from "

@@ -20,6 +20,7 @@ from ._eigensolve import EigenProblem, Start
 from ._error_bars import ritz_gaps, temple_bound
 from ._harmonic import GUARD, nearest_zero, small_product
 from ._lanczos_state import kept_at_restart
+from ._options import Scalar
 from ._orthogonal import draw, once, orthonormalise
 from ._results import EVIDENCE, RESULTS
 from ._ritz import rank_ritz, structure_dimension
@@ -120,7 +121,7 @@ def starting(state: SubspaceState) -> Bool[Array, ""]:
 
 
 def seek(
-    shift: Float[Array, ""], state: SubspaceState, rtol: float, atol: float
+    shift: Float[Array, ""], state: SubspaceState, rtol: Scalar, atol: Scalar
 ) -> tuple[PyTree, Bool[Array, ""], SubspaceState]:
     """The right-hand side of the next linear solve, and whether it explores.
 
@@ -215,7 +216,7 @@ def add(
 
 
 def extract(
-    problem: EigenProblem, shift: Float[Array, ""], state: SubspaceState, rtol: float, atol: float
+    problem: EigenProblem, shift: Scalar, state: SubspaceState, rtol: Scalar, atol: Scalar
 ) -> SubspaceState:
     """The k best pairs of the space, their residual vectors, and the target."""
     m, k = state.gram.shape[0], problem.k
@@ -247,7 +248,7 @@ def extract(
     )
 
 
-def _settled(shift: Float[Array, ""], state: SubspaceState, rtol: float, atol: float):
+def _settled(shift: Float[Array, ""], state: SubspaceState, rtol: Scalar, atol: Scalar):
     """Whether each pair meets its tolerance or is at the floor of the format; meets it."""
     floor = _FLOOR * jnp.finfo(state.gram.dtype).eps * state.scale
     converged = state.residuals + floor <= rtol * jnp.abs(shift + state.values) + atol
@@ -280,8 +281,8 @@ def confirm(
     exploring: Bool[Array, ""],
     old: SubspaceState,
     new: SubspaceState,
-    rtol: float,
-    atol: float,
+    rtol: Scalar,
+    atol: Scalar,
 ) -> SubspaceState:
     """Where a look around changed a value, it has to be done again."""
     allowed = rtol * jnp.abs(shift + old.values) + atol + 2 * new.residuals
@@ -304,8 +305,8 @@ def ended(
     problem: EigenProblem,
     shift: Float[Array, ""],
     state: SubspaceState,
-    rtol: float,
-    atol: float,
+    rtol: Scalar,
+    atol: Scalar,
     explore: int,
 ) -> tuple[Bool[Array, ""], RESULTS]:
     """Whether the solve is over, and how."""
@@ -328,8 +329,8 @@ def conclude(
     problem: EigenProblem,
     shift: Float[Array, ""],
     state: SubspaceState,
-    rtol: float,
-    atol: float,
+    rtol: Scalar,
+    atol: Scalar,
     explore: int,
     rows: int,
 ) -> EigenSolution:

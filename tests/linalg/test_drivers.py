@@ -19,10 +19,10 @@ MATRIX = spectra()["clustered"]
 def test_no_retrace(driver):
     for i in range(3):
         matrix = jnp.asarray(MATRIX + 0.01 * i * np.eye(N), jnp.float32)
-        solution = eigensolve(
-            TreeOperator(matrix), Lanczos(rtol=1e-4), start=jax.random.key(i), driver=driver
-        )
-        eigensolve(TreeOperator(matrix), Lanczos(rtol=1e-4), start=solution.state, driver=driver)
+        solver = Lanczos(rtol=10.0 ** -(3 + i), atol=1e-9 * i)  # numbers are data too
+        key = jax.random.key(i)
+        solution = eigensolve(TreeOperator(matrix), solver, start=key, driver=driver)
+        eigensolve(TreeOperator(matrix), solver, start=solution.state, driver=driver)
         if i == 0:
             before = len(TRACES)
     assert len(TRACES) == before
@@ -62,6 +62,19 @@ def test_vmap_keeps_each_lane():
     assert not converged[2].any()
     assert nonfinite.tolist() == [False, False, True]
     assert int(matvecs[2]) == 1
+
+
+def test_vmap_over_a_tolerance():
+    op = operator(MATRIX, np.float32)
+
+    def solve(rtol):
+        solution = eigensolve(op, Lanczos(rtol=rtol))
+        return solution.stats["matvecs"], solution.residuals[0] / solution.values[0]
+
+    rtols = jnp.array([1e-1, 1e-3, 1e-5])
+    matvecs, residuals = jax.jit(jax.vmap(solve))(rtols)
+    assert matvecs[0] < matvecs[1] < matvecs[2]
+    assert np.all(residuals <= rtols)
 
 
 def test_memory_is_bounded():

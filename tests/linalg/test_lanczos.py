@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aeoskit.linalg import RESULTS, Dense, Lanczos, eigensolve
+from aeoskit.linalg import EVIDENCE, RESULTS, Dense, Lanczos, eigensolve
 
 from .spectra import N, TreeOperator, operator, orthogonal, spectra, symmetric
 
@@ -103,7 +103,6 @@ def test_products_are_those_of_full_lanczos(x64, seed):
     tops = np.concatenate([10 * (1 - 0.004 * np.arange(8)), rng.uniform(-0.3, 8, 192)])
     op = operator(symmetric(tops, seed))
     key = jax.random.key(seed)
-    # A tolerance is static: each costs a compilation of its own.
     for k, slack, rtol in ((1, 1.1, 1e-3), (6, 1.25, 1e-5)):
         full = eigensolve(op, Lanczos(basis=72, rtol=rtol), k=k, start=key)
         small = eigensolve(op, Lanczos(basis=20, rtol=rtol), k=k, start=key)
@@ -239,12 +238,31 @@ def test_asymmetry_is_seen():
     assert bool(eigensolve(operator(matrix, np.float32), Dense()).result == RESULTS.asymmetric)
 
 
-@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1.0, 1e20, 1e30])
 def test_scale_does_not_matter(scale):
+    # The squares of most of these are zero or infinite in float32.
     matrix = MATRICES["clustered"] * scale
     solution = eigensolve(operator(matrix, np.float32), k=2)
     assert bool(solution.result == RESULTS.successful)
     np.testing.assert_allclose(solution.values, wanted(matrix, 2, "largest"), rtol=1e-4)
+    true = check_honest(solution, matrix, 1e-3)
+    assert np.all(solution.residuals >= true)
+    assert np.all(solution.estimates > 0)
+    # With an `atol` of that scale too, and far above it.
+    loose = eigensolve(operator(matrix, np.float32), Lanczos(atol=20 * scale), k=2)
+    assert int(loose.stats["matvecs"]) < int(solution.stats["matvecs"])
+
+
+def test_a_block_sees_both_of_a_pair(x64):
+    rng = np.random.default_rng(0)
+    double = symmetric(np.concatenate([[10, 10, 9, 9], rng.uniform(-1, 8, 146)]))
+    solver = Lanczos(basis=24, rtol=1e-6, block=2)
+    for matrix in (MATRICES["wilkinson"], MATRICES["repeated"], double):
+        solution = eigensolve(operator(matrix), solver, k=4)
+        check_honest(solution, matrix, 1e-6)
+        expected = wanted(matrix, 4, "largest")
+        np.testing.assert_allclose(solution.values, expected, rtol=1e-6)
+        assert str(solution.evidence) == str(EVIDENCE.block)
 
 
 def test_starts_that_are_of_no_use():
