@@ -216,7 +216,7 @@ def add(
 
 
 def extract(
-    problem: EigenProblem, shift: Scalar, state: SubspaceState, rtol: Scalar, atol: Scalar
+    problem: EigenProblem, shift: Array, state: SubspaceState, rtol: Scalar, atol: Scalar
 ) -> SubspaceState:
     """The k best pairs of the space, their residual vectors, and the target."""
     m, k = state.gram.shape[0], problem.k
