@@ -278,7 +278,8 @@ def test_whole_space(x64):
 
 def test_host_solves_the_small_problem(x64):
     matrix = rotations(1.1 ** -np.arange(N // 2), np.linspace(0.3, 2.8, N // 2))
-    solver = Arnoldi(basis=9, rtol=1e-8, small="host")
+    # A basis of 9 stalls here from one start in seven, between two pairs that compete.
+    solver = Arnoldi(basis=10, rtol=1e-8, small="host")
     s = eigensolve(plain(matrix), solver, k=2, which="smallest_real")
     assert int(s.stats["restarts"]) > 0
     assert bool(s.result == RESULTS.successful)
