@@ -40,11 +40,12 @@ def advance_figure(
     Source:
         After Figure 8 of Cohen et al., arXiv 2207.14484; the frozen branch beside it is ours.
 
-    >>> metrics = xr.Dataset(
-    ...     {"ratio": (("branch", "step"), [[0.5, 1.0]])}, {"branch": ["main"], "step": [0, 10]}
-    ... )
-    >>> len(advance_figure(metrics).axes)
-    3
+    Example:
+        >>> metrics = xr.Dataset(
+        ...     {"ratio": (("branch", "step"), [[0.5, 1.0]])}, {"branch": ["main"], "step": [0, 10]}
+        ... )
+        >>> len(advance_figure(metrics).axes)
+        3
     """
     swept = [dim for dim in sweep_dims(dataset) if dataset.sizes[dim] > 1]
     if swept:

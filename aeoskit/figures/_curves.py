@@ -137,8 +137,9 @@ def running_median(steps: Any, values: Any, width: float | int = 50) -> np.ndarr
     Returns:
         `(n,)`, NaN where nothing was measured within the window.
 
-    >>> running_median([0, 10, 20, 30], [1.0, 9.0, 2.0, 3.0], width=30).tolist()
-    [1.0, 5.0, 2.0, 3.0]
+    Example:
+        >>> running_median([0, 10, 20, 30], [1.0, 9.0, 2.0, 3.0], width=30).tolist()
+        [1.0, 5.0, 2.0, 3.0]
     """
     steps, values = np.asarray(steps), np.asarray(values, float)
     medians = np.full(values.shape, np.nan)

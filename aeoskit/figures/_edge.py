@@ -38,12 +38,13 @@ def edge_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
     Raises:
         ValueError: if neither a loss nor a sharpness was measured.
 
-    >>> metrics = xr.Dataset(
-    ...     {"loss": (("branch", "lr", "step"), [[[1.0, 0.1], [1.0, 0.5]]])},
-    ...     {"branch": ["main"], "lr": [1e-3, 3e-3], "step": [0, 10]},
-    ... )
-    >>> [line.get_label() for line in edge_figure(metrics).axes[0].lines]
-    ['η = 1e-3', 'η = 3e-3']
+    Example:
+        >>> metrics = xr.Dataset(
+        ...     {"loss": (("branch", "lr", "step"), [[[1.0, 0.1], [1.0, 0.5]]])},
+        ...     {"branch": ["main"], "lr": [1e-3, 3e-3], "step": [0, 10]},
+        ... )
+        >>> [line.get_label() for line in edge_figure(metrics).axes[0].lines]
+        ['η = 1e-3', 'η = 3e-3']
     """
     sharpness = next(
         (name for name in ("preconditioned_sharpness", "sharpness") if _has(dataset, name)), None
@@ -71,11 +72,13 @@ def summary_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
     Raises:
         ValueError: if nothing was measured.
 
-    >>> metrics = xr.Dataset(
-    ...     {"accuracy": (("branch", "step"), [[0.1, 0.9]])}, {"branch": ["main"], "step": [0, 10]}
-    ... )
-    >>> summary_figure(metrics).axes[0].get_ylabel()
-    'accuracy'
+    Example:
+        >>> metrics = xr.Dataset(
+        ...     {"accuracy": (("branch", "step"), [[0.1, 0.9]])},
+        ...     {"branch": ["main"], "step": [0, 10]},
+        ... )
+        >>> summary_figure(metrics).axes[0].get_ylabel()
+        'accuracy'
     """
     known = [name for name in AXIS_NAMES if _has(dataset, name)]
     aside = {*known, "threshold", "diverged_at"}

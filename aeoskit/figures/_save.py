@@ -20,8 +20,9 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> list[Path]:
     Returns:
         the paths of the files, each of which appears whole or not at all.
 
-    >>> save(Figure(), Path(tempfile.mkdtemp()) / "empty")[0].name
-    'empty.png'
+    Example:
+        >>> save(Figure(), Path(tempfile.mkdtemp()) / "empty")[0].name
+        'empty.png'
     """
     path = Path(path)
     saved = []

@@ -47,12 +47,13 @@ def load_checkpoint(run: Any, branch: str, step: int | np.integer, like: Carry) 
         ValueError: if there is no such checkpoint (with the steps that there are), or if it does
             not fit `like`.
 
-    >>> import tempfile
-    >>> from aeoskit.record import create_run
-    >>> writer = create_run(tempfile.mkdtemp(), "try", pipeline={}, environment={})
-    >>> _ = writer.checkpoint("main", 10, {"w": jnp.arange(3.0)})
-    >>> load_checkpoint(writer.path, "main", 10, like={"w": jnp.zeros(3)})["w"].tolist()
-    [0.0, 1.0, 2.0]
+    Example:
+        >>> import tempfile
+        >>> from aeoskit.record import create_run
+        >>> writer = create_run(tempfile.mkdtemp(), "try", pipeline={}, environment={})
+        >>> _ = writer.checkpoint("main", 10, {"w": jnp.arange(3.0)})
+        >>> load_checkpoint(writer.path, "main", 10, like={"w": jnp.zeros(3)})["w"].tolist()
+        [0.0, 1.0, 2.0]
     """
     folder = Path(getattr(run, "path", run)) / "checkpoints"
     path = (folder / branch / str(step)).resolve()

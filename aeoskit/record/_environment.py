@@ -23,8 +23,9 @@ def environment() -> dict[str, Any]:
         numbers, with their values) and `git` (commit and dirty of the working directory's
         repository, or `None`).
 
-    >>> sorted(environment()["versions"])
-    ['aeoskit', 'equinox', 'jax', 'jaxlib', 'lineax', 'numpy']
+    Example:
+        >>> sorted(environment()["versions"])
+        ['aeoskit', 'equinox', 'jax', 'jaxlib', 'lineax', 'numpy']
     """
     config: Any = jax.config  # its flags are made at run time, unknown to type checkers
     return {

@@ -24,10 +24,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     Returns:
         `path`. If `write` raises, nothing is left behind and the old file stays.
 
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> write_atomically(folder / "a.txt", lambda temporary: temporary.write_text("whole")).name
-    'a.txt'
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_atomically(folder / "a.txt", lambda temporary: temporary.write_text("whole")).name
+        'a.txt'
     """
     # The suffix stays last: writers such as matplotlib choose the format by it.
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
@@ -126,8 +127,9 @@ def to_json_safe(value: Any) -> Any:
         the same as dicts, lists and scalars. A mapping with a number in it that is not finite gains
         (or lengthens) the field `result`, which names the field and its value.
 
-    >>> to_json_safe({"lr": 0.1, "ratio": float("nan")})
-    {'lr': 0.1, 'ratio': None, 'result': 'ratio is nan'}
+    Example:
+        >>> to_json_safe({"lr": 0.1, "ratio": float("nan")})
+        {'lr': 0.1, 'ratio': None, 'result': 'ratio is nan'}
     """
     return _safe(plain(value), "", [])
 

@@ -43,10 +43,12 @@ def lane_selection(dataset: "xr.Dataset", lane: Mapping[str, Any]) -> dict[str, 
     Raises:
         ValueError: if no lane has these values.
 
-    >>> import xarray as xr
-    >>> metrics = xr.Dataset(coords={"lr": [1e-3, 3e-3], "batch": ["16", "none"], "width": 10.0})
-    >>> lane_selection(metrics, {"lr": 3e-3, "batch": None, "width": 10})
-    {'lr': 0.003, 'batch': 'none'}
+    Example:
+        >>> import xarray as xr
+        >>> coords = {"lr": [1e-3, 3e-3], "batch": ["16", "none"], "width": 10.0}
+        >>> metrics = xr.Dataset(coords=coords)
+        >>> lane_selection(metrics, {"lr": 3e-3, "batch": None, "width": 10})
+        {'lr': 0.003, 'batch': 'none'}
     """
     given = {
         f"swept_{name}" if f"swept_{name}" in dataset.coords else name: value

@@ -30,6 +30,14 @@ class Run:
         lanes: the swept values of each lane.
         summary: the numbers that the user was shown; None if the run was not closed.
         status: finished, interrupted, diverged, failed, or "open" if it was not closed.
+
+    Example:
+        >>> import tempfile
+        >>> from aeoskit.record import create_run
+        >>> writer = create_run(tempfile.mkdtemp(), "try", pipeline={}, environment={})
+        >>> run = read_run(writer.path)
+        >>> run.name, run.status
+        ('try', 'open')
     """
 
     path: Path
@@ -74,10 +82,11 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     Raises:
         ValueError: if there is no run at `path`, with the nearest names of runs beside.
 
-    >>> read_run("runs/not-there")
-    Traceback (most recent call last):
-      ...
-    ValueError: there is no run at runs/not-there: ...
+    Example:
+        >>> read_run("runs/not-there")
+        Traceback (most recent call last):
+          ...
+        ValueError: there is no run at runs/not-there: ...
     """
     path = Path(path)
     if not (path / "pipeline.json").is_file():
@@ -100,8 +109,15 @@ def read_run(path: str | os.PathLike[str]) -> Run:
 def list_runs(root: str | os.PathLike[str]) -> list[Run]:
     """The readable runs in a folder, the oldest first; an empty list if there is no such folder.
 
-    >>> list_runs("nowhere")
-    []
+    Args:
+        root: the folder that holds the runs' folders.
+
+    Returns:
+        a `Run` for each.
+
+    Example:
+        >>> list_runs("nowhere")
+        []
     """
     root = Path(root)
     if not root.is_dir():

@@ -23,6 +23,18 @@ class RunWriter:
 
     Made by `create_run`. It holds no open file between two calls, so that one that is dropped
     (a killed run, a notebook) leaks nothing.
+
+    Args:
+        path: the run's folder, which is there.
+        lanes: the swept values of each lane.
+        made: the parent folders that were made for it, which `discard` may remove.
+
+    Example:
+        >>> import tempfile
+        >>> writer = create_run(tempfile.mkdtemp(), "try", pipeline={}, environment={})
+        >>> writer.append("main", {"loss": [[0.5], [0.25]]}, [0, 1])
+        >>> writer.close({}).joinpath("metrics.parquet").exists()
+        True
     """
 
     path: Path
@@ -176,12 +188,13 @@ def create_run(
         ValueError: if the place is a file, is not writable, or `folder` exists; nothing is left
             behind then.
 
-    >>> import tempfile
-    >>> writer = create_run(tempfile.mkdtemp(), "try", pipeline={"steps": 2}, environment={})
-    >>> writer.append("main", {"loss": [[0.5], [0.25]]}, [0, 1])
-    >>> folder = writer.close({"loss": 0.25})
-    >>> sorted(file.name for file in folder.iterdir())
-    ['environment.json', 'metrics.parquet', 'pipeline.json', 'run.json', 'summary.json']
+    Example:
+        >>> import tempfile
+        >>> writer = create_run(tempfile.mkdtemp(), "try", pipeline={"steps": 2}, environment={})
+        >>> writer.append("main", {"loss": [[0.5], [0.25]]}, [0, 1])
+        >>> folder = writer.close({"loss": 0.25})
+        >>> sorted(file.name for file in folder.iterdir())
+        ['environment.json', 'metrics.parquet', 'pipeline.json', 'run.json', 'summary.json']
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
         raise ValueError(
