@@ -1,6 +1,8 @@
-"""Eigenpairs of symmetric linear operators on pytrees, with an error bar on each value.
+"""Eigenpairs of linear operators on pytrees, with an error bar on each value.
 
-`eigensolve` takes a `lineax` operator; a solver is `Lanczos` or `Dense`. Nothing here knows of
+`eigensolve` takes a `lineax` operator and a solver: `Lanczos` by default, `Tracking` for an
+operator that changes a little from solve to solve, `Arnoldi` for one that is not symmetric, and
+others. Beside it: operators made of operators, and functions of the spectrum. Nothing here knows of
 training.
 """
 
