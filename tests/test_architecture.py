@@ -42,7 +42,6 @@ LIBRARY = [
 ]
 # Rooms whose docstrings are still being turned into Google's form: an expected failure each.
 UNFINISHED = {
-    "aeoskit.linalg": "its docstrings have another form, from before the site read Google's",
     "aeoskit.record": "its examples stand outside of an Example section",
     "aeoskit.figures": "its examples stand outside of an Example section",
 }

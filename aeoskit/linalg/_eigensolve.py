@@ -21,7 +21,17 @@ from ._tree import block_zeros, tree_dtype
 
 
 class EigenProblem(eqx.Module):
-    """What is asked for: how many pairs, at which end, at what price."""
+    """What is asked for: how many pairs, at which end, at what price.
+
+    Attributes:
+        k: How many.
+        which: One of the solver's `ends`.
+        max_matvecs: The budget of products.
+
+    Example:
+        >>> EigenProblem(k=2, which="largest", max_matvecs=jnp.asarray(400)).k
+        2
+    """
 
     k: int = eqx.field(static=True)
     which: str = eqx.field(static=True)
@@ -31,11 +41,17 @@ class EigenProblem(eqx.Module):
 class Start(eqx.Module):
     """Where a solve begins: a block of vectors and a key. The `state` of a solution is one.
 
-    - `block`: leaves `(p, *leaf)`, or None for a random start.
-    - `key`: raw key data, so that it survives every kind of serialisation.
-    - `fresh`: the block holds nothing yet (a warm start that no solve has filled).
-    - `age`: how many solves ago the last one looked in a wholly fresh direction.
-    - `memory`: what a solver remembers beside vectors; other solvers ignore it.
+    Attributes:
+        block: Leaves `(p, *leaf)`, or None for a random start.
+        key: Raw key data, so that it survives every kind of serialisation.
+        fresh: The block holds nothing yet (a warm start that no solve has filled).
+        age: How many solves ago the last one looked in a wholly fresh direction.
+        memory: What a solver remembers beside vectors; other solvers ignore it.
+
+    Example:
+        >>> start = Start(None, jnp.zeros(2, jnp.uint32), jnp.asarray(True), jnp.asarray(0))
+        >>> start.memory is None
+        True
     """
 
     block: PyTree[Array] | None
@@ -101,12 +117,9 @@ class AbstractEigenSolver(eqx.Module):
         It lets a scan carry a warm start from the first solve on, which is then a cold one.
 
         Args:
-            structure: The operator's `in_structure()`, or a vector.
+            structure: The operator's `in_structure()`.
             k: How many pairs the solves to come ask for.
             key: A PRNG key.
-
-        Returns:
-            A `Start`.
         """
         return Start(
             block=block_zeros(structure, self.block_size(structure, k)),
@@ -302,14 +315,12 @@ def eigensolve(
     The cost is `solution.stats["matvecs"]` products, and one `lineax.linearise`.
 
     **Derivatives.** `values` and `vectors` are differentiable in every floating-point leaf of a
-    symmetric operator, in both modes and repeatedly (`jax.hessian`); all else has zero tangents.
-    A value costs the derivative of one product (`vᵀ(dA)v`), a vector one linear solve on the
-    complement of the pairs found (`jax.jvp` outside of jit pays for it even if only `values` are
-    used). The error of a derivative is of first order in the residual: solve with a tight `rtol`.
-    Pairs whose error bars touch are one group: each value has the derivative of the group's mean,
-    each vector that of the space of the group (no turn inside it). Ask for all of a repeated
-    eigenvalue, since copies that were not asked for are not seen. A linear solve that fails makes
-    the vector's derivative NaN.
+    symmetric operator, in both modes and repeatedly; all else has zero tangents. A value costs the
+    derivative of one product (`vᵀ(dA)v`), a vector one linear solve on the complement of the pairs
+    found (by `jax.jvp` outside of jit even if only `values` are used), and is NaN where that fails.
+    The error is of first order in the residual: use a tight `rtol`. Pairs whose error bars touch
+    are one group: each value has the derivative of the group's mean, and vectors do not turn inside
+    it. Ask for all of a repeated eigenvalue: copies that were not asked for are not seen.
 
     Args:
         operator: A `lineax.AbstractLinearOperator` tagged symmetric, on any pytree of real
@@ -330,8 +341,7 @@ def eigensolve(
             the system is definite; for interior values `MINRES`.
 
     Returns:
-        An `EigenSolution`. Its `converged` says that a pair is an eigenpair, not that it is the
-        top one: `Lanczos` says what is known of that.
+        An `EigenSolution`: `converged` says that a pair is an eigenpair, `is_top` is about the top.
 
     Raises:
         ValueError: The question is malformed (before any work).
