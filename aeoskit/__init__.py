@@ -14,8 +14,8 @@ from .linalg import DiagonalPreconditioner as DiagonalPreconditioner
 from .linalg import EigenSolution as EigenSolution
 from .linalg import IdentityPreconditioner as IdentityPreconditioner
 from .linalg import Lanczos as Lanczos
-from .linalg import Tracking as Tracking
 from .linalg import PreconditionedOperator as PreconditionedOperator
+from .linalg import Tracking as Tracking
 from .linalg import eigensolve as eigensolve
 from .objective import Objective as Objective
 from .optimizers import EMA as EMA

@@ -18,8 +18,8 @@ from ._tracking_model import (
     TrackingState,
     analyse,
     choose,
+    compressed,
     masked,
-    matmul,
     next_explorers,
     restart,
     secant,
@@ -78,6 +78,8 @@ class Tracking(AbstractEigenSolver):
         basis: The number of vectors that the solver holds; it restarts when they are used up.
             None: 20, or 3 k + 15 if that is more.
         kept: How many vectors beyond the wanted ones are kept from solve to solve.
+        noise: The weight of a random unit vector in the start where the caller gives vectors and
+            no state: without it, a start that lacks the wanted vector would never meet it.
         rtol: See above; a tolerance under the floor of rounding ends in `RESULTS.stagnation`.
         atol: See `rtol`.
         value_rtol: See above; 0 asks for residuals.
@@ -88,8 +90,7 @@ class Tracking(AbstractEigenSolver):
     Raises:
         ValueError: An option out of range; at a solve, a basis too small for k.
 
-    Source: the secant update is Powell's symmetric form of Broyden's (1970); the expansion is
-        Davidson's (1975), with the model in the place of his diagonal.
+    Source: Powell's symmetric secant update (1970); Davidson's expansion (1975), with the model.
 
     Example:
         >>> from aeoskit.linalg import eigensolve
@@ -109,16 +110,17 @@ class Tracking(AbstractEigenSolver):
     atol: Any = 0.0
     value_rtol: Any = 0.0
     hope: Any = 0.3
+    noise: Any = 0.1
     explore_every: int = eqx.field(default=4, static=True)
     renew_every: int = eqx.field(default=16, static=True)
 
     def __check_init__(self):
-        for name in ("rtol", "atol", "value_rtol", "hope"):
+        for name in ("rtol", "atol", "value_rtol", "hope", "noise"):
             value = getattr(self, name)
             if isinstance(value, int | float) and not 0 <= value < float("inf"):
                 raise ValueError(
                     f"Tracking({name}={value}): it is finite and not negative; the defaults are "
-                    "rtol=1e-3, atol=0, value_rtol=0, hope=0.3."
+                    "rtol=1e-3, atol=0, value_rtol=0, hope=0.3, noise=0.1."
                 )
         for name, least in (("basis", 3), ("kept", 0), ("explore_every", 0), ("renew_every", 0)):
             count = getattr(self, name)
@@ -143,7 +145,6 @@ class Tracking(AbstractEigenSolver):
         return Memory(model=square, staleness=square, bulk=zero, bulk_weight=zero, drift=zero)
 
     def _best_rows(self, structure: PyTree, k: int) -> int:
-        # In a space that the state fills there is nothing to explore.
         rows = self.block_size(structure, k)
         return rows if rows == structure_dimension(structure) else rows - 2
 
@@ -167,7 +168,9 @@ class Tracking(AbstractEigenSolver):
                 f"with kept={self.kept} has {rows}."
             )
         memory = start.memory if known else self.blank_memory(structure, k)
-        block, usable, key = start_rows(structure, start, rows, min(rows, k + self.kept))
+        block, usable, key = start_rows(
+            structure, start, rows, min(rows, k + self.kept), self.noise
+        )
         size = jnp.where(start.fresh | (not known), jnp.maximum(jnp.sum(usable), 1), rows)
         best = self._best_rows(structure, k)
         index = jnp.arange(c)
@@ -235,10 +238,8 @@ class Tracking(AbstractEigenSolver):
         """One product."""
         structure = operator.in_structure()
         c = state.model.shape[0]
-        room = c < structure_dimension(structure)
-        if room:
-            kept = max(2 * problem.k + 5, (c + 1) // 2)
-            kept = min(kept, c - 1)
+        if c < structure_dimension(structure):
+            kept = min(max(2 * problem.k + 5, (c + 1) // 2), c - 1)
             state = once(state.size == c, lambda s: restart(problem, kept, s), state)
         x = state.direction
         q = block_combine(state.basis, x)
@@ -254,8 +255,7 @@ class Tracking(AbstractEigenSolver):
         full = jnp.sqrt(jnp.sum(image**2) + rho**2)
         eps = jnp.finfo(rho.dtype).eps
         add = state.size < c
-        # What is left of a product at the level of rounding points anywhere: it is turned until it
-        # is orthogonal to the basis, or replaced by a random direction.
+        # What is left at the level of rounding points anywhere: it is turned, or drawn anew.
         unsure = rho <= _NOTHING * eps * jnp.maximum(full, state.scale)
         nothing = rho <= eps * jnp.maximum(full, state.scale)
 
@@ -270,11 +270,10 @@ class Tracking(AbstractEigenSolver):
         along = jnp.where(add, tree_dot(w, unit), 0)
         lost = jnp.sqrt(jnp.maximum(rho**2 - along**2, 0))
         lost = jnp.where(unsure, lost, 0)
-        w = unit
         row = jnp.minimum(state.size, c - 1)
         new = (jnp.arange(c) == row) & add
         image = jnp.where(new, along, image)
-        basis = block_set_row(state.basis, row, tree_where(add, w, block_row(state.basis, row)))
+        basis = block_set_row(state.basis, row, tree_where(add, unit, block_row(state.basis, row)))
         exploring = state.exploring
         explorers = jnp.where(
             exploring,
@@ -365,8 +364,8 @@ class Tracking(AbstractEigenSolver):
             explorers = next_explorers(state, columns, renew)
             columns = jnp.concatenate([columns, explorers], axis=1)
         memory = Memory(
-            model=_compressed(state.model, columns),
-            staleness=_compressed(state.staleness, columns),
+            model=compressed(state.model, columns),
+            staleness=compressed(state.staleness, columns),
             bulk=state.bulk,
             bulk_weight=jnp.minimum(state.bulk_weight, 1e3),
             drift=state.drift,
@@ -399,8 +398,3 @@ class Tracking(AbstractEigenSolver):
                 memory=memory,
             ),
         )
-
-
-def _compressed(matrix: Array, columns: Array) -> Array:
-    small = matmul(columns.T, matmul(matrix, columns))
-    return (small + small.T) / 2

@@ -329,3 +329,9 @@ def next_explorers(
     columns, moved = appended(best, moved)
     _, change = appended(columns, jnp.where(renew, 0, jnp.where(stepped, first, third)))
     return jnp.stack([moved, change], axis=1)
+
+
+def compressed(matrix: Float[Array, "c c"], columns: Float[Array, "c p"]) -> Float[Array, "p p"]:
+    """The symmetric matrix on the span of orthonormal columns."""
+    small = matmul(columns.T, matmul(matrix, columns))
+    return (small + small.T) / 2

@@ -1,5 +1,7 @@
 """The rows that a tracking solve starts from."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
@@ -13,6 +15,7 @@ from ._tree import (
     block_row,
     block_set_row,
     block_zeros,
+    tree_axpy,
     tree_norm,
     tree_where,
 )
@@ -22,12 +25,14 @@ _SLOPPY = 1e-2
 
 
 def start_rows(
-    structure: PyTree, start: Start, rows: int, given: int
+    structure: PyTree, start: Start, rows: int, given: int, noise: Any
 ) -> tuple[PyTree, Bool[Array, " rows"], Array]:
     """Orthonormal rows, which of them are the start's own, and the next key.
 
-    Rows that are missing, zero or not finite are random.
+    Rows that are missing, zero or not finite are random. Noise goes into the first row that a
+    caller gave.
     """
+    key = start.key
     block = block_zeros(structure, rows)
     usable = jnp.zeros(rows, bool)
     if start.block is not None:
@@ -43,6 +48,10 @@ def start_rows(
             lambda b, x: jax.lax.dynamic_update_slice_in_dim(b, x, 0, axis=0), block, own
         )
         usable = usable.at[:count].set(good)
+        if not isinstance(start.memory, Memory):
+            fresh, key = draw(key, structure)
+            level = jnp.where(good[0], noise / tree_norm(fresh), 0)
+            block = block_set_row(block, 0, tree_axpy(level, fresh, block_row(block, 0)))
     gram = block_gram(block, block)
     sloppy = jnp.max(jnp.abs(gram - jnp.eye(rows))) > _SLOPPY
     # Rounding turns rows a little from solve to solve; one step of Newton's brings them back.
@@ -66,5 +75,5 @@ def start_rows(
 
         return jax.lax.fori_loop(0, rows, body, (block, usable, key))
 
-    block, usable, key = once(sloppy, one_after_the_other, (block, usable, start.key))
+    block, usable, key = once(sloppy, one_after_the_other, (block, usable, key))
     return block, usable, key
