@@ -235,7 +235,7 @@ def test_a_linearization_keeps_one_array_of_the_logits(microbatch):
             _model, loss, data, microbatch=microbatch, reuse="linearize"
         )
         linearized = jax.eval_shape(
-            lambda params: lx.linearise(objective.gauss_newton(params)).linear, params
+            lambda params: vars(lx.linearise(objective.gauss_newton(params)))["linear"], params
         )
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(linearized))
 
