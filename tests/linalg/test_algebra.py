@@ -255,7 +255,7 @@ PREFIX = {"layers": [True, False], "out": True}
         (PREFIX, FIRST + OUT),
         (True, FIRST + SECOND + OUT),
     ],
-    ids=str,
+    ids=lambda x: "function" if callable(x) else str(x),
 )
 def test_restriction(where, indices):
     operator = NetworkOperator(jnp.asarray(NETWORK, jnp.float32))
