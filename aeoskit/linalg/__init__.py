@@ -18,7 +18,6 @@ from ._diagonal import diagonal as diagonal
 from ._diagonal import frobenius_norm as frobenius_norm
 from ._eigensolve import AbstractEigenSolver as AbstractEigenSolver
 from ._eigensolve import EigenProblem as EigenProblem
-from ._eigensolve import Start as Start
 from ._eigensolve import eigensolve as eigensolve
 from ._error_bars import random_start_excess as random_start_excess
 from ._error_bars import ritz_gaps as ritz_gaps
@@ -42,6 +41,7 @@ from ._restriction import restrict as restrict
 from ._results import EVIDENCE as EVIDENCE
 from ._results import RESULTS as RESULTS
 from ._solution import EigenSolution as EigenSolution
+from ._start import Start as Start
 from ._trace import trace as trace
 from ._tracking import Tracking as Tracking
 from ._tree import block_combine as block_combine

@@ -29,7 +29,7 @@ from ._arnoldi_state import (
     verdict,
 )
 from ._assisted import AbstractAssisted, has_eig
-from ._eigensolve import AbstractEigenSolver, EigenProblem, Start
+from ._eigensolve import AbstractEigenSolver, EigenProblem
 from ._krylov_schur import ENDS, analyse, kept_at_restart, restart, ritz_block
 from ._lanczos_start import start_vectors
 from ._options import Scalar, check_numbers
@@ -37,6 +37,7 @@ from ._orthogonal import draw, once, orthonormalise, project_out
 from ._results import EVIDENCE, RESULTS
 from ._ritz import structure_dimension
 from ._solution import EigenSolution
+from ._start import Start
 from ._tree import (
     block_combine,
     block_dots,

@@ -9,12 +9,13 @@ import lineax as lx
 from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ._eigensolve import AbstractEigenSolver, EigenProblem, Start
+from ._eigensolve import AbstractEigenSolver, EigenProblem
 from ._error_bars import ritz_gaps, temple_bound
 from ._options import Scalar
 from ._results import EVIDENCE, RESULTS
 from ._ritz import WHICH, original_order, rank_ritz, structure_dimension
 from ._solution import EigenSolution
+from ._start import Start
 from ._tree import tree_dtype
 
 

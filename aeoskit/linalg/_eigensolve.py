@@ -8,16 +8,19 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Int, PyTree, UInt32
+from jaxtyping import Array, Bool, Int, PyTree
 
 from ._assisted import AbstractAssisted, place
 from ._derivatives import with_derivatives, without_tangents
 from ._loops import loop_mode
 from ._options import with_arrays
+from ._protocol import structure_of
 from ._results import RESULTS
 from ._ritz import structure_dimension
 from ._solution import EigenSolution
+from ._start import Start, as_start, key_data, young
 from ._tree import block_zeros, tree_dtype
+from ._widening import WidenedOperator, narrow_unit, stricter, widen, with_rounding
 
 
 class EigenProblem(eqx.Module):
@@ -36,29 +39,6 @@ class EigenProblem(eqx.Module):
     k: int = eqx.field(static=True)
     which: str = eqx.field(static=True)
     max_matvecs: Int[Array, ""]
-
-
-class Start(eqx.Module):
-    """Where a solve begins: a block of vectors and a key. The `state` of a solution is one.
-
-    Attributes:
-        block: Leaves `(p, *leaf)`, or None for a random start.
-        key: Raw key data, so that it survives every kind of serialisation.
-        fresh: The block holds nothing yet (a warm start that no solve has filled).
-        age: How many solves ago the last one looked in a wholly fresh direction.
-        memory: What a solver remembers beside vectors; other solvers ignore it.
-
-    Example:
-        >>> start = Start(None, jnp.zeros(2, jnp.uint32), jnp.asarray(True), jnp.asarray(0))
-        >>> start.memory is None
-        True
-    """
-
-    block: PyTree[Array] | None
-    key: UInt32[Array, "2"]
-    fresh: Bool[Array, ""]
-    age: Int[Array, ""]
-    memory: PyTree = None
 
 
 class AbstractEigenSolver(eqx.Module):
@@ -117,75 +97,18 @@ class AbstractEigenSolver(eqx.Module):
         It lets a scan carry a warm start from the first solve on, which is then a cold one.
 
         Args:
-            structure: The operator's `in_structure()`.
+            structure: The operator's `in_structure()`, or a vector such as the parameters.
             k: How many pairs the solves to come ask for.
             key: A PRNG key.
         """
+        structure = widen(structure_of(structure))
         return Start(
             block=block_zeros(structure, self.block_size(structure, k)),
-            key=_key_data(key),
+            key=key_data(key),
             fresh=jnp.asarray(True),
-            age=_young(),
+            age=young(),
             memory=self.blank_memory(structure, k),
         )
-
-
-def _young() -> Int[Array, ""]:
-    return jnp.zeros((), jnp.int32)
-
-
-def _key_data(key: Array | None) -> UInt32[Array, "2"]:
-    given: Any = jax.random.key(0, impl="threefry2x32") if key is None else key
-    if not jnp.issubdtype(given.dtype, jax.dtypes.prng_key):
-        given = jax.random.wrap_key_data(given)
-    if jax.random.key_data(given).shape != (2,):
-        return jax.random.bits(given, (2,), jnp.uint32)
-    return jax.random.key_data(given)
-
-
-def _is_key(start: Any) -> bool:
-    if not isinstance(start, jax.Array):
-        return False
-    if jnp.issubdtype(start.dtype, jax.dtypes.prng_key):
-        return start.ndim == 0
-    return start.dtype == jnp.uint32
-
-
-def _as_start(start: Any, structure: PyTree) -> Start:
-    if isinstance(start, Start):
-        shapes = start.block
-        if shapes is not None and not _is_block(shapes, structure):
-            raise ValueError(
-                "eigensolve(start=...): the state belongs to an operator of another structure; "
-                "pass a state of the same operator shapes, or a PRNG key."
-            )
-        return start
-    if start is None or _is_key(start):
-        return Start(block=None, key=_key_data(start), fresh=jnp.asarray(True), age=_young())
-    cold = jnp.asarray(False)
-    leaves, treedef = jax.tree.flatten(start)
-    wanted, wanted_def = jax.tree.flatten(structure)
-    if treedef == wanted_def:
-        leaves = [jnp.asarray(x, s.dtype) for x, s in zip(leaves, wanted, strict=True)]
-        block = jax.tree.unflatten(treedef, leaves)
-        if all(x.shape == s.shape for x, s in zip(leaves, wanted, strict=True)):
-            block = jax.tree.map(lambda x: x[None], block)
-            return Start(block=block, key=_key_data(None), fresh=cold, age=_young())
-        if _is_block(block, structure):
-            return Start(block=block, key=_key_data(None), fresh=cold, age=_young())
-    raise ValueError(
-        "eigensolve(start=...): expected None, a PRNG key, a vector with the operator's input "
-        "structure, a block of such vectors (leaves (p, *leaf)), or the state of a solution; got "
-        f"{jax.tree.map(jnp.shape, start)} for {jax.tree.map(lambda s: s.shape, structure)}."
-    )
-
-
-def _is_block(block: PyTree, structure: PyTree) -> bool:
-    if jax.tree.structure(block) != jax.tree.structure(structure):
-        return False
-    leaves = list(zip(jax.tree.leaves(block), jax.tree.leaves(structure), strict=True))
-    rows = {x.shape[:1] for x, _ in leaves}
-    return len(rows) == 1 and all(x.ndim > 0 and x.shape[1:] == s.shape for x, s in leaves)
 
 
 # The compiled program: everything in one while loop.
@@ -310,7 +233,7 @@ def eigensolve(
     driver: Literal["compiled", "host", "auto"] = "auto",
     linear_solver: lx.AbstractLinearSolver | None = None,
 ) -> EigenSolution:
-    """Eigenpairs of a symmetric linear operator, each with its residual.
+    """Eigenpairs of a linear operator, each with its residual.
 
     The cost is `solution.stats["matvecs"]` products, and one `lineax.linearise`.
 
@@ -322,13 +245,18 @@ def eigensolve(
     are one group: each value has the derivative of the group's mean, and vectors do not turn inside
     it. Ask for all of a repeated eigenvalue: copies that were not asked for are not seen.
 
+    **Formats.** Vectors, values and all bookkeeping are of float32 at least. An operator whose own
+    leaves are bfloat16 or float16 gets them rounded, and every residual says so: it holds the
+    format's relative rounding (8e-3, 1e-3) times the largest value found, so that a smaller `rtol`
+    ends in `RESULTS.stagnation`.
+
     Args:
-        operator: A `lineax.AbstractLinearOperator` tagged symmetric, on any pytree of real
-            floating-point leaves.
+        operator: A `lineax.AbstractLinearOperator` on any pytree of real floating-point leaves,
+            tagged symmetric (all solvers but `Arnoldi` ask for that).
         solver: `Lanczos()` if None.
         k: How many pairs.
         which: "largest" or "smallest" (algebraic), "both" (half from each end, the odd one from
-            the top), "largest_magnitude".
+            the top), "largest_magnitude"; each solver's docstring names its own.
         start: None (a fixed key), a PRNG key, a vector, a block of vectors (leaves
             `(p, *leaf)`), or the `state` of an earlier solution (a warm start).
         max_matvecs: Budget of matrix-vector products; None asks the solver (`20 * basis` for
@@ -360,13 +288,16 @@ def eigensolve(
 
         solver = Lanczos()
     _check(operator, solver, k, which)
+    unit = narrow_unit(operator.in_structure())
+    if unit:
+        operator = WidenedOperator(operator)
     structure = operator.in_structure()
     if max_matvecs is None:
         max_matvecs = solver.default_max_matvecs(structure_dimension(structure))
     elif isinstance(max_matvecs, int) and max_matvecs < 1:
         raise ValueError(f"eigensolve(max_matvecs={max_matvecs}): allow 1 product at least.")
     problem = EigenProblem(k=k, which=which, max_matvecs=jnp.asarray(max_matvecs, jnp.int32))
-    begin = _as_start(start, structure)
+    begin = as_start(start, structure)
     traced = _traced((operator, solver, problem, begin))
     if driver not in ("compiled", "host", "auto"):
         raise ValueError(f"eigensolve(driver={driver!r}): choose compiled, host or auto.")
@@ -378,14 +309,17 @@ def eigensolve(
         )
     placed, where = place(solver, operator, traced, driver)
     placed = with_arrays(placed, tree_dtype(structure))
+    strict = stricter(placed, unit) if unit else placed
     if where == "auto" and not traced:
         where = loop_mode(_product, operator, jax.tree.map(_zeros, structure))
     run = _host_solve if where == "host" else _compiled_solve
     if not traced:
-        solution = run(operator, placed, problem, begin)
+        solution = run(operator, strict, problem, begin)
     else:
-        constant = without_tangents((operator, placed, problem, begin))
+        constant = without_tangents((operator, strict, problem, begin))
         solution = with_derivatives(operator, run(*constant), which, linear_solver)
+    if unit:
+        solution = with_rounding(solution, placed, unit)
     ended_well = (solution.result == RESULTS.successful) | (solution.result == RESULTS.estimate_met)
     if throw and not bool(ended_well):
         raise eqx.EquinoxRuntimeError(RESULTS[solution.result])

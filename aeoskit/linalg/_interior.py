@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ._eigensolve import AbstractEigenSolver, EigenProblem, Start
+from ._eigensolve import AbstractEigenSolver, EigenProblem
 from ._minres import MINRES, products_spent
 from ._options import Scalar
 from ._orthogonal import once
@@ -16,6 +16,7 @@ from ._results import RESULTS
 from ._ritz import structure_dimension
 from ._shifted import ComplementOperator
 from ._solution import EigenSolution
+from ._start import Start
 from ._subspace import (
     SubspaceState,
     add,
@@ -47,7 +48,12 @@ def check_options(name: str, rtol: Scalar, atol: Scalar, basis: int, explore: in
 
 def as_shift(shift: Float[Array, ""] | float) -> Float[Array, ""]:
     """The shift as a floating scalar array, so that it can be swept."""
-    shift = jnp.asarray(shift)
+    try:
+        shift = jnp.asarray(shift)
+    except TypeError:
+        raise TypeError(
+            f"shift={shift!r}: the shift is a number, the one next to which eigenvalues are wanted."
+        ) from None
     return shift if jnp.issubdtype(shift.dtype, jnp.floating) else shift.astype(float)
 
 

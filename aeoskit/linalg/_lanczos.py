@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, PyTree
 
-from ._eigensolve import AbstractEigenSolver, EigenProblem, Start
+from ._eigensolve import AbstractEigenSolver, EigenProblem
 from ._error_bars import ritz_gaps, temple_bound
 from ._lanczos_start import given_vectors, start_evidence
 from ._lanczos_state import LanczosState, rayleigh_ritz, restart
@@ -32,6 +32,7 @@ from ._orthogonal import draw, once, orthonormalise, project_out
 from ._results import EVIDENCE, RESULTS
 from ._ritz import WHICH, original_order, rank_ritz, sort_key, structure_dimension
 from ._solution import EigenSolution
+from ._start import Start
 from ._tree import (
     block_combine,
     block_dots,

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree, UInt32
 
-from ._eigensolve import Start
 from ._options import Scalar
 from ._orthogonal import draw
 from ._results import EVIDENCE
+from ._start import Start
 from ._tree import (
     block_combine,
     block_gram,

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, PyTree
 
-from ._eigensolve import AbstractEigenSolver, EigenProblem, Start
+from ._eigensolve import AbstractEigenSolver, EigenProblem
 from ._error_bars import ritz_gaps, temple_bound
 from ._lobpcg_state import LOBPCGState, dependent, rayleigh_ritz, rebuilt
 from ._operators import AbstractPreconditioner
@@ -26,6 +26,7 @@ from ._orthogonal import draw, once, orthonormalise
 from ._results import EVIDENCE, RESULTS
 from ._ritz import original_order, structure_dimension
 from ._solution import EigenSolution
+from ._start import Start
 from ._tree import (
     block_dots,
     block_row,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ._eigensolve import AbstractEigenSolver, EigenProblem, Start
+from ._eigensolve import AbstractEigenSolver, EigenProblem
 from ._error_bars import ritz_gaps, temple_bound
 from ._options import Scalar, check_numbers
 from ._orthogonal import draw, once, orthonormalise
@@ -16,6 +16,7 @@ from ._power_state import PowerState, next_sweep, outside, probe, rayleigh_ritz,
 from ._results import EVIDENCE, RESULTS
 from ._ritz import structure_dimension
 from ._solution import EigenSolution
+from ._start import Start
 from ._tree import (
     block_row,
     block_set_row,

@@ -1,25 +1,14 @@
 """The operators of which linear systems are solved: a shift, on the complement of known vectors."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
-from ._operators import dense_matrix
+from ._protocol import always, dense_matrix, itself, register_operator
 from ._tree import block_combine, block_dots
-
-
-def widen(tree: PyTree) -> PyTree:
-    """The tree (arrays or their structures) with leaves of at least float32."""
-
-    def wide(x: Any) -> Any:
-        dtype = jnp.result_type(x.dtype, jnp.float32)
-        return x.astype(dtype) if eqx.is_array(x) else jax.ShapeDtypeStruct(x.shape, dtype)
-
-    return jax.tree.map(wide, tree)
+from ._widening import widen
 
 
 class ComplementOperator(lx.AbstractLinearOperator):
@@ -82,49 +71,9 @@ class ComplementOperator(lx.AbstractLinearOperator):
         return self.in_structure()
 
 
-def _itself(operator: Any) -> Any:
-    return operator
-
-
-def _no(operator: Any) -> bool:
-    return False
-
-
-def _materialise(operator: Any) -> lx.AbstractLinearOperator:
-    function = lx.FunctionLinearOperator(operator.mv, operator.in_structure(), lx.symmetric_tag)
-    return lx.materialise(function)
-
-
-def _diagonal(operator: Any) -> Array:
-    return jnp.diagonal(operator.as_matrix())
-
-
-def _tridiagonal(operator: Any) -> tuple[Array, Array, Array]:
-    matrix = operator.as_matrix()
-    return jnp.diagonal(matrix), jnp.diagonal(matrix, -1), jnp.diagonal(matrix, 1)
-
-
-lx.linearise.register(ComplementOperator, _itself)
-lx.conj.register(ComplementOperator, _itself)
-lx.materialise.register(ComplementOperator, _materialise)
-lx.diagonal.register(ComplementOperator, _diagonal)
-lx.tridiagonal.register(ComplementOperator, _tridiagonal)
-for _query in (
-    lx.is_diagonal,
-    lx.is_tridiagonal,
-    lx.has_unit_diagonal,
-    lx.is_lower_triangular,
-    lx.is_upper_triangular,
-    lx.is_negative_semidefinite,
-):
-    _query.register(ComplementOperator, _no)
-
-
-@lx.is_symmetric.register(ComplementOperator)
-def _(operator: Any) -> bool:
-    return True
-
-
-@lx.is_positive_semidefinite.register(ComplementOperator)
-def _(operator: Any) -> bool:
-    return operator.definite
+register_operator(
+    ComplementOperator,
+    linearise=itself,
+    symmetric=always,
+    positive_semidefinite=lambda operator: operator.definite,
+)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
-from ._eigensolve import EigenProblem, Start
+from ._eigensolve import EigenProblem
 from ._error_bars import ritz_gaps, temple_bound
 from ._harmonic import GUARD, nearest_zero, small_product
 from ._lanczos_state import kept_at_restart
@@ -26,6 +26,7 @@ from ._results import EVIDENCE, RESULTS
 from ._ritz import rank_ritz, structure_dimension
 from ._shifted import widen
 from ._solution import EigenSolution
+from ._start import Start
 from ._tree import (
     block_combine,
     block_dots,

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, PyTree
 
-from ._eigensolve import AbstractEigenSolver, EigenProblem, Start
+from ._eigensolve import AbstractEigenSolver, EigenProblem
 from ._orthogonal import draw, once, orthonormalise, project_out
 from ._results import EVIDENCE, RESULTS
 from ._ritz import structure_dimension
 from ._solution import EigenSolution
+from ._start import Start
 from ._tracking_model import (
     Memory,
     TrackingState,

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
-from ._eigensolve import Start
 from ._orthogonal import draw, once, orthonormalise, project_out
+from ._start import Start
 from ._tracking_model import Memory
 from ._tree import (
     block_combine,

@@ -114,13 +114,13 @@ def test_spectra_are_those_that_are_named() -> None:
 
 
 def test_the_start_vector_is_that_of_our_own_solves() -> None:
-    from aeoskit.linalg._eigensolve import _as_start
     from aeoskit.linalg._lanczos_start import start_vectors
+    from aeoskit.linalg._start import as_start
 
     operator = lx.DiagonalLinearOperator(jnp.arange(6.0))
     key = jax.random.key(3, impl="threefry2x32")
     structure = operator.in_structure()
-    start = _as_start(key, structure)
+    start = as_start(key, structure)
     block, _, _ = start_vectors(structure, start, jnp.asarray(False), 1, 2, 0.3, 0.1)
     flat = FlatOperator(operator).start(key)
     np.testing.assert_allclose(block[0], flat / np.linalg.norm(flat), rtol=1e-5)

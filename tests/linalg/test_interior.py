@@ -18,7 +18,7 @@ from aeoskit.linalg import (
 )
 from aeoskit.linalg._minres import products_spent
 
-from .spectra import N, spectra, symmetric
+from .spectra import N, orthogonal, spectra, symmetric
 
 EASY = ("clustered", "indefinite", "tiny_gap", "rank_deficient", "repeated", "negative_definite")
 
@@ -176,6 +176,24 @@ def test_warm_starts_and_what_is_not_finite():
     assert np.isnan(lost.values).all()
     assert not lost.converged.any()
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(lost.state.block))
+
+
+@pytest.mark.parametrize("solver", [ShiftInvert, JacobiDavidson])
+def test_outliers_over_a_bulk(solver):
+    """The start is in the bulk: what is nearest to it is not what is nearest to the shift."""
+    values = np.concatenate([[3.0, 2.5, 2.0], np.linspace(-0.5, 1.5, 57)])
+    q = orthogonal(60, 0)
+    op = lx.MatrixLinearOperator(jnp.asarray((q * values) @ q.T, jnp.float32), lx.symmetric_tag)
+
+    @jax.jit
+    def solve(shift):
+        return eigensolve(op, solver(shift, rtol=1e-3), which="nearest")
+
+    for shift, wanted in ((2.4, 2.5), (1.8, 2.0), (2.8, 3.0)):
+        solution = solve(jnp.asarray(shift, jnp.float32))
+        assert solution.converged.all()
+        np.testing.assert_allclose(solution.values, wanted, rtol=1e-4)
+        assert int(solution.stats["matvecs"]) < 150
 
 
 def test_jacobi_davidson_at_an_end():

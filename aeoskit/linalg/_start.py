@@ -1,0 +1,95 @@
+"""Where an eigen-solve begins, in every form in which a caller may say it."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, PyTree, UInt32
+
+
+class Start(eqx.Module):
+    """Where a solve begins: a block of vectors and a key. The `state` of a solution is one.
+
+    Attributes:
+        block: Leaves `(p, *leaf)`, or None for a random start.
+        key: Raw key data, so that it survives every kind of serialisation.
+        fresh: The block holds nothing yet (a warm start that no solve has filled).
+        age: How many solves ago the last one looked in a wholly fresh direction.
+        memory: What a solver remembers beside vectors; other solvers ignore it.
+
+    Example:
+        >>> start = Start(None, jnp.zeros(2, jnp.uint32), jnp.asarray(True), jnp.asarray(0))
+        >>> start.memory is None
+        True
+    """
+
+    block: PyTree[Array] | None
+    key: UInt32[Array, "2"]
+    fresh: Bool[Array, ""]
+    age: Int[Array, ""]
+    memory: PyTree = None
+
+
+def young() -> Int[Array, ""]:
+    """The age of a start that has just looked everywhere."""
+    return jnp.zeros((), jnp.int32)
+
+
+def key_data(key: Array | None) -> UInt32[Array, "2"]:
+    """The raw data of a key: two words, whatever generator the caller's key belongs to."""
+    given: Any = jax.random.key(0, impl="threefry2x32") if key is None else key
+    if not jnp.issubdtype(given.dtype, jax.dtypes.prng_key):
+        given = jax.random.wrap_key_data(given)
+    if jax.random.key_data(given).shape != (2,):
+        return jax.random.bits(given, (2,), jnp.uint32)
+    return jax.random.key_data(given)
+
+
+def _is_key(start: Any) -> bool:
+    if not isinstance(start, jax.Array):
+        return False
+    if jnp.issubdtype(start.dtype, jax.dtypes.prng_key):
+        return start.ndim == 0
+    return start.dtype == jnp.uint32
+
+
+def as_start(start: Any, structure: PyTree) -> Start:
+    """What the caller gave as `eigensolve(start=...)`, for an operator of that structure."""
+    if isinstance(start, Start):
+        shapes = start.block
+        if shapes is not None and not _is_block(shapes, structure):
+            raise ValueError(
+                "eigensolve(start=...): the state belongs to an operator of another structure; "
+                "pass a state of the same operator shapes, or a PRNG key."
+            )
+        if shapes is None:
+            return start
+        block = jax.tree.map(lambda x, s: x.astype(s.dtype), shapes, structure)
+        return eqx.tree_at(lambda s: s.block, start, block)
+    if start is None or _is_key(start):
+        return Start(block=None, key=key_data(start), fresh=jnp.asarray(True), age=young())
+    cold = jnp.asarray(False)
+    leaves, treedef = jax.tree.flatten(start)
+    wanted, wanted_def = jax.tree.flatten(structure)
+    if treedef == wanted_def:
+        leaves = [jnp.asarray(x, s.dtype) for x, s in zip(leaves, wanted, strict=True)]
+        block = jax.tree.unflatten(treedef, leaves)
+        if all(x.shape == s.shape for x, s in zip(leaves, wanted, strict=True)):
+            block = jax.tree.map(lambda x: x[None], block)
+            return Start(block=block, key=key_data(None), fresh=cold, age=young())
+        if _is_block(block, structure):
+            return Start(block=block, key=key_data(None), fresh=cold, age=young())
+    raise ValueError(
+        "eigensolve(start=...): expected None, a PRNG key, a vector with the operator's input "
+        "structure, a block of such vectors (leaves (p, *leaf)), or the state of a solution; got "
+        f"{jax.tree.map(jnp.shape, start)} for {jax.tree.map(lambda s: s.shape, structure)}."
+    )
+
+
+def _is_block(block: PyTree, structure: PyTree) -> bool:
+    if jax.tree.structure(block) != jax.tree.structure(structure):
+        return False
+    leaves = list(zip(jax.tree.leaves(block), jax.tree.leaves(structure), strict=True))
+    rows = {x.shape[:1] for x, _ in leaves}
+    return len(rows) == 1 and all(x.ndim > 0 and x.shape[1:] == s.shape for x, s in leaves)
