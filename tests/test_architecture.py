@@ -40,11 +40,6 @@ LIBRARY = [
     "aeoskit.record",
     "aeoskit.figures",
 ]
-# Rooms whose docstrings are still being turned into Google's form: an expected failure each.
-UNFINISHED = {
-    "aeoskit.record": "its examples stand outside of an Example section",
-    "aeoskit.figures": "its examples stand outside of an Example section",
-}
 
 
 def _packages(name: str) -> Iterator[types.ModuleType]:
@@ -160,12 +155,8 @@ def test_docstrings_are_whole(package: str):
     """Every argument, what is returned, and an example, where the site looks for them."""
     lacking = []
     for name, value in _public(importlib.import_module(package)):
-        home = ".".join(getattr(value, "__module__", "").split(".")[:2])
-        # What `aeoskit` re-exports is judged at home as well: an unfinished room counts once.
-        if callable(value) and (home == package or home not in UNFINISHED):
+        if callable(value):
             lacking += _lacking(name, value)
-    if lacking and package in UNFINISHED:
-        pytest.xfail(f"{UNFINISHED[package]}: {'; '.join(lacking)}")
     assert not lacking
 
 

@@ -58,8 +58,7 @@ class Tracking(AbstractEigenSolver):
     **When it ends.** Each wanted pair has to meet the residual's tolerance, `||A v - θ v|| <=
     rtol |θ| + atol`, without the model expecting a better value; or, with `value_rtol` > 0, the
     model expects it to rise by no more than `value_rtol |θ|`. The second is an estimate of the
-    value's own error, which is of second order in the residual: at the edge of stability it
-    is met with a third of the products. Such a solve ends with `RESULTS.estimate_met`, and
+    value's own error, of second order in the residual: at the edge it takes half of the products. Such a solve ends with `RESULTS.estimate_met`, and
     `converged` still speaks of the residual alone. `estimates` holds the expected rise. The budget
     `max_matvecs` ends a solve anywhere, with the residuals that were reached.
 

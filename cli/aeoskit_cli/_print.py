@@ -92,6 +92,7 @@ _HEADERS = {
     "residual": "resid-\nual",
     "seconds": "sec-\nonds",
     "converged": "met",
+    "matvecs_per_step": "mat-\nvecs\na step",
     "linearize_seconds": "linear-\nize\nms",
 }
 

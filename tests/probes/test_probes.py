@@ -148,12 +148,15 @@ def test_the_function_takes_the_gradient_itself_where_none_is_given(contexts, me
 
 def test_an_unconverged_solve_says_so(contexts):
     context = contexts[1]
-    start = Sharpness(k=3).init(context.params, jax.random.key(7))
-    solution = sharpness(context.objective, context.params, k=3, start=start, max_matvecs=2)
+    probe = Sharpness(k=3, solver=SOLVER, max_matvecs=2)
+    start = probe.init(context.params, jax.random.key(7))
+    solution = sharpness(
+        context.objective, context.params, k=3, solver=SOLVER, start=start, max_matvecs=2
+    )
     assert int(solution.stats["matvecs"]) == 2
     assert bool(solution.result == RESULTS.max_matvecs_reached)
     assert not solution.converged.all()
-    found, _ = Sharpness(k=3, max_matvecs=2).measure(context, start)
+    found, _ = probe.measure(context, start)
     assert not found["sharpness_converged"].all()
     assert int(found["sharpness_matvecs"]) == 2
 

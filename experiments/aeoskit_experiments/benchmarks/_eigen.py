@@ -136,7 +136,7 @@ def _tracking_solvers() -> dict[str, AbstractEigenSolver]:
     kind = getattr(aeoskit.linalg, "Tracking", None)
     if kind is not None:
         made["Tracking"] = kind()
-        made["Tracking, values to 1e-4"] = kind(value_rtol=1e-4)
+        made["Tracking 1e-4"] = kind(value_rtol=1e-4)
     return made
 
 
