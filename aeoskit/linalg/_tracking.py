@@ -58,9 +58,10 @@ class Tracking(AbstractEigenSolver):
     **When it ends.** Each wanted pair has to meet the residual's tolerance, `||A v - θ v|| <=
     rtol |θ| + atol`, without the model expecting a better value; or, with `value_rtol` > 0, the
     model expects it to rise by no more than `value_rtol |θ|`. The second is an estimate of the
-    value's own error, of second order in the residual: at the edge it takes half of the products. Such a solve ends with `RESULTS.estimate_met`, and
-    `converged` still speaks of the residual alone. `estimates` holds the expected rise. The budget
-    `max_matvecs` ends a solve anywhere, with the residuals that were reached.
+    value's own error, of second order in the residual: at the edge it takes half of the products.
+    Such a solve ends with `RESULTS.estimate_met`, and `converged` still speaks of the residual
+    alone. `estimates` holds the expected rise. The budget `max_matvecs` ends a solve anywhere, with
+    the residuals that were reached.
 
     **Not locking in.** What the model knows of vectors that are not multiplied grows old; the
     expected value of such a vector is raised by `hope` times the drift seen lately, for every solve
@@ -69,8 +70,8 @@ class Tracking(AbstractEigenSolver):
     `explore_every`-th solve spends one product on it (a step of LOBPCG beside the vectors kept),
     and after `renew_every` such products it starts again from a random vector. An eigenvalue that
     comes out of the bulk with no coupling to what is tracked is found when the explorer has turned
-    to it; until then the old pair is reported as converged. (Tried: one that gains one per cent of
-    the top a step led unseen for 6 to 22 steps.)
+    to it; until then the old pair is reported as converged (tried: a gain of 1 % of the top a step
+    led unseen for 6 to 22 steps).
 
     Memory: `basis` vectors, `kept` + k + 2 in the state, and about four more.
 
