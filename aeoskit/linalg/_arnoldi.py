@@ -17,7 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from ._arnoldi_state import (
     ArnoldiState,
@@ -124,6 +124,7 @@ class Arnoldi(AbstractEigenSolver, AbstractAssisted):
 
     ends: ClassVar[tuple[str, ...]] = ENDS
     symmetric: ClassVar[bool] = False
+    rescales: ClassVar[bool] = True
     basis: int = eqx.field(default=30, static=True)
     rtol: Scalar = 1e-3
     atol: Scalar = 0.0
@@ -148,6 +149,10 @@ class Arnoldi(AbstractEigenSolver, AbstractAssisted):
     def default_max_matvecs(self, dimension: int) -> int:
         """20 products for each basis vector."""
         return 20 * self.basis
+
+    def norm_seen(self, state: ArnoldiState) -> Float[Array, ""]:
+        """The longest product seen."""
+        return state.small.unit * state.small.scale
 
     def block_size(self, structure: PyTree, k: int) -> int:
         """The k vectors, one more in case k cuts a pair, and the explorer."""
@@ -295,7 +300,8 @@ class Arnoldi(AbstractEigenSolver, AbstractAssisted):
         )
         # C a is now zero: the slot with the largest share is a combination of the others.
         norms = jnp.sqrt(jnp.diagonal(block_gram(state.slots, state.slots)))
-        slot = jnp.argmax(jnp.abs(a) * norms)
+        # (A start vector frees its own, even if nothing was left of it.)
+        slot = jnp.where(start, jnp.argmax(small.pending), jnp.argmax(jnp.abs(a) * norms))
         pivot = a[slot]
         ratios = jnp.where(pivot == 0, 0, a / jnp.where(pivot == 0, 1, pivot))
         coefficients = small.coefficients - jnp.outer(ratios, small.coefficients[slot])

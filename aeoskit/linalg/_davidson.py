@@ -20,14 +20,13 @@ from ._subspace import (
     SubspaceState,
     add,
     begin,
-    conclude,
     confirm,
-    ended,
     extract,
     make_room,
     seek,
     starting,
 )
+from ._subspace_end import conclude, ended
 from ._tree import block_combine, tree_dtype
 
 # A target is gone after for itself once its residual is this share of its distance to the shift:

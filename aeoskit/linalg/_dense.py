@@ -1,12 +1,12 @@
 """The dense solver: the oracle, for small operators."""
 
+import math
 from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ._eigensolve import AbstractEigenSolver, EigenProblem
@@ -24,6 +24,7 @@ class DenseState(eqx.Module):
 
     values: Float[Array, " n"]
     vectors: Float[Array, "n n"]
+    residuals: Float[Array, " n"]
     asymmetry: Float[Array, ""]
     finite: Bool[Array, ""]
     matvecs: Int[Array, ""]
@@ -32,7 +33,10 @@ class DenseState(eqx.Module):
 
 def _flatten_rows(block: PyTree) -> Float[Array, "m n"]:
     dtype = tree_dtype(block)
-    leaves = [rearrange(x, "m ... -> m (...)").astype(dtype) for x in jax.tree.leaves(block)]
+    # Not by einops, which cannot flatten an axis of length zero.
+    leaves = [
+        x.reshape(x.shape[0], math.prod(x.shape[1:])).astype(dtype) for x in jax.tree.leaves(block)
+    ]
     return jnp.concatenate(leaves, axis=1)
 
 
@@ -41,7 +45,7 @@ def _unflatten_rows(rows: Float[Array, "m n"], structure: PyTree) -> PyTree:
     parts, begin = [], 0
     for leaf in leaves:
         end = begin + structure_dimension(leaf)
-        parts.append(rows[:, begin:end].reshape(-1, *leaf.shape).astype(leaf.dtype))
+        parts.append(rows[:, begin:end].reshape(len(rows), *leaf.shape).astype(leaf.dtype))
         begin = end
     return jax.tree.unflatten(treedef, parts)
 
@@ -49,9 +53,11 @@ def _unflatten_rows(rows: Float[Array, "m n"], structure: PyTree) -> PyTree:
 class Dense(AbstractEigenSolver):
     """Every eigenpair, from the full matrix: n products, `n²` memory, `n³` work.
 
+    The products are taken at once, so that `max_matvecs` is of no effect.
+
     Args:
-        rtol: As in `Lanczos`; the residual is that of the dense decomposition, an allowance for
-            rounding.
+        rtol: As in `Lanczos`; the residual is that of the dense decomposition, with an allowance
+            for rounding.
         atol: As in `Lanczos`.
 
     Example:
@@ -63,12 +69,17 @@ class Dense(AbstractEigenSolver):
 
     ends: ClassVar[tuple[str, ...]] = WHICH
     symmetric: ClassVar[bool] = True
+    rescales: ClassVar[bool] = True
     rtol: Scalar = 1e-3
     atol: Scalar = 0.0
 
     def default_max_matvecs(self, dimension: int) -> int:
         """One product a dimension."""
         return dimension
+
+    def norm_seen(self, state: DenseState) -> Float[Array, ""]:
+        """The largest eigenvalue."""
+        return jnp.max(jnp.abs(state.values))
 
     def block_size(self, structure: PyTree, k: int) -> int:
         """The k pairs: a start is of no use to this solver."""
@@ -81,6 +92,7 @@ class Dense(AbstractEigenSolver):
         return DenseState(
             values=jnp.zeros(n, dtype),
             vectors=jnp.eye(n, dtype=dtype),
+            residuals=jnp.full(n, jnp.inf, dtype),
             asymmetry=jnp.zeros((), dtype),
             finite=jnp.asarray(True),
             matvecs=jnp.zeros((), jnp.int32),
@@ -96,10 +108,13 @@ class Dense(AbstractEigenSolver):
         finite = jnp.all(jnp.isfinite(matrix))
         matrix = jnp.where(finite, matrix, 0)
         values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2, symmetrize_input=False)
+        # Rows of `matrix` are products: of the matrix as it is, and not of its symmetric part.
+        images = jnp.matmul(matrix.T, vectors, precision=jax.lax.Precision.HIGHEST)
         return DenseState(
             values=values,
             vectors=vectors,
-            asymmetry=jnp.max(jnp.abs(matrix - matrix.T)),
+            residuals=jnp.linalg.norm(images - values[None, :] * vectors, axis=0),
+            asymmetry=jnp.max(jnp.linalg.norm(matrix - matrix.T, axis=0)),
             finite=finite,
             matvecs=state.matvecs + n,
             key=state.key,
@@ -130,7 +145,7 @@ class Dense(AbstractEigenSolver):
         eps = jnp.finfo(state.values.dtype).eps
         floor = 8 * eps * jnp.max(jnp.abs(state.values))
         values = jnp.where(state.finite, state.values[top], jnp.nan)
-        residuals = jnp.where(state.finite, floor, jnp.inf) * jnp.ones_like(values)
+        residuals = jnp.where(state.finite, state.residuals[top] + floor, jnp.inf)
         sound = state.finite & ~self._asymmetric(state)
         converged = sound & (residuals <= self.rtol * jnp.abs(values) + self.atol)
         result = RESULTS.where(

@@ -133,10 +133,15 @@ def _tangents(operator, t_operator, values, vectors, groups, rule):
         return linear_solve(shifted, right, rule.linear_solver)
 
     beyond = _each(solve, values, factors, outside)
+    # What was not found has no derivative: the vector in its place is any vector.
+    found = jnp.where(jnp.isfinite(values), 1, jnp.nan)
     t_vectors = jax.tree.map(
-        lambda a, b, v: (a + b).astype(v.dtype), block_combine(wide, along), beyond, vectors
+        lambda a, b, v: (found.reshape(-1, *(1,) * (v.ndim - 1)) * (a + b)).astype(v.dtype),
+        block_combine(wide, along),
+        beyond,
+        vectors,
     )
-    return t_values.astype(values.dtype), t_vectors
+    return (found * t_values).astype(values.dtype), t_vectors
 
 
 def _signs(values: Float[Array, " k"], which: str) -> Float[Array, " k"]:

@@ -1,20 +1,21 @@
 """`eigensolve`, the solver interface, and the two drivers that every solver shares."""
 
 import abc
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, SupportsIndex
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ._assisted import AbstractAssisted, place
 from ._derivatives import with_derivatives, without_tangents
 from ._loops import loop_mode
 from ._options import with_arrays
 from ._protocol import structure_of
+from ._question import check_question
 from ._results import RESULTS
 from ._ritz import structure_dimension
 from ._solution import EigenSolution
@@ -50,10 +51,13 @@ class AbstractEigenSolver(eqx.Module):
     Attributes:
         ends: The values of `which` that the solver understands.
         symmetric: Whether it is for operators tagged symmetric only.
+        rescales: Whether it computes in units of the operator's own size, so that no square of a
+            norm leaves the range of the format.
     """
 
     ends: eqx.AbstractClassVar[tuple[str, ...]]
     symmetric: eqx.AbstractClassVar[bool]
+    rescales: ClassVar[bool] = False
 
     @abc.abstractmethod
     def default_max_matvecs(self, dimension: int) -> int:
@@ -86,6 +90,14 @@ class AbstractEigenSolver(eqx.Module):
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: Any
     ) -> EigenSolution:
         """The solution."""
+
+    def norm_seen(self, state: Any) -> Float[Array, ""]:
+        """The longest product of a unit vector that a state knows of: rounding is a share of it.
+
+        By default `state.scale`. A state that does not know leaves the values returned, which may
+        be small ones of a large operator.
+        """
+        return getattr(state, "scale", jnp.zeros(()))
 
     def blank_memory(self, structure: PyTree, k: int) -> PyTree:
         """`Start.memory` before the first solve; None for a solver that remembers vectors only."""
@@ -120,14 +132,34 @@ def _solve(
     problem: EigenProblem,
     start: Start,
 ) -> EigenSolution:
-    operator = lx.linearise(operator)
-    state = solver.init(operator, problem, start)
+    operator, state = _begin(operator, solver, problem, start)
+    strict = stricter(solver, operator)
     state = jax.lax.while_loop(
-        lambda s: ~solver.terminate(operator, problem, s)[0],
-        lambda s: solver.step(operator, problem, s),
+        lambda s: ~strict.terminate(operator, problem, s)[0],
+        lambda s: strict.step(operator, problem, s),
         state,
     )
-    return solver.finish(operator, problem, state)
+    return _end(operator, solver, problem, state)
+
+
+def _begin(
+    operator: lx.AbstractLinearOperator,
+    solver: AbstractEigenSolver,
+    problem: EigenProblem,
+    start: Start,
+) -> tuple[lx.AbstractLinearOperator, PyTree]:
+    operator = lx.linearise(operator)
+    return operator, stricter(solver, operator).init(operator, problem, start)
+
+
+def _end(
+    operator: lx.AbstractLinearOperator,
+    solver: AbstractEigenSolver,
+    problem: EigenProblem,
+    state: PyTree,
+) -> EigenSolution:
+    solution = stricter(solver, operator).finish(operator, problem, state)
+    return with_rounding(solution, solver, operator, solver.norm_seen(state))
 
 
 _compiled_solve = eqx.filter_jit(_solve)
@@ -137,15 +169,7 @@ _compiled_solve = eqx.filter_jit(_solve)
 # inside a compiled loop (convolutions on CPU) and for progress.
 
 
-@eqx.filter_jit
-def _host_init(
-    operator: lx.AbstractLinearOperator,
-    solver: AbstractEigenSolver,
-    problem: EigenProblem,
-    start: Start,
-) -> tuple[lx.AbstractLinearOperator, PyTree]:
-    operator = lx.linearise(operator)
-    return operator, solver.init(operator, problem, start)
+_host_begin = eqx.filter_jit(_begin)
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -153,6 +177,7 @@ def _host_step(
     inputs: tuple[lx.AbstractLinearOperator, AbstractEigenSolver, EigenProblem], state: PyTree
 ) -> tuple[PyTree, Bool[Array, ""]]:
     operator, solver, problem = inputs
+    solver = stricter(solver, operator)
     state = solver.step(operator, problem, state)
     return state, solver.terminate(operator, problem, state)[0]
 
@@ -161,8 +186,7 @@ def _host_step(
 def _host_finish(
     inputs: tuple[lx.AbstractLinearOperator, AbstractEigenSolver, EigenProblem], state: PyTree
 ) -> EigenSolution:
-    operator, solver, problem = inputs
-    return solver.finish(operator, problem, state)
+    return _end(*inputs, state)
 
 
 def _host_solve(
@@ -171,13 +195,13 @@ def _host_solve(
     problem: EigenProblem,
     start: Start,
 ) -> EigenSolution:
-    operator, state = _host_init(operator, solver, problem, start)
+    operator, state = _host_begin(operator, solver, problem, start)
     inputs = (operator, solver, problem)
     done = False
     while not done:
         state, flag = _host_step(inputs, state)
         if isinstance(solver, AbstractAssisted) and solver.assisted:
-            state, flag = solver.assist(operator, problem, state)
+            state, flag = stricter(solver, operator).assist(operator, problem, state)
         done = bool(flag)
     return _host_finish(inputs, state)
 
@@ -186,46 +210,11 @@ def _traced(tree: PyTree) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
-def _check(operator: Any, solver: AbstractEigenSolver, k: int, which: str) -> None:
-    if not isinstance(operator, lx.AbstractLinearOperator):
-        raise TypeError(
-            f"eigensolve: the operator is a {type(operator).__name__}, not a "
-            "lineax.AbstractLinearOperator; wrap a matrix as "
-            "lineax.MatrixLinearOperator(matrix, lineax.symmetric_tag)."
-        )
-    if which not in solver.ends:
-        raise ValueError(
-            f"eigensolve(which={which!r}): {type(solver).__name__} finds {', '.join(solver.ends)}; "
-            "choose one of these, or another solver."
-        )
-    structure = operator.in_structure()
-    leaves = jax.tree.leaves(structure)
-    if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
-        dtypes = sorted({str(leaf.dtype) for leaf in leaves})
-        raise ValueError(
-            f"eigensolve: the operator acts on {', '.join(dtypes)} leaves; it works on real "
-            "floating-point vectors only, so filter the others out of the parameters first."
-        )
-    dimension = structure_dimension(structure)
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= dimension:
-        raise ValueError(
-            f"eigensolve(k={k}): k is a whole number between 1 and the operator's dimension, "
-            f"{dimension}."
-        )
-    if solver.symmetric and not lx.is_symmetric(operator):
-        raise ValueError(
-            f"eigensolve: the operator is not tagged symmetric and {type(solver).__name__} is "
-            "for symmetric operators; if it is symmetric, say so: "
-            "lineax.TaggedLinearOperator(operator, lineax.symmetric_tag); if it is not, use "
-            "Arnoldi()."
-        )
-
-
 def eigensolve(
     operator: lx.AbstractLinearOperator,
     solver: AbstractEigenSolver | None = None,
     *,
-    k: int = 1,
+    k: SupportsIndex = 1,
     which: str = "largest",
     start: Any = None,
     max_matvecs: int | Int[Array, ""] | None = None,
@@ -287,16 +276,13 @@ def eigensolve(
         from ._lanczos import Lanczos  # the default; the solvers import this module
 
         solver = Lanczos()
-    _check(operator, solver, k, which)
-    unit = narrow_unit(operator.in_structure())
-    if unit:
+    count = check_question(operator, solver, k, which, max_matvecs)
+    if narrow_unit(operator.in_structure()):
         operator = WidenedOperator(operator)
     structure = operator.in_structure()
     if max_matvecs is None:
         max_matvecs = solver.default_max_matvecs(structure_dimension(structure))
-    elif isinstance(max_matvecs, int) and max_matvecs < 1:
-        raise ValueError(f"eigensolve(max_matvecs={max_matvecs}): allow 1 product at least.")
-    problem = EigenProblem(k=k, which=which, max_matvecs=jnp.asarray(max_matvecs, jnp.int32))
+    problem = EigenProblem(k=count, which=which, max_matvecs=jnp.asarray(max_matvecs, jnp.int32))
     begin = as_start(start, structure)
     traced = _traced((operator, solver, problem, begin))
     if driver not in ("compiled", "host", "auto"):
@@ -309,17 +295,14 @@ def eigensolve(
         )
     placed, where = place(solver, operator, traced, driver)
     placed = with_arrays(placed, tree_dtype(structure))
-    strict = stricter(placed, unit) if unit else placed
     if where == "auto" and not traced:
         where = loop_mode(_product, operator, jax.tree.map(_zeros, structure))
     run = _host_solve if where == "host" else _compiled_solve
     if not traced:
-        solution = run(operator, strict, problem, begin)
+        solution = run(operator, placed, problem, begin)
     else:
-        constant = without_tangents((operator, strict, problem, begin))
+        constant = without_tangents((operator, placed, problem, begin))
         solution = with_derivatives(operator, run(*constant), which, linear_solver)
-    if unit:
-        solution = with_rounding(solution, placed, unit)
     ended_well = (solution.result == RESULTS.successful) | (solution.result == RESULTS.estimate_met)
     if throw and not bool(ended_well):
         raise eqx.EquinoxRuntimeError(RESULTS[solution.result])

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ._eigensolve import AbstractEigenSolver, EigenProblem
@@ -21,14 +22,13 @@ from ._subspace import (
     SubspaceState,
     add,
     begin,
-    conclude,
     confirm,
-    ended,
     extract,
     make_room,
     seek,
     starting,
 )
+from ._subspace_end import conclude, ended
 from ._tree import tree_dtype, tree_norm, tree_size, tree_where
 
 
@@ -48,13 +48,20 @@ def check_options(name: str, rtol: Scalar, atol: Scalar, basis: int, explore: in
 
 def as_shift(shift: Float[Array, ""] | float) -> Float[Array, ""]:
     """The shift as a floating scalar array, so that it can be swept."""
+    wanted = "the number, finite and real, next to which eigenvalues are wanted."
     try:
-        shift = jnp.asarray(shift)
+        array = jnp.asarray(shift)
     except TypeError:
-        raise TypeError(
-            f"shift={shift!r}: the shift is a number, the one next to which eigenvalues are wanted."
-        ) from None
-    return shift if jnp.issubdtype(shift.dtype, jnp.floating) else shift.astype(float)
+        raise TypeError(f"shift={shift!r}: the shift is {wanted}") from None
+    if array.ndim:
+        raise ValueError(
+            f"shift: the shift is {wanted} This one has shape {array.shape}; for several shifts "
+            "use jax.vmap."
+        )
+    known = not isinstance(array, Tracer)
+    if jnp.iscomplexobj(array) or (known and not bool(jnp.isfinite(array))):
+        raise ValueError(f"shift={shift}: the shift is {wanted}")
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
 def solve_for_direction(
@@ -132,7 +139,8 @@ class ShiftInvert(AbstractEigenSolver):
         rtol: As in `Lanczos`: `||A v - θ v|| <= rtol |θ| + atol`. For values near zero give
             `atol`.
         atol: See `rtol`.
-        explore: How many linear solves from a random vector have to bring nothing new.
+        explore: How many linear solves from a random vector have to bring nothing new; one more
+            where the start was given.
 
     Raises:
         ValueError: An option out of range; at a solve, a basis too small for k.

@@ -20,7 +20,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from ._eigensolve import AbstractEigenSolver, EigenProblem
 from ._error_bars import ritz_gaps, temple_bound
@@ -87,8 +87,7 @@ class Lanczos(AbstractEigenSolver):
 
     Args:
         basis: The number of vectors that the solver holds (residual vectors included, one
-            excepted). Peak memory is `basis` vectors, those kept at a restart, and about four
-            more.
+            excepted). Peak memory is `basis`, those kept at a restart, and about four more.
         block: How many random vectors a cold start has, those that the caller gives included.
         rtol: A pair has converged when `||A v - θ v|| <= rtol |θ| + atol`. The test adds an
             allowance for rounding, `8 ε max|θ|`, to the residual: a tolerance under that floor
@@ -115,6 +114,7 @@ class Lanczos(AbstractEigenSolver):
 
     ends: ClassVar[tuple[str, ...]] = WHICH
     symmetric: ClassVar[bool] = True
+    rescales: ClassVar[bool] = True
     basis: int = eqx.field(default=20, static=True)
     block: int = eqx.field(default=1, static=True)
     rtol: Scalar = 1e-3
@@ -144,6 +144,10 @@ class Lanczos(AbstractEigenSolver):
     def default_max_matvecs(self, dimension: int) -> int:
         """20 products for each basis vector."""
         return 20 * self.basis
+
+    def norm_seen(self, state: LanczosState) -> Float[Array, ""]:
+        """The largest Ritz value seen."""
+        return jnp.where(state.unit > 0, state.unit, 1) * state.scale
 
     def block_size(self, structure: PyTree, k: int) -> int:
         """How many vectors the warm start of a solve for k pairs holds."""
@@ -213,7 +217,8 @@ class Lanczos(AbstractEigenSolver):
         basis = block_set_row(state.basis, state.size, q)
         w = operator.mv(q)
         dtype = state.projected.dtype
-        peak = jnp.max(jnp.stack([jnp.max(jnp.abs(x)).astype(dtype) for x in jax.tree.leaves(w)]))
+        peaks = [jnp.max(jnp.abs(x), initial=0).astype(dtype) for x in jax.tree.leaves(w)]
+        peak = jnp.max(jnp.stack(peaks))
         first = jnp.maximum(peak, 8 * jnp.finfo(dtype).tiny)
         unit = jnp.where((state.unit == 0) & (peak > 0) & jnp.isfinite(peak), first, state.unit)
         factor = 1 / jnp.where(unit > 0, unit, 1)

@@ -12,6 +12,8 @@ from ._tree import block_combine, block_dots, tree_dtype, tree_norm, tree_scale
 # Rows of the basis that one pass of orthogonalisation reads at a time, so that its cost follows
 # the filled part of the basis and not its capacity.
 _CHUNK = 5
+# A vector that keeps this much of its norm in a pass is orthogonal to rounding.
+_KEPT = 0.7
 # 2**32 over the golden ratio: what tells leaves and keys apart.
 _GOLDEN = 0x9E3779B9
 
@@ -106,6 +108,7 @@ def orthonormalise(
 ) -> PyTree:
     """A unit vector along the part of `q` orthogonal to the basis, repeated until it holds.
 
+    Zero if it does not: where nothing but rounding is left of `q`, that may be in the basis again.
     With `needed`, a `q` of about unit norm is taken as it is: if false, it is orthogonal already.
     """
 
@@ -122,8 +125,10 @@ def orthonormalise(
         _, norm, turn = carry
         # Kahan and Parlett: a vector that keeps most of its norm is orthogonal to rounding.
         if needed is not None:
-            return needed & ((turn < 2) | ((norm < 0.7) & (turn < 4)))
-        return (turn == 0) | ((norm < 0.7) & (turn < 4))
+            return needed & ((turn < 2) | ((norm < _KEPT) & (turn < 4)))
+        return (turn == 0) | ((norm < _KEPT) & (turn < 4))
 
     first, norm = unit(q) if needed is None else (q, jnp.ones((), tree_dtype(basis)))
-    return jax.lax.while_loop(again, body, (first, norm, jnp.zeros((), jnp.int32)))[0]
+    carry = (first, norm, jnp.zeros((), jnp.int32))
+    vector, norm, _ = jax.lax.while_loop(again, body, carry)
+    return tree_scale(jnp.where(norm < _KEPT, 0, 1).astype(norm.dtype), vector)

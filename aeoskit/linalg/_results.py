@@ -61,8 +61,8 @@ class EVIDENCE(eqx.Enumeration):
     """
 
     none = (
-        "None: every direction came from the start vectors that were given, and an eigenvector "
-        "that they lack stays unseen."
+        "None: every direction came from the start vectors that were given, or stands in for one "
+        "that was of no use, and an eigenvector that they lack stays unseen."
     )
     random_start = (
         "The space grew out of a random vector, which has a component along every eigenvector "
@@ -75,5 +75,9 @@ class EVIDENCE(eqx.Enumeration):
     fresh_direction = (
         "Next to the vectors given, the solve searched from a fresh random direction, orthogonal "
         "to the wanted pairs."
+    )
+    followed_direction = (
+        "Next to the vectors given, a direction that began at random is followed from solve to "
+        "solve, orthogonal to the wanted pairs; this solve may have spent no product on it."
     )
     whole_space = "The space was exhausted: there is no other eigenvector."

@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
 
@@ -51,7 +52,19 @@ def _is_key(start: Any) -> bool:
         return False
     if jnp.issubdtype(start.dtype, jax.dtypes.prng_key):
         return start.ndim == 0
-    return start.dtype == jnp.uint32
+    return start.dtype == jnp.uint32 and start.shape == (2,)
+
+
+def _is_real(x: Any) -> bool:
+    if not isinstance(x, jax.Array | np.ndarray | float | int):
+        return False
+    dtype = jnp.result_type(x)
+    return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.signedinteger)
+
+
+def _named(x: Any) -> Any:
+    shape = getattr(x, "shape", None)
+    return type(x).__name__ if shape is None else shape
 
 
 def as_start(start: Any, structure: PyTree) -> Start:
@@ -72,7 +85,7 @@ def as_start(start: Any, structure: PyTree) -> Start:
     cold = jnp.asarray(False)
     leaves, treedef = jax.tree.flatten(start)
     wanted, wanted_def = jax.tree.flatten(structure)
-    if treedef == wanted_def:
+    if treedef == wanted_def and all(_is_real(x) for x in leaves):
         leaves = [jnp.asarray(x, s.dtype) for x, s in zip(leaves, wanted, strict=True)]
         block = jax.tree.unflatten(treedef, leaves)
         if all(x.shape == s.shape for x, s in zip(leaves, wanted, strict=True)):
@@ -83,7 +96,7 @@ def as_start(start: Any, structure: PyTree) -> Start:
     raise ValueError(
         "eigensolve(start=...): expected None, a PRNG key, a vector with the operator's input "
         "structure, a block of such vectors (leaves (p, *leaf)), or the state of a solution; got "
-        f"{jax.tree.map(jnp.shape, start)} for {jax.tree.map(lambda s: s.shape, structure)}."
+        f"{jax.tree.map(_named, start)} for {jax.tree.map(lambda s: s.shape, structure)}."
     )
 
 

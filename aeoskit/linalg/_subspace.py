@@ -17,15 +17,13 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from ._eigensolve import EigenProblem
-from ._error_bars import ritz_gaps, temple_bound
 from ._harmonic import GUARD, nearest_zero, small_product
 from ._lanczos_state import kept_at_restart
 from ._options import Scalar
 from ._orthogonal import draw, once, orthonormalise
-from ._results import EVIDENCE, RESULTS
+from ._results import EVIDENCE
 from ._ritz import rank_ritz, structure_dimension
 from ._shifted import widen
-from ._solution import EigenSolution
 from ._start import Start
 from ._tree import (
     block_combine,
@@ -129,13 +127,13 @@ def seek(
     The residual of the target; or, with all pairs settled, a random vector: if a nearer
     eigenvector or another copy was overlooked, its solution is full of it.
     """
-    settled = jnp.all(_settled(shift, state, rtol, atol)[0]) & ~starting(state)
+    done = jnp.all(settled(shift, state, rtol, atol)[0]) & ~starting(state)
     like = block_row(state.basis, 0)
     residual = jax.tree.map(lambda x, v: x.astype(v.dtype), state.residual, like)
-    chosen, key = once(settled, lambda c: draw(c[1], c[0]), (residual, state.key))
-    explored = jnp.where(settled, state.explored + 1, 0)
+    chosen, key = once(done, lambda c: draw(c[1], c[0]), (residual, state.key))
+    explored = jnp.where(done, state.explored + 1, 0)
     state = eqx.tree_at(lambda s: (s.key, s.explored), state, (key, explored))
-    return widen(chosen), settled, state
+    return widen(chosen), done, state
 
 
 def add(
@@ -243,15 +241,20 @@ def extract(
     state = eqx.tree_at(
         lambda s: (s.coefficients, s.values, s.residuals), state, (vectors, values, residuals)
     )
-    target = jnp.argmin(_settled(shift, state, rtol, atol)[0]).astype(jnp.int32)
+    target = jnp.argmin(settled(shift, state, rtol, atol)[0]).astype(jnp.int32)
     return eqx.tree_at(
         lambda s: (s.target, s.residual), state, (target, block_row(residual_block, target))
     )
 
 
-def _settled(shift: Float[Array, ""], state: SubspaceState, rtol: Scalar, atol: Scalar):
+def rounding_floor(shift: Float[Array, ""], state: SubspaceState) -> Float[Array, ""]:
+    """What rounding adds to a residual: images are those of the shifted operator."""
+    return _FLOOR * jnp.finfo(state.gram.dtype).eps * (state.scale + jnp.abs(shift))
+
+
+def settled(shift: Float[Array, ""], state: SubspaceState, rtol: Scalar, atol: Scalar):
     """Whether each pair meets its tolerance or is at the floor of the format; meets it."""
-    floor = _FLOOR * jnp.finfo(state.gram.dtype).eps * state.scale
+    floor = rounding_floor(shift, state)
     converged = state.residuals + floor <= rtol * jnp.abs(shift + state.values) + atol
     return converged | (state.residuals <= floor), converged
 
@@ -299,101 +302,3 @@ def make_room(
     if m >= structure_dimension(operator.in_structure()):
         return state
     return once(state.size == m, lambda s: restart(problem, s), state)
-
-
-def ended(
-    operator: lx.AbstractLinearOperator,
-    problem: EigenProblem,
-    shift: Float[Array, ""],
-    state: SubspaceState,
-    rtol: Scalar,
-    atol: Scalar,
-    explore: int,
-) -> tuple[Bool[Array, ""], RESULTS]:
-    """Whether the solve is over, and how."""
-    eps = jnp.finfo(state.gram.dtype).eps
-    settled, converged = _settled(shift, state, rtol, atol)
-    complete = state.size >= structure_dimension(operator.in_structure())
-    sought = state.explored >= explore
-    enough = (jnp.all(settled) & sought & ~starting(state)) | complete
-    asymmetric = state.asymmetry > 10 * jnp.sqrt(eps) * (state.scale + jnp.abs(shift))
-    result = RESULTS.where(jnp.all(converged), RESULTS.successful, RESULTS.stagnation)
-    result = RESULTS.where(enough, result, RESULTS.max_matvecs_reached)
-    result = RESULTS.where(asymmetric, RESULTS.asymmetric, result)
-    result = RESULTS.where(state.finite, result, RESULTS.nonfinite)
-    spent = state.matvecs >= problem.max_matvecs
-    return (state.matvecs > 0) & (enough | spent | ~state.finite | asymmetric), result
-
-
-def conclude(
-    operator: lx.AbstractLinearOperator,
-    problem: EigenProblem,
-    shift: Float[Array, ""],
-    state: SubspaceState,
-    rtol: Scalar,
-    atol: Scalar,
-    explore: int,
-    rows: int,
-) -> EigenSolution:
-    """The solution. No products: images are at hand."""
-    structure = operator.in_structure()
-    m, k = state.gram.shape[0], problem.k
-    eps = jnp.finfo(state.gram.dtype).eps
-    _, result = ended(operator, problem, shift, state, rtol, atol, explore)
-    valid = (jnp.arange(m) < state.size) & state.finite
-    block = block_combine(state.basis, state.coefficients[:, :rows])
-    key = state.key
-    like = jax.eval_shape(lambda: block)
-
-    def fill(carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
-        fresh, key = draw(carry[1], like)
-        lengths = jnp.sqrt(jnp.diagonal(block_gram(fresh, fresh)))
-        fresh = block_combine(fresh, jnp.diag(1 / lengths))
-        chosen = jax.tree.map(
-            lambda x, y: jnp.where(valid[:rows].reshape(rows, *(1,) * (x.ndim - 1)), x, y),
-            carry[0],
-            fresh,
-        )
-        return chosen, key
-
-    block, key = once(~jnp.all(valid[:rows]), fill, (block, key))
-    values = jnp.where(valid[:k], shift + state.values, jnp.nan)
-    residuals = jnp.where(valid[:k], state.residuals + _FLOOR * eps * state.scale, jnp.inf)
-    sound = state.finite & ~(result == RESULTS.asymmetric)
-    converged = sound & (residuals <= rtol * jnp.abs(values) + atol)
-    result = RESULTS.where(
-        (result == RESULTS.successful) & ~jnp.all(converged), RESULTS.stagnation, result
-    )
-    below = -2 * jnp.linalg.norm(state.projected) - 1
-    empty = jnp.arange(m) >= state.size
-    ritz = jnp.linalg.eigvalsh(state.projected + jnp.diag(jnp.where(empty, below, 0)))
-    gaps = ritz_gaps(state.values, ritz, jnp.arange(m) >= m - state.size)
-    complete = state.size >= structure_dimension(structure)
-    if explore > 0:
-        warm = ~(state.evidence == EVIDENCE.random_start) & (state.explored >= explore)
-        sought = EVIDENCE.where(warm, EVIDENCE.fresh_direction, state.evidence)
-    else:
-        sought = state.evidence
-    evidence = EVIDENCE.where(complete, EVIDENCE.whole_space, sought)
-    return EigenSolution(
-        values=values,
-        vectors=jax.tree.map(lambda b: b[:k], block),
-        residuals=residuals,
-        bounds=residuals,
-        estimates=temple_bound(residuals, gaps),
-        converged=converged,
-        is_top=converged & ~(evidence == EVIDENCE.none),
-        evidence=evidence,
-        result=result,
-        stats={
-            "matvecs": state.matvecs,
-            "restarts": state.restarts,
-            "failed_solves": state.failed,
-        },
-        state=Start(
-            block=block,
-            key=key,
-            fresh=jnp.asarray(False),
-            age=jnp.zeros((), jnp.int32),
-        ),
-    )

@@ -70,8 +70,8 @@ class Tracking(AbstractEigenSolver):
     `explore_every`-th solve spends one product on it (a step of LOBPCG beside the vectors kept),
     and after `renew_every` such products it starts again from a random vector. An eigenvalue that
     comes out of the bulk with no coupling to what is tracked is found when the explorer has turned
-    to it; until then the old pair is reported as converged (tried: a gain of 1 % of the top a step
-    led unseen for 6 to 22 steps).
+    to it; until then the old pair is reported as converged (tried: a gain of 1 % a step led unseen
+    for 6 to 22 steps).
 
     Memory: `basis` vectors, `kept` + k + 2 in the state, and about four more.
 
@@ -192,7 +192,7 @@ class Tracking(AbstractEigenSolver):
         if self.explore_every > 0 and best < rows:
             due = ~cold & (age % self.explore_every == 0)
         given = ~start.fresh & (start.block is not None and not known)
-        warm = EVIDENCE.fresh_direction if self.explore_every > 0 else EVIDENCE.none
+        warm = EVIDENCE.followed_direction if self.explore_every > 0 else EVIDENCE.none
         evidence = EVIDENCE.where(given, EVIDENCE.none, warm)
         random = start.fresh | (start.block is None)
         evidence = EVIDENCE.where(random, EVIDENCE.random_start, evidence)
@@ -255,7 +255,7 @@ class Tracking(AbstractEigenSolver):
         rho = tree_norm(w)
         full = jnp.sqrt(jnp.sum(image**2) + rho**2)
         eps = jnp.finfo(rho.dtype).eps
-        add = state.size < c
+        add = (state.size < c) & finite
         # What is left at the level of rounding points anywhere: it is turned, or drawn anew.
         unsure = rho <= _NOTHING * eps * jnp.maximum(full, state.scale)
         nothing = rho <= eps * jnp.maximum(full, state.scale)
@@ -352,8 +352,7 @@ class Tracking(AbstractEigenSolver):
         rows, best = self.block_size(structure, k), self._best_rows(structure, k)
         _, result = self.terminate(operator, problem, state)
         filled = jnp.arange(c) < state.size
-        model = masked(state.model, filled)
-        _, vectors = jnp.linalg.eigh(model, symmetrize_input=False)
+        _, vectors = jnp.linalg.eigh(masked(state.model, filled), symmetrize_input=False)
         columns = jnp.where(filled[:, None], vectors[:, ::-1][:, :best], 0)
         # The eigenvectors of rows that hold nothing.
         columns = jnp.where((jnp.arange(best) < state.size)[None], columns, 0)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from ._eigensolve import EigenProblem
 from ._results import EVIDENCE
-from ._tree import block_combine
+from ._tree import block_combine, tree_where
 
 matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -133,8 +133,9 @@ def secant(state: TrackingState, x: Float[Array, " c"], image: Float[Array, " c"
     drift = state.drift + jnp.where(
         tells, _DRIFT_RATE * (jnp.abs(error) / jnp.maximum(oldness, _OLD) - state.drift), 0
     )
-    return eqx.tree_at(
-        lambda s: (
+
+    def parts(s: TrackingState) -> tuple:
+        return (
             s.model,
             s.staleness,
             s.exact,
@@ -143,19 +144,20 @@ def secant(state: TrackingState, x: Float[Array, " c"], image: Float[Array, " c"
             s.bulk,
             s.bulk_weight,
             s.drift,
-        ),
-        state,
-        (
-            (model + model.T) / 2,
-            staleness,
-            jnp.where(index[None, :] == state.products, x[:, None], state.exact),
-            state.products + 1,
-            jnp.maximum(state.asymmetry, asymmetry),
-            bulk,
-            state.bulk_weight + jnp.where(first, 1, unknown),
-            drift,
-        ),
+        )
+
+    learned = (
+        (model + model.T) / 2,
+        staleness,
+        jnp.where(index[None, :] == state.products, x[:, None], state.exact),
+        state.products + 1,
+        jnp.maximum(state.asymmetry, asymmetry),
+        bulk,
+        state.bulk_weight + jnp.where(first, 1, unknown),
+        drift,
     )
+    # A product that was not finite teaches nothing, or the pair that it was of would be lost.
+    return eqx.tree_at(parts, state, tree_where(state.finite, learned, parts(state)))
 
 
 def masked(matrix: Float[Array, "c c"], filled: Bool[Array, " c"]) -> Float[Array, "c c"]:
