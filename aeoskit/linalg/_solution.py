@@ -15,7 +15,8 @@ class EigenSolution(eqx.Module):
         values: `(k,)`, in the order asked for, best first ("largest": descending; "smallest":
             ascending; "largest_magnitude": by falling modulus; "both": the larger half
             descending, then the smaller half ascending). NaN if the operator returned NaN.
-        vectors: A block, leaves `(k, *leaf)`, of unit norm and mutually orthogonal.
+        vectors: A block, leaves `(k, *leaf)`, of unit norm, and mutually orthogonal where the
+            operator is symmetric.
         residuals: `(k,)`, upper estimates of `||A v - θ v||` (absolute, in the operator's own
             coordinates), an allowance for rounding included.
         bounds: `(k,)`, half-widths of an interval around each value that holds some eigenvalue:
@@ -30,7 +31,8 @@ class EigenSolution(eqx.Module):
             `evidence` says what.
         evidence: A member of `EVIDENCE`.
         result: A member of `RESULTS`.
-        stats: `{"matvecs", "restarts"}`, int32 scalars.
+        stats: `{"matvecs", "restarts"}`, int32 scalars; some solvers add their own
+            (`failed_solves`, `condition`).
         state: The warm start of the next solve: pass it as `start`. Fixed shapes, always finite.
 
     Example:
