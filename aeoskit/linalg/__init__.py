@@ -9,6 +9,9 @@ training.
 from ._algebra import DeflatedOperator as DeflatedOperator
 from ._algebra import ShiftedOperator as ShiftedOperator
 from ._arnoldi import Arnoldi as Arnoldi
+from ._axis_factor import AxisFactor as AxisFactor
+from ._axis_factor import symmetric_factor as symmetric_factor
+from ._block_preconditioner import BlockPreconditioner as BlockPreconditioner
 from ._davidson import JacobiDavidson as JacobiDavidson
 from ._dense import Dense as Dense
 from ._density import SpectralDensity as SpectralDensity
@@ -28,6 +31,11 @@ from ._lanczos import Lanczos as Lanczos
 from ._lobpcg import LOBPCG as LOBPCG
 from ._logdet import log_determinant as log_determinant
 from ._loops import loop_mode as loop_mode
+from ._matrix_preconditioners import (
+    AbstractRotatedPreconditioner as AbstractRotatedPreconditioner,
+)
+from ._matrix_preconditioners import KroneckerPreconditioner as KroneckerPreconditioner
+from ._matrix_preconditioners import RotatedDiagonalPreconditioner as RotatedDiagonalPreconditioner
 from ._minres import MINRES as MINRES
 from ._operators import AbstractPreconditioner as AbstractPreconditioner
 from ._operators import DiagonalPreconditioner as DiagonalPreconditioner
