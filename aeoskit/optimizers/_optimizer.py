@@ -11,10 +11,18 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from aeoskit.linalg import AbstractPreconditioner
 
+from ._direction_rule import AbstractDirectionRule
 from ._hyperparameters import as_hyperparameter, cast_to, is_concrete
 from ._momentum import AbstractMomentum, NoMomentum
-from ._preconditioning import RMS, AbstractPreconditionerRule, Frozen, Identity
+from ._powers import CORRECTS_FIRST
+from ._preconditioning import (
+    AbstractParameterRule,
+    AbstractPreconditionerRule,
+    Frozen,
+    Identity,
+)
 from ._schedules import AbstractSchedule, as_schedule
+from ._sign import Sign
 from ._structure import check_floating, check_like
 
 Order = Literal["precondition_last", "precondition_first"]
@@ -47,8 +55,9 @@ class Optimizer(eqx.Module):
 
     `order="precondition_last"` is Adam's: `x -= lr P⁻¹ momentum(g)`. `"precondition_first"` is
     that of optax's RMSProp: `x -= momentum(lr P⁻¹ g)`, the learning rate inside the buffer. With
-    P constant both have the same threshold. Weight decay is decoupled and scaled by the learning
-    rate, outside the buffer: `x -= lr weight_decay x`.
+    P constant both have the same threshold. Weight decay is decoupled, outside the buffer, and
+    scaled by the learning rate, `x -= lr weight_decay x`, or not, `x -= weight_decay x` (as in
+    optax's Adafactor).
 
     Hyperparameters are array leaves in JAX's default float type: float32, or float64 where x64
     was enabled when the optimizer was made. They are cast to each leaf's dtype, and every buffer
@@ -61,6 +70,7 @@ class Optimizer(eqx.Module):
         preconditioner_rule: an `AbstractPreconditionerRule`; None for `Identity()`.
         weight_decay: decoupled, at least 0; None for none.
         order: `"precondition_last"` or `"precondition_first"`.
+        decay_scaled: whether weight decay is scaled by the learning rate.
 
     Raises:
         TypeError: if a hyperparameter is no real number.
@@ -81,6 +91,7 @@ class Optimizer(eqx.Module):
     preconditioner_rule: AbstractPreconditionerRule
     weight_decay: Float[Array, ""] | None
     order: str = eqx.field(static=True)
+    decay_scaled: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -89,6 +100,7 @@ class Optimizer(eqx.Module):
         preconditioner_rule: AbstractPreconditionerRule | None = None,
         weight_decay: Any = None,
         order: Order | str = "precondition_last",
+        decay_scaled: bool = True,
     ):
         self.schedule = as_schedule(schedule)
         self.momentum_rule = NoMomentum() if momentum_rule is None else momentum_rule
@@ -105,14 +117,21 @@ class Optimizer(eqx.Module):
                 f"order must be one of {', '.join(ORDERS)}, got {order!r}: take "
                 f"precondition_last for Adam and its kin."
             )
-        rule = self.preconditioner_rule
-        if order == "precondition_first" and isinstance(rule, RMS) and rule.correction == "adam":
+        correction = getattr(self.preconditioner_rule, "correction", "none")
+        if order == "precondition_first" and correction in CORRECTS_FIRST:
             raise ValueError(
-                'correction="adam" puts the correction of the momentum buffer into P, but under '
-                'order="precondition_first" P acts before the buffer: take '
-                'correction="second_moment" or order="precondition_last".'
+                f'correction="{correction}" puts the correction of the momentum buffer into P, but '
+                f'under order="precondition_first" P acts before the buffer: take '
+                f'correction="second_moment" or order="precondition_last".'
+            )
+        rule = self.preconditioner_rule
+        if order == "precondition_first" and isinstance(rule, AbstractDirectionRule):
+            raise ValueError(
+                f"{type(rule).__name__} makes P of the direction of momentum, but under "
+                f'order="precondition_first" P acts before momentum: take order="precondition_last".'
             )
         self.order = order
+        self.decay_scaled = decay_scaled
 
     def init(self, params: PyTree) -> OptimizerState:
         """The state before the first step.
@@ -141,25 +160,29 @@ class Optimizer(eqx.Module):
         Args:
             grads: the gradients at the parameters, with their structure.
             state: the optimizer's state.
-            params: the parameters; needed for weight decay only.
+            params: the parameters; needed for weight decay, and by a rule whose P has them in it.
 
         Returns:
             The pair `(updates, state)`: updates in the parameters' dtypes, for `apply_updates`.
 
         Raises:
-            ValueError: if a tree does not match the state, or weight decay lacks `params`.
+            ValueError: if a tree does not match the state, or `params` lack where they are needed.
         """
         structure = self.preconditioner_rule.structure(state.preconditioner)
         check_like("grads", grads, structure)
         grads = jax.tree.map(lambda g, s: g.astype(s.dtype), grads, structure)
         lr = self.learning_rate(state)
-        preconditioner, preconditioner_state = self._coming(grads, state)
+        rule, rule_state = self.preconditioner_rule, self._seen(grads, state, params)
+        if isinstance(rule, Sign):
+            precondition = rule.apply
+        else:
+            precondition = self._operator(rule_state, state.count + 1).inv_mv
 
         if self.order == "precondition_last":
             direction, momentum = self.momentum_rule.update(grads, state.momentum)
-            updates = _scale(-lr, preconditioner.inv_mv(direction))
+            updates = _scale(-lr, precondition(direction))
         else:
-            scaled = _scale(-lr, preconditioner.inv_mv(grads))
+            scaled = _scale(-lr, precondition(grads))
             updates, momentum = self.momentum_rule.update(scaled, state.momentum)
 
         if self.weight_decay is not None:
@@ -169,14 +192,14 @@ class Optimizer(eqx.Module):
                     "`update(grads, state, params)`."
                 )
             check_like("params", params, structure)
-            decay = lr * self.weight_decay
+            decay = lr * self.weight_decay if self.decay_scaled else self.weight_decay
             updates = jax.tree.map(
                 lambda u, p: u - cast_to(decay, u) * p.astype(u.dtype), updates, params
             )
-        return updates, OptimizerState(state.count + 1, momentum, preconditioner_state)
+        return updates, OptimizerState(state.count + 1, momentum, rule_state)
 
     def preconditioner(
-        self, state: OptimizerState, grads: PyTree | None = None
+        self, state: OptimizerState, grads: PyTree | None = None, params: PyTree | None = None
     ) -> AbstractPreconditioner:
         """The metric P: a symmetric positive definite operator with its square roots.
 
@@ -185,13 +208,15 @@ class Optimizer(eqx.Module):
             grads: the gradients at the present parameters. With them it is the P of the coming
                 step, which is what belongs to `threshold`; without them that of the last step,
                 which has not seen these gradients.
+            params: the present parameters, for a rule whose P has them in it (`Adafactor`).
 
         Returns:
             An `AbstractPreconditioner` over the structure of the parameters.
 
         Raises:
             ValueError: without gradients before the first step (inside a traced function that
-                cannot be seen: a corrected P is then NaN).
+                cannot be seen: a corrected P is then NaN); without `params` where P needs them;
+                for `Sign` descent, which has no P.
         """
         if grads is None:
             if is_concrete(state.count) and not bool((state.count > 0).all()):
@@ -199,11 +224,10 @@ class Optimizer(eqx.Module):
                     "no step was taken yet, so there is no P of a last step: pass the gradients, "
                     "`preconditioner(state, grads)`, for the P of the coming one."
                 )
-            bias = self.momentum_rule.bias_correction(state.count)
-            return self.preconditioner_rule.operator(state.preconditioner, state.count, bias)
+            return self._operator(state.preconditioner, state.count)
         structure = self.preconditioner_rule.structure(state.preconditioner)
         check_like("grads", grads, structure)
-        return self._coming(grads, state)[0]
+        return self._operator(self._seen(grads, state, params), state.count + 1)
 
     def threshold(self, state: OptimizerState) -> Float[Array, ""]:
         """The value of `λ₁(P⁻¹H)` above which the coming step's recursion diverges, P constant.
@@ -214,11 +238,25 @@ class Optimizer(eqx.Module):
             state: the optimizer's state: its step count.
 
         Returns:
-            A scalar.
+            A scalar; NaN for `Sign` descent, which has none.
         """
         lr = self.learning_rate(state)
-        decay = jnp.zeros_like(lr) if self.weight_decay is None else self.weight_decay
-        return self.momentum_rule.threshold(lr, decay)
+        if isinstance(self.preconditioner_rule, Sign):
+            return jnp.full_like(lr, jnp.nan)
+        return self.momentum_rule.threshold(lr, self.decay_over_lr(lr))
+
+    def decay_over_lr(self, lr: Float[Array, ""]) -> Float[Array, ""]:
+        """The decay w for which a step of learning rate lr shrinks x by `lr w x`.
+
+        Args:
+            lr: the learning rate of the step.
+
+        Returns:
+            A scalar: `weight_decay`, or that over lr where decay is not scaled; 0 for none.
+        """
+        if self.weight_decay is None:
+            return jnp.zeros_like(lr)
+        return self.weight_decay if self.decay_scaled else self.weight_decay / lr
 
     def learning_rate(self, state: OptimizerState) -> Float[Array, ""]:
         """The learning rate of the coming step.
@@ -231,13 +269,22 @@ class Optimizer(eqx.Module):
         """
         return self.schedule(state.count)
 
-    def _coming(
-        self, grads: PyTree, state: OptimizerState
-    ) -> tuple[AbstractPreconditioner, PyTree]:
-        rule_state = self.preconditioner_rule.update(grads, state.preconditioner)
-        count = state.count + 1
+    def _seen(self, grads: PyTree, state: OptimizerState, params: PyTree | None) -> PyTree:
+        """The preconditioner rule's state that belongs to the coming step."""
+        rule, before = self.preconditioner_rule, state.preconditioner
+        if isinstance(rule, AbstractParameterRule):
+            if params is not None:
+                check_like("params", params, rule.structure(before))
+            before = rule.at(params, before)
+        if isinstance(rule, AbstractDirectionRule):
+            # The same again where the step is taken: compiled, the two are one.
+            direction, _ = self.momentum_rule.update(grads, state.momentum)
+            return rule.follow(grads, direction, before)
+        return rule.update(grads, before)
+
+    def _operator(self, rule_state: PyTree, count: Int[Array, ""]) -> AbstractPreconditioner:
         bias = self.momentum_rule.bias_correction(count)
-        return self.preconditioner_rule.operator(rule_state, count, bias), rule_state
+        return self.preconditioner_rule.operator(rule_state, count, bias)
 
 
 def _scale(factor: Array, tree: PyTree) -> PyTree:
@@ -245,7 +292,7 @@ def _scale(factor: Array, tree: PyTree) -> PyTree:
 
 
 def freeze(
-    optimizer: Optimizer, state: OptimizerState, grads: PyTree
+    optimizer: Optimizer, state: OptimizerState, grads: PyTree, params: PyTree | None = None
 ) -> tuple[Optimizer, OptimizerState]:
     """The same optimizer with P held at that of the coming step.
 
@@ -256,12 +303,13 @@ def freeze(
         optimizer: the live optimizer.
         state: its state.
         grads: the gradients at the present parameters.
+        params: the present parameters, for a rule whose P has them in it (`Adafactor`).
 
     Returns:
         The frozen optimizer and its state.
 
     Raises:
-        ValueError: if `grads` does not match the state.
+        ValueError: if `grads` does not match the state, or the optimizer has no preconditioner.
 
     Example:
         >>> import jax.numpy as jnp
@@ -271,9 +319,14 @@ def freeze(
         >>> frozen.update(grads, state)[0].tolist()
         [-0.100]
     """
-    rule = Frozen(optimizer.preconditioner(state, grads))
+    rule = Frozen(optimizer.preconditioner(state, grads, params))
     frozen = Optimizer(
-        optimizer.schedule, optimizer.momentum_rule, rule, optimizer.weight_decay, optimizer.order
+        optimizer.schedule,
+        optimizer.momentum_rule,
+        rule,
+        optimizer.weight_decay,
+        optimizer.order,
+        optimizer.decay_scaled,
     )
     return frozen, OptimizerState(state.count, state.momentum, None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -16,19 +16,20 @@ from aeoskit.linalg import (
     IdentityPreconditioner,
 )
 
-from ._hyperparameters import (
-    as_decay_rate,
-    as_hyperparameter,
-    cast_to,
-    is_concrete,
-    one_minus_power,
-)
+from ._hyperparameters import as_decay_rate, cast_to, one_minus_power
 from ._momentum import blend, zeros_like
+from ._powers import (
+    CORRECTS_FIRST,
+    CORRECTS_SECOND,
+    Correction,
+    as_correction,
+    as_epsilons,
+    as_power,
+    root_of,
+)
 from ._structure import check_like
 
 Scalar = Float[Array, ""]
-Correction = Literal["adam", "second_moment", "none"]
-CORRECTIONS = ("adam", "second_moment", "none")
 
 
 class AbstractPreconditionerRule(eqx.Module):
@@ -91,6 +92,31 @@ class AbstractPreconditionerRule(eqx.Module):
 
         Returns:
             A tree of `jax.ShapeDtypeStruct`s.
+        """
+
+
+class AbstractParameterRule(AbstractPreconditionerRule):
+    """A rule whose P depends on the parameters as well: Adafactor, for its step relative to them.
+
+    Example:
+        >>> from aeoskit.optimizers import RMS, Adafactor
+        >>> isinstance(Adafactor(), AbstractParameterRule), isinstance(RMS(), AbstractParameterRule)
+        (True, False)
+    """
+
+    @abc.abstractmethod
+    def at(self, params: PyTree | None, state: PyTree) -> PyTree:
+        """The state that has seen the parameters at which the coming gradients are taken.
+
+        Args:
+            params: the parameters; None where the caller has none.
+            state: the rule's state.
+
+        Returns:
+            The state, to be handed to `update`.
+
+        Raises:
+            ValueError: if the parameters are needed and there are none.
         """
 
 
@@ -180,7 +206,8 @@ class RMS(AbstractPreconditionerRule):
     - `"second_moment"`: `P = (ν / (1 - beta2^t) + eps_root)^power + eps`, as the paper's authors
       (arXiv 2207.14484);
     - `"adam"`: that times momentum's correction, `1 - beta1^t` for `EMA(beta1)`. Both of Adam's
-      corrections are then in P, and Adam is `x -= lr P⁻¹ m`.
+      corrections are then in P, and Adam is `x -= lr P⁻¹ m`;
+    - `"first_moment"`: momentum's correction without that of ν.
 
     A coordinate whose gradient was always zero has `P = eps_root^power + eps` (times the
     correction), hence `eps = eps_root = 0` is refused: P would not be positive there.
@@ -191,7 +218,7 @@ class RMS(AbstractPreconditionerRule):
         eps_root: added inside the root, at least 0; not 0 together with `eps`.
         power: above 0, 0.5 for the square root. A fixed number and no array leaf, since one takes
             `sqrt` and the others do not.
-        correction: `"adam"`, `"second_moment"` or `"none"`, as above.
+        correction: `"adam"`, `"first_moment"`, `"second_moment"` or `"none"`, as above.
 
     Raises:
         TypeError: if a hyperparameter is no real number, or `power` is traced.
@@ -220,28 +247,9 @@ class RMS(AbstractPreconditionerRule):
         correction: Correction | str = "adam",
     ):
         self.beta2 = as_decay_rate("beta2", beta2)
-        self.eps = as_hyperparameter("eps", eps, at_least=0, mend="take a number such as 1e-8")
-        self.eps_root = as_hyperparameter(
-            "eps_root", eps_root, at_least=0, mend="take 0 or a number such as 1e-16"
-        )
-        if all(is_concrete(e) and float(e) == 0 for e in (self.eps, self.eps_root)):
-            raise ValueError(
-                "eps and eps_root are both 0, so that P is singular wherever a gradient was "
-                "always zero: take eps=1e-8."
-            )
-        if not is_concrete(power):
-            raise TypeError(
-                "power is traced, but it decides which program is compiled: pass a Python float, "
-                "and sweep it as a group of runs."
-            )
-        as_hyperparameter("power", power, above=0, mend="take 0.5 for the square root")
-        self.power = float(power)
-        if correction not in CORRECTIONS:
-            raise ValueError(
-                f"correction must be one of {', '.join(CORRECTIONS)}, got {correction!r}: "
-                f'take "adam" for Adam as published.'
-            )
-        self.correction = correction
+        self.eps, self.eps_root = as_epsilons(eps, eps_root)
+        self.power = as_power(power)
+        self.correction = as_correction(correction)
 
     def init(self, params: PyTree) -> PyTree:
         return zeros_like(params)
@@ -254,12 +262,10 @@ class RMS(AbstractPreconditionerRule):
         self, state: PyTree, count: Int[Array, ""], bias: Scalar
     ) -> AbstractPreconditioner:
         def diagonal(nu: Array) -> Array:
-            if self.correction != "none":
+            if self.correction in CORRECTS_SECOND:
                 nu = nu / cast_to(one_minus_power(self.beta2, count), nu)
-            nu = nu + cast_to(self.eps_root, nu)
-            root = jnp.sqrt(nu) if self.power == 0.5 else nu ** jnp.asarray(self.power, nu.dtype)
-            root = root + cast_to(self.eps, nu)
-            return root * cast_to(bias, nu) if self.correction == "adam" else root
+            root = root_of(nu, self.eps_root, self.power, self.eps)
+            return root * cast_to(bias, nu) if self.correction in CORRECTS_FIRST else root
 
         return DiagonalPreconditioner(jax.tree.map(diagonal, state))
 

@@ -127,7 +127,7 @@ def preconditioned_operator(
         >>> operator.mv(jnp.array([1.0, 2.0])).tolist()
         [0.5, 1.0]
     """
-    preconditioner = optimizer.preconditioner(optimizer_state, grads)
+    preconditioner = optimizer.preconditioner(optimizer_state, grads, params)
     return PreconditionedOperator(objective.hessian(params), preconditioner)
 
 

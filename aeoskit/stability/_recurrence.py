@@ -157,8 +157,7 @@ def verify_threshold(optimizer: Optimizer, count: Any = 0) -> ThresholdCheck:
         True
     """
     lr = optimizer.schedule(jnp.asarray(count, dtype=jnp.int32))
-    decay = optimizer.weight_decay
-    decay = jnp.zeros_like(lr) if decay is None else decay
+    decay = optimizer.decay_over_lr(lr)
     closed = optimizer.momentum_rule.threshold(lr, decay)
     found = threshold_from_recurrence(optimizer.momentum_rule, lr, decay)
     error = jnp.abs(found - closed) / jnp.abs(closed)

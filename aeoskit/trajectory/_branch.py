@@ -140,7 +140,7 @@ def _frozen(trajectory: Trajectory, carry: Carry) -> PyTree:
     def one(optimizer: Optimizer, lane: Lane):
         single = trajectory.single(optimizer)
         context = context_of(single, lane, carry.step, "compiled")
-        return freeze(optimizer, lane.optimizer_state, context.grads)
+        return freeze(optimizer, lane.optimizer_state, context.grads, context.params)
 
     if trajectory.lanes is None:
         return one(trajectory.optimizer, carry.lane)
