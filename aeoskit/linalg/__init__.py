@@ -10,6 +10,7 @@ from ._algebra import DeflatedOperator as DeflatedOperator
 from ._algebra import ShiftedOperator as ShiftedOperator
 from ._arnoldi import Arnoldi as Arnoldi
 from ._axis_factor import AxisFactor as AxisFactor
+from ._axis_factor import multiply_along as multiply_along
 from ._axis_factor import symmetric_factor as symmetric_factor
 from ._block_preconditioner import BlockPreconditioner as BlockPreconditioner
 from ._davidson import JacobiDavidson as JacobiDavidson

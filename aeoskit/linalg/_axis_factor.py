@@ -58,13 +58,30 @@ def at_least_float32(dtype: Any) -> Any:
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype("float32")
 
 
-def along(matrix: Array, leaf: Array, axis: int, transpose: bool = False) -> Array:
-    """The product of a matrix, or its transpose, with every column along one axis of an array."""
-    names = [f"x{i}" for i in range(leaf.ndim)]
+def multiply_along(
+    matrix: Float[Array, "m m"], array: Array, axis: int, transpose: bool = False
+) -> Array:
+    """The product of a square matrix with every vector along one axis of an array.
+
+    Args:
+        matrix: The matrix.
+        array: An array of any shape, its axis of the matrix's size.
+        axis: Which axis, from 0.
+        transpose: Whether to take the matrix's transpose.
+
+    Returns:
+        An array of the same shape, computed at the highest precision of the device.
+
+    Example:
+        >>> swap = jnp.array([[0.0, 1.0], [1.0, 0.0]])
+        >>> multiply_along(swap, jnp.array([[1.0, 2.0]]), 1).tolist()
+        [[2.0, 1.0]]
+    """
+    names = [f"x{i}" for i in range(array.ndim)]
     target = [*names[:axis], "y", *names[axis + 1 :]]
     pair = f"{names[axis]} y" if transpose else f"y {names[axis]}"
     with jax.default_matmul_precision("highest"):
-        return einsum(matrix, leaf, f"{pair}, {' '.join(names)} -> {' '.join(target)}")
+        return einsum(matrix, array, f"{pair}, {' '.join(names)} -> {' '.join(target)}")
 
 
 def power_of(values: Array, exponent: float) -> Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, PyTree
 
-from ._axis_factor import AxisFactor, alike, along, at_least_float32, floored, power_of
+from ._axis_factor import AxisFactor, alike, at_least_float32, floored, multiply_along, power_of
 from ._factor_checks import (
     check_not_negative,
     check_orthogonal,
@@ -63,11 +63,11 @@ class AbstractRotatedPreconditioner(AbstractPreconditioner):
         x = leaf.reshape(leaf.shape or (1,))
         for axis, rotation in enumerate(rotations):
             if rotation is not None:
-                x = along(*alike(rotation, x), axis, transpose=True)
+                x = multiply_along(*alike(rotation, x), axis, transpose=True)
         x = self.scaled(index, x, exponent)
         for axis, rotation in enumerate(rotations):
             if rotation is not None:
-                x = along(*alike(rotation, x), axis)
+                x = multiply_along(*alike(rotation, x), axis)
         return x.reshape(leaf.shape).astype(leaf.dtype)
 
     def mv(self, vector: PyTree[Array]) -> PyTree[Array]:
