@@ -229,13 +229,14 @@ class Optimizer(eqx.Module):
         check_like("grads", grads, structure)
         return self._operator(self._seen(grads, state, params), state.count + 1)
 
-    def threshold(self, state: OptimizerState) -> Float[Array, ""]:
+    def threshold(self, state: OptimizerState, params: PyTree | None = None) -> Float[Array, ""]:
         """The value of `λ₁(P⁻¹H)` above which the coming step's recursion diverges, P constant.
 
         Closed form, from the momentum rule, the coming step's learning rate and the decay.
 
         Args:
             state: the optimizer's state: its step count.
+            params: of no effect; an optimizer of optax may ask for them.
 
         Returns:
             A scalar; NaN for `Sign` descent, which has none.

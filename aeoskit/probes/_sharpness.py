@@ -16,7 +16,7 @@ from aeoskit.linalg import (
     eigensolve,
 )
 from aeoskit.objective import Objective
-from aeoskit.optimizers import Optimizer, OptimizerState
+from aeoskit.optimizers import OptaxOptimizer, Optimizer, from_optax
 
 from ._base import AbstractProbe, Measurement, ProbeContext, check_every, check_k
 
@@ -99,8 +99,8 @@ class PreconditionedSharpnessSolution(eqx.Module):
 def preconditioned_operator(
     objective: Objective,
     params: PyTree,
-    optimizer: Optimizer,
-    optimizer_state: OptimizerState,
+    optimizer: Any,
+    optimizer_state: Any,
     grads: PyTree,
 ) -> PreconditionedOperator:
     """The symmetric operator `P^{-1/2} H P^{-1/2}`, with the P of the coming step.
@@ -127,7 +127,7 @@ def preconditioned_operator(
         >>> operator.mv(jnp.array([1.0, 2.0])).tolist()
         [0.5, 1.0]
     """
-    preconditioner = optimizer.preconditioner(optimizer_state, grads, params)
+    preconditioner = _ours(optimizer).preconditioner(optimizer_state, grads, params)
     return PreconditionedOperator(objective.hessian(params), preconditioner)
 
 
@@ -142,15 +142,20 @@ def _jitted_gradient(objective, params):
 
 
 @eqx.filter_jit
-def _jitted_threshold(optimizer, optimizer_state):
-    return optimizer.threshold(optimizer_state)
+def _jitted_threshold(optimizer, optimizer_state, params):
+    return optimizer.threshold(optimizer_state, params)
+
+
+def _ours(optimizer: Any) -> Optimizer | OptaxOptimizer:
+    """The optimizer with a metric and a threshold: one of optax's through the bridge."""
+    return optimizer if hasattr(optimizer, "preconditioner") else from_optax(optimizer)
 
 
 def preconditioned_sharpness(
     objective: Objective,
     params: PyTree,
-    optimizer: Optimizer,
-    optimizer_state: OptimizerState,
+    optimizer: Any,
+    optimizer_state: Any,
     *,
     grads: PyTree | None = None,
     k: int = 1,
@@ -167,7 +172,7 @@ def preconditioned_sharpness(
     Args:
         objective: the mean loss over the data.
         params: any pytree of floating arrays.
-        optimizer: for example `adam(1e-3)`.
+        optimizer: for example `adam(1e-3)`, or an optax transformation that `from_optax` knows.
         optimizer_state: the optimizer's state before the coming step.
         grads: the gradient of the coming step; by default the full-batch gradient at `params`
             (pass the minibatch gradient in minibatch training).
@@ -191,6 +196,7 @@ def preconditioned_sharpness(
         >>> print(f"{edge.values[0]:.2f} of {edge.threshold:.2f}: ratio {edge.ratio:.2f}")
         0.50 of 0.50: ratio 1.00
     """
+    optimizer = _ours(optimizer)
     if grads is None:
         grads = _jitted_gradient(objective, params)
     operator = _jitted_preconditioned_operator(objective, params, optimizer, optimizer_state, grads)
@@ -203,7 +209,8 @@ def preconditioned_sharpness(
         max_matvecs=max_matvecs,
         driver=driver,
     )
-    threshold = _jitted_threshold(optimizer, optimizer_state).astype(solution.values.dtype)
+    threshold = _jitted_threshold(optimizer, optimizer_state, params)
+    threshold = threshold.astype(solution.values.dtype)
     return PreconditionedSharpnessSolution(
         values=solution.values,
         threshold=threshold,

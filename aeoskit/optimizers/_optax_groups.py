@@ -1,0 +1,157 @@
+"""What the parts of an optax transformation make together, for each group of parameters."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ._hyperparameters import is_concrete
+from ._momentum import AbstractMomentum, NoMomentum
+from ._optax_metrics import DECAY, FACTORS, KNOWN, METRICS, SIGNS, factor_of, rule_of
+from ._optax_parts import Part
+
+Scalar = Float[Array, ""]
+WAY_OUT = (
+    "aeoskit.flip_multiplier measures the stability of any update, without knowing what it is "
+    "made of."
+)
+
+
+class Group(NamedTuple):
+    """Parameters that the same parts work on.
+
+    Args:
+        leaves: Their positions among the leaves; None for all.
+        rule: The momentum rule.
+        lr: The learning rate of the coming step.
+        decay: The decoupled weight decay, in units of the learning rate.
+        inside: Weight decay that goes through the momentum buffer, in the same units.
+        averaging: Of schedule-free the interpolation and the weight of the coming iterate in the
+            average; None for others.
+    """
+
+    leaves: tuple[int, ...] | None
+    rule: AbstractMomentum
+    lr: Scalar
+    decay: Scalar
+    inside: Scalar
+    averaging: tuple[Scalar, Scalar] | None
+
+    def threshold(self) -> Scalar:
+        """On `λ₁(P⁻¹H)`, with P constant."""
+        if self.averaging is not None:
+            # At y, where the gradient is taken: it moves by a share of a plain step, and the
+            # average x that it is drawn to by another one, which tends to zero.
+            b, c = self.averaging
+            share = (1 - b) + c * b / (2 - c)
+            return self.rule.threshold(self.lr, 0 * self.lr) / share - self.decay
+        return self.rule.threshold(self.lr, self.decay) - self.inside
+
+
+def check_known(parts: list[Part]) -> None:
+    """Refuses what no metric is known of, by name."""
+    for part in parts:
+        if part.name in SIGNS:
+            raise ValueError(
+                f"optax's {part.name} steps by a sign: the update is piecewise constant in the "
+                "gradient, so that it has no preconditioner, no threshold and no multiplier."
+            )
+        if part.name not in KNOWN:
+            raise ValueError(
+                f"the bridge does not know the transformation {part.name}, so that its metric and "
+                f"threshold are unknown: {WAY_OUT}"
+            )
+
+
+def read_groups(parts: list[Part], whole: PyTree | None) -> list[Group]:
+    """The groups of parameters, each with what its parts amount to.
+
+    Args:
+        parts: Those of the transformation.
+        whole: The parameters, or a tree like them; None where no part tells leaves apart.
+
+    Returns:
+        One group at least.
+
+    Raises:
+        ValueError: Parts that are not known, or in an order that is not.
+    """
+    check_known(parts)
+    if all(part.on is None for part in parts):
+        return [_group(None, parts)]
+    members: dict[tuple[int, ...], list[int]] = {}
+    for leaf in range(len(jax.tree.leaves(whole))):
+        key = tuple(i for i, part in enumerate(parts) if part.on is None or part.on[leaf])
+        members.setdefault(key, []).append(leaf)
+    return [
+        _group(tuple(leaves), [parts[i] for i in key]) for key, leaves in sorted(members.items())
+    ]
+
+
+def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
+    rules = [(i, rule) for i, part in enumerate(parts) if (rule := rule_of(part)) is not None]
+    if len(rules) > 1:
+        names = " and ".join(parts[i].name for i, _ in rules)
+        raise ValueError(
+            f"the transformation has two momentum buffers, {names}, whose threshold has no closed "
+            f"form here: {WAY_OUT}"
+        )
+    at, rule = rules[0] if rules else (-1, NoMomentum())
+    product: Any = jnp.ones(())
+    decays: list[tuple[int, Any, Any]] = []
+    averaging = None
+    for i, part in enumerate(parts):
+        if part.name in FACTORS:
+            product = product * factor_of(part)
+        elif part.name == DECAY:
+            decays.append((i, part.options["weight_decay"], product))
+        elif part.name == "schedule_free":
+            averaging = (jnp.asarray(part.options["b1"], dtype=float), _share(part))
+    lr = -product
+    if is_concrete(lr) and not float(lr) > 0:
+        raise ValueError(
+            f"the updates of this transformation go up the gradient (its factors multiply to "
+            f"{float(product):.3g}): add optax.scale_by_learning_rate(lr), or optax.scale(-lr)."
+        )
+    decay = inside = jnp.zeros_like(lr)
+    for i, rate, before in decays:
+        if is_concrete(rate) and not callable(rate) and float(rate) == 0:
+            continue
+        if callable(rate):
+            raise ValueError(f"weight decay with a schedule is not known to the bridge: {WAY_OUT}")
+        later = [part.name for part in parts[i + 1 :] if part.name in METRICS]
+        if later:
+            raise ValueError(
+                f"optax's {DECAY} before {later[0]} is a term of the loss, seen through its "
+                "metric: leave it out and put `0.5 * weight_decay * ‖w‖²` into the loss of the "
+                "objective."
+            )
+        if i < at:
+            inside = inside + rate / before
+        else:
+            # Of the step, and not of the direction: in units of the learning rate.
+            decay = decay - rate * (product / before) / lr
+    return Group(leaves, rule, lr, decay, inside, averaging)
+
+
+def _share(part: Part) -> Scalar:
+    """The weight of schedule-free's coming iterate in its average."""
+    state, rate = part.before, part.options["learning_rate"]
+    rate = rate(state.step_count) if callable(rate) else rate
+    largest = jnp.maximum(state.max_lr, jnp.asarray(rate))
+    weight = largest ** part.options["weight_lr_power"]
+    return weight / (state.weight_sum + weight)
+
+
+def same_rule(a: Group, b: Group) -> bool:
+    """Whether two groups have one momentum rule (numbers that are not known count as different)."""
+    if type(a.rule) is not type(b.rule) or (a.averaging is None) != (b.averaging is None):
+        return False
+    numbers = [jax.tree.leaves((group.rule, group.averaging)) for group in (a, b)]
+    return all(
+        x is y or (is_concrete(x) and is_concrete(y) and bool(jnp.all(x == y)))
+        for x, y in zip(*numbers, strict=True)
+    )
