@@ -45,7 +45,7 @@ def adafactor_in_double(lr: Any, beta1: Any = None, decay: Any = None) -> Any:
     parts = [
         optax.scale_by_factored_rms(
             min_dim_size_to_factor=2,
-            decay_rate_fn=lambda i, r: 1.0 - (i + 1.0) ** (-r),
+            decay_rate_fn=lambda i, r: 1.0 - jnp.asarray(i + 1.0) ** (-r),
         ),
         optax.clip_by_block_rms(1.0),
         optax.scale_by_learning_rate(lr, flip_sign=False),
@@ -98,7 +98,7 @@ CASES: dict[str, tuple[Callable[[], ak.Optimizer], Callable[[], Any]]] = {
         ),
         lambda: optax.chain(
             optax.scale_by_factored_rms(
-                factored=False, decay_rate_fn=lambda i, _: 1.0 - (i + 1.0) ** (-0.6)
+                factored=False, decay_rate_fn=lambda i, _: 1.0 - jnp.asarray(i + 1.0) ** (-0.6)
             ),
             optax.scale(-0.01),
         ),
@@ -120,7 +120,7 @@ CASES: dict[str, tuple[Callable[[], ak.Optimizer], Callable[[], Any]]] = {
         lambda: optax.chain(optax.ema(0.8, debias=False), optax.sign_sgd(0.01)),
     ),
 }
-LOOSE = {"adafactor_of_optax": {"rtol": 1e-5, "atol": 1e-8}}
+LOOSE = {"adafactor_of_optax": (1e-5, 1e-8)}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -145,7 +145,8 @@ def test_equals_optax(name: str, x64: None):
         assert a.dtype == jnp.float64
         assert bool(jnp.isfinite(a).all())
         assert bool(jnp.any(a != 0))
-        np.testing.assert_allclose(a, b, **LOOSE.get(name, {"rtol": 1e-12, "atol": 1e-15}))
+        rtol, atol = LOOSE.get(name, (1e-12, 1e-15))
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
 
 
 # Published pseudo-code, one leaf at a time; each returns the updates of all steps.
@@ -303,8 +304,8 @@ def test_adafactor_is_exact_for_squares_of_rank_one():
     for gradient in (rows[:, None] * columns[None], columns[:, None] * rows[None]):
         state = rule.update(gradient, rule.init(gradient))
         assert {leaf.size for leaf in jax.tree.leaves(state.moments)} == {2, 3}
-        metric = rule.operator(state, jnp.asarray(1), jnp.asarray(1.0))
-        np.testing.assert_allclose(metric.diagonal, gradient, rtol=1e-6)  # type: ignore[attr-defined]
+        metric: Any = rule.operator(state, jnp.asarray(1), jnp.asarray(1.0))
+        np.testing.assert_allclose(metric.diagonal, gradient, rtol=1e-6)
 
 
 SCHEDULES = {

@@ -18,7 +18,7 @@ RULES = {
     "ema_nesterov": lambda: ak.EMANesterov(0.9),
     "nadam": lambda: ak.NAdamMomentum(0.9),
     "lion": lambda: ak.LionMomentum(0.9, 0.99),
-    "lion_turning": lambda: ak.LionMomentum(0.9, 0.5),
+    "lion_turning": lambda: ak.LionMomentum(0.9, 0.1),  # a complex pair leaves the circle
 }
 ORDERS = ("precondition_last", "precondition_first")
 DECAYS = ((None, True), (0.2, True), (0.02, False))
