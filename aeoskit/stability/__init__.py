@@ -1,5 +1,12 @@
 """Stability: thresholds checked against the linear recurrences that they come from."""
 
+from ._equivalent import equivalent_ratio as equivalent_ratio
+from ._multiplier import MULTIPLIER_RESULTS as MULTIPLIER_RESULTS
+from ._multiplier import Multipliers as Multipliers
+from ._multiplier import flip_multiplier as flip_multiplier
+from ._multiplier import leading_multipliers as leading_multipliers
+from ._period_two import PeriodTwoOrbit as PeriodTwoOrbit
+from ._period_two import period_two_orbit as period_two_orbit
 from ._recurrence import ThresholdCheck as ThresholdCheck
 from ._recurrence import companion_matrix as companion_matrix
 from ._recurrence import spectral_radius as spectral_radius

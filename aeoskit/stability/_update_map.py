@@ -1,0 +1,256 @@
+"""An update map with some of its leaves held, and the Jacobian of it as a lineax operator.
+
+A vector here is a tuple of the leaves that move, in the order of the leaves of
+`{"params": params, "state": state}`: a user's containers may refuse what is no state of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree
+
+from aeoskit.linalg import dense_matrix, restrict
+from aeoskit.linalg._protocol import never, register_operator, structure_of
+
+Leaves = tuple[Array, ...]
+Reuse = Literal["linearize", "recompute"]
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic)
+
+
+def _dtype(leaf: Any) -> Any:
+    return leaf.dtype if isinstance(leaf, jax.Array) else np.asarray(leaf).dtype
+
+
+def check_pair(name: str, state: Any) -> tuple[PyTree, PyTree]:
+    """The `(params, state)` that the user gave, or a `ValueError`."""
+    if not isinstance(state, tuple | list) or len(state) != 2:
+        raise ValueError(
+            f"{name}: the point is a {type(state).__name__}, not a pair: pass "
+            "`(params, optimizer_state)`, with () for an update without state."
+        )
+    return state[0], state[1]
+
+
+def _held(point: PyTree, hold: Any) -> set[int]:
+    """Which leaves `hold` names, by their numbers."""
+    if hold is None:
+        return set()
+    leaves, treedef = jax.tree.flatten(point)
+    if isinstance(hold, tuple) and not all(isinstance(h, str) for h in hold):
+        if len(hold) != 2:
+            raise ValueError(
+                f"hold={hold!r} has {len(hold)} parts: a prefix of booleans is a pair, such as "
+                "(False, True) for params that move and a state that does not."
+            )
+        if not any(jax.tree.leaves(hold)):
+            return set()
+        hold = {"params": hold[0], "state": hold[1]}
+    elif isinstance(hold, str) and hold in ("params", "state") and not jax.tree.leaves(point[hold]):
+        return set()
+    numbers = jax.tree.unflatten(treedef, list(range(len(leaves))))
+    try:
+        return set(jax.tree.leaves(restrict(numbers, hold)))
+    except ValueError as error:
+        raise ValueError(
+            f"hold={hold!r}: {error} Here the leaves are those of (params, state), and what is "
+            'named is held fixed, as in hold="state/*/nu" or hold=lambda path: "nu" in path.'
+        ) from error
+
+
+class HeldMap(eqx.Module):
+    """An update map as a function of the leaves that move; all others keep their values.
+
+    Integer, boolean and key leaves never move, so that a step count does not count: the map is
+    the one of the coming step, again and again.
+
+    Args:
+        update_map: `(params, state, *args) -> (params, state)`.
+        params: the parameters.
+        state: the optimizer's state.
+        args: more arguments of the map.
+        hold: which leaves are held, see `flip_multiplier`.
+
+    Raises:
+        TypeError: the map is no function, or a leaf that moves is complex.
+        ValueError: nothing is left to move.
+    """
+
+    arrays: list[Array | None]
+    # Functions and Python numbers; hashable, so that a call does not retrace.
+    others: tuple[Any, ...] = eqx.field(static=True)
+    treedef: Any = eqx.field(static=True)
+    moving: tuple[int, ...] = eqx.field(static=True)
+    paths: tuple[str, ...] = eqx.field(static=True)
+
+    def __init__(
+        self, update_map: Any, params: PyTree, state: PyTree, args: Any = (), hold: Any = None
+    ):
+        if not callable(update_map):
+            raise TypeError(
+                f"update_map is a {type(update_map).__name__}: pass the function of one step, "
+                "`(params, state) -> (params, state)`."
+            )
+        point = {"params": params, "state": state}
+        held = _held(point, hold)
+        first = len(jax.tree.leaves((update_map, tuple(args))))
+        leaves, self.treedef = jax.tree.flatten((update_map, tuple(args), point))
+        self.arrays = [jnp.asarray(x) if _is_array(x) else None for x in leaves]
+        self.others = tuple(None if _is_array(x) else x for x in leaves)
+        named, moving = jax.tree_util.tree_leaves_with_path(point), []
+        self.paths = tuple(jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in named)
+        for number, (path, (_, leaf)) in enumerate(zip(self.paths, named, strict=True)):
+            if number in held or not _is_array(leaf):
+                continue
+            if jnp.issubdtype(_dtype(leaf), jnp.complexfloating):
+                raise TypeError(
+                    f"{path} is complex, and the Jacobian is taken over real leaves: hold it "
+                    f'(hold="{path}"), or split it into its real and imaginary part.'
+                )
+            if jnp.issubdtype(_dtype(leaf), jnp.floating) and leaf.size:
+                moving.append(first + number)
+        if not any(self._path(i, first).startswith("params") for i in moving):
+            raise ValueError(
+                "no floating-point leaf of the parameters is left to move: there is no Jacobian "
+                "to speak of; hold less."
+            )
+        self.moving = tuple(moving)
+
+    def _path(self, number: int, first: int | None = None) -> str:
+        first = len(self.arrays) - len(self.paths) if first is None else first
+        return self.paths[number - first]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The paths of the leaves that move."""
+        return tuple(self._path(i) for i in self.moving)
+
+    @property
+    def of_params(self) -> tuple[bool, ...]:
+        """Which of the leaves that move are parameters."""
+        return tuple(name.partition("/")[0] == "params" for name in self.names)
+
+    @property
+    def point(self) -> Leaves:
+        """The leaves that move, where they are."""
+        found = [self.arrays[i] for i in self.moving]
+        return tuple(x for x in found if x is not None)
+
+    def _tree(self, moved: Leaves | None = None) -> PyTree:
+        leaves = [o if a is None else a for a, o in zip(self.arrays, self.others, strict=True)]
+        for number, leaf in zip(self.moving, self.point if moved is None else moved, strict=True):
+            leaves[number] = leaf
+        return jax.tree.unflatten(self.treedef, leaves)
+
+    def embed(self, vector: tuple[Any, ...]) -> tuple[PyTree, PyTree]:
+        """The `(params, state)` with these leaves, and None for those that are held."""
+        leaves: list[Any] = [None] * len(self.others)
+        for number, leaf in zip(self.moving, vector, strict=True):
+            leaves[number] = leaf
+        point = jax.tree.unflatten(self.treedef, leaves)[2]
+        return point["params"], point["state"]
+
+    def at(self, moved: Leaves) -> tuple[PyTree, PyTree]:
+        """The `(params, state)` with these leaves, and the others as they were."""
+        point = self._tree(moved)[2]
+        return point["params"], point["state"]
+
+    def moved(self, leaves: Leaves) -> HeldMap:
+        """The map at another point."""
+        arrays = list(self.arrays)
+        for number, leaf in zip(self.moving, leaves, strict=True):
+            arrays[number] = leaf
+        return eqx.tree_at(lambda m: m.arrays, self, arrays, is_leaf=lambda x: x is None)
+
+    def __call__(self, moved: Leaves) -> Leaves:
+        """The leaves that move, after one step."""
+        update_map, args, point = self._tree(moved)
+        new = update_map(point["params"], point["state"], *args)
+        params, state = check_pair("what update_map returned", new)
+        after = {"params": params, "state": state}
+        found = jax.tree_util.tree_leaves_with_path(after)
+        at = {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in found}
+        out = []
+        for name, leaf in zip(self.names, moved, strict=True):
+            if name not in at or jnp.shape(at[name]) != leaf.shape:
+                got = f"shape {jnp.shape(at[name])}" if name in at else "no such leaf"
+                raise ValueError(
+                    f"update_map takes {name} of shape {leaf.shape} and returns {got}: it has to "
+                    "return (params, state) of the structure that it takes."
+                )
+            out.append(jnp.asarray(at[name]).astype(leaf.dtype))
+        return tuple(out)
+
+
+class MapJacobian(lx.AbstractLinearOperator):
+    """`D⁻¹ J D`, J the Jacobian of an update map at its point: the eigenvalues of J.
+
+    A product is one `jax.jvp` of the map; after `lineax.linearise`, one of its linearization.
+    Coordinates that are not `alive` are taken out of J, and stand on the diagonal with `fill`.
+
+    Args:
+        map: the map and the point.
+        scale: D, a positive array for each leaf that moves.
+        alive: booleans of the same shapes.
+        fill: the eigenvalue of coordinates that are not alive.
+        reuse: "linearize", or "recompute" where a linearization would not fit into memory.
+        linear: the linearization; `lineax.linearise` makes it.
+    """
+
+    map: HeldMap
+    scale: tuple[Float[Array, ...], ...]
+    alive: tuple[Bool[Array, ...], ...]
+    fill: float = eqx.field(static=True, default=1.0)
+    reuse: Reuse = eqx.field(static=True, default="linearize")
+    linear: Callable[..., Leaves] | None = None
+
+    def mv(self, vector: Leaves) -> Leaves:
+        """`D⁻¹ J D v`: one derivative of the map."""
+        point = self.map.point
+        tangent = tuple(
+            jnp.where(a, (d * v).astype(x.dtype), jnp.zeros((), x.dtype))
+            for v, d, a, x in zip(vector, self.scale, self.alive, point, strict=True)
+        )
+        if self.linear is None:
+            image = jax.jvp(self.map, (point,), (tangent,))[1]
+        else:
+            image = self.linear(tangent)
+        return tuple(
+            jnp.where(a, (y / d).astype(v.dtype), (self.fill * v).astype(v.dtype))
+            for y, d, a, v in zip(image, self.scale, self.alive, vector, strict=True)
+        )
+
+    def as_matrix(self) -> Float[Array, "n n"]:
+        """The dense matrix (small maps only): a product a column."""
+        return dense_matrix(self)
+
+    def transpose(self) -> lx.AbstractLinearOperator:
+        """Not given: where a derivative is infinite, a transposed product is NaN everywhere."""
+        raise NotImplementedError("MapJacobian has no transpose; take `as_matrix().T`.")
+
+    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """The leaves that move."""
+        return structure_of(self.map.point)
+
+    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """The leaves that move."""
+        return structure_of(self.map.point)
+
+
+def _linearised(operator: MapJacobian) -> MapJacobian:
+    if operator.reuse == "recompute" or operator.linear is not None:
+        return operator
+    _, linear = jax.linearize(operator.map, operator.map.point)
+    return eqx.tree_at(lambda o: o.linear, operator, linear, is_leaf=lambda x: x is None)
+
+
+register_operator(MapJacobian, linearise=_linearised, symmetric=never)
