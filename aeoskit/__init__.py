@@ -45,6 +45,7 @@ from .optimizers import adam as adam
 from .optimizers import adamw as adamw
 from .optimizers import amsgrad as amsgrad
 from .optimizers import apply_updates as apply_updates
+from .optimizers import as_minimiser as as_minimiser
 from .optimizers import as_optax as as_optax
 from .optimizers import freeze as freeze
 from .optimizers import from_optax as from_optax

@@ -5,6 +5,7 @@ from ._adafactor import Adafactor as Adafactor
 from ._adagrad import Adagrad as Adagrad
 from ._amsgrad import AMSGrad as AMSGrad
 from ._direction_rule import AbstractDirectionRule as AbstractDirectionRule
+from ._minimiser import as_minimiser as as_minimiser
 from ._momentum import EMA as EMA
 from ._momentum import AbstractMomentum as AbstractMomentum
 from ._momentum import EMANesterov as EMANesterov

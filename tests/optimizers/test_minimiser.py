@@ -1,0 +1,46 @@
+"""Optimizers as optimistix minimisers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optimistix as optx
+import pytest
+
+from aeoskit.optimizers import adam, apply_updates, as_minimiser, momentum
+
+MATRIX = jnp.diag(jnp.array([1.0, 4.0, 9.0]))
+TARGET = {"a": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
+
+
+def loss(y, args):
+    x = jnp.append(y["a"] - TARGET["a"], y["b"] - TARGET["b"])
+    return args * 0.5 * x @ MATRIX @ x
+
+
+def test_the_minimum_is_found():
+    start = jax.tree.map(jnp.zeros_like, TARGET)
+    solver = as_minimiser(adam(0.05), rtol=1e-5, atol=1e-5)
+    found = optx.minimise(loss, solver, start, 1.0, max_steps=5000)
+    assert bool(found.result == optx.RESULTS.successful)
+    for x, y in zip(jax.tree.leaves(found.value), jax.tree.leaves(TARGET), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-3)
+
+
+def test_its_steps_are_the_optimizers():
+    start = jax.tree.map(jnp.zeros_like, TARGET)
+    optimizer = momentum(0.02)
+    found = optx.minimise(
+        loss, as_minimiser(optimizer, 1e-9, 1e-9), start, 1.0, max_steps=7, throw=False
+    )
+    assert bool(found.result == optx.RESULTS.nonlinear_max_steps_reached)
+    params, state = start, optimizer.init(start)
+    for _ in range(7):
+        updates, state = optimizer.update(jax.grad(loss)(params, 1.0), state, params)
+        params = apply_updates(params, updates)
+    for x, y in zip(jax.tree.leaves(found.value), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5)
+
+
+def test_what_is_no_optimizer():
+    with pytest.raises(TypeError, match="such as adam"):
+        as_minimiser(0.1)
