@@ -8,7 +8,7 @@ from jaxtyping import PyTree
 
 from aeoskit.linalg import AbstractEigenSolver, IdentityPreconditioner, Lanczos, Tracking
 from aeoskit.objective import Objective
-from aeoskit.optimizers import Frozen, Identity, Optimizer
+from aeoskit.optimizers import Frozen, Identity, Optimizer, Sign
 from aeoskit.probes import (
     AbstractProbe,
     LossAndGradient,
@@ -63,9 +63,11 @@ def build(experiment: Experiment) -> Setup:
         params=params,
     )
     lanes = experiment.lanes()
+    main = build_optimizer(optimizer, lanes)
+    _check_metrics(experiment, main)
     trajectory = Trajectory(
         objective=objective,
-        optimizer=build_optimizer(optimizer, lanes),
+        optimizer=main,
         probes=build_probes(experiment.probes),
         batch=train.batch,
         lanes=len(lanes) if len(lanes) > 1 else None,
@@ -78,6 +80,27 @@ def build_optimizer(choice: Choice, lanes: tuple[dict[str, float], ...]) -> Opti
     """The optimizer, with a lane axis if there are several lanes."""
     optimizers = [choice.build(**lane) for lane in lanes]
     return optimizers[0] if len(optimizers) == 1 else stack_lanes(optimizers)
+
+
+def _check_metrics(experiment: Experiment, main: Optimizer) -> None:
+    """Refuses what asks for the preconditioner of an optimizer that has none."""
+    assert experiment.optimizer is not None
+    tracked = any(track.variant == "preconditioned_sharpness" for track in experiment.probes)
+    runs = [(experiment.optimizer, main)]
+    for branch in experiment.branches:
+        if branch.optimizer is not None:
+            runs.append((branch.optimizer, build_optimizer(branch.optimizer, ({},))))
+        elif isinstance(main.preconditioner_rule, Sign):
+            raise ValueError(
+                f"optimizer {experiment.optimizer.variant} has no preconditioner that could be "
+                f"held: take another optimizer, or leave out branch freeze."
+            )
+    for choice, optimizer in runs:
+        if tracked and isinstance(optimizer.preconditioner_rule, Sign):
+            raise ValueError(
+                f"optimizer {choice.variant} has no preconditioner, since its step is piecewise "
+                f"constant in the gradient: track sharpness, or take another optimizer."
+            )
 
 
 def _solver(track: Track) -> AbstractEigenSolver:
@@ -115,7 +138,7 @@ def is_raw(optimizer: Optimizer) -> bool:
     rule = optimizer.preconditioner_rule
     if isinstance(rule, Frozen):
         return isinstance(rule.preconditioner, IdentityPreconditioner)
-    return isinstance(rule, Identity)
+    return isinstance(rule, (Identity, Sign))
 
 
 def _whole(seed: PyTree) -> int:

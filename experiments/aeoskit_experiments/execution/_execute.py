@@ -288,7 +288,22 @@ def _advance(dataset: xr.Dataset, lanes: list[dict[str, Any]]) -> dict[str, Any]
     return summarize_advance(*chosen)
 
 
-_NAMES = {"adam": "Adam", "adamw": "AdamW", "nadam": "NAdam", "rmsprop": "RMSProp"}
+_NAMES = {
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "nadam": "NAdam",
+    "nadamw": "NAdamW",
+    "rmsprop": "RMSProp",
+    "scalar_rmsprop": "scalar RMSProp",
+    "amsgrad": "AMSGrad",
+    "padam": "Padam",
+    "adabelief": "AdaBelief",
+    "gi_adam": "GI-Adam",
+    "adagrad": "Adagrad",
+    "adafactor": "Adafactor",
+    "lion": "Lion",
+    "sign_descent": "sign descent",
+}
 
 
 def _draw(

@@ -61,6 +61,9 @@ _HYPERPARAMETERS = {
     "eps": "Added to the preconditioner",
     "eps_root": "Added to the second moments, inside the root",
     "weight_decay": "Decoupled weight decay",
+    "initial_accumulator": "Where the sum of squared gradients starts",
+    "decay_rate": "The second moments at step t forget t^-decay_rate",
+    "clipping_threshold": "The largest root mean square of a leaf's update before lr",
 }
 
 STAGES: dict[str, StageKind] = {
@@ -97,6 +100,16 @@ STAGES: dict[str, StageKind] = {
                 "adam",
                 "adamw",
                 "nadam",
+                "nadamw",
+                "amsgrad",
+                "padam",
+                "adabelief",
+                "gi_adam",
+                "adagrad",
+                "scalar_rmsprop",
+                "adafactor",
+                "lion",
+                "sign_descent",
             ),
             positional=True,
             floats=_HYPERPARAMETERS,

@@ -1,0 +1,39 @@
+"""Optimizers without a preconditioner are refused where one is asked for, before any training."""
+
+import pytest
+
+from aeoskit_experiments import (
+    UserError,
+    branch,
+    data,
+    execute,
+    loss,
+    model,
+    optimizer,
+    pipe,
+    store,
+    track,
+    train,
+)
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ((track("preconditioned_sharpness"),), "optimizer lion has no .* track sharpness"),
+        ((branch("freeze", at=1),), "optimizer lion has no preconditioner that could be held"),
+    ],
+)
+def test_refuses_a_metric_that_is_not_there(stages, message: str, runs):
+    pipeline = pipe(
+        data("digits", examples=20),
+        model("mlp", width=4),
+        loss("mse"),
+        optimizer("lion", lr=1e-3),
+        train(2),
+        store(str(runs)),
+        *stages,
+    )
+    with pytest.raises(UserError, match=message):
+        execute(pipeline)
+    assert not list(runs.iterdir())
