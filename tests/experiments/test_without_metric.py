@@ -2,11 +2,11 @@
 
 import pytest
 
-from aeoskit_experiments import (
-    UserError,
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.execution import Silent, execute
+from aeoskit_experiments.pipelines import (
     branch,
     data,
-    execute,
     loss,
     model,
     optimizer,
@@ -35,5 +35,5 @@ def test_refuses_a_metric_that_is_not_there(stages, message: str, runs):
         *stages,
     )
     with pytest.raises(UserError, match=message):
-        execute(pipeline)
+        execute(pipeline, listener=Silent())
     assert not list(runs.iterdir())
