@@ -65,6 +65,9 @@ class Muon(AbstractDirectionRule):
     divided by the scale of the update. Leaves that are not matrices have the P of `others`. One
     momentum rule serves all leaves, so that there is one threshold.
 
+    With P held constant that threshold is exact. With P live it does not bound `λ₁(P⁻¹H)`, which
+    goes far above it while training goes on: P forgets as fast as momentum does.
+
     Source: Jordan et al., *Muon: an optimizer for hidden layers in neural networks* (2024); the
     scale "rms" from Liu et al., arXiv 2502.16982. Each step costs one singular value
     decomposition a matrix.

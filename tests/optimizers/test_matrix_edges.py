@@ -39,8 +39,8 @@ def test_held_metric_diverges_exactly_above_the_threshold(name: str, x64: None):
             grads = jax.tree.map(lambda leaf, i=i: leaf[i], noise)
             _, state = optimizer.update(grads, state)
         last = jax.tree.map(lambda leaf: leaf[5], noise)
-        frozen, _ = ak.freeze(optimizer, state, last)
-        p = frozen.preconditioner_rule.preconditioner
+        frozen, held = ak.freeze(optimizer, state, last)
+        p = frozen.preconditioner(held, last)
         state = frozen.init(tree(start))
         curvatures = factor * frozen.threshold(state) * spectrum
 
