@@ -123,7 +123,9 @@ def _finish(
 
     def one(number: Int[Array, ""]) -> tuple[Any, ...]:
         vector = block_row(solution.vectors, number)
-        vector = tuple(d * v for d, v in zip(seen.scale, vector, strict=True))
+        vector = tuple(
+            jnp.where(a, d * v, 0) for d, v, a in zip(seen.scale, vector, seen.alive, strict=True)
+        )
 
         def norm(mine: bool) -> Array:
             parts = [

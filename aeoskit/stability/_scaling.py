@@ -105,7 +105,7 @@ def automatic_scale(held: HeldMap, after: Leaves, alive: tuple[Bool[Array, ...],
         # The larger cosine: of the entries' sizes with √ν, or with a constant.
         follows = sum(jnp.sum(x * r) for x, r in zip(sizes, roots, strict=True)) / along
         level = sum(jnp.sum(x) for x in sizes)
-        for name, i, root in zip(params, tree, roots, strict=True):
+        for i, root in zip(tree, roots, strict=True):
             path = held.paths[i]
             if path not in place:
                 continue

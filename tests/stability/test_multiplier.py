@@ -1,0 +1,257 @@
+"""Multipliers of update maps against closed forms: the frozen zoo, quadratics, orbits."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aeoskit import optimizers as opt
+from aeoskit.stability import (
+    MULTIPLIER_RESULTS,
+    equivalent_ratio,
+    flip_multiplier,
+    leading_multipliers,
+    period_two_orbit,
+)
+from aeoskit.stability._multiplier import _probe
+from aeoskit.stability._update_map import HeldMap
+
+# Every named optimizer that has a metric: with P frozen, each is a rule over it.
+ZOO = {
+    "gradient_descent": lambda: opt.gradient_descent(0.1, weight_decay=0.2),
+    "momentum": lambda: opt.momentum(0.1),
+    "momentum_polyak": lambda: opt.momentum(0.1, form="polyak", weight_decay=0.5),
+    "nesterov": lambda: opt.nesterov(0.1),
+    "nesterov_ema": lambda: opt.nesterov(0.1, 0.8, form="ema"),
+    "rmsprop": lambda: opt.rmsprop(0.01),
+    "rmsprop_polyak": lambda: opt.rmsprop(0.01, beta1=0.9),
+    "adam": lambda: opt.adam(0.01, 0.64),
+    "adamw": lambda: opt.adamw(0.01, weight_decay=0.3),
+    "nadam": lambda: opt.nadam(0.01),
+    "nadamw": lambda: opt.nadamw(0.01, weight_decay=0.3),
+    "amsgrad": lambda: opt.amsgrad(0.01),
+    "padam": lambda: opt.padam(0.01),
+    "adabelief": lambda: opt.adabelief(0.01),
+    "gi_adam": lambda: opt.gi_adam(0.01),
+    "adagrad": lambda: opt.adagrad(0.01),
+    "scalar_rmsprop": lambda: opt.scalar_rmsprop(0.01),
+    "adafactor": lambda: opt.adafactor(0.01),
+    "muon": lambda: opt.muon(0.01),
+    "shampoo": lambda: opt.shampoo(0.01),
+    "soap": lambda: opt.soap(0.01),
+}
+SHAPE = (3, 2)
+LATE = 100_000  # NAdam's rule varies with the step number, up to here
+
+
+def _frozen(name: str, key: jax.Array):
+    """The optimizer with P frozen after a step, its state, and P as a matrix."""
+    optimizer = ZOO[name]()
+    params = jax.random.normal(key, SHAPE)
+
+    state = optimizer.init(params)
+    for i in range(2):
+        grads = jax.random.normal(jax.random.fold_in(key, i), SHAPE)
+        if not i:
+            _, state = optimizer.update(grads, state, params)
+    frozen, state = opt.freeze(optimizer, state, grads, params)
+    metric = frozen.preconditioner_rule.preconditioner
+    columns = [metric.mv(unit.reshape(SHAPE)).reshape(-1) for unit in jnp.eye(6)]
+    return frozen, state, np.stack(columns, axis=1)
+
+
+def test_equivalent_ratio_of_every_frozen_optimizer(x64: None):
+    """The whole zoo in one compiled solve: which optimizer it is, is an argument."""
+    branches, cases = [], []
+    for number, name in enumerate(ZOO):
+        frozen, state, metric = _frozen(name, jax.random.key(number))
+        leaves, treedef = jax.tree.flatten(state)
+        buffers = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
+        assert len(buffers) <= 1
+        assert all(x.shape == SHAPE for x in buffers)
+
+        def step(params, buffer, grads, frozen=frozen, leaves=leaves, treedef=treedef):
+            floating = [jnp.issubdtype(x.dtype, jnp.floating) for x in leaves]
+            full = [buffer if f else jnp.asarray(LATE) for f in floating]
+            state = jax.tree.unflatten(treedef, full)
+            updates, after = frozen.update(grads, state, params)
+            new = [x for x, f in zip(jax.tree.leaves(after), floating, strict=True) if f]
+            return params + updates, new[0] if new else buffer
+
+        branches.append(step)
+        cases.append((name, frozen, state, np.asarray(metric)))
+
+    def update_map(params, buffer, index, hessian):
+        grads = (hessian @ params.reshape(-1)).reshape(SHAPE)
+        return jax.lax.switch(index, branches, params, buffer, grads)
+
+    ratio_of = eqx.filter_jit(equivalent_ratio)
+    rng = np.random.default_rng(0)
+    point = jnp.asarray(rng.normal(size=SHAPE)), jnp.asarray(rng.normal(size=SHAPE))
+    for number, (name, frozen, state, metric) in enumerate(cases):
+        root = rng.normal(size=(6, 6))
+        hessian = root @ root.T
+        top = np.linalg.eigvals(np.linalg.solve(metric, hessian)).real.max()
+        for ratio in (0.6, 1.02):
+            scaled = jnp.asarray(ratio * float(frozen.threshold(state)) / top * hessian)
+            found = flip_multiplier(update_map, point, args=(jnp.asarray(number), scaled))
+            lr = frozen.learning_rate(state)
+            decay = 0.0 if frozen.weight_decay is None else frozen.weight_decay
+            assert bool(found.converged), name
+            assert (float(found.value.real) < -1) == (ratio > 1), name
+            seen = ratio_of(found.value, frozen.momentum_rule, lr, jnp.asarray(decay))
+            np.testing.assert_allclose(seen, ratio, rtol=1e-3, err_msg=name)
+
+
+def test_smooth_maps_whose_derivative_is_a_multiple_of_the_identity_are_not_refused():
+    """Gradient descent on an isotropic quadratic, in one and in many dimensions; a step of zero."""
+    for size in (1, 4):
+        for factor in (0.7, 1.0):
+            held = HeldMap(lambda p, s, f: (f * p, s), jnp.ones(size), (), (jnp.asarray(factor),))
+            assert not bool(_probe(held, None).constant.any())
+
+
+def test_under_jit_lion_is_a_result(x64: None):
+    """One program: what cannot be raised there is said in `result`, and the value is NaN."""
+    curvature = jnp.array([0.5, 1.0, 2.0])
+
+    def update_map(params, state, sign):
+        grads = curvature * params
+        return params - 0.9 * jnp.where(sign, jnp.sign(grads), grads), state
+
+    @jax.jit
+    def solve(params, sign):
+        found = flip_multiplier(update_map, (params, ()), args=(sign,))
+        good = found.result == MULTIPLIER_RESULTS.successful
+        return found.value, good, found.result == MULTIPLIER_RESULTS.not_differentiable
+
+    value, good, _ = solve(jnp.ones(3), jnp.asarray(False))
+    np.testing.assert_allclose(value, 1 - 0.9 * 2, atol=1e-12)
+    assert bool(good)
+    value, good, refused = solve(jnp.ones(3), jnp.asarray(True))
+    assert bool(jnp.isnan(value))
+    assert bool(refused)
+    assert not bool(good)
+
+
+def test_what_is_held(x64: None):
+    """Integers, keys and what `hold` names stay where they are, whatever the map does to them."""
+    state = {"m": jnp.ones(2), "nu": jnp.ones(2), "count": jnp.asarray(3), "key": jax.random.key(0)}
+
+    def update_map(params, state):
+        m = 0.5 * state["m"] + 3 * params + state["nu"]
+        nu = -7 * state["nu"]
+        count, key = state["count"] + 1, jax.random.split(state["key"])[0]
+        return params - m, dict(m=m, nu=nu, count=count, key=key)
+
+    def names(hold):
+        return HeldMap(update_map, jnp.ones(2), state, hold=hold).names
+
+    assert names(None) == ("params", "state/m", "state/nu")
+    for hold in ("state/nu", ["*/nu"], lambda path: "nu" in path, (False, {**state, **NU})):
+        assert names(hold) == ("params", "state/m")
+    assert names("state") == names((False, True)) == ("params",)
+    only = flip_multiplier(update_map, (jnp.ones(2), state), hold="state")
+    np.testing.assert_allclose(only.value, -2.0)
+    assert only.vector[1]["nu"] is None
+    with pytest.raises(ValueError, match="names no leaf"):
+        names("state/v")
+    with pytest.raises(ValueError, match="no floating-point leaf of the parameters"):
+        names("params")
+
+
+NU = {"m": False, "nu": True, "count": False, "key": False}
+
+
+def test_leading_multipliers_in_the_users_scale(x64: None):
+    factors = jnp.array([0.2, -1.2, 0.9, 0.5])
+    found = leading_multipliers(
+        lambda p, s, f: (f * p, s), (jnp.ones(4), ()), 2, args=(factors,), scale=(factors**2, 1.0)
+    )
+    np.testing.assert_allclose(found.value, [-1.2, 0.9], rtol=1e-8)
+    assert found.vector[0].shape == (2, 4)
+    with pytest.raises(ValueError, match="not positive"):
+        leading_multipliers(lambda p, s: (p, s), (jnp.ones(4), ()), 2, scale=(factors, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "match"),
+    [
+        (lambda: flip_multiplier(3, (jnp.ones(2), ())), TypeError, "pass the function"),
+        (lambda: flip_multiplier(lambda p, s: p, jnp.ones(2)), ValueError, "not a pair"),
+        (lambda: flip_multiplier(lambda p, s: (p[:1], s), (jnp.ones(2), ())), ValueError, "params"),
+        (
+            lambda: flip_multiplier(lambda p, s: (p, s), (jnp.ones(2) * 1j, ())),
+            TypeError,
+            "complex",
+        ),
+        (lambda: equivalent_ratio(-1.0, "ema"), ValueError, "a str"),
+        (lambda: equivalent_ratio(-1.0, ([1.0, 2.0], [1.0, 2.0])), ValueError, "lower degree"),
+    ],
+)
+def test_bad_questions(bad, error, match):
+    with pytest.raises(error, match=match):
+        bad()
+
+
+def test_no_value_where_the_map_is_not_finite():
+    found = flip_multiplier(lambda p, s: (p * jnp.nan, s), (jnp.ones(2), ()))
+    assert bool(found.result == MULTIPLIER_RESULTS.nonfinite)
+    assert bool(jnp.isnan(found.value))
+    assert not bool(found.converged)
+
+
+RULES = [lambda: opt.EMA(0.9), lambda: opt.Nesterov(0.5), opt.NoMomentum]
+
+
+@pytest.mark.parametrize("make", RULES, ids=["ema", "nesterov", "none"])
+@pytest.mark.parametrize("step_decay", [0.0, 0.4])
+def test_equivalent_ratio_inverts_the_recurrence(make, step_decay: float, x64: None):
+    """Real and complex multipliers, by the rule and by its polynomial."""
+    rule, lr = make(), 0.3
+    numbers = jnp.asarray(lr), jnp.asarray(step_decay / lr)
+    threshold = rule.threshold(*numbers)
+    zero, one = (np.asarray(rule.recurrence(jnp.asarray(s), *numbers)) for s in (0.0, 1.0))
+    a = np.poly(zero)
+    b = (np.poly(one) - a)[1:]
+    for ratio in (0.4, 0.9999, 1.03, 1.5):
+        values = np.linalg.eigvals(zero + ratio * float(threshold) * (one - zero))
+        value = complex(values[np.argmin(values.real)])
+        np.testing.assert_allclose(equivalent_ratio(value, rule, *numbers), ratio, rtol=1e-6)
+        np.testing.assert_allclose(equivalent_ratio(value, (a, b)), ratio, rtol=1e-6)
+
+
+def test_equivalent_ratio_of_a_rule_with_two_buffers(x64: None):
+    """`x -= lr (m₁ + m₂)`: three multipliers a mode, so that no trace tells the real part."""
+    a = np.poly([1.0, 0.9, 0.5])
+    b = np.polyadd(0.1 * np.poly([0.0, 0.5]), 0.5 * np.poly([0.0, 0.9]))
+    threshold = -np.polyval(a, -1) / np.polyval(b, -1)
+    values = np.roots(np.polyadd(a, 0.7 * threshold * b))
+    value = complex(values[np.argmin(values.real)])
+    assert value.imag != 0
+    np.testing.assert_allclose(equivalent_ratio(value, (a, b)), 0.7, rtol=1e-5)
+    np.testing.assert_allclose(equivalent_ratio(-1.0, (a, b)), 1.0, rtol=1e-12)
+
+
+def test_period_two_orbit_of_gradient_descent_is_the_closed_form(x64: None):
+    """On `S x²/2 - Q x⁴/4`: `x² = S/Q - 2/(η Q)` past the edge, a fixed point before it."""
+    eta, q = 0.5, 3.0
+
+    def update_map(x, state, s):
+        return x - eta * (s * x - q * x**3), state
+
+    for s, there in ((4.4, True), (3.6, False)):
+        orbit = period_two_orbit(update_map, (jnp.asarray(0.1), ()), args=(jnp.asarray(s),))
+        assert bool(orbit.converged)
+        assert bool(orbit.is_orbit) == there
+        square = s / q - 2 / (eta * q) if there else 0.0
+        np.testing.assert_allclose(orbit.amplitude**2, square, rtol=1e-8, atol=1e-12)
+    resting = period_two_orbit(update_map, (jnp.asarray(0.0), ()), args=(jnp.asarray(4.4),))
+    assert not bool(resting.is_orbit)
+    kick = (jnp.asarray(0.01), ())
+    moved = period_two_orbit(
+        update_map, (jnp.asarray(0.0), ()), args=(jnp.asarray(4.4),), displacement=kick
+    )
+    assert bool(moved.is_orbit)
+    np.testing.assert_allclose(moved.first[0], -moved.second[0], rtol=1e-8)
