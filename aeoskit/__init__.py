@@ -75,6 +75,12 @@ from .probes import StabilityThreshold as StabilityThreshold
 from .probes import preconditioned_operator as preconditioned_operator
 from .probes import preconditioned_sharpness as preconditioned_sharpness
 from .probes import sharpness as sharpness
+from .stability import Multipliers as Multipliers
+from .stability import PeriodTwoOrbit as PeriodTwoOrbit
+from .stability import equivalent_ratio as equivalent_ratio
+from .stability import flip_multiplier as flip_multiplier
+from .stability import leading_multipliers as leading_multipliers
+from .stability import period_two_orbit as period_two_orbit
 from .trajectory import Carry as Carry
 from .trajectory import Chunk as Chunk
 from .trajectory import Continue as Continue
