@@ -50,6 +50,10 @@ class SOAP(AbstractPreconditionerRule):
     step. `d = √ν̂ + eps` from the second moments ν of the gradients in that basis. The basis of
     the first step is that of its own gradient.
 
+    Where that gradient is of lower rank, the basis of its null space is whichever the decomposition
+    returns, another one in another program: two runs of the same numbers may then differ by more
+    than rounding.
+
     Source: Vyas et al., arXiv 2409.11321, Algorithm 3. The authors' code differs: it takes no
     step at the first gradient, keeps ν sorted by the eigenvalues, and has ε under the correction.
 
