@@ -128,7 +128,8 @@ class Optimizer(eqx.Module):
         if order == "precondition_first" and isinstance(rule, AbstractDirectionRule):
             raise ValueError(
                 f"{type(rule).__name__} makes P of the direction of momentum, but under "
-                f'order="precondition_first" P acts before momentum: take order="precondition_last".'
+                f'order="precondition_first" P acts before momentum: take '
+                f'order="precondition_last".'
             )
         self.order = order
         self.decay_scaled = decay_scaled

@@ -20,7 +20,7 @@ from aeoskit_experiments.pipelines import (
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        ((track("preconditioned_sharpness"),), "optimizer lion has no .* track sharpness"),
+        ((track("preconditioned_sharpness", every=1),), "optimizer lion has no .* track sharpness"),
         ((branch("freeze", at=1),), "optimizer lion has no preconditioner that could be held"),
     ],
 )
