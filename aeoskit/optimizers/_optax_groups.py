@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from ._hyperparameters import is_concrete
 from ._momentum import AbstractMomentum, NoMomentum
 from ._optax_metrics import DECAY, FACTORS, KNOWN, METRICS, SIGNS, factor_of, rule_of
-from ._optax_parts import Part
+from ._optax_parts import OURS, Part
 
 Scalar = Float[Array, ""]
 WAY_OUT = (
@@ -102,8 +102,13 @@ def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
     at, rule = rules[0] if rules else (-1, NoMomentum())
     product: Any = jnp.ones(())
     decays: list[tuple[int, Any, Any]] = []
+    own: Any = jnp.zeros(())
     averaging = None
     for i, part in enumerate(parts):
+        if part.name == OURS:
+            optimizer = part.options["optimizer"]
+            rate = optimizer.decay_over_lr(optimizer.learning_rate(part.before))
+            own = own + rate / product
         if part.name in FACTORS:
             product = product * factor_of(part)
         elif part.name == DECAY:
@@ -116,7 +121,7 @@ def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
             f"the updates of this transformation go up the gradient (its factors multiply to "
             f"{float(product):.3g}): add optax.scale_by_learning_rate(lr), or optax.scale(-lr)."
         )
-    decay = inside = jnp.zeros_like(lr)
+    decay, inside = jnp.zeros_like(lr) + own, jnp.zeros_like(lr)
     for i, rate, before in decays:
         if is_concrete(rate) and not callable(rate) and float(rate) == 0:
             continue

@@ -14,14 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from aeoskit.linalg import DiagonalPreconditioner, IdentityPreconditioner
+
 from ._hyperparameters import cast_to, one_minus_power
-from ._momentum import EMA, AbstractMomentum, Nesterov, Polyak
+from ._momentum import EMA, AbstractMomentum, Nesterov, NoMomentum, Polyak
 from ._nadam import NAdamMomentum
-from ._optax_parts import Part
+from ._optax_parts import OURS, Part
 
 # Updates that hand on the gradient of a quadratic as it is.
 PLAIN = frozenset({"identity", "add_noise", "zero_nans"})
-FACTORS = frozenset({"scale", "scale_by_schedule"})
+FACTORS = frozenset({"scale", "scale_by_schedule", OURS})
 DECAY = "add_decayed_weights"
 # Piecewise constant: no P is in them, and their derivative is zero.
 SIGNS = frozenset({"scale_by_sign", "scale_by_lion", "scale_by_rprop"})
@@ -29,6 +31,8 @@ SIGNS = frozenset({"scale_by_sign", "scale_by_lion", "scale_by_rprop"})
 
 def factor_of(part: Part) -> Any:
     """The number by which the part scales, in the coming step."""
+    if part.name == OURS:
+        return -part.options["optimizer"].learning_rate(part.before)
     if part.name == "scale":
         return part.options["step_size"]
     return part.options["step_size_fn"](part.before.count)
@@ -37,6 +41,9 @@ def factor_of(part: Part) -> Any:
 def rule_of(part: Part) -> AbstractMomentum | None:
     """The part's momentum rule, if it has one."""
     options = part.options
+    if part.name == OURS:
+        rule = options["optimizer"].momentum_rule
+        return None if isinstance(rule, NoMomentum) else rule
     if part.name == "trace":
         return (Nesterov if options["nesterov"] else Polyak)(options["decay"])
     if part.name == "ema":
@@ -55,6 +62,20 @@ def diagonal_of(part: Part) -> PyTree[Array] | None:
     """
     metric = METRICS.get(part.name)
     return None if metric is None else metric(part)
+
+
+def _ours(part: Part) -> PyTree | None:
+    given = () if part.incoming is None else (part.incoming, part.params)
+    metric = part.options["optimizer"].preconditioner(part.before, *given)
+    if isinstance(metric, IdentityPreconditioner):
+        return None
+    if isinstance(metric, DiagonalPreconditioner):
+        return metric.diagonal
+    raise ValueError(
+        f"the metric of an aeoskit optimizer inside of an optax chain is a "
+        f"{type(metric).__name__}, and the bridge composes diagonal ones only: ask the optimizer "
+        "itself."
+    )
 
 
 def _map(function: Callable[..., Array], *trees: PyTree) -> PyTree:
@@ -211,6 +232,7 @@ METRICS: dict[str, Callable[[Part], PyTree | None]] = {
     "clip_by_global_norm": _global_norm,
     "clip_by_block_rms": _block_rms,
     "ema": _debias,
+    OURS: _ours,
 }
 MOMENTA = _MOMENTS | {"trace", "ema"}
 KNOWN = PLAIN | FACTORS | {DECAY, "schedule_free"} | frozenset(METRICS) | MOMENTA

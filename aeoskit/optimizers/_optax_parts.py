@@ -16,6 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from ._optimizer import Optimizer
+
+# An aeoskit optimizer inside of an optax chain.
+OURS = "aeoskit"
+
 
 class Part(NamedTuple):
     """One elementary update, and what it did in the coming step.
@@ -98,6 +103,8 @@ def _walk(update: Callable, state: Any, run: _Run) -> tuple[PyTree | None, Any]:
     bound = getattr(update, "__self__", None)
     if bound is not None and factory_of(update) == "MultiSteps":
         return _accumulated(bound, state, run)
+    if isinstance(bound, Optimizer):
+        return _elementary(update, OURS, {"optimizer": bound}, state, run)
     name, options = factory_of(update), variables_of(update)
     wrapper = _WRAPPERS.get(name)
     if wrapper is not None:

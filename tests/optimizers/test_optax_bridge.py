@@ -15,6 +15,7 @@ import aeoskit as ak
 from aeoskit.optimizers import (
     OptaxOptimizer,
     adam,
+    adamw,
     as_optax,
     momentum,
     preconditioner_of,
@@ -273,7 +274,13 @@ def test_ours_in_a_chain_of_theirs(x64):
     ours = optax.chain(optax.clip_by_global_norm(0.5), as_optax(adam(0.1)))
     theirs = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(0.1))
     assert_close(states(ours)[1], states(theirs)[1])
+    state = states(ours)[0]
+    expected = preconditioner_of(theirs, states(theirs)[0], GRADS)
+    assert_close(preconditioner_of(ours, state, GRADS).mv(PARAMS), expected.mv(PARAMS))
+    clipped = optax.chain(optax.clip_by_global_norm(0.5), as_optax(adamw(0.1, weight_decay=0.2)))
+    np.testing.assert_allclose(threshold_of(clipped, clipped.init(PARAMS)), 380 - 19 * 0.2)
     steps = optax.MultiSteps(as_optax(momentum(0.1)), 2)
+    np.testing.assert_allclose(threshold_of(steps, steps.init(PARAMS)), 380)
     assert steps.update(GRADS, steps.init(PARAMS), PARAMS)[0]["b"].shape == (3,)
 
 
