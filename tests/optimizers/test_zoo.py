@@ -66,10 +66,6 @@ CASES: dict[str, tuple[Callable[[], ak.Optimizer], Callable[[], Any]]] = {
             0.01, 0.8, 0.9, 1e-3, 1e-4, bias_correction_mu=False, bias_correction_nu=False
         ),
     ),
-    "amsgrad_first_moment": (
-        lambda: ak.amsgrad(0.01, beta2=0.9, correction="first_moment"),
-        lambda: optax.amsgrad(0.01, b2=0.9, bias_correction_nu=False),
-    ),
     "amsgrad": (
         lambda: ak.amsgrad(ak.Cosine(0.02, 60, final=0.1)),
         lambda: optax.amsgrad(COSINE),
@@ -83,10 +79,6 @@ CASES: dict[str, tuple[Callable[[], ak.Optimizer], Callable[[], Any]]] = {
     "adabelief_nesterov": (
         lambda: ak.adabelief(0.01, 0.8, 0.9, 1e-3, eps_root=1e-2, nesterov=True),
         lambda: optax.adabelief(0.01, 0.8, 0.9, 1e-3, 1e-2, nesterov=True),
-    ),
-    "adafactor": (
-        lambda: ak.adafactor(0.01, min_dim_size_to_factor=2),
-        lambda: adafactor_in_double(0.01),
     ),
     "adafactor_momentum_decay": (
         lambda: ak.adafactor(0.01, beta1=0.8, weight_decay=1e-3, min_dim_size_to_factor=2),
@@ -115,10 +107,6 @@ CASES: dict[str, tuple[Callable[[], ak.Optimizer], Callable[[], Any]]] = {
     ),
     "lion": (lambda: ak.lion(0.01), lambda: optax.lion(0.01)),
     "sign_descent": (lambda: ak.sign_descent(COSINE), lambda: optax.sign_sgd(COSINE)),
-    "signum": (
-        lambda: ak.sign_descent(0.01, 0.8),
-        lambda: optax.chain(optax.ema(0.8, debias=False), optax.sign_sgd(0.01)),
-    ),
 }
 LOOSE = {"adafactor_of_optax": (1e-5, 1e-8)}
 
@@ -259,13 +247,10 @@ def test_scalar_rmsprop_has_one_moment(x64: None):
 
 METRICS = {
     "amsgrad": lambda: ak.amsgrad(0.1),
-    "amsgrad_previous": lambda: ak.amsgrad(0.1, correction="none", maximum="previous"),
-    "padam": lambda: ak.padam(0.1),
     "adagrad": lambda: ak.adagrad(0.1, initial_accumulator=0.0),
     "adabelief": lambda: ak.adabelief(0.1),
     "scalar_rmsprop": lambda: ak.scalar_rmsprop(0.1),
     "adafactor": lambda: ak.adafactor(0.1, min_dim_size_to_factor=2),
-    "gi_adam": lambda: ak.gi_adam(0.1),
 }
 
 
@@ -306,7 +291,7 @@ def test_adafactor_is_exact_for_squares_of_rank_one():
     rule = ak.Adafactor(min_dim_size_to_factor=2, clipping_threshold=None, parameter_scale=False)
     rows, columns = jnp.array([1.0, 2.0, 0.5]), jnp.array([3.0, 1.0])
     for gradient in (rows[:, None] * columns[None], columns[:, None] * rows[None]):
-        state = rule.update(gradient, rule.init(gradient))
+        state = jax.jit(rule.update)(gradient, rule.init(gradient))
         assert {leaf.size for leaf in jax.tree.leaves(state.moments)} == {2, 3}
         metric: Any = rule.operator(state, jnp.asarray(1), jnp.asarray(1.0))
         np.testing.assert_allclose(metric.diagonal, gradient, rtol=1e-6)
@@ -334,12 +319,14 @@ def test_threshold_follows_the_schedule(name: str, x64: None):
     optimizer = ak.adam(make())
     state = optimizer.init(jnp.zeros(1))
     counts = jnp.arange(59, dtype=jnp.int32)
-    rates, thresholds = jax.vmap(
-        lambda count: (
-            optimizer.learning_rate(ak.OptimizerState(count, None, None)),
-            optimizer.threshold(ak.OptimizerState(count, state.momentum, state.preconditioner)),
-        )
-    )(counts)
+
+    @jax.jit
+    @jax.vmap
+    def both(count):
+        at = ak.OptimizerState(count, state.momentum, state.preconditioner)
+        return optimizer.learning_rate(at), optimizer.threshold(at)
+
+    rates, thresholds = both(counts)
     want = np.array([float(expected(int(count))) for count in counts])
     np.testing.assert_allclose(rates, want, rtol=1e-12, atol=1e-16)
     with np.errstate(divide="ignore"):
