@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,8 +19,8 @@ Number = Num[Array, ""] | float | int
 _GRID = 65
 
 
-def _companion(polynomial: Any) -> tuple[Callable[[Scalar], Array], Scalar]:
-    """The companion matrix of `a(μ) + s b(μ)` as a function of s, and the s at which -1 is root."""
+def _of_polynomial(polynomial: Any) -> tuple[Array, Array]:
+    """The companion matrices of `a(μ) + s b(μ)` at s zero, and at the s for which -1 is a root."""
     a, b = (jnp.atleast_1d(jnp.asarray(part, dtype=float)) for part in polynomial)
     if a.ndim != 1 or b.ndim != 1 or a.size < 2 or b.size >= a.size:
         raise ValueError(
@@ -29,14 +29,12 @@ def _companion(polynomial: Any) -> tuple[Callable[[Scalar], Array], Scalar]:
             f"{a.size} and {b.size}."
         )
     b = jnp.concatenate([jnp.zeros(a.size - b.size), b])
-    n = a.size - 1
-
-    def matrix(s: Scalar) -> Array:
-        first = -((a + s * b) / a[0])[1:]
-        return jnp.concatenate([first[None, :], jnp.eye(n - 1, n)])
-
+    below = jnp.eye(a.size - 2, a.size - 1)
     minus = jnp.asarray(-1.0)
-    return matrix, -jnp.polyval(a, minus) / jnp.polyval(b, minus)
+    threshold = -jnp.polyval(a, minus) / jnp.polyval(b, minus)
+    firsts = (-((a + s * b) / a[0])[None, 1:] for s in (0 * threshold, threshold))
+    zero, one = (jnp.concatenate([first, below]) for first in firsts)
+    return zero, one
 
 
 def equivalent_ratio(
@@ -84,23 +82,25 @@ def equivalent_ratio(
     value = value.astype(jnp.result_type(value.dtype, jnp.complex64))
     if isinstance(rule, AbstractMomentum):
         lr, decay = (jnp.asarray(x, dtype=float) for x in (lr, weight_decay))
-        steps = lr * decay
-        matrix, threshold = (
-            lambda s: rule.recurrence(s, jnp.ones_like(steps), steps),
-            rule.threshold(jnp.ones_like(steps), steps),
+        unit, steps = jnp.ones_like(lr), lr * decay
+        zero, one = (
+            rule.recurrence(s, unit, steps) for s in (0 * unit, rule.threshold(unit, steps))
         )
     elif isinstance(rule, tuple | list) and len(rule) == 2:
-        matrix, threshold = _companion(rule)
+        zero, one = _of_polynomial(rule)
     else:
         raise ValueError(
             f"equivalent_ratio: the rule is a {type(rule).__name__}, not a momentum rule such as "
             "EMA(0.9) nor a pair (a, b) of coefficient lists."
         )
-    # In units of the threshold, so that s is the ratio.
-    zero, one = matrix(jnp.zeros_like(threshold)), matrix(threshold)
+    return _inverted(value, zero, one)
+
+
+@eqx.filter_jit
+def _inverted(value: Array, zero: Array, one: Array) -> Scalar:
+    """The ratio at which `zero + ratio (one - zero)` has this multiplier."""
     identity = jnp.eye(zero.shape[0])
-    at_zero = jnp.linalg.det(value.real * identity - zero)
-    at_one = jnp.linalg.det(value.real * identity - one)
+    at_zero, at_one = (jnp.linalg.det(value.real * identity - matrix) for matrix in (zero, one))
     real = at_zero / (at_zero - at_one)
     if zero.shape[0] == 1:
         return real
@@ -108,16 +108,16 @@ def equivalent_ratio(
         traces = jnp.trace(zero), jnp.trace(one)
         pair = (traces[0] - 2 * value.real) / (traces[0] - traces[1])
     else:
-        pair = _of_real_part(lambda ratio: matrix(ratio * threshold), value.real)
+        pair = _of_real_part(value.real, zero, one)
     return jnp.where(value.imag == 0, real, pair)
 
 
-def _of_real_part(matrix: Callable[[Scalar], Array], real: Scalar) -> Scalar:
+def _of_real_part(real: Scalar, zero: Array, one: Array) -> Scalar:
     """The ratio at which the smallest real part among the eigenvalues falls to this value."""
 
     def excess(ratio: Scalar, args: Any = None) -> Scalar:
         del args
-        return jnp.min(jnp.linalg.eigvals(matrix(ratio)).real) - real
+        return jnp.min(jnp.linalg.eigvals(zero + ratio * (one - zero)).real) - real
 
     grid = jnp.linspace(0, 2, _GRID)
     values = jax.vmap(excess)(grid)

@@ -55,7 +55,7 @@ class Multipliers(eqx.Module):
             params of unit norm (all of it where that part is zero); None for leaves that were
             held. Of `leading_multipliers`, leaves `(k, *leaf)`.
         jvps: products with the Jacobian, those of the probe included.
-        dead: coordinates where the Jacobian is not finite: held fixed, and left out.
+        dead: parameters whose derivative is not finite: held fixed with their state, and left out.
         state: the warm start of the next solve: pass it as `start`.
 
     Example:
@@ -118,7 +118,9 @@ def _finish(
 ) -> Multipliers:
     sound = seen.usable & ~refused
     member = MULTIPLIER_RESULTS
-    result = member.where(seen.usable, member.promote(solution.result), member.nonfinite)
+    result = member.where(
+        seen.usable, member.promote(solution.result), member.promote(RESULTS.nonfinite)
+    )
     result = member.where(refused, member.not_differentiable, result)
 
     def one(number: Int[Array, ""]) -> tuple[Any, ...]:

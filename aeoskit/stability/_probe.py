@@ -52,13 +52,14 @@ def probe(held: HeldMap, scale: tuple[Array, ...] | None) -> Probe:
     draw = tree_random_like(jax.random.key(0), held.point)
     tangent = tuple((s * t).astype(x.dtype) for s, t, x in zip(size, draw, held.point, strict=True))
     after, image = jax.jvp(held, (held.point,), (tangent,))
-    alive = _finite(after, image)
+    alive = tuple(jnp.isfinite(t) for t in image)
+    sound = jnp.all(jnp.stack([jnp.all(jnp.isfinite(y)) for y in after]))
     whole = jnp.all(jnp.stack([jnp.all(a) for a in alive]))
     raised, zeros = _raised(held)
 
     def again() -> tuple[Any, ...]:
         after, image = jax.jvp(held, (raised,), (tangent,))
-        left = _finite(after, image)
+        left = tuple(jnp.isfinite(t) for t in image)
         # What the raising mended is dead all the same.
         return raised, after, image, _with_state(held, left, alive, zeros)
 
@@ -66,7 +67,7 @@ def probe(held: HeldMap, scale: tuple[Array, ...] | None) -> Probe:
     point, after, image, alive = jax.lax.cond(whole, lambda: unchanged, again)
     held = held.moved(point)
     ours = [a for a, mine in zip(alive, held.of_params, strict=True) if mine]
-    usable = jnp.any(jnp.stack([jnp.any(a) for a in ours]))
+    usable = sound & jnp.any(jnp.stack([jnp.any(a) for a in ours]))
     factors, same = _multiples(tangent, image, alive)
     suspect = same & jnp.asarray(held.of_params)
     constant = jax.lax.cond(
@@ -83,10 +84,6 @@ def probe(held: HeldMap, scale: tuple[Array, ...] | None) -> Probe:
         usable=usable,
         products=(1 + ~whole + jnp.where(jnp.any(suspect), len(_REACH), 0)).astype(jnp.int32),
     )
-
-
-def _finite(after: Leaves, image: Leaves) -> tuple[Array, ...]:
-    return tuple(jnp.isfinite(y) & jnp.isfinite(t) for y, t in zip(after, image, strict=True))
 
 
 def _raised(held: HeldMap) -> tuple[Leaves, tuple[Array, ...]]:

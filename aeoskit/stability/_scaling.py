@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ._update_map import HeldMap, Leaves
@@ -142,8 +143,6 @@ def given_scale(held: HeldMap, scale: Any) -> Scale:
             f'leaves: pass one such as (1.0, 1e-3), "auto", or None for no scaling. ({error})'
         ) from error
     for name, array in zip(held.names, arrays, strict=True):
-        if not isinstance(array, jax.core.Tracer) and not bool(
-            jnp.all((array > 0) & jnp.isfinite(array))
-        ):
+        if not isinstance(array, Tracer) and not bool(jnp.all((array > 0) & jnp.isfinite(array))):
             raise ValueError(f"scale of {name} has an entry that is not positive and finite.")
     return tuple(arrays)

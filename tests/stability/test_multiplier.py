@@ -1,6 +1,5 @@
 """Multipliers of update maps against closed forms: the frozen zoo, quadratics, orbits."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,7 +55,7 @@ def _frozen(name: str, key: jax.Array):
         if not i:
             _, state = optimizer.update(grads, state, params)
     frozen, state = opt.freeze(optimizer, state, grads, params)
-    metric = frozen.preconditioner_rule.preconditioner
+    metric = frozen.preconditioner(state, grads)
     columns = [metric.mv(unit.reshape(SHAPE)).reshape(-1) for unit in jnp.eye(6)]
     return frozen, state, np.stack(columns, axis=1)
 
@@ -86,7 +85,6 @@ def test_equivalent_ratio_of_every_frozen_optimizer(x64: None):
         grads = (hessian @ params.reshape(-1)).reshape(SHAPE)
         return jax.lax.switch(index, branches, params, buffer, grads)
 
-    ratio_of = eqx.filter_jit(equivalent_ratio)
     rng = np.random.default_rng(0)
     point = jnp.asarray(rng.normal(size=SHAPE)), jnp.asarray(rng.normal(size=SHAPE))
     for number, (name, frozen, state, metric) in enumerate(cases):
@@ -100,19 +98,18 @@ def test_equivalent_ratio_of_every_frozen_optimizer(x64: None):
             decay = 0.0 if frozen.weight_decay is None else frozen.weight_decay
             assert bool(found.converged), name
             assert (float(found.value.real) < -1) == (ratio > 1), name
-            seen = ratio_of(found.value, frozen.momentum_rule, lr, jnp.asarray(decay))
+            seen = equivalent_ratio(found.value, frozen.momentum_rule, lr, jnp.asarray(decay))
             np.testing.assert_allclose(seen, ratio, rtol=1e-3, err_msg=name)
 
 
 def test_smooth_maps_whose_derivative_is_a_multiple_of_the_identity_are_not_refused():
-    """Gradient descent on an isotropic quadratic, in one and in many dimensions; a step of zero."""
-    for size in (1, 4):
-        for factor in (0.7, 1.0):
-            held = HeldMap(lambda p, s, f: (f * p, s), jnp.ones(size), (), (jnp.asarray(factor),))
-            assert not bool(_probe(held, None).constant.any())
+    """Gradient descent in one dimension, of a quadratic; and a step of zero."""
+    for factor in (0.7, 1.0):
+        held = HeldMap(lambda p, s, f: (f * p, s), jnp.ones(1), (), (jnp.asarray(factor),))
+        assert not bool(_probe(held, None).constant.any())
 
 
-def test_under_jit_lion_is_a_result(x64: None):
+def test_under_jit_what_went_wrong_is_a_result(x64: None):
     """One program: what cannot be raised there is said in `result`, and the value is NaN."""
     curvature = jnp.array([0.5, 1.0, 2.0])
 
@@ -120,19 +117,19 @@ def test_under_jit_lion_is_a_result(x64: None):
         grads = curvature * params
         return params - 0.9 * jnp.where(sign, jnp.sign(grads), grads), state
 
-    @jax.jit
-    def solve(params, sign):
-        found = flip_multiplier(update_map, (params, ()), args=(sign,))
-        good = found.result == MULTIPLIER_RESULTS.successful
-        return found.value, good, found.result == MULTIPLIER_RESULTS.not_differentiable
-
-    value, good, _ = solve(jnp.ones(3), jnp.asarray(False))
-    np.testing.assert_allclose(value, 1 - 0.9 * 2, atol=1e-12)
-    assert bool(good)
-    value, good, refused = solve(jnp.ones(3), jnp.asarray(True))
-    assert bool(jnp.isnan(value))
-    assert bool(refused)
-    assert not bool(good)
+    solve = jax.jit(lambda p, sign: flip_multiplier(update_map, (p, ()), args=(sign,)))
+    params = jnp.ones(3)
+    found = solve(params, jnp.asarray(False))
+    np.testing.assert_allclose(found.value, 1 - 0.9 * 2, atol=1e-12)
+    assert bool(found.result == MULTIPLIER_RESULTS.successful)
+    found = solve(params, jnp.asarray(True))
+    assert bool(found.result == MULTIPLIER_RESULTS.not_differentiable)
+    assert bool(jnp.isnan(found.value))
+    assert not bool(found.converged)
+    found = solve(params.at[1].set(jnp.nan), jnp.asarray(False))
+    assert bool(found.result == MULTIPLIER_RESULTS.nonfinite)
+    assert bool(jnp.isnan(found.value))
+    assert not bool(found.converged)
 
 
 def test_what_is_held(x64: None):
@@ -152,9 +149,9 @@ def test_what_is_held(x64: None):
     for hold in ("state/nu", ["*/nu"], lambda path: "nu" in path, (False, {**state, **NU})):
         assert names(hold) == ("params", "state/m")
     assert names("state") == names((False, True)) == ("params",)
-    only = flip_multiplier(update_map, (jnp.ones(2), state), hold="state")
-    np.testing.assert_allclose(only.value, -2.0)
-    assert only.vector[1]["nu"] is None
+    held = HeldMap(update_map, jnp.ones(2), state, hold="state")
+    np.testing.assert_allclose(jax.jacfwd(held)(held.point)[0][0], -2 * jnp.eye(2))
+    assert held.embed(held.point)[1]["nu"] is None
     with pytest.raises(ValueError, match="names no leaf"):
         names("state/v")
     with pytest.raises(ValueError, match="no floating-point leaf of the parameters"):
@@ -193,13 +190,6 @@ def test_leading_multipliers_in_the_users_scale(x64: None):
 def test_bad_questions(bad, error, match):
     with pytest.raises(error, match=match):
         bad()
-
-
-def test_no_value_where_the_map_is_not_finite():
-    found = flip_multiplier(lambda p, s: (p * jnp.nan, s), (jnp.ones(2), ()))
-    assert bool(found.result == MULTIPLIER_RESULTS.nonfinite)
-    assert bool(jnp.isnan(found.value))
-    assert not bool(found.converged)
 
 
 RULES = [lambda: opt.EMA(0.9), lambda: opt.Nesterov(0.5), opt.NoMomentum]
