@@ -190,7 +190,7 @@ def _solve(
     operator = MapJacobian(held, seen.scale, seen.alive, fill, reuse)  # pyright: ignore
     solution = eigensolve(
         operator,
-        Arnoldi(basis=max(40, 2 * k + 20), rtol=1e-4) if solver is None else solver,
+        Arnoldi(basis=max(40, 2 * k + 20), rtol=1e-4, atol=1e-4) if solver is None else solver,
         k=k,
         which=which,
         start=start,
@@ -256,7 +256,7 @@ def flip_multiplier(
             "state/*/nu" or "state" (then only the params move), a list of them, a predicate on
             the path, or a prefix of booleans of `(params, state)`.
         scale: D: "auto"; None for none; or a prefix of `(params, state)` of positive arrays.
-        solver: an `Arnoldi`; by default with a basis of 40 and `rtol=1e-4`.
+        solver: an `Arnoldi`; by default with a basis of 40 and tolerances of 1e-4.
         start: where the solve begins, as in `eigensolve`; `Multipliers.state` of an earlier step.
         max_matvecs: budget of products; 20 for each basis vector by default.
         reuse: "linearize" the map once for the solve, or "recompute" it in each product, which
@@ -319,7 +319,8 @@ def leading_multipliers(
 
     Above 1: perturbations grow. Near 1 there are many of a network in training (directions of no
     curvature), and a cluster is found slowly: a `result` other than successful is common then.
-    Everything said of `flip_multiplier` holds; dead coordinates count as zeros here.
+    Everything said of `flip_multiplier` holds; dead coordinates, and state that a step hands on
+    unchanged (hyperparameters), count as zeros here.
 
     Args:
         update_map: one step, `(params, state, *args) -> (params, state)`.
@@ -328,7 +329,7 @@ def leading_multipliers(
         args: more arguments of the map.
         hold: leaves to hold.
         scale: D.
-        solver: an `Arnoldi`; by default with a basis of 40, or 2k + 20, and `rtol=1e-4`.
+        solver: an `Arnoldi`; by default with a basis of 40, or 2k + 20, and tolerances of 1e-4.
         start: where the solve begins.
         max_matvecs: budget of products.
         reuse: "linearize" or "recompute".

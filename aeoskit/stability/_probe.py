@@ -66,6 +66,12 @@ def probe(held: HeldMap, scale: tuple[Array, ...] | None) -> Probe:
     unchanged = (held.point, after, image, alive)
     point, after, image, alive = jax.lax.cond(whole, lambda: unchanged, again)
     held = held.moved(point)
+    # A row of the identity has the eigenvalue 1 and leaves the others alone: hyperparameters among
+    # the state, whose columns may be of any size.
+    alive = tuple(
+        a if mine else a & (y != t)
+        for a, y, t, mine in zip(alive, image, tangent, held.of_params, strict=True)
+    )
     ours = [a for a, mine in zip(alive, held.of_params, strict=True) if mine]
     usable = sound & jnp.any(jnp.stack([jnp.any(a) for a in ours]))
     factors, same = _multiples(tangent, image, alive)
