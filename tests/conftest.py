@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,27 @@ def cpu_devices() -> list[Any]:
     devices = jax.devices("cpu")
     assert len(devices) == CPU_DEVICES, "jax was started before conftest.py could ask for devices"
     return devices
+
+
+def _memory_maps() -> int:
+    """How many pieces of memory this process has mapped; 0 where no one says."""
+    try:
+        return len(Path("/proc/self/maps").read_bytes().splitlines())
+    except OSError:
+        return 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_programs() -> Iterator[None]:
+    """Forgets compiled programs before there are too many.
+
+    Each keeps some memory mapped, Linux allows a process 65,530 maps, and the compiler crashes
+    beyond: the suite, on two workers, came there.
+    """
+    yield
+    if _memory_maps() > 15_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

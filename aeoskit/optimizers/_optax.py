@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from aeoskit.linalg import (
     IdentityPreconditioner,
 )
 
-from ._hyperparameters import cast_to
+from ._hyperparameters import cast_to, is_concrete
 from ._optax_groups import WAY_OUT, read_groups, same_rule
 from ._optax_metrics import KNOWN, diagonal_of
 from ._optax_parts import parts_of
@@ -71,7 +70,15 @@ def as_optax(optimizer: Any) -> GradientTransformation:
             f"as_optax takes an aeoskit optimizer, got {type(optimizer).__name__}; the other way "
             "is from_optax."
         )
-    return GradientTransformation(optimizer.init, optimizer.update)
+
+    # Functions and no methods: `jax.jit(transform.update)` asks for a hash.
+    def init(params: PyTree) -> PyTree:
+        return optimizer.init(params)
+
+    def update(grads: PyTree, state: PyTree, params: PyTree | None = None) -> tuple:
+        return optimizer.update(grads, state, params)
+
+    return GradientTransformation(init, update)
 
 
 class OptaxOptimizer(eqx.Module):
@@ -176,12 +183,12 @@ class OptaxOptimizer(eqx.Module):
                 return IdentityPreconditioner(whole)
             diagonal = jax.tree.map(jnp.ones_like, whole)
         if len(groups) == 1:
-            return DiagonalPreconditioner(diagonal)
+            return _positive(diagonal)
         leaves, treedef = jax.tree.flatten(diagonal)
         for group in groups:
             for i in group.leaves or ():
-                leaves[i] = leaves[i] * cast_to(groups[0].lr / group.lr, leaves[i])
-        return DiagonalPreconditioner(jax.tree.unflatten(treedef, leaves))
+                leaves[i] = leaves[i] * cast_to(_quotient(groups[0].lr, group.lr), leaves[i])
+        return _positive(jax.tree.unflatten(treedef, leaves))
 
     def threshold(self, state: PyTree, params: PyTree | None = None) -> Float[Array, ""]:
         """The value of `λ₁(P⁻¹H)` above which the coming step's recursion diverges, P constant.
@@ -199,15 +206,18 @@ class OptaxOptimizer(eqx.Module):
         """
         groups = read_groups(parts_of(self.transform, state, KNOWN, None, params), params)
         first = groups[0]
+        found = first.threshold()
         for group in groups[1:]:
-            if not same_rule(first, group):
+            same = same_rule(first, group)
+            if same is False:
                 raise ValueError(
                     "the groups of parameters have different momentum rules, so that no one "
                     f"threshold holds for all: {WAY_OUT}"
                 )
-        # P is in units of the first group's learning rate, and so is every group's threshold.
-        own = [group.threshold() * (group.lr / first.lr) for group in groups]
-        return functools.reduce(jnp.minimum, own)
+            # P is in units of the first group's learning rate, and so is every group's threshold.
+            own = group.threshold() * _quotient(group.lr, first.lr)
+            found = jnp.where(same, jnp.minimum(found, own), jnp.nan)
+        return found
 
     def learning_rate(self, state: PyTree, params: PyTree | None = None) -> Float[Array, ""]:
         """The learning rate of the coming step, of the first group of parameters.
@@ -221,6 +231,25 @@ class OptaxOptimizer(eqx.Module):
         """
         parts = parts_of(self.transform, state, KNOWN, None, params)
         return read_groups(parts, params)[0].lr
+
+
+def _quotient(a: Array, b: Array) -> Array:
+    """1 where both are equal, at zero too: the start of two warmups."""
+    return jnp.where(a == b, 1.0, a / jnp.where(a == b, 1.0, b))
+
+
+def _positive(diagonal: PyTree[Array]) -> DiagonalPreconditioner:
+    """P, looked at where it can be: an entry that is not positive is named by its leaf."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(diagonal):
+        if is_concrete(leaf) and not bool(jnp.all((leaf > 0) & jnp.isfinite(leaf))):
+            name = jax.tree_util.keystr(path, simple=True, separator="/") or "the only leaf"
+            least = float(jnp.min(leaf))
+            raise ValueError(
+                f"the metric has entries that are zero, negative or not finite, in {name} (the "
+                f"least is {least:.3g}): give the optimizer an eps above 0, and look at the "
+                "gradients if it is NaN."
+            )
+    return DiagonalPreconditioner(diagonal)
 
 
 def from_optax(transform: Any) -> OptaxOptimizer:

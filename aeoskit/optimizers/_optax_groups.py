@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from ._hyperparameters import is_concrete
 from ._momentum import AbstractMomentum, NoMomentum
 from ._optax_metrics import DECAY, FACTORS, KNOWN, METRICS, SIGNS, factor_of, rule_of
 from ._optax_parts import OURS, Part
+from ._sign import Sign
 
 Scalar = Float[Array, ""]
 WAY_OUT = (
@@ -54,10 +55,16 @@ class Group(NamedTuple):
 def check_known(parts: list[Part]) -> None:
     """Refuses what no metric is known of, by name."""
     for part in parts:
-        if part.name in SIGNS:
+        ours = part.options["optimizer"].preconditioner_rule if part.name == OURS else None
+        if part.name in SIGNS or isinstance(ours, Sign):
             raise ValueError(
-                f"optax's {part.name} steps by a sign: the update is piecewise constant in the "
+                f"{part.name} steps by a sign: the update is piecewise constant in the "
                 "gradient, so that it has no preconditioner, no threshold and no multiplier."
+            )
+        if part.name == "set_to_zero":
+            raise ValueError(
+                "some parameters are held by optax's set_to_zero, where P⁻¹ is zero: measure on "
+                "those that are trained, with the others closed over by the loss."
             )
         if part.name not in KNOWN:
             raise ValueError(
@@ -100,7 +107,8 @@ def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
             f"form here: {WAY_OUT}"
         )
     at, rule = rules[0] if rules else (-1, NoMomentum())
-    product: Any = jnp.ones(())
+    # Numbers of closures stay Python's as long as they are, so that their sign is known under jit.
+    product: Any = 1.0
     decays: list[tuple[int, Any, Any]] = []
     own: Any = jnp.zeros(())
     averaging = None
@@ -108,38 +116,58 @@ def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
         if part.name == OURS:
             optimizer = part.options["optimizer"]
             rate = optimizer.decay_over_lr(optimizer.learning_rate(part.before))
-            own = own + rate / product
+            own = own + _over(rate, product)
         if part.name in FACTORS:
             product = product * factor_of(part)
         elif part.name == DECAY:
             decays.append((i, part.options["weight_decay"], product))
         elif part.name == "schedule_free":
             averaging = (jnp.asarray(part.options["b1"], dtype=float), _share(part))
-    lr = -product
-    if is_concrete(lr) and not float(lr) > 0:
+    if is_concrete(product) and float(product) > 0:
         raise ValueError(
             f"the updates of this transformation go up the gradient (its factors multiply to "
             f"{float(product):.3g}): add optax.scale_by_learning_rate(lr), or optax.scale(-lr)."
         )
+    lr = -jnp.asarray(product, dtype=float)
+    # A schedule is known when the program runs; at zero it has no sign.
+    lr = jnp.where(lr < 0, jnp.nan, jnp.abs(lr))
     decay, inside = jnp.zeros_like(lr) + own, jnp.zeros_like(lr)
     for i, rate, before in decays:
         if is_concrete(rate) and not callable(rate) and float(rate) == 0:
             continue
         if callable(rate):
             raise ValueError(f"weight decay with a schedule is not known to the bridge: {WAY_OUT}")
-        later = [part.name for part in parts[i + 1 :] if part.name in METRICS]
+        later = [part.name for part in parts[i + 1 :] if _scales(part)]
+        if later and any(_scales(part) for part in parts[:i]):
+            raise ValueError(
+                f"optax's {DECAY} between two metrics, the second one being that of {later[0]}, is "
+                f"not known to the bridge: {WAY_OUT}"
+            )
         if later:
             raise ValueError(
                 f"optax's {DECAY} before {later[0]} is a term of the loss, seen through its "
                 "metric: leave it out and put `0.5 * weight_decay * ‖w‖²` into the loss of the "
                 "objective."
             )
+        # In units of the learning rate, whether the factors come before or after it.
         if i < at:
-            inside = inside + rate / before
+            inside = inside + _over(rate, before)
         else:
-            # Of the step, and not of the direction: in units of the learning rate.
-            decay = decay - rate * (product / before) / lr
+            decay = decay + _over(rate, before)
     return Group(leaves, rule, lr, decay, inside, averaging)
+
+
+def _over(rate: Any, factor: Any) -> Scalar:
+    """The quotient; 0 where a schedule is at zero, and nothing moves."""
+    factor = jnp.asarray(factor, dtype=float)
+    return jnp.where(factor == 0, 0.0, rate / jnp.where(factor == 0, 1.0, factor))
+
+
+def _scales(part: Part) -> bool:
+    """Whether the part has a metric other than the identity."""
+    if part.name == "ema":
+        return bool(part.options.get("debias", False))
+    return part.name in METRICS
 
 
 def _share(part: Part) -> Scalar:
@@ -148,15 +176,16 @@ def _share(part: Part) -> Scalar:
     rate = rate(state.step_count) if callable(rate) else rate
     largest = jnp.maximum(state.max_lr, jnp.asarray(rate))
     weight = largest ** part.options["weight_lr_power"]
-    return weight / (state.weight_sum + weight)
+    total = state.weight_sum + weight
+    return jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), 0)
 
 
-def same_rule(a: Group, b: Group) -> bool:
-    """Whether two groups have one momentum rule (numbers that are not known count as different)."""
+def same_rule(a: Group, b: Group) -> bool | Bool[Array, ""]:
+    """Whether two groups have one momentum rule; an array where the numbers are traced."""
     if type(a.rule) is not type(b.rule) or (a.averaging is None) != (b.averaging is None):
         return False
     numbers = [jax.tree.leaves((group.rule, group.averaging)) for group in (a, b)]
-    return all(
-        x is y or (is_concrete(x) and is_concrete(y) and bool(jnp.all(x == y)))
-        for x, y in zip(*numbers, strict=True)
-    )
+    same = jnp.asarray(True)
+    for x, y in zip(*numbers, strict=True):
+        same = same & jnp.all(x == y)
+    return bool(same) if is_concrete(same) else same

@@ -16,7 +16,7 @@ from jaxtyping import Array, PyTree
 
 from aeoskit.linalg import DiagonalPreconditioner, IdentityPreconditioner
 
-from ._hyperparameters import cast_to, one_minus_power
+from ._hyperparameters import cast_to, is_concrete, one_minus_power
 from ._momentum import EMA, AbstractMomentum, Nesterov, NoMomentum, Polyak
 from ._nadam import NAdamMomentum
 from ._optax_parts import OURS, Part
@@ -61,6 +61,13 @@ def diagonal_of(part: Part) -> PyTree[Array] | None:
         ValueError: It takes gradients or parameters that were not given.
     """
     metric = METRICS.get(part.name)
+    count = getattr(part.after, "count", None)
+    last = metric is not None and part.incoming is None and isinstance(count, Array)
+    if last and is_concrete(count) and not bool(jnp.all(count > 0)):
+        raise ValueError(
+            "no step was taken yet, so that there is no P of a last step: pass the gradients for "
+            "the P of the coming one."
+        )
     return None if metric is None else metric(part)
 
 
@@ -153,23 +160,20 @@ def _params(part: Part) -> PyTree:
     return part.params
 
 
-def _global_norm(part: Part) -> PyTree | None:
+def _global_norm(part: Part) -> PyTree:
     """What clipping divides by, held fixed: 1 where it is not active."""
-    if part.incoming is None:
-        return None
-    squares = [jnp.sum(jnp.square(x)) for x in jax.tree.leaves(part.incoming)]
+    incoming = _incoming(part)
+    squares = [jnp.sum(jnp.square(x)) for x in jax.tree.leaves(incoming)]
     norm = jnp.sqrt(sum(squares, jnp.zeros(())))
     over = jnp.maximum(norm / part.options["max_norm"], 1)
-    return _map(lambda x: jnp.broadcast_to(over.astype(x.dtype), x.shape), part.incoming)
+    return _map(lambda x: jnp.broadcast_to(over.astype(x.dtype), x.shape), incoming)
 
 
-def _block_rms(part: Part) -> PyTree | None:
-    if part.incoming is None:
-        return None
+def _block_rms(part: Part) -> PyTree:
     limit = part.options["threshold"]
     return _map(
         lambda u: jnp.full_like(u, jnp.maximum(1, jnp.sqrt(jnp.mean(jnp.square(u))) / limit)),
-        part.incoming,
+        _incoming(part),
     )
 
 

@@ -94,8 +94,34 @@ def parts_of(
     """
     whole = params if grads is None else grads
     run = _Run(grads, params, lambda tree, _: tree, lambda tree: tree, None, whole, known, [])
-    _walk(transform.update, state, run)
+    _check_state(transform, state, whole)
+    try:
+        _walk(transform.update, state, run)
+    except (AttributeError, KeyError) as error:
+        raise ValueError(
+            f"the bridge cannot read this transformation with this state ({error}): the state is "
+            "another one's, or this version of optax is not known."
+        ) from error
     return run.parts
+
+
+def _check_state(transform: Any, state: Any, whole: PyTree | None) -> None:
+    """Refuses the state of another transformation, or of other parameters."""
+    if whole is None:
+        return
+    wanted = jax.eval_shape(transform.init, whole)
+    if jax.tree.structure(wanted) != jax.tree.structure(state):
+        raise ValueError(
+            "the state does not belong to this transformation, or to other parameters: it is "
+            f"{jax.tree.structure(state)} and not {jax.tree.structure(wanted)}."
+        )
+    pairs = zip(jax.tree_util.tree_leaves_with_path(wanted), jax.tree.leaves(state), strict=True)
+    for (path, expected), leaf in pairs:
+        if expected.shape != jnp.shape(leaf):
+            raise ValueError(
+                "the state belongs to parameters of other shapes: "
+                f"{jax.tree_util.keystr(path)} has {jnp.shape(leaf)} and not {expected.shape}."
+            )
 
 
 def _walk(update: Callable, state: Any, run: _Run) -> tuple[PyTree | None, Any]:
@@ -105,7 +131,13 @@ def _walk(update: Callable, state: Any, run: _Run) -> tuple[PyTree | None, Any]:
         return _accumulated(bound, state, run)
     if isinstance(bound, Optimizer):
         return _elementary(update, OURS, {"optimizer": bound}, state, run)
+    update = inspect.unwrap(update)
     name, options = factory_of(update), variables_of(update)
+    if isinstance(options.get("optimizer"), Optimizer) and name == "as_optax":
+        return _elementary(update, OURS, options, state, run)
+    if not getattr(update, "__module__", "").startswith("optax."):
+        # Someone's own, whatever its name: it is not what optax means by it.
+        name = f"{update.__module__}.{name}"
     wrapper = _WRAPPERS.get(name)
     if wrapper is not None:
         return wrapper(options, state, run)

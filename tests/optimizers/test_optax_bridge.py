@@ -17,6 +17,7 @@ from aeoskit.optimizers import (
     adam,
     adamw,
     as_optax,
+    lion,
     momentum,
     preconditioner_of,
     threshold_of,
@@ -231,6 +232,74 @@ def test_thresholds_of_linear_ones(x64, transform):
 def test_what_is_not_known_is_named(transform, says):
     with pytest.raises(ValueError, match=says):
         threshold_of(transform, transform.init(PARAMS), PARAMS)
+
+
+def _identity_of_a_user():
+    def identity():
+        return optax.GradientTransformation(
+            lambda params: optax.EmptyState(),
+            lambda updates, state, params=None: (jax.tree.map(lambda u: 3 * u, updates), state),
+        )
+
+    return identity()
+
+
+@pytest.mark.parametrize(
+    ("transform", "says"),
+    [
+        (optax.chain(optax.clip_by_global_norm(1.0), as_optax(lion(0.1))), "by a sign"),
+        (optax.chain(_identity_of_a_user(), optax.sgd(0.1)), "does not know"),
+        (
+            optax.partition({"x": optax.adam(0.1), "y": optax.set_to_zero()}, {"b": "y", "w": "x"}),
+            "closed over by the loss",
+        ),
+        (optax.lamb(0.1, weight_decay=0.1), "between two metrics"),
+    ],
+    ids=["lion", "theirs", "frozen", "lamb"],
+)
+def test_what_looks_known_and_is_not(transform, says):
+    with pytest.raises(ValueError, match=says):
+        threshold_of(transform, transform.init(PARAMS), PARAMS)
+
+
+def test_states_of_others_are_refused():
+    adam, sgd = optax.adam(0.1), optax.sgd(0.1, 0.9)
+    with pytest.raises(ValueError, match="does not belong"):
+        preconditioner_of(adam, sgd.init(PARAMS), GRADS)
+    other = adam.init(jax.tree.map(lambda x: x[:2], PARAMS))
+    with pytest.raises(ValueError, match="other shapes"):
+        preconditioner_of(adam, other, GRADS)
+    with pytest.raises(ValueError, match="no step was taken"):
+        preconditioner_of(adam, adam.init(PARAMS))
+    clip = optax.chain(optax.clip_by_global_norm(1.0), sgd)
+    with pytest.raises(ValueError, match="pass the gradients"):
+        preconditioner_of(clip, clip.init(PARAMS))
+    dead = optax.rmsprop(0.1, eps=0.0)
+    with pytest.raises(ValueError, match="entries that are zero, negative or not finite, in b"):
+        preconditioner_of(dead, dead.init(PARAMS), jax.tree.map(jnp.zeros_like, GRADS))
+
+
+def test_under_jit_as_outside():
+    """Groups, a rate of zero at the start of a warmup, a jitted update, a sign that is unknown."""
+    warmup = optax.linear_schedule(0.0, 0.1, 10)
+    mask = jax.tree.map(lambda x: x.ndim > 1, PARAMS)
+    for transform, expected in (
+        (optax.partition({"x": optax.adam(0.1), "y": optax.adam(0.3)}, {"b": "x", "w": "y"}), 380),
+        (optax.adamw(0.1, mask=mask), 380 - 19e-4),
+        (optax.adamw(warmup), np.inf),
+        (optax.chain(optax.scale_by_adam(), optax.scale_by_schedule(warmup)), np.inf),
+    ):
+        state = transform.init(PARAMS)
+        found = jax.jit(lambda s, t=transform: threshold_of(t, s, PARAMS))(state)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="up the gradient"):
+        jax.jit(lambda s: threshold_of(optax.scale_by_adam(), s))(
+            optax.scale_by_adam().init(PARAMS)
+        )
+    jitted = optax.GradientTransformation(optax.adam(0.1).init, jax.jit(optax.adam(0.1).update))
+    np.testing.assert_allclose(threshold_of(jitted, jitted.init(PARAMS)), 380, rtol=1e-6)
+    ours = as_optax(adam(0.1))
+    jax.jit(ours.update)(GRADS, ours.init(PARAMS), PARAMS)
 
 
 def test_what_is_missing_is_named():
