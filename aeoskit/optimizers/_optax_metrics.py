@@ -62,8 +62,8 @@ def diagonal_of(part: Part) -> PyTree[Array] | None:
     """
     metric = METRICS.get(part.name)
     count = getattr(part.after, "count", None)
-    last = metric is not None and part.incoming is None and isinstance(count, Array)
-    if last and is_concrete(count) and not bool(jnp.all(count > 0)):
+    last = metric is not None and part.incoming is None
+    if last and isinstance(count, Array) and is_concrete(count) and not bool(jnp.all(count > 0)):
         raise ValueError(
             "no step was taken yet, so that there is no P of a last step: pass the gradients for "
             "the P of the coming one."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pathlib
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import optax
 import pytest
 
 import aeoskit as ak
+from aeoskit.linalg import DiagonalPreconditioner
 from aeoskit.optimizers import (
     OptaxOptimizer,
     adam,
@@ -57,7 +59,13 @@ KNOWN = {
 }
 
 
-def states(transform):
+def diagonal(P) -> Any:
+    """That of a diagonal preconditioner."""
+    assert isinstance(P, DiagonalPreconditioner)
+    return P.diagonal
+
+
+def states(transform) -> Any:
     """A state after three steps, and the updates and state of the fourth."""
     state = transform.init(PARAMS)
     for i in range(3):
@@ -118,8 +126,8 @@ def test_wrappers_are_opened(x64, wrap):
     wrapped = WRAPPED[wrap](plain)
     state, _, _ = states(plain)
     inside, _, _ = states(wrapped)
-    expected = preconditioner_of(plain, state, GRADS).diagonal
-    found = preconditioner_of(wrapped, inside, GRADS, PARAMS).diagonal
+    expected = diagonal(preconditioner_of(plain, state, GRADS))
+    found = diagonal(preconditioner_of(wrapped, inside, GRADS, PARAMS))
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-12)
     np.testing.assert_allclose(
@@ -144,9 +152,9 @@ def test_accumulation_gives_the_mean_gradient(x64):
     plain, steps = optax.adam(0.1), optax.MultiSteps(optax.adam(0.1), 2)
     state = steps.init(PARAMS)
     _, state = steps.update(jax.tree.map(lambda g: 3 * g, GRADS), state, PARAMS)
-    found = preconditioner_of(steps, state, GRADS, PARAMS).diagonal
+    found = diagonal(preconditioner_of(steps, state, GRADS, PARAMS))
     mean = jax.tree.map(lambda g: 2 * g, GRADS)
-    expected = preconditioner_of(plain, plain.init(PARAMS), mean).diagonal
+    expected = diagonal(preconditioner_of(plain, plain.init(PARAMS), mean))
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-12)
 
@@ -159,8 +167,8 @@ def test_groups_that_differ_in_learning_rate_have_one_threshold(x64):
         threshold_of(transform, state, PARAMS),
     )
     # The edge of each group alone: curvature 2/0.1 and 2/0.4.
-    np.testing.assert_allclose(threshold * P.diagonal["b"], 20)
-    np.testing.assert_allclose(threshold * P.diagonal["w"], 5)
+    np.testing.assert_allclose(threshold * diagonal(P)["b"], 20)
+    np.testing.assert_allclose(threshold * diagonal(P)["w"], 5)
 
 
 def test_norm_clipping_is_a_factor_of_the_metric(x64):
@@ -169,7 +177,7 @@ def test_norm_clipping_is_a_factor_of_the_metric(x64):
     norm = optax.tree.norm(GRADS)
     state = transform.init(PARAMS)
     P = preconditioner_of(transform, state, GRADS)
-    np.testing.assert_allclose(P.diagonal["w"], norm / 0.5, rtol=1e-6)
+    np.testing.assert_allclose(diagonal(P)["w"], norm / 0.5, rtol=1e-6)
     updates, _ = transform.update(GRADS, state)
     for u, x in zip(*(jax.tree.leaves(t) for t in (updates, P.inv_mv(GRADS))), strict=True):
         np.testing.assert_allclose(u, -0.1 * x, rtol=1e-6)
@@ -348,9 +356,9 @@ def test_ours_in_a_chain_of_theirs(x64):
     assert_close(preconditioner_of(ours, state, GRADS).mv(PARAMS), expected.mv(PARAMS))
     clipped = optax.chain(optax.clip_by_global_norm(0.5), as_optax(adamw(0.1, weight_decay=0.2)))
     np.testing.assert_allclose(threshold_of(clipped, clipped.init(PARAMS)), 380 - 19 * 0.2)
-    steps = optax.MultiSteps(as_optax(momentum(0.1)), 2)
+    steps = optax.MultiSteps(cast("Any", as_optax(momentum(0.1))), 2)
     np.testing.assert_allclose(threshold_of(steps, steps.init(PARAMS)), 380)
-    assert steps.update(GRADS, steps.init(PARAMS), PARAMS)[0]["b"].shape == (3,)
+    assert jax.tree.leaves(steps.update(GRADS, steps.init(PARAMS), PARAMS)[0])[0].shape == (3,)
 
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs" / "optax.md"
