@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 from aeoskit.linalg import (
-    LOBPCG,
     RESULTS,
     Arnoldi,
     Dense,
-    JacobiDavidson,
     Lanczos,
     Tracking,
     eigensolve,
@@ -55,8 +53,6 @@ def true_residuals(matrix, solution):
     [
         (Lanczos(rtol=2e-2), "largest"),
         (Tracking(rtol=2e-2), "largest"),
-        (LOBPCG(rtol=2e-2), "largest"),
-        (JacobiDavidson(2.6, rtol=2e-2), "nearest"),
         (Arnoldi(rtol=2e-2), "largest_real"),
         (Dense(rtol=2e-2), "largest"),
     ],
@@ -67,8 +63,7 @@ def test_residuals_hold_the_rounding(solver, which):
     solution = eigensolve(operator, solver, which=which)
     assert bool(solution.converged[0])
     assert bool(solution.result == RESULTS.successful)
-    wanted = 2.5 if which == "nearest" else 3.0
-    np.testing.assert_allclose(np.real(solution.values), wanted, rtol=1e-2)
+    np.testing.assert_allclose(np.real(solution.values), 3.0, rtol=1e-2)
     assert (true_residuals(matrix, solution) <= np.asarray(solution.residuals)).all()
     # The bookkeeping is of 32 bits.
     assert {x.dtype.itemsize for x in jax.tree.leaves(solution.vectors)} <= {4, 8}
