@@ -160,6 +160,9 @@ def _supported(options: dict[str, Any], state: Any, run: _Run):
 
 
 def _chain(options: dict[str, Any], state: Any, run: _Run):
+    if not isinstance(state, tuple) or len(state) != len(options["update_fns"]):
+        # Read as any other state that does not fit.
+        raise KeyError(f"a chain of {len(options['update_fns'])} has another state")
     states = []
     for update, inner in zip(options["update_fns"], state, strict=True):
         updates, after = _walk(update, inner, run)

@@ -219,6 +219,7 @@ class Optimizer(eqx.Module):
                 cannot be seen: a corrected P is then NaN); without `params` where P needs them;
                 for `Sign` descent, which has no P.
         """
+        _check_state(state)
         if grads is None:
             if is_concrete(state.count) and not bool((state.count > 0).all()):
                 raise ValueError(
@@ -269,6 +270,7 @@ class Optimizer(eqx.Module):
         Returns:
             A scalar.
         """
+        _check_state(state)
         return self.schedule(state.count)
 
     def _seen(self, grads: PyTree, state: OptimizerState, params: PyTree | None) -> PyTree:
@@ -287,6 +289,15 @@ class Optimizer(eqx.Module):
     def _operator(self, rule_state: PyTree, count: Int[Array, ""]) -> AbstractPreconditioner:
         bias = self.momentum_rule.bias_correction(count)
         return self.preconditioner_rule.operator(rule_state, count, bias)
+
+
+def _check_state(state: Any) -> None:
+    if not isinstance(state, OptimizerState):
+        raise TypeError(
+            f"the state is a {type(state).__name__} and not the OptimizerState of this optimizer: "
+            "take `optimizer.init(params)`; a state of optax belongs to its own transformation, "
+            "see `from_optax`."
+        )
 
 
 def _scale(factor: Array, tree: PyTree) -> PyTree:

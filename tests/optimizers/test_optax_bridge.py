@@ -274,6 +274,8 @@ def test_states_of_others_are_refused():
     adam, sgd = optax.adam(0.1), optax.sgd(0.1, 0.9)
     with pytest.raises(ValueError, match="does not belong"):
         preconditioner_of(adam, sgd.init(PARAMS), GRADS)
+    with pytest.raises(ValueError, match="a chain of 2 has another state"):
+        threshold_of(adam, optax.adamw(0.1).init(PARAMS))
     other = adam.init(jax.tree.map(lambda x: x[:2], PARAMS))
     with pytest.raises(ValueError, match="other shapes"):
         preconditioner_of(adam, other, GRADS)
@@ -285,6 +287,12 @@ def test_states_of_others_are_refused():
     dead = optax.rmsprop(0.1, eps=0.0)
     with pytest.raises(ValueError, match="entries that are zero, negative or not finite, in b"):
         preconditioner_of(dead, dead.init(PARAMS), jax.tree.map(jnp.zeros_like, GRADS))
+
+
+def test_a_state_of_optax_is_not_ours():
+    # Under jaxtyping the signature refuses it first; without, our own sentence does.
+    with pytest.raises(TypeError, match="OptimizerState"):
+        adam(0.1).threshold(cast("Any", optax.adam(0.1).init(PARAMS)))
 
 
 def test_under_jit_as_outside():
