@@ -5,6 +5,7 @@ from ._base import Measurement as Measurement
 from ._base import ProbeContext as ProbeContext
 from ._loss import LossAndGradient as LossAndGradient
 from ._loss import StabilityThreshold as StabilityThreshold
+from ._multiplier import FlipMultiplier as FlipMultiplier
 from ._sharpness import PreconditionedSharpness as PreconditionedSharpness
 from ._sharpness import PreconditionedSharpnessSolution as PreconditionedSharpnessSolution
 from ._sharpness import Sharpness as Sharpness

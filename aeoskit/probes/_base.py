@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from aeoskit.objective import Objective
-from aeoskit.optimizers import Optimizer, OptimizerState
+from aeoskit.optimizers import OptaxOptimizer, OptimistixOptimizer, Optimizer
 
 Measurement = dict[str, Array]
 
@@ -45,8 +45,8 @@ class ProbeContext(eqx.Module):
 
     objective: Objective
     params: PyTree
-    optimizer: Optimizer
-    optimizer_state: OptimizerState
+    optimizer: Optimizer | OptaxOptimizer | OptimistixOptimizer
+    optimizer_state: PyTree
     value: Float[Array, ""]
     grads: PyTree
     step: Int[Array, ""]

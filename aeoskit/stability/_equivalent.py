@@ -11,7 +11,7 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, Float, Num
 
-from aeoskit.optimizers import AbstractMomentum
+from aeoskit.optimizers import AbstractMomentum, Recursion
 
 Scalar = Float[Array, ""]
 Number = Num[Array, ""] | float | int
@@ -58,7 +58,8 @@ def equivalent_ratio(
         multiplier: the eigenvalue of smallest real part, real or complex.
         rule: the momentum rule; or a threshold polynomial, a pair of coefficient lists `(a, b)`,
             the highest power first, such that a mode of curvature s has the multipliers
-            `a(μ) + s b(μ) = 0`.
+            `a(μ) + s b(μ) = 0`; or what `optimizer.recursion(state)` says, which has the learning
+            rate and the decay in it.
         lr: the learning rate; only its product with `weight_decay` matters, and nothing to a
             polynomial.
         weight_decay: decoupled weight decay, 0 for none; nothing to a polynomial.
@@ -78,6 +79,10 @@ def equivalent_ratio(
         >>> float(equivalent_ratio(0.5, gradient_descent))
         0.25
     """
+    if isinstance(rule, Recursion):
+        own = rule.rule.threshold(*(jnp.asarray(x, float) for x in (rule.lr, rule.weight_decay)))
+        ratio = equivalent_ratio(multiplier, rule.rule, rule.lr, rule.weight_decay)
+        return (ratio * own - rule.shift) / (own - rule.shift)
     value = jnp.asarray(multiplier)
     value = value.astype(jnp.result_type(value.dtype, jnp.complex64))
     if isinstance(rule, AbstractMomentum):

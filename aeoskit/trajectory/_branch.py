@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from aeoskit.optimizers import Optimizer, freeze
+from aeoskit.optimizers import Optimizer, as_optimizer, freeze
 
-from ._carry import Carry, Lane, Trajectory, lane_axes
+from ._carry import AnyOptimizer, Carry, Lane, Trajectory, lane_axes
 from ._step import context_of
 
 
@@ -60,7 +60,8 @@ class SwitchOptimizer(AbstractWay):
     """Goes on with another optimizer, its state fresh (in a sweep: the same one for each lane).
 
     Args:
-        optimizer: the optimizer to go on with, without a lane axis.
+        optimizer: the optimizer to go on with, without a lane axis; where the run has no lanes also
+            an optax transformation or an optimistix minimiser.
 
     Example:
         >>> import aeoskit as ak
@@ -68,7 +69,7 @@ class SwitchOptimizer(AbstractWay):
         'precondition_last'
     """
 
-    optimizer: Optimizer
+    optimizer: AnyOptimizer = eqx.field(converter=as_optimizer)
 
     def apply(self, trajectory: Trajectory, carry: Carry) -> tuple[Trajectory, Carry]:
         optimizer = self.optimizer
@@ -137,7 +138,12 @@ def branch(
 def _frozen(trajectory: Trajectory, carry: Carry) -> PyTree:
     """The frozen optimizer and its state, lane by lane."""
 
-    def one(optimizer: Optimizer, lane: Lane):
+    def one(optimizer: AnyOptimizer, lane: Lane):
+        if not isinstance(optimizer, Optimizer):
+            raise ValueError(
+                "FreezePreconditioner holds the P of an aeoskit optimizer, and this run is under "
+                f"{type(optimizer).__name__}: build it from aeoskit.optimizers to freeze it."
+            )
         single = trajectory.single(optimizer)
         context = context_of(single, lane, carry.step, "compiled")
         return freeze(optimizer, lane.optimizer_state, context.grads, context.params)

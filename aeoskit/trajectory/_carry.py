@@ -8,8 +8,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from aeoskit.objective import Objective
-from aeoskit.optimizers import Optimizer, OptimizerState
+from aeoskit.optimizers import (
+    OptaxOptimizer,
+    OptimistixOptimizer,
+    Optimizer,
+    as_optimizer,
+)
 from aeoskit.probes import AbstractProbe
+
+AnyOptimizer = Optimizer | OptaxOptimizer | OptimistixOptimizer
 
 
 class Lane(eqx.Module):
@@ -17,7 +24,7 @@ class Lane(eqx.Module):
 
     Attributes:
         params: the parameters.
-        optimizer_state: the optimizer's state.
+        optimizer_state: the optimizer's state: an `OptimizerState`, optax's or optimistix's own.
         probe_states: warm starts, by probe name.
         key: the key of this lane's randomness; a step's key is derived from it and the step.
         diverged_at: the step whose loss or gradient was not finite, or above the divergence limit;
@@ -35,7 +42,7 @@ class Lane(eqx.Module):
     """
 
     params: PyTree
-    optimizer_state: OptimizerState
+    optimizer_state: PyTree
     probe_states: dict[str, Any]
     key: Key[Array, "*lanes"]
     diverged_at: Int[Array, "*lanes"]
@@ -70,6 +77,7 @@ class Trajectory(eqx.Module):
     Args:
         objective: the mean loss over the data.
         optimizer: an `Optimizer`; in a sweep, one whose array leaves are stacked (`stack_lanes`).
+            Or, of a single run, an optax transformation or an optimistix minimiser.
         probes: probes by name.
         batch: examples a step, drawn without replacement, reshuffled each epoch; `None` trains on
             all of the data (full batch).
@@ -77,7 +85,9 @@ class Trajectory(eqx.Module):
         divergence_factor: a loss above this multiple of the initial loss counts as diverged.
 
     Raises:
-        ValueError: a batch outside `1 … n`, a lane count that the optimizer's leaves do not have.
+        TypeError: what does not train.
+        ValueError: a batch outside `1 … n`, a lane count that the optimizer's leaves do not have; a
+            minimiser on batches, since its line search compares values of one function.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -92,7 +102,7 @@ class Trajectory(eqx.Module):
     """
 
     objective: Objective
-    optimizer: Optimizer
+    optimizer: AnyOptimizer = eqx.field(converter=as_optimizer)
     probes: dict[str, AbstractProbe]
     batch: int | None = eqx.field(static=True, default=None)
     lanes: int | None = eqx.field(static=True, default=None)
@@ -108,7 +118,17 @@ class Trajectory(eqx.Module):
         twice = sorted({name for name in measured if measured.count(name) > 1})
         if twice:
             raise ValueError(f"two probes both measure {twice}; track each quantity once.")
+        if isinstance(self.optimizer, OptimistixOptimizer) and self.batch is not None:
+            raise ValueError(
+                f"batch is {self.batch}, but a minimiser of optimistix compares losses from step "
+                "to step, and so needs the same data at each: pass batch=None."
+            )
         if self.lanes is not None:
+            if not isinstance(self.optimizer, Optimizer):
+                raise ValueError(
+                    f"lanes is {self.lanes}, but the optimizer is not aeoskit's, and has no array "
+                    "leaves that could be stacked: run one trajectory for each."
+                )
             for leaf in jax.tree.leaves(eqx.filter(self.optimizer, eqx.is_array)):
                 if leaf.ndim == 0 or leaf.shape[0] != self.lanes:
                     raise ValueError(
@@ -117,7 +137,7 @@ class Trajectory(eqx.Module):
                         "`stack_lanes([optimizer_1, optimizer_2, ...])`."
                     )
 
-    def single(self, optimizer: Optimizer) -> "Trajectory":
+    def single(self, optimizer: AnyOptimizer) -> "Trajectory":
         """The trajectory of one lane: the same run under an optimizer without a lane axis."""
         return Trajectory(
             objective=self.objective,
@@ -128,7 +148,7 @@ class Trajectory(eqx.Module):
             divergence_factor=self.divergence_factor,
         )
 
-    def with_optimizer(self, optimizer: Optimizer) -> "Trajectory":
+    def with_optimizer(self, optimizer: AnyOptimizer) -> "Trajectory":
         """The same run under another optimizer (with a lane axis if this one has lanes)."""
         return Trajectory(
             objective=self.objective,
@@ -151,7 +171,7 @@ class Trajectory(eqx.Module):
         """
         key, probe_key = jax.random.split(key)
 
-        def lane_of(optimizer: Optimizer) -> Lane:
+        def lane_of(optimizer: AnyOptimizer) -> Lane:
             names = sorted(self.probes)
             probe_keys = jax.random.split(probe_key, max(len(names), 1))
             return Lane(

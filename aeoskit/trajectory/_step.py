@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
 from aeoskit.linalg import tree_norm
-from aeoskit.optimizers import apply_updates
+from aeoskit.optimizers import OptimistixOptimizer, apply_updates
 from aeoskit.probes import AbstractProbe, Measurement, ProbeContext
 
 from ._carry import Lane, Trajectory
@@ -106,10 +106,13 @@ def advance_lane(
         & jnp.isfinite(tree_norm(context.grads))
     )
     going = (lane.diverged_at < 0) & sound
-    updates, optimizer_state = trajectory.optimizer.update(
-        context.grads, lane.optimizer_state, lane.params
-    )
-    stepped = (apply_updates(lane.params, updates), optimizer_state)
+    optimizer = trajectory.optimizer
+    if isinstance(optimizer, OptimistixOptimizer):
+        value = trajectory.objective.value
+        stepped = optimizer.step(value, lane.params, lane.optimizer_state)
+    else:
+        updates, state = optimizer.update(context.grads, lane.optimizer_state, lane.params)
+        stepped = (apply_updates(lane.params, updates), state)
     params, optimizer_state = jax.tree.map(
         lambda new, old: jnp.where(going, new, old),
         stepped,

@@ -1,0 +1,125 @@
+"""The flip multiplier of the training step, along a trajectory."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray, PyTree
+
+from aeoskit.linalg import Arnoldi
+from aeoskit.objective import Objective
+from aeoskit.optimizers import apply_updates
+from aeoskit.stability import flip_multiplier
+
+from ._base import AbstractProbe, Measurement, ProbeContext, check_every
+
+
+class TrainingStep(eqx.Module):
+    """A full-batch training step as a map of `(params, state)`: what a multiplier is taken of.
+
+    Args:
+        objective: the mean loss over the data.
+        optimizer: anything with optax's `update`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import aeoskit as ak
+        >>> objective = ak.Objective(lambda w, x: 0.5 * (x @ w) ** 2, jnp.eye(2))
+        >>> optimizer = ak.gradient_descent(1.0)
+        >>> step = TrainingStep(objective, optimizer)
+        >>> step(jnp.ones(2), optimizer.init(jnp.ones(2)))[0].tolist()
+        [0.5, 0.5]
+    """
+
+    objective: Objective
+    optimizer: Any
+
+    def __call__(self, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
+        """One step: a gradient and an update."""
+        grads = self.objective.gradient(params)
+        updates, state = self.optimizer.update(grads, state, params)
+        return apply_updates(params, updates), state
+
+
+class FlipMultiplier(AbstractProbe):
+    """Tracks the flip multiplier of the whole full-batch step, and the ratio that belongs to it.
+
+    Unlike the preconditioned sharpness it needs no P: it is the eigenvalue of smallest real part of
+    the Jacobian of the step, `aeoskit.flip_multiplier`, cold at each measurement.
+
+    Args:
+        every: period in steps. An odd one, since at the edge every other step is alike.
+        solver: an `Arnoldi`; that of `flip_multiplier` by default.
+        max_matvecs: budget of Jacobian products for one measurement.
+
+    Measures `multiplier` (its real part), `multiplier_imag`, `multiplier_residual`,
+    `multiplier_converged`, `multiplier_matvecs` (Jacobian products), `multiplier_dead` (parameters
+    without a derivative) and `equivalent_ratio`: the ratio of `λ₁(P⁻¹H)` to the threshold at which
+    the optimizer's own recurrence would have it, NaN where the optimizer has no such recurrence.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import aeoskit as ak
+        >>> rows = jnp.diag(jnp.arange(3.0))
+        >>> objective = ak.Objective(lambda w, x: 0.5 * (x @ w - 1.0) ** 2, rows)
+        >>> trajectory = ak.Trajectory(
+        ...     objective, ak.gradient_descent(1.2), {"flip": ak.FlipMultiplier()})
+        >>> carry = trajectory.init(jnp.zeros(3), jax.random.key(0))
+        >>> chunk = next(ak.stream(trajectory, carry, 1))
+        >>> print(f"{chunk.measurements['multiplier'][0, 0]:.2f}")
+        -0.60
+        >>> print(f"{chunk.measurements['equivalent_ratio'][0, 0]:.2f}")
+        0.80
+    """
+
+    every: int = eqx.field(static=True, default=1, converter=check_every)
+    solver: Arnoldi | None = None
+    max_matvecs: int | None = eqx.field(static=True, default=None)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        parts = ("imag", "residual", "converged", "matvecs", "dead")
+        return ("multiplier", *(f"multiplier_{part}" for part in parts), "equivalent_ratio")
+
+    @property
+    def solves(self) -> bool:
+        return True
+
+    def init(self, params: PyTree, key: PRNGKeyArray) -> None:
+        del params, key
+
+    def measure(self, context: ProbeContext, state: None) -> tuple[Measurement, None]:
+        optimizer, point = context.optimizer, context.params
+        found = flip_multiplier(
+            TrainingStep(context.objective, optimizer),
+            (point, context.optimizer_state),
+            solver=self.solver,
+            start=context.key,
+            max_matvecs=self._budget(context),
+            driver=context.driver,
+        )
+        dtype = context.value.dtype
+        try:
+            recursion = optimizer.recursion(context.optimizer_state, point)
+        except ValueError:
+            ratio = jnp.asarray(jnp.nan)
+        else:
+            ratio = found.equivalent_ratio(recursion)
+        values = (
+            found.value.real.astype(dtype),
+            found.value.imag.astype(dtype),
+            found.residual.astype(dtype),
+            found.converged,
+            found.jvps,
+            found.dead,
+            ratio.astype(dtype),
+        )
+        return dict(zip(self.measures, values, strict=True)), state
+
+    def _budget(self, context: ProbeContext) -> Any:
+        budget = self.max_matvecs
+        if budget is None:
+            size = sum(leaf.size for leaf in jax.tree.leaves(context.params))
+            budget = min(800, 20 * size)
+        return jnp.where(context.going, budget, 1)
