@@ -2,98 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, Literal
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Complex, Float, Int, PyTree
+from jaxtyping import Array, Int
 
-from aeoskit.linalg import RESULTS, Arnoldi, EigenSolution, block_row, eigensolve
+from aeoskit.linalg import Arnoldi, eigensolve
 
-from ._equivalent import equivalent_ratio
+from ._left import right_start, solve_left
+from ._multipliers import MULTIPLIER_RESULTS as MULTIPLIER_RESULTS
+from ._multipliers import Multipliers as Multipliers
+from ._multipliers import finish
 from ._probe import Probe, probe
 from ._scaling import given_scale
 from ._update_map import HeldMap, MapJacobian, Reuse, check_pair
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", UserWarning)
-
-    class MULTIPLIER_RESULTS(RESULTS):  # pyright: ignore
-        """How a solve for multipliers ended: `RESULTS`, and what only an update map can be.
-
-        Example:
-            >>> print(MULTIPLIER_RESULTS[MULTIPLIER_RESULTS.not_differentiable])
-            The update is piecewise constant in the gradient (Lion, sign descent), so that its ...
-        """
-
-        not_differentiable = (
-            "The update is piecewise constant in the gradient (Lion, sign descent), so that its "
-            "derivative does not see the loss and no multiplier is defined. Look at the curvature "
-            "in the optimizer's own norm instead."
-        )
-
-
-class Multipliers(eqx.Module):
-    """Eigenvalues of the Jacobian of an update map, each with what it is worth.
-
-    All arrays have the shape `()` from `flip_multiplier`, `(k,)` from `leading_multipliers`.
-
-    Attributes:
-        value: the eigenvalue; of a conjugate pair that of positive imaginary part. NaN where
-            `result` is `nonfinite` or `not_differentiable`.
-        residual: upper estimate of `||D⁻¹JD v - θ v||` for unit v, D the scale.
-        condition: `1/|yᴴx|` of the unit left and right eigenvectors, in the scaled coordinates and
-            as far as the solve saw the left one: never too high, and often low (see `Arnoldi`).
-        bound: `residual * condition`, the first-order error of a simple eigenvalue: an estimate.
-        converged: whether the residual meets the solver's tolerance. It says that the value is an
-            eigenvalue, not that there is none beyond it.
-        result: a member of `MULTIPLIER_RESULTS`, for all values together.
-        vector: the eigenvector in the coordinates of `(params, state)`, complex, its part in the
-            params of unit norm (all of it where that part is zero); None for leaves that were
-            held. Of `leading_multipliers`, leaves `(k, *leaf)`.
-        jvps: products with the Jacobian, those of the probe included.
-        dead: parameters whose derivative is not finite: held fixed with their state, and left out.
-        state: the warm start of the next solve: pass it as `start`.
-
-    Example:
-        >>> halve = lambda params, state: (0.5 * params, state)
-        >>> found = flip_multiplier(halve, (jnp.ones(3), ()))
-        >>> complex(found.value), int(found.dead), bool(found.converged)
-        ((0.5+0j), 0, True)
-    """
-
-    value: Complex[Array, ...]
-    residual: Float[Array, ...]
-    condition: Float[Array, ...]
-    bound: Float[Array, ...]
-    converged: Bool[Array, ...]
-    result: MULTIPLIER_RESULTS
-    vector: PyTree
-    jvps: Int[Array, ""]
-    dead: Int[Array, ""]
-    state: Any
-
-    def equivalent_ratio(
-        self, rule: Any, lr: Any = 1.0, weight_decay: Any = 0.0
-    ) -> Float[Array, ...]:
-        """`equivalent_ratio` of each value: the arguments are those of that function.
-
-        Args:
-            rule: the momentum rule, or a threshold polynomial.
-            lr: the learning rate.
-            weight_decay: decoupled weight decay.
-
-        Returns:
-            Ratios of `λ₁(P⁻¹H)` to its threshold.
-        """
-        if self.value.ndim == 0:
-            return equivalent_ratio(self.value, rule, lr, weight_decay)
-        ratios = [equivalent_ratio(value, rule, lr, weight_decay) for value in self.value]
-        return jnp.stack(ratios)
-
+Condition = Literal["left", "search_space"]
 
 _probe = eqx.filter_jit(probe)
 
@@ -112,53 +38,6 @@ def _refuse(held: HeldMap, seen: Probe) -> None:
     )
 
 
-@eqx.filter_jit
-def _finish(
-    held: HeldMap, seen: Probe, solution: EigenSolution, single: bool, refused: Array
-) -> Multipliers:
-    sound = seen.usable & ~refused
-    member = MULTIPLIER_RESULTS
-    result = member.where(
-        seen.usable, member.promote(solution.result), member.promote(RESULTS.nonfinite)
-    )
-    result = member.where(refused, member.not_differentiable, result)
-
-    def one(number: Int[Array, ""]) -> tuple[Any, ...]:
-        vector = block_row(solution.vectors, number)
-        vector = tuple(
-            jnp.where(a, d * v, 0) for d, v, a in zip(seen.scale, vector, seen.alive, strict=True)
-        )
-
-        def norm(mine: bool) -> Array:
-            parts = [
-                jnp.sum(jnp.abs(v) ** 2)
-                for v, of_params in zip(vector, held.of_params, strict=True)
-                if of_params or not mine
-            ]
-            return jnp.sqrt(jnp.sum(jnp.stack(parts)))
-
-        size = jnp.where(norm(True) > 0, norm(True), norm(False))
-        return tuple(v / jnp.where(size > 0, size, 1) for v in vector)
-
-    count = solution.values.shape[0]
-    vectors = jax.vmap(one)(jnp.arange(count))
-    values = solution.values
-    values = values.astype(jnp.result_type(values.dtype, jnp.complex64))
-    pick = (lambda x: x[0]) if single else (lambda x: x)
-    return Multipliers(
-        value=pick(jnp.where(sound, values, jnp.nan)),
-        residual=pick(jnp.where(sound, solution.residuals, jnp.inf)),
-        condition=pick(jnp.where(sound, solution.stats["condition"], jnp.inf)),
-        bound=pick(jnp.where(sound, solution.bounds, jnp.inf)),
-        converged=pick(solution.converged & sound),
-        result=result,
-        vector=held.embed(jax.tree.map(pick, vectors)),
-        jvps=solution.stats["matvecs"] + seen.products,
-        dead=seen.dead,
-        state=solution.state,
-    )
-
-
 def _solve(
     name: str,
     update_map: Any,
@@ -174,7 +53,10 @@ def _solve(
     max_matvecs: Any,
     reuse: str,
     driver: Any,
+    condition: str,
 ) -> Multipliers:
+    if condition not in ("left", "search_space"):
+        raise ValueError(f"{name}(condition={condition!r}): choose left or search_space.")
     if reuse not in ("linearize", "recompute"):
         raise ValueError(f"{name}(reuse={reuse!r}): choose linearize or recompute.")
     if isinstance(scale, str) and scale != "auto":
@@ -188,16 +70,15 @@ def _solve(
     _refuse(held, seen)
     held = seen.map
     operator = MapJacobian(held, seen.scale, seen.alive, fill, reuse)  # pyright: ignore
-    solution = eigensolve(
-        operator,
-        Arnoldi(basis=max(40, 2 * k + 20), rtol=1e-4, atol=1e-4) if solver is None else solver,
-        k=k,
-        which=which,
-        start=start,
-        max_matvecs=max_matvecs,
-        driver=driver,
-    )
-    return _finish(held, seen, solution, which == "smallest_real", jnp.any(seen.constant))
+    if solver is None:
+        solver = Arnoldi(basis=max(40, 2 * k + 20), rtol=1e-4, atol=1e-4)
+    options: Any = dict(k=k, which=which, max_matvecs=max_matvecs, driver=driver)
+    solution = eigensolve(operator, solver, start=right_start(start, seen), **options)
+    left = transposed = None
+    if condition == "left":
+        transposed, left = solve_left(operator, seen, solution, start, solver, options)
+    single, refused = which == "smallest_real", jnp.any(seen.constant)
+    return finish(held, seen, solution, left, transposed, single, refused)
 
 
 def flip_multiplier(
@@ -212,6 +93,7 @@ def flip_multiplier(
     max_matvecs: int | Int[Array, ""] | None = None,
     reuse: Reuse | str = "linearize",
     driver: Literal["compiled", "host", "auto"] = "auto",
+    condition: Condition | str = "left",
 ) -> Multipliers:
     """The eigenvalue of smallest real part of the Jacobian of a whole update map, at a point.
 
@@ -243,9 +125,18 @@ def flip_multiplier(
     each step overwrites) has eigenvalues 0, which hide a top mode until its real part is negative:
     hold such leaves where it matters.
 
+    **Condition.** The search space of the solve sees next to nothing of the left eigenvector (for
+    Adam on a network at the edge it says 1.0 in place of 10), so that by default the transposed
+    Jacobian is solved too, for the same value. Where it is not found (no convergence, another
+    eigenvalue, a map without a derivative in reverse such as a while loop, infinite derivatives
+    that do not come apart) `left_found` is false, and `condition` as with "search_space".
+
+    **Warm starts.** The `state` of the solve at the step before spares a third to a half of the
+    products at the edge, and few where the pair turns from complex to real.
+
     Costs `jvps` derivatives of the map (20 to 80 for a network at the edge), usually two of which
-    have the price of a step's gradient. A new function is a new compilation: define `update_map`
-    once, and hand data over by `args`.
+    have the price of a step's gradient, and as many `vjps`, unless condition="search_space". A new
+    function is a new compilation: define `update_map` once, and hand data over by `args`.
 
     Args:
         update_map: one step, `(params, state, *args) -> (params, state)`. A function, a jitted one,
@@ -260,8 +151,10 @@ def flip_multiplier(
         start: where the solve begins, as in `eigensolve`; `Multipliers.state` of an earlier step.
         max_matvecs: budget of products; 20 for each basis vector by default.
         reuse: "linearize" the map once for the solve, or "recompute" it in each product, which
-            takes no memory.
+            takes no memory (but for the transpose, that of one reverse pass).
         driver: as in `eigensolve`.
+        condition: "left" solves for the left eigenvector; "search_space" spares its cost, and has a
+            condition that is too low, and a `bound` that is none.
 
     Returns:
         `Multipliers` of shape ().
@@ -298,6 +191,7 @@ def flip_multiplier(
         max_matvecs,
         reuse,
         driver,
+        condition,
     )
 
 
@@ -314,6 +208,7 @@ def leading_multipliers(
     max_matvecs: int | Int[Array, ""] | None = None,
     reuse: Reuse | str = "linearize",
     driver: Literal["compiled", "host", "auto"] = "auto",
+    condition: Condition | str = "left",
 ) -> Multipliers:
     """The k eigenvalues of largest modulus of the Jacobian of a whole update map.
 
@@ -334,6 +229,7 @@ def leading_multipliers(
         max_matvecs: budget of products.
         reuse: "linearize" or "recompute".
         driver: as in `eigensolve`.
+        condition: "left" or "search_space".
 
     Returns:
         `Multipliers` of shape `(k,)`, the largest modulus first, conjugate pairs side by side.
@@ -362,4 +258,5 @@ def leading_multipliers(
         max_matvecs,
         reuse,
         driver,
+        condition,
     )

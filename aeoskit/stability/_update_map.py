@@ -16,11 +16,13 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from aeoskit.linalg import dense_matrix, restrict
+from aeoskit.linalg import dense_matrix, restrict, tree_random_like
 from aeoskit.linalg._protocol import never, register_operator, structure_of
 
 Leaves = tuple[Array, ...]
 Reuse = Literal["linearize", "recompute"]
+# In units of epsilon times the largest entry: products that differ by less are the same.
+_SAME = 64.0
 
 
 def _is_array(leaf: Any) -> bool:
@@ -234,8 +236,8 @@ class MapJacobian(lx.AbstractLinearOperator):
         return dense_matrix(self)
 
     def transpose(self) -> lx.AbstractLinearOperator:
-        """Not given: where a derivative is infinite, a transposed product is NaN everywhere."""
-        raise NotImplementedError("MapJacobian has no transpose; take `as_matrix().T`.")
+        """`D Jᵀ D⁻¹`, for a map that JAX can differentiate in reverse."""
+        return TransposedJacobian(self)
 
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         """The leaves that move."""
@@ -253,4 +255,98 @@ def _linearised(operator: MapJacobian) -> MapJacobian:
     return eqx.tree_at(lambda o: o.linear, operator, linear, is_leaf=lambda x: x is None)
 
 
+class TransposedJacobian(lx.AbstractLinearOperator):
+    """`(D⁻¹ J D)ᵀ` of a `MapJacobian`, with the same coordinates taken out.
+
+    **Infinite derivatives.** `0 ∞` in one coordinate is NaN in all that a transposed product sums
+    it into. So the linearization is taken apart, and its coefficients that are not finite become
+    zeros. A row that is alive has no share in them, or it would not be finite itself; `agrees`
+    compares forward products all the same.
+
+    Args:
+        operator: the operator.
+        linear: the mended linearization; `lineax.linearise` makes it.
+    """
+
+    operator: MapJacobian
+    linear: Callable[..., Leaves] | None = None
+
+    def _mended(self) -> Callable[..., Leaves]:
+        if self.linear is not None:
+            return self.linear
+        _, linear = jax.linearize(self.operator.map, self.operator.map.point)
+        return jax.tree.map(_finite, linear)
+
+    def mv(self, vector: Leaves) -> Leaves:
+        """`D Jᵀ D⁻¹ v`: one derivative of the map, in reverse."""
+        inner = self.operator
+        point = inner.map.point
+        cotangent = tuple(
+            jnp.where(a, (v / d).astype(x.dtype), jnp.zeros((), x.dtype))
+            for v, d, a, x in zip(vector, inner.scale, inner.alive, point, strict=True)
+        )
+        (image,) = jax.linear_transpose(self._mended(), point)(cotangent)
+        return tuple(
+            jnp.where(a, (d * y).astype(v.dtype), (inner.fill * v).astype(v.dtype))
+            for y, d, a, v in zip(image, inner.scale, inner.alive, vector, strict=True)
+        )
+
+    def agrees(self) -> Bool[Array, ""]:
+        """Whether the coefficients that are left make the same forward product."""
+        inner, point = self.operator, self.operator.map.point
+        _, linear = jax.linearize(inner.map, point)
+        draw = tree_random_like(jax.random.key(1), point)
+        tangent = tuple(
+            jnp.where(a, (d * t).astype(x.dtype), jnp.zeros((), x.dtype))
+            for t, d, a, x in zip(draw, inner.scale, inner.alive, point, strict=True)
+        )
+
+        def compare() -> Array:
+            same = []
+            images = linear(tangent), jax.tree.map(_finite, linear)(tangent)
+            for x, y, a in zip(*images, inner.alive, strict=True):
+                far = jnp.where(a, jnp.abs(x - y), 0)
+                size = jnp.max(jnp.where(a, jnp.abs(x), 0))
+                same.append(jnp.all(far <= _SAME * jnp.finfo(x.dtype).eps * size))
+            return jnp.all(jnp.stack(same))
+
+        sound = [
+            jnp.all(jnp.isfinite(x))
+            for x in jax.tree.leaves(linear)
+            if jnp.issubdtype(x.dtype, jnp.inexact)
+        ]
+        whole = jnp.all(jnp.stack(sound)) if sound else jnp.asarray(True)
+        return jax.lax.cond(whole, lambda: jnp.asarray(True), compare)
+
+    def as_matrix(self) -> Float[Array, "n n"]:
+        """The dense matrix (small maps only): a product a column."""
+        return dense_matrix(self)
+
+    def transpose(self) -> lx.AbstractLinearOperator:
+        """The operator itself."""
+        return self.operator
+
+    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """The leaves that move."""
+        return self.operator.in_structure()
+
+    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """The leaves that move."""
+        return self.operator.in_structure()
+
+
+def _finite(x: Any) -> Any:
+    if not _is_array(x) or not jnp.issubdtype(x.dtype, jnp.inexact):
+        return x
+    return jnp.where(jnp.isfinite(x), x, jnp.zeros((), x.dtype))
+
+
+def _transpose_linearised(operator: TransposedJacobian) -> TransposedJacobian:
+    if operator.operator.reuse == "recompute" or operator.linear is not None:
+        return operator
+    linear = operator._mended()
+    return eqx.tree_at(lambda o: o.linear, operator, linear, is_leaf=lambda x: x is None)
+
+
 register_operator(MapJacobian, linearise=_linearised, symmetric=never)
+register_operator(TransposedJacobian, linearise=_transpose_linearised, symmetric=never)

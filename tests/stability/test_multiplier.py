@@ -93,7 +93,9 @@ def test_equivalent_ratio_of_every_frozen_optimizer(x64: None):
         top = np.linalg.eigvals(np.linalg.solve(metric, hessian)).real.max()
         for ratio in (0.6, 1.02):
             scaled = jnp.asarray(ratio * float(frozen.threshold(state)) / top * hessian)
-            found = flip_multiplier(update_map, point, args=(jnp.asarray(number), scaled))
+            found = flip_multiplier(
+                update_map, point, args=(jnp.asarray(number), scaled), condition="search_space"
+            )
             lr = frozen.learning_rate(state)
             decay = 0.0 if frozen.weight_decay is None else frozen.weight_decay
             assert bool(found.converged), name
@@ -167,6 +169,8 @@ def test_leading_multipliers_in_the_users_scale(x64: None):
         lambda p, s, f: (f * p, s), (jnp.ones(4), ()), 2, args=(factors,), scale=(factors**2, 1.0)
     )
     np.testing.assert_allclose(found.value, [-1.2, 0.9], rtol=1e-8)
+    assert found.left_found.all()
+    np.testing.assert_allclose(found.condition, 1.0, rtol=1e-6)
     assert found.vector[0].shape == (2, 4)
     with pytest.raises(ValueError, match="not positive"):
         leading_multipliers(lambda p, s: (p, s), (jnp.ones(4), ()), 2, scale=(factors, 1.0))

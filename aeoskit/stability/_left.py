@@ -1,0 +1,142 @@
+"""Left eigenvectors of an update map: condition numbers, and warm starts of both solves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Complex, Float
+
+from aeoskit.linalg import EigenSolution, eigensolve
+from aeoskit.linalg._protocol import structure_of
+from aeoskit.linalg._start import Start, as_start
+from aeoskit.linalg._widening import widen
+
+from ._probe import Probe
+from ._update_map import MapJacobian, TransposedJacobian
+
+# A left and a right value this near to each other, in units of the value (1 for small ones), count
+# as one eigenvalue. It need not be narrow: with `ρ` and `ρ'` their residuals, `|θ - θ'|` times the
+# overlap is at most `ρ + ρ'`, so that for two eigenvalues taken for one `bound` is about their
+# distance.
+_NEAR = 0.1
+
+
+class Left(eqx.Module):
+    """What the transposed solve has to say of each value."""
+
+    value: Complex[Array, " k"]
+    condition: Float[Array, " k"]
+    found: Bool[Array, " k"]
+
+
+def _products(x: Any, y: Any) -> Complex[Array, "k k"]:
+    """`x_i · y_j`, without conjugation, summed leaf by leaf."""
+    total: Any = 0
+    for a, b in zip(x, y, strict=True):
+        axes = tuple(range(1, a.ndim))
+        total = total + jnp.tensordot(a, b, (axes, axes), precision=jax.lax.Precision.HIGHEST)
+    return total
+
+
+def look_left(right: EigenSolution, left: EigenSolution, usable: Bool[Array, ""]) -> Left:
+    """The condition numbers `‖y‖ ‖x‖ / |yᴴx|` of the right solution's values.
+
+    The left vectors are first made biorthogonal to the right ones, which for distinct values they
+    are, and which takes copies of one value apart as the right vectors have them.
+
+    Args:
+        right: of the operator.
+        left: of its transpose, for as many values.
+        usable: whether the transpose is that of the operator.
+
+    Returns:
+        `Left`; `found` where the left solve has converged to the same value.
+    """
+    x, z = right.vectors, left.vectors
+    overlap = _products(z, x)
+    gram = _products(z, tuple(leaf.conj() for leaf in z))
+    inverse = 1 / overlap if overlap.size == 1 else jnp.linalg.inv(overlap)
+    squares = jnp.diagonal(inverse @ gram @ inverse.conj().T).real
+    lengths = jnp.diagonal(_products(x, tuple(leaf.conj() for leaf in x))).real
+    condition = jnp.sqrt(jnp.maximum(squares * lengths, 1))
+    distance = jnp.abs(right.values[:, None] - left.values[None, :])
+    nearest = jnp.argmin(jnp.where(jnp.isfinite(distance), distance, jnp.inf), axis=1)
+    off = jnp.abs(right.values - left.values[nearest])
+    near = off <= _NEAR * jnp.maximum(jnp.abs(right.values), 1)
+    found = near & left.converged[nearest] & jnp.isfinite(condition) & usable
+    return Left(value=left.values[nearest], condition=condition, found=found)
+
+
+def _finite(x: Array) -> Array:
+    return jnp.where(jnp.isfinite(x), x, 0)
+
+
+def solve_left(
+    operator: MapJacobian, seen: Probe, right: EigenSolution, start: Any, solver: Any, options: Any
+) -> tuple[TransposedJacobian | None, EigenSolution | None]:
+    """The transposed operator and its solution; None for a map without a derivative in reverse.
+
+    Args:
+        operator: the operator.
+        seen: the probe.
+        right: its solution.
+        start: as the user gave it.
+        solver: of both.
+        options: more arguments of `eigensolve`.
+    """
+    transposed = TransposedJacobian(operator)
+    begin = left_start(start, seen, right)
+    try:
+        return transposed, eigensolve(transposed, solver, start=begin, **options)
+    except (ValueError, TypeError, NotImplementedError):
+        # JAX says so while it traces (a while loop has no transpose); all else is not ours to hide.
+        if _has_transpose(transposed):
+            raise
+        return None, None
+
+
+def _has_transpose(transposed: TransposedJacobian) -> bool:
+    try:
+        jax.eval_shape(transposed.mv, transposed.in_structure())
+    except (ValueError, TypeError, NotImplementedError):
+        return False
+    return True
+
+
+def _rescaled(start: Start, seen: Probe, up: bool) -> Start:
+    """Its vectors times D, or divided by it; nothing in coordinates that are not alive."""
+    if start.block is None:
+        return start
+    block = tuple(
+        _finite(jnp.where(a[None], b * d[None] if up else b / d[None], 0)).astype(b.dtype)
+        for b, d, a in zip(start.block, seen.scale, seen.alive, strict=True)
+    )
+    return eqx.tree_at(lambda s: s.block, start, block)
+
+
+def right_start(start: Any, seen: Probe) -> Any:
+    """Where the solve begins; a state is in the users' coordinates: D differs step by step."""
+    if not isinstance(start, Start):
+        return start
+    start = as_start(start, widen(structure_of(seen.map.point)))
+    bare = Start(block=start.block, key=start.key, fresh=start.fresh, age=start.age)
+    return _rescaled(bare, seen, up=False)
+
+
+def left_start(start: Any, seen: Probe, right: Any) -> Any:
+    """Where the transposed solve begins: where the last one ended, or with the right vectors."""
+    if isinstance(start, Start) and isinstance(start.memory, Start):
+        left = as_start(start.memory, widen(structure_of(seen.map.point)))
+        return _rescaled(left, seen, up=True)
+    parts = tuple(jnp.concatenate([v.real, v.imag]) for v in right.vectors)
+    return tuple(_finite(v) for v in parts)
+
+
+def warm_start(right: EigenSolution, left: EigenSolution | None, seen: Probe) -> Start:
+    """The state of both solves in the users' coordinates, the left one as `memory`."""
+    state = _rescaled(right.state, seen, up=True)
+    memory = None if left is None else _rescaled(left.state, seen, up=False)
+    return Start(block=state.block, key=state.key, fresh=state.fresh, age=state.age, memory=memory)

@@ -1,0 +1,178 @@
+"""What a solve for multipliers returns, made of the solutions of both sides."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Complex, Float, Int, PyTree
+
+from aeoskit.linalg import RESULTS, EigenSolution, block_row
+
+from ._equivalent import equivalent_ratio
+from ._left import look_left, warm_start
+from ._probe import Probe
+from ._update_map import HeldMap, TransposedJacobian
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", UserWarning)
+
+    class MULTIPLIER_RESULTS(RESULTS):  # pyright: ignore
+        """How a solve for multipliers ended: `RESULTS`, and what only an update map can be.
+
+        Example:
+            >>> print(MULTIPLIER_RESULTS[MULTIPLIER_RESULTS.not_differentiable])
+            The update is piecewise constant in the gradient (Lion, sign descent), so that its ...
+        """
+
+        not_differentiable = (
+            "The update is piecewise constant in the gradient (Lion, sign descent), so that its "
+            "derivative does not see the loss and no multiplier is defined. Look at the curvature "
+            "in the optimizer's own norm instead."
+        )
+
+
+class Multipliers(eqx.Module):
+    """Eigenvalues of the Jacobian of an update map, each with what it is worth.
+
+    All arrays have the shape `()` from `flip_multiplier`, `(k,)` from `leading_multipliers`.
+
+    Attributes:
+        value: the eigenvalue; of a conjugate pair that of positive imaginary part. NaN where
+            `result` is `nonfinite` or `not_differentiable`.
+        residual: upper estimate of `||D⁻¹JD v - θ v||` for unit v, D the scale.
+        condition: `1/|yᴴx|` of the unit left and right eigenvectors, in the scaled coordinates. It
+            is that number where `left_found`; elsewhere it is only what the search space sees of
+            it, which is never too high and often low by ten times.
+        bound: `residual * condition`: where `left_found`, what the residual can make of the error
+            to first order, of a simple eigenvalue.
+        left_found: whether the transposed solve has converged to the same value (within a tenth of
+            it: for two eigenvalues as near as that, taken for one, `bound` is about their
+            distance).
+        left_value: the value that the transposed solve found, a second opinion: one beyond `value`
+            says that `value` is not the last. NaN where there was no such solve.
+        converged: whether the residual meets the solver's tolerance. It says that the value is an
+            eigenvalue, not that there is none beyond it.
+        result: a member of `MULTIPLIER_RESULTS`, for all values together.
+        vector: the eigenvector in the coordinates of `(params, state)`, complex, its part in the
+            params of unit norm (all of it where that part is zero); None for leaves that were
+            held. Of `leading_multipliers`, leaves `(k, *leaf)`.
+        jvps: products with the Jacobian, those of the probe included.
+        vjps: products with its transpose.
+        dead: parameters whose derivative is not finite: held fixed with their state, and left out.
+        state: the warm start of the next solve, also at another point: pass it as `start`.
+
+    Example:
+        >>> halve = lambda params, state: (0.5 * params, state)
+        >>> found = flip_multiplier(halve, (jnp.ones(3), ()))
+        >>> complex(found.value), int(found.dead), bool(found.converged)
+        ((0.5+0j), 0, True)
+    """
+
+    value: Complex[Array, ...]
+    residual: Float[Array, ...]
+    condition: Float[Array, ...]
+    bound: Float[Array, ...]
+    left_found: Bool[Array, ...]
+    left_value: Complex[Array, ...]
+    converged: Bool[Array, ...]
+    result: MULTIPLIER_RESULTS
+    vector: PyTree
+    jvps: Int[Array, ""]
+    vjps: Int[Array, ""]
+    dead: Int[Array, ""]
+    state: Any
+
+    def equivalent_ratio(
+        self, rule: Any, lr: Any = 1.0, weight_decay: Any = 0.0
+    ) -> Float[Array, ...]:
+        """`equivalent_ratio` of each value: the arguments are those of that function.
+
+        Args:
+            rule: the momentum rule, or a threshold polynomial.
+            lr: the learning rate.
+            weight_decay: decoupled weight decay.
+
+        Returns:
+            Ratios of `λ₁(P⁻¹H)` to its threshold.
+        """
+        if self.value.ndim == 0:
+            return equivalent_ratio(self.value, rule, lr, weight_decay)
+        ratios = [equivalent_ratio(value, rule, lr, weight_decay) for value in self.value]
+        return jnp.stack(ratios)
+
+
+@eqx.filter_jit
+def finish(
+    held: HeldMap,
+    seen: Probe,
+    solution: EigenSolution,
+    left: EigenSolution | None,
+    transposed: TransposedJacobian | None,
+    single: bool,
+    refused: Array,
+) -> Multipliers:
+    """The solutions in the users' coordinates, with NaN where there is no multiplier.
+
+    Args:
+        held: the map and the point.
+        seen: the probe.
+        solution: of the scaled Jacobian.
+        left: of its transpose, if that was solved.
+        transposed: the transpose.
+        single: whether the arrays have the shape ().
+        refused: whether the update is piecewise constant.
+    """
+    sound = seen.usable & ~refused
+    member = MULTIPLIER_RESULTS
+    result = member.where(
+        seen.usable, member.promote(solution.result), member.promote(RESULTS.nonfinite)
+    )
+    result = member.where(refused, member.not_differentiable, result)
+
+    def one(number: Int[Array, ""]) -> tuple[Any, ...]:
+        vector = block_row(solution.vectors, number)
+        vector = tuple(
+            jnp.where(a, d * v, 0) for d, v, a in zip(seen.scale, vector, seen.alive, strict=True)
+        )
+
+        def norm(mine: bool) -> Array:
+            parts = [
+                jnp.sum(jnp.abs(v) ** 2)
+                for v, of_params in zip(vector, held.of_params, strict=True)
+                if of_params or not mine
+            ]
+            return jnp.sqrt(jnp.sum(jnp.stack(parts)))
+
+        size = jnp.where(norm(True) > 0, norm(True), norm(False))
+        return tuple(v / jnp.where(size > 0, size, 1) for v in vector)
+
+    count = solution.values.shape[0]
+    vectors = jax.vmap(one)(jnp.arange(count))
+    values = solution.values
+    values = values.astype(jnp.result_type(values.dtype, jnp.complex64))
+    pick = (lambda x: x[0]) if single else (lambda x: x)
+    condition, opinion = solution.stats["condition"], jnp.full_like(values, jnp.nan)
+    found = jnp.zeros(count, bool)
+    if left is not None and transposed is not None:
+        looked = look_left(solution, left, transposed.agrees())
+        found, opinion = looked.found & sound, jnp.where(sound, looked.value, jnp.nan)
+        condition = jnp.where(found, looked.condition, condition)
+    return Multipliers(
+        value=pick(jnp.where(sound, values, jnp.nan)),
+        residual=pick(jnp.where(sound, solution.residuals, jnp.inf)),
+        condition=pick(jnp.where(sound, condition, jnp.inf)),
+        bound=pick(jnp.where(sound, solution.residuals * condition, jnp.inf)),
+        left_found=pick(found),
+        left_value=pick(opinion),
+        converged=pick(solution.converged & sound),
+        result=result,
+        vector=held.embed(jax.tree.map(pick, vectors)),
+        jvps=solution.stats["matvecs"] + seen.products,
+        vjps=jnp.zeros((), jnp.int32) if left is None else left.stats["matvecs"],
+        dead=seen.dead,
+        state=warm_start(solution, left, seen),
+    )
