@@ -21,6 +21,7 @@ from .linalg import RotatedDiagonalPreconditioner as RotatedDiagonalPrecondition
 from .linalg import Tracking as Tracking
 from .linalg import eigensolve as eigensolve
 from .objective import Objective as Objective
+from .objective import kronecker_fisher as kronecker_fisher
 from .optimizers import EMA as EMA
 from .optimizers import RMS as RMS
 from .optimizers import SOAP as SOAP
@@ -49,6 +50,7 @@ from .optimizers import as_minimiser as as_minimiser
 from .optimizers import as_optax as as_optax
 from .optimizers import freeze as freeze
 from .optimizers import from_optax as from_optax
+from .optimizers import from_optimistix as from_optimistix
 from .optimizers import gi_adam as gi_adam
 from .optimizers import gradient_descent as gradient_descent
 from .optimizers import lion as lion
@@ -61,11 +63,15 @@ from .optimizers import padam as padam
 from .optimizers import preconditioner_of as preconditioner_of
 from .optimizers import rmsprop as rmsprop
 from .optimizers import scalar_rmsprop as scalar_rmsprop
+from .optimizers import schedule_free_adamw as schedule_free_adamw
+from .optimizers import schedule_free_eval_params as schedule_free_eval_params
+from .optimizers import schedule_free_sgd as schedule_free_sgd
 from .optimizers import shampoo as shampoo
 from .optimizers import sign_descent as sign_descent
 from .optimizers import soap as soap
 from .optimizers import threshold_of as threshold_of
 from .probes import AbstractProbe as AbstractProbe
+from .probes import FlipMultiplier as FlipMultiplier
 from .probes import LossAndGradient as LossAndGradient
 from .probes import PreconditionedSharpness as PreconditionedSharpness
 from .probes import PreconditionedSharpnessSolution as PreconditionedSharpnessSolution

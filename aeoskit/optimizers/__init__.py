@@ -38,8 +38,10 @@ from ._optax import as_optax as as_optax
 from ._optax import from_optax as from_optax
 from ._optax import preconditioner_of as preconditioner_of
 from ._optax import threshold_of as threshold_of
+from ._optimistix import OptimistixOptimizer as OptimistixOptimizer
+from ._optimistix import as_optimizer as as_optimizer
+from ._optimistix import from_optimistix as from_optimistix
 from ._optimizer import Optimizer as Optimizer
-from ._optimizer import OptimizerState as OptimizerState
 from ._optimizer import apply_updates as apply_updates
 from ._optimizer import freeze as freeze
 from ._preconditioning import RMS as RMS
@@ -47,8 +49,13 @@ from ._preconditioning import AbstractParameterRule as AbstractParameterRule
 from ._preconditioning import AbstractPreconditionerRule as AbstractPreconditionerRule
 from ._preconditioning import Frozen as Frozen
 from ._preconditioning import Identity as Identity
+from ._recursion import Recursion as Recursion
 from ._rms_kin import GradientStart as GradientStart
 from ._rms_kin import ScalarRMS as ScalarRMS
+from ._schedule_free import ScheduleFree as ScheduleFree
+from ._schedule_free import schedule_free_eval_params as schedule_free_eval_params
+from ._schedule_free_named import schedule_free_adamw as schedule_free_adamw
+from ._schedule_free_named import schedule_free_sgd as schedule_free_sgd
 from ._schedules import WSD as WSD
 from ._schedules import AbstractSchedule as AbstractSchedule
 from ._schedules import Constant as Constant
@@ -61,3 +68,4 @@ from ._sign import LionMomentum as LionMomentum
 from ._sign import Sign as Sign
 from ._soap import SOAP as SOAP
 from ._soap import soap as soap
+from ._state import OptimizerState as OptimizerState

@@ -16,11 +16,14 @@ from aeoskit.linalg import (
     IdentityPreconditioner,
 )
 
-from ._hyperparameters import cast_to, is_concrete
-from ._optax_groups import WAY_OUT, read_groups, same_rule
+from ._hyperparameters import cast_to
+from ._optax_groups import read_groups, same_rule
 from ._optax_metrics import KNOWN, diagonal_of
 from ._optax_parts import parts_of
+from ._optax_reading import WAY_OUT
 from ._optimizer import Optimizer
+from ._positive import positive
+from ._recursion import Recursion
 
 
 class GradientTransformation(NamedTuple):
@@ -183,12 +186,12 @@ class OptaxOptimizer(eqx.Module):
                 return IdentityPreconditioner(whole)
             diagonal = jax.tree.map(jnp.ones_like, whole)
         if len(groups) == 1:
-            return _positive(diagonal)
+            return positive(DiagonalPreconditioner(diagonal))
         leaves, treedef = jax.tree.flatten(diagonal)
         for group in groups:
             for i in group.leaves or ():
                 leaves[i] = leaves[i] * cast_to(_quotient(groups[0].lr, group.lr), leaves[i])
-        return _positive(jax.tree.unflatten(treedef, leaves))
+        return positive(DiagonalPreconditioner(jax.tree.unflatten(treedef, leaves)))
 
     def threshold(self, state: PyTree, params: PyTree | None = None) -> Float[Array, ""]:
         """The value of `λ₁(P⁻¹H)` above which the coming step's recursion diverges, P constant.
@@ -232,24 +235,33 @@ class OptaxOptimizer(eqx.Module):
         parts = parts_of(self.transform, state, KNOWN, None, params)
         return read_groups(parts, params)[0].lr
 
+    def recursion(self, state: PyTree, params: PyTree | None = None) -> Recursion:
+        """The linear recurrence of the coming step, P constant: what a multiplier is read with.
+
+        Args:
+            state: the state.
+            params: the present parameters, where groups of them are treated apart.
+
+        Returns:
+            A `Recursion`: with several groups that of the first, in whose units P is.
+
+        Raises:
+            ValueError: if the transformation is not known, its groups differ in their rules, or it
+                is schedule-free, whose step averages as well.
+        """
+        groups = read_groups(parts_of(self.transform, state, KNOWN, None, params), params)
+        first = groups[0]
+        if first.averaging is not None or any(same_rule(first, g) is False for g in groups[1:]):
+            raise ValueError(
+                "no one momentum rule describes this transformation: pass `equivalent_ratio` the "
+                "characteristic polynomial, or compare multipliers themselves."
+            )
+        return Recursion(first.rule, first.lr, first.decay, first.inside)
+
 
 def _quotient(a: Array, b: Array) -> Array:
     """1 where both are equal, at zero too: the start of two warmups."""
     return jnp.where(a == b, 1.0, a / jnp.where(a == b, 1.0, b))
-
-
-def _positive(diagonal: PyTree[Array]) -> DiagonalPreconditioner:
-    """P, looked at where it can be: an entry that is not positive is named by its leaf."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(diagonal):
-        if is_concrete(leaf) and not bool(jnp.all((leaf > 0) & jnp.isfinite(leaf))):
-            name = jax.tree_util.keystr(path, simple=True, separator="/") or "the only leaf"
-            least = float(jnp.min(leaf))
-            raise ValueError(
-                f"the metric has entries that are zero, negative or not finite, in {name} (the "
-                f"least is {least:.3g}): give the optimizer an eps above 0, and look at the "
-                "gradients if it is NaN."
-            )
-    return DiagonalPreconditioner(diagonal)
 
 
 def from_optax(transform: Any) -> OptaxOptimizer:

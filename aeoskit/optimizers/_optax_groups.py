@@ -10,15 +10,23 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from ._hyperparameters import is_concrete
 from ._momentum import AbstractMomentum, NoMomentum
-from ._optax_metrics import DECAY, FACTORS, KNOWN, METRICS, SIGNS, factor_of, rule_of
+from ._optax_metrics import KNOWN, METRICS
 from ._optax_parts import OURS, Part
+from ._optax_reading import WAY_OUT
+from ._optax_rules import (
+    DECAY,
+    FACTORS,
+    OPTIMISTIC,
+    SIGNS,
+    decay_of,
+    factor_of,
+    rule_of,
+    with_optimism,
+)
+from ._optax_unknown import REASONS
 from ._sign import Sign
 
 Scalar = Float[Array, ""]
-WAY_OUT = (
-    "aeoskit.flip_multiplier measures the stability of any update, without knowing what it is "
-    "made of."
-)
 
 
 class Group(NamedTuple):
@@ -67,9 +75,10 @@ def check_known(parts: list[Part]) -> None:
                 "those that are trained, with the others closed over by the loss."
             )
         if part.name not in KNOWN:
+            why = f" ({REASONS[part.name]})" if part.name in REASONS else ""
             raise ValueError(
                 f"the bridge does not know the transformation {part.name}, so that its metric and "
-                f"threshold are unknown: {WAY_OUT}"
+                f"threshold are unknown{why}: {WAY_OUT}"
             )
 
 
@@ -99,17 +108,10 @@ def read_groups(parts: list[Part], whole: PyTree | None) -> list[Group]:
 
 
 def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
-    rules = [(i, rule) for i, part in enumerate(parts) if (rule := rule_of(part)) is not None]
-    if len(rules) > 1:
-        names = " and ".join(parts[i].name for i, _ in rules)
-        raise ValueError(
-            f"the transformation has two momentum buffers, {names}, whose threshold has no closed "
-            f"form here: {WAY_OUT}"
-        )
-    at, rule = rules[0] if rules else (-1, NoMomentum())
+    rule, first, last = _rule(parts)
     # Numbers of closures stay Python's as long as they are, so that their sign is known under jit.
     product: Any = 1.0
-    decays: list[tuple[int, Any, Any]] = []
+    decays: list[tuple[int, Any, bool | None, Any]] = []
     own: Any = jnp.zeros(())
     averaging = None
     for i, part in enumerate(parts):
@@ -117,11 +119,11 @@ def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
             optimizer = part.options["optimizer"]
             rate = optimizer.decay_over_lr(optimizer.learning_rate(part.before))
             own = own + _over(rate, product)
+        if (found := decay_of(part)) is not None:
+            decays.append((i, *found, product))
         if part.name in FACTORS:
             product = product * factor_of(part)
-        elif part.name == DECAY:
-            decays.append((i, part.options["weight_decay"], product))
-        elif part.name == "schedule_free":
+        if part.name == "schedule_free":
             averaging = (jnp.asarray(part.options["b1"], dtype=float), _share(part))
     if is_concrete(product) and float(product) > 0:
         raise ValueError(
@@ -132,16 +134,16 @@ def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
     # A schedule is known when the program runs; at zero it has no sign.
     lr = jnp.where(lr < 0, jnp.nan, jnp.abs(lr))
     decay, inside = jnp.zeros_like(lr) + own, jnp.zeros_like(lr)
-    for i, rate, before in decays:
+    for i, rate, buffered, before in decays:
         if is_concrete(rate) and not callable(rate) and float(rate) == 0:
             continue
         if callable(rate):
             raise ValueError(f"weight decay with a schedule is not known to the bridge: {WAY_OUT}")
         later = [part.name for part in parts[i + 1 :] if _scales(part)]
-        if later and any(_scales(part) for part in parts[:i]):
+        if later and any(_scales(part) for part in parts[: i + 1]):
             raise ValueError(
-                f"optax's {DECAY} between two metrics, the second one being that of {later[0]}, is "
-                f"not known to the bridge: {WAY_OUT}"
+                f"weight decay by optax's {parts[i].name} between two metrics, the second one "
+                f"being that of {later[0]}, is not known to the bridge: {WAY_OUT}"
             )
         if later:
             raise ValueError(
@@ -149,12 +151,39 @@ def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
                 "metric: leave it out and put `0.5 * weight_decay * ‖w‖²` into the loss of the "
                 "objective."
             )
+        if buffered is None:
+            buffered = i < first
+        if i < last and not (buffered and i < first):
+            raise ValueError(
+                f"weight decay between two filters of the updates, the second one being that of "
+                f"{parts[last].name}, is not known to the bridge: {WAY_OUT}"
+            )
         # In units of the learning rate, whether the factors come before or after it.
-        if i < at:
+        if buffered:
             inside = inside + _over(rate, before)
         else:
             decay = decay + _over(rate, before)
     return Group(leaves, rule, lr, decay, inside, averaging)
+
+
+def _rule(parts: list[Part]) -> tuple[AbstractMomentum, int, int]:
+    """The momentum rule of the parts together, and the first and the last of those that make it."""
+    rules = [(i, rule) for i, part in enumerate(parts) if (rule := rule_of(part)) is not None]
+    hopes = [i for i, part in enumerate(parts) if part.name == OPTIMISTIC]
+    at = sorted([i for i, _ in rules] + hopes)
+    names = " and ".join(parts[i].name for i in at)
+    if len(rules) > 1 or len(hopes) > 1:
+        raise ValueError(
+            f"the transformation has two momentum buffers, {names}, whose threshold has no closed "
+            f"form here: {WAY_OUT}"
+        )
+    rule = rules[0][1] if rules else NoMomentum()
+    if hopes:
+        both = with_optimism(rule, parts[hopes[0]])
+        if both is None:
+            raise ValueError(f"{names} have together no threshold in closed form here: {WAY_OUT}")
+        rule = both
+    return (rule, at[0], at[-1]) if at else (rule, -1, -1)
 
 
 def _over(rate: Any, factor: Any) -> Scalar:
@@ -185,6 +214,8 @@ def same_rule(a: Group, b: Group) -> bool | Bool[Array, ""]:
     if type(a.rule) is not type(b.rule) or (a.averaging is None) != (b.averaging is None):
         return False
     numbers = [jax.tree.leaves((group.rule, group.averaging)) for group in (a, b)]
+    if [jnp.shape(x) for x in numbers[0]] != [jnp.shape(x) for x in numbers[1]]:
+        return False
     same = jnp.asarray(True)
     for x, y in zip(*numbers, strict=True):
         same = same & jnp.all(x == y)

@@ -66,8 +66,25 @@ def factory_of(update: Callable) -> str:
 
 
 def variables_of(update: Callable) -> dict[str, Any]:
-    """The variables of the factory that an update function uses."""
-    return dict(inspect.getclosurevars(update).nonlocals) if inspect.isfunction(update) else {}
+    """The variables of the factory that an update function, or a function inside it, uses."""
+    found: dict[str, Any] = {}
+    waiting, seen = [update], set()
+    while waiting:
+        function = waiting.pop(0)
+        if not inspect.isfunction(function) or id(function) in seen:
+            continue
+        seen.add(id(function))
+        own = inspect.getclosurevars(function).nonlocals
+        found = {**own, **found}
+        # Functions that the same factory made: Novograd's eps is in one of them.
+        waiting += [
+            f
+            for f in own.values()
+            if inspect.isfunction(f)
+            and f.__module__ == update.__module__
+            and factory_of(f) == factory_of(update)
+        ]
+    return found
 
 
 def parts_of(
@@ -148,8 +165,14 @@ def _elementary(
     update: Callable, name: str, options: dict[str, Any], state: Any, run: _Run
 ) -> tuple[PyTree | None, Any]:
     updates, after = None, state
-    able = name in run.known and (run.params is not None or name not in _NEED_PARAMS)
-    if run.updates is not None and able:
+    # No decay is no update, and needs no parameters: AdaDelta begins with one.
+    rate = options.get("weight_decay") if name == "add_decayed_weights" else None
+    none = isinstance(rate, float | int) and rate == 0
+    able = run.params is not None or none or name not in _NEED_PARAMS
+    able = able and name in run.known and name not in _NEED_VALUE
+    if none:
+        updates = run.updates
+    elif run.updates is not None and able:
         updates, after = update(run.updates, state, run.params)
     run.parts.append(Part(name, options, state, after, run.updates, run.params, run.embed, run.on))
     return updates, after
@@ -291,7 +314,17 @@ _NEED_PARAMS = frozenset(
         "add_decayed_weights",
         "scale_by_trust_ratio",
         "scale_by_factored_rms",
+        "scale_by_param_block_norm",
         "scale_by_param_block_rms",
         "adaptive_grad_clip",
+        "dadapt_adamw",
+        "prodigy",
+        "scale_by_distance_over_gradients",
+        "scale_by_dog",
+        "scale_by_dowg",
+        "scale_by_madgrad",
+        "scale_by_novograd",
     }
 )
+# Their update takes the loss; they come last.
+_NEED_VALUE = frozenset({"reduce_on_plateau"})

@@ -14,6 +14,7 @@ from aeoskit.linalg import AbstractPreconditioner
 from ._direction_rule import AbstractDirectionRule
 from ._hyperparameters import as_hyperparameter, cast_to, is_concrete
 from ._momentum import AbstractMomentum, NoMomentum
+from ._positive import positive
 from ._powers import CORRECTS_FIRST
 from ._preconditioning import (
     AbstractParameterRule,
@@ -21,33 +22,15 @@ from ._preconditioning import (
     Frozen,
     Identity,
 )
+from ._recursion import Recursion
+from ._schedule_free import ScheduleFree
 from ._schedules import AbstractSchedule, as_schedule
 from ._sign import Sign
+from ._state import OptimizerState, check_kind, own_structure
 from ._structure import check_floating, check_like
 
 Order = Literal["precondition_last", "precondition_first"]
 ORDERS = ("precondition_last", "precondition_first")
-
-
-class OptimizerState(eqx.Module):
-    """The number of steps taken, the momentum rule's state, and the preconditioner rule's.
-
-    Args:
-        count: steps taken.
-        momentum: the state of the momentum rule: its buffer.
-        preconditioner: the state of the preconditioner rule: for `RMS`, the second moments ν.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from aeoskit.optimizers import adam
-        >>> state = adam(1e-3).init(jnp.zeros(2))
-        >>> int(state.count), state.preconditioner.tolist()
-        (0, [0.0, 0.0])
-    """
-
-    count: Int[Array, ""]
-    momentum: PyTree
-    preconditioner: PyTree
 
 
 class Optimizer(eqx.Module):
@@ -57,7 +40,7 @@ class Optimizer(eqx.Module):
     that of optax's RMSProp: `x -= momentum(lr P⁻¹ g)`, the learning rate inside the buffer. With
     P constant both have the same threshold. Weight decay is decoupled, outside the buffer, and
     scaled by the learning rate, `x -= lr weight_decay x`, or not, `x -= weight_decay x` (as in
-    optax's Adafactor).
+    optax's Adafactor). `ScheduleFree` alone takes it through its buffer.
 
     Hyperparameters are array leaves in JAX's default float type: float32, or float64 where x64
     was enabled when the optimizer was made. They are cast to each leaf's dtype, and every buffer
@@ -131,6 +114,11 @@ class Optimizer(eqx.Module):
                 f'order="precondition_first" P acts before momentum: take '
                 f'order="precondition_last".'
             )
+        if order == "precondition_last" and isinstance(self.momentum_rule, ScheduleFree):
+            raise ValueError(
+                'ScheduleFree averages steps, and under order="precondition_last" momentum acts '
+                'on gradients: take order="precondition_first".'
+            )
         self.order = order
         self.decay_scaled = decay_scaled
 
@@ -167,9 +155,10 @@ class Optimizer(eqx.Module):
             The pair `(updates, state)`: updates in the parameters' dtypes, for `apply_updates`.
 
         Raises:
-            ValueError: if a tree does not match the state, or `params` lack where they are needed.
+            ValueError: if the state is not this optimizer's, a tree does not match the state, or
+                `params` lack where they are needed.
         """
-        structure = self.preconditioner_rule.structure(state.preconditioner)
+        structure = own_structure(self.momentum_rule, self.preconditioner_rule, state)
         check_like("grads", grads, structure)
         grads = jax.tree.map(lambda g, s: g.astype(s.dtype), grads, structure)
         lr = self.learning_rate(state)
@@ -179,14 +168,9 @@ class Optimizer(eqx.Module):
         else:
             precondition = self._operator(rule_state, state.count + 1).inv_mv
 
-        if self.order == "precondition_last":
-            direction, momentum = self.momentum_rule.update(grads, state.momentum)
-            updates = _scale(-lr, precondition(direction))
-        else:
-            scaled = _scale(-lr, precondition(grads))
-            updates, momentum = self.momentum_rule.update(scaled, state.momentum)
-
-        if self.weight_decay is not None:
+        def decayed(updates: PyTree) -> PyTree:
+            if self.weight_decay is None:
+                return updates
             if params is None:
                 raise ValueError(
                     "the optimizer has weight decay, which needs the parameters: call "
@@ -194,9 +178,23 @@ class Optimizer(eqx.Module):
                 )
             check_like("params", params, structure)
             decay = lr * self.weight_decay if self.decay_scaled else self.weight_decay
-            updates = jax.tree.map(
+            return jax.tree.map(
                 lambda u, p: u - cast_to(decay, u) * p.astype(u.dtype), updates, params
             )
+
+        momentum = state.momentum
+        if self.order == "precondition_last":
+            direction, momentum = self.momentum_rule.update(grads, momentum)
+            updates = decayed(_scale(-lr, precondition(direction)))
+        elif isinstance(self.momentum_rule, ScheduleFree):
+            # The rate of the step after this one, as optax has it, for the average's weights.
+            momentum = self.momentum_rule.weigh(self.schedule(state.count + 1), momentum)
+            moved = decayed(_scale(-lr, precondition(grads)))
+            updates, momentum = self.momentum_rule.update(moved, momentum)
+        else:
+            scaled = _scale(-lr, precondition(grads))
+            updates, momentum = self.momentum_rule.update(scaled, momentum)
+            updates = decayed(updates)
         return updates, OptimizerState(state.count + 1, momentum, rule_state)
 
     def preconditioner(
@@ -217,9 +215,16 @@ class Optimizer(eqx.Module):
         Raises:
             ValueError: without gradients before the first step (inside a traced function that
                 cannot be seen: a corrected P is then NaN); without `params` where P needs them;
-                for `Sign` descent, which has no P.
+                for `Sign` descent, which has no P; where the state is not this optimizer's, or P
+                has an entry that is not positive (a value inside a traced function is not looked
+                at), with the leaf's path.
         """
-        _check_state(state)
+        return positive(self._metric(state, grads, params))
+
+    def _metric(
+        self, state: OptimizerState, grads: PyTree | None, params: PyTree | None
+    ) -> AbstractPreconditioner:
+        structure = own_structure(self.momentum_rule, self.preconditioner_rule, state)
         if grads is None:
             if is_concrete(state.count) and not bool((state.count > 0).all()):
                 raise ValueError(
@@ -227,7 +232,6 @@ class Optimizer(eqx.Module):
                     "`preconditioner(state, grads)`, for the P of the coming one."
                 )
             return self._operator(state.preconditioner, state.count)
-        structure = self.preconditioner_rule.structure(state.preconditioner)
         check_like("grads", grads, structure)
         return self._operator(self._seen(grads, state, params), state.count + 1)
 
@@ -247,6 +251,19 @@ class Optimizer(eqx.Module):
         if isinstance(self.preconditioner_rule, Sign):
             return jnp.full_like(lr, jnp.nan)
         return self.momentum_rule.threshold(lr, self.decay_over_lr(lr))
+
+    def recursion(self, state: OptimizerState, params: PyTree | None = None) -> Recursion:
+        """The linear recurrence of the coming step, P constant: what a multiplier is read with.
+
+        Args:
+            state: the optimizer's state: its step count.
+            params: of no effect; an optimizer of optax may ask for them.
+
+        Returns:
+            A `Recursion`: the momentum rule, the learning rate and the decay.
+        """
+        lr = self.learning_rate(state)
+        return Recursion(self.momentum_rule, lr, self.decay_over_lr(lr))
 
     def decay_over_lr(self, lr: Float[Array, ""]) -> Float[Array, ""]:
         """The decay w for which a step of learning rate lr shrinks x by `lr w x`.
@@ -270,7 +287,7 @@ class Optimizer(eqx.Module):
         Returns:
             A scalar.
         """
-        _check_state(state)
+        check_kind(state)
         return self.schedule(state.count)
 
     def _seen(self, grads: PyTree, state: OptimizerState, params: PyTree | None) -> PyTree:
@@ -289,15 +306,6 @@ class Optimizer(eqx.Module):
     def _operator(self, rule_state: PyTree, count: Int[Array, ""]) -> AbstractPreconditioner:
         bias = self.momentum_rule.bias_correction(count)
         return self.preconditioner_rule.operator(rule_state, count, bias)
-
-
-def _check_state(state: Any) -> None:
-    if not isinstance(state, OptimizerState):
-        raise TypeError(
-            f"the state is a {type(state).__name__} and not the OptimizerState of this optimizer: "
-            "take `optimizer.init(params)`; a state of optax belongs to its own transformation, "
-            "see `from_optax`."
-        )
 
 
 def _scale(factor: Array, tree: PyTree) -> PyTree:

@@ -18,6 +18,7 @@ from aeoskit.linalg import (
 
 from ._hyperparameters import as_decay_rate, cast_to, one_minus_power
 from ._momentum import blend, zeros_like
+from ._positive import positive
 from ._powers import (
     CORRECTS_FIRST,
     CORRECTS_SECOND,
@@ -157,7 +158,8 @@ class Frozen(AbstractPreconditionerRule):
 
     Raises:
         TypeError: for anything else.
-        ValueError: from `init`, where P lives on another structure.
+        ValueError: if P has an entry that is zero, negative or not finite, with its leaf's path
+            (traced values are not looked at); from `init`, where P lives on another structure.
 
     Example:
         >>> import jax.numpy as jnp
@@ -177,7 +179,7 @@ class Frozen(AbstractPreconditionerRule):
                 f"Frozen holds an AbstractPreconditioner, got {type(preconditioner).__name__}: "
                 f"wrap a tree of positive numbers as DiagonalPreconditioner(tree)."
             )
-        self.preconditioner = preconditioner
+        self.preconditioner = positive(preconditioner)
 
     def init(self, params: PyTree) -> PyTree:
         check_like("params", params, self.preconditioner.in_structure())
