@@ -76,8 +76,9 @@ def matrix_of(P):
     for axes in P.factors:
         block = np.ones((1, 1))
         for factor in axes:
-            vectors = np.eye(len(factor.values)) if factor.vectors is None else factor.vectors
-            block = np.kron(block, (vectors * factor.values) @ vectors.T)
+            values = np.asarray(factor.values)
+            vectors = np.eye(len(values)) if factor.vectors is None else np.asarray(factor.vectors)
+            block = np.kron(block, (vectors * values) @ vectors.T)
         blocks.append(block)
     return scipy.linalg.block_diag(*blocks)
 
