@@ -70,6 +70,7 @@ from .optimizers import shampoo as shampoo
 from .optimizers import sign_descent as sign_descent
 from .optimizers import soap as soap
 from .optimizers import threshold_of as threshold_of
+from .optimizers import with_threshold as with_threshold
 from .probes import AbstractProbe as AbstractProbe
 from .probes import FlipMultiplier as FlipMultiplier
 from .probes import LossAndGradient as LossAndGradient

@@ -69,3 +69,4 @@ from ._sign import Sign as Sign
 from ._soap import SOAP as SOAP
 from ._soap import soap as soap
 from ._state import OptimizerState as OptimizerState
+from ._with_threshold import with_threshold as with_threshold

@@ -5,6 +5,7 @@ from ._branch import Continue as Continue
 from ._branch import FreezePreconditioner as FreezePreconditioner
 from ._branch import SwitchOptimizer as SwitchOptimizer
 from ._branch import branch as branch
+from ._carry import AnyOptimizer as AnyOptimizer
 from ._carry import Carry as Carry
 from ._carry import Lane as Lane
 from ._carry import Trajectory as Trajectory

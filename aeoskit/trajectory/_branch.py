@@ -1,16 +1,23 @@
 """Going on from one point along several ways."""
 
 import abc
+import math
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from aeoskit.optimizers import Optimizer, as_optimizer, freeze
+from aeoskit.linalg import Lanczos
+from aeoskit.optimizers import Optimizer, as_optimizer, freeze, with_threshold
+from aeoskit.probes import preconditioned_sharpness
 
 from ._carry import AnyOptimizer, Carry, Lane, Trajectory, lane_axes
 from ._step import context_of
+
+
+RATIO_RTOL = 1e-4
+"""Residual of the eigenvalue that a ratio is set by: an error of its square."""
 
 
 class AbstractWay(eqx.Module):
@@ -42,16 +49,33 @@ class Continue(AbstractWay):
 class FreezePreconditioner(AbstractWay):
     """Holds P as it is for the coming step; the momentum rule and its buffer go on (E3, E9).
 
-    Costs one gradient.
+    Args:
+        ratio: If given, the learning rate is set, once and for good, such that this is the ratio of
+            `λ₁(P⁻¹H)`, as it is here, to the threshold: just below and just above 1, a threshold is
+            tried out (E15). None leaves the learning rate and its schedule.
+
+    Raises:
+        ValueError: a ratio that is not above 0.
+
+    Costs one gradient, and with a ratio the products of a cold Lanczos run.
 
     Example:
         >>> import aeoskit as ak
-        >>> ak.FreezePreconditioner()
-        FreezePreconditioner()
+        >>> ak.FreezePreconditioner(0.99)
+        FreezePreconditioner(ratio=0.99)
     """
 
+    ratio: float | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        if self.ratio is not None and not 0 < self.ratio < math.inf:
+            raise ValueError(
+                f"ratio is {self.ratio}, but it is one of an eigenvalue to a threshold: pass a "
+                "number above 0, such as 0.99, or None to keep the learning rate."
+            )
+
     def apply(self, trajectory: Trajectory, carry: Carry) -> tuple[Trajectory, Carry]:
-        optimizer, state = _frozen(trajectory, carry)
+        optimizer, state = _frozen(trajectory, carry, self.ratio)
         lane = eqx.tree_at(lambda lane: lane.optimizer_state, carry.lane, state)
         return trajectory.with_optimizer(optimizer), Carry(step=carry.step, lane=lane)
 
@@ -135,7 +159,7 @@ def branch(
 
 
 @eqx.filter_jit
-def _frozen(trajectory: Trajectory, carry: Carry) -> PyTree:
+def _frozen(trajectory: Trajectory, carry: Carry, ratio: float | None) -> PyTree:
     """The frozen optimizer and its state, lane by lane."""
 
     def one(optimizer: AnyOptimizer, lane: Lane):
@@ -146,7 +170,20 @@ def _frozen(trajectory: Trajectory, carry: Carry) -> PyTree:
             )
         single = trajectory.single(optimizer)
         context = context_of(single, lane, carry.step, "compiled")
-        return freeze(optimizer, lane.optimizer_state, context.grads, context.params)
+        frozen, state = freeze(optimizer, lane.optimizer_state, context.grads, context.params)
+        if ratio is not None:
+            edge = preconditioned_sharpness(
+                context.objective,
+                context.params,
+                frozen,
+                state,
+                grads=context.grads,
+                solver=Lanczos(rtol=RATIO_RTOL),
+                start=context.key,
+                driver="compiled",
+            )
+            frozen = with_threshold(frozen, edge.values[0] / ratio)
+        return frozen, state
 
     if trajectory.lanes is None:
         return one(trajectory.optimizer, carry.lane)

@@ -7,7 +7,7 @@ import optax as _optax
 import optimistix as optx
 
 import aeoskit.optimizers as ours
-from aeoskit.optimizers import OptaxOptimizer, OptimistixOptimizer, as_optax, from_optax
+from aeoskit.optimizers import OptaxOptimizer, OptimistixOptimizer, Optimizer, as_optimizer
 from aeoskit_experiments._errors import UserError
 
 Transform = Literal[
@@ -40,11 +40,11 @@ _MADE: dict[str, tuple[float, Callable[[float], Any]]] = {
     "adabelief": (5e-3, lambda lr: _optax.adabelief(lr, b2=0.99)),
     "adagrad": (3e-2, _optax.adagrad),
     "adafactor": (3e-2, lambda lr: _optax.adafactor(lr, min_dim_size_to_factor=1)),
-    "shampoo": (3e-3, lambda lr: as_optax(ours.shampoo(lr))),
+    "shampoo": (3e-3, lambda lr: ours.shampoo(lr, beta2=0.99)),
 }
 
 
-def optax(*, transform: Transform, lr: float | None = None) -> OptaxOptimizer:
+def optax(*, transform: Transform, lr: float | None = None) -> Optimizer | OptaxOptimizer:
     """An optimizer of optax, as optax made it; P and threshold are read by the bridge.
 
     Args:
@@ -64,7 +64,7 @@ def optax(*, transform: Transform, lr: float | None = None) -> OptaxOptimizer:
     if transform not in _MADE:
         raise UserError(f"transform is {transform!r}: it is one of {', '.join(TRANSFORMS)}")
     rate, make = _MADE[transform]
-    return from_optax(make(rate if lr is None else lr))
+    return as_optimizer(make(rate if lr is None else lr))
 
 
 def bfgs() -> OptimistixOptimizer:

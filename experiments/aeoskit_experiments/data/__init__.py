@@ -2,3 +2,4 @@
 
 from ._dataset import Dataset as Dataset
 from ._digits import digits as digits
+from ._quadratic import quadratic as quadratic

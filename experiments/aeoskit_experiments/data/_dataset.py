@@ -5,13 +5,13 @@ from jaxtyping import Array, Float, Int
 
 
 class Dataset(eqx.Module):
-    """A classification data set, whole and in memory.
+    """A data set, whole and in memory: of classes, or (labels all 0) of any targets.
 
     Args:
         inputs: one row an example, `(n, features)`.
         labels: the classes, `(n,)`, after label noise.
-        targets: the labels one-hot, `(n, num_classes)`.
-        num_classes: how many classes there are.
+        targets: what to fit, `(n, num_classes)`: the labels one-hot.
+        num_classes: how many classes, or outputs, there are.
         image_shape: how a row is laid out as an image: height, width, channels.
     """
 

@@ -6,18 +6,26 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from aeoskit.linalg import AbstractEigenSolver, IdentityPreconditioner, Lanczos, Tracking
+from aeoskit.linalg import (
+    AbstractEigenSolver,
+    Arnoldi,
+    Dense,
+    IdentityPreconditioner,
+    Lanczos,
+    Tracking,
+)
 from aeoskit.objective import Objective
-from aeoskit.optimizers import Frozen, Identity, Optimizer, Sign
+from aeoskit.optimizers import Frozen, Identity, OptimistixOptimizer, Optimizer, Sign
 from aeoskit.probes import (
     AbstractProbe,
+    FlipMultiplier,
     LossAndGradient,
     PreconditionedSharpness,
     Sharpness,
     StabilityThreshold,
 )
-from aeoskit.trajectory import Carry, Trajectory, stack_lanes
-from aeoskit_experiments.pipelines import Choice, Experiment, Track
+from aeoskit.trajectory import AnyOptimizer, Carry, Trajectory, stack_lanes
+from aeoskit_experiments.pipelines import Choice, Experiment, Track, TrackMultiplier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,34 +84,44 @@ def build(experiment: Experiment) -> Setup:
     return Setup(trajectory, carry, lanes)
 
 
-def build_optimizer(choice: Choice, lanes: tuple[dict[str, float], ...]) -> Optimizer:
+def build_optimizer(choice: Choice, lanes: tuple[dict[str, float], ...]) -> AnyOptimizer:
     """The optimizer, with a lane axis if there are several lanes."""
     optimizers = [choice.build(**lane) for lane in lanes]
     return optimizers[0] if len(optimizers) == 1 else stack_lanes(optimizers)
 
 
-def _check_metrics(experiment: Experiment, main: Optimizer) -> None:
+def _check_metrics(experiment: Experiment, main: AnyOptimizer) -> None:
     """Refuses what asks for the preconditioner of an optimizer that has none."""
     assert experiment.optimizer is not None
-    tracked = any(track.variant == "preconditioned_sharpness" for track in experiment.probes)
-    runs = [(experiment.optimizer, main)]
-    for branch in experiment.branches:
-        if branch.optimizer is not None:
-            runs.append((branch.optimizer, build_optimizer(branch.optimizer, ({},))))
-        elif isinstance(main.preconditioner_rule, Sign):
+    name = experiment.optimizer.variant
+    tracked = {track.variant for track in experiment.probes} & set(NEED_METRIC)
+    if not has_metric(main):
+        if any(branch.kind == "freeze" for branch in experiment.branches):
             raise ValueError(
-                f"optimizer {experiment.optimizer.variant} has no preconditioner that could be "
-                f"held: take another optimizer, or leave out branch freeze."
+                f"optimizer {name} has no preconditioner that could be held: take another "
+                f"optimizer, or leave out branch freeze."
             )
-    for choice, optimizer in runs:
-        if tracked and isinstance(optimizer.preconditioner_rule, Sign):
+        if tracked:
             raise ValueError(
-                f"optimizer {choice.variant} has no preconditioner, since its step is piecewise "
-                f"constant in the gradient: track sharpness, or take another optimizer."
+                f"optimizer {name} has no preconditioner, since its step is piecewise constant "
+                f"in the gradient: track sharpness, or take another optimizer."
             )
+
+
+NEED_METRIC = ("preconditioned_sharpness", "flip_multiplier")
+"""Probes that mean nothing for an optimizer without a preconditioner."""
+
+
+def has_metric(optimizer: AnyOptimizer) -> bool:
+    """Whether the optimizer has a preconditioner, the identity included, and a threshold."""
+    if isinstance(optimizer, OptimistixOptimizer):
+        return False
+    return not isinstance(getattr(optimizer, "preconditioner_rule", None), Sign)
 
 
 def _solver(track: Track) -> AbstractEigenSolver:
+    if track.solver == "dense":
+        return Dense(rtol=track.rtol)
     if track.solver == "lanczos":
         return Lanczos(basis=track.basis, rtol=track.rtol)
     # In a small basis there is less room beyond the wanted pairs.
@@ -117,7 +135,7 @@ def _solver(track: Track) -> AbstractEigenSolver:
     )
 
 
-def build_probes(tracks: tuple[Track, ...]) -> dict[str, AbstractProbe]:
+def build_probes(tracks: tuple[Track | TrackMultiplier, ...]) -> dict[str, AbstractProbe]:
     """The probes: what is tracked, and always the loss, the gradient norm and the threshold."""
     kinds: dict[str, Any] = {
         "sharpness": Sharpness,
@@ -128,13 +146,19 @@ def build_probes(tracks: tuple[Track, ...]) -> dict[str, AbstractProbe]:
         "threshold": StabilityThreshold(),
     }
     for track in tracks:
+        if isinstance(track, TrackMultiplier):
+            arnoldi = Arnoldi(basis=track.basis, rtol=track.rtol)
+            probes[track.variant] = FlipMultiplier(every=track.every, solver=arnoldi)
+            continue
         solver = _solver(track)
         probes[track.variant] = kinds[track.variant](k=track.k, every=track.every, solver=solver)
     return probes
 
 
-def is_raw(optimizer: Optimizer) -> bool:
+def is_raw(optimizer: AnyOptimizer) -> bool:
     """Whether the optimizer has no preconditioner: then its sharpness is `λ₁(H)` itself."""
+    if not isinstance(optimizer, Optimizer):
+        return isinstance(optimizer, OptimistixOptimizer)
     rule = optimizer.preconditioner_rule
     if isinstance(rule, Frozen):
         return isinstance(rule.preconditioner, IdentityPreconditioner)

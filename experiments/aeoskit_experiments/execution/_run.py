@@ -19,7 +19,7 @@ from aeoskit.trajectory import (
 )
 from aeoskit_experiments.pipelines import Branch, Train
 
-from ._build import Setup, is_raw
+from ._build import NEED_METRIC, Setup, has_metric, is_raw
 from ._interrupt import Interrupt
 from ._listener import Listener
 from ._windows import edge_step
@@ -97,7 +97,7 @@ def run_group(
             continue
         step, carry = starts.pop(item.name)
         started = branch(setup.trajectory, carry, {item.name: _way(item)})
-        way, start = started[item.name]
+        way, start = _measurable(*started[item.name], item.name, listener)
         label = course.label.replace("main", item.name, 1)
         theirs = dataclasses.replace(course, name=item.name, label=label)
         _train(way, start, step, train, [], None, writer, listener, theirs)
@@ -105,8 +105,22 @@ def run_group(
 
 def _way(item: Branch) -> AbstractWay:
     if item.optimizer is None:
-        return FreezePreconditioner()
+        return FreezePreconditioner(item.ratio)
     return SwitchOptimizer(item.optimizer.build())
+
+
+def _measurable(
+    trajectory: Trajectory, carry: Carry, name: str, listener: Listener
+) -> tuple[Trajectory, Carry]:
+    """The branch without the probes that mean nothing for its optimizer."""
+    lost = sorted(set(NEED_METRIC) & set(trajectory.probes))
+    if has_metric(trajectory.optimizer) or not lost:
+        return trajectory, carry
+    listener.noted(f"branch {name} has no preconditioner: {', '.join(lost)} is not measured there.")
+    probes = {key: probe for key, probe in trajectory.probes.items() if key not in lost}
+    states = {key: state for key, state in carry.lane.probe_states.items() if key not in lost}
+    lane = dataclasses.replace(carry.lane, probe_states=states)
+    return dataclasses.replace(trajectory, probes=probes), Carry(step=carry.step, lane=lane)
 
 
 def _train(

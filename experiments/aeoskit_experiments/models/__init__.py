@@ -2,5 +2,6 @@
 
 from ._cnn import cnn as cnn
 from ._convolution import shifted_convolution as shifted_convolution
+from ._linear import linear as linear
 from ._mlp import mlp as mlp
 from ._model import Model as Model

@@ -38,6 +38,12 @@ _BOUNDS: dict[str, _Bound] = {
     "microbatch": _AT_LEAST_ONE,
     "chunk": _AT_LEAST_ONE,
     "stop_loss": _POSITIVE,
+    "ratio": _POSITIVE,
+    "history": _AT_LEAST_ONE,
+    "dimension": _AT_LEAST_ONE,
+    "outputs": _AT_LEAST_ONE,
+    "sharpness": _POSITIVE,
+    "condition": (lambda value: value >= 1, "it must be at least 1"),
 }
 
 _LARGEST: dict[tuple[str, str, str], tuple[int, str]] = {

@@ -7,8 +7,17 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines._bounds import label
 from aeoskit_experiments.pipelines._experiment import Experiment
 from aeoskit_experiments.pipelines._options import spell
-from aeoskit_experiments.pipelines._registry import STAGES
-from aeoskit_experiments.pipelines._settings import Branch, Choice, Track, Train
+from aeoskit_experiments.pipelines._registry import STAGES, is_ours
+from aeoskit_experiments.pipelines._settings import (
+    Branch,
+    Choice,
+    Track,
+    TrackMultiplier,
+    Train,
+)
+
+
+MINIMISERS = ("bfgs", "lbfgs", "nonlinear_cg")
 
 
 def check(experiment: Experiment) -> None:
@@ -34,11 +43,12 @@ def check(experiment: Experiment) -> None:
     assert experiment.optimizer is not None
     for probe in experiment.probes:
         _check_probe(probe, train)
+        _check_measurable(probe.variant, experiment.optimizer.variant)
     _check_batches(data, train)
     _build(model, {})
     optimizers = [_build_optimizer(experiment.optimizer, lane) for lane in experiment.lanes()]
     for branch in experiment.branches:
-        _check_branch(branch, experiment.probes, train, optimizers[0])
+        _check_branch(branch, experiment.probes, train, experiment.optimizer, optimizers[0])
 
 
 def check_networks(experiments: Iterable[Experiment]) -> None:
@@ -67,12 +77,22 @@ def check_networks(experiments: Iterable[Experiment]) -> None:
             raise UserError(_sentence(model, error)) from error
 
 
-def _check_probe(probe: Track, train: Train) -> None:
+def _check_measurable(probe: str, optimizer: str) -> None:
+    if optimizer in MINIMISERS and probe != "sharpness":
+        raise UserError(
+            f"track {probe}: {optimizer} is a minimiser with a line search, which has neither a "
+            f"preconditioner nor a threshold: track sharpness"
+        )
+
+
+def _check_probe(probe: Track | TrackMultiplier, train: Train) -> None:
     if probe.every > train.steps:
         raise UserError(
             f"track {probe.variant}: every is {probe.every}, but training has only "
             f"{train.steps} steps: give a period of at most {train.steps}"
         )
+    if isinstance(probe, TrackMultiplier):
+        return
     # A warm start holds the k pairs and a few beyond, and the basis as many again to improve them.
     least = 2 * probe.k + 6
     if probe.basis < least:
@@ -82,8 +102,24 @@ def _check_probe(probe: Track, train: Train) -> None:
         )
 
 
-def _check_branch(branch: Branch, probes: tuple[Track, ...], train: Train, optimizer: Any) -> None:
+def _check_branch(
+    branch: Branch,
+    probes: tuple[Track | TrackMultiplier, ...],
+    train: Train,
+    main: Choice,
+    optimizer: Any,
+) -> None:
     tracked = {probe.variant for probe in probes}
+    if branch.kind == "freeze" and not is_ours(main.variant):
+        raise UserError(
+            f"branch {branch.name}: freeze holds the preconditioner of aeoskit's own optimizers, "
+            f"and this run is under {label('optimizer', main.variant)}: choose one of aeoskit's"
+        )
+    if branch.at == "edge" and main.variant in MINIMISERS:
+        raise UserError(
+            f"branch {branch.name}: at is edge, but {main.variant} has no threshold that it could "
+            f"come to: give a step"
+        )
     if branch.at == "edge" and not tracked:
         raise UserError(
             f"branch {branch.name}: at is edge, but nothing is tracked that could tell "
@@ -92,7 +128,8 @@ def _check_branch(branch: Branch, probes: tuple[Track, ...], train: Train, optim
     if branch.at == "edge" and "preconditioned_sharpness" not in tracked:
         from aeoskit.optimizers import Identity
 
-        if not isinstance(optimizer.preconditioner_rule, Identity):
+        rule = getattr(optimizer, "preconditioner_rule", None)
+        if not isinstance(rule, Identity):
             raise UserError(
                 f"branch {branch.name}: at is edge, but the edge of an adaptive optimizer is one "
                 f"of its preconditioned sharpness: add `track preconditioned_sharpness`, or give "

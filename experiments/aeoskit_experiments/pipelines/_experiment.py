@@ -18,6 +18,7 @@ from aeoskit_experiments.pipelines._settings import (
     Store,
     Switch,
     Track,
+    TrackMultiplier,
     Train,
 )
 from aeoskit_experiments.pipelines._stage import Stage, make_stage
@@ -73,7 +74,7 @@ class Experiment:
     model: Choice | None = None
     loss: Choice | None = None
     optimizer: Choice | None = None
-    probes: tuple[Track, ...] = ()
+    probes: tuple[Track | TrackMultiplier, ...] = ()
     train: Train | None = None
     branches: tuple[Branch, ...] = ()
     store: Store | None = None
@@ -133,7 +134,8 @@ def _plain(kind: Callable[..., Any]) -> Callable[[Experiment, Stage], Experiment
 
 
 def _track(experiment: Experiment, stage: Stage) -> Experiment:
-    probe = Track(stage.variant, **stage.settings)  # pyright: ignore[reportArgumentType]
+    kind = TrackMultiplier if stage.variant == "flip_multiplier" else Track
+    probe = kind(stage.variant, **stage.settings)  # pyright: ignore[reportArgumentType]
     if any(other.variant == probe.variant for other in experiment.probes):
         raise UserError(
             f"{stage.label} appears twice: track it once, with the smaller period and larger k"
@@ -145,7 +147,7 @@ def _branch(experiment: Experiment, stage: Stage) -> Experiment:
     if stage.variant == "freeze":
         freeze = Freeze(**stage.settings)  # pyright: ignore[reportArgumentType]
         name = "frozen" if freeze.name is None else freeze.name
-        made = Branch("freeze", name, _moment(freeze.at))
+        made = Branch("freeze", name, _moment(freeze.at), ratio=freeze.ratio)
     else:
         switch = Switch(**stage.settings)  # pyright: ignore[reportArgumentType]
         _check_switch(switch)

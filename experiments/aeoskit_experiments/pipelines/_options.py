@@ -33,7 +33,7 @@ class Option(msgspec.Struct, frozen=True):
         nullable: Whether None is a value.
         choices: The only values, if they are few.
         help: One sentence.
-        many: Whether a list of numbers is welcome: it is a sweep.
+        many: Whether a list is welcome, of numbers or of text: it is a sweep.
         alone: Why a list is not welcome, as it should read after "since".
     """
 
@@ -55,7 +55,7 @@ class Option(msgspec.Struct, frozen=True):
     @property
     def sweepable(self) -> bool:
         """Whether a list of values is a sweep."""
-        return self.many and self.kind in ("int", "float")
+        return self.many and self.kind in ("int", "float", "text")
 
 
 def options_of(
@@ -65,6 +65,7 @@ def options_of(
     skip: tuple[str, ...] = (),
     lists: Literal["welcome", "annotated"] = "welcome",
     floats: Mapping[str, str] = {},
+    texts: bool = False,
 ) -> tuple[Option, ...]:
     """Read the options from a function's signature, their help from its docstring.
 
@@ -76,6 +77,8 @@ def options_of(
         floats: Names of parameters that are numbers although their annotation does not say so,
             with a help for those that the docstring has no line about.
         lists: Whether any number may be a list, or only where the annotation has a sequence.
+        texts: Whether a text with few choices may be a list as well; any may where the annotation
+            has a sequence.
 
     Returns:
         The options, in the order of the signature.
@@ -110,7 +113,8 @@ def options_of(
                 nullable=nullable or (default is None and not required),
                 choices=choices,
                 help=helps.get(name, floats.get(name, "")),
-                many=lists == "welcome" or _has_sequence(parameter.annotation),
+                many=_has_sequence(parameter.annotation)
+                or (lists == "welcome" and (kind != "text" or (texts and bool(choices)))),
             )
         )
     return tuple(found)
@@ -118,7 +122,7 @@ def options_of(
 
 def _is_value(default: Any) -> bool:
     if isinstance(default, tuple):
-        return all(isinstance(item, int | float) for item in default)
+        return all(isinstance(item, int | float | str) for item in default)
     return isinstance(default, int | float | bool | str | None)
 
 
@@ -178,7 +182,7 @@ def parse(option: Option, text: str, *, where: str) -> Value:
     >>> parse(Option("lr", "float"), "1e-3,3e-3", where="optimizer adam")
     (0.001, 0.003)
     """
-    if option.kind in ("int", "float") and "," in text:
+    if "," in text and (option.sweepable or option.kind in ("int", "float")):
         return coerce(option, [part.strip() for part in text.split(",")], where=where)
     return coerce(option, text, where=where)
 

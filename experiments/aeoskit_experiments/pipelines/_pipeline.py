@@ -10,6 +10,7 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines._check import check, check_networks
 from aeoskit_experiments.pipelines._experiment import LEAVES, Experiment, SweepAxis
 from aeoskit_experiments.pipelines._options import Scalar
+from aeoskit_experiments.pipelines._registry import is_ours
 from aeoskit_experiments.pipelines._stage import Stage, make_stage
 from aeoskit_experiments.pipelines._text import command_of, python_of
 
@@ -73,7 +74,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 found.append((stage.stage, "variant", stage.variant, False, position))
             for name, value in stage.settings.items():
                 if isinstance(value, tuple):
-                    leaf = stage.stage == "optimizer" and name in LEAVES and None not in value
+                    leaf = _is_leaf(stage, name) and None not in value
                     found.append((stage.stage, name, value, leaf, position))
         leaves = {option for _, option, _, leaf, _ in found if leaf}
         taken: dict[str, int] = {}
@@ -170,6 +171,14 @@ def pipe(*stages: Stage, name: str = "pipe") -> Pipeline:
             f"the pipeline's name is {name!r}: use at most 64 letters, digits, '-', '_' and '.'"
         )
     return Pipeline(stages=tuple(stages), name=name)
+
+
+def _is_leaf(stage: Stage, name: str) -> bool:
+    """Whether an option is an array leaf of the optimizer: of ours, that is."""
+    if stage.stage != "optimizer" or name not in LEAVES:
+        return False
+    variants = stage.variant if isinstance(stage.variant, tuple) else (stage.variant,)
+    return all(variant is not None and is_ours(variant) for variant in variants)
 
 
 def _with(stage: Stage, option: str, value: Scalar) -> Stage:

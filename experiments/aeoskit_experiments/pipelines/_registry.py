@@ -15,6 +15,8 @@ from aeoskit_experiments._errors import UserError, unknown
 from aeoskit_experiments.pipelines._options import Option, options_of, summary_of
 
 _SETTINGS = "aeoskit_experiments.pipelines._settings"
+FOREIGN = "aeoskit_experiments.optimizers"
+"""Where the optimizers of others are: those have no array leaves, which a sweep could stack."""
 
 
 class StageKind(msgspec.Struct, frozen=True):
@@ -32,6 +34,7 @@ class StageKind(msgspec.Struct, frozen=True):
         required: Whether a pipeline cannot do without it.
         repeats: Whether a pipeline may have several.
         sweeps: Whether a list of variants is a sweep.
+        texts: Whether an option with few choices may be swept.
     """
 
     name: str
@@ -45,6 +48,7 @@ class StageKind(msgspec.Struct, frozen=True):
     required: bool = False
     repeats: bool = False
     sweeps: bool = False
+    texts: bool = False
 
 
 def _in(module: str, *names: str) -> dict[str, str]:
@@ -72,15 +76,17 @@ STAGES: dict[str, StageKind] = {
         StageKind(
             "data",
             "what to fit",
-            variants=_in("aeoskit_experiments.data", "digits"),
+            variants=_in("aeoskit_experiments.data", "digits", "quadratic"),
             required=True,
+            texts=True,
         ),
         StageKind(
             "model",
             "the network",
-            variants=_in("aeoskit_experiments.models", "mlp", "cnn"),
+            variants=_in("aeoskit_experiments.models", "mlp", "cnn", "linear"),
             common=(_SEED,),
             required=True,
+            texts=True,
         ),
         StageKind(
             "loss",
@@ -113,16 +119,19 @@ STAGES: dict[str, StageKind] = {
                 "adafactor",
                 "lion",
                 "sign_descent",
-            ),
+            )
+            | _in(FOREIGN, "optax", "bfgs", "lbfgs", "nonlinear_cg"),
             positional=True,
             floats=_HYPERPARAMETERS,
             required=True,
             sweeps=True,
+            texts=True,
         ),
         StageKind(
             "track",
             "what to measure on the way (loss and gradient norm always are)",
-            variants=dict.fromkeys(("preconditioned_sharpness", "sharpness"), f"{_SETTINGS}:Track"),
+            variants=dict.fromkeys(("preconditioned_sharpness", "sharpness"), f"{_SETTINGS}:Track")
+            | {"flip_multiplier": f"{_SETTINGS}:TrackMultiplier"},
             positional=True,
             skip=("variant",),
             repeats=True,
@@ -192,9 +201,19 @@ def options_for(stage: str, variant: str | None) -> tuple[Option, ...]:
         positional=kind.positional,
         skip=kind.skip,
         floats=kind.floats,
+        texts=kind.texts,
     )
     taken = {option.name for option in own}
     return own + tuple(option for option in kind.common if option.name not in taken)
+
+
+def is_ours(optimizer: str) -> bool:
+    """Whether a variant of the stage optimizer is aeoskit's own.
+
+    >>> is_ours("adam"), is_ours("optax")
+    (True, False)
+    """
+    return not STAGES["optimizer"].variants[optimizer].startswith(f"{FOREIGN}:")
 
 
 def describe(stage: str, variant: str | None) -> str:

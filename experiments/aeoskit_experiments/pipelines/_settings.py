@@ -71,7 +71,8 @@ class Track:
         rtol: Residual of an eigenpair, relative to its eigenvalue.
         basis: Vectors that the solver holds before it restarts.
         solver: tracking goes on from a model of the last measurement's operator, with a half to a
-            fifth of the products of lanczos, which starts from its vectors.
+            fifth of the products of lanczos, which starts from its vectors; dense takes the whole
+            matrix, of at most a few hundred parameters.
         value_rtol: If positive, tracking also stops once it expects an eigenvalue to be this
             accurate (relative), whatever its residual: cheaper, and an estimate.
     """
@@ -81,8 +82,25 @@ class Track:
     every: int = 10
     rtol: float = 1e-3
     basis: int = 20
-    solver: Literal["tracking", "lanczos"] = "tracking"
+    solver: Literal["tracking", "lanczos", "dense"] = "tracking"
     value_rtol: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackMultiplier:
+    """What is measured of the whole training step: its eigenvalue of smallest real part.
+
+    Args:
+        variant: The flip multiplier.
+        every: Steps between two measurements: odd, since at the edge every other step is alike.
+        rtol: Residual of the eigenpair, relative to its eigenvalue.
+        basis: Vectors that the solver holds before it restarts.
+    """
+
+    variant: str
+    every: int = 25
+    rtol: float = 1e-3
+    basis: int = 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +110,13 @@ class Freeze:
     Args:
         at: When: a step, start, or edge (the ratio to the threshold first reaches 0.9).
         name: The branch's name in the record; none takes "frozen".
+        ratio: If given, the learning rate is set once, such that the ratio of λ₁(P⁻¹H) to the
+            threshold is this; any schedule ends.
     """
 
     at: int | str = "edge"
     name: str | None = None
+    ratio: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +125,7 @@ class Switch:
 
     Args:
         optimizer: Its name, as in the stage optimizer.
-        lr: Its learning rate.
+        lr: Its learning rate, if it has one.
         at: When: a step, start, or edge (the ratio to the threshold first reaches 0.9).
         name: The branch's name in the record; none takes the optimizer's.
         beta1: Its momentum, if it has one.
@@ -112,10 +133,11 @@ class Switch:
         eps: Added to its preconditioner, if it has one.
         weight_decay: Its decoupled weight decay, if it has one.
         form: Its form of momentum, if it has several.
+        transform: Which one of optax's, if it is optax.
     """
 
     optimizer: str
-    lr: float
+    lr: float | None = None
     at: int | str = "edge"
     name: str | None = None
     beta1: float | None = None
@@ -123,6 +145,7 @@ class Switch:
     eps: float | None = None
     weight_decay: float | None = None
     form: str | None = None
+    transform: str | None = None
 
     def choice(self) -> Choice:
         """The optimizer with the settings that were given and its own defaults for the rest."""
@@ -135,7 +158,7 @@ class Switch:
         return Choice("optimizer", self.optimizer, {**defaults, **given})
 
 
-SWITCHED = ("lr", "beta1", "beta2", "eps", "weight_decay", "form")
+SWITCHED = ("lr", "beta1", "beta2", "eps", "weight_decay", "form", "transform")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,12 +170,14 @@ class Branch:
         name: Its name in the record, different from every other's.
         at: A step (0 is the start), or "edge".
         optimizer: The optimizer it goes on with; None keeps the main one.
+        ratio: Of a freeze: the ratio to the threshold that the learning rate is set to; or None.
     """
 
     kind: str
     name: str
     at: int | Literal["edge"]
     optimizer: Choice | None = None
+    ratio: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +200,8 @@ class Plot:
     """Which figure is drawn.
 
     Args:
-        kind: The edge (loss and ratio), the advance (branches), or whichever fits.
+        kind: The edge (loss and ratio), the advance (branches), the multiplier beside the ratio,
+            the thresholds (branches below and above), or whichever fits.
     """
 
-    kind: Literal["auto", "edge", "advance"] = "auto"
+    kind: Literal["auto", "edge", "advance", "multiplier", "thresholds"] = "auto"
