@@ -15,7 +15,6 @@ from aeoskit.probes import preconditioned_sharpness
 from ._carry import AnyOptimizer, Carry, Lane, Trajectory, lane_axes
 from ._step import context_of
 
-
 RATIO_RTOL = 1e-4
 """Residual of the eigenvalue that a ratio is set by: an error of its square."""
 

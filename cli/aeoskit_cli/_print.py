@@ -17,12 +17,18 @@ _KNOWN = {
     "final_loss",
     "sharpness",
     "preconditioned_sharpness",
+    "multiplier",
+    "equivalent_ratio",
+    "reached",
+    "transform",
     "matvecs",
     "unconverged",
     "steps",
     "diverged_at",
     "result",
 }
+
+_THREE_DIGITS = ("ratio", "multiplier", "equivalent_ratio")
 
 _ADVANCE = {
     "growth": "Adam's raw sharpness, peak over its value at the edge (×)",
@@ -51,7 +57,11 @@ def _encode(value: Any) -> str:
 
 def print_outcome(summary: Mapping[str, Any], figures: Sequence[Path]) -> None:
     """Print a run's table, a row a learning rate, and where the figure is."""
-    print_runs(summary.get("runs") or [])
+    rows = summary.get("rows") or []
+    if any("live_ratio" in row for row in rows):
+        print_thresholds(rows)
+    else:
+        print_runs(summary.get("runs") or [])
     _print_advance(summary)
     print_notes(summary)
     for figure in [path for path in figures if path.suffix == ".png"] or list(figures)[:1]:
@@ -95,6 +105,44 @@ _HEADERS = {
     "matvecs_per_step": "mat-\nvecs\na step",
     "linearize_seconds": "linear-\nize\nms",
 }
+
+
+def print_thresholds(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print what each optimizer's threshold is worth, P frozen on either side and P live."""
+    from rich.table import Table
+
+    table = Table(box=_box(), pad_edge=False, header_style="bold")
+    table.add_column("optimizer", no_wrap=True)
+    for header in (
+        "threshold",
+        "loss below\n(×)",
+        "loss above\n(×)",
+        "thresh-\nold holds",
+        "ratio\nlive",
+    ):
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in rows:
+        # By either branch: without one of them nothing is said.
+        kept = (
+            None
+            if row["below"] is None or row["above"] is None
+            else bool(row["converges"] and row["diverges"])
+        )
+        table.add_row(
+            str(row["optimizer"]),
+            _cell("threshold", row["threshold"]),
+            _growth(row["below"]),
+            _growth(row["above"]),
+            _cell("kept", kept),
+            _cell("ratio", row["live_ratio"]),
+        )
+    _show(table)
+
+
+def _growth(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return _cell("", value)
+    return f"{value:.3g}" if 0.01 <= value < 100 or value == 0 else f"{value:.0e}"
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
@@ -191,6 +239,12 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
         ("final_loss", "loss\nfinal", False),
         ("matvecs", "products\nH·v", False),
     ]
+    if any("multiplier" in row for row in rows):
+        # Beside the ratio: the two are to be compared.
+        at = [key for key, _, _ in found].index("ratio")
+        found[at + 1 : at + 1] = [("equivalent_ratio", "ratio by\nmultiplier", False)]
+        found[at:at] = [("multiplier", "multi-\nplier", False)]
+        found.append(("reached", "at the\nedge", False))
     if any(row.get("diverged_at") is not None for row in rows):
         found.append(("diverged_at", "diverged\nat step", False))
     return found
@@ -204,7 +258,7 @@ def _cell(key: str, value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}" if key == "matvecs" else str(value)
     if isinstance(value, float):
-        if key == "ratio" and abs(value) < 1e3:  # a diverged lane has any
+        if key in _THREE_DIGITS and abs(value) < 1e3:  # a diverged lane has any
             return f"{value:.3f}"
         if 1e3 <= abs(value) < 1e6:  # 38,000 rather than 3.8e+04
             return f"{value:,.0f}"

@@ -7,7 +7,8 @@ import optax as _optax
 import optimistix as optx
 
 import aeoskit.optimizers as ours
-from aeoskit.optimizers import OptaxOptimizer, OptimistixOptimizer, Optimizer, as_optimizer
+from aeoskit.optimizers import OptimistixOptimizer, as_optimizer
+from aeoskit.trajectory import AnyOptimizer
 from aeoskit_experiments._errors import UserError
 
 Transform = Literal[
@@ -26,33 +27,50 @@ Transform = Literal[
 ]
 TRANSFORMS: tuple[Transform, ...] = get_args(Transform)
 
-# The learning rate at which each is at its edge on the digits of `multiplier-edge`, measured: the
-# thresholds differ by factors of thirty, and so do the rates.
-_MADE: dict[str, tuple[float, Callable[[float], Any]]] = {
-    "sgd": (0.07, _optax.sgd),
-    "heavy_ball": (0.1, lambda lr: _optax.sgd(lr, momentum=0.9)),
-    "nesterov": (0.04, lambda lr: _optax.sgd(lr, momentum=0.9, nesterov=True)),
-    "rmsprop": (1e-3, lambda lr: _optax.rmsprop(lr, decay=0.99)),
-    "adam": (5e-3, lambda lr: _optax.adam(lr, b2=0.99)),
-    "adamw": (5e-3, lambda lr: _optax.adamw(lr, b2=0.99)),
-    "nadam": (3e-3, lambda lr: _optax.nadam(lr, b2=0.99)),
-    "amsgrad": (1e-2, lambda lr: _optax.amsgrad(lr, b2=0.99)),
-    "adabelief": (5e-3, lambda lr: _optax.adabelief(lr, b2=0.99)),
-    "adagrad": (3e-2, _optax.adagrad),
-    "adafactor": (3e-2, lambda lr: _optax.adafactor(lr, min_dim_size_to_factor=1)),
-    "shampoo": (3e-3, lambda lr: ours.shampoo(lr, beta2=0.99)),
+# Learning rates at which the run of `multiplier-edge` comes to its edge, found by trying: the
+# thresholds differ by factors of thirty, and so do the rates. AMSGrad gets to none at any rate.
+RATES: dict[str, float] = {
+    "sgd": 0.07,
+    "heavy_ball": 0.1,
+    "nesterov": 0.04,
+    "rmsprop": 5e-4,
+    "adam": 5e-3,
+    "adamw": 5e-3,
+    "nadam": 3e-3,
+    "amsgrad": 0.01,
+    "adabelief": 5e-3,
+    "adagrad": 0.03,
+    "adafactor": 6e-3,
+    "shampoo": 1.5e-3,
+}
+
+_MADE: dict[str, Callable[[float], Any]] = {
+    "sgd": _optax.sgd,
+    "heavy_ball": lambda lr: _optax.sgd(lr, momentum=0.9),
+    "nesterov": lambda lr: _optax.sgd(lr, momentum=0.9, nesterov=True),
+    "rmsprop": lambda lr: _optax.rmsprop(lr, decay=0.99),
+    "adam": lambda lr: _optax.adam(lr, b2=0.99),
+    "adamw": lambda lr: _optax.adamw(lr, b2=0.99),
+    "nadam": lambda lr: _optax.nadam(lr, b2=0.99),
+    "amsgrad": lambda lr: _optax.amsgrad(lr, b2=0.99),
+    "adabelief": lambda lr: _optax.adabelief(lr, b2=0.99),
+    "adagrad": _optax.adagrad,
+    # Small matrices too are factored: it would be RMSProp otherwise.
+    "adafactor": lambda lr: _optax.adafactor(lr, min_dim_size_to_factor=1),
+    "shampoo": lambda lr: ours.shampoo(lr, beta2=0.99),
 }
 
 
-def optax(*, transform: Transform, lr: float | None = None) -> Optimizer | OptaxOptimizer:
+def optax(*, transform: Transform, lr: float | None = None) -> AnyOptimizer:
     """An optimizer of optax, as optax made it; P and threshold are read by the bridge.
 
     Args:
-        transform: Which one; shampoo, which optax lacks, is aeoskit's in optax's form.
-        lr: Learning rate; none takes one at which the recipe multiplier-edge is at its edge.
+        transform: Which one; optax has no shampoo, and that is aeoskit's.
+        lr: Learning rate; none takes the one at which the recipe multiplier-edge runs it.
 
     Returns:
-        The optimizer. Second moments decay by 0.99, for all that have such a number.
+        The optimizer. Momentum is 0.9 and second moments decay by 0.99 wherever there are such
+        numbers; everything else is as optax has it.
 
     Raises:
         UserError: for another name.
@@ -63,8 +81,7 @@ def optax(*, transform: Transform, lr: float | None = None) -> Optimizer | Optax
     """
     if transform not in _MADE:
         raise UserError(f"transform is {transform!r}: it is one of {', '.join(TRANSFORMS)}")
-    rate, make = _MADE[transform]
-    return as_optimizer(make(rate if lr is None else lr))
+    return as_optimizer(_MADE[transform](RATES[transform] if lr is None else lr))
 
 
 def bfgs() -> OptimistixOptimizer:

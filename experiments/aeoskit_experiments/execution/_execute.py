@@ -18,8 +18,9 @@ from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store
 from ._build import Setup, build, build_optimizer, is_raw
 from ._interrupt import Interrupt
 from ._listener import Listener, Silent
+from ._names import optimizer_name, rate_of
 from ._run import Course, run_group
-from ._summary import summarize_advance, summarize_run
+from ._summary import multiplier_rows, summarize_advance, summarize_run, threshold_row
 
 MATMUL_PRECISION = "highest"
 """Products in full float32 on every backend; recorded with the run."""
@@ -197,11 +198,14 @@ def _conclude(
     if kind == "advance":
         summary |= _advance(dataset, lanes)
     main = [item for item in runs if item["branch"] == "main"]
+    rows = multiplier_rows(main)
+    if (sides := _sides(groups[0][1])) is not None:
+        rows = _threshold_rows(dataset, groups, sides)
+    if rows:
+        summary["rows"] = rows
     if status == "finished" and all(item["diverged_at"] is not None for item in main):
         status = "diverged"
-    optimizer = str(main[0]["optimizer"])
-    labels = {"main": _NAMES.get(optimizer, optimizer)}
-    figures = _draw(dataset, kind, labels, writer.figure_path(pipeline.name), listener)
+    figures = _draw(dataset, kind, runs, rows, writer.figure_path(pipeline.name), listener)
     summary |= {
         "status": status,
         "seconds": time.perf_counter() - begun,
@@ -255,7 +259,8 @@ def _said(
 ) -> dict[str, Any]:
     """What a row says of its run: optimizer, learning rate, and the swept values."""
     choice = _choice(experiment, branch)
-    own = {"optimizer": choice.variant, "lr": choice.settings.get("lr")}
+    transform = choice.settings.get("transform")
+    own = {"optimizer": transform or choice.variant, "lr": rate_of(choice)}
     if choice.variant == experiment.optimizer.variant and not _switched(experiment, branch):  # type: ignore[union-attr]
         return {**own, **coordinates}
     # A branch with an optimizer of its own: the sweep's values are those of the run it left.
@@ -267,8 +272,40 @@ def _switched(experiment: Experiment, branch: str) -> bool:
     return any(item.name == branch and item.optimizer is not None for item in experiment.branches)
 
 
+def _sides(experiment: Experiment) -> tuple[str, str] | None:
+    """The first branches that are frozen below and above the threshold, if there are both."""
+    ratios = [(item.name, item.ratio) for item in experiment.branches if item.ratio is not None]
+    below = [name for name, ratio in ratios if ratio < 1]
+    above = [name for name, ratio in ratios if ratio > 1]
+    return (below[0], above[0]) if below and above else None
+
+
+def _threshold_rows(
+    dataset: xr.Dataset, groups: list[tuple[dict[str, Any], Experiment]], sides: tuple[str, str]
+) -> list[dict[str, Any]]:
+    found = []
+    for values, experiment in groups:
+        raw = _is_raw(experiment, "main")
+        for lane in experiment.lanes():
+            coordinates = {**values, **lane}
+            runs = [
+                select(dataset, name, coordinates)
+                if name in dataset["branch"].values
+                else select(dataset, "main", coordinates).isel(step=slice(0, 0))
+                for name in ("main", *sides)
+            ]
+            said = _said(experiment, "main", lane, coordinates)
+            main, below, above = runs
+            found.append(said | threshold_row(main, below, above, raw))
+    return found
+
+
 def _kind(dataset: xr.Dataset, experiment: Experiment) -> str:
-    """The advance where the branches are its own, the edge otherwise."""
+    """What the branches or the probes are for, the edge otherwise."""
+    if _sides(experiment) is not None:
+        return "thresholds"
+    if "multiplier" in dataset:
+        return "multiplier"
     names = {str(name) for name in dataset["branch"].values}
     lanes = [name for name in dataset["loss"].dims if name not in ("branch", "step")]
     both = "sharpness" in dataset and "ratio" in dataset
@@ -288,35 +325,29 @@ def _advance(dataset: xr.Dataset, lanes: list[dict[str, Any]]) -> dict[str, Any]
     return summarize_advance(*chosen)
 
 
-_NAMES = {
-    "adam": "Adam",
-    "adamw": "AdamW",
-    "nadam": "NAdam",
-    "nadamw": "NAdamW",
-    "rmsprop": "RMSProp",
-    "scalar_rmsprop": "scalar RMSProp",
-    "amsgrad": "AMSGrad",
-    "shampoo": "Shampoo",
-    "soap": "SOAP",
-    "muon": "Muon",
-    "padam": "Padam",
-    "adabelief": "AdaBelief",
-    "gi_adam": "GI-Adam",
-    "adagrad": "Adagrad",
-    "adafactor": "Adafactor",
-    "lion": "Lion",
-    "sign_descent": "sign descent",
-}
-
-
 def _draw(
-    dataset: xr.Dataset, kind: str, labels: dict[str, str], path: Path, listener: Listener
+    dataset: xr.Dataset,
+    kind: str,
+    runs: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
+    path: Path,
+    listener: Listener,
 ) -> list[Path]:
-    from aeoskit.figures import advance_figure, edge_figure, save
+    from aeoskit.figures import advance_figure, edge_figure, multiplier_figure, save
+    from aeoskit.figures import threshold_figure as thresholds
 
     try:
-        advances = kind == "advance"
-        figure = advance_figure(dataset, labels=labels) if advances else edge_figure(dataset)
+        if kind == "advance":
+            labels = {"main": optimizer_name(str(runs[0]["optimizer"]))}
+            figure = advance_figure(dataset, labels=labels)
+        elif kind == "multiplier":
+            names = [optimizer_name(str(run["optimizer"])) for run in runs]
+            figure = multiplier_figure(dataset, labels=names)
+        elif kind == "thresholds":
+            named = [{**row, "optimizer": optimizer_name(str(row["optimizer"]))} for row in rows]
+            figure = thresholds(named)
+        else:
+            figure = edge_figure(dataset)
     except Exception as error:  # A record without a picture is better than no record.
         listener.noted(f"no figure was drawn: {type(error).__name__}: {error}")
         return []

@@ -10,6 +10,12 @@ from ._windows import edge_step, last_fifth, running_median
 FITTED = 0.1
 """The loss at which cross-entropy counts as fitted: its curvature collapses beyond by nature."""
 
+REACHED = 0.85
+"""The median ratio over the last fifth of a run from which it counts as being at the edge."""
+
+STEPS_OF_A_GROWTH = 10
+"""Steps over whose median the loss of a branch is taken at either end."""
+
 _ADVANCE = (
     "growth",
     "ratio",
@@ -67,7 +73,9 @@ def summarize_run(dataset: xr.Dataset, raw: bool) -> dict[str, Any]:
         diverged), `edge_step` (when the ratio's running median first rose to 0.9, or None),
         `final_loss`, `sharpness` and
         `preconditioned_sharpness` (medians over the last fifth), `matvecs` (products spent),
-        `unconverged` (measurements whose residual missed the tolerance), `steps`, `diverged_at`.
+        `unconverged` (measurements whose residual missed the tolerance), `steps`, `diverged_at`;
+        where it was tracked, `multiplier` and `equivalent_ratio` (medians over the last fifth) and
+        `reached` (whether that ratio is at least 0.85: the run ends at the edge).
     """
     loss_steps, loss = measured(dataset, "loss")
     _, thresholds = measured(dataset, "threshold")
@@ -87,11 +95,70 @@ def summarize_run(dataset: xr.Dataset, raw: bool) -> dict[str, Any]:
             summary[name] = float(np.median(values[last_fifth(at)]))
             matvecs += int(measured(dataset, f"{name}_matvecs")[1].sum())
             unconverged += int((measured(dataset, f"{name}_converged")[1] == 0).sum())
+    at, values = measured(dataset, "multiplier")
+    if values.size:
+        summary["multiplier"] = _hovering(at, values, diverged_at)
+        ratio = _hovering(*measured(dataset, "equivalent_ratio"), diverged_at)
+        summary["equivalent_ratio"] = ratio
+        summary["reached"] = ratio is not None and ratio >= REACHED
+        matvecs += int(measured(dataset, "multiplier_matvecs")[1].sum())
+        unconverged += int((measured(dataset, "multiplier_converged")[1] == 0).sum())
     return summary | {
         "matvecs": matvecs,
         "unconverged": unconverged,
         "steps": int(loss_steps[-1]) + 1 if loss_steps.size else 0,
         "diverged_at": diverged_at if diverged_at >= 0 else None,
+    }
+
+
+def _hovering(steps: np.ndarray, values: np.ndarray, diverged_at: int) -> float | None:
+    """The median over the last fifth of a run that did not diverge."""
+    if diverged_at >= 0 or not values.size:
+        return None
+    return float(np.median(values[last_fifth(steps)]))
+
+
+def multiplier_rows(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each run whose flip multiplier was tracked, what compares it with `λ₁(P⁻¹H)`.
+
+    Args:
+        runs: what `summarize_run` gave, with `optimizer` and perhaps the swept values.
+
+    Returns:
+        Rows with `optimizer`, `multiplier`, `equivalent_ratio`, `ratio` and `reached`.
+    """
+    keys = ("optimizer", "multiplier", "equivalent_ratio", "ratio", "reached")
+    return [{key: run.get(key) for key in keys} for run in runs if "multiplier" in run]
+
+
+def threshold_row(
+    main: xr.Dataset, below: xr.Dataset, above: xr.Dataset, raw: bool
+) -> dict[str, Any]:
+    """What a threshold is worth: P frozen just below and just above it, and P live.
+
+    Args:
+        main: the run with P live.
+        below: the branch with P frozen and a ratio below 1.
+        above: that with a ratio above 1.
+        raw: the optimizer has no preconditioner.
+
+    Returns:
+        `threshold` (of the main run, at its end), `below` and `above` (the branch's last loss over
+        its first), `converges` and `diverges` (whether that is below and above 1), `live_ratio`
+        (the median over the last fifth of the main run). None where there is nothing.
+    """
+    run = summarize_run(main, raw)
+    row: dict[str, Any] = {"threshold": run["threshold"]}
+    for name, branch in (("below", below), ("above", above)):
+        _, loss = measured(branch, "loss")
+        # Medians, since at the edge every other step is alike, and not like the one between.
+        few = STEPS_OF_A_GROWTH if loss.size > 2 * STEPS_OF_A_GROWTH else 1
+        start = float(np.median(loss[:few])) if loss.size else 0.0
+        row[name] = float(np.median(loss[-few:])) / start if start > 0 else None
+    return row | {
+        "converges": row["below"] is not None and row["below"] < 1,
+        "diverges": row["above"] is not None and row["above"] > 1,
+        "live_ratio": run["ratio"],
     }
 
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from aeoskit_experiments.data import Dataset

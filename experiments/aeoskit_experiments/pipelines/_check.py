@@ -16,7 +16,6 @@ from aeoskit_experiments.pipelines._settings import (
     Train,
 )
 
-
 MINIMISERS = ("bfgs", "lbfgs", "nonlinear_cg")
 
 

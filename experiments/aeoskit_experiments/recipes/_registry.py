@@ -18,7 +18,7 @@ def recipe(function: Callable[..., Pipeline]) -> Callable[..., Pipeline]:
     """Register a function under its name with hyphens; its docstring's first line is its help.
 
     >>> sorted(RECIPES)
-    ['adam-edge', 'advance', 'gd-edge']
+    ['adam-edge', 'advance', 'gd-edge', 'multiplier-edge', 'threshold-table']
     """
     RECIPES[function.__name__.replace("_", "-")] = function
     return function

@@ -1,0 +1,67 @@
+"""The edge of optimizers as others wrote them, by a multiplier that knows nothing about them."""
+
+from collections.abc import Sequence
+
+from aeoskit_experiments.pipelines import (
+    Pipeline,
+    data,
+    loss,
+    model,
+    optimizer,
+    pipe,
+    plot,
+    track,
+    train,
+)
+from aeoskit_experiments.recipes._registry import recipe
+
+ALL = (
+    "sgd",
+    "heavy_ball",
+    "nesterov",
+    "rmsprop",
+    "adam",
+    "adamw",
+    "nadam",
+    "amsgrad",
+    "adabelief",
+    "adagrad",
+    "adafactor",
+    "shampoo",
+)
+
+
+@recipe
+def multiplier_edge(
+    *,
+    transform: str | Sequence[str] = ALL,
+    lr: float | None = None,
+    steps: int = 1500,
+    every: int = 25,
+    examples: int = 200,
+    label_noise: float = 0.4,
+    width: int = 32,
+    seed: int = 0,
+) -> Pipeline:
+    """Stock optax optimizers at the edge, by the flip multiplier of their whole step.
+
+    Args:
+        transform: Optimizers of optax, trained one after the other.
+        lr: Learning rate of all of them; none gives each its own, at which it gets to the edge.
+        steps: Steps of full-batch training.
+        every: Steps between two measurements: odd, since at the edge every other step is alike.
+        examples: How many of scikit-learn's digits.
+        label_noise: Share of the labels that are drawn at random; the edge comes sooner.
+        width: Width of the two hidden layers.
+        seed: Seed of data and initial parameters.
+    """
+    return pipe(
+        data("digits", examples=examples, label_noise=label_noise, seed=seed),
+        model("mlp", width=width, depth=2, activation="tanh", seed=seed),
+        loss("mse"),
+        optimizer("optax", transform=transform, lr=lr),
+        track("preconditioned_sharpness", every=every),
+        track("flip_multiplier", every=every),
+        train(steps),
+        plot("multiplier"),
+    )
