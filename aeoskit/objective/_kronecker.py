@@ -14,7 +14,7 @@ from aeoskit.linalg import AxisFactor, KroneckerPreconditioner, multiply_along, 
 
 from ._accumulate import accumulate, part_loop
 from ._checks import check_params
-from ._fisher_draws import knows_draws, of_draws, of_losses
+from ._fisher_draws import knows_roots, of_losses, of_outputs, outputs_of_one
 from ._function import ModelLoss
 from ._kinds import accumulator
 from ._objective import Objective
@@ -48,7 +48,7 @@ def kronecker_fisher(
     - on a matrix `L ← E[G R Gᵀ]`, then `R ← E[Gᵀ L G]`, and so on. This is power iteration on the
       rearranged `F`; factors stay positive semidefinite, and the limit is the nearest product. For
       a dense layer whose inputs `a` and output gradients `g` are independent one iteration gives
-      `E[aaᵀ] ⊗ E[ggᵀ]`, K-FAC's factors, exactly; otherwise it is nearer to `F` than these;
+      `E[aaᵀ] ⊗ E[ggᵀ]`, K-FAC's factors, exactly; otherwise the limit is nearer to `F` than these;
     - a leaf of more axes has one factor an axis, where the limit can be a local optimum. (K-FAC for
       convolutions joins axes into a matrix instead.)
     - a leaf of one axis has its whole block, since it is small: nothing is approximated.
@@ -60,24 +60,30 @@ def kronecker_fisher(
     eigenvalue, and `λ^{1/k}` is added to each; with one axis this is `F + λ I`. Hence `P ≥ λ I`,
     and P is positive definite by construction; a leaf without gradients has `P = λ I`.
 
-    Each iteration costs, per example, as many gradients as the longest shape has axes (2 for a
-    network of matrices and vectors), each with `m n (m + n)` multiplications for a leaf of shape
-    `(m, n)`. With `kind="gauss_newton"` a gradient is one forward and `samples` backward passes.
-    At the end each factor is decomposed, `O(n³)`.
+    An iteration multiplies the error by `(σ₂/σ₁)²`, the squared ratio of the two largest singular
+    values of the rearranged `F`, and passes over the data as often as the longest shape has axes
+    (2 for a network of matrices and vectors). Each time it costs, per example, one gradient and
+    `m n (m + n)` multiplications for a leaf of shape `(m, n)`; with `kind="gauss_newton"` one
+    forward pass, and a backward pass with these multiplications for each output or sample. At the
+    end each factor is decomposed, `O(n³)`.
 
     Args:
         objective: its loss returns one number an example, or a pair `(sum, weight)`, and does not
             couple examples. The sums of pairs give `G`, which is then divided by the square root of
             the mean weight: `F` is per unit of weight, and sees an example's own weight squared.
         params: where the gradients are taken; real floating arrays.
-        damping: `λ`, at least 0. At 0 no factor may be singular. It may be traced, and swept.
+        damping: `λ`, at least 0. At 0 no factor may be singular. It may be traced, and swept. There
+            is no default: its unit is that of `F`, and it decides where `F` has little to say.
         iterations: how often each factor is renewed, at least 1.
-        kind: `"empirical"` takes the gradients of the losses. `"gauss_newton"` draws targets from
-            the model's outputs; what they give on average is the true Fisher matrix, which is
+        kind: `"empirical"` takes the gradients of the losses. `"gauss_newton"` takes the true
+            Fisher matrix, that of targets drawn from the model's outputs, which is
             `objective.gauss_newton`. It needs `Objective.from_model` with `SquaredError` or
             `SoftmaxCrossEntropy`, whose weights enter once, not squared.
-        key: of these draws. The same in every iteration, and whatever the microbatch.
-        samples: draws for each example; 1 for `"empirical"`, which draws nothing.
+        key: for `"gauss_newton"`. None sums over all outputs of an example, exactly, with a
+            backward pass for each. For many outputs pass a key: targets are drawn, the same in
+            every iteration and whatever the microbatch, and `F` holds on average. Where the model
+            is sure of its labels that takes many samples, since the rare ones make most of `F`.
+        samples: draws for each example, where there is a key.
         max_dimension: an axis that is longer has a diagonal factor; the product is then the nearest
             of that kind.
         microbatch: examples whose gradients are held at a time. None for the objective's, or fewer,
@@ -91,7 +97,8 @@ def kronecker_fisher(
         TypeError: an argument of the wrong type, a leaf that is not real and floating, or
             `"gauss_newton"` without a model and output loss that it knows.
         ValueError: an argument out of range, a loss that gives only a mean, an empty leaf,
-            gradients that are not finite, or singular factors without damping.
+            gradients that are not finite, too many outputs to sum over, or singular factors
+            without damping.
 
     Source: Martens, Grosse, arXiv 1503.05671, section 6.3 for the damping; Van Loan, Pitsianis,
     *Approximation with Kronecker products* (1993), for the nearest product.
@@ -123,10 +130,10 @@ def kronecker_fisher(
             raise ValueError(f"{name} is {value}: it must be at least 1")
     _check_kind(objective, params, kind, key, samples)
     if microbatch is None:
-        microbatch = _fitting(objective, params, samples)
+        microbatch = _fitting(objective, params, kind, key, samples)
     microbatch = min(microbatch, objective.n)
 
-    leaves, treedef = jax.tree.flatten(params)
+    leaves = jax.tree.leaves(params)
     shapes = [leaf.shape or (1,) for leaf in leaves]
     directions = [
         tuple(_start(n, n <= max_dimension, leaf.dtype) for n in shape)
@@ -135,22 +142,20 @@ def kronecker_fisher(
     scales: Scales = []
     for step in range(iterations * max(map(len, shapes))):
         axes = tuple(step % len(shape) for shape in shapes)
-        directions, scales = _renewed(objective, params, directions, axes, key, samples, microbatch)
+        directions, scales = _renewed(
+            objective, params, directions, axes, kind, key, samples, microbatch
+        )
     _check_scales(params, scales)
-    factors = _damped(directions, scales, jnp.asarray(damping))
-    _check_singular(params, factors, damping)
-    return KroneckerPreconditioner(
-        jax.tree.unflatten(treedef, factors), params, eps=0.0, check=False
-    )
+    preconditioner = _damped(params, directions, scales, damping)
+    _check_singular(params, preconditioner.factors, damping)
+    return preconditioner
 
 
 def _start(size: int, full: bool, dtype: Any) -> Array:
     # The identity has a positive product with every positive semidefinite matrix, hence with the
     # leading singular vector of the rearranged block: power iteration cannot miss it.
-    wide = accumulator(dtype)
-    return (jnp.eye(size, dtype=wide) if full else jnp.ones(size, wide)) / jnp.sqrt(
-        jnp.asarray(size, wide)
-    )
+    identity = np.eye(size) if full else np.ones(size)
+    return jnp.asarray(identity / np.sqrt(size), accumulator(dtype))
 
 
 @eqx.filter_jit
@@ -159,21 +164,22 @@ def _renewed(
     params: PyTree,
     directions: Directions,
     axes: tuple[int, ...],
+    kind: str,
     key: Array | None,
     samples: int,
     microbatch: int,
 ) -> tuple[Directions, Scales]:
     """One pass over the data, which renews one factor of each leaf."""
-    if key is None:
+    if kind == "empirical":
         gradients = of_losses(objective.loss, params)
     else:
         assert isinstance(objective.loss, ModelLoss)
-        gradients = of_draws(objective.loss, params, key, samples)
+        gradients = of_outputs(objective.loss, params, key, samples)
 
     def part(batch: PyTree) -> tuple[list[Array], Array]:
         grads, weights = jax.vmap(gradients)(*batch)
         moments = [
-            _moment(rearrange(leaf, "n draws ... -> (n draws) ..."), factors, axis)
+            _moment(rearrange(leaf, "n m ... -> (n m) ..."), factors, axis)
             for leaf, factors, axis in zip(jax.tree.leaves(grads), directions, axes, strict=True)
         ]
         return moments, jnp.sum(weights)
@@ -187,7 +193,7 @@ def _renewed(
     renewed: Directions = []
     scales: Scales = []
     for factors, axis, moment in zip(directions, axes, moments, strict=True):
-        moment = moment / (samples * weight).astype(moment.dtype)
+        moment = moment / weight.astype(moment.dtype)
         norm = jnp.sqrt(jnp.sum(jnp.square(moment)))
         # A leaf without gradients keeps its directions, and is scaled to zero.
         direction = jnp.where(norm > 0, moment / jnp.where(norm > 0, norm, 1), factors[axis])
@@ -226,7 +232,9 @@ def _times(factor: Array, array: Array, axis: int) -> Array:
 
 
 @eqx.filter_jit
-def _damped(directions: Directions, scales: Scales, damping: Array) -> list[tuple[AxisFactor, ...]]:
+def _damped(
+    params: PyTree, directions: Directions, scales: Scales, damping: Any
+) -> KroneckerPreconditioner:
     """The factors of each leaf at one mean eigenvalue, decomposed, and damped."""
     damped = []
     for factors, scale in zip(directions, scales, strict=True):
@@ -235,14 +243,15 @@ def _damped(directions: Directions, scales: Scales, damping: Array) -> list[tupl
         for factor_mean in means:
             mean = mean * factor_mean
         mean = _root(mean, len(factors))
-        shift = _root(damping.astype(scale.dtype), len(factors))
+        shift = _root(jnp.asarray(damping, scale.dtype), len(factors))
         axes = []
         for factor, factor_mean in zip(factors, means, strict=True):
             factor = factor * (mean / factor_mean)
             whole = AxisFactor(factor) if factor.ndim == 1 else symmetric_factor(factor)
             axes.append(AxisFactor(whole.values + shift, whole.vectors))
         damped.append(tuple(axes))
-    return damped
+    factors = jax.tree.unflatten(jax.tree.structure(params), damped)
+    return KroneckerPreconditioner(factors, params, eps=0.0, check=False)
 
 
 def _root(value: Array, degree: int) -> Array:
@@ -251,12 +260,24 @@ def _root(value: Array, degree: int) -> Array:
     return jnp.sqrt(value) if degree == 2 else value ** jnp.asarray(1 / degree, value.dtype)
 
 
-def _fitting(objective: Objective, params: PyTree, samples: int) -> int:
+def _fitting(
+    objective: Objective, params: PyTree, kind: str, key: Array | None, samples: int
+) -> int:
     """As many examples as have their gradients fit into the objective's budget, at least one."""
-    each = samples * sum(
+    one = sum(
         leaf.size * jnp.dtype(accumulator(leaf.dtype)).itemsize for leaf in jax.tree.leaves(params)
     )
-    return max(1, min(objective.microbatch or objective.n, objective.residual_budget // each))
+    count, budget = samples, objective.residual_budget
+    if kind == "gauss_newton" and key is None:
+        assert isinstance(objective.loss, ModelLoss)
+        count = outputs_of_one(objective.loss, params, objective.data)
+        if count > 1 and count * one > budget:
+            raise ValueError(
+                f"an example has {count} outputs, whose gradients take {count * one / 2**30:.3g} "
+                f"GiB, but residual_budget is {budget / 2**30:.3g} GiB: pass "
+                "key=jax.random.key(0) to draw targets, or microbatch=1 to take them all the same"
+            )
+    return max(1, min(objective.microbatch or objective.n, budget // (count * one)))
 
 
 def _paths(params: PyTree) -> list[str]:
@@ -309,30 +330,36 @@ def _check_kind(
             "Objective.from_model(model, output_loss, data)"
         )
     output_loss = objective.loss.output_loss.function
-    if not knows_draws(output_loss):
+    if not knows_roots(output_loss):
         name = getattr(output_loss, "__name__", type(output_loss).__name__)
         raise TypeError(
-            f"kind='gauss_newton' draws targets from SquaredError or SoftmaxCrossEntropy, not from "
+            f"kind='gauss_newton' knows SquaredError and SoftmaxCrossEntropy, not "
             f"{name}: make the objective with one of these, or pass kind='empirical'"
         )
-    if key is None:
-        raise ValueError("kind='gauss_newton' draws targets: pass key=jax.random.key(0)")
+    if key is None and samples != 1:
+        raise ValueError(
+            f"samples is {samples}, but without a key nothing is drawn: pass "
+            "key=jax.random.key(0), or leave samples out"
+        )
 
 
 def _check_scales(params: PyTree, scales: Scales) -> None:
     for path, scale in zip(_paths(params), scales, strict=True):
-        if not isinstance(scale, Tracer) and not jnp.isfinite(scale):
+        if not isinstance(scale, Tracer) and not np.isfinite(scale):
             raise ValueError(
                 f"the gradients of {path} are not finite for some example, or their squares "
                 "overflow: run objective.check(params), and look at the loss"
             )
 
 
-def _check_singular(params: PyTree, factors: list[tuple[AxisFactor, ...]], damping: Any) -> None:
+def _check_singular(
+    params: PyTree, factors: tuple[tuple[AxisFactor | None, ...], ...], damping: Any
+) -> None:
     if isinstance(damping, Tracer) or damping > 0:
         return
     for path, axes in zip(_paths(params), factors, strict=True):
         for axis, factor in enumerate(axes):
+            assert factor is not None
             if isinstance(factor.values, Tracer):
                 raise ValueError(
                     "damping is 0, and no one can look whether traced factors are singular: pass a "
