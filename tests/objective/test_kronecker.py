@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +67,7 @@ def damped(L, R, damping):
     )
 
 
-def dense(gradients, weight, damping):
+def dense(gradients, weight, damping) -> Any:
     def block(g):
         if g.ndim == 2:
             return g.T @ g / weight + damping * np.eye(g.shape[1])
@@ -75,7 +76,7 @@ def dense(gradients, weight, damping):
     return scipy.linalg.block_diag(*map(block, jax.tree.leaves(gradients)))
 
 
-def matrix_of(P):
+def matrix_of(P) -> Any:
     """P from its factors; that products are those of this matrix is for tests of linalg."""
     blocks = []
     for axes in P.factors:
@@ -179,7 +180,7 @@ def gauss_newton_case(name):
     return ak.Objective.from_model(affine, output_loss, (inputs, targets)), params
 
 
-def dense_gauss_newton(objective, params):
+def dense_gauss_newton(objective, params) -> Any:
     """The bias's block, which is one factor, and the nearest product to the weights' block."""
     matrix = np.asarray(objective.gauss_newton(params).as_matrix())
     bias = matrix[:3, :3] + DAMPING * np.eye(3)
