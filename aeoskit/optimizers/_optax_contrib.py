@@ -30,7 +30,10 @@ def _simplified(part: Part) -> PyTree:
 
 
 def _acprop(part: Part) -> PyTree:
-    """P of the step before: of the first step `1 + eps`, whatever the gradients are."""
+    """P of the step before: of the first step `1 + eps`, whatever the gradients are.
+
+    Its first moments center the second ones; the step is along the gradient itself.
+    """
     incoming_of(part)  # the state after a step does not hold its P any more
     first, eps = part.before.count == 0, part.options["eps"]
     nu = corrected(part.before.nu, part.options["b2"], jnp.maximum(part.before.count, 1))

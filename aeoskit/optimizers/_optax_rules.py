@@ -41,7 +41,6 @@ MOMENTA = (
     | _ESTIMATED
     | {
         "ema",
-        "scale_by_acprop",
         "scale_by_adan",
         "scale_by_ademamix",
         "scale_by_adopt",
@@ -103,7 +102,7 @@ def rule_of(part: Part) -> AbstractMomentum | None:
         return (NAdamMomentum if nesterov else EMA)(options["b1"])
     if name == "scale_by_adopt":
         return (EMANesterov if options["nesterov"] else EMA)(options["b1"])
-    if name in ("scale_by_acprop", "scale_by_sm3"):
+    if name == "scale_by_sm3":
         return EMA(options["b1"])
     if name == "scale_by_novograd":
         return Polyak(options["b1"])

@@ -244,7 +244,7 @@ def from_optimistix(minimiser: Any) -> OptimistixOptimizer:
         ...     from_optimistix(optx.NonlinearCG(1e-6, 1e-6)),
         ...     {"loss": ak.LossAndGradient()})
         >>> carry = trajectory.init(jnp.zeros(2), jax.random.key(0))
-        >>> chunk, = ak.stream(trajectory, carry, 10)
+        >>> chunk, = ak.stream(trajectory, carry, 15)
         >>> bool(chunk.measurements["loss"][-1, 0] < 1e-6)
         True
     """

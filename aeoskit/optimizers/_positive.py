@@ -17,6 +17,8 @@ from aeoskit.linalg import (
     RotatedDiagonalPreconditioner,
 )
 
+from ._hyperparameters import is_concrete
+
 P = TypeVar("P", bound=AbstractPreconditioner)
 
 
@@ -45,7 +47,7 @@ def positive(preconditioner: P) -> P:
     for path, entries in zip(paths, _entries_of(preconditioner, len(paths)), strict=True):
         for what, array, wants_positive in entries:
             # Tracers, and the structures of an abstract evaluation, have no values.
-            if isinstance(array, jax.core.Tracer) or not isinstance(array, jax.Array | np.ndarray):
+            if not is_concrete(array) or not isinstance(array, jax.Array | np.ndarray):
                 continue
             good = jnp.isfinite(array)
             if bool(jnp.all(good & (array > 0) if wants_positive else good)):
@@ -74,6 +76,7 @@ def _entries_of(preconditioner: AbstractPreconditioner, size: int) -> list[list[
                     ("the eigenvalues", factor.values, True),
                     ("the eigenvectors", factor.vectors, False),
                 )
+                if array is not None
             ]
             for factors in preconditioner.factors
         ]

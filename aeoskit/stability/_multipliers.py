@@ -66,6 +66,8 @@ class Multipliers(eqx.Module):
         state: the warm start of the next solve, also at another point: pass it as `start`.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> from aeoskit.stability import flip_multiplier
         >>> halve = lambda params, state: (0.5 * params, state)
         >>> found = flip_multiplier(halve, (jnp.ones(3), ()))
         >>> complex(found.value), int(found.dead), bool(found.converged)

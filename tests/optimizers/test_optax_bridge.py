@@ -226,7 +226,10 @@ def test_thresholds_of_linear_ones(x64, transform):
         (optax.lion(0.1), "scale_by_lion steps by a sign"),
         (optax.sign_sgd(0.1), "scale_by_sign steps by a sign"),
         (optax.lbfgs(), "scale_by_lbfgs, so that .* in each step out of .*: aeoskit.flip_mult"),
-        (optax.polyak_sgd(), r"scale_by_polyak, .* \(its step size depends on the value of the loss"),
+        (
+            optax.polyak_sgd(),
+            r"scale_by_polyak, .* \(its step size depends on the value of the loss",
+        ),
         (optax.scale_by_adam(), r"scale_by_learning_rate"),
         (optax.chain(optax.trace(0.9), optax.adam(0.1)), "two momentum buffers, trace and"),
         (optax.chain(optax.add_decayed_weights(0.1), optax.adam(0.1)), "a term of the loss"),

@@ -10,7 +10,6 @@ import numpy as np
 import optax
 import pytest
 
-from aeoskit.linalg import DiagonalPreconditioner
 from aeoskit.optimizers import (
     EMA,
     EMANesterov,
@@ -41,10 +40,6 @@ def _of(name):
     return lambda before, after, g: getattr(after, name)
 
 
-def _combined(function):
-    return lambda before, after, g: jax.tree.map(function, g, *before(after))
-
-
 def _grad(before, after, g):
     return g
 
@@ -66,8 +61,7 @@ LAST = {
     ),
     "radam, not yet": (optax.radam(LR, threshold=9.0), 38, _of("mu")),
     "radam": (optax.radam(LR, b2=0.99, eps=1e-2), 38, _of("mu")),  # in the seventh step
-    "novograd": (optax.novograd(LR, eps=1e-2), 3.8, None),
-    "acprop": (C.acprop(LR, eps_root=1e-3), 38, _of("mu")),
+    "acprop": (C.acprop(LR, eps_root=1e-3), 2, _grad),  # its first moments only center
     "ademamix": (
         C.ademamix(LR, b3=lambda t: 0.99 + 0 * t, alpha=2.0),
         2 / (0.1 / 1.9 + 2 * 0.01 / 1.99),
@@ -125,16 +119,136 @@ def part_of(state) -> Any:
     return state
 
 
-@pytest.mark.parametrize("name", [n for n in LAST if LAST[n][2] is not None])
+@pytest.mark.parametrize("name", LAST)
 def test_the_step_in_the_metric_is_its_direction(x64, name):
     """P times the seventh step is what the buffers hold, all of it optax's own numbers."""
     transform, share, direction = LAST[name]
     # Optax's own `scale_by_distance_over_gradients` promotes ranks.
     with jax.numpy_rank_promotion("allow"):
         params, grads, before, after, _, updates = walk(transform)
+        P = preconditioner_of(transform, before, grads, params)
     np.testing.assert_allclose(threshold_of(transform, before, params) * LR, share, rtol=1e-6)
-    P = preconditioner_of(transform, before, grads, params)
     has_state = bool(jax.tree.leaves(before))
     states = (part_of(before), part_of(after)) if has_state else (None, None)
     found = P.mv(_tree(lambda u: -u / LR, updates))
     assert_close(found, direction(*states, grads))
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_what_the_step_adds_in_the_metric_is_the_gradient(x64, name):
+    """Where the buffer holds steps: `u_t = beta u_{t-1} - lr gain P⁻¹ g`."""
+    transform, share, beta, gain = FIRST[name]
+    params, grads, before, _, last, updates = walk(transform)
+    np.testing.assert_allclose(threshold_of(transform, before, params) * LR, share, rtol=1e-6)
+    P = preconditioner_of(transform, before, grads, params)
+    added = _tree(lambda new, old: -(new - beta * old) / (LR * gain), updates, last)
+    assert_close(P.mv(added), grads)
+
+
+def test_learning_rates_that_optax_estimates(x64):
+    """D-Adaptation and Prodigy: the rate, P and momentum of the step are those of its buffers."""
+    transform = C.dadapt_adamw(LR, estim_lr0=0.3)
+    params, grads, before, after, _, updates = walk(transform)
+    lr = from_optax(transform).learning_rate(before)
+    P = preconditioner_of(transform, before, grads, params)
+    np.testing.assert_allclose(threshold_of(transform, before), 38 / lr)
+    assert_close(P.mv(updates), _tree(jnp.negative, after.exp_avg))
+    gained = _tree(lambda new, old: (new - 0.9 * old) / (0.1 * lr), after.exp_avg, before.exp_avg)
+    assert_close(gained, grads)
+
+    transform = C.prodigy(LR, estim_lr0=0.3)
+    params, grads, before, after, _, updates = walk(transform)
+    lr = from_optax(transform).learning_rate(before)
+    P = preconditioner_of(transform, before, grads, params)
+    np.testing.assert_allclose(threshold_of(transform, before), 38 / lr)
+    # Its buffer holds gradients times the estimate.
+    direction = _tree(lambda m: -m * lr / before.estim_lr, after.exp_avg)
+    assert_close(P.mv(updates), direction)
+    gained = _tree(
+        lambda new, old: (new - 0.9 * old) / (0.1 * before.estim_lr), after.exp_avg, before.exp_avg
+    )
+    assert_close(gained, grads)
+
+
+def test_madgrad_is_a_heavy_ball_in_its_metric(x64):
+    """With P held, dual averaging from the start is an average of steps: that of its own sums."""
+    transform = C.madgrad(LR, eps=1e-3)
+    params, grads, before, after, _, updates = walk(transform)
+    lr = from_optax(transform).learning_rate(before, params)
+    P = preconditioner_of(transform, before, grads, params)
+    state = part_of(after)
+    # The step goes a tenth of the way from here to `start - sums / P`.
+    way = _tree(lambda x0, x, u: 10 * u - (x0 - x), state.x0, params, updates)
+    assert_close(P.mv(way), _tree(jnp.negative, state.s))
+    gained = _tree(lambda new, old: (new - old) / lr, state.s, part_of(before).s)
+    assert_close(gained, grads)
+    np.testing.assert_allclose(threshold_of(transform, before, params), 38 / lr)
+
+
+RULES = {
+    "adan": adan(0.98, 0.92),
+    "adan, quick": adan(0.3, 0.5),
+    "adan, slow": adan(0.999, 0.01),
+    "ademamix": ademamix(0.9, 0.999, 5.0),
+    "ademamix, no slow one": ademamix(0.9, 0.99, 0.0),
+    "simplified ademamix": simplified_ademamix(0.9, 10.0),
+    "optimistic": optimistic(NoMomentum(), 1.0, 1.0),
+    "optimistic heavy ball": optimistic(Polyak(0.9), 1.0, 0.5),
+    "optimistic average": optimistic(EMA(0.5), 0.7, 2.0),
+    "optimistic nesterov": optimistic(Nesterov(0.9), 1.0, 0.3),
+    "optimistic nadam": optimistic(EMANesterov(0.8), 1.0, 1.0),
+}
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.4])
+@pytest.mark.parametrize("name", RULES)
+def test_no_root_leaves_the_circle_before(x64, name, decay):
+    """The closed form is where the recurrence's spectral radius passes 1, and nowhere before."""
+    rule = RULES[name]
+    assert isinstance(rule, LinearMomentum)
+    lr, decay = jnp.asarray(LR), jnp.asarray(decay)
+    threshold = rule.threshold(lr, decay)
+    shares = [0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999]
+    radii = [float(spectral_radius(rule, share * threshold, lr, decay)) for share in shares]
+    assert max(radii) < 1
+    assert float(spectral_radius(rule, 1.01 * threshold, lr, decay)) > 1
+    found = threshold_from_recurrence(rule, lr, decay)
+    np.testing.assert_allclose(found, threshold, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "rule", [NoMomentum(), Polyak(0.9), EMA(0.5), Nesterov(0.8), EMANesterov(0.9)], ids=str
+)
+def test_optimism_is_of_the_rules_own_steps(rule):
+    """`(alpha + beta) u_t - beta u_{t-1}`, u being the steps of the rule inside."""
+    alpha, beta = 0.7, 0.4
+    both = optimistic(rule, alpha, beta)
+    assert both is not None
+    params = {"w": jnp.zeros(3)}
+    inner, outer = rule.init(params), both.init(params)
+    last = jax.tree.map(jnp.zeros_like, params)
+    for i in range(5):
+        direction = {"w": jnp.cos(jnp.arange(3.0) + i)}
+        step, inner = rule.update(direction, inner)
+        found, outer = both.update(direction, outer)
+        assert_close(found, _tree(lambda u, v: (alpha + beta) * u - beta * v, step, last), 1e-4)
+        last = step
+
+
+def test_optimism_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"beta of optimistic gradients"):
+        optimistic(EMA(0.9), 1.0, -0.5)
+    assert optimistic(adan(0.9, 0.9), 1.0, 1.0) is None
+
+
+def test_clipping_that_is_active_has_no_metric():
+    """Entry by entry it steps by signs: refused outside of jit, NaN inside."""
+    transform = optax.chain(optax.clip(0.1), optax.sgd(LR))
+    state = transform.init(PARAMS)
+    with pytest.raises(ValueError, match="clip_by_global_norm has one"):
+        preconditioner_of(transform, state, GRADS)
+    traced = jax.jit(lambda g: preconditioner_of(transform, state, g).mv(g))(GRADS)
+    assert all(bool(jnp.all(jnp.isnan(leaf))) for leaf in jax.tree.leaves(traced))
+    adopt = C.adopt(LR)
+    with pytest.raises(ValueError, match="first step of adopt does not move"):
+        preconditioner_of(adopt, adopt.init(PARAMS), GRADS)

@@ -19,6 +19,7 @@ from ._build import Setup, build, build_optimizer, is_raw
 from ._interrupt import Interrupt
 from ._listener import Listener, Silent
 from ._names import optimizer_name, rate_of
+from ._room import make_room
 from ._run import Course, run_group
 from ._summary import multiplier_rows, summarize_advance, summarize_run, threshold_row
 
@@ -87,6 +88,7 @@ def execute(
             for index, (values, experiment) in enumerate(groups):
                 assert experiment.train is not None
                 if index > 0:
+                    make_room()
                     setup = _built(experiment)
                 said = ", ".join(
                     f"{name} {'none' if value is None else value}" for name, value in values.items()

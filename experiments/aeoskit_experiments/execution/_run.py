@@ -22,6 +22,7 @@ from aeoskit_experiments.pipelines import Branch, Train
 from ._build import NEED_METRIC, Setup, has_metric, is_raw
 from ._interrupt import Interrupt
 from ._listener import Listener
+from ._room import make_room
 from ._windows import edge_step
 
 STOP_WINDOW = 50
@@ -96,6 +97,7 @@ def run_group(
         if item.name not in starts:
             continue
         step, carry = starts.pop(item.name)
+        make_room()
         started = branch(setup.trajectory, carry, {item.name: _way(item)})
         way, start = _measurable(*started[item.name], item.name, listener)
         label = course.label.replace("main", item.name, 1)
