@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import equinox as eqx
 import optimistix as optx
@@ -22,6 +23,84 @@ class _Extra(eqx.Module):
     ) -> tuple[PyTree, PyTree]:
         del extra
         return self.optimizer.update(grads, state, params)
+
+
+class AbstractOptimizer(optx.AbstractMinimiser):
+    """Trains as an optax optimizer does, and minimizes as an optimistix solver does.
+
+    Both libraries call their first function `init`: optax with the parameters, optimistix with the
+    function, the parameters and five things more, so that the number of arguments tells whose it
+    is. All else has names of its own. A minimization ends where the step and the change of the
+    value are within 1e-6, relative and absolute; `as_minimiser` takes other tolerances.
+    """
+
+    rtol: ClassVar[float] = 1e-6
+    atol: ClassVar[float] = 1e-6
+    norm: ClassVar[Callable[[PyTree], Any]] = staticmethod(optx.max_norm)
+
+    def step(
+        self, fn: Any, y: PyTree, args: PyTree, options: dict[str, Any], state: Any, tags: frozenset
+    ) -> tuple[PyTree, Any, Any]:
+        """A step of `optimistix.minimise`.
+
+        Args:
+            fn: the function, of `(y, args)`, to a value and what else it returns.
+            y: the point.
+            args: the function's second argument.
+            options: of no effect.
+            state: the state of the minimization.
+            tags: of no effect.
+
+        Returns:
+            The next point, the next state, and what else the function returned.
+        """
+        return as_minimiser(self).step(fn, y, args, options, state, tags)
+
+    def terminate(
+        self, fn: Any, y: PyTree, args: PyTree, options: dict[str, Any], state: Any, tags: frozenset
+    ) -> tuple[Any, optx.RESULTS]:
+        """Whether `optimistix.minimise` is to end.
+
+        Args:
+            fn: the function.
+            y: the point.
+            args: the function's second argument.
+            options: of no effect.
+            state: the state of the minimization.
+            tags: of no effect.
+
+        Returns:
+            Whether it is, and how.
+        """
+        return as_minimiser(self).terminate(fn, y, args, options, state, tags)
+
+    def postprocess(
+        self,
+        fn: Any,
+        y: PyTree,
+        aux: Any,
+        args: PyTree,
+        options: dict[str, Any],
+        state: Any,
+        tags: frozenset,
+        result: optx.RESULTS,
+    ) -> tuple[PyTree, Any, dict[str, Any]]:
+        """The end of `optimistix.minimise`.
+
+        Args:
+            fn: the function.
+            y: the point.
+            aux: what else the function returned.
+            args: the function's second argument.
+            options: of no effect.
+            state: the state of the minimization.
+            tags: of no effect.
+            result: how it ended.
+
+        Returns:
+            The point, what else the function returned, and statistics.
+        """
+        return as_minimiser(self).postprocess(fn, y, aux, args, options, state, tags, result)
 
 
 def as_minimiser(

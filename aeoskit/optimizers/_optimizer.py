@@ -13,6 +13,7 @@ from aeoskit.linalg import AbstractPreconditioner
 
 from ._direction_rule import AbstractDirectionRule
 from ._hyperparameters import as_hyperparameter, cast_to, is_concrete
+from ._minimiser import AbstractOptimizer, as_minimiser
 from ._momentum import AbstractMomentum, NoMomentum
 from ._positive import positive
 from ._powers import CORRECTS_FIRST
@@ -33,7 +34,7 @@ Order = Literal["precondition_last", "precondition_first"]
 ORDERS = ("precondition_last", "precondition_first")
 
 
-class Optimizer(eqx.Module):
+class Optimizer(AbstractOptimizer):
     """Momentum rule over preconditioner, with a schedule and decoupled weight decay.
 
     `order="precondition_last"` is Adam's: `x -= lr P⁻¹ momentum(g)`. `"precondition_first"` is
@@ -45,7 +46,7 @@ class Optimizer(eqx.Module):
     Hyperparameters are array leaves in JAX's default float type: float32, or float64 where x64
     was enabled when the optimizer was made. They are cast to each leaf's dtype, and every buffer
     and update has the dtype of its parameter. `jax.vmap` over an optimizer with stacked leaves is
-    a sweep.
+    a sweep. It is an optimistix minimiser, too: `optimistix.minimise(fn, optimizer, y0)`.
 
     Args:
         schedule: a schedule, or a learning rate above 0.
@@ -122,18 +123,22 @@ class Optimizer(eqx.Module):
         self.order = order
         self.decay_scaled = decay_scaled
 
-    def init(self, params: PyTree) -> OptimizerState:
+    def init(self, params: Any, *minimization: Any) -> Any:
         """The state before the first step.
 
         Args:
             params: a tree of real floating-point arrays (and `None`s).
+            minimization: nothing; `optimistix.minimise`, which calls its own `init` by position,
+                hands over its function first, then the parameters and the rest.
 
         Returns:
-            An `OptimizerState` with count 0.
+            An `OptimizerState` with count 0; for optimistix, a state of its own that holds one.
 
         Raises:
             TypeError: if a leaf is not a real floating-point array, with its path.
         """
+        if minimization:
+            return as_minimiser(self).init(params, *minimization)
         check_floating(params)
         return OptimizerState(
             count=jnp.zeros((), jnp.int32),

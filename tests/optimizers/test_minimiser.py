@@ -41,6 +41,25 @@ def test_its_steps_are_the_optimizers():
         np.testing.assert_allclose(x, y, rtol=1e-5)
 
 
+def test_an_optimizer_is_a_minimiser_as_it_is():
+    """As it is, and as `as_minimiser` has it with the same tolerances: the same steps."""
+    start = jax.tree.map(jnp.zeros_like, TARGET)
+    optimizer = adam(0.05)
+    assert isinstance(optimizer, optx.AbstractMinimiser)
+    found = optx.minimise(loss, optimizer, start, 1.0, max_steps=5000)
+    wrapped = optx.minimise(loss, as_minimiser(optimizer), start, 1.0, max_steps=5000)
+    assert bool(found.result == optx.RESULTS.successful)
+    assert int(found.stats["num_steps"]) == int(wrapped.stats["num_steps"])
+    for x, y in zip(jax.tree.leaves(found.value), jax.tree.leaves(wrapped.value), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+    # Differentiable, by the implicit function theorem: the minimum of (y - a)² moves with a.
+    def nearest(a):
+        return optx.minimise(lambda y, a: (y - a) ** 2, adam(0.05), 0.0, a, max_steps=5000).value
+
+    np.testing.assert_allclose(jax.grad(nearest)(0.7), 1.0, rtol=1e-3)
+
+
 def test_what_is_no_optimizer():
     with pytest.raises(TypeError, match="such as adam"):
         as_minimiser(0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pathlib
+import warnings
 from typing import Any, cast
 
 import jax
@@ -19,6 +20,7 @@ from aeoskit.optimizers import (
     adam,
     adamw,
     as_optax,
+    from_optax,
     lion,
     momentum,
     preconditioner_of,
@@ -373,21 +375,51 @@ def test_ours_in_a_chain_of_theirs(x64):
 
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs" / "optax.md"
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 # Optimizers that take more than a learning rate, or none.
 MADE = {
     "lbfgs": lambda: optax.lbfgs(),
     "noisy_sgd": lambda: optax.noisy_sgd(0.1, key=jax.random.key(0)),
     "optimistic_adam": lambda: optax.optimistic_adam_v2(0.1, alpha=0.1, beta=0.1),
     "optimistic_adam_v2": lambda: optax.optimistic_adam_v2(0.1, alpha=0.1, beta=0.1),
+    "dog": lambda: optax.contrib.dog(0.1, ("distance", 0.1)),
+    "dpsgd": lambda: _dpsgd(),
+    "dowg": lambda: optax.contrib.dowg(0.1, 0.1),
+    "schedule_free_adamw": lambda: optax.contrib.schedule_free_adamw(0.1, b1=0.9),
+    "schedule_free_sgd": lambda: optax.contrib.schedule_free_sgd(0.1, b1=0.9),
 }
 
 
-def _row(name):
-    transform = MADE.get(name, lambda: getattr(optax, name)(0.1))()
+def _dpsgd():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of `seed`, which it requires
+        return optax.contrib.dpsgd(0.1, 1.0, 0.1, 0)
+
+
+def _of_optax(module):
+    """Every optimizer of a module of optax: a function of a learning rate to a transformation."""
+    inside = {"optax": "optax._src.alias", "optax.contrib": "optax.contrib."}[module.__name__]
+    return {
+        name
+        for name, value in vars(module).items()
+        if getattr(getattr(value, "func", value), "__module__", "").startswith(inside)
+        and callable(value)
+        and name[0].islower()
+        and not name.startswith(("scale_by", "schedule_free_eval"))
+        and name != "schedule_free"  # a wrapper
+        and {"learning_rate", "max_learning_rate"} & {*inspect.signature(value).parameters}
+    }
+
+
+def _row(module, name):
+    transform = MADE.get(name, lambda: getattr(module, name)(0.1))()
+    state = transform.init(PARAMS)
     try:
-        state = transform.init(PARAMS)
-        threshold = float(threshold_of(transform, state, PARAMS)) * 0.1
+        if name == "adopt":  # its first step does not move, and has no P
+            _, state = transform.update(GRADS, state, PARAMS)
+        if hasattr(state, "weight_sum"):  # schedule-free: late in training
+            state = state._replace(weight_sum=jnp.asarray(1e9))
+        lr = float(from_optax(transform).learning_rate(state, PARAMS))
+        threshold = float(threshold_of(transform, state, PARAMS)) * lr
         kind = type(preconditioner_of(transform, state, GRADS, PARAMS)).__name__
         metric = {"IdentityPreconditioner": "identity"}.get(kind, "diagonal")
         return f"| `{name}` | {metric} | {threshold:.4g} / lr |"
@@ -399,19 +431,20 @@ def _row(name):
         return f"| `{name}` | not known (`{part}`) | by the multiplier |"
 
 
-def test_the_table_in_the_docs_is_of_every_optimizer():
+@pytest.mark.parametrize(
+    ("module", "mark", "some"),
+    [
+        (optax, "table", {"adam", "nadam", "sgd", "lion", "adafactor", "lbfgs", "polyak_sgd"}),
+        (optax.contrib, "contrib", {"ademamix", "dog", "muon", "prodigy", "sophia"}),
+    ],
+    ids=["optax", "contrib"],
+)
+def test_the_table_in_the_docs_is_of_every_optimizer(x64, module, mark, some):
     """The table is what the bridge gives; if it differs, the message has the new one."""
-    made = {
-        name
-        for name, value in vars(optax).items()
-        if getattr(getattr(value, "func", value), "__module__", "") == "optax._src.alias"
-        and callable(value)
-        and name[0].islower()
-        and {"learning_rate", "max_learning_rate"} & {*inspect.signature(value).parameters}
-    }
-    assert {"adam", "nadam", "sgd", "lion", "adafactor", "lbfgs", "polyak_sgd"} <= made
-    table = "\n".join(
-        ["| optax | P | threshold |", "| --- | --- | --- |", *(_row(n) for n in sorted(made))]
-    )
-    written = DOCS.read_text().split(BEGIN)[1].split(END)[0].strip()
+    made = _of_optax(module)
+    assert some <= made
+    rows = [_row(module, name) for name in sorted(made)]
+    table = "\n".join([f"| {module.__name__} | P | threshold |", "| --- | --- | --- |", *rows])
+    begin, end = (f"<!-- {mark}: {where} -->" for where in ("begin", "end"))
+    written = DOCS.read_text().split(begin)[1].split(end)[0].strip()
     assert written == table, f"put this into docs/optax.md:\n{table}"
