@@ -82,7 +82,8 @@ def print_runs(rows: Sequence[Mapping[str, Any]]) -> None:
     columns = _columns(rows)
     table = Table(box=_box(), pad_edge=False, header_style="bold")
     for _, header, is_text in columns:
-        table.add_column(header, justify="left" if is_text else "right", overflow="fold")
+        align = "left" if is_text else "right"
+        table.add_column(header, justify=align, overflow="fold", no_wrap=is_text)
     for row in rows:
         # A swept None is a setting; one of our numbers that is None was not measured.
         table.add_row(
@@ -240,7 +241,8 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
         ("matvecs", "products\nH·v", False),
     ]
     if any("multiplier" in row for row in rows):
-        # Beside the ratio: the two are to be compared.
+        # The two ratios are to be compared; what the width has no room for is in the record.
+        found = [item for item in found if item[0] not in ("final_loss", "matvecs")]
         at = [key for key, _, _ in found].index("ratio")
         found[at + 1 : at + 1] = [("equivalent_ratio", "ratio by\nmultiplier", False)]
         found[at:at] = [("multiplier", "multi-\nplier", False)]
