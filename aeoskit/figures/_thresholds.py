@@ -13,6 +13,8 @@ from ._style import INK, PALETTE, legend_above, styled
 
 _BELOW, _ABOVE, _LIVE = PALETTE[0], PALETTE[1], PALETTE[2]
 _FAINTEST = 1e-12
+_HIGHEST = 1.6
+"""Where the axis of ratios ends: one beyond is written at its end."""
 
 
 def threshold_figure(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Figure:
@@ -25,7 +27,7 @@ def threshold_figure(rows: Sequence[Mapping[str, Any]], title: str | None = None
 
     Returns:
         a figure: on the left both losses, on a logarithmic axis that ends at 1e-12; on the right
-        the ratio with P live.
+        the ratio with P live, on an axis that ends at 1.6: one beyond is written there.
 
     Raises:
         ValueError: if there are no rows.
@@ -46,9 +48,21 @@ def threshold_figure(rows: Sequence[Mapping[str, Any]], title: str | None = None
         losses.set_xscale("log")
         losses.xaxis.set_major_locator(LogLocator(numticks=7))
         losses.set_xlabel("last loss over first, P frozen")
-        _dots(live, rows, "live_ratio", places, _LIVE, "s")
+        _dots(live, rows, "live_ratio", places, _LIVE, "s", most=_HIGHEST)
         live.set_xlabel("λ₁(P⁻¹H) / threshold, P live")
-        live.set_xlim(left=0)
+        live.set_xlim(0, _HIGHEST)
+        for row, place in zip(rows, places, strict=True):
+            ratio = row.get("live_ratio")
+            if ratio is not None and ratio > _HIGHEST:
+                live.text(
+                    _HIGHEST,
+                    place,
+                    f"{ratio:.3g} → ",
+                    color=_LIVE,
+                    fontsize=8,
+                    ha="right",
+                    va="center",
+                )
         for axes in (losses, live):
             axes.axvline(1.0, color=INK, ls="--", lw=0.9)
             axes.set_yticks(places, [str(row["optimizer"]) for row in rows])
@@ -71,7 +85,9 @@ def _dots(
     color: str,
     marker: str,
     least: float = -np.inf,
+    most: float = np.inf,
 ) -> None:
-    """A dot a row, left out where there is no number."""
-    values = [np.nan if row.get(name) is None else float(row[name]) for row in rows]
+    """A dot a row, left out where there is no number, or one beyond the axis."""
+    values = np.asarray([np.nan if row.get(name) is None else row[name] for row in rows], float)
+    values[values > most] = np.nan
     axes.plot(np.maximum(values, least), places, marker, color=color, ms=4.5, mew=0, clip_on=False)

@@ -16,7 +16,7 @@ from aeoskit_cli._generate import (
     add_command,
     group_class,
 )
-from aeoskit_cli._print import print_json, print_outcome, print_runs, print_table
+from aeoskit_cli._print import print_json, print_numbers, print_outcome, print_table
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import STAGES, Pipeline
 
@@ -181,8 +181,7 @@ def show(run: Run, json: Json = False) -> None:
     print(f"  {pipeline.to_command()}")
     print("\nas Python\n")
     print("\n".join(f"  {line}" if line else "" for line in pipeline.to_python().splitlines()))
-    if summary.get("runs"):
-        print_runs(summary["runs"])
+    print_numbers(summary)
 
 
 def rerun(

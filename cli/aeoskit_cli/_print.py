@@ -57,12 +57,7 @@ def _encode(value: Any) -> str:
 
 def print_outcome(summary: Mapping[str, Any], figures: Sequence[Path]) -> None:
     """Print a run's table, a row a learning rate, and where the figure is."""
-    rows = summary.get("rows") or []
-    if any("live_ratio" in row for row in rows):
-        print_thresholds(rows)
-    else:
-        print_runs(summary.get("runs") or [])
-    _print_advance(summary)
+    print_numbers(summary)
     print_notes(summary)
     for figure in [path for path in figures if path.suffix == ".png"] or list(figures)[:1]:
         _say("figure", figure)
@@ -70,6 +65,16 @@ def print_outcome(summary: Mapping[str, Any], figures: Sequence[Path]) -> None:
         _say("record", summary["folder"])
     if isinstance(summary.get("seconds"), int | float):
         _say("time", f"{summary['seconds']:.1f} s")
+
+
+def print_numbers(summary: Mapping[str, Any]) -> None:
+    """Print a run's table: a row a learning rate, or a row a threshold."""
+    rows = summary.get("rows") or []
+    if any("live_ratio" in row for row in rows):
+        print_thresholds(rows)
+    else:
+        print_runs(summary.get("runs") or [])
+    _print_advance(summary)
 
 
 def print_runs(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -264,7 +269,7 @@ def _cell(key: str, value: Any) -> str:
             return f"{value:.3f}"
         if 1e3 <= abs(value) < 1e6:  # 38,000 rather than 3.8e+04
             return f"{value:,.0f}"
-        return f"{value:.4g}"
+        return f"{value:.0e}" if abs(value) >= 1e6 else f"{value:.4g}"
     return str(value)
 
 
