@@ -1,6 +1,7 @@
 """What a run leaves on disk, and readers of it."""
 
 from ._checkpoints import load_checkpoint as load_checkpoint
+from ._checkpoints import save_checkpoint as save_checkpoint
 from ._environment import environment as environment
 from ._files import to_json_safe as to_json_safe
 from ._files import write_atomically as write_atomically

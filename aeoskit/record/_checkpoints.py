@@ -15,7 +15,27 @@ Carry = TypeVar("Carry")
 
 
 def save_checkpoint(run: Path, branch: str, step: int, carry: Any) -> Path:
-    """Saves the array leaves of a carry, typed PRNG keys included."""
+    """Saves the array leaves of a carry, typed PRNG keys included.
+
+    Of several processes each calls it, and writes what its own devices hold.
+
+    Args:
+        run: the run's folder.
+        branch: the branch's name.
+        step: the step at which the carry stands.
+        carry: any pytree.
+
+    Returns:
+        the checkpoint's folder, which appears whole or not at all.
+
+    Raises:
+        ValueError: if the branch's name cannot be a folder's, or the checkpoint is there.
+
+    Example:
+        >>> import tempfile
+        >>> save_checkpoint(Path(tempfile.mkdtemp()), "main", 3, {"w": jnp.ones(2)}).name
+        '3'
+    """
     if not re.fullmatch(r"\w[\w.+-]*", branch):
         raise ValueError(
             f"the branch is {branch!r}, but it names a folder: use letters, digits, '.', '_', '+' "

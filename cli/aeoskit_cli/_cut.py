@@ -8,7 +8,8 @@ from aeoskit_experiments.pipelines import STAGES, Option, options_for
 from aeoskit_experiments.pipelines._registry import check_variant, stage_kind
 
 _HELP = ("-h", "--help")
-_OWN = ("--name", "--json", "--quiet", "--help")
+_PLACING = ("--mesh", "--devices", "--coordinator", "--processes", "--process", "--distributed")
+_OWN = ("--name", "--json", "--quiet", *_PLACING, "--help")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Cut:
         json: Whether to print one JSON object.
         quiet: Whether to be silent about progress.
         help: Whether help about `pipe` itself was asked for.
+        placing: What was said of devices and processes, by option.
     """
 
     pieces: tuple[Piece, ...]
@@ -45,6 +47,7 @@ class Cut:
     json: bool = False
     quiet: bool = False
     help: bool = False
+    placing: Mapping[str, str | bool] = dataclasses.field(default_factory=dict)
 
 
 def cut(arguments: list[str]) -> Cut:
@@ -69,6 +72,7 @@ def cut(arguments: list[str]) -> Cut:
     words = list(arguments)
     pieces: list[Piece] = []
     name, json, quiet = "pipe", False, False
+    placing: dict[str, str | bool] = {}
     while words:
         word = words.pop(0)
         if word == "--json":
@@ -79,6 +83,10 @@ def cut(arguments: list[str]) -> Cut:
             return Cut((), help=True)
         elif word == "--name" or word.startswith("--name="):
             name = _value(word, words, "pipe")
+        elif word == "--distributed":
+            placing["distributed"] = True
+        elif word.partition("=")[0] in _PLACING:
+            placing[word.partition("=")[0][2:]] = _value(word, words, "pipe")
         elif word.startswith("-"):
             raise unknown("option", word, _OWN, where="pipe, before its first stage")
         else:
@@ -102,7 +110,7 @@ def cut(arguments: list[str]) -> Cut:
         pieces.append(piece)
         if piece.help:
             return Cut((piece,))
-    return Cut(tuple(pieces), name, json, quiet)
+    return Cut(tuple(pieces), name, json, quiet, placing=placing)
 
 
 def _may_be_variant(word: str, variants: Mapping[str, str]) -> bool:

@@ -16,8 +16,10 @@ from aeoskit_cli._generate import (
     add_command,
     group_class,
 )
+from aeoskit_cli._placing import MANY, OPTIONS, Placing, placing, taken, with_options
 from aeoskit_cli._print import print_json, print_numbers, print_outcome, print_table
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments._supervise import LOST, ProcessLost, is_member, leave, supervise
 from aeoskit_experiments.pipelines import STAGES, Pipeline
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, no tables")]
@@ -43,8 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         said in one line on stderr; 130 after Ctrl-C. An exception that nobody foresaw is raised.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if any(word.partition("=")[0] in MANY for word in words) and not is_member():
+        code, said = supervise(words)
+        return _fail(said, words, code) if said else code
     try:
         code = make_app()(words, prog_name="aeoskit", standalone_mode=False)
+    except ProcessLost as error:
+        return leave(_fail(str(error), words, LOST))
     except UserError as error:
         return _fail(str(error), words)
     except UsageError as error:
@@ -95,11 +102,12 @@ def make_app() -> typer.Typer:
                 "folder": (Folder, None),
                 "json": (Json, False),
                 "quiet": (Quiet, False),
+                **OPTIONS,
             },
         )
     app.add_typer(recipes, name="run")
     app.command("pipe", cls=RawCommand, add_help_option=False)(pipe)
-    for command in (show, rerun, doctor):
+    for command in (show, with_options(rerun), doctor):
         app.command(command.__name__, cls=Command, context_settings=HELP)(command)
     # Its options are those of the benchmark, whose import takes seconds.
     app.command("bench", cls=RawCommand, add_help_option=False)(bench)
@@ -110,7 +118,9 @@ def _recipe_action(name: str) -> Any:
     def action(values: dict[str, Any], *, json: bool, quiet: bool, **place: Any) -> int:
         from aeoskit_experiments.recipes import make_recipe
 
-        return _execute(make_recipe(name, **values), json=json, quiet=quiet, **place)
+        where = taken(place)
+        pipeline = where.apply(make_recipe(name, **values))
+        return _execute(pipeline, json=json, quiet=quiet, **place)
 
     return action
 
@@ -153,7 +163,8 @@ def pipe(words: Annotated[list[str] | None, typer.Argument(metavar="STAGE …")]
     if pieces.pieces and pieces.pieces[-1].help:
         print_stage_help(pieces.pieces[-1])
         return 0
-    return _execute(compose(pieces), json=pieces.json, quiet=pieces.quiet)
+    pipeline = placing(pieces.placing).apply(compose(pieces))
+    return _execute(pipeline, json=pieces.json, quiet=pieces.quiet)
 
 
 def show(run: Run, json: Json = False) -> None:
@@ -185,7 +196,13 @@ def show(run: Run, json: Json = False) -> None:
 
 
 def rerun(
-    run: Run, root: Root = None, folder: Folder = None, json: Json = False, quiet: Quiet = False
+    run: Run,
+    root: Root = None,
+    folder: Folder = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    *,
+    placing: Placing,
 ) -> int:
     """Run a stored pipeline again and compare bit for bit."""
     from aeoskit_cli._progress import Progress
@@ -193,7 +210,9 @@ def rerun(
 
     _check_run(run)
     with Progress(quiet=quiet) as progress:
-        outcome, comparison = run_again(run, root=root, folder=folder, listener=progress)
+        outcome, comparison = run_again(
+            run, root=root, folder=folder, listener=progress, place=placing.apply
+        )
     if json:
         print_json({**outcome.summary, "rerun": comparison})
     else:
@@ -285,7 +304,7 @@ def _read(path: Path) -> Any:
 
 def _print_pipe_help() -> None:
     print(
-        """Usage: aeoskit pipe [--name NAME] [--json] [--quiet]
+        """Usage: aeoskit pipe [--name NAME] [--json] [--quiet] [--mesh AXES] [--devices N]
                     STAGE [VARIANT] [OPTIONS] STAGE …
 
 Run an experiment composed of stages. A list of numbers is a sweep:
@@ -311,9 +330,9 @@ An option's value is never taken for a stage; what follows `--` neither."""
     )
 
 
-def _fail(message: str, words: list[str]) -> int:
+def _fail(message: str, words: list[str], code: int = USER_ERROR) -> int:
     line = " ".join(message.split())
     print(f"error: {line}", file=sys.stderr)
     if "--json" in words:
         print_json({"error": line})
-    return USER_ERROR
+    return code

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import PyTree
 
 from aeoskit.linalg import (
@@ -26,6 +27,8 @@ from aeoskit.probes import (
 )
 from aeoskit.trajectory import AnyOptimizer, Carry, Trajectory, stack_lanes
 from aeoskit_experiments.pipelines import Choice, Experiment, Track, TrackMultiplier
+
+from ._place import placement_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +66,19 @@ def build(experiment: Experiment) -> Setup:
     dataset = data.build()
     network = model.build()
     params = network.init(jax.random.key(_whole(model.seed)), dataset)
+    placement = None if experiment.place is None else placement_of(experiment.place)
+    examples = (dataset.inputs, dataset.targets)
+    if placement is not None:
+        # From the host's memory each process takes what its own devices hold, and no more.
+        examples = jax.tree.map(np.asarray, examples)
+        params = placement.put_params(params)
     objective = Objective.from_model(
         network.apply,
         loss.function,
-        (dataset.inputs, dataset.targets),
+        examples,
         microbatch=train.microbatch,
         params=params,
+        placement=placement,
     )
     lanes = experiment.lanes()
     main = build_optimizer(optimizer, lanes)

@@ -10,21 +10,26 @@ import jax
 import msgspec
 import xarray as xr
 
-from aeoskit.record import RunWriter, create_run, environment, lane_selection, read_run
+from aeoskit.record import create_run, environment, lane_selection, read_run
 from aeoskit.trajectory import choose_mode
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments._supervise import tell_supervisor
 from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store
 
 from ._build import Setup, build, build_optimizer, is_raw
 from ._interrupt import Interrupt
 from ._listener import Listener, Silent
 from ._names import optimizer_name, rate_of
+from ._onlooker import AnyWriter, Onlooker
+from ._processes import from_leader, is_leader, noticing
 from ._room import make_room
 from ._run import Course, run_group
 from ._summary import multiplier_rows, summarize_advance, summarize_run, threshold_row
 
 MATMUL_PRECISION = "highest"
 """Products in full float32 on every backend; recorded with the run."""
+
+EXIT_CODES = {"finished": 0, "diverged": 1, "interrupted": 130}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +79,7 @@ def execute(
     pipeline.experiment()  # The whole is checked before anything is made.
     groups = [(group.values, group.pipeline.declared()) for group in pipeline.groups()]
     store = pipeline.declared().store or Store()
-    listener = listener or Silent()
+    listener = listener if listener is not None and is_leader() else Silent()
     with jax.default_matmul_precision(MATMUL_PRECISION), Interrupt() as interrupt:
         setup = _built(groups[0][1])
         if not any(axis.stage == "model" and axis.option != "seed" for axis in pipeline.sweep()):
@@ -84,31 +89,8 @@ def execute(
         writer = _create(pipeline, store, root, folder, lanes)
         status = "finished"
         try:
-            offset = 0
-            for index, (values, experiment) in enumerate(groups):
-                assert experiment.train is not None
-                if index > 0:
-                    make_room()
-                    setup = _built(experiment)
-                said = ", ".join(
-                    f"{name} {'none' if value is None else value}" for name, value in values.items()
-                )
-                run_group(
-                    setup,
-                    dataclasses.replace(experiment.train, mode=_mode(experiment, setup)),
-                    experiment.branches,
-                    writer=writer,
-                    listener=listener,
-                    course=Course(
-                        name="main",
-                        label=f"main ({said})" if said else "main",
-                        lane_offset=offset,
-                        group=index if len(groups) > 1 else None,
-                        checkpoints=store.checkpoints,
-                        interrupt=interrupt,
-                    ),
-                )
-                offset += len(setup.lanes)
+            with noticing(writer.path):
+                _train_groups(groups, setup, store, writer, listener, interrupt)
         except KeyboardInterrupt:
             if _empty(writer):
                 writer.discard()  # Stopped before the first chunk: there is nothing to keep.
@@ -124,8 +106,46 @@ def execute(
         return _conclude(pipeline, groups, lanes, writer, status, begun, listener)
 
 
-def _empty(writer: RunWriter) -> bool:
+def _train_groups(
+    groups: list[tuple[dict[str, Any], Experiment]],
+    setup: Setup,
+    store: Store,
+    writer: AnyWriter,
+    listener: Listener,
+    interrupt: Interrupt,
+) -> None:
+    """One group after the other; the first one's setup is there already."""
+    offset = 0
+    for index, (values, experiment) in enumerate(groups):
+        assert experiment.train is not None
+        if index > 0:
+            make_room()
+            setup = _built(experiment)
+        said = ", ".join(
+            f"{name} {'none' if value is None else value}" for name, value in values.items()
+        )
+        run_group(
+            setup,
+            dataclasses.replace(experiment.train, mode=_mode(experiment, setup)),
+            experiment.branches,
+            writer=writer,
+            listener=listener,
+            course=Course(
+                name="main",
+                label=f"main ({said})" if said else "main",
+                lane_offset=offset,
+                group=index if len(groups) > 1 else None,
+                checkpoints=store.checkpoints,
+                interrupt=interrupt,
+            ),
+        )
+        offset += len(setup.lanes)
+
+
+def _empty(writer: AnyWriter) -> bool:
     """Whether no row was written yet."""
+    if isinstance(writer, Onlooker):
+        return not writer.begun
     metrics = writer.path / "metrics.jsonl"
     return not metrics.exists() or metrics.stat().st_size == 0
 
@@ -165,11 +185,18 @@ def _create(
     root: str | os.PathLike[str] | None,
     folder: str | os.PathLike[str] | None,
     lanes: list[dict[str, Any]],
-) -> RunWriter:
+) -> AnyWriter:
+    """The record, made by the first process; the others learn where it is."""
+    if not is_leader():
+        said, _, why = from_leader("").partition("\n")
+        if why:
+            raise UserError(why)
+        tell_supervisor(Path(said))
+        return Onlooker(Path(said))
     # A root that the caller names is stronger than the folder that a stored pipeline names.
     chosen = folder if folder is not None else (store.folder if root is None else None)
     try:
-        return create_run(
+        writer = create_run(
             root if root is not None else store.root,
             pipeline.name,
             pipeline=pipeline.to_dict(),
@@ -178,19 +205,27 @@ def _create(
             folder=chosen,
         )
     except (ValueError, OSError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        why = " ".join(str(error).split())
+        from_leader(f"\n{why}")
+        raise UserError(why) from error
+    from_leader(str(writer.path.resolve()))
+    tell_supervisor(writer.path)
+    return writer
 
 
 def _conclude(
     pipeline: Pipeline,
     groups: list[tuple[dict[str, Any], Experiment]],
     lanes: list[dict[str, Any]],
-    writer: RunWriter,
+    writer: AnyWriter,
     status: str,
     begun: float,
     listener: Listener,
 ) -> Outcome:
-    """Sums up, draws and closes the record."""
+    """Sums up, draws and closes the record: the first process does, and says how it ended."""
+    if not is_leader():
+        status = from_leader("")
+        return Outcome(writer.path, {"status": status}, [], status, EXIT_CODES[status])
     run = read_run(writer.path)
     dataset = run.metrics
     runs = _summaries(dataset, groups, lanes)
@@ -215,8 +250,8 @@ def _conclude(
         "figure": str(figures[0]) if figures else None,
     }
     path = writer.close(summary, status=status)  # type: ignore[arg-type]
-    code = {"finished": 0, "diverged": 1, "interrupted": 130}[status]
-    return Outcome(path, summary, figures, status, code)
+    from_leader(status)
+    return Outcome(path, summary, figures, status, EXIT_CODES[status])
 
 
 def _summaries(

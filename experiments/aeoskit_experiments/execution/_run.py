@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from aeoskit.record import RunWriter
 from aeoskit.trajectory import (
     AbstractWay,
     Carry,
@@ -22,6 +21,8 @@ from aeoskit_experiments.pipelines import Branch, Train
 from ._build import NEED_METRIC, Setup, has_metric, is_raw
 from ._interrupt import Interrupt
 from ._listener import Listener
+from ._onlooker import AnyWriter
+from ._processes import agreed
 from ._room import make_room
 from ._windows import edge_step
 
@@ -60,7 +61,7 @@ def run_group(
     train: Train,
     branches: tuple[Branch, ...],
     *,
-    writer: RunWriter,
+    writer: AnyWriter,
     listener: Listener,
     course: Course,
 ) -> None:
@@ -132,7 +133,7 @@ def _train(
     train: Train,
     pauses: list[int],
     keep: Any,
-    writer: RunWriter,
+    writer: AnyWriter,
     listener: Listener,
     course: Course,
 ) -> None:
@@ -159,6 +160,7 @@ def _train(
             listener.advanced(course.label, step - begun, history.shown())
             if keep is not None:
                 keep(carry, step, history)
+            course.interrupt.wished = agreed(course.interrupt.wished)
             fitted = train.stop_loss is not None and history.fitted(train.stop_loss)
             done = not history.going() or fitted or course.interrupt.wished
             if done:
@@ -170,7 +172,7 @@ def _train(
 
 
 def _write(
-    writer: RunWriter, chunk: Chunk, history: "_History", course: Course
+    writer: AnyWriter, chunk: Chunk, history: "_History", course: Course
 ) -> list[tuple[int, int]]:
     """Writes the chunk's rows, none after a lane's divergence; returns who diverged in it."""
     # No sentinel for "never": the lanes' int32 would wrap it around.

@@ -10,6 +10,7 @@ from aeoskit_experiments.pipelines._options import summary_of as summary_of
 from aeoskit_experiments.pipelines._pipeline import Group as Group
 from aeoskit_experiments.pipelines._pipeline import Pipeline as Pipeline
 from aeoskit_experiments.pipelines._pipeline import pipe as pipe
+from aeoskit_experiments.pipelines._pipeline import with_place as with_place
 from aeoskit_experiments.pipelines._registry import STAGES as STAGES
 from aeoskit_experiments.pipelines._registry import StageKind as StageKind
 from aeoskit_experiments.pipelines._registry import describe as describe
@@ -17,6 +18,7 @@ from aeoskit_experiments.pipelines._registry import is_ours as is_ours
 from aeoskit_experiments.pipelines._registry import options_for as options_for
 from aeoskit_experiments.pipelines._settings import Branch as Branch
 from aeoskit_experiments.pipelines._settings import Choice as Choice
+from aeoskit_experiments.pipelines._settings import Place as Place
 from aeoskit_experiments.pipelines._settings import Plot as Plot
 from aeoskit_experiments.pipelines._settings import Store as Store
 from aeoskit_experiments.pipelines._settings import Track as Track
@@ -29,6 +31,7 @@ from aeoskit_experiments.pipelines._stage import loss as loss
 from aeoskit_experiments.pipelines._stage import make_stage as make_stage
 from aeoskit_experiments.pipelines._stage import model as model
 from aeoskit_experiments.pipelines._stage import optimizer as optimizer
+from aeoskit_experiments.pipelines._stage import place as place
 from aeoskit_experiments.pipelines._stage import plot as plot
 from aeoskit_experiments.pipelines._stage import store as store
 from aeoskit_experiments.pipelines._stage import track as track

@@ -41,6 +41,7 @@ _BOUNDS: dict[str, _Bound] = {
     "ratio": _POSITIVE,
     "history": _AT_LEAST_ONE,
     "dimension": _AT_LEAST_ONE,
+    "devices": _AT_LEAST_ONE,
     "outputs": _AT_LEAST_ONE,
     "sharpness": _POSITIVE,
     "condition": (lambda value: value >= 1, "it must be at least 1"),

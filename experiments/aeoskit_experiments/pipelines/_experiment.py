@@ -14,6 +14,7 @@ from aeoskit_experiments.pipelines._settings import (
     Branch,
     Choice,
     Freeze,
+    Place,
     Plot,
     Store,
     Switch,
@@ -65,6 +66,7 @@ class Experiment:
         probes: What is tracked besides loss and gradient norm.
         train: Steps, batches, chunks.
         branches: Other ways to go on.
+        place: Over which devices, or None.
         store: Where the record goes.
         plot: Which figure.
         sweep: The swept options, in the pipeline's order; in a group's experiment, its leaves.
@@ -77,6 +79,7 @@ class Experiment:
     probes: tuple[Track | TrackMultiplier, ...] = ()
     train: Train | None = None
     branches: tuple[Branch, ...] = ()
+    place: Place | None = None
     store: Store | None = None
     plot: Plot | None = None
     sweep: tuple[SweepAxis, ...] = ()
@@ -187,6 +190,7 @@ _DECLARATIONS: Mapping[str, Callable[[Experiment, Stage], Experiment]] = {
     "track": _track,
     "train": _plain(Train),
     "branch": _branch,
+    "place": _plain(Place),
     "store": _plain(Store),
     "plot": _plain(Plot),
 }

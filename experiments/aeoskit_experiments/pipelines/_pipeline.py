@@ -8,6 +8,7 @@ import msgspec
 
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines._check import check, check_networks
+from aeoskit_experiments.pipelines._devices import prepare_devices
 from aeoskit_experiments.pipelines._experiment import LEAVES, Experiment, SweepAxis
 from aeoskit_experiments.pipelines._options import Scalar
 from aeoskit_experiments.pipelines._registry import is_ours
@@ -52,6 +53,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 of the sweep's groups.
         """
         declared = [group.pipeline.declared() for group in self.groups()]
+        prepare_devices(declared)
         for experiment in declared:
             check(experiment)
         if any(axis.stage in ("data", "model") and not axis.leaf for axis in self.sweep()):
@@ -171,6 +173,40 @@ def pipe(*stages: Stage, name: str = "pipe") -> Pipeline:
             f"the pipeline's name is {name!r}: use at most 64 letters, digits, '-', '_' and '.'"
         )
     return Pipeline(stages=tuple(stages), name=name)
+
+
+def with_place(
+    pipeline: Pipeline, *, mesh: str | None = None, devices: int | None = None
+) -> Pipeline:
+    """The same pipeline on other devices.
+
+    Args:
+        pipeline: With or without a stage `place`.
+        mesh: The mesh in place of its own; None leaves it.
+        devices: The number of devices in place of its own; None leaves it.
+
+    Returns:
+        The pipeline, with a stage `place` if anything was said.
+
+    Raises:
+        UserError: If a value makes no sense.
+
+    >>> with_place(pipe(), mesh="data=2").to_command()
+    'aeoskit pipe place --mesh data=2'
+    """
+    said = {"mesh": mesh, "devices": devices}
+    said = {name: value for name, value in said.items() if value is not None}
+    if not said:
+        return pipeline
+    stages = list(pipeline.stages)
+    at = [index for index, stage in enumerate(stages) if stage.stage == "place"]
+    if at:
+        before = stages[at[0]]
+        options = {**before.options, **said}
+        stages[at[0]] = make_stage("place", None, options, defaults=_said(before))
+    else:
+        stages.append(make_stage("place", None, said))
+    return msgspec.structs.replace(pipeline, stages=tuple(stages))
 
 
 def _is_leaf(stage: Stage, name: str) -> bool:

@@ -150,6 +150,7 @@ STAGES: dict[str, StageKind] = {
             positional=True,
             repeats=True,
         ),
+        StageKind("place", "over which devices", reference=f"{_SETTINGS}:Place", positional=True),
         StageKind(
             "store", "where the record goes", reference=f"{_SETTINGS}:Store", positional=True
         ),

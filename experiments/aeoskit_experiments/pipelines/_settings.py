@@ -181,6 +181,24 @@ class Branch:
 
 
 @dataclasses.dataclass(frozen=True)
+class Place:
+    """Over which devices the run is spread: the same numbers, by more of them.
+
+    Args:
+        mesh: Axes and sizes, as data=4,model=2; an axis without a size takes what is left. Examples
+            are split over data, the lanes of a sweep over sweep, sharded params over all but sweep.
+        devices: How many devices; on a CPU so many are made; none takes all that are there.
+        params: A copy on each device, or each device its share, gathered where it is needed.
+        basis: Vectors of an eigen-solve over all devices, or as the params are.
+    """
+
+    mesh: str = "data"
+    devices: int | None = None
+    params: Literal["replicated", "sharded"] = "replicated"
+    basis: Literal["spread", "params"] = "spread"
+
+
+@dataclasses.dataclass(frozen=True)
 class Store:
     """Where the run's folder goes.
 

@@ -180,6 +180,12 @@ def branch(variant: str, /, **options: Any) -> Stage:
     return make_stage("branch", variant, options)
 
 
+def place(mesh: str | None = None, **options: Any) -> Stage:
+    """Over which devices the run is spread: `place("data=4,model=2", params="sharded")`."""
+    said = {} if mesh is None else {"mesh": mesh}
+    return make_stage("place", None, {**said, **options})
+
+
 def store(root: str | None = None, **options: Any) -> Stage:
     """Where the record goes: `store("runs")`."""
     said = {} if root is None else {"root": root}  # A default is not something that was said.

@@ -1,0 +1,112 @@
+"""Options of every command that trains: over which devices, and by how many processes."""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from aeoskit_experiments.pipelines import Pipeline, with_place
+
+MANY = ("--coordinator", "--distributed")
+"""Options that make a process one of several."""
+
+_Mesh = Annotated[
+    str | None,
+    typer.Option(help="Spread the run over devices, as data=4,model=2 says", metavar="AXES"),
+]
+_Devices = Annotated[
+    int | None, typer.Option(help="So many devices; on a CPU they are made", metavar="INT")
+]
+_Coordinator = Annotated[
+    str | None,
+    typer.Option(help="One of several processes, which meet here", metavar="HOST:PORT"),
+]
+_Processes = Annotated[int | None, typer.Option(help="How many processes", metavar="INT")]
+_Process = Annotated[int | None, typer.Option(help="Which one this is, from 0", metavar="INT")]
+_Distributed = Annotated[
+    bool,
+    typer.Option("--distributed", help="The same, as SLURM, Open MPI or a TPU pod says"),
+]
+
+OPTIONS: dict[str, tuple[Any, Any]] = {
+    "mesh": (_Mesh, None),
+    "devices": (_Devices, None),
+    "coordinator": (_Coordinator, None),
+    "processes": (_Processes, None),
+    "process": (_Process, None),
+    "distributed": (_Distributed, False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Placing:
+    """What these options say.
+
+    Args:
+        mesh: Axes and sizes, or None for what the pipeline says.
+        devices: How many, or None.
+        coordinator: Where the processes meet, or None.
+        processes: How many there are.
+        process: Which one this is.
+        distributed: Whether the environment says the last three.
+    """
+
+    mesh: str | None = None
+    devices: int | None = None
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+    distributed: bool = False
+
+    def apply(self, pipeline: Pipeline) -> Pipeline:
+        """The pipeline on these devices; joins the other processes first, if there are any."""
+        said = (self.coordinator, self.processes, self.process)
+        if self.distributed or any(value is not None for value in said):
+            from aeoskit_experiments.execution import Membership, join
+
+            join(Membership(*said))
+            if self.mesh is None and pipeline.declared().place is None:
+                return with_place(pipeline, mesh="data")  # otherwise each would do all of it
+        return with_place(pipeline, mesh=self.mesh, devices=self.devices)
+
+
+def taken(given: dict[str, Any]) -> Placing:
+    """The placing, its options taken out of those that were given."""
+    return Placing(**{name: given.pop(name) for name in OPTIONS})
+
+
+def placing(words: Mapping[str, str | bool]) -> Placing:
+    """The placing that the text of options says, as `pipe` has it before its first stage."""
+    whole = ("devices", "processes", "process")
+    values: dict[str, Any] = dict(words)
+    for name in whole:
+        if name in values:
+            try:
+                values[name] = int(values[name])
+            except ValueError:
+                raise typer.BadParameter(
+                    f"--{name} is {values[name]!r}: give a whole number"
+                ) from None
+    return Placing(**values)
+
+
+def with_options(function: Any) -> Any:
+    """A command's function with these options among its own, handed over as `placing`."""
+    signature = inspect.signature(function)
+
+    def call(**given: Any) -> Any:
+        return function(placing=taken(given), **given)
+
+    own = [item for item in signature.parameters.values() if item.name != "placing"]
+    more = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
+        )
+        for name, (annotation, default) in OPTIONS.items()
+    ]
+    call.__signature__ = signature.replace(parameters=[*own, *more])  # pyright: ignore
+    call.__annotations__ = {item.name: item.annotation for item in [*own, *more]}
+    call.__doc__, call.__name__ = function.__doc__, function.__name__
+    return call

@@ -1,0 +1,97 @@
+"""A parent for each of a run's processes, which has the last word.
+
+Where jax's own runtime finds out first that another process has died, it ends this one without a
+word to Python. So the work is done by a child, and the parent, which has no devices, says what was.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aeoskit_experiments._errors import UserError
+
+LOST = 3
+"""The exit code of a process that lost another one."""
+
+# Names the file into which a supervised process writes where its record is.
+_MEMBER = "AEOSKIT_MEMBER"
+
+
+class ProcessLost(UserError):
+    """Another process of the run has ended, and this one cannot go on."""
+
+
+def lost_sentence(folder: Path | None, why: str) -> str:
+    """What the user is told when a process has ended before the run has.
+
+    >>> lost_sentence(Path("runs/a"), "connection reset")[:44]
+    'another process of the run ended (connection'
+    """
+    record = "no record was begun" if folder is None else f"the record, {folder}, ends with the "
+    record += "" if folder is None else "last whole chunk"
+    return (
+        f"another process of the run ended ({why}): {record}; look at what that process said, and "
+        "start all of them again"
+    )
+
+
+def is_member() -> bool:
+    """Whether this process is a supervised one.
+
+    >>> is_member()
+    False
+    """
+    return _MEMBER in os.environ
+
+
+def tell_supervisor(folder: Path) -> None:
+    """Lets the parent know where the record is."""
+    if is_member():
+        Path(os.environ[_MEMBER]).write_text(str(folder))
+
+
+def supervise(arguments: Sequence[str]) -> tuple[int, str | None]:
+    """Runs a command line in a child process and sees how it ends.
+
+    Args:
+        arguments: What stands after `aeoskit`.
+
+    Returns:
+        The exit code, and a sentence where the child was ended by a signal.
+    """
+    with tempfile.TemporaryDirectory(prefix="aeoskit-") as place:
+        told = Path(place) / "folder"
+        child = subprocess.Popen(
+            [sys.executable, "-m", "aeoskit_cli", *arguments],
+            env={**os.environ, _MEMBER: str(told)},
+        )
+        # Ctrl-C reaches the child from the terminal; what a scheduler sends is handed on.
+        before = {
+            signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
+            signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: child.terminate()),
+        }
+        try:
+            code = child.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        folder = Path(told.read_text()) if told.exists() else None
+    if code >= 0:
+        return code, None
+    if code == -signal.SIGABRT:
+        return LOST, lost_sentence(folder, "jax's runtime ended this one at once")
+    name = signal.Signals(-code).name
+    record = "" if folder is None else f"; the record, {folder}, ends with the last whole chunk"
+    return 128 - code, f"this process of the run was ended by {name}{record}"
+
+
+def leave(code: int) -> Any:
+    """Ends a process that has lost another one: a tidy end would wait for the one that is gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,23 @@
+"""The devices that a run is spread over, from what its pipeline says."""
+
+import jax
+
+from aeoskit.sharding import Placement, make_mesh
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.pipelines import Place
+
+
+def placement_of(place: Place) -> Placement:
+    """The placement that a stage asks for, on the devices that are there.
+
+    Raises:
+        UserError: If the mesh cannot be made of them.
+    """
+    devices = None
+    if place.devices is not None and place.devices < len(jax.devices()):
+        devices = jax.devices()[: place.devices]
+    try:
+        mesh = make_mesh(place.mesh, devices)
+        return Placement(mesh, params=place.params, basis=place.basis)
+    except ValueError as error:
+        raise UserError(f"place: {' '.join(str(error).split())}") from error

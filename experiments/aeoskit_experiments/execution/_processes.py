@@ -1,0 +1,163 @@
+"""One run by several processes: each has its devices and its part of the data, one the record."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments._supervise import ProcessLost, lost_sentence
+
+HEARTBEAT = 20
+"""Seconds without a sign of life after which a process counts as dead."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Membership:
+    """Which of how many processes this one is, and where they meet.
+
+    Args:
+        coordinator: `host:port` of process 0, the same for all; None where the environment says it
+            all (SLURM, Open MPI, TPU pods on GKE, as jax detects them).
+        processes: How many there are.
+        process: Which one this is, from 0.
+
+    Raises:
+        UserError: If only a part of it is said, or it makes no sense.
+
+    Example:
+        >>> Membership("10.0.0.1:1234", 2, 0).explicit, Membership().explicit
+        (True, False)
+    """
+
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+
+    def __post_init__(self):
+        said = (self.coordinator, self.processes, self.process)
+        if any(value is None for value in said) and any(value is not None for value in said):
+            raise UserError(
+                "of several processes, each must say --coordinator HOST:PORT, --processes and "
+                "--process, all three of them; or --distributed, where SLURM, Open MPI or a TPU "
+                "pod says it"
+            )
+        if self.coordinator is None or self.processes is None or self.process is None:
+            return
+        host, _, port = self.coordinator.rpartition(":")
+        if not host or not port.isdigit():
+            raise UserError(
+                f"coordinator is {self.coordinator!r}: give the address of process 0 as HOST:PORT, "
+                "such as 10.0.0.1:1234"
+            )
+        if self.processes < 1:
+            raise UserError(f"processes is {self.processes}: there is at least 1")
+        if not 0 <= self.process < self.processes:
+            raise UserError(
+                f"process is {self.process}: of {self.processes} processes it is one of 0 to "
+                f"{self.processes - 1}"
+            )
+
+    @property
+    def explicit(self) -> bool:
+        """Whether the caller says it all, and not the environment."""
+        return self.coordinator is not None
+
+
+def join(membership: Membership, *, wait: int = 120) -> None:
+    """Joins the other processes; before jax has started its devices.
+
+    Args:
+        membership: Which process this is.
+        wait: Seconds to wait for the others.
+
+    Raises:
+        UserError: If the environment does not say what is missing, or the others do not come.
+    """
+    try:
+        jax.distributed.initialize(
+            membership.coordinator,
+            membership.processes,
+            membership.process,
+            initialization_timeout=wait,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=HEARTBEAT,
+        )
+    except ValueError as error:
+        raise UserError(
+            f"the environment does not say how the processes find each other ({error}): give "
+            "--coordinator HOST:PORT --processes N --process I to each"
+        ) from error
+    except RuntimeError as error:
+        raise UserError(
+            f"the processes did not find each other within {wait} s ({_first_line(error)}): look "
+            "whether all of them run, with the same --coordinator, which must be an address of "
+            "process 0 that the others reach"
+        ) from error
+
+
+def is_leader() -> bool:
+    """Whether this process writes the record: the first one.
+
+    >>> is_leader()
+    True
+    """
+    return jax.process_index() == 0
+
+
+def agreed(wish: bool) -> bool:
+    """Whether any process wishes it; asked by all of them at the same moment.
+
+    >>> agreed(False), agreed(True)
+    (False, True)
+    """
+    if jax.process_count() == 1:
+        return wish
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(wish))))
+
+
+def from_leader(text: str) -> str:
+    """The first process's text, on all of them.
+
+    >>> from_leader("runs/one")
+    'runs/one'
+    """
+    if jax.process_count() == 1:
+        return text
+    said = text.encode()[:_LONGEST] if is_leader() else b""
+    letters = np.zeros(_LONGEST, np.uint8)
+    letters[: len(said)] = np.frombuffer(said, np.uint8)
+    shared = np.asarray(multihost_utils.broadcast_one_to_all(letters), np.uint8)
+    return shared.tobytes().rstrip(b"\0").decode()
+
+
+@contextlib.contextmanager
+def noticing(folder: Path) -> Iterator[None]:
+    """Turns the error of a collective whose partner is gone into one sentence.
+
+    Args:
+        folder: Where the record is.
+
+    Raises:
+        ProcessLost: In place of such an error.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        if jax.process_count() == 1 or isinstance(error, UserError) or not _is_loss(error):
+            raise
+        raise ProcessLost(lost_sentence(folder, _first_line(error))) from error
+
+
+def _is_loss(error: BaseException) -> bool:
+    # What gloo, NCCL and the coordination service say; there is no class for it.
+    said = str(error).lower()
+    return any(word in said for word in ("gloo", "nccl", "connection", "coordination", "heartbeat"))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,32 @@
+"""Devices that a CPU only has if they are asked for before jax starts."""
+
+import contextlib
+from collections.abc import Iterable
+
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.pipelines._experiment import Experiment
+
+
+def prepare_devices(experiments: Iterable[Experiment]) -> None:
+    """Makes as many devices as any of the experiments asks for, where the backend is a CPU.
+
+    Once jax has started, their number is what it is.
+
+    Raises:
+        UserError: If there are not so many, and none can be made any more.
+    """
+    wanted = max((e.place.devices or 0 for e in experiments if e.place is not None), default=0)
+    if wanted == 0:
+        return
+    import jax
+
+    # Of no effect on other backends; an error once the CPU's devices are there.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", wanted)
+    found = jax.devices()
+    if len(found) < wanted:
+        raise UserError(
+            f"place: devices is {wanted}, but there are {len(found)} ({found[0].device_kind}): "
+            "give at most so many"
+            + ("; more of a CPU's are made at the start only" if found[0].platform == "cpu" else "")
+        )
