@@ -1,0 +1,189 @@
+"""Several processes on one run, and what becomes of the run if one of them dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from aeoskit.record import read_run
+from aeoskit_experiments import _supervise as supervision
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments._supervise import LOST, ProcessLost, supervise
+from aeoskit_experiments.execution import Membership
+from aeoskit_experiments.execution._onlooker import Onlooker
+from aeoskit_experiments.execution._processes import noticing
+from aeoskit_experiments.pipelines import pipe, place, with_place
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        (("10.0.0.1:80", 2, None), "all three of them"),
+        ((None, 2, 0), "all three of them"),
+        (("10.0.0.1", 2, 0), "HOST:PORT"),
+        (("here:", 2, 0), "HOST:PORT"),
+        (("here:80", 0, 0), "at least 1"),
+        (("here:80", 2, 2), "one of 0 to 1"),
+    ],
+)
+def test_a_membership_that_makes_no_sense(said, says) -> None:
+    with pytest.raises(UserError, match=says):
+        Membership(*said)
+
+
+def test_a_place_is_put_into_a_pipeline() -> None:
+    assert with_place(pipe()) == pipe()
+    assert with_place(pipe(), mesh="data=2") == pipe(place("data=2"))
+    before = pipe(place("data=2", params="sharded"))
+    assert with_place(before, devices=4).stages[0].settings == {
+        "mesh": "data=2",
+        "devices": 4,
+        "params": "sharded",
+        "basis": "spread",
+    }
+    with pytest.raises(UserError, match="devices is 0"):
+        with_place(pipe(), devices=0)
+
+
+def test_others_write_nothing(tmp_path: Path) -> None:
+    onlooker = Onlooker(tmp_path / "run")
+    assert not onlooker.begun
+    onlooker.append("main", {"loss": [[1.0]]}, [0])
+    onlooker.mark_diverged("main", 0, 0)
+    assert onlooker.begun
+    assert onlooker.close({}) == tmp_path / "run"
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_the_loss_of_a_process_is_taken_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ValueError("UNKNOWN: Gloo all-reduce failed: Connection reset by peer\nmore")
+    with pytest.raises(ValueError, match="Gloo"), noticing(Path("runs/a")):
+        raise error
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with (
+        pytest.raises(ProcessLost, match=r"peer\): the record, runs/a, ends with"),
+        noticing(Path("runs/a")),
+    ):
+        raise error
+    with pytest.raises(ValueError, match="shapes differ"), noticing(Path("runs/a")):
+        raise ValueError("shapes differ")
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "says"),
+    [
+        ("exit 5", 5, None),
+        ('printf runs/a > "$AEOSKIT_MEMBER"; kill -ABRT $$', LOST, r"the record, runs/a, ends"),
+        ("kill -ABRT $$", LOST, "no record was begun"),
+        ("kill -KILL $$", 128 + 9, "ended by SIGKILL"),
+    ],
+)
+def test_the_parent_has_the_last_word(
+    script: str, code: int, says: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(supervision.sys, "executable", str(python))
+    found, sentence = supervise(["run", "adam-edge"])
+    assert found == code
+    if says is None:
+        assert sentence is None
+    else:
+        import re
+
+        assert sentence is not None
+        assert re.search(says, sentence)
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def _start(count: int, folder: Path, *words: str) -> list[subprocess.Popen]:
+    """As many processes as one run."""
+    port = _free_port()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("", "experiments", "cli")),
+        "JAX_PLATFORMS": "cpu",
+    }
+    return [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "aeoskit_cli", "run", "adam-edge", *words),
+                *("--folder", str(folder), "--json", "--quiet"),
+                *("--coordinator", f"127.0.0.1:{port}"),
+                *("--processes", str(count), "--process", str(process)),
+            ],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(count)
+    ]
+
+
+SMALL = ("--examples", "31", "--width", "4", "--every", "10", "--lr", "1e-2,3e-2")
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_numbers_of_one(tmp_path: Path) -> None:
+    """31 examples do not divide by two."""
+    from aeoskit_experiments import execute
+    from aeoskit_experiments.recipes import make_recipe
+
+    words = dict(zip([w[2:] for w in SMALL[::2]], SMALL[1::2], strict=True))
+    options = {**words, "steps": 40, "lr": [1e-2, 3e-2]}
+    alone = execute(make_recipe("adam-edge", **options), folder=tmp_path / "alone")
+    both = _start(2, tmp_path / "both", *SMALL, "--steps", "40")
+    said = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    # The first one prints, and only it.
+    assert said[1][0] == ""
+    found = json.loads(said[0][0])
+    assert found["status"] == "finished"
+    for one, two in zip(alone.summary["runs"], found["runs"], strict=True):
+        assert two["ratio"] == pytest.approx(one["ratio"], rel=1e-3)
+        assert two["final_loss"] == pytest.approx(one["final_loss"], rel=1e-4)
+    run = read_run(tmp_path / "both")
+    assert run.environment["processes"] == 2
+    assert (tmp_path / "both" / "checkpoints" / "main" / "40").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_dies_ends_the_run(victim: int, tmp_path: Path) -> None:
+    """Within a minute, in one sentence, with a record up to the last chunk."""
+    folder = tmp_path / "run"
+    both = _start(2, folder, *SMALL, "--steps", "1000000")
+    deadline = time.monotonic() + 180
+    while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").stat().st_size:
+        assert time.monotonic() < deadline, [p.communicate() for p in both if p.poll() is not None]
+        time.sleep(0.1)
+    # The child of the victim does the work: a machine that goes takes both.
+    children = Path(f"/proc/{both[victim].pid}/task/{both[victim].pid}/children").read_text()
+    os.kill(both[victim].pid, signal.SIGKILL)
+    os.kill(int(children.split()[0]), signal.SIGKILL)
+    begun = time.monotonic()
+    _, said = both[1 - victim].communicate(timeout=60)
+    assert time.monotonic() - begun < 60
+    assert both[1 - victim].returncode == LOST
+    assert "another process of the run ended" in said.splitlines()[-1]
+    assert str(folder) in said.splitlines()[-1]
+    run = read_run(folder)
+    assert run.metrics["loss"].sizes["step"] >= 100
+    both[victim].communicate()
