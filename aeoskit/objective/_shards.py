@@ -67,14 +67,12 @@ def is_whole(objective: Any, params: PyTree) -> bool:
 
 
 def _kind(objective: Any, params: PyTree, size: int) -> str:
-    batch, params = (
-        jax.tree.map(lambda x: jax.ShapeDtypeStruct(shape(x), x.dtype), tree)
-        for tree, shape in (
-            (objective.data, lambda x: (size, *x.shape[1:])),
-            (params, lambda x: x.shape),
-        )
-    )
-    return loss_kind(jax.eval_shape(objective.loss, params, batch), size)
+    def batch_of(x: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
+
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    batch = jax.tree.map(batch_of, objective.data)
+    return loss_kind(jax.eval_shape(objective.loss, shapes, batch), size)
 
 
 def sum_over(
