@@ -238,9 +238,8 @@ class Tracking(AbstractEigenSolver):
 
     def step(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: Any):
         """One product."""
-        structure = operator.in_structure()
         c = state.model.shape[0]
-        if c < structure_dimension(structure):
+        if c < structure_dimension(operator.in_structure()):
             kept = min(max(2 * problem.k + 5, (c + 1) // 2), c - 1)
             state = once(state.size == c, lambda s: restart(problem, kept, s), state)
         x = state.direction

@@ -169,7 +169,8 @@ def sum_of_shards(
         mesh=placement.mesh,
         in_specs=(rows_of, _EVERYWHERE, _EVERYWHERE, _EVERYWHERE),
         out_specs=specs,
-        axis_names=set(axes),
+        # A vmap over the lanes of a sweep may split them here over no axis that the compiler has.
+        axis_names={*axes, *(() if placement.sweep is None else (placement.sweep,))},
         check_vma=placement.check_vma,
     )(head, tail, arrays, operands)
     return _lying(placement, total, lies), rest

@@ -176,7 +176,7 @@ class Placement:
             tree: arrays or shapes, typed keys included; what is neither stays as it is.
             params: the parameters, or their shapes, without a lane axis.
             lanes: the size of the leading axis of every array of a sweep's state, if it is one: it
-                is split over the sweep axis where it divides.
+                is split over the sweep axis where it divides. One number a lane is everywhere.
 
         Returns:
             The tree where it belongs.
@@ -193,7 +193,7 @@ class Placement:
                 spec = PartitionSpec(None, *self.basis_spec(shape[1:]))
             else:
                 spec = _REPLICATED
-            if lanes is not None:
+            if lanes is not None and shape:
                 divides = self.sweep is not None and lanes % self.mesh.shape[self.sweep] == 0
                 spec = PartitionSpec(self.sweep if divides else None, *spec)
             return put(leaf, self.sharding(spec))
