@@ -59,8 +59,8 @@ class Placement:
 
     mesh: Mesh
     data_axis: str | tuple[str, ...] | None = None
-    params: Literal["replicated", "sharded"] = "replicated"
-    basis: Literal["spread", "params"] = "spread"
+    params: Literal["replicated", "sharded"] | str = "replicated"
+    basis: Literal["spread", "params"] | str = "spread"
     sweep_axis: str | None = None
     check_vma: bool = False
 

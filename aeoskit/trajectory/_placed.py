@@ -1,4 +1,4 @@
-"""A trajectory's carry on a mesh of devices: where it lies, and lanes that a mesh axis shares out."""
+"""Where a carry lies on a mesh of devices, and lanes that one of its axes shares out."""
 
 from typing import Any
 
