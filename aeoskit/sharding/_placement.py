@@ -5,6 +5,7 @@ import math
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -268,6 +269,8 @@ def put(leaf: Any, sharding: NamedSharding) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
     if isinstance(leaf, Tracer):
         return jax.lax.with_sharding_constraint(leaf, sharding)
+    if isinstance(leaf, jax.Array) and not sharding.is_fully_addressable:
+        return _shared(leaf, sharding)
     if isinstance(leaf, np.ndarray):
         # A process reads what its own devices hold: the others' rows may not be there at all.
         dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
@@ -275,6 +278,22 @@ def put(leaf: Any, sharding: NamedSharding) -> Any:
             leaf.shape, sharding, lambda index: np.asarray(leaf[index], dtype)
         )
     return jax.device_put(leaf, sharding) if isinstance(leaf, jax.Array) else leaf
+
+
+def _shared(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+    """An array on the devices of several processes: `device_put` refuses some that it can be."""
+    if not leaf.is_fully_addressable:
+        same = leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
+        return leaf if same else jax.jit(_same, out_shardings=sharding)(leaf)
+    # One process's own, which all of them have alike.
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        words = put(np.asarray(jax.random.key_data(leaf)), sharding)
+        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
+    return put(np.asarray(leaf), sharding)
+
+
+def _same(leaf: jax.Array) -> jax.Array:
+    return leaf
 
 
 def lie_like(tree: PyTree, structure: PyTree, rows: bool = False) -> PyTree:

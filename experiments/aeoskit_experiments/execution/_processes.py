@@ -15,6 +15,8 @@ from aeoskit_experiments._supervise import ProcessLost, lost_sentence
 HEARTBEAT = 20
 """Seconds without a sign of life after which a process counts as dead."""
 
+_LONGEST = 4096
+
 
 @dataclasses.dataclass(frozen=True)
 class Membership:
