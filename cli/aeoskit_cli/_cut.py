@@ -1,7 +1,7 @@
 """`aeoskit pipe`: raw arguments cut at the names of stages."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from aeoskit_experiments._errors import UserError, unknown
 from aeoskit_experiments.pipelines import STAGES, Option, options_for
@@ -38,6 +38,7 @@ class Cut:
         json: Whether to print one JSON object.
         quiet: Whether to be silent about progress.
         help: Whether help about `pipe` itself was asked for.
+        extra: Flag to value, of the extra options.
     """
 
     pieces: tuple[Piece, ...]
@@ -45,9 +46,10 @@ class Cut:
     json: bool = False
     quiet: bool = False
     help: bool = False
+    extra: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def cut(arguments: list[str]) -> Cut:
+def cut(arguments: list[str], extra: Collection[str] = ()) -> Cut:
     """Cut the arguments at registered stage names.
 
     The value of an option is never taken for a stage, whatever it is called, and what follows
@@ -55,6 +57,8 @@ def cut(arguments: list[str]) -> Cut:
 
     Args:
         arguments: What stood after `aeoskit pipe`.
+        extra: Flags of options with a value that may stand anywhere, as --json may; a stage's own
+            option of the same name wins in its stage.
 
     Returns:
         The pieces.
@@ -69,9 +73,12 @@ def cut(arguments: list[str]) -> Cut:
     words = list(arguments)
     pieces: list[Piece] = []
     name, json, quiet = "pipe", False, False
+    found: dict[str, str] = {}
     while words:
         word = words.pop(0)
-        if word == "--json":
+        if word.partition("=")[0] in extra:
+            found[word.partition("=")[0]] = _value(word, words, "pipe")
+        elif word == "--json":
             json = True
         elif word in ("--quiet", "-q"):
             quiet = True
@@ -80,7 +87,8 @@ def cut(arguments: list[str]) -> Cut:
         elif word == "--name" or word.startswith("--name="):
             name = _value(word, words, "pipe")
         elif word.startswith("-"):
-            raise unknown("option", word, _OWN, where="pipe, before its first stage")
+            known = [*_OWN, *extra]
+            raise unknown("option", word, known, where="pipe, before its first stage")
         else:
             words.insert(0, word)
             break
@@ -97,12 +105,12 @@ def cut(arguments: list[str]) -> Cut:
             variants = tuple(words.pop(0).split(",")) if taken else ()
             for variant in variants or (None,):
                 check_variant(stage, variant)
-        piece, words, flags = _take(stage, variants, words)
+        piece, words, flags = _take(stage, variants, words, extra, found)
         json, quiet = json or "--json" in flags, quiet or "--quiet" in flags
         pieces.append(piece)
         if piece.help:
             return Cut((piece,))
-    return Cut(tuple(pieces), name, json, quiet)
+    return Cut(tuple(pieces), name, json, quiet, extra=found)
 
 
 def _may_be_variant(word: str, variants: Mapping[str, str]) -> bool:
@@ -111,9 +119,16 @@ def _may_be_variant(word: str, variants: Mapping[str, str]) -> bool:
 
 
 def _take(
-    stage: str, variants: tuple[str, ...], words: list[str]
+    stage: str,
+    variants: tuple[str, ...],
+    words: list[str],
+    extra: Collection[str],
+    found: dict[str, str],
 ) -> tuple[Piece, list[str], set[str]]:
-    """The arguments up to the next stage; the rest; and which of --json, --quiet were there."""
+    """The arguments up to the next stage; the rest; and which of --json, --quiet were there.
+
+    Extra options are put into `found`.
+    """
     where = " ".join([stage, *([",".join(variants)] if variants else [])])
     options = _flags(stage, variants)
     mine: list[str] = []
@@ -133,6 +148,8 @@ def _take(
             mine.append(word)
             if options[flag].kind != "bool" and "=" not in word:
                 mine.append(_value(word, words, where))
+        elif flag in extra:
+            found[flag] = _value(word, words, where)
         elif word.startswith("-"):
             raise unknown("option", flag, options, where=where)
         elif word in STAGES:

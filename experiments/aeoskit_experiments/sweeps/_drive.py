@@ -1,21 +1,24 @@
 """The loop of a sweep: jobs handed out, what comes back noted, Ctrl-C granted."""
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any
 
 from aeoskit_experiments.sweeps._engine import Opened
 from aeoskit_experiments.sweeps._job import Task, one_line
-from aeoskit_experiments.sweeps._record import DONE, LOGS, Job, SweepWriter, job_name
+from aeoskit_experiments.sweeps._processes import WorkerDied
+from aeoskit_experiments.sweeps._record import (
+    DONE,
+    LOGS,
+    Job,
+    SweepWriter,
+    job_name,
+    next_attempt,
+)
 
 TICK = 1.0
 """Seconds between two looks at which jobs have started, and whether the user wants to stop."""
-
-_DIED = (
-    "the worker process died (killed, out of memory, or crashed); "
-    f"what it printed last is in {LOGS}"
-)
 
 Progress = Callable[[str], None]
 
@@ -94,9 +97,18 @@ class _Driven:
     def _begin(self, job: Job, pipeline: dict[str, Any]) -> Task:
         attempts, name = job.attempts + 1, job_name(job.index, job.settings)
         log = f"{LOGS}/{name}.log" if attempts == 1 else f"{LOGS}/{name}-{attempts}.log"
-        self._writer.note(job.index, status="waiting", attempts=attempts, log=log, error=None)
-        sweep = str(Path(self._writer.path).absolute())
-        return {"pipeline": pipeline, "sweep": sweep, "name": name, "log": log}
+        sweep = Path(self._writer.path).absolute()
+        self._writer.note(
+            job.index,
+            status="waiting",
+            folder=next_attempt(sweep / name).name,  # in case that it ends without a word
+            log=log,
+            error=None,
+            seconds=None,
+            attempts=attempts,
+            runs=[],
+        )
+        return {"pipeline": pipeline, "sweep": str(sweep), "name": name, "log": log}
 
     def look(self) -> None:
         """Wait a little for what ends, and note what has ended and what has started."""
@@ -144,17 +156,19 @@ class _Driven:
                 self._note(index, {"status": "interrupted"})
 
     def _outcome(self, future: Future[Any]) -> Mapping[str, Any]:
-        try:
-            return future.result()
-        except CancelledError:
+        """What a future that is done brought, or why it brought nothing."""
+        if future.cancelled():
             return {"status": "waiting"}
-        except BrokenExecutor:
-            return {"status": "failed", "error": _DIED}
-        except BaseException as error:
-            return {"status": "failed", "error": one_line(error)}
+        error = future.exception()
+        if error is None:
+            return future.result()
+        said = str(error) if isinstance(error, WorkerDied) else one_line(error)
+        return {"status": "failed", "error": said}
 
     def _note(self, index: int, found: Mapping[str, Any]) -> None:
         job = self._writer.note(index, **found)
+        if job.folder is not None and not (self._writer.path / job.folder).exists():
+            job = self._writer.note(index, folder=None)
         if job.status == "waiting":
             return
         left = sum(job.status in ("waiting", "running") for job in self._writer.jobs)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -119,7 +120,7 @@ def opened(
         jobs: How many jobs are to be run.
     """
     if brought is not None:
-        end = lambda: brought.shutdown(wait=False, cancel_futures=True)  # noqa: E731
+        end = functools.partial(brought.shutdown, wait=False, cancel_futures=True)
         return contextlib.nullcontext(Opened(brought, end))
     match engine.name:
         case "processes":

@@ -70,9 +70,9 @@ def run_job(task: Task) -> dict[str, Any]:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception in one line.
+    r"""An exception in one line.
 
-    >>> one_line(ValueError("no\\nmore"))
+    >>> one_line(ValueError("no\nmore"))
     'ValueError: no'
     """
     lines = [line for line in str(error).splitlines() if line.strip()]

@@ -25,12 +25,16 @@ _MEMORY = 0.75
 """The part of a GPU's memory that JAX takes at its start."""
 
 
+class WorkerDied(BrokenProcessPool):
+    """A worker process ended in the middle of a job."""
+
+
 class Processes(Executor):
     """An executor of worker processes of which one may die without harm to the others.
 
     A `ProcessPoolExecutor` gives all of its jobs up when one worker dies, and does not say whose
-    it was. Here each worker is a pool of its own: only its job fails, with `BrokenProcessPool`,
-    and the next one finds a fresh process. Processes are spawned, as JAX and `fork` do not mix.
+    it was. Here each worker is a pool of its own: only its job fails, with `WorkerDied`, and the
+    next one finds a fresh process. Processes are spawned, as JAX and `fork` do not mix.
 
     Args:
         workers: How many.
@@ -71,15 +75,17 @@ class Processes(Executor):
             self._held.close()
             self._watched.close()
 
-    def _run(
-        self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> T:
+    def _run(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> T:
         slot = self._free.get()
         try:
             return self._begin(slot, fn, args, kwargs).result()
         except BrokenProcessPool:
             self._drop(slot)
-            raise
+            log = self._log(slot)
+            raise WorkerDied(
+                "its worker process died (killed, out of memory, or crashed)"
+                + (f": what that printed last is in {log}" if log else "")
+            ) from None
         finally:
             self._free.put(slot)
 
@@ -95,14 +101,16 @@ class Processes(Executor):
     def _pool(self, slot: int) -> ProcessPoolExecutor:
         if slot not in self._pools:
             share = worker_environment(slot, self._workers, visible_cores(), visible_gpus())
-            log = None if self._logs is None else str(self._logs / f"worker-{slot + 1}.log")
             self._pools[slot] = ProcessPoolExecutor(
                 1,
                 mp_context=self._context,
                 initializer=_prepare,
-                initargs=(share, log, self._watched),
+                initargs=(share, self._log(slot), self._watched),
             )
         return self._pools[slot]
+
+    def _log(self, slot: int) -> str | None:
+        return None if self._logs is None else str(self._logs / f"worker-{slot + 1}.log")
 
     def _drop(self, slot: int) -> None:
         if slot in self._pools:
@@ -130,9 +138,7 @@ def visible_gpus() -> list[str]:
     return [str(number) for number in range(len(glob.glob("/dev/nvidia[0-9]*")))]
 
 
-def worker_environment(
-    slot: int, workers: int, cores: int, gpus: Sequence[str]
-) -> dict[str, str]:
+def worker_environment(slot: int, workers: int, cores: int, gpus: Sequence[str]) -> dict[str, str]:
     """The environment variables that give a worker its share of the machine.
 
     Args:

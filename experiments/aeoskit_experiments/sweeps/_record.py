@@ -35,7 +35,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         index: Which one, from 0.
         settings: The swept values, by name.
         status: How far it is; "finished" and "diverged" are not run again.
-        folder: Its run's folder, relative to the sweep's; of several attempts the last one's.
+        folder: Its run's folder, relative to the sweep's, of several attempts the last one's; None
+            before there is one.
         log: Where it wrote what happened, relative to the sweep's folder; None before it started.
         error: Why it failed, in one line.
         seconds: How long it took, on the machine where it ran.
@@ -45,8 +46,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     index: int
     settings: dict[str, Scalar]
-    folder: str
     status: Status = "waiting"
+    folder: str | None = None
     log: str | None = None
     error: str | None = None
     seconds: float | None = None
@@ -57,7 +58,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def label(self) -> str:
         """As messages name it.
 
-        >>> Job(index=2, settings={"lr": 0.01, "batch": None}, folder="002").label
+        >>> Job(index=2, settings={"lr": 0.01, "batch": None}).label
         'job 2 (lr 0.01, batch none)'
         """
         said = ", ".join(f"{name} {spell(value)}" for name, value in self.settings.items())
@@ -112,7 +113,9 @@ def read_sweep(folder: str | os.PathLike[str]) -> Sweep:
     """
     path = Path(folder)
     if not (path / FILE).is_file():
-        raise UserError(f"there is no sweep in {path}: give the folder that `aeoskit sweep` printed")
+        raise UserError(
+            f"there is no sweep in {path}: give the folder that `aeoskit sweep` printed"
+        )
     try:
         read = msgspec.json.decode((path / FILE).read_bytes(), type=_File)
     except msgspec.DecodeError as error:
@@ -291,8 +294,7 @@ def create_sweep(
     except OSError as error:
         raise UserError(f"the sweep cannot be stored in {path}: {error.strerror}") from error
     jobs = tuple(
-        Job(index=index, settings=run.values, folder=job_name(index, run.values))
-        for index, run in enumerate(pipeline.singles())
+        Job(index=index, settings=run.values) for index, run in enumerate(pipeline.singles())
     )
     created = time.strftime("%Y-%m-%dT%H:%M:%S%z", now)
     sweep = Sweep(

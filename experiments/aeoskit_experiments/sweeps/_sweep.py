@@ -192,10 +192,11 @@ def _outcome(writer: SweepWriter, stopped: bool, seconds: float) -> SweepOutcome
         status = "failed"
     else:
         status = "diverged" if found == {"diverged"} else "finished"
+    singles = writer.sweep.pipeline.singles()
     runs = [
         {"job": job.index, "status": job.status, **job.settings, **row}
         for job in jobs
-        for row in job.runs or [{}]
+        for row in job.runs or [_unmeasured(singles[job.index].pipeline)]
     ]
     summary = {
         "name": writer.sweep.name,
@@ -210,3 +211,11 @@ def _outcome(writer: SweepWriter, stopped: bool, seconds: float) -> SweepOutcome
     }
     code = {"finished": 0, "failed": 1, "diverged": 1, "interrupted": 130}[status]
     return SweepOutcome(writer.path, summary, status, code)
+
+
+def _unmeasured(pipeline: Pipeline) -> dict[str, Any]:
+    """What a run's row says of the run before there are numbers."""
+    optimizer = pipeline.declared().optimizer
+    assert optimizer is not None  # held by Pipeline.experiment
+    name = optimizer.settings.get("transform") or optimizer.variant
+    return {"branch": "main", "optimizer": name}
