@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -412,6 +413,15 @@ class TestProcesses:
         monkeypatch.setenv("JAX_PLATFORMS", "cpu")
         assert visible_gpus() == []
 
+    def test_a_program_without_a_guard_does_not_sweep_in_its_workers(
+        self, runs: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        process = multiprocessing.current_process()
+        monkeypatch.setattr(process, "_inheriting", True, raising=False)
+        with pytest.raises(UserError, match="put the sweep there under `if __name__"):
+            sweep(pipeline(), root=runs)
+        assert list(runs.iterdir()) == []
+
     def test_a_sweep_goes_on_when_a_worker_dies(
         self, runs: Path, use: Callable[[Job], None], helper: Job
     ) -> None:
@@ -426,6 +436,21 @@ class TestProcesses:
         assert resume_sweep(outcome.folder).exit_code == 0
 
 
+# What of SLURM submitit calls: the array's jobs run here, one after the other.
+SLURM = {
+    "sbatch": """#!/bin/sh
+for index in 0 1; do
+  SLURM_JOB_ID=7 SLURM_ARRAY_JOB_ID=7 SLURM_ARRAY_TASK_ID=$index SLURM_PROCID=0 sh "$1"
+done > /dev/null 2>&1 &
+echo Submitted batch job 7
+""",
+    "srun": """#!/bin/sh
+while [ "${1#-}" != "$1" ]; do case $1 in --*=*|--unbuffered) shift;; *) shift 2;; esac; done
+exec "$@"
+""",
+    "sacct": "#!/bin/sh\necho 'JobID|State|NodeList'\n",
+}
+
 HELPER = """
 import os
 from pathlib import Path
@@ -434,7 +459,8 @@ from pathlib import Path
 def job(task):
     log = Path(task["sweep"]) / task["log"]
     log.touch()
-    if task["name"].startswith("001") and not log.stem.endswith("-2"):
+    first = not log.stem.endswith("-2") and "SLURM_JOB_ID" not in os.environ
+    if first and task["name"].startswith("001"):
         os._exit(9)
     return {"status": "finished", "runs": [{"branch": "main", "ratio": 1.0}], "seconds": 0.1}
 """
@@ -483,6 +509,10 @@ class TestDask:
         monkeypatch.setattr(engine_module, "_CONNECT_SECONDS", 0.5)
         with pytest.raises(UserError, match=r"no dask scheduler answers at tcp://127\.0\.0\.1:1 "):
             sweep(pipeline(), executor="dask", address="tcp://127.0.0.1:1", root=runs)
+        assert list(runs.iterdir()) == []
+        # Nor is anything left in a folder that was there.
+        with pytest.raises(UserError, match="no dask scheduler answers"):
+            sweep(pipeline(), executor="dask", address="tcp://127.0.0.1:1", folder=runs)
         assert list(runs.iterdir()) == []
 
 
@@ -574,6 +604,42 @@ class TestSubmitit:
         outcome = sweep(pipeline(lr=[1e-2, 2e-2]), executor="submitit", slurm=slurm, root=runs)
         assert [item["status"] for item in outcome.summary["jobs"]] == ["finished", "failed"]
         assert "UncompletedJobError" in outcome.summary["jobs"][1]["error"]
+
+    def test_slurm_gets_one_array_with_what_was_asked_for(
+        self,
+        runs: Path,
+        tmp_path: Path,
+        use: Callable[[Job], None],
+        helper: Job,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        pytest.importorskip("submitit", reason="the extra slurm is not installed")
+        programs = tmp_path / "bin"
+        programs.mkdir()
+        for name, text in SLURM.items():
+            (programs / name).write_text(text)
+            (programs / name).chmod(0o755)
+        monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+        use(helper)
+        outcome = sweep(
+            pipeline(lr=[1e-2, 2e-2]),
+            executor="submitit",
+            workers=1,
+            slurm={"time": 60, "partition": "gpu", "gpus_per_node": 1},
+            root=runs,
+        )
+        statuses = [item["status"] for item in outcome.summary["jobs"]]
+        assert statuses == ["finished", "finished"], outcome.summary["jobs"]
+        (script,) = (outcome.folder / "slurm").glob("*_submission.sh")
+        asked = script.read_text().splitlines()
+        for line in (
+            "array=0-1%1",
+            "job-name=aeoskit",
+            "time=60",
+            "partition=gpu",
+            "gpus-per-node=1",
+        ):
+            assert f"#SBATCH --{line}" in asked
 
     def test_slurm_is_asked_for(self, runs: Path) -> None:
         pytest.importorskip("submitit", reason="the extra slurm is not installed")

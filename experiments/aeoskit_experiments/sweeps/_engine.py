@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.util
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
@@ -59,6 +60,13 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                     f"executor {self.name} takes no {setting}: leave it out "
                     f"(it takes {', '.join(_TAKES[self.name])})"
                 )
+        if self.name == "processes" and getattr(
+            multiprocessing.current_process(), "_inheriting", False
+        ):
+            raise UserError(
+                "a worker process came upon a sweep as it imported the program that started it: "
+                'put the sweep there under `if __name__ == "__main__":`'
+            )
         if self.workers is not None and self.workers < 1:
             raise UserError(f"workers is {self.workers}: it must be at least 1")
         if self.name in _EXTRAS:
@@ -134,9 +142,10 @@ def opened(
 @contextlib.contextmanager
 def _processes(engine: Engine, folder: Path, jobs: int) -> Iterator[Opened]:
     from aeoskit_experiments.sweeps._processes import Processes, visible_cores, visible_gpus
+    from aeoskit_experiments.sweeps._record import LOGS
 
     workers = engine.workers or len(visible_gpus()) or visible_cores()
-    with Processes(min(workers, jobs), logs=folder / "logs") as executor:
+    with Processes(min(workers, jobs), logs=folder / LOGS) as executor:
         yield Opened(executor, executor.end)
 
 
@@ -161,12 +170,13 @@ def _dask(engine: Engine) -> Iterator[Opened]:
 def _submitit(engine: Engine, folder: Path) -> Iterator[Opened]:
     from submitit import AutoExecutor
 
+    from aeoskit_experiments.sweeps._record import SUBMITTED
     from aeoskit_experiments.sweeps._submitted import Submitted
 
-    settings = dict(engine.slurm)
+    settings = {"name": "aeoskit", **engine.slurm}
     cluster = str(settings.pop("cluster", "slurm"))
     try:
-        inner = AutoExecutor(os.path.abspath(folder / "slurm"), cluster=cluster)
+        inner = AutoExecutor(os.path.abspath(folder / SUBMITTED), cluster=cluster)
         inner.update_parameters(**_slurm_names(settings, engine.workers))
     except (RuntimeError, ValueError, NameError, AssertionError) as error:
         raise UserError(

@@ -21,6 +21,7 @@ from aeoskit_experiments.sweeps._engine import Engine
 FILE = "sweep.json"
 STOP = "STOP"
 LOGS = "logs"
+SUBMITTED = "slurm"
 FORMAT = 1
 
 Status = Literal["waiting", "running", "finished", "diverged", "failed", "interrupted"]
@@ -160,10 +161,10 @@ class SweepWriter:
 
     Args:
         sweep: What is there so far: new, from `create_sweep`, or read.
-        made: The folders that were made for it, the innermost first.
+        made: Of a new one, the folders that were made for it, the innermost first.
     """
 
-    def __init__(self, sweep: Sweep, made: Sequence[Path] = ()):
+    def __init__(self, sweep: Sweep, made: Sequence[Path] | None = None):
         self.sweep = sweep
         self._made = made
         self._jobs = list(sweep.jobs)
@@ -234,13 +235,15 @@ class SweepWriter:
         (self.path / STOP).touch()
 
     def discard(self) -> None:
-        """Remove what was made, of a sweep of which nothing has run."""
-        if not self._made:
+        """Remove what was made for a new sweep, of which nothing has run."""
+        if self._made is None:
             return
-        shutil.rmtree(self.path, ignore_errors=True)
-        for parent in self._made[1:]:
+        for name in (LOGS, SUBMITTED):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        (self.path / ".lock").unlink(missing_ok=True)
+        for place in self._made:
             with contextlib.suppress(OSError):
-                parent.rmdir()
+                place.rmdir()
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
