@@ -31,7 +31,7 @@ from aeoskit_experiments.sweeps._processes import (
     visible_gpus,
     worker_environment,
 )
-from aeoskit_experiments.sweeps._record import SweepWriter, create_sweep
+from aeoskit_experiments.sweeps._record import create_sweep
 
 Job = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
@@ -268,6 +268,22 @@ class TestStopping:
         use(record)
         assert sweep(pipeline(), executor=threads, folder=outcome.folder).exit_code == 0
         assert not (outcome.folder / "STOP").exists()
+
+    def test_a_file_stops_it_from_anywhere(
+        self, runs: Path, use: Callable[[Job], None], threads: ThreadPoolExecutor
+    ) -> None:
+        def job(task: Mapping[str, Any]) -> Mapping[str, Any]:
+            stop = Path(task["sweep"]) / "STOP"
+            if stop.exists():
+                return run_job(task)  # type: ignore[arg-type]
+            stop.touch()
+            return record(task)
+
+        use(job)
+        outcome = sweep(pipeline(), executor=threads, root=runs)
+        assert (outcome.status, outcome.exit_code) == ("interrupted", 130)
+        statuses = [item.status for item in read_sweep(outcome.folder).jobs]
+        assert statuses == ["finished", "waiting", "waiting"]
 
     def test_a_second_ctrl_c_ends_what_runs(self, runs: Path, threads: ThreadPoolExecutor) -> None:
         ended = threading.Event()
@@ -660,7 +676,7 @@ class TestSubmitit:
         assert list(runs.iterdir()) == []
 
 
-def test_futures_that_were_cancelled_wait(runs: Path) -> None:
+def test_an_executor_that_gives_its_jobs_up(runs: Path) -> None:
     class Cancelling(Executor):
         def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
             future: Future[Any] = Future()
@@ -668,6 +684,7 @@ def test_futures_that_were_cancelled_wait(runs: Path) -> None:
             future.set_running_or_notify_cancel()
             return future
 
-    writer = SweepWriter(create_sweep(pipeline(), Engine(), root=runs, folder=None).sweep)
-    assert not drive(writer, Opened(Cancelling(), lambda: None), run_job, lambda sentence: None)
-    assert {item.status for item in read_sweep(writer.path).jobs} == {"waiting"}
+    outcome = sweep(pipeline(), executor=Cancelling(), root=runs)
+    assert outcome.exit_code == 1
+    assert {item["status"] for item in outcome.summary["jobs"]} == {"failed"}
+    assert "the executor gave it up" in outcome.summary["jobs"][0]["error"]

@@ -41,7 +41,7 @@ def drive(
         progress: Is told a sentence about each job that has ended.
 
     Returns:
-        Whether the user stopped it.
+        Whether the user stopped it, by Ctrl-C or by a file `STOP` in the sweep's folder.
     """
     from aeoskit_experiments.execution._interrupt import Interrupt  # here, since it imports jax
 
@@ -60,7 +60,7 @@ def drive(
             raise
         finally:
             writer.write()
-    return interrupt.wished or driven.stopping
+    return driven.stopping or interrupt.wished or writer.stopped()
 
 
 class _Driven:
@@ -112,9 +112,9 @@ class _Driven:
 
     def look(self) -> None:
         """Wait a little for what ends, and note what has ended and what has started."""
-        done, self.waiting = wait(self.waiting, timeout=TICK, return_when=FIRST_COMPLETED)
-        for future in done:
+        for future in wait(self.waiting, timeout=TICK, return_when=FIRST_COMPLETED).done:
             self._note(self._indices[future], self._outcome(future))
+            self.waiting.discard(future)  # only now, as Ctrl-C may come in between
         self._note_started()
         self._writer.write()
 
@@ -158,7 +158,9 @@ class _Driven:
     def _outcome(self, future: Future[Any]) -> Mapping[str, Any]:
         """What a future that is done brought, or why it brought nothing."""
         if future.cancelled():
-            return {"status": "waiting"}
+            if self.stopping:
+                return {"status": "waiting"}
+            return {"status": "failed", "error": "the executor gave it up: does its scheduler run?"}
         error = future.exception()
         if error is None:
             return future.result()

@@ -234,6 +234,10 @@ class SweepWriter:
         """Ask the jobs that run, wherever they do, to end after the chunk at hand."""
         (self.path / STOP).touch()
 
+    def stopped(self) -> bool:
+        """Whether the jobs were asked to end."""
+        return (self.path / STOP).exists()
+
     def discard(self) -> None:
         """Remove what was made for a new sweep, of which nothing has run."""
         if self._made is None:

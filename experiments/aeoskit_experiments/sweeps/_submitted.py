@@ -1,5 +1,6 @@
 """Submitit's executors as `concurrent.futures` has them."""
 
+import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -90,21 +91,23 @@ class Submitted(Executor):
 
     def _settle(self, future: Future[Any], job: Any) -> bool:
         """Whether nothing is left to be done for a job."""
+        # Whatever submitit raises is about this job; the thread goes on for the others.
         if _was_cancelled(future):
-            job.cancel(check=False)
-            return True
-        if not job.done():
-            return False
-        if not future.set_running_or_notify_cancel():
+            with contextlib.suppress(Exception):
+                job.cancel(check=False)
             return True
         try:
+            if not job.done():
+                return False
             error = job.exception()
+            result = job.result() if error is None else None
+        except Exception as raised:
+            error, result = raised, None
+        if future.set_running_or_notify_cancel():
             if error is None:
-                future.set_result(job.result())
+                future.set_result(result)
             else:
                 future.set_exception(error)
-        except Exception as error:  # A result that cannot be read is that job's failure.
-            future.set_exception(error)
         return True
 
 
