@@ -37,7 +37,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         slurm: What SLURM is asked for: `time` in minutes, `partition`, `gpus_per_node`, …;
             `cluster="local"` tries the same on this machine.
 
-    >>> Engine(name="dask", address="tcp://10.0.0.1:8786").check()
+    >>> Engine(name="processes", workers=2).check()
     """
 
     name: str = "processes"
