@@ -10,8 +10,9 @@ import jax
 
 _PACKAGES = ("aeoskit", "jax", "jaxlib", "equinox", "lineax", "numpy")
 
-# OPENBLAS_CORETYPE, for one, changes the last digits of LAPACK's eigenvalues.
-_VARIABLES = ("OPENBLAS_", "OMP_", "MKL_", "XLA_FLAGS", "JAX_")
+# OPENBLAS_CORETYPE, for one, changes the last digits of LAPACK's eigenvalues. NPROC is how many
+# threads XLA takes on CPU.
+_VARIABLES = ("OPENBLAS_", "OMP_", "MKL_", "XLA_FLAGS", "JAX_", "NPROC")
 
 
 def environment() -> dict[str, Any]:

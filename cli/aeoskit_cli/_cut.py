@@ -1,7 +1,7 @@
 """`aeoskit pipe`: raw arguments cut at the names of stages."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from aeoskit_experiments._errors import UserError, unknown
 from aeoskit_experiments.pipelines import STAGES, Option, options_for
@@ -40,6 +40,7 @@ class Cut:
         quiet: Whether to be silent about progress.
         help: Whether help about `pipe` itself was asked for.
         placing: What was said of devices and processes, by option.
+        extra: Flag to value, of the extra options.
     """
 
     pieces: tuple[Piece, ...]
@@ -48,9 +49,10 @@ class Cut:
     quiet: bool = False
     help: bool = False
     placing: Mapping[str, str | bool] = dataclasses.field(default_factory=dict)
+    extra: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def cut(arguments: list[str]) -> Cut:
+def cut(arguments: list[str], extra: Collection[str] = ()) -> Cut:
     """Cut the arguments at registered stage names.
 
     The value of an option is never taken for a stage, whatever it is called, and what follows
@@ -58,6 +60,8 @@ def cut(arguments: list[str]) -> Cut:
 
     Args:
         arguments: What stood after `aeoskit pipe`.
+        extra: Flags of options with a value that may stand anywhere, as --json may; a stage's own
+            option of the same name wins in its stage.
 
     Returns:
         The pieces.
@@ -73,9 +77,12 @@ def cut(arguments: list[str]) -> Cut:
     pieces: list[Piece] = []
     name, json, quiet = "pipe", False, False
     placing: dict[str, str | bool] = {}
+    found: dict[str, str] = {}
     while words:
         word = words.pop(0)
-        if word == "--json":
+        if word.partition("=")[0] in extra:
+            found[word.partition("=")[0]] = _value(word, words, "pipe")
+        elif word == "--json":
             json = True
         elif word in ("--quiet", "-q"):
             quiet = True
@@ -88,7 +95,8 @@ def cut(arguments: list[str]) -> Cut:
         elif word.partition("=")[0] in _PLACING:
             placing[word.partition("=")[0][2:]] = _value(word, words, "pipe")
         elif word.startswith("-"):
-            raise unknown("option", word, _OWN, where="pipe, before its first stage")
+            known = [*_OWN, *extra]
+            raise unknown("option", word, known, where="pipe, before its first stage")
         else:
             words.insert(0, word)
             break
@@ -105,12 +113,12 @@ def cut(arguments: list[str]) -> Cut:
             variants = tuple(words.pop(0).split(",")) if taken else ()
             for variant in variants or (None,):
                 check_variant(stage, variant)
-        piece, words, flags = _take(stage, variants, words)
+        piece, words, flags = _take(stage, variants, words, extra, found)
         json, quiet = json or "--json" in flags, quiet or "--quiet" in flags
         pieces.append(piece)
         if piece.help:
             return Cut((piece,))
-    return Cut(tuple(pieces), name, json, quiet, placing=placing)
+    return Cut(tuple(pieces), name, json, quiet, placing=placing, extra=found)
 
 
 def _may_be_variant(word: str, variants: Mapping[str, str]) -> bool:
@@ -119,9 +127,16 @@ def _may_be_variant(word: str, variants: Mapping[str, str]) -> bool:
 
 
 def _take(
-    stage: str, variants: tuple[str, ...], words: list[str]
+    stage: str,
+    variants: tuple[str, ...],
+    words: list[str],
+    extra: Collection[str],
+    found: dict[str, str],
 ) -> tuple[Piece, list[str], set[str]]:
-    """The arguments up to the next stage; the rest; and which of --json, --quiet were there."""
+    """The arguments up to the next stage; the rest; and which of --json, --quiet were there.
+
+    Extra options are put into `found`.
+    """
     where = " ".join([stage, *([",".join(variants)] if variants else [])])
     options = _flags(stage, variants)
     mine: list[str] = []
@@ -141,6 +156,8 @@ def _take(
             mine.append(word)
             if options[flag].kind != "bool" and "=" not in word:
                 mine.append(_value(word, words, where))
+        elif flag in extra:
+            found[flag] = _value(word, words, where)
         elif word.startswith("-"):
             raise unknown("option", flag, options, where=where)
         elif word in STAGES:

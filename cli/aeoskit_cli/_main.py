@@ -18,6 +18,7 @@ from aeoskit_cli._generate import (
 )
 from aeoskit_cli._placing import MANY, OPTIONS, Placing, placing, taken, with_options
 from aeoskit_cli._print import print_json, print_numbers, print_outcome, print_table
+from aeoskit_cli._sweep import make_sweep_app
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments._supervise import LOST, ProcessLost, is_member, leave, supervise
 from aeoskit_experiments.pipelines import STAGES, Pipeline
@@ -31,7 +32,7 @@ Folder = Annotated[
 Run = Annotated[Path, typer.Argument(help="The folder of a run", metavar="RUN")]
 
 USER_ERROR, INTERRUPTED = 2, 130
-ORDER = ("list", "run", "pipe", "show", "rerun", "doctor", "bench")
+ORDER = ("list", "run", "pipe", "sweep", "show", "rerun", "doctor", "bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,8 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What stands after `aeoskit`; those of the process if None.
 
     Returns:
-        The exit code: 0; 1 if everything diverged or a rerun's numbers differ; 2 for bad input,
-        said in one line on stderr; 130 after Ctrl-C. An exception that nobody foresaw is raised.
+        The exit code: 0; 1 if everything diverged, a job of a sweep failed or a rerun's numbers
+        differ; 2 for bad input, said in one line on stderr; 130 after Ctrl-C. An exception that
+        nobody foresaw is raised.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if any(word.partition("=")[0] in MANY for word in words) and not is_member():
@@ -107,6 +109,7 @@ def make_app() -> typer.Typer:
         )
     app.add_typer(recipes, name="run")
     app.command("pipe", cls=RawCommand, add_help_option=False)(pipe)
+    app.add_typer(make_sweep_app(), name="sweep")
     for command in (show, with_options(rerun), doctor):
         app.command(command.__name__, cls=Command, context_settings=HELP)(command)
     # Its options are those of the benchmark, whose import takes seconds.

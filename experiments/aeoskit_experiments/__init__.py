@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from aeoskit_experiments.execution import execute as execute
     from aeoskit_experiments.pipelines import Pipeline as Pipeline
     from aeoskit_experiments.pipelines import pipe as pipe
+    from aeoskit_experiments.sweeps import read_sweep as read_sweep
+    from aeoskit_experiments.sweeps import resume_sweep as resume_sweep
+    from aeoskit_experiments.sweeps import sweep as sweep
 
 # Named here so that they can be listed without importing what they time.
 BENCHMARKS = {
@@ -26,6 +29,9 @@ _HOMES = {
     "Outcome": "execution",
     "Pipeline": "pipelines",
     "pipe": "pipelines",
+    "sweep": "sweeps",
+    "resume_sweep": "sweeps",
+    "read_sweep": "sweeps",
     "rerun": "_rerun",
     "examine": "_doctor",
 }

@@ -17,11 +17,11 @@ from aeoskit_experiments.pipelines._text import command_of, python_of
 
 
 class Group(msgspec.Struct, frozen=True):
-    """One of the runs that a sweep over shapes or structure makes, one after the other.
+    """One of the runs that a sweep is split into.
 
     Args:
-        values: Coordinate name to this group's value, for each axis that is not an array leaf.
-        pipeline: The pipeline with these values in place; it sweeps array leaves only.
+        values: Coordinate name to this group's value, for each axis that was split.
+        pipeline: The pipeline with these values in place; it sweeps the other axes only.
     """
 
     values: dict[str, Scalar]
@@ -99,7 +99,22 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Returns:
             The groups, last axis fastest; a single one with no values if nothing is to split.
         """
-        axes = [axis for axis in self.sweep() if not axis.leaf]
+        return self._split([axis for axis in self.sweep() if not axis.leaf])
+
+    def singles(self) -> tuple[Group, ...]:
+        """Split every list of values: a pipeline for each combination, none of which sweeps.
+
+        Returns:
+            The runs, last axis fastest; the pipeline itself with no values if nothing is swept.
+
+        >>> from aeoskit_experiments.pipelines import optimizer, train
+        >>> runs = pipe(optimizer("adam", lr=[1e-3, 3e-3]), train([10, 20])).singles()
+        >>> [run.values for run in runs][:2]
+        [{'lr': 0.001, 'steps': 10}, {'lr': 0.001, 'steps': 20}]
+        """
+        return self._split(list(self.sweep()))
+
+    def _split(self, axes: list[SweepAxis]) -> tuple[Group, ...]:
         groups = []
         for values in itertools.product(*(axis.values for axis in axes)):
             stages = list(self.stages)

@@ -1,0 +1,116 @@
+"""Submitit's executors as `concurrent.futures` has them."""
+
+import contextlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class _SubmititExecutor(Protocol):
+    def submit(self, fn: Any, *args: Any, **kwargs: Any) -> Any: ...
+
+    def batch(self) -> Any: ...
+
+
+class Submitted(Executor):
+    """An executor around one of submitit, whose jobs are no futures.
+
+    A thread looks after the jobs. What was submitted since its last look becomes one array of jobs,
+    so that a sweep is one call of `sbatch`. A future can be cancelled until its job is done.
+
+    Args:
+        inner: An executor of submitit.
+        period: Seconds between two looks; submitit asks SLURM itself less often.
+    """
+
+    def __init__(self, inner: _SubmititExecutor, *, period: float = 1.0):
+        self._inner = inner
+        self._period = period
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._new: list[tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict]] = []
+        self._jobs: list[tuple[Future[Any], Any]] = []
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
+        """Run a function as a job."""
+        future: Future[T] = Future()
+        with self._lock:
+            if self._closing:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._new.append((future, fn, args, kwargs))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._look_after, daemon=True)
+                self._thread.start()
+        return future
+
+    def end(self) -> None:
+        """Cancel every job, those that run as well."""
+        self.shutdown(cancel_futures=True)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As `Executor.shutdown` has it."""
+        with self._lock:
+            self._closing = True
+            futures = [item[0] for item in [*self._new, *self._jobs]]
+        if cancel_futures:
+            for future in futures:
+                future.cancel()
+        self._wake.set()
+        if wait and self._thread is not None:
+            self._thread.join()
+
+    def _look_after(self) -> None:
+        while True:
+            self._wake.wait(self._period)
+            self._wake.clear()
+            with self._lock:
+                new, self._new = self._new, []
+                if not new and not self._jobs and self._closing:
+                    return
+            self._hand_out([item for item in new if not _was_cancelled(item[0])])
+            self._jobs = [item for item in self._jobs if not self._settle(*item)]
+
+    def _hand_out(self, new: list[tuple[Future[Any], Any, Any, Any]]) -> None:
+        if not new:
+            return
+        try:
+            with self._inner.batch():
+                jobs = [self._inner.submit(fn, *args, **kwargs) for _, fn, args, kwargs in new]
+        except Exception as error:  # Whatever sbatch says belongs to these jobs.
+            for future, *_ in new:
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(error)
+            return
+        self._jobs += [(item[0], job) for item, job in zip(new, jobs, strict=True)]
+
+    def _settle(self, future: Future[Any], job: Any) -> bool:
+        """Whether nothing is left to be done for a job."""
+        # Whatever submitit raises is about this job; the thread goes on for the others.
+        if _was_cancelled(future):
+            with contextlib.suppress(Exception):
+                job.cancel(check=False)
+            return True
+        try:
+            if not job.done():
+                return False
+            error = job.exception()
+            result = job.result() if error is None else None
+        except Exception as raised:
+            error, result = raised, None
+        if future.set_running_or_notify_cancel():
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+        return True
+
+
+def _was_cancelled(future: Future[Any]) -> bool:
+    """Whether a future was cancelled; then whoever waits for it is told."""
+    return future.cancelled() and not future.set_running_or_notify_cancel()

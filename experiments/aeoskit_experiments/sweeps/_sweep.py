@@ -1,0 +1,221 @@
+"""A sweep: each combination of a pipeline's values an ordinary run, on any executor."""
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.pipelines import Pipeline, Store
+from aeoskit_experiments.sweeps._drive import Progress, drive
+from aeoskit_experiments.sweeps._engine import EXECUTORS, Engine, opened
+from aeoskit_experiments.sweeps._job import run_job
+from aeoskit_experiments.sweeps._record import (
+    DONE,
+    FILE,
+    SweepWriter,
+    create_sweep,
+    read_sweep,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepOutcome:
+    """What `sweep` returns.
+
+    Args:
+        folder: The sweep's folder.
+        summary: What the command line prints and `--json` gives: `name`, `status`, `folder`,
+            `seconds`, `jobs` (each as a `Job`, without its numbers) and `runs` (the numbers of
+            each job's runs, with `job`, `status` and the swept values).
+        status: "finished", "failed" (a job did), "interrupted" or "diverged" (every run).
+        exit_code: 0; 1 if a job failed or every run diverged; 130 if the user stopped it.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    status: str
+    exit_code: int
+
+
+def sweep(
+    pipeline: Pipeline,
+    *,
+    executor: Executor | str = "processes",
+    workers: int | None = None,
+    address: str | None = None,
+    slurm: Mapping[str, int | str] | None = None,
+    root: str | os.PathLike[str] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> SweepOutcome:
+    """Run every combination of a pipeline's values as a run of its own.
+
+    `execute` trains the values of hyperparameters side by side in one program on one machine; this
+    makes each combination a job, so that they can be spread over machines. A job that fails is
+    reported and the rest goes on.
+
+    Args:
+        pipeline: What `pipe` made, or a recipe; its lists of values are the sweep.
+        executor: "processes", "dask" or "submitit", or any executor of your own, which stays
+            open. Its workers must see the sweep's folder.
+        workers: Of "processes", how many (if None one a GPU, or one a core); of "submitit", how
+            many jobs SLURM runs at a time.
+        address: Of "dask", where its scheduler listens.
+        slurm: Of "submitit", what SLURM is asked for: `time` in minutes, `partition`, ….
+        root: The folder of runs, in place of the pipeline's own.
+        folder: The sweep's very folder. If this sweep is there already, it is gone on with:
+            what has finished is not run again.
+        progress: Is told a sentence about each job that has ended.
+
+    Returns:
+        A `SweepOutcome`; the folder has `sweep.json`, logs, and each job's run.
+
+    Raises:
+        UserError: Bad input, before any work; nothing is left behind.
+
+    Example:
+        >>> from aeoskit_experiments.recipes import make_recipe
+        >>> sweep(make_recipe("adam-edge"), executor="dusk")
+        Traceback (most recent call last):
+          ...
+        aeoskit_experiments._errors.UserError: unknown executor 'dusk': did you mean 'dask'? ...
+    """
+    engine, brought = _engine(executor, workers, address, slurm)
+    pipeline.experiment()  # The whole is checked before anything is made.
+    store = pipeline.declared().store or Store()
+    place = folder if folder is not None else (store.folder if root is None else None)
+    if place is not None and (Path(place) / FILE).exists():
+        stored = read_sweep(place)
+        if stored.pipeline != pipeline:
+            raise UserError(
+                f"{place} holds another sweep: choose a new folder, or see what it holds with "
+                f"`aeoskit sweep --resume {place}`"
+            )
+        writer = SweepWriter(stored)
+    else:
+        writer = create_sweep(
+            pipeline, engine, root=root if root is not None else store.root, folder=place
+        )
+    return _run(writer, engine, brought, progress)
+
+
+def resume_sweep(
+    folder: str | os.PathLike[str],
+    *,
+    executor: Executor | str | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+    slurm: Mapping[str, int | str] | None = None,
+    progress: Progress | None = None,
+) -> SweepOutcome:
+    """Run the jobs of a stored sweep that failed or did not finish; with none left, sum it up.
+
+    Args:
+        folder: The sweep's folder.
+        executor: As in `sweep`; what it ran on before, with the same settings, if None.
+        workers: As in `sweep`.
+        address: As in `sweep`.
+        slurm: As in `sweep`.
+        progress: As in `sweep`.
+
+    Returns:
+        A `SweepOutcome`.
+
+    Raises:
+        UserError: If there is no such sweep, or the executor cannot be had.
+    """
+    stored = read_sweep(folder)
+    if executor is not None:
+        engine, brought = _engine(executor, workers, address, slurm)
+    else:
+        if stored.engine.name not in EXECUTORS:
+            raise UserError(
+                f"{folder} ran on an executor of its own, {stored.engine.name}: "
+                f"name one of {', '.join(EXECUTORS)}"
+            )
+        given = {"workers": workers, "address": address, "slurm": slurm and dict(slurm)}
+        changes = {name: value for name, value in given.items() if value is not None}
+        engine, brought = msgspec.structs.replace(stored.engine, **changes), None
+        engine.check()
+    return _run(SweepWriter(stored), engine, brought, progress)
+
+
+def _engine(
+    executor: Executor | str,
+    workers: int | None,
+    address: str | None,
+    slurm: Mapping[str, int | str] | None,
+) -> tuple[Engine, Executor | None]:
+    if isinstance(executor, Executor):
+        return Engine(name=type(executor).__name__), executor
+    engine = Engine(name=executor, workers=workers, address=address, slurm=dict(slurm or {}))
+    engine.check()
+    return engine, None
+
+
+def _run(
+    writer: SweepWriter, engine: Engine, brought: Executor | None, progress: Progress | None
+) -> SweepOutcome:
+    begun = time.perf_counter()
+    tell = progress or (lambda sentence: None)
+    stopped = False
+    with writer.lock():
+        writer.take_in()
+        left = [job for job in writer.jobs if job.status not in DONE]
+        if left:
+            tell(f"{len(left)} of {len(writer.jobs)} jobs to run, in {writer.path}")
+            with contextlib.ExitStack() as stack:
+                try:
+                    running = stack.enter_context(opened(engine, brought, writer.path, len(left)))
+                except BaseException:
+                    writer.discard()
+                    raise
+                writer.use(engine)
+                stopped = drive(writer, running, run_job, tell)
+        writer.write()
+    return _outcome(writer, stopped, time.perf_counter() - begun)
+
+
+def _outcome(writer: SweepWriter, stopped: bool, seconds: float) -> SweepOutcome:
+    jobs = writer.jobs
+    found = {job.status for job in jobs}
+    if stopped and not found <= set(DONE):
+        status = "interrupted"
+    elif not found <= set(DONE):
+        status = "failed"
+    else:
+        status = "diverged" if found == {"diverged"} else "finished"
+    singles = writer.sweep.pipeline.singles()
+    runs = [
+        {"job": job.index, "status": job.status, **job.settings, **row}
+        for job in jobs
+        for row in job.runs or [_unmeasured(singles[job.index].pipeline)]
+    ]
+    summary = {
+        "name": writer.sweep.name,
+        "status": status,
+        "folder": str(writer.path),
+        "seconds": seconds,
+        "jobs": [
+            {key: value for key, value in msgspec.to_builtins(job).items() if key != "runs"}
+            for job in jobs
+        ],
+        "runs": runs,
+    }
+    code = {"finished": 0, "failed": 1, "diverged": 1, "interrupted": 130}[status]
+    return SweepOutcome(writer.path, summary, status, code)
+
+
+def _unmeasured(pipeline: Pipeline) -> dict[str, Any]:
+    """What a run's row says of the run before there are numbers."""
+    optimizer = pipeline.declared().optimizer
+    assert optimizer is not None  # held by Pipeline.experiment
+    name = optimizer.settings.get("transform") or optimizer.variant
+    return {"branch": "main", "optimizer": name}
