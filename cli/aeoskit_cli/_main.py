@@ -20,7 +20,14 @@ from aeoskit_cli._placing import MANY, OPTIONS, Placing, placing, taken, with_op
 from aeoskit_cli._print import print_json, print_numbers, print_outcome, print_table
 from aeoskit_cli._sweep import make_sweep_app
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments._supervise import LOST, ProcessLost, is_member, leave, supervise
+from aeoskit_experiments._supervise import (
+    LOST,
+    ProcessLost,
+    is_member,
+    keep_stdout,
+    leave,
+    supervise,
+)
 from aeoskit_experiments.pipelines import STAGES, Pipeline
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, no tables")]
@@ -50,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if any(word.partition("=")[0] in MANY for word in words) and not is_member():
         code, said = supervise(words)
         return _fail(said, words, code) if said else code
+    if is_member():
+        keep_stdout()
     try:
         code = make_app()(words, prog_name="aeoskit", standalone_mode=False)
     except ProcessLost as error:
@@ -216,6 +225,8 @@ def rerun(
         outcome, comparison = run_again(
             run, root=root, folder=folder, listener=progress, place=placing.apply
         )
+    if not outcome.leads:
+        return outcome.exit_code or int(not comparison["identical"])
     if json:
         print_json({**outcome.summary, "rerun": comparison})
     else:
@@ -283,6 +294,8 @@ def _execute(
             folder=None if folder is None else Path(folder),
             listener=progress,
         )
+    if not outcome.leads:
+        return outcome.exit_code
     if json:
         print_json(outcome.summary)
     else:

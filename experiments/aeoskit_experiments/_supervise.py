@@ -55,6 +55,17 @@ def tell_supervisor(folder: Path) -> None:
         Path(os.environ[_MEMBER]).write_text(str(folder))
 
 
+def keep_stdout() -> None:
+    """Leaves standard output to Python: the libraries below it, which talk there, get stderr.
+
+    `--json` promises one object there, and gloo says who is connected.
+    """
+    sys.stdout.flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(own, "w", encoding=sys.stdout.encoding)
+
+
 def supervise(arguments: Sequence[str]) -> tuple[int, str | None]:
     """Runs a command line in a child process and sees how it ends.
 

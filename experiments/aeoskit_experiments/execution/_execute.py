@@ -42,6 +42,8 @@ class Outcome:
         figures: the files that were drawn.
         status: "finished", "interrupted" or "diverged" (every lane of the main run).
         exit_code: 0; 1 if every lane diverged; 130 if the user stopped it.
+        leads: whether this process wrote the record: of several, the first one. The others' summary
+            has the status alone.
     """
 
     folder: Path
@@ -49,6 +51,7 @@ class Outcome:
     figures: list[Path]
     status: str
     exit_code: int
+    leads: bool = True
 
 
 def execute(
@@ -225,7 +228,8 @@ def _conclude(
     """Sums up, draws and closes the record: the first process does, and says how it ended."""
     if not is_leader():
         status = from_leader("")
-        return Outcome(writer.path, {"status": status}, [], status, EXIT_CODES[status])
+        code = EXIT_CODES[status]
+        return Outcome(writer.path, {"status": status}, [], status, code, leads=False)
     run = read_run(writer.path)
     dataset = run.metrics
     runs = _summaries(dataset, groups, lanes)
