@@ -43,7 +43,7 @@ def rotated() -> Any:
 def blocks() -> Any:
     """The last leaf first, so that places within a part and in the whole are not the same."""
     return BlockPreconditioner(
-        [
+        parts=[
             KroneckerPreconditioner(tree((MATRIX, None), None), tree(jnp.zeros((2, 2)), None)),
             DiagonalPreconditioner(tree(None, jnp.ones(2))),
         ]
@@ -128,5 +128,5 @@ def test_an_optimizer_whose_metric_underflows():
     optimizer = ak.adam(0.1, eps=1e-8)
     params = {"w": jnp.ones(2, jnp.float16)}
     grads = {"w": jnp.array([1.0, 0.0], jnp.float16)}
-    with pytest.raises(ValueError, match="in w .* an eps above 0 in the precision of that leaf"):
+    with pytest.raises(ValueError, match=r"in w .* an eps above 0 in the precision of that leaf"):
         optimizer.preconditioner(optimizer.init(params), grads)

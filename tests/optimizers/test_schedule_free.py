@@ -137,7 +137,7 @@ def test_the_bridge_says_the_same_late_in_training(decay: float, x64: None):
     # With the c of the moment it is lower: at the first step, where c is 1, by ten.
     first = float(ak.threshold_of(theirs, state))
     assert first == pytest.approx(20 - decay)
-    aged = state._replace(weight_sum=jnp.asarray(LATE * 0.1**2))
+    aged = eqx.tree_at(lambda state: state.weight_sum, state, jnp.asarray(LATE * 0.1**2))
     assert float(ak.threshold_of(theirs, aged)) == pytest.approx(threshold, rel=1e-4)
 
 
