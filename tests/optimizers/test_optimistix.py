@@ -9,6 +9,7 @@ import optax
 import optimistix as optx
 import pytest
 
+from aeoskit.linalg import Dense
 from aeoskit.objective import Objective
 from aeoskit.optimizers import (
     OptaxOptimizer,
@@ -50,7 +51,7 @@ def trajectory_of(minimiser: Any, **options: Any) -> Any:
     probes = {
         "loss": LossAndGradient(),
         "threshold": StabilityThreshold(),
-        "raw": Sharpness(every=4),
+        "raw": Sharpness(every=4, solver=Dense()),
     }
     trajectory = Trajectory(OBJECTIVE, minimiser, probes, **options)
     return trajectory, trajectory.init(PARAMS, jax.random.key(0))
