@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from aeoskit.objective import Objective
 from aeoskit_experiments import UserError
@@ -81,7 +82,7 @@ def test_the_quadratic_has_its_spectrum():
     network = linear()
     params = network.init(jax.random.key(0), data)
     objective = Objective.from_model(network.apply, mse, (data.inputs, data.targets), params=params)
-    flat, rebuild = jax.flatten_util.ravel_pytree(params)
+    flat, rebuild = ravel_pytree(params)
     assert flat.shape == (6,)
     hessian = jax.hessian(lambda flat: objective.value(rebuild(flat)))(flat)
     found = np.sort(np.linalg.eigvalsh(np.asarray(hessian, np.float64)))

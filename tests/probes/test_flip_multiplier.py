@@ -45,7 +45,7 @@ def closed_form(optimizer: Any) -> complex:
     rule, lr = optimizer.momentum_rule, optimizer.schedule.lr
     matrices = [rule.recurrence(jnp.asarray(s), lr, 0 * lr) for s in CURVATURES]
     values = np.concatenate([np.linalg.eigvals(matrix) for matrix in matrices])
-    return values[np.argmin(values.real)]
+    return min(values.tolist(), key=lambda value: value.real)
 
 
 def test_heavy_ball_from_the_host():
