@@ -9,7 +9,7 @@ import pytest
 
 from aeoskit.record import read_run
 from aeoskit_experiments.execution import Outcome, execute
-from aeoskit_experiments.pipelines import Pipeline, data, model
+from aeoskit_experiments.pipelines import Pipeline, data, model, track
 from aeoskit_experiments.recipes import make_recipe
 
 
@@ -28,12 +28,15 @@ def drawn(outcome: Outcome) -> None:
 
 
 def on_a_quadratic(pipeline: Pipeline) -> Pipeline:
-    """The recipe with six parameters in place of its network: a program that compiles soon."""
+    """The recipe with six parameters in place of its network: programs that compile soon."""
     small = {
+        "preconditioned_sharpness": track("preconditioned_sharpness", every=3, solver="dense"),
         "data": data("quadratic", dimension=3, outputs=2, condition=4.0),
         "model": model("linear"),
     }
-    stages = tuple(small.get(stage.stage, stage) for stage in pipeline.stages)
+    stages = tuple(
+        small.get(stage.stage, small.get(str(stage.variant), stage)) for stage in pipeline.stages
+    )
     return msgspec.structs.replace(pipeline, stages=stages)
 
 
