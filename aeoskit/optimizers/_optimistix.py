@@ -218,7 +218,8 @@ class _State(eqx.Module):
 
 def _parts(state: Any) -> tuple[list[Array], tuple[Any, ...], Any]:
     leaves, treedef = jax.tree.flatten(state)
-    arrays = [leaf for leaf in leaves if eqx.is_array(leaf)]
+    # Members of an enumeration are numpy's arrays.
+    arrays = [jnp.asarray(leaf) for leaf in leaves if eqx.is_array(leaf)]
     return arrays, tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves), treedef
 
 

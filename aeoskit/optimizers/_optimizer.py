@@ -283,11 +283,14 @@ class Optimizer(AbstractOptimizer):
             return jnp.zeros_like(lr)
         return self.weight_decay if self.decay_scaled else self.weight_decay / lr
 
-    def learning_rate(self, state: OptimizerState) -> Float[Array, ""]:
+    def learning_rate(
+        self, state: OptimizerState, params: PyTree | None = None
+    ) -> Float[Array, ""]:
         """The learning rate of the coming step.
 
         Args:
             state: the optimizer's state: its step count.
+            params: of no effect; an optimizer of optax may ask for them.
 
         Returns:
             A scalar.

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from ._hyperparameters import is_concrete
 from ._optimizer import Optimizer
 from ._schedules import Constant
 from ._sign import Sign
@@ -23,11 +24,11 @@ def with_threshold(optimizer: Optimizer, threshold: Any) -> Optimizer:
         threshold: a value of `λ₁(P⁻¹H)`, above 0; it may be traced.
 
     Returns:
-        The optimizer. Where no learning rate has that threshold, its learning rate is NaN, and the
-        run says that it diverged.
+        The optimizer. Where no learning rate has that threshold and the numbers are traced, its
+        learning rate is NaN, and the run says that it diverged.
 
     Raises:
-        ValueError: for sign descent, which has no threshold.
+        ValueError: for sign descent, which has no threshold; where no learning rate has that one.
 
     Example:
         >>> import jax.numpy as jnp
@@ -52,6 +53,12 @@ def with_threshold(optimizer: Optimizer, threshold: Any) -> Optimizer:
         # Unscaled, the decay in units of the learning rate grows as that falls.
         numerator, denominator = free - slope * decay, threshold
     lr = jnp.where((numerator > 0) & (denominator > 0), numerator / denominator, jnp.nan)
+    if is_concrete(lr) and lr.ndim == 0 and bool(jnp.isnan(lr)):
+        raise ValueError(
+            f"no learning rate has the threshold {float(threshold):.3g} with a weight decay of "
+            f"{float(decay):.3g}: pass a threshold above 0, and a decay that does not diverge by "
+            "itself."
+        )
     return Optimizer(
         Constant(lr),
         optimizer.momentum_rule,

@@ -69,6 +69,6 @@ class StabilityThreshold(AbstractProbe):
 
     def measure(self, context: ProbeContext, state: None) -> tuple[Measurement, None]:
         dtype = context.value.dtype
-        threshold = context.optimizer.threshold(context.optimizer_state, context.params)
-        lr = context.optimizer.learning_rate(context.optimizer_state)
+        optimizer, at = context.optimizer, (context.optimizer_state, context.params)
+        threshold, lr = optimizer.threshold(*at), optimizer.learning_rate(*at)
         return {"threshold": threshold.astype(dtype), "learning_rate": lr.astype(dtype)}, state

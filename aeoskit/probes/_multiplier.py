@@ -9,7 +9,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from aeoskit.linalg import Arnoldi
 from aeoskit.objective import Objective
-from aeoskit.optimizers import apply_updates
+from aeoskit.optimizers import OptimistixOptimizer, apply_updates
 from aeoskit.sharding import Placement
 from aeoskit.stability import flip_multiplier
 
@@ -97,6 +97,11 @@ class FlipMultiplier(AbstractProbe):
 
     def measure(self, context: ProbeContext, state: None) -> tuple[Measurement, None]:
         optimizer, point = context.optimizer, context.params
+        if isinstance(optimizer, OptimistixOptimizer):
+            raise ValueError(
+                f"{type(optimizer.minimiser).__name__} of optimistix takes or refuses steps by a "
+                "line search, which is no map with multipliers: measure `sharpness` along its way."
+            )
         found = flip_multiplier(
             TrainingStep(context.objective, optimizer),
             (point, context.optimizer_state),
@@ -104,6 +109,8 @@ class FlipMultiplier(AbstractProbe):
             start=context.key,
             max_matvecs=self._budget(context),
             driver=context.driver,
+            # No condition number is measured: the transposed solve would cost as much again.
+            condition="search_space",
         )
         dtype = context.value.dtype
         try:

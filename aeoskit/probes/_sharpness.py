@@ -16,7 +16,7 @@ from aeoskit.linalg import (
     eigensolve,
 )
 from aeoskit.objective import Objective
-from aeoskit.optimizers import OptaxOptimizer, Optimizer, from_optax
+from aeoskit.optimizers import as_optimizer
 
 from ._base import AbstractProbe, Measurement, ProbeContext, check_every, check_k
 
@@ -146,9 +146,9 @@ def _jitted_threshold(optimizer, optimizer_state, params):
     return optimizer.threshold(optimizer_state, params)
 
 
-def _ours(optimizer: Any) -> Optimizer | OptaxOptimizer:
-    """The optimizer with a metric and a threshold: one of optax's through the bridge."""
-    return optimizer if hasattr(optimizer, "preconditioner") else from_optax(optimizer)
+def _ours(optimizer: Any) -> Any:
+    """The optimizer with a metric and a threshold: those of others through their bridges."""
+    return optimizer if hasattr(optimizer, "preconditioner") else as_optimizer(optimizer)
 
 
 def preconditioned_sharpness(

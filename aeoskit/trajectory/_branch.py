@@ -6,7 +6,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 
 from aeoskit.linalg import Lanczos
 from aeoskit.optimizers import Optimizer, as_optimizer, freeze, with_threshold
@@ -74,7 +74,9 @@ class FreezePreconditioner(AbstractWay):
             )
 
     def apply(self, trajectory: Trajectory, carry: Carry) -> tuple[Trajectory, Carry]:
-        optimizer, state = _frozen(trajectory, carry, self.ratio)
+        # An array: branches at several ratios are one program.
+        ratio = None if self.ratio is None else jnp.asarray(self.ratio, dtype=float)
+        optimizer, state = _frozen(trajectory, carry, ratio)
         lane = eqx.tree_at(lambda lane: lane.optimizer_state, carry.lane, state)
         return trajectory.with_optimizer(optimizer), Carry(step=carry.step, lane=lane)
 
@@ -158,7 +160,7 @@ def branch(
 
 
 @eqx.filter_jit
-def _frozen(trajectory: Trajectory, carry: Carry, ratio: float | None) -> PyTree:
+def _frozen(trajectory: Trajectory, carry: Carry, ratio: Float[Array, ""] | None) -> PyTree:
     """The frozen optimizer and its state, lane by lane."""
 
     def one(optimizer: AnyOptimizer, lane: Lane):

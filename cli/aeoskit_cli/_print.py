@@ -30,6 +30,17 @@ _KNOWN = {
 
 _THREE_DIGITS = ("ratio", "multiplier", "equivalent_ratio")
 
+# Of the table with multipliers, in headers as narrow as their values; none for what is left out.
+_MULTIPLIERS = {
+    "final_loss": "",
+    "matvecs": "",
+    "threshold": "thresh-\nold",
+    "multiplier": "multi-\nplier",
+    "ratio": "ratio",
+    "equivalent_ratio": "ratio by\nmulti-\nplier",
+    "reached": "at the\nedge",
+}
+
 _ADVANCE = {
     "growth": "Adam's raw sharpness, peak over its value at the edge (×)",
     "ratio": "Adam's median ratio to its threshold meanwhile",
@@ -85,7 +96,9 @@ def print_runs(rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.text import Text
 
     columns = _columns(rows)
-    table = Table(box=_box(), pad_edge=False, header_style="bold")
+    # Many columns stand closer, so that they fit.
+    padding = 1 if len(columns) < 8 else 0
+    table = Table(box=_box(), pad_edge=False, header_style="bold", padding=(0, padding))
     for _, header, is_text in columns:
         align = "left" if is_text else "right"
         table.add_column(header, justify=align, overflow="fold", no_wrap=is_text)
@@ -247,11 +260,8 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
     ]
     if any("multiplier" in row for row in rows):
         # The two ratios are to be compared; what the width has no room for is in the record.
-        found = [item for item in found if item[0] not in ("final_loss", "matvecs")]
-        at = [key for key, _, _ in found].index("ratio")
-        found[at + 1 : at + 1] = [("equivalent_ratio", "ratio by\nmultiplier", False)]
-        found[at:at] = [("multiplier", "multi-\nplier", False)]
-        found.append(("reached", "at the\nedge", False))
+        found = [item for item in found if item[0] not in _MULTIPLIERS]
+        found += [(key, header, False) for key, header in _MULTIPLIERS.items() if header]
     if any(row.get("diverged_at") is not None for row in rows):
         found.append(("diverged_at", "diverged\nat step", False))
     return found

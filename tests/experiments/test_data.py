@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
+from aeoskit.objective import Objective
 from aeoskit_experiments import UserError
-from aeoskit_experiments.data import digits
+from aeoskit_experiments.data import digits, quadratic
+from aeoskit_experiments.losses import mse
+from aeoskit_experiments.models import linear
 
 
 def test_digits():
@@ -68,4 +73,48 @@ def test_refused(settings):
     (name,) = settings
     with pytest.raises(UserError, match=name) as caught:
         digits(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_quadratic_has_its_spectrum():
+    """With model linear and loss mse: each eigenvalue as many times as there are outputs."""
+    data = quadratic(dimension=3, outputs=2, sharpness=5.0, condition=16.0, seed=1)
+    network = linear()
+    params = network.init(jax.random.key(0), data)
+    objective = Objective.from_model(network.apply, mse, (data.inputs, data.targets), params=params)
+    flat, rebuild = ravel_pytree(params)
+    assert flat.shape == (6,)
+    hessian = jax.hessian(lambda flat: objective.value(rebuild(flat)))(flat)
+    found = np.sort(np.linalg.eigvalsh(np.asarray(hessian, np.float64)))
+    np.testing.assert_allclose(found, np.repeat([5 / 16, 5 / 4, 5.0], 2), rtol=1e-5)
+    # The minimum is zero, at zero.
+    assert float(objective.value(rebuild(0 * flat))) == 0
+    # No eigenvector lies along an axis, so that no diagonal metric is the matrix itself.
+    assert np.abs(np.linalg.eigh(hessian)[1]).max() < 0.99
+
+
+def test_quadratics_of_one_dimension_and_of_one_eigenvalue():
+    assert quadratic(dimension=1).inputs.shape == (1, 1)
+    inputs = np.asarray(quadratic(dimension=4, condition=1.0).inputs)
+    np.testing.assert_allclose(inputs.T @ inputs / 4, np.eye(4), atol=1e-6)
+    other = np.asarray(quadratic(dimension=4, seed=1).inputs)
+    assert not np.allclose(np.asarray(quadratic(dimension=4).inputs), other)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dimension": 0},
+        {"outputs": 0},
+        {"sharpness": 0.0},
+        {"sharpness": float("nan")},
+        {"condition": 0.5},
+        {"condition": float("nan")},
+        {"seed": -1},
+    ],
+)
+def test_no_quadratic(settings):
+    (name,) = settings
+    with pytest.raises(UserError, match=f"^{name} is") as caught:
+        quadratic(**settings)
     assert "\n" not in str(caught.value)

@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 
 from aeoskit_experiments.execution import summarize_advance, summarize_run
+from aeoskit_experiments.execution._summary import multiplier_rows, threshold_row
 
 STEPS = np.arange(500)
 
@@ -155,3 +156,99 @@ class TestAdvance:
         found = summarize_advance(without, without, without)
         assert found["edge_step"] == 125
         assert [found[name] for name in ADVANCE if name != "edge_step"] == [None] * 7
+
+
+def flipped(**values: Any) -> xr.Dataset:
+    """At the edge from step 400 on, as the flip multiplier sees it."""
+    return record(
+        **{
+            "multiplier": lambda step: 0.5 if step < 400 else -1.1,
+            "multiplier_matvecs": 30,
+            "equivalent_ratio": lambda step: 0.2 if step < 400 else 1.01,
+            "ratio": 0.9,
+            "loss": 1.0,
+            "threshold": 38.0,
+            **values,
+        }
+    )
+
+
+class TestMultipliers:
+    def test_known_numbers(self) -> None:
+        found = summarize_run(flipped(), raw=False)
+        assert (found["multiplier"], found["equivalent_ratio"]) == (-1.1, 1.01)
+        assert found["reached"] is True
+        assert found["matvecs"] == 100 * 30
+        row = {"optimizer": "adam", "branch": "main", **found}
+        without = {"optimizer": "sgd", **summarize_run(record(loss=1.0), raw=True)}
+        assert multiplier_rows([row, without]) == [
+            {
+                "optimizer": "adam",
+                "multiplier": -1.1,
+                "equivalent_ratio": 1.01,
+                "ratio": 0.9,
+                "reached": True,
+            }
+        ]
+        assert multiplier_rows([without]) == []
+
+    def test_a_run_that_does_not_get_there(self) -> None:
+        found = summarize_run(flipped(equivalent_ratio=0.84), raw=False)
+        assert (found["equivalent_ratio"], found["reached"]) == (0.84, False)
+
+    def test_no_recurrence_no_ratio(self) -> None:
+        found = summarize_run(flipped(equivalent_ratio=np.nan), raw=False)
+        assert (found["equivalent_ratio"], found["reached"]) == (None, False)
+        assert found["multiplier"] == -1.1
+
+    def test_a_run_that_diverged_hovers_nowhere(self) -> None:
+        found = summarize_run(flipped(diverged_at=480), raw=False)
+        assert (found["multiplier"], found["equivalent_ratio"]) == (None, None)
+        assert found["reached"] is False
+        # The row stays, and says that there is nothing.
+        (row,) = multiplier_rows([{"optimizer": "adam", **found}])
+        assert row["multiplier"] is None
+
+    def test_solves_that_did_not_converge_are_counted(self) -> None:
+        missed = record(multiplier=-1.0, equivalent_ratio=1.0, loss=1.0).assign(
+            multiplier_converged=("step", np.where(STEPS == 10, 0.0, 1.0))
+        )
+        assert summarize_run(missed, raw=False)["unconverged"] == 1
+
+
+class TestThresholds:
+    MAIN = record(ratio=lambda step: 0.5 if step < 400 else 0.98, loss=1.0, threshold=76.0)
+    BELOW = record(begin=100, loss=lambda step: 4.0 * 0.9 ** (step - 100), threshold=76.0)
+    ABOVE = record(begin=100, loss=lambda step: 2.0 * 1.01 ** (step - 100), threshold=74.0)
+
+    def test_known_numbers(self) -> None:
+        row = threshold_row(self.MAIN, self.BELOW, self.ABOVE, raw=False)
+        assert set(row) == {
+            "threshold",
+            "below",
+            "above",
+            "converges",
+            "diverges",
+            "live_ratio",
+        }
+        assert (row["threshold"], row["live_ratio"]) == (76.0, 0.98)
+        # From the median of the first ten steps to that of the last ten: 390 steps.
+        assert row["below"] == pytest.approx(0.9**390, rel=1e-9)
+        assert row["above"] == pytest.approx(1.01**390, rel=1e-9)
+        assert (row["converges"], row["diverges"]) == (True, True)
+
+    def test_a_threshold_that_does_not_hold(self) -> None:
+        row = threshold_row(self.MAIN, self.ABOVE, self.BELOW, raw=False)
+        assert (row["converges"], row["diverges"]) == (False, False)
+
+    def test_branches_that_did_not_start(self) -> None:
+        row = threshold_row(self.MAIN, EMPTY, EMPTY, raw=False)
+        assert (row["below"], row["above"]) == (None, None)
+        assert (row["converges"], row["diverges"]) == (False, False)
+        assert row["live_ratio"] == 0.98
+
+    def test_short_branches_and_a_loss_of_zero(self) -> None:
+        short = record(loss=lambda step: float(3 - step)).isel(step=slice(0, 3))
+        row = threshold_row(self.MAIN, short, record(loss=0.0), raw=False)
+        assert row["below"] == pytest.approx(1 / 3)
+        assert row["above"] is None

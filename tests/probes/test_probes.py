@@ -4,12 +4,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
 from aeoskit.linalg import RESULTS, Lanczos
 from aeoskit.objective import Objective
-from aeoskit.optimizers import LinearWarmup, adam, apply_updates
+from aeoskit.optimizers import LinearWarmup, adam, apply_updates, from_optax
 from aeoskit.probes import (
     LossAndGradient,
     PreconditionedSharpness,
@@ -202,3 +203,16 @@ def test_the_threshold_follows_the_schedule(contexts):
     expected = [2.5e-3, 5e-3, 7.5e-3, 1e-2, 1e-2, 1e-2]
     np.testing.assert_allclose(rates, expected, rtol=1e-6)
     np.testing.assert_allclose(thresholds, 38 / np.array(expected), rtol=1e-5)
+
+
+def test_the_threshold_of_groups_of_parameters(contexts):
+    """Groups of optax are told apart by the parameters: that of the first, in whose units P is."""
+    transform = optax.partition(
+        {"slow": optax.adam(0.1), "fast": optax.adam(0.2)}, {"hidden": "slow", "out": "fast"}
+    )
+    context, optimizer = contexts[0], from_optax(transform)
+    state = optimizer.init(context.params)
+    context = make_context(context.objective, context.params, optimizer, state)
+    found, _ = StabilityThreshold().measure(context, None)
+    assert float(found["learning_rate"]) == pytest.approx(0.1)
+    assert float(found["threshold"]) == pytest.approx(380, rel=1e-5)

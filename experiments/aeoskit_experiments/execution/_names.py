@@ -21,6 +21,8 @@ _NAMES = {
     "gi_adam": "GI-Adam",
     "adagrad": "Adagrad",
     "adafactor": "Adafactor",
+    "schedule_free_sgd": "Schedule-Free SGD",
+    "schedule_free_adamw": "Schedule-Free AdamW",
     "lion": "Lion",
     "sign_descent": "sign descent",
 }

@@ -20,6 +20,7 @@ _BOUNDS: dict[str, _Bound] = {
     "beta2": _DECAY,
     "eps": _NOT_NEGATIVE,
     "weight_decay": _NOT_NEGATIVE,
+    "weight_lr_power": _NOT_NEGATIVE,
     "warmup": _NOT_NEGATIVE,
     "label_noise": _FRACTION,
     "examples": _AT_LEAST_ONE,

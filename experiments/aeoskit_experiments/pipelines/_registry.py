@@ -67,6 +67,7 @@ _HYPERPARAMETERS = {
     "weight_decay": "Decoupled weight decay",
     "initial_accumulator": "Where the sum of squared gradients starts",
     "decay_rate": "The second moments at step t forget t^-decay_rate",
+    "weight_lr_power": "An iterate's weight in the average is the largest lr so far to this power",
     "clipping_threshold": "The largest root mean square of a leaf's update before lr",
 }
 
@@ -117,6 +118,8 @@ STAGES: dict[str, StageKind] = {
                 "adagrad",
                 "scalar_rmsprop",
                 "adafactor",
+                "schedule_free_sgd",
+                "schedule_free_adamw",
                 "lion",
                 "sign_descent",
             )

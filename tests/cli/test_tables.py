@@ -1,0 +1,88 @@
+"""The tables of multipliers and of thresholds: what is in them, in 80 columns."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aeoskit_cli._print import print_outcome, print_runs, print_thresholds
+
+Capture = pytest.CaptureFixture[str]
+
+OPTIMIZERS = ("gradient_descent", "scalar_rmsprop", "schedule_free_adamw", "muon")
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def fits(capsys: Capture) -> list[list[str]]:
+    """The words of each line, none of which is cut, broken or beyond the 80th column."""
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 80
+    return [line.split() for line in out.splitlines()]
+
+
+def threshold_row(optimizer: str, **values: Any) -> dict[str, Any]:
+    row = {"optimizer": optimizer, "lr": 0.5, "threshold": 27.142857, "below": 1.234e-17}
+    row |= {"above": 1.234e25, "converges": True, "diverges": True, "live_ratio": 0.98765}
+    return {**row, **values}
+
+
+def test_thresholds(capsys: Capture) -> None:
+    rows = [threshold_row(name) for name in OPTIMIZERS]
+    rows[0] |= {"below": 0.5, "above": 99.0, "live_ratio": None, "threshold": 123456.0}
+    rows[1] |= {"diverges": False, "above": 0.012345}
+    rows[2] |= {"below": None, "converges": False}
+    rows[3] |= {"below": 0.0, "above": float("inf"), "threshold": float("nan")}
+    print_thresholds(rows)
+    lines = fits(capsys)
+    assert ["gradient_descent", "123,456", "0.5", "99", "yes", "–"] in lines
+    assert ["scalar_rmsprop", "27.14", "1e-17", "0.0123", "no", "0.988"] in lines
+    # Where a branch did not start nothing is said of the threshold.
+    assert ["schedule_free_adamw", "27.14", "–", "1e+25", "–", "0.988"] in lines
+    assert ["muon", "–", "0", "–", "yes", "0.988"] in lines
+
+
+def multiplier_run(optimizer: str, **values: Any) -> dict[str, Any]:
+    row = {"branch": "main", "optimizer": optimizer, "lr": 1.5e-3, "transform": optimizer}
+    row |= {"threshold": 2714.2857, "ratio": 1.01234, "edge_step": 525, "final_loss": 0.123456}
+    row |= {"preconditioned_sharpness": 2750.0, "multiplier": -1.2345, "reached": True}
+    row |= {"equivalent_ratio": 1.00567, "matvecs": 123456, "unconverged": 0, "steps": 1500}
+    return {**row, "diverged_at": None, **values}
+
+
+def test_multipliers(capsys: Capture) -> None:
+    """Also with a run that diverged and one without a recurrence."""
+    rows = [multiplier_run(name) for name in OPTIMIZERS]
+    rows[1] |= {"multiplier": None, "equivalent_ratio": None, "ratio": None, "reached": False}
+    rows[1] |= {"diverged_at": 1234, "threshold": None}
+    rows[2] |= {"equivalent_ratio": None, "reached": False, "threshold": 271428.57}
+    print_runs(rows)
+    lines = fits(capsys)
+    assert ["gradient_descent", "0.0015", "2,714", "-1.234", "1.012", "1.006", "yes", "–"] in lines
+    assert ["scalar_rmsprop", "0.0015", "–", "–", "–", "–", "no", "1234"] in lines
+    third = ["schedule_free_adamw", "0.0015", "271,429", "-1.234", "1.012", "–", "no", "–"]
+    assert third in lines
+
+
+def test_multipliers_with_a_sweep_of_their_own(capsys: Capture) -> None:
+    print_runs([multiplier_run(name, width=width) for name in OPTIMIZERS for width in (32, 512)])
+    first = ["gradient_descent", "0.0015", "512", "2,714", "-1.234", "1.012", "1.006", "yes"]
+    assert first in fits(capsys)
+
+
+def test_an_outcome_prints_the_table_that_its_rows_are_for(capsys: Capture) -> None:
+    rows = [threshold_row("adam")]
+    runs = [multiplier_run("adam")]
+    print_outcome({"rows": rows, "runs": runs}, [])
+    assert ["adam", "27.14", "1e-17", "1e+25", "yes", "0.988"] in fits(capsys)
+    keys = ("optimizer", "multiplier", "equivalent_ratio", "ratio", "reached")
+    kept = [{key: row[key] for key in keys} for row in runs]
+    print_outcome({"rows": kept, "runs": runs, "seconds": 1.25}, [Path("runs/x/edge.png")])
+    lines = fits(capsys)
+    assert ["0.0015", "2,714", "-1.234", "1.012", "1.006", "yes"] in lines
+    assert ["figure:", "runs/x/edge.png"] in lines
+    assert ["time:", "1.2", "s"] in lines

@@ -1,0 +1,93 @@
+"""The recipes multiplier-edge and threshold-table, carried out on tiny data."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from aeoskit.record import read_run
+from aeoskit_experiments.execution import Outcome, execute
+from aeoskit_experiments.pipelines import Pipeline, data, model, track
+from aeoskit_experiments.recipes import make_recipe
+
+
+def strict(outcome: Outcome) -> dict[str, Any]:
+    """The summary as the command line's JSON has it, which is the record's too."""
+    text = json.dumps(outcome.summary, allow_nan=False)
+    stored = json.loads((outcome.folder / "summary.json").read_text())
+    assert stored["rows"] == json.loads(text)["rows"]
+    return json.loads(text)
+
+
+def drawn(outcome: Outcome) -> None:
+    assert {path.suffix for path in outcome.figures} == {".png", ".pdf"}
+    assert all(path.stat().st_size > 1000 for path in outcome.figures)
+    assert outcome.summary["figure"] == str(outcome.figures[0])
+
+
+def on_a_quadratic(pipeline: Pipeline) -> Pipeline:
+    """The recipe with six parameters in place of its network: programs that compile soon."""
+    small = {
+        "preconditioned_sharpness": track("preconditioned_sharpness", every=3, solver="dense"),
+        "data": data("quadratic", dimension=3, outputs=2, condition=4.0),
+        "model": model("linear"),
+    }
+    stages = tuple(
+        small.get(stage.stage, small.get(str(stage.variant), stage)) for stage in pipeline.stages
+    )
+    return msgspec.structs.replace(pipeline, stages=stages)
+
+
+def test_multiplier_edge(runs: Path) -> None:
+    pipeline = make_recipe(
+        "multiplier-edge", transform=("heavy_ball", "rmsprop"), lr=0.5, steps=4, every=3
+    )
+    outcome = execute(on_a_quadratic(pipeline), root=runs)
+    heavy, adaptive = strict(outcome)["rows"]
+    keys = ["optimizer", "multiplier", "equivalent_ratio", "ratio", "reached"]
+    assert list(heavy) == list(adaptive) == keys
+    assert [heavy["optimizer"], adaptive["optimizer"]] == ["heavy_ball", "rmsprop"]
+    # Of a constant metric the multiplier says what the eigenvalue says: 0.5 λ₁ over 3.8.
+    assert heavy["ratio"] == pytest.approx(0.5 / 3.8, rel=1e-3)
+    assert heavy["equivalent_ratio"] == pytest.approx(0.5 / 3.8, rel=1e-3)
+    assert not heavy["reached"]
+    runs_of = {row["optimizer"]: row for row in outcome.summary["runs"]}
+    for name, row in runs_of.items():
+        assert (row["transform"], row["lr"], row["unconverged"]) == (name, 0.5, 0)
+        assert row["matvecs"] > 0
+    drawn(outcome)
+    dataset = read_run(outcome.folder).metrics
+    assert dataset["multiplier"].dims == ("branch", "transform", "step")
+    due = dataset["multiplier"].notnull().all(("branch", "transform"))
+    assert dataset["step"].values[due.values].tolist() == [0, 3]
+
+
+def test_threshold_table(runs: Path) -> None:
+    names = ("momentum", "adafactor", "muon")
+    pipeline = make_recipe(
+        "threshold-table",
+        optimizers=names,
+        margin=0.05,
+        steps=300,
+        freeze_at=20,
+        dimension=3,
+        condition=4.0,
+        every=10,
+    )
+    outcome = execute(pipeline, root=runs)
+    rows = strict(outcome)["rows"]
+    assert [row["optimizer"] for row in rows] == list(names)
+    for row in rows:
+        assert set(row) == {
+            *("optimizer", "lr", "threshold", "below", "above"),
+            *("converges", "diverges", "live_ratio"),
+        }
+        assert row["below"] < 1 < row["above"]
+        assert row["converges"]
+        assert row["diverges"]
+        assert row["live_ratio"] > 0
+    frozen = [row for row in outcome.summary["runs"] if row["branch"] == "below"]
+    assert [row["ratio"] for row in frozen] == pytest.approx([0.95] * 3, rel=1e-3)
+    drawn(outcome)
