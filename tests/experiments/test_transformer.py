@@ -34,16 +34,14 @@ def shapes_of(model, data=DATA):
 
 
 def params_of(model, data=DATA):
-    """Biases and norms are away from where they begin, so that each of them counts."""
+    """Anywhere: biases and norms are not where they begin, so that each of them counts."""
+    random = np.random.default_rng(0)
 
-    def make(key):
-        params = model.init(key, data)
-        keys = jax.random.split(key, len(jax.tree.leaves(params)))
-        keys = jax.tree.unflatten(jax.tree.structure(params), list(keys))
-        draw = lambda x, k: x + 0.3 * jax.random.normal(k, x.shape, x.dtype)  # noqa: E731
-        return jax.tree.map(draw, params, keys)
+    def draw(path, x):
+        start = float("scale" in jax.tree_util.keystr(path))
+        return jnp.asarray(start + 0.4 * random.normal(size=x.shape), x.dtype)
 
-    return quick(make)(KEY)
+    return jax.tree_util.tree_map_with_path(draw, shapes_of(model, data))
 
 
 def by_hand(params, sequence, heads):
@@ -83,6 +81,7 @@ def test_by_hand(tied):
     params, apply = params_of(model), quick(model.apply)
     expected = [by_hand(params, sequence, heads=2) for sequence in np.asarray(DATA.inputs)]
     found = apply(params, DATA.inputs)
+    assert np.std(found) > 0.3
     np.testing.assert_allclose(found, np.stack(expected), rtol=1e-4, atol=1e-5)
     # A beginning is told as if nothing followed it.
     start = apply(params, DATA.inputs[:, :2])
@@ -153,9 +152,7 @@ def test_depth_does_not_lengthen_the_program():
 def test_curvature_and_its_derivative(x64):
     """Against the dense matrices, and these against differences of gradients, in float64."""
     params = jax.tree.map(lambda x: x.astype(jnp.float64), params_of(TINY))
-    objective = Objective.from_model(
-        TINY.apply, cross_entropy, (DATA.inputs, DATA.targets), microbatch=2
-    )
+    objective = Objective.from_model(TINY.apply, cross_entropy, (DATA.inputs, DATA.targets))
     flat, unravel = ravel_pytree(params)
     one, two = jax.random.split(jax.random.key(2))
     u = jax.random.normal(one, flat.shape) / flat.size**0.5
@@ -183,15 +180,16 @@ def test_curvature_and_its_derivative(x64):
         )
         return (8 * near - far) / (12 * h)
 
+    def matrix(operator):
+        column = lambda e: ravel_pytree(operator.mv(unravel(e)))[0]  # noqa: E731
+        return jax.vmap(column)(jnp.eye(flat.size))
+
     gradient, dense = quick(jax.grad(mean)), quick(jax.hessian(mean))
     hessian = dense(flat)
     third = quick(lambda flat: jax.jvp(product, (flat,), (v,))[1])(flat)
+    ours = quick(lambda o, w: (matrix(o.hessian(w)), matrix(o.gauss_newton(w))))
     for found, expected in (
-        (quick(lambda o, w: o.hessian(w).as_matrix())(objective, params), hessian),
-        (
-            quick(lambda o, w: o.gauss_newton(w).as_matrix())(objective, params),
-            dense_gauss_newton(flat),
-        ),
+        *zip(ours(objective, params), (hessian, dense_gauss_newton(flat)), strict=True),
         (hessian @ u, difference(gradient, u)),
         (third, difference(lambda flat: dense(flat) @ u, v)),
     ):
