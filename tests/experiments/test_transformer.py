@@ -220,7 +220,7 @@ def test_remat_and_bfloat16():
     assert 1e-4 < error < 0.1, error
 
 
-def test_precision_is_that_of_activations_and_not_of_logits():
+def test_precision_is_that_of_activations_and_not_of_logits(strict_promotion):
     model = transformer(width=8, precision="bfloat16")
     traced = jax.make_jaxpr(model.apply)(shapes_of(model), DATA.inputs)
     products = [line for line in str(traced).splitlines() if "dot_general" in line]
@@ -247,7 +247,16 @@ def test_refused(message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_pipeline_trains_and_tracks_one(runs, capsys):
+@pytest.fixture
+def hasty():
+    """As `HASTY`, for programs that are compiled out of reach."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_pipeline_trains_and_tracks_one(runs):
     words = (
         "pipe data markov --examples 4 --length 4 --vocabulary 4 model transformer --layers 2 "
         "--width 4 loss cross_entropy optimizer adam --lr 1e-2 "
