@@ -175,13 +175,18 @@ class _Apply:
         return x.astype(jnp.bfloat16) if self.precision == "bfloat16" else x
 
 
+def _wide(x: Array) -> Array:
+    """In single precision at least: for exponentials and statistics."""
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+
+
 def _dense(x: Float[Array, "n t inputs"], layer: PyTree) -> Float[Array, "n t outputs"]:
     return x @ layer["weight"] + layer["bias"][None, None]
 
 
 def _norm(x: Float[Array, "n t width"], norm: PyTree) -> Float[Array, "n t width"]:
     """Layer normalization, written out: fused kernels have wrong third derivatives."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = _wide(x)
     centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
     variance = jnp.mean(centred**2, axis=-1, keepdims=True)
     unit = (centred * jax.lax.rsqrt(variance + NORM_EPS)).astype(x.dtype)
@@ -195,11 +200,10 @@ def _attention(
     """Causal attention, all scores at once: flash attention has no second derivative."""
     qkv = _dense(_norm(x, layer["norm"]), layer["qkv"])
     q, k, v = rearrange(qkv, "n t (three heads d) -> three n heads t d", three=3, heads=heads)
-    scores = einsum(q, k, "n heads t d, n heads s d -> n heads t s")
-    wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32)) * q.shape[-1] ** -0.5
+    scores = _wide(einsum(q, k, "n heads t d, n heads s d -> n heads t s"))
     seen = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool))
-    weights = jax.nn.softmax(wide, axis=-1, where=seen[None, None]).astype(x.dtype)
-    mixed = einsum(weights, v, "n heads t s, n heads s d -> n heads t d")
+    weights = jax.nn.softmax(scores * q.shape[-1] ** -0.5, axis=-1, where=seen[None, None])
+    mixed = einsum(weights.astype(x.dtype), v, "n heads t s, n heads s d -> n heads t d")
     return _dense(rearrange(mixed, "n heads t d -> n t (heads d)"), layer["out"])
 
 
