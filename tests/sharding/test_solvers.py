@@ -23,8 +23,8 @@ from aeoskit.linalg import (
     JacobiDavidson,
     PowerIteration,
     RestrictedOperator,
-    ShiftInvert,
     ShiftedOperator,
+    ShiftInvert,
     Tracking,
     diagonal,
     eigensolve,
@@ -101,9 +101,8 @@ def estimates(objective, params, vector):
     operator = ak.PreconditionedOperator(objective.hessian(params), metric_of(objective, params))
     key = jax.random.key(2)
     part = RestrictedOperator(operator, "out")
-    deflated = DeflatedOperator(
-        operator, jax.tree.map(lambda x: x[None] / tree_norm(vector), vector)
-    )
+    other = jax.tree.map(jnp.sin, vector)
+    deflated = DeflatedOperator(operator, jax.tree.map(lambda x: x[None] / tree_norm(other), other))
     return {
         "trace": trace(operator, key=key, max_matvecs=6).value,
         "diagonal": diagonal(operator, key=key, max_matvecs=3).value,
@@ -115,10 +114,9 @@ def estimates(objective, params, vector):
     }
 
 
-@pytest.mark.parametrize("mesh", list(MESHES))
-def test_estimates_and_composed_operators(x64, mesh):
+def test_estimates_and_composed_operators(x64):
     case = cases.make_case("per_example", 11)
-    objective, params, _ = place(mesh, case)
+    objective, params, _ = place("sharded", case)
     cases.same(
         estimates(case.objective, case.params, case.vector),
         estimates(objective, params, case.vector),
@@ -164,12 +162,11 @@ def test_derivatives_of_an_eigenvector(x64):
     np.testing.assert_allclose(one, other, rtol=1e-7)
 
 
-@pytest.mark.parametrize("mesh", list(MESHES))
-def test_every_probe(x64, mesh):
-    """All of them at once, over two steps; their solvers are those with the smallest programs."""
+def test_every_probe(x64):
+    """All of them at once, over two steps; a power iteration is the smallest program."""
     case = cases.make_case("per_example", 11)
-    objective, params, _ = place(mesh, case)
-    solver = ak.Lanczos(rtol=1e-8)
+    objective, params, _ = place("sharded", case)
+    solver = PowerIteration(rtol=1e-6)
     probes = {
         "loss": ak.LossAndGradient(),
         "sharpness": ak.Sharpness(solver=solver),
