@@ -117,6 +117,7 @@ def test_no_quadratic(settings):
     (name,) = settings
     with pytest.raises(UserError, match=f"^{name} is") as caught:
         quadratic(**settings)
+    assert "\n" not in str(caught.value)
 
 
 def test_tokens_are_uniform_and_targets_are_one_further():
