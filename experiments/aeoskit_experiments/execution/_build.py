@@ -68,6 +68,7 @@ def build(experiment: Experiment) -> Setup:
         loss.function,
         (dataset.inputs, dataset.targets),
         microbatch=train.microbatch,
+        reuse=train.reuse,
         params=params,
     )
     lanes = experiment.lanes()
