@@ -20,3 +20,20 @@ class Dataset(eqx.Module):
     targets: Float[Array, "n classes"]
     num_classes: int = eqx.field(static=True)
     image_shape: tuple[int, int, int] = eqx.field(static=True)
+
+
+class TokenDataset(eqx.Module):
+    """Sequences of tokens, whole and in memory: at each position, the next token is to be told.
+
+    Args:
+        inputs: one sequence an example, `(n, length)`, of tokens from 0 to `vocabulary - 1`.
+        targets: what follows each token of the inputs, `(n, length)`.
+        vocabulary: how many different tokens there are.
+    """
+
+    inputs: Int[Array, "n length"]
+    targets: Int[Array, "n length"]
+    vocabulary: int = eqx.field(static=True)
+
+
+AnyDataset = Dataset | TokenDataset

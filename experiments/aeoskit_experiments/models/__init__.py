@@ -5,3 +5,6 @@ from ._convolution import shifted_convolution as shifted_convolution
 from ._linear import linear as linear
 from ._mlp import mlp as mlp
 from ._model import Model as Model
+from ._transformer import TransformerSize as TransformerSize
+from ._transformer import transformer as transformer
+from ._transformer import transformer_size as transformer_size

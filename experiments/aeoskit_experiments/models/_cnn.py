@@ -8,10 +8,10 @@ from einops import rearrange, reduce
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.data import Dataset
+from aeoskit_experiments.data import AnyDataset
 
 from ._convolution import lax_convolution, shifted_convolution
-from ._model import ACTIVATIONS, Activation, Init, Model, check_settings, draw_layer
+from ._model import ACTIVATIONS, Activation, Init, Model, check_settings, draw_layer, rows_of
 
 Convolution = Literal["shifted", "lax"]
 CONVOLUTIONS = {"shifted": shifted_convolution, "lax": lax_convolution}
@@ -24,8 +24,9 @@ class _Init:
     init: str
     scale: float
 
-    def __call__(self, key: PRNGKeyArray, dataset: Dataset) -> PyTree:
-        height, width, inputs = dataset.image_shape
+    def __call__(self, key: PRNGKeyArray, dataset: AnyDataset) -> PyTree:
+        images = rows_of(dataset, "cnn")
+        height, width, inputs = images.image_shape
         shrink = 2**self.depth
         if height % shrink or width % shrink:
             raise UserError(
@@ -38,7 +39,7 @@ class _Init:
             layers.append(draw_layer(k, (3, 3, inputs, self.channels), self.init, self.scale))
             inputs = self.channels
         features = (height // shrink) * (width // shrink) * inputs
-        head = draw_layer(last, (features, dataset.num_classes), self.init, self.scale)
+        head = draw_layer(last, (features, images.num_classes), self.init, self.scale)
         return {"convolutions": layers, "head": head}
 
 

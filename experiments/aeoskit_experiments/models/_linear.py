@@ -4,17 +4,18 @@ from dataclasses import dataclass
 
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from aeoskit_experiments.data import Dataset
+from aeoskit_experiments.data import AnyDataset
 
-from ._model import Model, check_settings, draw_layer
+from ._model import Model, check_settings, draw_layer, rows_of
 
 
 @dataclass(frozen=True)
 class _Init:
     scale: float
 
-    def __call__(self, key: PRNGKeyArray, dataset: Dataset) -> PyTree:
-        shape = (dataset.inputs.shape[1], dataset.num_classes)
+    def __call__(self, key: PRNGKeyArray, dataset: AnyDataset) -> PyTree:
+        rows = rows_of(dataset, "linear")
+        shape = (rows.inputs.shape[1], rows.num_classes)
         return {"weight": draw_layer(key, shape, "lecun", self.scale)["weight"]}
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from aeoskit_experiments.data import Dataset
+from aeoskit_experiments.data import AnyDataset
 
-from ._model import ACTIVATIONS, Activation, Init, Model, check_settings, draw_layer
+from ._model import ACTIVATIONS, Activation, Init, Model, check_settings, draw_layer, rows_of
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,9 @@ class _Init:
     init: str
     scale: float
 
-    def __call__(self, key: PRNGKeyArray, dataset: Dataset) -> PyTree:
-        sizes = [dataset.inputs.shape[1], *[self.width] * self.depth, dataset.num_classes]
+    def __call__(self, key: PRNGKeyArray, dataset: AnyDataset) -> PyTree:
+        rows = rows_of(dataset, "mlp")
+        sizes = [rows.inputs.shape[1], *[self.width] * self.depth, rows.num_classes]
         keys = jax.random.split(key, len(sizes) - 1)
         pairs = itertools.pairwise(sizes)
         return [

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Num, PRNGKeyArray, PyTree
 
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.data import Dataset
+from aeoskit_experiments.data import AnyDataset, Dataset
 
 Activation = Literal["tanh", "relu", "gelu", "softplus", "elu"]
 Init = Literal["lecun", "he"]
@@ -30,12 +30,14 @@ class Model:
     """A network: both halves are hashable and equal for equal settings, so nothing is retraced.
 
     Args:
-        init: `(key, dataset) -> params`, any pytree of float32 arrays.
-        apply: `(params, inputs (n, features)) -> outputs (n, classes)`.
+        init: `(key, dataset) -> params`, any pytree of float32 arrays. Of the data set it reads
+            shapes alone, so that `jax.eval_shape` gives those of the parameters.
+        apply: `(params, inputs (n, features)) -> outputs (n, classes)`; of a model of tokens,
+            `(params, inputs (n, length)) -> outputs (n, length, vocabulary)`.
     """
 
-    init: Callable[[PRNGKeyArray, Dataset], PyTree]
-    apply: Callable[[PyTree, Float[Array, "n features"]], Float[Array, "n classes"]]
+    init: Callable[[PRNGKeyArray, AnyDataset], PyTree]
+    apply: Callable[[PyTree, Num[Array, "n *inputs"]], Float[Array, "n *outputs"]]
 
 
 def check_settings(activation: str, init: str, scale: float, **positive: int) -> None:
@@ -49,6 +51,20 @@ def check_settings(activation: str, init: str, scale: float, **positive: int) ->
         raise UserError(f"init is {init!r}: it is one of {', '.join(VARIANCES)}")
     if not scale > 0:
         raise UserError(f"scale is {scale}: it must be positive")
+
+
+def rows_of(dataset: AnyDataset, model: str) -> Dataset:
+    """The data set, if its inputs are rows of numbers.
+
+    Raises:
+        UserError: if they are tokens.
+    """
+    if isinstance(dataset, Dataset):
+        return dataset
+    raise UserError(
+        f"the data are tokens, but {model} takes rows of numbers: choose model transformer, or "
+        "data digits"
+    )
 
 
 def draw_layer(

@@ -43,11 +43,18 @@ _BOUNDS: dict[str, _Bound] = {
     "dimension": _AT_LEAST_ONE,
     "outputs": _AT_LEAST_ONE,
     "sharpness": _POSITIVE,
+    "length": _AT_LEAST_ONE,
+    "vocabulary": (lambda value: value >= 2, "it must be at least 2"),
+    "concentration": _POSITIVE,
+    "layers": _AT_LEAST_ONE,
+    "heads": _AT_LEAST_ONE,
+    "context": _AT_LEAST_ONE,
     "condition": (lambda value: value >= 1, "it must be at least 1"),
 }
 
 _LARGEST: dict[tuple[str, str, str], tuple[int, str]] = {
     ("data", "digits", "examples"): (1797, "scikit-learn's digits has 1797 examples"),
+    ("data", "markov", "vocabulary"): (4096, "a chain is a matrix of its square"),
 }
 
 

@@ -76,14 +76,14 @@ STAGES: dict[str, StageKind] = {
         StageKind(
             "data",
             "what to fit",
-            variants=_in("aeoskit_experiments.data", "digits", "quadratic"),
+            variants=_in("aeoskit_experiments.data", "digits", "quadratic", "markov", "tokens"),
             required=True,
             texts=True,
         ),
         StageKind(
             "model",
             "the network",
-            variants=_in("aeoskit_experiments.models", "mlp", "cnn", "linear"),
+            variants=_in("aeoskit_experiments.models", "mlp", "cnn", "linear", "transformer"),
             common=(_SEED,),
             required=True,
             texts=True,
