@@ -17,12 +17,12 @@ def num_examples(data: PyTree) -> int:
     return jax.tree.leaves(data)[0].shape[0]
 
 
-def _wide(tree: PyTree) -> PyTree:
+def wide(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x.astype(accumulator(x.dtype)), tree)
 
 
-def _add(total: PyTree, part: PyTree) -> PyTree:
-    return jax.tree.map(jnp.add, total, _wide(part))
+def add(total: PyTree, part: PyTree) -> PyTree:
+    return jax.tree.map(jnp.add, total, wide(part))
 
 
 def parts_of(n: int, microbatch: int | None) -> tuple[int, int, int]:
@@ -46,6 +46,7 @@ def accumulate(
     data: PyTree,
     microbatch: int | None,
     mode: Callable[[], Literal["scan", "host"]],
+    vary: Callable[[PyTree], PyTree] = lambda tree: tree,
 ) -> PyTree:
     """The sum of `function(batch)` over the microbatches of `data`.
 
@@ -58,6 +59,7 @@ def accumulate(
         data: pytree with leaves `(n, ...)`.
         microbatch: examples in a microbatch; None for all of them at once.
         mode: asked only where there is a loop.
+        vary: says of zeros that they become what differs from device to device.
 
     Returns:
         The sum, in the accumulator's dtype.
@@ -70,19 +72,19 @@ def accumulate(
 
     if full == 1:
         first = function(data) if rest == 0 else function(batch_at(0, size))
-        total = _wide(first)
+        total = wide(first)
     elif mode() == "host":
-        total = _wide(function(batch_at(0, size)))
+        total = wide(function(batch_at(0, size)))
         for i in range(1, full):
-            total = _add(total, function(batch_at(i * size, size)))
+            total = add(total, function(batch_at(i * size, size)))
     else:
         shapes = jax.eval_shape(lambda: function(batch_at(0, size)))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, accumulator(x.dtype)), shapes)
+        zeros = vary(jax.tree.map(lambda x: jnp.zeros(x.shape, accumulator(x.dtype)), shapes))
 
         def body(total: PyTree, i: Any) -> tuple[PyTree, None]:
-            return _add(total, function(batch_at(i * size, size))), None
+            return add(total, function(batch_at(i * size, size))), None
 
         total, _ = jax.lax.scan(body, zeros, jnp.arange(full))
     if rest:
-        total = _add(total, function(batch_at(full * size, rest)))
+        total = add(total, function(batch_at(full * size, rest)))
     return total

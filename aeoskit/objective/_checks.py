@@ -8,6 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
+from ._accumulate import num_examples
 from ._kinds import loss_kind
 
 # How far whole and parts may be apart, relative to the loss: well above the rounding of float32
@@ -23,11 +24,18 @@ def _is_traced(tree: PyTree) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
-def check_data(data: PyTree) -> PyTree:
-    """The data as arrays with a common leading axis. Shapes only: it can be used inside jit."""
+def check_data(data: PyTree, convert: bool = True) -> PyTree:
+    """The data as arrays with a common leading axis. Shapes only: it can be used inside jit.
 
-    def convert(path: Any, leaf: Any) -> Any:
+    Without `convert` arrays of NumPy stay what they are, for a placement to put them where they
+    belong: on one device they may not fit.
+    """
+
+    def array_of(path: Any, leaf: Any) -> Any:
         if isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        numeric = isinstance(leaf, np.ndarray) and jnp.issubdtype(leaf.dtype, np.generic)
+        if not convert and numeric and leaf.ndim and leaf.dtype != object:
             return leaf
         try:
             leaf = jnp.asarray(leaf)
@@ -43,7 +51,7 @@ def check_data(data: PyTree) -> PyTree:
             )
         return leaf
 
-    data = jax.tree_util.tree_map_with_path(convert, data)
+    data = jax.tree_util.tree_map_with_path(array_of, data)
     leaves = jax.tree_util.tree_leaves_with_path(data)
     if not leaves:
         raise ValueError("the data hold no array: pass a pytree whose leaves are (n, ...)")
@@ -96,17 +104,26 @@ def check_objective(objective: Any, params: PyTree) -> None:
     if _is_traced((objective, params)):
         return
     _check_finite(objective.data)
+    if objective.tail is not None:
+        _check_finite(objective.tail)
     value = float(objective.value(params))
     if not np.isfinite(value):
         raise ValueError(
             f"the loss at the given parameters is {value}: start where it is finite "
             "(for a (sum, weight) loss, the weights must not add up to zero)"
         )
-    m = objective.microbatch or objective.n
-    head = jax.tree.map(lambda x: x[:m], objective.data)
+    data, n, parts = objective.data, objective.n, objective.microbatch is not None
+    m = objective.microbatch or n
+    if objective.placement is not None:
+        # The split over devices is one into parts as well, unless a scalar mean sees them all.
+        data = objective.tail if num_examples(data) == 0 else data
+        n, shards = num_examples(data), objective.placement.data_shards
+        parts = parts or (shards > 1 and objective.kind(params) != "mean")
+        m = min(m, max(1, n // shards)) if parts else n
+    head = jax.tree.map(lambda x: x[:m], data)
     _check_deterministic(objective, params, head, value)
-    if objective.microbatch is not None:
-        _check_parts(objective, params, head, m)
+    if parts and n > m:
+        _check_parts(objective, params, data, m)
 
 
 def _check_deterministic(objective: Any, params: PyTree, batch: PyTree, value: float) -> None:
@@ -138,10 +155,11 @@ def _check_deterministic(objective: Any, params: PyTree, batch: PyTree, value: f
         )
 
 
-def _check_parts(objective: Any, params: PyTree, head: PyTree, m: int) -> None:
+def _check_parts(objective: Any, params: PyTree, data: PyTree, m: int) -> None:
     # Two microbatches are enough to see a coupling; the whole data may not fit at once.
-    rest = min(m, objective.n - m)
-    tail = jax.tree.map(lambda x: x[-rest:], objective.data)
+    rest = min(m, num_examples(data) - m)
+    head = jax.tree.map(lambda x: x[:m], data)
+    tail = jax.tree.map(lambda x: x[-rest:], data)
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), head, tail)
     evaluate = jax.jit(lambda params, batch: objective.loss(params, batch))
     parts = [evaluate(params, head), evaluate(params, tail)]
@@ -166,4 +184,5 @@ def _check_parts(objective: Any, params: PyTree, head: PyTree, m: int) -> None:
             f"the loss of {m + rest} examples at once ({np.mean(found):.6g}) is not that of its "
             f"microbatches of {m} together ({np.mean(expected):.6g}): it couples examples "
             f"(BatchNorm?); {mend}pass microbatch=None to evaluate it whole"
+            + ("" if objective.placement is None else " (on a mesh, return the mean itself)")
         )

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from . import _fields
 from ._accumulate import num_examples
+from ._fields import divide
 from ._function import ModelLoss
 from ._kinds import loss_kind, sum_and_weight
 from ._output_losses import AbstractOutputLoss
+from ._shards import sum_over
 
 
 def _curve(loss: ModelLoss, outputs: PyTree, targets: PyTree, image: PyTree, size: int) -> Any:
@@ -34,10 +35,9 @@ def _curve(loss: ModelLoss, outputs: PyTree, targets: PyTree, image: PyTree, siz
 
 def product(objective: Any, params: PyTree, vector: PyTree) -> PyTree:
     """`JᵀHJ v` of the mean, one microbatch at a time."""
-    loss = objective.loss
-    assert isinstance(loss, ModelLoss)
 
-    def part(batch: PyTree) -> tuple[PyTree, Any]:
+    def part(loss: Any, batch: PyTree, params: PyTree, vector: PyTree) -> tuple[PyTree, Any]:
+        assert isinstance(loss, ModelLoss)
         inputs, targets = batch
         # One linearization serves both ways, so that its residuals are there once.
         outputs, push = jax.linearize(lambda p: loss.model(p, inputs), params)
@@ -45,8 +45,8 @@ def product(objective: Any, params: PyTree, vector: PyTree) -> PyTree:
         (pulled,) = jax.linear_transpose(push, params)(curved)
         return pulled, weight
 
-    total, weight = _fields.sum_over(objective, part, params)
-    return _fields.divide(total, weight, params)
+    total, weight = sum_over(objective, part, params, vector)
+    return divide(total, weight, params)
 
 
 def linearize(objective: Any, params: PyTree) -> Any:

@@ -12,12 +12,12 @@ from jaxtyping import Array, PyTree
 
 from aeoskit.linalg import AxisFactor, KroneckerPreconditioner, multiply_along, symmetric_factor
 
-from ._accumulate import accumulate, part_loop
 from ._checks import check_params
 from ._fisher_draws import knows_roots, of_losses, of_outputs, outputs_of_one
 from ._function import ModelLoss
 from ._kinds import accumulator
 from ._objective import Objective
+from ._shards import sum_numbered
 
 FisherKind = Literal["empirical", "gauss_newton"]
 
@@ -170,25 +170,25 @@ def _renewed(
     microbatch: int,
 ) -> tuple[Directions, Scales]:
     """One pass over the data, which renews one factor of each leaf."""
-    if kind == "empirical":
-        gradients = of_losses(objective.loss, params)
-    else:
-        assert isinstance(objective.loss, ModelLoss)
-        gradients = of_outputs(objective.loss, params, key, samples)
 
-    def part(batch: PyTree) -> tuple[list[Array], Array]:
+    def part(batch: PyTree, arrays: PyTree, operands: PyTree) -> tuple[None, PyTree]:
+        params, directions, key = operands
+        loss = eqx.combine(arrays, static)
+        if kind == "empirical":
+            gradients = of_losses(loss, params)
+        else:
+            assert isinstance(loss, ModelLoss)
+            gradients = of_outputs(loss, params, key, samples)
         grads, weights = jax.vmap(gradients)(*batch)
         moments = [
             _moment(rearrange(leaf, "n m ... -> (n m) ..."), factors, axis)
             for leaf, factors, axis in zip(jax.tree.leaves(grads), directions, axes, strict=True)
         ]
-        return moments, jnp.sum(weights)
+        return None, (moments, jnp.sum(weights))
 
-    moments, weight = accumulate(
-        part,
-        (objective.data, jnp.arange(objective.n)),
-        microbatch,
-        lambda: part_loop(objective.loss, params, objective.data, microbatch),
+    arrays, static = eqx.partition(objective.loss, eqx.is_array)
+    _, (moments, weight) = sum_numbered(
+        objective, part, arrays, (params, directions, key), microbatch
     )
     renewed: Directions = []
     scales: Scales = []

@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PyTree
+
+from aeoskit.sharding import Placement, as_placement
 
 from . import _fields
 from ._accumulate import num_examples, parts_of
 from ._checks import check_data, check_objective, check_params
 from ._function import ModelLoss, StableFunction
 from ._kinds import LossKind, loss_kind
+from ._shards import split
 
 if TYPE_CHECKING:
     from ._operators import GaussNewtonOperator, HessianOperator
@@ -57,6 +61,7 @@ class Objective(eqx.Module):
         residual_budget: bytes that the residuals of all microbatches may take under `"auto"` (under
             `jax.vmap`, those of each lane).
         params: if given, `check(params)` is run at construction.
+        placement: where the data lie, a `Placement` or a mesh: see `place`.
 
     Raises:
         TypeError: if the loss cannot be called or hashed, or the data are not arrays.
@@ -83,6 +88,8 @@ class Objective(eqx.Module):
     microbatch: int | None = eqx.field(static=True)
     reuse: Reuse = eqx.field(static=True)
     residual_budget: int = eqx.field(static=True)
+    tail: PyTree | None
+    placement: Placement | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -93,9 +100,11 @@ class Objective(eqx.Module):
         reuse: Reuse = "auto",
         residual_budget: int = 2**30,
         params: PyTree | None = None,
+        placement: Placement | Mesh | None = None,
     ):
         self.loss = _as_loss(loss)
-        self.data = check_data(data)
+        self.placement = None if placement is None else as_placement(placement)
+        self.data, self.tail = check_data(data, convert=self.placement is None), None
         n = num_examples(self.data)
         if microbatch is not None and not 1 <= microbatch <= n:
             raise ValueError(
@@ -105,9 +114,11 @@ class Objective(eqx.Module):
             raise ValueError(f"reuse is {reuse!r}: it must be one of {', '.join(get_args(Reuse))}")
         if residual_budget < 0:
             raise ValueError(f"residual_budget is {residual_budget}: it must be at least 0 bytes")
-        self.microbatch = None if microbatch == n else microbatch
+        self.microbatch = None if microbatch == n and placement is None else microbatch
         self.reuse = reuse
         self.residual_budget = residual_budget
+        if self.placement is not None:
+            self.data, self.tail = split(self.data, self.placement)
         if params is not None:
             self.check(params)
 
@@ -121,6 +132,7 @@ class Objective(eqx.Module):
         reuse: Reuse = "auto",
         residual_budget: int = 2**30,
         params: PyTree | None = None,
+        placement: Placement | Mesh | None = None,
     ) -> "Objective":
         """The mean of `output_loss(model(params, inputs), targets)`: it has a Gauss-Newton matrix.
 
@@ -132,6 +144,7 @@ class Objective(eqx.Module):
             reuse: as for `Objective`.
             residual_budget: as for `Objective`.
             params: as for `Objective`.
+            placement: as for `Objective`.
 
         Returns:
             The objective.
@@ -159,12 +172,55 @@ class Objective(eqx.Module):
             reuse=reuse,
             residual_budget=residual_budget,
             params=params,
+            placement=placement,
         )
 
     @property
     def n(self) -> int:
         """The number of examples."""
-        return num_examples(self.data)
+        return num_examples(self.data) + (0 if self.tail is None else num_examples(self.tail))
+
+    def place(self, where: Placement | Mesh) -> "Objective":
+        """The same objective with its examples split over the devices of a mesh.
+
+        Each device runs through its own examples, at most `microbatch` at a time, and the sums are
+        added once for each value, gradient or product. The mean stays exact where the number of
+        examples does not divide: the first devices take one of those left over each. A loss that
+        returns a scalar mean is evaluated as one program over all of the data, batch statistics
+        included, if there are no microbatches; its data have to divide.
+
+        Args:
+            where: a placement, or a mesh (its axis `data` is then that of the examples).
+
+        Returns:
+            The placed objective. Its operators take any vectors, and return them as the placement
+            says.
+
+        Raises:
+            TypeError: if it is neither.
+            ValueError: if the mesh has axes that are not automatic.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from aeoskit.sharding import make_mesh
+            >>> objective = Objective(lambda w, x: (x - w) ** 2, jnp.arange(5.0))
+            >>> objective.place(make_mesh("data=2")).value(jnp.array(0.0))
+            Array(6., dtype=float32)
+        """
+        return Objective(
+            self.loss,
+            self._examples(),
+            microbatch=self.microbatch,
+            reuse=self.reuse,
+            residual_budget=self.residual_budget,
+            placement=where,
+        )
+
+    def _examples(self) -> PyTree:
+        """All of the data, in order."""
+        if self.tail is None:
+            return self.data
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), self.data, self.tail)
 
     def kind(self, params: PyTree) -> LossKind:
         """Which of the three shapes the loss has; nothing is computed.
@@ -178,14 +234,27 @@ class Objective(eqx.Module):
         Raises:
             ValueError: if the loss has another shape, or is not real and floating.
         """
-        size, _, rest = parts_of(self.n, self.microbatch)
         kind: LossKind = "mean"
-        for length in (rest, size) if rest else (size,):
+        for length in self._lengths():
             shapes = jax.tree.map(
                 lambda x, m=length: jax.ShapeDtypeStruct((m, *x.shape[1:]), x.dtype), self.data
             )
             kind = loss_kind(jax.eval_shape(self.loss, params, shapes), length)
         return kind
+
+    def _lengths(self) -> list[int]:
+        """How many examples the loss is given at a time."""
+        n, shards = num_examples(self.data), 1
+        if self.placement is not None:
+            shards = self.placement.data_shards
+        if not n:
+            return [1]
+        whole = self.placement is None or (self.microbatch is None and self.tail is None)
+        rows = n if whole else n // shards
+        size, _, rest = parts_of(
+            rows, None if self.microbatch is None else min(self.microbatch, rows)
+        )
+        return [1] * (self.tail is not None) + [rest] * (rest > 0) + [size]
 
     def check(self, params: PyTree) -> None:
         """Checks on real numbers that this is a mean loss at all; once, before any work.
@@ -244,8 +313,8 @@ class Objective(eqx.Module):
             indices: which examples, `(batch,)`; repeated ones count repeatedly.
 
         Returns:
-            An objective over these examples. Microbatches are kept where they are smaller than
-            the batch. Values are not checked again.
+            An objective over these examples, split over devices if this one's are. Microbatches are
+            kept where they are smaller than the batch. Values are not checked again.
 
         Example:
             >>> import jax.numpy as jnp
@@ -254,7 +323,7 @@ class Objective(eqx.Module):
             Array(2., dtype=float32)
         """
         (size,) = indices.shape
-        data = jax.tree.map(lambda x: jnp.take(x, indices, axis=0), self.data)
+        data = jax.tree.map(lambda x: jnp.take(x, indices, axis=0), self._examples())
         fits = self.microbatch is not None and self.microbatch < size
         return Objective(
             self.loss,
@@ -262,6 +331,7 @@ class Objective(eqx.Module):
             microbatch=self.microbatch if fits else None,
             reuse=self.reuse,
             residual_budget=self.residual_budget,
+            placement=self.placement,
         )
 
     def hessian(self, params: PyTree) -> "HessianOperator":

@@ -74,11 +74,11 @@ class HessianOperator(lx.AbstractLinearOperator):
     params: PyTree
 
     def _product(self, vector: PyTree) -> PyTree:
-        field = _fields.gradient_field(self.objective)
+        field = _fields.gradient_field()
         return _fields.product(field, self.objective, self.params, vector)
 
     def _linearized(self) -> Any:
-        field = _fields.gradient_field(self.objective)
+        field = _fields.gradient_field()
         return _fields.linearize(field, self.objective, self.params)
 
     def mv(self, vector: PyTree) -> PyTree:
