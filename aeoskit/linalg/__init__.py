@@ -69,3 +69,4 @@ from ._tree import tree_random_like as tree_random_like
 from ._tree import tree_scale as tree_scale
 from ._tree import tree_size as tree_size
 from ._tree import tree_where as tree_where
+from ._vector_structure import vector_structure as vector_structure

@@ -50,6 +50,7 @@ from ._tree import (
     tree_scale,
     tree_where,
 )
+from ._vector_structure import vector_structure
 
 # How many times longer a renewed explorer is followed, as in Lanczos.
 _LONG = 3
@@ -171,9 +172,8 @@ class Arnoldi(AbstractEigenSolver, AbstractAssisted):
 
     def init(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, start: Start):
         """An empty basis, and the start vectors in the slots. No products."""
-        structure = operator.in_structure()
-        dimension = structure_dimension(structure)
-        dtype = tree_dtype(structure)
+        structure = vector_structure(operator)
+        dimension, dtype = structure_dimension(structure), tree_dtype(structure)
         k = problem.k
         renew = (self.renew_every > 0) & (start.age >= self.renew_every - 1) & ~start.fresh
         slots, pending, key = start_vectors(structure, start, renew, k + 1, 0, 0.0, self.noise)
@@ -338,7 +338,7 @@ class Arnoldi(AbstractEigenSolver, AbstractAssisted):
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: ArnoldiState
     ) -> EigenSolution:
         """The k best pairs and the warm start. No products: residuals come from the relation."""
-        structure = operator.in_structure()
+        structure = vector_structure(operator)
         small, k = state.small, problem.k
         _, result = self.terminate(operator, problem, state)
         rows = self.block_size(structure, k)

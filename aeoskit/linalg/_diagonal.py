@@ -10,12 +10,13 @@ from ._estimate import Estimate, check_question, make_estimate, mean_and_error, 
 from ._ritz import structure_dimension
 from ._trace import unit_diagonal
 from ._tree import tree_dot, tree_dtype
+from ._vector_structure import vector_structure
 
 
 @eqx.filter_jit
 def _diagonal(operator: lx.AbstractLinearOperator, key: Array, budget: int) -> Estimate:
     operator = lx.linearise(operator)
-    structure = operator.in_structure()
+    structure = vector_structure(operator)
     dtype = tree_dtype(structure)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, dtype), structure)
     n = structure_dimension(structure)
@@ -84,7 +85,7 @@ def diagonal(
 @eqx.filter_jit
 def _frobenius(operator: lx.AbstractLinearOperator, key: Array, budget: int) -> Estimate:
     operator = lx.linearise(operator)
-    structure = operator.in_structure()
+    structure = vector_structure(operator)
 
     def square(k: Array) -> Array:
         image = operator.mv(rademacher_like(k, structure))

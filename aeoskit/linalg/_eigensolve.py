@@ -10,6 +10,8 @@ import lineax as lx
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from aeoskit.sharding import lie_like
+
 from ._assisted import AbstractAssisted, place
 from ._derivatives import with_derivatives, without_tangents
 from ._loops import loop_mode
@@ -21,6 +23,7 @@ from ._ritz import structure_dimension
 from ._solution import EigenSolution
 from ._start import Start, as_start, key_data, young
 from ._tree import block_zeros, tree_dtype
+from ._vector_structure import vector_structure
 from ._widening import WidenedOperator, narrow_unit, stricter, widen, with_rounding
 
 
@@ -149,6 +152,9 @@ def _begin(
     start: Start,
 ) -> tuple[lx.AbstractLinearOperator, PyTree]:
     operator = lx.linearise(operator)
+    if start.block is not None:
+        block = lie_like(start.block, vector_structure(operator), rows=True)
+        start = eqx.tree_at(lambda s: s.block, start, block)
     return operator, stricter(solver, operator).init(operator, problem, start)
 
 

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
+from aeoskit.sharding import lie_like
+
 from ._orthogonal import project_out
 from ._results import RESULTS
 from ._tree import block_row, block_set_row, tree_dtype, tree_norm, tree_scale
@@ -74,7 +76,7 @@ def rademacher_like(key: Array, structure: PyTree) -> PyTree:
         jax.random.rademacher(k, leaf.shape, leaf.dtype)
         for k, leaf in zip(keys, leaves, strict=False)
     ]
-    return jax.tree.unflatten(treedef, signs)
+    return lie_like(jax.tree.unflatten(treedef, signs), structure)
 
 
 def leaf_eps(structure: PyTree) -> float:

@@ -46,6 +46,7 @@ from ._tree import (
     tree_norm,
     tree_scale,
 )
+from ._vector_structure import vector_structure
 
 # How many times longer a renewed explorer is followed: about what a cold solve costs.
 _LONG = 3
@@ -155,9 +156,8 @@ class Lanczos(AbstractEigenSolver):
 
     def init(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, start: Start):
         """An empty basis, and the start vectors in the slots. No products."""
-        structure = operator.in_structure()
-        dimension = structure_dimension(structure)
-        dtype = tree_dtype(structure)
+        structure = vector_structure(operator)
+        dimension, dtype = structure_dimension(structure), tree_dtype(structure)
         # The age is data: all solves of a scan are one compiled program.
         renew = (self.renew_every > 0) & (start.age >= self.renew_every - 1) & ~start.fresh
         slots, levels, pending = given_vectors(

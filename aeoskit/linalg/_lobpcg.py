@@ -37,6 +37,7 @@ from ._tree import (
     tree_scale,
     tree_where,
 )
+from ._vector_structure import vector_structure
 
 # In units of (machine epsilon * largest Ritz value seen): what rounding alone adds to a residual,
 # and what each recombination of the images adds to it.
@@ -145,8 +146,8 @@ class LOBPCG(AbstractEigenSolver):
 
     def init(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, start: Start):
         """The start vectors, orthonormal. No products."""
-        structure = operator.in_structure()
-        if self.preconditioner is not None and self.preconditioner.in_structure() != structure:
+        structure, given = vector_structure(operator), self.preconditioner
+        if given is not None and given.in_structure() != operator.in_structure():
             raise ValueError(
                 "LOBPCG(preconditioner=...): it acts on vectors of another structure than the "
                 "operator; give one for the same pytree."

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
+from aeoskit.sharding import lie_like
+
 from ._protocol import (
     always,
     dense_matrix,
@@ -20,6 +22,7 @@ from ._protocol import (
 from ._restriction import Where, restrict
 from ._ritz import structure_dimension
 from ._tree import tree_dtype
+from ._vector_structure import vector_structure
 
 
 class AbstractPreconditioner(lx.AbstractLinearOperator):
@@ -156,7 +159,7 @@ class PreconditionedOperator(lx.AbstractLinearOperator):
     def mv(self, vector: PyTree[Array]) -> PyTree[Array]:
         """`P^{-1/2} A P^{-1/2} v`."""
         inner = self.operator.mv(self.preconditioner.inv_sqrt_mv(vector))
-        return self.preconditioner.inv_sqrt_mv(inner)
+        return lie_like(self.preconditioner.inv_sqrt_mv(inner), vector_structure(self))
 
     def to_original(self, vector: PyTree[Array]) -> PyTree[Array]:
         """From an eigenvector of this operator to one of `P⁻¹ A`: `P^{-1/2} v`."""

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
+from aeoskit.sharding import lie_like
+
 from ._tree import block_combine, block_dots, tree_dtype, tree_norm, tree_scale
 
 # Rows of the basis that one pass of orthogonalisation reads at a time, so that its cost follows
@@ -52,7 +54,7 @@ def draw(key: UInt32[Array, "2"], like: PyTree) -> tuple[PyTree, UInt32[Array, "
         fresh.append(normal.astype(leaf.dtype))
     following = _hash(key + jnp.array([_GOLDEN, 2 * _GOLDEN % 2**32], jnp.uint32))
     following = _hash(following ^ following[::-1] + jnp.array([0, 1], jnp.uint32))
-    return jax.tree.unflatten(treedef, fresh), following
+    return lie_like(jax.tree.unflatten(treedef, fresh), like), following
 
 
 def _counter(shape: tuple[int, ...]) -> UInt32[Array, "..."]:

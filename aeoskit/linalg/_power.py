@@ -27,6 +27,7 @@ from ._tree import (
     tree_scale,
     tree_where,
 )
+from ._vector_structure import vector_structure
 
 # In units of (machine epsilon * largest value seen): what rounding alone adds to a residual.
 _FLOOR = 8.0
@@ -104,7 +105,7 @@ class PowerIteration(AbstractEigenSolver):
 
     def init(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, start: Start):
         """Orthonormal start vectors. No products."""
-        structure = operator.in_structure()
+        structure = vector_structure(operator)
         k, dtype = problem.k, tree_dtype(structure)
         vectors, key = self._start(structure, k, start)
         current, key = draw(key, structure)

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from ._estimate import leaf_eps, project_out_again, rademacher_like
 from ._ritz import structure_dimension
 from ._tree import block_set_row, block_zeros, tree_dot, tree_dtype, tree_norm, tree_scale
+from ._vector_structure import vector_structure
 
 # In units of epsilon times the largest entry of T: below it, what is left of a product is noise.
 _INVARIANT = 100.0
@@ -24,7 +25,7 @@ def tridiagonalise(
         The diagonal, the off-diagonal (entry j couples j and j + 1; zero at the end), the size of
         the matrix, and whether the space is invariant (the quadrature is exact then).
     """
-    structure = operator.in_structure()
+    structure = vector_structure(operator)
     tolerance = _INVARIANT * leaf_eps(structure)
     zeros = jnp.zeros(steps, tree_dtype(structure))
 
@@ -83,7 +84,7 @@ def quadratures(
     operator: lx.AbstractLinearOperator, key: Array, probes: int, steps: int
 ) -> tuple[Array, Array, Array, Array]:
     """`tridiagonalise` from `probes` random sign vectors, one after the other."""
-    structure = operator.in_structure()
+    structure = vector_structure(operator)
 
     def one(k: Array):
         return tridiagonalise(operator, rademacher_like(k, structure), steps)

@@ -10,6 +10,7 @@ import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
 from ._protocol import dense_matrix, linearised_part, of_part, register_operator
+from ._vector_structure import vector_structure
 
 # A path, paths, a predicate on a path (a callable), or a prefix of booleans: see `restrict`.
 Where: TypeAlias = Any
@@ -228,3 +229,8 @@ def layers_of(operator: lx.AbstractLinearOperator, depth: int = 1) -> dict[str, 
         name: RestrictedOperator(operator, frozenset(paths).__contains__)
         for name, paths in names.items()
     }
+
+
+@vector_structure.register(RestrictedOperator)
+def _(operator: RestrictedOperator) -> PyTree[jax.ShapeDtypeStruct]:
+    return operator.restrict(vector_structure(operator.operator))

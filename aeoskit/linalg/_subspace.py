@@ -35,6 +35,7 @@ from ._tree import (
     tree_dtype,
     tree_norm,
 )
+from ._vector_structure import vector_structure
 
 # As in Lanczos: what rounding adds to a residual, in units of (epsilon * scale).
 _FLOOR = 8.0
@@ -70,7 +71,7 @@ def begin(
     operator: lx.AbstractLinearOperator, problem: EigenProblem, start: Start, basis: int, name: str
 ) -> SubspaceState:
     """An empty space, and the vectors that it will start with. No products."""
-    structure = operator.in_structure()
+    structure = vector_structure(operator)
     dimension = structure_dimension(structure)
     dtype = tree_dtype(structure)
     m, k = min(basis, dimension), problem.k
@@ -97,7 +98,7 @@ def begin(
         coefficients=jnp.eye(m, dtype=dtype),
         values=jnp.zeros(k, dtype),
         residuals=jnp.full(k, jnp.inf, dtype),
-        residual=jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), widen(structure)),
+        residual=block_row(block_zeros(widen(structure), 1), 0),
         target=integer,
         size=integer,
         starts=starts,

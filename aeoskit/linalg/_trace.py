@@ -24,6 +24,7 @@ from ._tree import (
     tree_random_like,
     tree_scale,
 )
+from ._vector_structure import vector_structure
 
 _LEAST = {"hutchinson": 1, "hutch++": 3, "xtrace": 2}
 _PRECISION = jax.lax.Precision.HIGHEST
@@ -48,7 +49,7 @@ def unit_diagonal(operator: lx.AbstractLinearOperator) -> Float[Array, " n"]:
 
 
 def _hutchinson(operator: lx.AbstractLinearOperator, key: Array, budget: int) -> Estimate:
-    structure = operator.in_structure()
+    structure = vector_structure(operator)
 
     def form(k: Array) -> Array:
         v = rademacher_like(k, structure)
@@ -65,7 +66,7 @@ def _outside(q: PyTree, vector: PyTree) -> PyTree:
 
 def _hutch_plus_plus(operator: lx.AbstractLinearOperator, key: Array, budget: int) -> Estimate:
     # A third for a sketch of the range, a third for the trace on it (exact), a third for the rest.
-    structure = operator.in_structure()
+    structure = vector_structure(operator)
     sketch = budget // 3
     rest = budget - 2 * sketch
     first, second = jax.random.split(key)
@@ -91,7 +92,7 @@ def _xtrace(operator: lx.AbstractLinearOperator, key: Array, budget: int) -> Est
     `Q s_i` out of its range, so that all estimates come from small matrices. `s_i` is column i of
     `R^{-T}`, normalized: orthogonal to every column of R but the i-th.
     """
-    structure = operator.in_structure()
+    structure = vector_structure(operator)
     n = structure_dimension(structure)
     m = budget // 2
     keys = jax.random.split(key, m)

@@ -37,6 +37,7 @@ from ._tree import (
     tree_scale,
     tree_where,
 )
+from ._vector_structure import vector_structure
 
 # In units of (machine epsilon * largest value seen): what rounding alone adds to a residual, and
 # under what a product has brought nothing new.
@@ -151,7 +152,7 @@ class Tracking(AbstractEigenSolver):
 
     def init(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, start: Start):
         """The vectors and the model of the last solve, or a random vector. No products."""
-        structure, k = operator.in_structure(), problem.k
+        structure, k = vector_structure(operator), problem.k
         dimension, dtype = structure_dimension(structure), tree_dtype(structure)
         rows = self.block_size(structure, k)
         basis = max(20, 3 * k + 15) if self.basis is None else self.basis
@@ -237,9 +238,8 @@ class Tracking(AbstractEigenSolver):
 
     def step(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: Any):
         """One product."""
-        structure = operator.in_structure()
         c = state.model.shape[0]
-        if c < structure_dimension(structure):
+        if c < structure_dimension(operator.in_structure()):
             kept = min(max(2 * problem.k + 5, (c + 1) // 2), c - 1)
             state = once(state.size == c, lambda s: restart(problem, kept, s), state)
         x = state.direction

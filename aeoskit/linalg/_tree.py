@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from aeoskit.sharding import lie_like
+
 Vector: TypeAlias = PyTree[Array]
 Block: TypeAlias = PyTree[Array]
 Structure: TypeAlias = PyTree[jax.ShapeDtypeStruct]
@@ -164,7 +166,7 @@ def tree_random_like(key: Array, structure: PyTree) -> Vector:
         structure: A vector or a structure.
 
     Returns:
-        A vector with the structure's shapes and dtypes.
+        A vector with the structure's shapes and dtypes, lying as the structure says.
 
     Example:
         >>> tree_random_like(jax.random.key(0), {"w": jnp.zeros((2, 3))})["w"].shape
@@ -175,7 +177,7 @@ def tree_random_like(key: Array, structure: PyTree) -> Vector:
     draws = [
         jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=False)
     ]
-    return jax.tree.unflatten(treedef, draws)
+    return lie_like(jax.tree.unflatten(treedef, draws), structure)
 
 
 def block_zeros(structure: PyTree, rows: int) -> Block:
@@ -186,13 +188,14 @@ def block_zeros(structure: PyTree, rows: int) -> Block:
         rows: How many.
 
     Returns:
-        A block.
+        A block; on a mesh, each row lies as the structure says.
 
     Example:
         >>> block_zeros({"w": jnp.ones(3)}, 2)["w"].shape
         (2, 3)
     """
-    return jax.tree.map(lambda s: jnp.zeros((rows, *s.shape), s.dtype), structure)
+    zeros = jax.tree.map(lambda s: jnp.zeros((rows, *s.shape), s.dtype), structure)
+    return lie_like(zeros, structure, rows=True)
 
 
 def block_row(block: Block, index: Any) -> Vector:

@@ -19,7 +19,9 @@ def widen(tree: PyTree) -> PyTree:
 
     def wide(x: Any) -> Any:
         dtype = jnp.result_type(x.dtype, jnp.float32)
-        return x.astype(dtype) if eqx.is_array(x) else jax.ShapeDtypeStruct(x.shape, dtype)
+        if eqx.is_array(x):
+            return x.astype(dtype)
+        return jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding)
 
     return jax.tree.map(wide, tree)
 

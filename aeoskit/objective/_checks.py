@@ -34,8 +34,9 @@ def check_data(data: PyTree, convert: bool = True) -> PyTree:
     def array_of(path: Any, leaf: Any) -> Any:
         if isinstance(leaf, jax.ShapeDtypeStruct):
             return leaf
-        numeric = isinstance(leaf, np.ndarray) and jnp.issubdtype(leaf.dtype, np.generic)
-        if not convert and numeric and leaf.ndim and leaf.dtype != object:
+        # Kind V is that of bfloat16.
+        numeric = isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufcV"
+        if not convert and numeric and leaf.ndim:
             return leaf
         try:
             leaf = jnp.asarray(leaf)

@@ -10,6 +10,8 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from aeoskit.linalg import vector_structure
+
 from . import _fields, _gauss_newton
 from ._objective import Objective
 
@@ -166,7 +168,7 @@ class LinearizedOperator(lx.AbstractLinearOperator):
 
     Args:
         linear: the linear map, a pytree (`jax.linearize` returns one).
-        structure: the structure of its vectors.
+        structure: the structure of its vectors; with shardings, where they lie on a mesh.
         positive_semidefinite: whether it is.
 
     Example:
@@ -206,7 +208,7 @@ class LinearizedOperator(lx.AbstractLinearOperator):
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         """The structure of the parameters."""
         leaves, treedef = self.structure
-        return jax.tree.unflatten(treedef, leaves)
+        return _structure(jax.tree.unflatten(treedef, leaves))
 
     def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         """The structure of the parameters."""
@@ -215,10 +217,13 @@ class LinearizedOperator(lx.AbstractLinearOperator):
 
 @functools.lru_cache(maxsize=256)
 def residual_bytes(treedef: Any, shapes: tuple[Any, ...]) -> int:
-    """What a linearization would hold, over all microbatches; traced once, nothing is computed."""
+    """What a linearization would hold on a device, over all microbatches; nothing is computed."""
     operator = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
     leaves = jax.tree.leaves(jax.eval_shape(_linear_map, operator))
-    return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in leaves)
+    held = sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in leaves)
+    # Of a sum over shards each device holds its own.
+    placement = operator.objective.placement
+    return held if placement is None else held // placement.data_shards
 
 
 def _reuse(operator: "HessianOperator | GaussNewtonOperator") -> Literal["linearize", "recompute"]:
@@ -236,7 +241,21 @@ def _(operator: Any) -> lx.AbstractLinearOperator:
     if _reuse(operator) == "recompute":
         return operator
     semidefinite = lx.is_positive_semidefinite(operator)
-    return LinearizedOperator(_linear(operator), operator.in_structure(), semidefinite)
+    return LinearizedOperator(_linear(operator), vector_structure(operator), semidefinite)
+
+
+@vector_structure.register(HessianOperator)
+@vector_structure.register(GaussNewtonOperator)
+def _(operator: Any) -> PyTree[jax.ShapeDtypeStruct]:
+    placement = operator.objective.placement
+    structure = operator.in_structure()
+    return structure if placement is None else placement.basis_structure(structure)
+
+
+@vector_structure.register(LinearizedOperator)
+def _(operator: Any) -> PyTree[jax.ShapeDtypeStruct]:
+    leaves, treedef = operator.structure
+    return jax.tree.unflatten(treedef, leaves)
 
 
 @lx.linearise.register(LinearizedOperator)

@@ -67,14 +67,12 @@ def is_whole(objective: Any, params: PyTree) -> bool:
 
 
 def _kind(objective: Any, params: PyTree, size: int) -> str:
-    batch, params = (
-        jax.tree.map(lambda x: jax.ShapeDtypeStruct(shape(x), x.dtype), tree)
-        for tree, shape in (
-            (objective.data, lambda x: (size, *x.shape[1:])),
-            (params, lambda x: x.shape),
-        )
-    )
-    return loss_kind(jax.eval_shape(objective.loss, params, batch), size)
+    def batch_of(x: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
+
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    batch = jax.tree.map(batch_of, objective.data)
+    return loss_kind(jax.eval_shape(objective.loss, shapes, batch), size)
 
 
 def sum_over(
@@ -171,7 +169,8 @@ def sum_of_shards(
         mesh=placement.mesh,
         in_specs=(rows_of, _EVERYWHERE, _EVERYWHERE, _EVERYWHERE),
         out_specs=specs,
-        axis_names=set(axes),
+        # A vmap over the lanes of a sweep may split them here over no axis that the compiler has.
+        axis_names={*axes, *(() if placement.sweep is None else (placement.sweep,))},
         check_vma=placement.check_vma,
     )(head, tail, arrays, operands)
     return _lying(placement, total, lies), rest

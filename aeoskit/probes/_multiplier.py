@@ -10,6 +10,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 from aeoskit.linalg import Arnoldi
 from aeoskit.objective import Objective
 from aeoskit.optimizers import apply_updates
+from aeoskit.sharding import Placement
 from aeoskit.stability import flip_multiplier
 
 from ._base import AbstractProbe, Measurement, ProbeContext, check_every
@@ -34,6 +35,11 @@ class TrainingStep(eqx.Module):
 
     objective: Objective
     optimizer: Any
+
+    @property
+    def placement(self) -> Placement | None:
+        """Where the objective's data lie."""
+        return self.objective.placement
 
     def __call__(self, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
         """One step: a gradient and an update."""

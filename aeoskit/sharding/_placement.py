@@ -5,7 +5,6 @@ import math
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -60,8 +59,8 @@ class Placement:
 
     mesh: Mesh
     data_axis: str | tuple[str, ...] | None = None
-    params: Literal["replicated", "sharded"] = "replicated"
-    basis: Literal["spread", "params"] = "spread"
+    params: Literal["replicated", "sharded"] | str = "replicated"
+    basis: Literal["spread", "params"] | str = "spread"
     sweep_axis: str | None = None
     check_vma: bool = False
 
@@ -177,7 +176,7 @@ class Placement:
             tree: arrays or shapes, typed keys included; what is neither stays as it is.
             params: the parameters, or their shapes, without a lane axis.
             lanes: the size of the leading axis of every array of a sweep's state, if it is one: it
-                is split over the sweep axis where it divides.
+                is split over the sweep axis where it divides. One number a lane is everywhere.
 
         Returns:
             The tree where it belongs.
@@ -194,7 +193,7 @@ class Placement:
                 spec = PartitionSpec(None, *self.basis_spec(shape[1:]))
             else:
                 spec = _REPLICATED
-            if lanes is not None:
+            if lanes is not None and shape:
                 divides = self.sweep is not None and lanes % self.mesh.shape[self.sweep] == 0
                 spec = PartitionSpec(self.sweep if divides else None, *spec)
             return put(leaf, self.sharding(spec))

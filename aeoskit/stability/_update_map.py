@@ -16,8 +16,9 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from aeoskit.linalg import dense_matrix, restrict, tree_random_like
+from aeoskit.linalg import dense_matrix, restrict, tree_random_like, vector_structure
 from aeoskit.linalg._protocol import never, register_operator, structure_of
+from aeoskit.sharding import Placement, lie_like
 
 Leaves = tuple[Array, ...]
 Reuse = Literal["linearize", "recompute"]
@@ -132,6 +133,11 @@ class HeldMap(eqx.Module):
         return self.paths[number - first]
 
     @property
+    def placement(self) -> Placement | None:
+        """Where the update map computes, if it says so in an attribute of this name."""
+        return getattr(self._tree()[0], "placement", None)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The paths of the leaves that move."""
         return tuple(self._path(i) for i in self.moving)
@@ -226,10 +232,11 @@ class MapJacobian(lx.AbstractLinearOperator):
             image = jax.jvp(self.map, (point,), (tangent,))[1]
         else:
             image = self.linear(tangent)
-        return tuple(
+        image = tuple(
             jnp.where(a, (y / d).astype(v.dtype), (self.fill * v).astype(v.dtype))
             for y, d, a, v in zip(image, self.scale, self.alive, vector, strict=True)
         )
+        return lie_like(image, vector_structure(self))
 
     def as_matrix(self) -> Float[Array, "n n"]:
         """The dense matrix (small maps only): a product a column."""
@@ -350,3 +357,9 @@ def _transpose_linearised(operator: TransposedJacobian) -> TransposedJacobian:
 
 register_operator(MapJacobian, linearise=_linearised, symmetric=never)
 register_operator(TransposedJacobian, linearise=_transpose_linearised, symmetric=never)
+
+
+@vector_structure.register(MapJacobian)
+def _(operator: MapJacobian) -> PyTree[jax.ShapeDtypeStruct]:
+    structure, placement = operator.in_structure(), operator.map.placement
+    return structure if placement is None else placement.basis_structure(structure)

@@ -169,6 +169,18 @@ class Trajectory(eqx.Module):
         Returns:
             A `Carry` at step 0.
         """
+        # A copy: chunks donate the carry's buffers, and the user's own params must survive that.
+        placement = self.objective.placement
+        if placement is None:
+            return copy_tree(self._start(params, key))
+        from ._placed import lie  # which handles carries
+
+        # In one program, so that no device has to hold what is to be spread.
+        start = eqx.filter_jit(lambda p, key: lie(self, self._start(p, key), self.lanes))
+        return start(copy_tree(placement.put_params(params)), key)
+
+    def _start(self, params: PyTree, key: PRNGKeyArray) -> Carry:
+        """The carry, which shares arrays with the params."""
         key, probe_key = jax.random.split(key)
 
         def lane_of(optimizer: AnyOptimizer) -> Lane:
@@ -192,8 +204,7 @@ class Trajectory(eqx.Module):
             lane = eqx.filter_vmap(
                 lane_of, in_axes=(lane_axes(self.optimizer),), axis_size=self.lanes
             )(self.optimizer)
-        # A copy: chunks donate the carry's buffers, and the user's own params must survive that.
-        return Carry(step=jnp.asarray(0), lane=copy_tree(lane))
+        return Carry(step=jnp.asarray(0), lane=lane)
 
 
 def copy_tree(tree: PyTree) -> PyTree:

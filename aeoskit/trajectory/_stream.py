@@ -13,7 +13,8 @@ from jaxtyping import Array, Int
 from aeoskit.linalg import loop_mode
 from aeoskit.probes import Measurement
 
-from ._carry import Carry, Lane, Trajectory, lane_axes, take_lane
+from ._carry import AnyOptimizer, Carry, Lane, Trajectory, lane_axes, take_lane
+from ._placed import cut_lanes, lie, pad_lanes, padded_lanes
 from ._step import advance_lane, blank, context_of, measure_due, step_with_probes
 
 Mode = Literal["scan", "host"]
@@ -126,7 +127,7 @@ def stream(
     # Rows are kept for a whole chunk, so no chunk is much longer than the run; a power of two,
     # so that runs of many lengths share one program.
     chunk = min(chunk, max(16, 1 << (steps - 1).bit_length()))
-    carry = _copied(carry)
+    carry = lie(trajectory, _copied(carry), trajectory.lanes)
     first = int(carry.step)
     for start in range(first, first + steps, chunk):
         length = min(chunk, first + steps - start)
@@ -157,14 +158,16 @@ def _copied(carry: Carry) -> Carry:
     return jax.tree.map(jnp.copy, carry)
 
 
-def _lane_step(trajectory: Trajectory, lane: Lane, step: Int[Array, ""]):
+def _lane_step(trajectory: Trajectory, optimizer: AnyOptimizer, lane: Lane, step: Int[Array, ""]):
     """`step_with_probes`, vmapped over the lanes if there are any."""
     if trajectory.lanes is None:
         return step_with_probes(trajectory, lane, step)
+    placement = trajectory.objective.placement
     return eqx.filter_vmap(
         lambda optimizer, lane, step: step_with_probes(trajectory.single(optimizer), lane, step),
-        in_axes=(lane_axes(trajectory.optimizer), 0, None),
-    )(trajectory.optimizer, lane, step)
+        in_axes=(lane_axes(optimizer), 0, None),
+        spmd_axis_name=None if placement is None else placement.sweep,
+    )(optimizer, lane, step)
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -175,19 +178,30 @@ def _scan_chunk(
     rows beyond it stay blank.
     """
     trajectory, capacity = kept
-    _, shapes = eqx.filter_eval_shape(_lane_step, trajectory, carry.lane, carry.step)
+    lanes, run = trajectory.lanes, padded_lanes(trajectory)
+    extra = 0 if lanes is None or run is None else run - lanes
+    optimizer = pad_lanes(trajectory.optimizer, extra)
+    padded = Carry(step=carry.step, lane=pad_lanes(carry.lane, extra))
+    _, shapes = eqx.filter_eval_shape(_lane_step, trajectory, optimizer, padded.lane, carry.step)
     rows = {name: blank((capacity, *shape.shape), shape.dtype) for name, shape in shapes.items()}
 
     def body(index, state):
         carry, rows = state
-        lane, measurement = _lane_step(trajectory, carry.lane, carry.step)
+        lane, measurement = _lane_step(trajectory, optimizer, carry.lane, carry.step)
         rows = {
             name: jax.lax.dynamic_update_index_in_dim(rows[name], value, index, 0)
             for name, value in measurement.items()
         }
-        return Carry(step=carry.step + 1, lane=lane), rows
+        return lie(trajectory, Carry(step=carry.step + 1, lane=lane), run), rows
 
-    return jax.lax.fori_loop(0, length, body, (carry, rows))
+    padded, rows = jax.lax.fori_loop(0, length, body, (lie(trajectory, padded, run), rows))
+    carry = Carry(step=padded.step, lane=cut_lanes(padded.lane, lanes))
+    if lanes is not None:
+        rows = {name: value[:, :lanes] for name, value in rows.items()}
+    placement = trajectory.objective.placement
+    # Every process of a run reads the rows, wherever they were measured.
+    rows = rows if placement is None else placement.put_replicated(rows)
+    return lie(trajectory, carry, lanes), rows
 
 
 def scan_chunk(
@@ -280,7 +294,8 @@ def _host_step(
     cheap = {name: probe for name, probe in trajectory.probes.items() if not probe.solves}
     measurement, states = measure_due(cheap, lane, context)
     lane = advance_lane(trajectory, lane, context, states)
-    return jax.tree.leaves(lane), step + 1, measurement
+    carry = lie(trajectory, Carry(step=step + 1, lane=lane), None)
+    return jax.tree.leaves(carry.lane), carry.step, measurement
 
 
 def _host_lane(
