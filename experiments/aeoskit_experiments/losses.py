@@ -6,7 +6,8 @@ from jaxtyping import Array, Float
 from aeoskit.objective import SoftmaxCrossEntropy, SquaredError
 
 # Modules that know their Hessian in the outputs, so that a Gauss-Newton product need not
-# differentiate them. Targets are one-hot labels.
+# differentiate them. Targets are one-hot labels; of tokens they are the tokens themselves, and the
+# cross-entropy is the mean over all of them.
 mse = SquaredError()
 cross_entropy = SoftmaxCrossEntropy()
 

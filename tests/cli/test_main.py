@@ -197,7 +197,7 @@ def test_list(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.search(r"^loop +what our loops cost", out, re.MULTILINE)
     assert main(["list", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["stages"]["model"]["variants"] == ["mlp", "cnn", "linear"]
+    assert found["stages"]["model"]["variants"] == ["mlp", "cnn", "linear", "transformer"]
 
 
 @pytest.mark.parametrize(

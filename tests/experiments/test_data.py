@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from aeoskit_experiments import UserError
-from aeoskit_experiments.data import digits
+from aeoskit_experiments.data import digits, markov, tokens
 
 
 def test_digits():
@@ -68,4 +69,56 @@ def test_refused(settings):
     (name,) = settings
     with pytest.raises(UserError, match=name) as caught:
         digits(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_tokens_are_uniform_and_targets_are_one_further():
+    data = tokens(examples=200, length=50, vocabulary=8)
+    assert (data.inputs.shape, data.inputs.dtype, data.vocabulary) == ((200, 50), jnp.int32, 8)
+    np.testing.assert_array_equal(data.inputs[:, 1:], data.targets[:, :-1])
+    counts = np.bincount(np.asarray(data.targets).ravel(), minlength=8)
+    np.testing.assert_allclose(counts, 1250, rtol=0.15)  # four deviations of a count
+    fewer, other = tokens(examples=9, length=50, vocabulary=8), tokens(examples=9, seed=1)
+    np.testing.assert_array_equal(fewer.inputs, data.inputs[:9])
+    assert not np.array_equal(other.inputs, tokens(examples=9).inputs)
+
+
+def test_a_markov_chain_remembers_one_token():
+    data = markov(examples=500, length=100, vocabulary=4, concentration=0.5)
+    np.testing.assert_array_equal(data.inputs[:, 1:], data.targets[:, :-1])
+    before, at, after = (np.asarray(x) for x in (
+        data.inputs[:, :-1], data.inputs[:, 1:], data.targets[:, 1:]))  # fmt: skip
+    counts = np.zeros((4, 4, 4))
+    np.add.at(counts, (before, at, after), 1)
+    chain = counts.sum(0) / counts.sum((0, 2))[:, None]
+    assert np.ptp(chain, axis=0).max() > 0.3  # what follows depends on the token
+    for given in counts:  # and not on the one before it, as far as counts can tell
+        size = given.sum(1, keepdims=True)
+        deviation = np.sqrt(size * chain * (1 - chain)) + 1
+        assert (np.abs(given - size * chain) / deviation).max() < 5
+    fewer = markov(examples=9, length=100, vocabulary=4, concentration=0.5)
+    np.testing.assert_array_equal(fewer.inputs, data.inputs[:9])
+
+
+def test_tokens_have_shapes_with_nothing_drawn():
+    for make in (tokens, markov):
+        spec = jax.eval_shape(lambda make=make: make(examples=10**12, length=1024))
+        assert spec.inputs.shape == spec.targets.shape == (10**12, 1024)
+
+
+@pytest.mark.parametrize(
+    ("make", "settings"),
+    [
+        (tokens, {"examples": 0}),
+        (tokens, {"length": 0}),
+        (tokens, {"vocabulary": 1}),
+        (markov, {"vocabulary": 4097}),
+        (markov, {"concentration": 0.0}),
+        (markov, {"seed": -1}),
+    ],
+)
+def test_tokens_refused(make, settings):
+    (name,) = settings
+    with pytest.raises(UserError, match=name) as caught:
+        make(**settings)
     assert "\n" not in str(caught.value)

@@ -8,7 +8,7 @@ import pytest
 from aeoskit.linalg import loop_mode
 from aeoskit_experiments import UserError
 from aeoskit_experiments.data import digits
-from aeoskit_experiments.models import cnn, mlp
+from aeoskit_experiments.models import cnn, mlp, transformer
 
 DATA = digits(examples=20)
 KEY = jax.random.key(0)
@@ -55,7 +55,7 @@ def test_the_shipped_convolution_is_safe_in_loops(convolution, mode):
     assert loop_mode(model.apply, model.init(KEY, DATA), DATA.inputs) == mode
 
 
-@pytest.mark.parametrize("make", [mlp, cnn])
+@pytest.mark.parametrize("make", [mlp, cnn, transformer])
 def test_equal_settings_are_one_function(make):
     one, two, other = make(), make(), make(activation="relu")
     assert one.apply == two.apply

@@ -241,7 +241,12 @@ def test_swept_options_of_one_name_get_distinct_coordinates() -> None:
         (lambda: optimizer("momentum", lr=1, form="emma"), "one of ema, polyak"),
         (lambda: data("digits", examples=1798), "at most 1797"),
         (lambda: data("digits", label_noise=1.5), "between 0 and 1"),
+        (lambda: data("markov", vocabulary=4097), "vocabulary is 4097"),
+        (lambda: data("tokens", vocabulary=1), "at least 2"),
+        (lambda: data("markov", concentration=0), "concentration is 0"),
         (lambda: model("mlp", scale=0), "scale is 0: it must be positive"),
+        (lambda: model("transformer", layers=0), "layers is 0"),
+        (lambda: model("transformer", size="gpt3"), "one of tiny, gpt2-small, 1b"),
         (lambda: train(0), "steps is 0: it must be at least 1"),
         (lambda: make_stage("train", None, {"steps": 1.5}), "steps is 1.5: give a whole number"),
         (lambda: train(10, batch=0), "batch is 0"),
@@ -278,6 +283,25 @@ def test_a_stage_refuses(make: Any, says: str) -> None:
         ({"b": branch("freeze", name="", at=3)}, "name is ''"),
         ({"b": branch("freeze", name="..", at=3)}, "name is '..'"),
         ({"model": model("cnn", depth=[1, 4])}, "model cnn: depth is 4"),
+        ({"model": model("transformer", heads=3)}, "model transformer: heads is 3"),
+        ({"data": data("tokens")}, "loss mse: data tokens has tokens to tell"),
+        (
+            {
+                "data": data("tokens"),
+                "loss": loss("cross_entropy"),
+                "model": model("mlp", width=[4, 8]),
+            },
+            "model mlp: the data are tokens",
+        ),
+        ({"model": model("transformer", layers=[1, 2])}, "model transformer: the data are rows"),
+        (
+            {
+                "data": data("tokens", length=[8, 9]),
+                "loss": loss("cross_entropy"),
+                "model": model("transformer", context=8),
+            },
+            "model transformer: context is 8: the sequences have 9 tokens",
+        ),
         ({"optimizer": optimizer("adamw", lr=[1e-3, 1.0], weight_decay=2.0)}, "lower either"),
         (
             {"b": branch("switch", optimizer="adamw", lr=1, weight_decay=3, at=3)},

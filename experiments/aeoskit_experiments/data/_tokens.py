@@ -1,13 +1,14 @@
 """Sequences of tokens that look like text to a network: drawn, not downloaded.
 
-They are drawn by jax, so that `jax.eval_shape` has their shapes with nothing drawn: a run on data
-of any size can be planned where they would not fit.
+They are drawn by jax, so that `jax.eval_shape` has their shapes without them: a run on data of any
+size can be planned where they would not fit.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from aeoskit_experiments._errors import UserError
@@ -89,20 +90,19 @@ def markov(
         )
     if not concentration > 0:
         raise UserError(f"concentration is {concentration}: it must be positive")
-    drawn = _walk(jax.random.key(seed), concentration, (examples, length + 1, vocabulary))
-    return _shifted(drawn, vocabulary)
+    alpha = np.full(vocabulary, concentration)
+    chain = np.random.default_rng(seed).dirichlet(alpha, size=vocabulary)
+    cumulative = jnp.asarray(np.cumsum(chain, axis=1), jnp.float32)
+    return _shifted(_walk(jax.random.key(seed), cumulative, (examples, length + 1)), vocabulary)
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def _walk(
-    key: PRNGKeyArray, concentration: Float[Array, ""] | float, sizes: tuple[int, int, int]
+    key: PRNGKeyArray, cumulative: Float[Array, "vocabulary vocabulary"], sizes: tuple[int, int]
 ) -> Int[Array, "n tokens"]:
-    """A chain is drawn, and as many walks on it."""
-    examples, count, vocabulary = sizes
-    of_chain, of_first, of_rest = jax.random.split(key, 3)
-    alpha = jnp.full(vocabulary, concentration, jnp.float32)
-    chain = jax.random.dirichlet(of_chain, alpha, (vocabulary,), jnp.float32)
-    cumulative = jnp.cumsum(chain, axis=-1)
+    """Walks on the chain whose rows of probabilities have these sums."""
+    (examples, count), vocabulary = sizes, cumulative.shape[0]
+    of_first, of_rest = jax.random.split(key)
 
     def step(
         at: Int[Array, " n"], uniform: Float[Array, " n"]

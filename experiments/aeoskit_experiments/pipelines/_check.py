@@ -16,6 +16,7 @@ from aeoskit_experiments.pipelines._settings import (
     Train,
 )
 
+OF_TOKENS = ("markov", "tokens")
 MINIMISERS = ("bfgs", "lbfgs", "nonlinear_cg")
 
 
@@ -39,7 +40,9 @@ def check(experiment: Experiment) -> None:
     assert data is not None
     assert train is not None
     assert model is not None
+    assert experiment.loss is not None
     assert experiment.optimizer is not None
+    _check_loss(data, experiment.loss)
     for probe in experiment.probes:
         _check_probe(probe, train)
         _check_measurable(probe.variant, experiment.optimizer.variant)
@@ -74,6 +77,14 @@ def check_networks(experiments: Iterable[Experiment]) -> None:
             jax.eval_shape(lambda key, of=network, on=dataset: of.init(key, on), jax.random.key(0))
         except (ValueError, TypeError) as error:
             raise UserError(_sentence(model, error)) from error
+
+
+def _check_loss(data: Choice, loss: Choice) -> None:
+    if data.variant in OF_TOKENS and loss.variant != "cross_entropy":
+        raise UserError(
+            f"loss {loss.variant}: data {data.variant} has tokens to tell, which are no numbers to "
+            f"come close to: choose loss cross_entropy"
+        )
 
 
 def _check_measurable(probe: str, optimizer: str) -> None:
