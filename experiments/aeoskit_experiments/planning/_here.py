@@ -19,7 +19,7 @@ from ._compile import compile_row
 from ._programs import programs_of
 from ._request import MATMUL, Knobs, Request, turned
 from ._results import Plan, Row
-from ._topology import Chip, Topology, chip_of, parse_topology
+from ._topology import Topology, chip_of, parse_topology
 from ._verdict import Situation, find_verdict, spell
 
 _VERSIONS = ("aeoskit", "jax", "jaxlib", "libtpu")
@@ -59,7 +59,7 @@ def plan_here(request: Request, progress: Callable[[str], None] | None = None) -
                 rows.append(compile_row(program, chip, size, request.precision))
         return rows
 
-    with jax.default_matmul_precision(MATMUL[request.precision]), compiling_for(platform), _said():
+    with _as_asked(request, platform), _said():
         experiment, run = runs(request.knobs)
         situation = _situation(experiment, run, request.knobs, len(devices))
         rows, knobs, verdict = find_verdict(compile, request.knobs, situation, chip.memory)
@@ -74,6 +74,7 @@ def plan_here(request: Request, progress: Callable[[str], None] | None = None) -
         source=chip.source,
         mesh=dict(run.placement.mesh.shape),
         precision=request.precision,
+        effort=request.effort,
         knobs=knobs,
         parameters=run.parameters,
         examples=run.trajectory.objective.n,
@@ -83,6 +84,19 @@ def plan_here(request: Request, progress: Callable[[str], None] | None = None) -
         versions=_versions(),
         seconds=time.perf_counter() - begun,
     )
+
+
+@contextlib.contextmanager
+def _as_asked(request: Request, platform: str) -> Iterator[None]:
+    """Programs of the precision that was asked for, for the platform, compiled with that effort."""
+    quick = platform == "tpu" and request.effort == "quick"
+    before = jax.config.jax_exec_time_optimization_effort  # pyright: ignore
+    with jax.default_matmul_precision(MATMUL[request.precision]), compiling_for(platform):
+        jax.config.update("jax_exec_time_optimization_effort", -1.0 if quick else before)
+        try:
+            yield
+        finally:
+            jax.config.update("jax_exec_time_optimization_effort", before)
 
 
 @contextlib.contextmanager
@@ -119,9 +133,7 @@ def _run(experiment: Experiment, knobs: Knobs, devices: list[Any]) -> AbstractRu
     return abstract_run(experiment, Placement(mesh, params=knobs.params))
 
 
-def _situation(
-    experiment: Experiment, run: AbstractRun, knobs: Knobs, devices: int
-) -> Situation:
+def _situation(experiment: Experiment, run: AbstractRun, knobs: Knobs, devices: int) -> Situation:
     assert experiment.train is not None
     assert experiment.model is not None
     train, placement = experiment.train, run.placement

@@ -129,5 +129,3 @@ def _cold(probe: Sharpness | PreconditionedSharpness) -> Callable[[Any, Any], An
         return eigensolve(operator, probe.solver, k=probe.k, start=key, driver="compiled")
 
     return solve
-
-

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from ._request import Knobs, Precision
+from ._request import Effort, Knobs, Precision
 
 
 class Transfer(msgspec.Struct, frozen=True):
@@ -102,6 +102,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         source: Where the chip's numbers are from.
         mesh: Axis names and sizes.
         precision: Of matrix products.
+        effort: Of a TPU's compiler.
         knobs: The settings of `rows`: with the change that made them fit.
         parameters: How many the model has.
         examples: How many the data have.
@@ -120,6 +121,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     mesh: dict[str, int]
     precision: Precision
+    effort: Effort
     knobs: Knobs
     parameters: int
     examples: int

@@ -109,7 +109,8 @@ def parse_topology(text: str) -> Topology:
     if len(sides) != wanted:
         example = "4x4x4" if wanted == 3 else "16x16"
         raise UserError(
-            f"the topology is {text!r}: a slice of {kind} has {wanted} sides, as in {kind}:{example}"
+            f"the topology is {text!r}: a slice of {kind} has {wanted} sides, "
+            f"as in {kind}:{example}"
         )
     return Topology(text, "tpu", sides, CHIPS[kind])
 
