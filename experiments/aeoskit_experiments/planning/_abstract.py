@@ -8,7 +8,7 @@ import jax
 from jaxtyping import PyTree
 
 from aeoskit.sharding import Placement
-from aeoskit.trajectory import Carry, Trajectory
+from aeoskit.trajectory import Carry, Lane, Trajectory
 from aeoskit_experiments.execution._build import build
 from aeoskit_experiments.pipelines import Experiment
 
@@ -40,7 +40,7 @@ class AbstractRun(NamedTuple):
             return trajectory, carry
         optimizer = jax.tree.map(_without_lane, trajectory.optimizer)
         lane = self.placement.put_state(jax.tree.map(_without_lane, carry.lane), self.params)
-        return trajectory.single(optimizer), Carry(step=carry.step, lane=lane)
+        return trajectory.single(optimizer), _with_lane(carry, lane)
 
 
 def abstract_run(experiment: Experiment, placement: Placement) -> AbstractRun:
@@ -72,8 +72,13 @@ def abstract_run(experiment: Experiment, placement: Placement) -> AbstractRun:
             placement.put_state(trajectory.optimizer, params, trajectory.lanes),
         ),
     )
-    carry = Carry(step=placement.put_replicated(carry.step), lane=lane)
+    carry = _with_lane(placement.put_replicated(carry), lane)
     return AbstractRun(trajectory, carry, params, placement)
+
+
+def _with_lane(carry: Carry, lane: Lane) -> Carry:
+    # Not by its constructor, which is for arrays.
+    return eqx.tree_at(lambda c: c.lane, carry, lane)
 
 
 def _without_lane(leaf: PyTree) -> PyTree:

@@ -31,7 +31,7 @@ def matmul_flops(jaxpr: Any, devices: int) -> float:
     return _count(jaxpr.jaxpr, devices)
 
 
-def _count(jaxpr: Any, share: float) -> float:
+def _count(jaxpr: Any, share: int) -> float:
     total = 0.0
     for equation in jaxpr.eqns:
         name = equation.primitive.name

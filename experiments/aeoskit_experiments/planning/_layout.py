@@ -13,6 +13,9 @@ from ._abstract import AbstractRun, abstract_run, bytes_on_device
 from ._child import ask_child, cpu_environment
 from ._request import Knobs, Params, turned
 
+LARGEST_MESH = 8192
+"""So many devices are simulated; the largest pods have as many."""
+
 
 class LayoutRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked.
@@ -91,6 +94,10 @@ def layout(pipeline: Pipeline, mesh: str, *, params: Params = "replicated") -> L
     turned(pipeline, Knobs(), "float32").experiment()
 
     size = mesh_size(mesh, present := len(jax.devices()))
+    if size > LARGEST_MESH:
+        raise UserError(
+            f"the mesh {mesh!r} has {size} devices: a layout is computed for at most {LARGEST_MESH}"
+        )
     request = LayoutRequest(pipeline=pipeline.to_dict(), mesh=mesh, params=params)
     if enough_cpu_devices(size):
         found = layout_here(request)
@@ -148,18 +155,18 @@ def layout_here(request: LayoutRequest) -> Layout:
 
 def _shares(run: AbstractRun, basis: int) -> tuple[Share, ...]:
     placement, lane, objective = run.placement, run.carry.lane, run.trajectory.objective
-    axes = " and ".join(placement.data_axes) or "no axis"
+    axes = ", ".join(placement.data_axes) or "no axis"
     lanes = run.trajectory.lanes
-    each = "" if lanes is None else f", {lanes} lanes"
-    every = " and ".join(a for a in placement.mesh.axis_names if a != placement.sweep)
-    how = "a copy on each device" if placement.params == "replicated" else f"split over {every}"
+    each = "" if lanes is None else f" (of {lanes} lanes)"
+    every = ", ".join(a for a in placement.mesh.axis_names if a != placement.sweep)
+    how = "a copy on each" if placement.params == "replicated" else f"split over {every}"
     vector = placement.basis_structure(run.params)
     found = [
-        ("data", f"examples split over {axes}", (objective.data, objective.tail), 1),
-        ("parameters", how + each, lane.params, 1),
-        ("optimizer state", how + each, lane.optimizer_state, 1),
-        ("warm starts of probes", f"vectors split over {every}{each}", lane.probe_states, 1),
-        ("basis of a solve", f"{basis} vectors split over {every}", vector, basis),
+        ("data", f"split over {axes}", (objective.data, objective.tail), 1),
+        (f"parameters{each}", how, lane.params, 1),
+        (f"optimizer{each}", how, lane.optimizer_state, 1),
+        (f"warm starts{each}", f"split over {every}", lane.probe_states, 1),
+        (f"basis of {basis} vectors", f"split over {every}", vector, basis),
     ]
     return tuple(
         Share(
@@ -183,11 +190,11 @@ def _undivided(tree: object) -> object:
 
 
 def _sentence(found: Layout, present: int) -> str:
-    each = found.bytes_device / 2**20
-    said = f"{each:.4g} MiB on each device, without what a program needs meanwhile"
+    each = found.bytes_device / 1e6
+    said = f"{each:.4g} MB on each device, without what a program needs meanwhile"
     if present < found.devices:
         said += (
-            f"; computed from shapes, since there are {present} devices here and the mesh has "
-            f"{found.devices}"
+            f"; computed from shapes, since the mesh has {found.devices} devices, and "
+            f"{present} of them can be used here"
         )
-    return said + " (aeoskit plan compiles it)"
+    return f"{said}: aeoskit plan compiles it"

@@ -9,7 +9,7 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import Pipeline
 
 from ._child import TPU_ENVIRONMENT, ask_child, cpu_environment
-from ._request import Effort, Knobs, Params, Precision, Request, Reuse, check_knobs, turned
+from ._request import Effort, Knobs, Params, Precision, Request, Reuse, check_knobs
 from ._results import Plan
 from ._topology import parse_topology
 
@@ -67,9 +67,8 @@ def plan(
         remat=remat,
     )
     check_knobs(knobs)
+    # The pipeline itself is checked where jax runs: here, its start would look for a TPU.
     place = parse_topology(topology)
-    # What cannot be is said before a compiler is started.
-    turned(pipeline, knobs, precision).experiment()
     request = Request(
         pipeline=pipeline.to_dict(),
         topology=topology,

@@ -1,6 +1,5 @@
 """The programs of a run, each as a function of shapes that a compiler can be given."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -106,8 +105,10 @@ def _without_solves(trajectory: Trajectory, carry: Carry) -> tuple[Trajectory, C
     """The run with only those probes that solve nothing."""
     cheap = {name: probe for name, probe in trajectory.probes.items() if not probe.solves}
     states = {name: carry.lane.probe_states[name] for name in cheap}
-    lane = dataclasses.replace(carry.lane, probe_states=states)
-    return dataclasses.replace(trajectory, probes=cheap), Carry(step=carry.step, lane=lane)
+    return (
+        eqx.tree_at(lambda t: t.probes, trajectory, cheap),
+        eqx.tree_at(lambda c: c.lane.probe_states, carry, states),
+    )
 
 
 def _product(kept: tuple[Objective, PyTree], vector: PyTree) -> PyTree:
