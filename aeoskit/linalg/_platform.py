@@ -1,4 +1,4 @@
-"""For which backend programs are being made: the one that is here, or another that is planned for."""
+"""For which backend programs are made: the one that is here, or one that is planned for."""
 
 import contextlib
 import contextvars

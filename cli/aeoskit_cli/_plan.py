@@ -8,8 +8,9 @@ from aeoskit_cli._subject import asks_for_help, split
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import options_of
 
-_GIB = 2**30
+_GIB, _MIB = 2**30, 2**20
 _SHOWN_TRANSFERS = 6
+_BY = {"compiler": "XLA", "roofline": "peaks"}
 
 
 def run_plan(words: list[str]) -> int:
@@ -72,20 +73,19 @@ def _print_plan(found: Any) -> None:
     print_rows(
         [
             {
-                "program": row.program,
-                "bytes_arguments": row.argument_bytes,
-                "bytes_outputs": row.output_bytes,
-                "bytes_temporary": row.temporary_bytes,
-                "bytes_total": row.total_bytes,
-                "fits": row.fits,
+                "program": row.program if row.fits else f"{row.program} !",
+                "MiB_in": row.argument_bytes / _MIB,
+                "MiB_out": row.output_bytes / _MIB,
+                "MiB_temp": row.temporary_bytes / _MIB,
+                "MiB_total": row.total_bytes / _MIB,
                 "GFLOP": row.flops / 1e9,
-                "bytes_accessed": row.bytes_accessed,
+                "GB_read": None if row.bytes_accessed is None else row.bytes_accessed / 1e9,
                 "ms": None if row.seconds is None else 1e3 * row.seconds,
-                "by": row.estimate or "–",
+                "by": _BY.get(row.estimate, "–"),
             }
             for row in found.rows
         ],
-        "per chip",
+        "per chip, and per step or product (! does not fit)",
     )
     transfers = [
         {
@@ -102,7 +102,11 @@ def _print_plan(found: Any) -> None:
         print_rows(transfers, "between chips, the largest of each program")
     if len(found.verdict.tried) > 1:
         tried = [
-            {"tried": item.change or "as asked", "bytes": item.bytes, "fits": item.fits}
+            {
+                "tried": item.change or "as asked",
+                "MiB_total": item.bytes / _MIB,
+                "fits": item.fits,
+            }
             for item in found.verdict.tried
         ]
         print_rows(tried, "tried")

@@ -9,12 +9,15 @@ import jax.numpy as jnp
 import msgspec
 import pytest
 
+from aeoskit.sharding import Placement, make_mesh
 from aeoskit_experiments import UserError
 from aeoskit_experiments.pipelines import Pipeline, data, loss, model, optimizer, pipe, track, train
 from aeoskit_experiments.planning import CHIPS, Knobs, Plan, Row, layout, parse_topology, plan
+from aeoskit_experiments.planning._abstract import abstract_run
 from aeoskit_experiments.planning._compile import estimate_seconds, needed_bytes
 from aeoskit_experiments.planning._cycles import loop_factor
 from aeoskit_experiments.planning._flops import matmul_flops
+from aeoskit_experiments.planning._programs import programs_of
 from aeoskit_experiments.planning._verdict import Situation, find_verdict
 
 WIDTH, EXAMPLES = 8, 18
@@ -106,10 +109,11 @@ def test_flops_are_those_of_the_layers(planned: Plan) -> None:
 
 def test_a_basis_is_spread(planned: Plan) -> None:
     """Of a solve, a chip holds a quarter of each vector."""
-    alone = plan(small(microbatch=2), "cpu:4", mesh="data=1")
-    here, there = row(planned, "solve"), row(alone, "solve")
-    basis = 8 * 4 * planned.parameters
-    assert there.temporary_bytes - here.temporary_bytes > 0.5 * basis
+    run = abstract_run(small(microbatch=2).experiment(), Placement(make_mesh("data=1")))
+    (solve,) = [program for program in programs_of(run, 4) if program.name == "solve"]
+    there = solve.trace().lower().compile().memory_analysis().temp_size_in_bytes
+    here = row(planned, "solve").temporary_bytes
+    assert there - here > 0.5 * 8 * 4 * planned.parameters
 
 
 def test_loops_of_known_length_count_in_flops() -> None:
@@ -189,6 +193,19 @@ class FakeCompiler:
             for name, size in sizes.items()
             if names is None or name in names
         ]
+
+
+def test_a_smaller_basis_comes_last_and_only_for_solves() -> None:
+    fake = FakeCompiler(memory=250, arguments=100, basis=10)
+    _, knobs, verdict = find_verdict(fake, Knobs(reuse="recompute"), situation(), fake.memory)
+    assert verdict.fits
+    assert knobs.basis is None
+    tight = FakeCompiler(memory=180, arguments=100, basis=10)
+    _, knobs, verdict = find_verdict(tight, Knobs(), situation(), tight.memory)
+    assert (verdict.fits, knobs.basis) == (True, 10)
+    hopeless = FakeCompiler(memory=9, arguments=0, basis=10, floor=20)
+    _, _, verdict = find_verdict(hopeless, Knobs(), situation(), hopeless.memory)
+    assert not [attempt for attempt in verdict.tried if "basis" in attempt.change]
 
 
 def situation(**given: Any) -> Situation:

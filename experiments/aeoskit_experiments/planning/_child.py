@@ -55,28 +55,18 @@ def ask_child(
     command = [sys.executable, "-m", __name__, task]
     path = os.pathsep.join(entry for entry in sys.path if entry)
     with tempfile.TemporaryFile() as noise:
-        child = subprocess.Popen(
+        with subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=noise,
             env={**os.environ, **environment, "PYTHONPATH": path},
-        )
-        assert child.stdin is not None
-        assert child.stdout is not None
-        try:
-            child.stdin.write(msgspec.json.encode(request))
-            child.stdin.close()
-            answer: dict[str, Any] = {}
-            for line in child.stdout:
-                answer = json.loads(line)
-                if progress is not None and "progress" in answer:
-                    progress(answer["progress"])
-            code = child.wait()
-        except BaseException:
-            child.kill()
-            child.wait()
-            raise
+        ) as child:
+            try:
+                answer, code = _answer(child, msgspec.json.encode(request), progress)
+            except BaseException:
+                child.kill()
+                raise
         if "error" in answer:
             raise UserError(answer["error"])
         if "result" not in answer:
@@ -86,6 +76,22 @@ def ask_child(
             said = " ".join(last)[:300]
             raise UserError(f"{task}: the compiler's process ended with code {code}{why}: {said}")
         return answer["result"]
+
+
+def _answer(
+    child: subprocess.Popen[bytes], asked: bytes, progress: Callable[[str], None] | None
+) -> tuple[dict[str, Any], int]:
+    """The last line that the child says, and its exit code."""
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write(asked)
+    child.stdin.close()
+    answer: dict[str, Any] = {}
+    for line in child.stdout:
+        answer = json.loads(line)
+        if progress is not None and "progress" in answer:
+            progress(answer["progress"])
+    return answer, child.wait()
 
 
 def main(task: str) -> None:

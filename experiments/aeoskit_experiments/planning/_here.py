@@ -12,7 +12,7 @@ import jax
 from aeoskit.linalg import compiling_for
 from aeoskit.sharding import Placement, make_mesh
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.pipelines import Experiment, Pipeline, Track, options_for
+from aeoskit_experiments.pipelines import Experiment, Pipeline, Track, least_basis, options_for
 
 from ._abstract import AbstractRun, abstract_run
 from ._compile import compile_row
@@ -149,7 +149,7 @@ def _situation(experiment: Experiment, run: AbstractRun, knobs: Knobs, devices: 
         rows_per_shard=rows,
         microbatch=min(rows, train.microbatch or rows),
         basis=max((track.basis for track in tracks), default=0),
-        least_basis=max((2 * track.k + 4 for track in tracks), default=0),
+        least_basis=max((least_basis(track.k) for track in tracks), default=0),
         remat=remat and not model.settings["remat"],
         other_mesh=further,
     )

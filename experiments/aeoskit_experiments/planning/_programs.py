@@ -18,9 +18,7 @@ from aeoskit.probes import (
 from aeoskit.trajectory import Carry, Trajectory, scan_chunk
 
 from ._abstract import AbstractRun
-
-STEPS, PRODUCT, SOLVE, PROBE = "steps", "product", "solve", "steps + probe"
-"""Training alone, `H·v`, a cold solve, and training as the trajectory runs it."""
+from ._request import PROBE, PRODUCT, SOLVE, STEPS
 
 
 class Program(NamedTuple):

@@ -12,6 +12,9 @@ Params = Literal["replicated", "sharded"]
 Reuse = Literal["auto", "linearize", "recompute"]
 Effort = Literal["quick", "full"]
 
+STEPS, PRODUCT, SOLVE, PROBE = "steps", "product", "solve", "steps + probe"
+"""Training alone, `H·v`, a cold solve, and training as the trajectory runs it."""
+
 MATMUL = {"float32": "highest", "bfloat16": "bfloat16"}
 """The precision of matrix products, in jax's words."""
 

@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from ._request import Knobs
+from ._request import PRODUCT, STEPS, Knobs
 from ._results import Attempt, Row, Verdict
 from ._topology import GIB
 
 Compile = Callable[[Knobs, Sequence[str] | None], list[Row]]
 """Settings and the names of programs (None: all) to their rows."""
+
+WITHOUT_SOLVE = {STEPS, PRODUCT}
 
 
 class Situation(msgspec.Struct, frozen=True):
@@ -57,8 +59,10 @@ def find_verdict(
         return rows, knobs, Verdict(True, "", _fitting(rows, memory), tuple(tried))
     best, best_bytes, failing = knobs, tried[0].bytes, _failing(rows)
     for change in _ladder(knobs, situation, rows, memory):
+        if failing & WITHOUT_SOLVE and change.keys() <= {"reuse", "basis"}:
+            continue  # They are a solve's.
         candidate = msgspec.structs.replace(best, **change)
-        again = compile(candidate, failing)
+        again = compile(candidate, sorted(failing))
         need, fits = _largest(again), _all_fit(again)
         if fits:
             # The others fitted before; with this change they still have to.
@@ -71,7 +75,7 @@ def find_verdict(
             sentence += _fitting(again, memory)
             return again, candidate, Verdict(True, said, sentence, tuple(tried))
         if need < 0.98 * best_bytes:
-            best, best_bytes = candidate, need
+            best, best_bytes, failing = candidate, need, _failing(again)
     sentence = f"does not fit ({_needs(tried[0].bytes, memory)})"
     if best_bytes < tried[0].bytes:
         sentence += f"; the least was {_gib(best_bytes)} with {spell(best, knobs)}"
@@ -127,8 +131,8 @@ def _all_fit(rows: Sequence[Row]) -> bool:
     return all(row.fits for row in rows)
 
 
-def _failing(rows: Sequence[Row]) -> list[str]:
-    return [row.program for row in rows if not row.fits]
+def _failing(rows: Sequence[Row]) -> set[str]:
+    return {row.program for row in rows if not row.fits}
 
 
 def _fitting(rows: Sequence[Row], memory: int) -> str:
