@@ -10,7 +10,6 @@ from aeoskit_experiments.pipelines import options_of
 
 _GIB, _MIB = 2**30, 2**20
 _SHOWN_TRANSFERS = 6
-_BY = {"compiler": "XLA", "roofline": "peaks"}
 
 
 def run_plan(words: list[str]) -> int:
@@ -80,13 +79,15 @@ def _print_plan(found: Any) -> None:
                 "MiB_total": row.total_bytes / _MIB,
                 "GFLOP": row.flops / 1e9,
                 "GB_read": None if row.bytes_accessed is None else row.bytes_accessed / 1e9,
-                "ms": None if row.seconds is None else 1e3 * row.seconds,
-                "by": _BY.get(row.estimate, "–"),
+                "ms_XLA": _ms(row.compiler_seconds),
+                "ms_least": _ms(row.roofline_seconds),
             }
             for row in found.rows
         ],
         "per chip, and per step or product (! does not fit)",
     )
+    if any(row.compiler_seconds is not None for row in found.rows):
+        print("ms XLA: the compiler's estimate of its program; ms least: by the chip's peaks\n")
     transfers = [
         {
             "program": row.program,
@@ -111,6 +112,10 @@ def _print_plan(found: Any) -> None:
         ]
         print_rows(tried, "tried")
     print(found.verdict.sentence)
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else 1e3 * seconds
 
 
 def _print_help(options: Any) -> None:

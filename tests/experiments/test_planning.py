@@ -12,9 +12,13 @@ import pytest
 from aeoskit.sharding import Placement, make_mesh
 from aeoskit_experiments import UserError
 from aeoskit_experiments.pipelines import Pipeline, data, loss, model, optimizer, pipe, track, train
-from aeoskit_experiments.planning import CHIPS, Knobs, Plan, Row, layout, parse_topology, plan
+from aeoskit_experiments.planning import CHIPS, Chip, Knobs, Plan, Row, layout, parse_topology, plan
 from aeoskit_experiments.planning._abstract import abstract_run
-from aeoskit_experiments.planning._compile import estimate_seconds, needed_bytes
+from aeoskit_experiments.planning._compile import (
+    compiler_seconds,
+    needed_bytes,
+    roofline_seconds,
+)
 from aeoskit_experiments.planning._cycles import loop_factor
 from aeoskit_experiments.planning._flops import matmul_flops
 from aeoskit_experiments.planning._programs import programs_of
@@ -152,11 +156,16 @@ def test_loops_of_known_length_count_in_the_compilers_time() -> None:
     assert loop_factor(HLO.replace("estimated_cycles", "other")) is None
 
 
-def test_estimates_say_whose_they_are() -> None:
+def test_estimates() -> None:
     chip = CHIPS["v5e"]
-    assert estimate_seconds(-1.0, 2.0, 197e12, None, chip, "bfloat16") == (1.0, "roofline")
-    assert estimate_seconds(None, None, 197e12, None, chip, "float32") == (6.0, "roofline")
-    assert estimate_seconds(None, None, 0.0, 819e9, chip, "float32") == (1.0, "roofline")
+    assert compiler_seconds(0.5, 2.0) == 1.0
+    # An operation that the compiler cannot estimate counts as -1.
+    assert compiler_seconds(-0.5, 2.0) is None
+    assert compiler_seconds(0.5, None) is None
+    assert roofline_seconds(197e12, None, chip, "bfloat16") == 1.0
+    assert roofline_seconds(197e12, None, chip, "float32") == 6.0
+    assert roofline_seconds(0.0, 819e9, chip, "float32") == 1.0
+    assert roofline_seconds(1.0, 1.0, Chip("unknown", 1), "float32") is None
 
 
 def test_what_a_refusal_says_is_needed() -> None:

@@ -63,14 +63,7 @@ def compile_row(program: Program, chip: Chip, devices: int, precision: Precision
         + memory.temp_size_in_bytes
         + memory.generated_code_size_in_bytes
     )
-    estimate, source = estimate_seconds(
-        cost.get("optimal_seconds"),
-        loop_factor(text),
-        flops,
-        cost.get("bytes accessed"),
-        chip,
-        precision,
-    )
+    accessed = cost.get("bytes accessed")
     return Row(
         program=program.name,
         per=program.per,
@@ -81,13 +74,13 @@ def compile_row(program: Program, chip: Chip, devices: int, precision: Precision
         total_bytes=total,
         fits=not chip.memory or total <= chip.memory,
         flops=flops,
-        bytes_accessed=cost.get("bytes accessed"),
+        bytes_accessed=accessed,
         transfers=tuple(
             Transfer(item.kind, item.count, item.bytes, "iteration" if item.in_loop else "call")
             for item in collectives(text)
         ),
-        seconds=estimate,
-        estimate=source,
+        compiler_seconds=compiler_seconds(cost.get("optimal_seconds"), loop_factor(text)),
+        roofline_seconds=roofline_seconds(flops, accessed, chip, precision),
         compile_seconds=seconds,
     )
 
@@ -105,34 +98,34 @@ def needed_bytes(refusal: str) -> int:
     return int(float(found[1]) * _UNITS[found[2]]) if found else 0
 
 
-def estimate_seconds(
-    compiler: float | None,
-    factor: float | None,
-    flops: float,
-    accessed: float | None,
-    chip: Chip,
-    precision: Precision,
-) -> tuple[float | None, str | None]:
-    """How long a pass takes: by the compiler, else by the chip's peaks, else unknown.
+def compiler_seconds(once: float | None, factor: float | None) -> float | None:
+    """The compiler's estimate, with loops of known length run through.
 
     Args:
-        compiler: Its seconds, each loop's body once; None or not positive where it gives none.
-        factor: By how much known loops lengthen them.
+        once: Its seconds, each loop's body once; an operation that it does not know counts as -1.
+        factor: By how much known loops lengthen the program.
+
+    >>> compiler_seconds(2.0, 3.0), compiler_seconds(-1.0, 3.0)
+    (6.0, None)
+    """
+    return once * factor if once is not None and once > 0 and factor is not None else None
+
+
+def roofline_seconds(
+    flops: float, accessed: float | None, chip: Chip, precision: Precision
+) -> float | None:
+    """The least time that a chip's peaks allow; None where they are not known.
+
+    Args:
         flops: Of matrix products.
         accessed: Bytes to and from memory.
         chip: Its peaks.
         precision: Of matrix products.
-
-    >>> from ._topology import CHIPS
-    >>> estimate_seconds(2.0, 3.0, 0.0, None, CHIPS["v5e"], "bfloat16")
-    (6.0, 'compiler')
     """
-    if compiler is not None and compiler > 0 and factor is not None:
-        return compiler * factor, "compiler"
     if not chip.flops or not chip.bandwidth:
-        return None, None
+        return None
     products = PASSES[precision] * flops / chip.flops
-    return max(products, (accessed or 0.0) / chip.bandwidth), "roofline"
+    return max(products, (accessed or 0.0) / chip.bandwidth)
 
 
 def _costs(compiled: Any) -> dict[str, float]:

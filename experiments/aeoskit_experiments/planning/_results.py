@@ -26,7 +26,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         program: Which one.
-        per: What `flops`, `bytes_accessed` and `seconds` are of: a call, in which loops of unknown
+        per: What its work and times are of: a call, in which loops of unknown
             length were run through once, and so one of these.
         argument_bytes: What it is given.
         output_bytes: What it returns, apart from what lies where an argument was.
@@ -37,8 +37,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         flops: Of matrix products, loops of known length run through.
         bytes_accessed: The compiler's count: each loop's body once.
         transfers: What it sends to other chips, the largest first.
-        seconds: An estimate, or None.
-        estimate: Whose: the compiler's, or a roofline of flops and bytes.
+        compiler_seconds: The compiler's own estimate, loops of known length run through; None where
+            it gives none. With quick effort it is that of a slower program.
+        roofline_seconds: The least that the chip's peaks allow for `flops` and `bytes_accessed`;
+            None for a chip whose peaks are not known.
         compile_seconds: How long tracing and compiling took.
         refused: Why there is no program, in the compiler's words; empty where there is one.
     """
@@ -54,8 +56,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     flops: float = 0.0
     bytes_accessed: float | None = None
     transfers: tuple[Transfer, ...] = ()
-    seconds: float | None = None
-    estimate: str | None = None
+    compiler_seconds: float | None = None
+    roofline_seconds: float | None = None
     compile_seconds: float = 0.0
     refused: str = ""
 

@@ -71,8 +71,9 @@ def markdown(plans: dict[tuple[str, str, str], Plan]) -> str:
     """
     lines = [
         "| run | chips | products | MiB a chip: steps | product | solve | steps + probe | of a "
-        "chip | product: TFLOP | reduced | gathered | time a product | verdict |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+        "chip | product: TFLOP | reduced | gathered | time: least | by XLA | verdict |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | "
+        "--- |",
     ]
     for (name, topology, precision), found in plans.items():
         rows = {row.program: row for row in found.rows}
@@ -88,7 +89,8 @@ def markdown(plans: dict[tuple[str, str, str], Plan]) -> str:
             f"{product.flops / 1e12:.3g}",
             _moved(product, "all-reduce", "reduce-scatter"),
             _moved(product, "all-gather"),
-            "" if product.seconds is None else f"{_time(product.seconds)} ({product.estimate})",
+            _time(product.roofline_seconds),
+            _time(product.compiler_seconds),
             _verdict(found),
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -102,7 +104,9 @@ def _moved(row: Row, *kinds: str) -> str:
     return f"{sum(t.count * t.bytes for t in row.transfers if t.kind in kinds) / 2**20:,.3g} MiB"
 
 
-def _time(seconds: float) -> str:
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"
 
 
