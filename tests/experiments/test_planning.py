@@ -179,6 +179,7 @@ class FakeCompiler:
 
     def __init__(self, memory: int, arguments: int, basis: int, floor: int = 0):
         self.memory, self.arguments, self.basis, self.floor = memory, arguments, basis, floor
+        self.splits = False
         self.asked: list[tuple[Knobs, Sequence[str] | None]] = []
 
     def __call__(self, knobs: Knobs, names: Sequence[str] | None) -> list[Row]:
@@ -186,6 +187,7 @@ class FakeCompiler:
         arguments = self.arguments // (4 if knobs.params == "sharded" else 1)
         activations = 10 * (knobs.microbatch or 64) + self.floor
         activations //= 2 if knobs.remat else 1
+        activations //= 4 if self.splits and "model" in knobs.mesh else 1
         sizes = {
             "steps": activations,
             "solve": activations + self.basis * (knobs.basis or 20),
@@ -219,7 +221,7 @@ def test_a_smaller_basis_comes_last_and_only_for_solves() -> None:
 
 def situation(**given: Any) -> Situation:
     known: dict[str, Any] = dict(
-        rows_per_shard=64, microbatch=64, basis=20, least_basis=10, remat=True, other_mesh=""
+        rows_per_shard=64, microbatch=64, basis=20, least_basis=10, remat=True, meshes=()
     )
     return Situation(**{**known, **given})
 
@@ -261,6 +263,15 @@ def test_knobs_add_up_and_those_that_do_not_help_are_turned_back() -> None:
     changes = [attempt.change for attempt in verdict.tried]
     assert changes[:4] == ["", "--microbatch 16", "--microbatch 4", "--microbatch 1"]
     assert verdict.tried[-1].bytes <= fake.memory
+
+
+def test_a_mesh_that_splits_the_model_comes_last() -> None:
+    fake = FakeCompiler(memory=60, arguments=4, basis=1, floor=100)
+    fake.splits = True
+    split = situation(microbatch=1, remat=False, meshes=("data=2,model=4",))
+    _, knobs, verdict = find_verdict(fake, Knobs(microbatch=1), split, fake.memory)
+    assert (verdict.fits, knobs.mesh) == (True, "data=2,model=4")
+    assert verdict.change == "--mesh data=2,model=4 --params sharded"
 
 
 def test_what_nothing_makes_fit_is_said_with_the_least() -> None:

@@ -61,7 +61,7 @@ def plan_here(request: Request, progress: Callable[[str], None] | None = None) -
 
     with _as_asked(request, platform), _said():
         experiment, run = runs(request.knobs)
-        situation = _situation(experiment, run, request.knobs, len(devices))
+        situation = _situation(experiment, run)
         rows, knobs, verdict = find_verdict(compile, request.knobs, situation, chip.memory)
         if knobs != request.knobs:
             experiment, run = runs(knobs)
@@ -133,7 +133,7 @@ def _run(experiment: Experiment, knobs: Knobs, devices: list[Any]) -> AbstractRu
     return abstract_run(experiment, Placement(mesh, params=knobs.params))
 
 
-def _situation(experiment: Experiment, run: AbstractRun, knobs: Knobs, devices: int) -> Situation:
+def _situation(experiment: Experiment, run: AbstractRun) -> Situation:
     assert experiment.train is not None
     assert experiment.model is not None
     train, placement = experiment.train, run.placement
@@ -142,16 +142,25 @@ def _situation(experiment: Experiment, run: AbstractRun, knobs: Knobs, devices: 
     tracks = [track for track in tracks if track.solver != "dense"]
     model = experiment.model
     remat = any(option.name == "remat" for option in options_for("model", model.variant))
-    # Every axis but a sweep's for the data, where that is not how it is.
-    others = [axis for axis in placement.mesh.axis_names if axis != placement.sweep]
-    further = f"data={devices}" if placement.sweep is None and len(others) > 1 else ""
     return Situation(
         rows_per_shard=rows,
         microbatch=min(rows, train.microbatch or rows),
         basis=max((track.basis for track in tracks), default=0),
         least_basis=max((least_basis(track.k) for track in tracks), default=0),
         remat=remat and not model.settings["remat"],
-        other_mesh=further,
+        meshes=_split_models(dict(placement.mesh.shape)),
+    )
+
+
+def _split_models(mesh: dict[str, int]) -> tuple[str, ...]:
+    """Meshes of the same devices in which more of them share a model."""
+    if not mesh.keys() <= {"data", "model"}:
+        return ()
+    size, now = math.prod(mesh.values()), mesh.get("model", 1)
+    return tuple(
+        f"data={size // model},model={model}"
+        for model in (4, 8, 16)
+        if model > now and size % model == 0
     )
 
 

@@ -23,7 +23,7 @@ class Situation(msgspec.Struct, frozen=True):
         basis: Vectors that the largest solver holds; 0 without a solver whose basis can be set.
         least_basis: With fewer it cannot work.
         remat: Whether the model can keep less, and does not yet.
-        other_mesh: A mesh that spreads the data further; empty if there is none.
+        meshes: Others of the same devices, on which a product's own parameters are split too.
     """
 
     rows_per_shard: int
@@ -31,7 +31,7 @@ class Situation(msgspec.Struct, frozen=True):
     basis: int
     least_basis: int
     remat: bool
-    other_mesh: str
+    meshes: tuple[str, ...]
 
 
 def find_verdict(
@@ -39,10 +39,11 @@ def find_verdict(
 ) -> tuple[list[Row], Knobs, Verdict]:
     """Compile what was asked for; where it does not fit, turn one knob after the other.
 
-    First what costs little: fewer examples at a time, parameters in parts, the model's layers
-    computed again, a solve's residuals too, then a smaller basis, which costs products. A knob that
-    helped stays turned; one that did not is turned back. Of a run that does not fit, only the
-    programs that do not are compiled again, until they do.
+    First what costs little: fewer examples at a time, the model's layers computed again, parameters
+    in parts, a solve's residuals computed again, then a smaller basis, which costs products, and a
+    mesh with an axis over which the model itself is split, which costs messages. A knob that helped
+    stays turned; one that did not is turned back. Of a run that does not fit, only the programs
+    that do not are compiled again, until they do.
 
     Args:
         compile: What makes rows; it raises what cannot be planned at all.
@@ -119,8 +120,8 @@ def _ladder(
     while basis > situation.least_basis:
         basis = max(situation.least_basis, basis // 2)
         yield {"basis": basis}
-    if situation.other_mesh:
-        yield {"mesh": situation.other_mesh}
+    for mesh in situation.meshes:
+        yield {"mesh": mesh, "params": "sharded"}
 
 
 def _largest(rows: Sequence[Row]) -> int:
