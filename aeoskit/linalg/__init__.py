@@ -42,6 +42,8 @@ from ._operators import AbstractPreconditioner as AbstractPreconditioner
 from ._operators import DiagonalPreconditioner as DiagonalPreconditioner
 from ._operators import IdentityPreconditioner as IdentityPreconditioner
 from ._operators import PreconditionedOperator as PreconditionedOperator
+from ._platform import compiling_for as compiling_for
+from ._platform import target_platform as target_platform
 from ._power import PowerIteration as PowerIteration
 from ._protocol import dense_matrix as dense_matrix
 from ._restriction import RestrictedOperator as RestrictedOperator

@@ -11,6 +11,8 @@ import lineax as lx
 from jax.core import Tracer
 from jaxtyping import PyTree
 
+from ._platform import target_platform
+
 
 class AbstractAssisted(eqx.Module):
     """What a solver offers beside its four functions, so that the host can do a part of a step."""
@@ -49,7 +51,7 @@ def platform_of(operator: lx.AbstractLinearOperator) -> str:
             return next(iter(leaf.devices())).platform
     device: Any = jax.config.jax_default_device  # pyright: ignore
     if device is None:
-        return jax.default_backend()
+        return target_platform()
     return device if isinstance(device, str) else device.platform
 
 

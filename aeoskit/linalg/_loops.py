@@ -7,6 +7,8 @@ import equinox as eqx
 import jax
 from jax.extend import core as jex_core
 
+from ._platform import target_platform
+
 _SLOW_IN_LOOPS = frozenset({"conv_general_dilated"})
 _CACHE_LIMIT = 256
 _cache: dict[Any, Literal["scan", "host"]] = {}
@@ -33,7 +35,7 @@ def loop_mode(function: Callable[..., Any], *args: Any) -> Literal["scan", "host
         >>> loop_mode(jnp.sin, jnp.ones(3))
         'scan'
     """
-    if jax.default_backend() != "cpu":
+    if target_platform() != "cpu":
         return "scan"
     is_array = lambda x: eqx.is_array(x) or isinstance(x, jax.ShapeDtypeStruct)  # noqa: E731
     dynamic, static = eqx.partition(args, is_array)

@@ -204,6 +204,34 @@ def _scan_chunk(
     return lie(trajectory, carry, lanes), rows
 
 
+def scan_chunk(
+    trajectory: Trajectory, carry: Carry, length: Int[Array, ""], *, chunk: int
+) -> tuple[Carry, Measurement]:
+    """A chunk of steps as `stream` compiles it in scan mode: what a plan hands to the compiler.
+
+    Args:
+        trajectory: the run.
+        carry: where to start; outside of `jit` its buffers are donated.
+        length: how many steps to take.
+        chunk: rows that are kept: at least `length`.
+
+    Returns:
+        The carry after the chunk, and name to rows (chunk, lanes, ...), blank beyond `length`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import aeoskit as ak
+        >>> objective = ak.Objective(lambda w, x: 0.5 * (x @ w - 1.0) ** 2, jnp.eye(2))
+        >>> trajectory = ak.Trajectory(
+        ...     objective, ak.gradient_descent(1.0), {"loss": ak.LossAndGradient()})
+        >>> carry = trajectory.init(jnp.zeros(2), jax.random.key(0))
+        >>> carry, rows = scan_chunk(trajectory, carry, jnp.asarray(2), chunk=3)
+        >>> int(carry.step), rows["loss"]
+        (2, Array([0.5  , 0.125,   nan], dtype=float32))
+    """
+    return _scan_chunk((trajectory, chunk), carry, length)
+
+
 def _host_chunk(
     trajectory: Trajectory, carry: Carry, start: int, length: int
 ) -> tuple[Carry, dict[str, np.ndarray]]:

@@ -39,7 +39,7 @@ Folder = Annotated[
 Run = Annotated[Path, typer.Argument(help="The folder of a run", metavar="RUN")]
 
 USER_ERROR, INTERRUPTED = 2, 130
-ORDER = ("list", "run", "pipe", "sweep", "show", "rerun", "doctor", "bench")
+ORDER = ("list", "run", "pipe", "sweep", "show", "rerun", "plan", "doctor", "bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,8 +119,11 @@ def make_app() -> typer.Typer:
     app.add_typer(recipes, name="run")
     app.command("pipe", cls=RawCommand, add_help_option=False)(pipe)
     app.add_typer(make_sweep_app(), name="sweep")
-    for command in (show, with_options(rerun), doctor):
+    for command in (show, with_options(rerun)):
         app.command(command.__name__, cls=Command, context_settings=HELP)(command)
+    # A recipe or a pipeline stands inside of them, with options of its own.
+    for command in (plan, doctor):
+        app.command(command.__name__, cls=RawCommand, add_help_option=False)(command)
     # Its options are those of the benchmark, whose import takes seconds.
     app.command("bench", cls=RawCommand, add_help_option=False)(bench)
     return app
@@ -235,37 +238,18 @@ def rerun(
     return outcome.exit_code or int(not comparison["identical"])
 
 
-def doctor(json: Json = False) -> int:
-    """Say what is installed, and test that its numbers are right."""
-    from aeoskit_experiments import examine
+def plan(words: Annotated[list[str] | None, typer.Argument(metavar="RUN …")] = None) -> int:
+    """Plan a run for devices that are not here: memory, work, messages."""
+    from aeoskit_cli._plan import run_plan
 
-    report = examine()
-    if json:
-        print_json(report)
-    else:
-        where = report["environment"]
-        print_table("versions", {"python": where["python"], **where["versions"]})
-        print()
-        print_table(
-            "devices",
-            {
-                "backend": where["backend"],
-                "devices": ", ".join(where["devices"]),
-                "cores": where["cpu_count"],
-                "float": "float64" if where["x64"] else "float32",
-                "products": f"{where['matmul_precision']} precision",
-            },
-        )
-        print()
-        print_table(
-            f"self-test ({report['seconds']:.1f} s)",
-            {
-                test["name"]: f"{'ok' if test['ok'] else 'WRONG'}  off by {test['error']:.1e}, "
-                f"at most {test['bound']:.0e}"
-                for test in report["tests"]
-            },
-        )
-    return 0 if report["ok"] else 1
+    return run_plan(words or [])
+
+
+def doctor(words: Annotated[list[str] | None, typer.Argument(metavar="[RUN …]")] = None) -> int:
+    """Say what is installed and whether its numbers are right, or what a mesh would hold."""
+    from aeoskit_cli._doctor import run_doctor
+
+    return run_doctor(words or [])
 
 
 def bench(words: Annotated[list[str] | None, typer.Argument(metavar="NAME …")] = None) -> int:

@@ -77,6 +77,7 @@ def build(experiment: Experiment) -> Setup:
         loss.function,
         examples,
         microbatch=train.microbatch,
+        reuse=train.reuse,
         params=params,
         placement=placement,
     )

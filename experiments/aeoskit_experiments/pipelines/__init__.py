@@ -1,6 +1,7 @@
 """Experiments as data: stages, the pipelines that they compose, and what those declare."""
 
 from aeoskit_experiments._errors import UserError as UserError
+from aeoskit_experiments.pipelines._check import least_basis as least_basis
 from aeoskit_experiments.pipelines._experiment import Experiment as Experiment
 from aeoskit_experiments.pipelines._experiment import SweepAxis as SweepAxis
 from aeoskit_experiments.pipelines._options import Option as Option

@@ -95,6 +95,17 @@ def _check_measurable(probe: str, optimizer: str) -> None:
         )
 
 
+def least_basis(k: int) -> int:
+    """With fewer vectors no probe can follow k pairs.
+
+    A warm start holds the pairs and a few beyond, and the basis as many again to improve them.
+
+    >>> least_basis(3)
+    12
+    """
+    return 2 * k + 6
+
+
 def _check_probe(probe: Track | TrackMultiplier, train: Train) -> None:
     if probe.every > train.steps:
         raise UserError(
@@ -103,8 +114,7 @@ def _check_probe(probe: Track | TrackMultiplier, train: Train) -> None:
         )
     if isinstance(probe, TrackMultiplier):
         return
-    # A warm start holds the k pairs and a few beyond, and the basis as many again to improve them.
-    least = 2 * probe.k + 6
+    least = least_basis(probe.k)
     if probe.basis < least:
         raise UserError(
             f"track {probe.variant}: k is {probe.k}, but a basis of {probe.basis} vectors is too "

@@ -49,6 +49,8 @@ class Train:
         mode: A compiled scan, steps dispatched by the host, or the rule that chooses.
         stop_loss: End with the chunk after which the median loss of the last 50 steps is below this
             in every lane that goes on.
+        reuse: Keep the residuals of the gradient for all products of a solve (linearize), compute
+            them anew in each (recompute: less memory), or keep them where they are small.
     """
 
     steps: int
@@ -58,6 +60,7 @@ class Train:
     microbatch: int | None = None
     mode: Literal["auto", "scan", "host"] = "auto"
     stop_loss: float | None = None
+    reuse: Literal["auto", "linearize", "recompute"] = "auto"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,139 @@
+"""`aeoskit doctor`: what is here, and what a mesh of devices would hold."""
+
+import inspect
+from typing import Any
+
+from aeoskit_cli._print import print_json, print_rows, print_table
+from aeoskit_cli._subject import split
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.pipelines import Option
+
+_OPTIONS = (
+    Option("mesh", "text", nullable=True, many=False, help="Axes of devices: data=4,model=2"),
+    Option(
+        "params",
+        "text",
+        default="replicated",
+        choices=("replicated", "sharded"),
+        many=False,
+        help="Whether each device of the mesh holds all parameters, or a part",
+    ),
+)
+
+
+def run_doctor(words: list[str]) -> int:
+    """Examine this installation, or lay a run out on a mesh.
+
+    Args:
+        words: What stood after `aeoskit doctor`.
+
+    Returns:
+        0; 1 if a self-test failed.
+
+    Raises:
+        UserError: For words that make no sense together.
+    """
+    if words and words[0] in ("-h", "--help"):
+        _print_help()
+        return 0
+    values, pipeline, json = split(
+        "doctor", words, {option.flag: option for option in _OPTIONS}, "--mesh"
+    )
+    mesh = values.pop("mesh", None)
+    if mesh is None:
+        if pipeline is not None or values:
+            raise UserError(
+                "doctor got a run and no mesh: say what it is to be laid out on, as in "
+                "`aeoskit doctor --mesh data=4 adam-edge`"
+            )
+        return _examine(json)
+    if pipeline is None:
+        from aeoskit_experiments.recipes import make_recipe
+
+        pipeline = make_recipe("adam-edge")
+    from aeoskit_experiments.planning import layout
+
+    found = layout(pipeline, mesh, **values)
+    if json:
+        import msgspec
+
+        print_json(msgspec.to_builtins(found))
+    else:
+        _print_layout(found, pipeline.name)
+    return 0
+
+
+def _print_layout(found: Any, name: str) -> None:
+    axes = ", ".join(f"{axis}={size}" for axis, size in found.mesh.items())
+    left = f", one more on the first {found.tail}" if found.tail else ""
+    print_table(
+        "",
+        {
+            "run": name,
+            "mesh": f"{axes}: {found.devices} devices ({found.present} here)",
+            "data": f"{found.examples:,} examples, {found.rows_per_shard} a shard{left}",
+            "model": f"{found.parameters:,} parameters",
+        },
+    )
+    print()
+    print_rows(
+        [
+            {
+                "what": share.what,
+                "lies": share.lies,
+                "bytes_all": share.bytes,
+                "bytes_a_device": share.bytes_device,
+            }
+            for share in found.shares
+        ]
+    )
+    print(found.sentence)
+
+
+def _examine(json: bool) -> int:
+    from aeoskit_experiments import examine
+
+    report = examine()
+    if json:
+        print_json(report)
+    else:
+        where = report["environment"]
+        print_table("versions", {"python": where["python"], **where["versions"]})
+        print()
+        print_table(
+            "devices",
+            {
+                "backend": where["backend"],
+                "devices": ", ".join(where["devices"]),
+                "cores": where["cpu_count"],
+                "float": "float64" if where["x64"] else "float32",
+                "products": f"{where['matmul_precision']} precision",
+            },
+        )
+        print()
+        print_table(
+            f"self-test ({report['seconds']:.1f} s)",
+            {
+                test["name"]: f"{'ok' if test['ok'] else 'WRONG'}  off by {test['error']:.1e}, "
+                f"at most {test['bound']:.0e}"
+                for test in report["tests"]
+            },
+        )
+    return 0 if report["ok"] else 1
+
+
+def _print_help() -> None:
+    print(
+        inspect.cleandoc(
+            """
+            Usage: aeoskit doctor [--json]
+                   aeoskit doctor --mesh AXES [--params …] [RECIPE | pipe STAGE …]
+
+            Say what is installed, and test that its numbers are right; or, with a mesh,
+            what of a run (adam-edge, if none is named) would lie on which device, and how
+            much memory each needs, before anything runs. The devices need not be here.
+            """
+        )
+        + "\n"
+    )
+    print_table("options", {option.flag: option.help for option in _OPTIONS})

@@ -1,0 +1,88 @@
+"""A recipe or `pipe` inside another command: whose options are whose."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import typer
+
+from aeoskit_cli._cut import cut
+from aeoskit_cli._generate import add_command
+from aeoskit_cli._pipe import compose
+from aeoskit_experiments._errors import UserError, unknown
+from aeoskit_experiments.pipelines import Option, Pipeline
+from aeoskit_experiments.recipes import RECIPES, make_recipe, recipe_options, recipe_summary
+
+_HELP = ("-h", "--help")
+
+
+def split(
+    command: str, words: list[str], options: Mapping[str, Option], first: str
+) -> tuple[dict[str, Any], Pipeline | None, bool]:
+    """Cut a command line at its recipe, or at the word `pipe`.
+
+    The command's own options stand in front of the subject, or behind it from the option `first`
+    on: stages have options of the same names. `--json` may stand anywhere.
+
+    Args:
+        command: The command's name, for errors.
+        words: What stood after it.
+        options: The command's own, by flag.
+        first: The flag from which on, behind the subject, options are the command's.
+
+    Returns:
+        The values given, the pipeline (None without a subject), and whether JSON was asked for.
+
+    Raises:
+        UserError: For an unknown recipe or option (with the nearest name), or a value that makes
+            no sense.
+    """
+    json = "--json" in words
+    words = [word for word in words if word != "--json"]
+    own, rest = _leading(words, options)
+    if rest and rest[0].startswith("-"):
+        raise unknown("option", rest[0].partition("=")[0], options, where=command)
+    for index, word in enumerate(rest):
+        if word.partition("=")[0] == first:
+            own, rest = [*own, *rest[index:]], rest[:index]
+            break
+    values = _parsed(command, own, options.values())
+    return values, _subject(command, rest) if rest else None, json
+
+
+def _leading(words: list[str], options: Mapping[str, Option]) -> tuple[list[str], list[str]]:
+    """The command's own options up to the first word that is none, and the rest."""
+    index = 0
+    while index < len(words):
+        flag, equals, _ = words[index].partition("=")
+        option = options.get(flag) or options.get(f"--{flag.removeprefix('--no-')}")
+        if not flag.startswith("--") or option is None:
+            break
+        index += 1 if equals or option.kind == "bool" else 2
+    return words[:index], words[index:]
+
+
+def _parsed(command: str, words: list[str], options: Any) -> dict[str, Any]:
+    app = typer.Typer(add_completion=False)
+    add_command(app, command, "", options, lambda values: values)
+    found = app(words, prog_name=f"aeoskit {command}", standalone_mode=False)
+    return found if isinstance(found, dict) else {}
+
+
+def _subject(command: str, words: list[str]) -> Pipeline:
+    name, *rest = words
+    if name == "pipe":
+        return compose(cut(rest))
+    if name not in RECIPES:
+        raise unknown("recipe", name, ("pipe", *RECIPES))
+    app = typer.Typer(add_completion=False)
+    make: Callable[[dict[str, Any]], Pipeline] = lambda values: make_recipe(name, **values)  # noqa: E731
+    add_command(app, name, recipe_summary(name), recipe_options(name), make)
+    made = app(rest, prog_name=f"aeoskit {command} {name}", standalone_mode=False)
+    if not isinstance(made, Pipeline):
+        raise UserError(f"{command}: leave --help out, or ask for `aeoskit run {name} --help`")
+    return made
+
+
+def asks_for_help(words: list[str]) -> bool:
+    """Whether help about the command itself is asked for."""
+    return not words or words[0] in _HELP

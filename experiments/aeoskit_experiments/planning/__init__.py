@@ -1,0 +1,16 @@
+"""A run planned before there is anything to run it on: shapes, compilers, verdicts."""
+
+from ._layout import Layout as Layout
+from ._layout import Share as Share
+from ._layout import layout as layout
+from ._plan import plan as plan
+from ._request import Knobs as Knobs
+from ._results import Attempt as Attempt
+from ._results import Plan as Plan
+from ._results import Row as Row
+from ._results import Transfer as Transfer
+from ._results import Verdict as Verdict
+from ._topology import CHIPS as CHIPS
+from ._topology import Chip as Chip
+from ._topology import Topology as Topology
+from ._topology import parse_topology as parse_topology

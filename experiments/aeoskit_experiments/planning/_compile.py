@@ -1,0 +1,136 @@
+"""One program through the compiler: what it takes, what it does, what it sends."""
+
+import re
+import time
+from typing import Any
+
+from aeoskit.sharding import collectives
+
+from ._abstract import bytes_on_device
+from ._cycles import loop_factor
+from ._flops import matmul_flops
+from ._programs import Program
+from ._request import PASSES, Precision
+from ._results import Row, Transfer
+from ._topology import Chip
+
+_UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+# What the TPU compiler says when a program does not fit, in its two forms.
+_USED = re.compile(r"(?:required for HLO temporaries \(|Used )(\d+(?:\.\d+)?)([KMGT]?)")
+
+
+def compile_row(program: Program, chip: Chip, devices: int, precision: Precision) -> Row:
+    """Trace, lower and compile a program, and read what the compiler says about it.
+
+    Args:
+        program: On shapes with shardings.
+        chip: What each device has.
+        devices: How many there are.
+        precision: Of matrix products: the roofline needs it.
+
+    Raises:
+        Exception: What the compiler raises, unless it is that the program does not fit.
+    """
+    begun = time.perf_counter()
+    traced = program.trace()
+    flops = matmul_flops(traced.jaxpr, devices)
+    arguments = bytes_on_device(program.arguments)
+    lowered = traced.lower()
+    try:
+        compiled = lowered.compile()
+    except Exception as error:
+        said = " ".join(str(error).split())
+        if "RESOURCE_EXHAUSTED" not in said:
+            raise
+        temporaries = needed_bytes(said)
+        return Row(
+            program=program.name,
+            per=program.per,
+            argument_bytes=arguments,
+            temporary_bytes=temporaries,
+            total_bytes=arguments + temporaries,
+            fits=False,
+            flops=flops,
+            compile_seconds=time.perf_counter() - begun,
+            refused=said[:400],
+        )
+    seconds = time.perf_counter() - begun
+    memory, cost, text = compiled.memory_analysis(), _costs(compiled), compiled.as_text()
+    outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    total = (
+        memory.argument_size_in_bytes
+        + outputs
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes
+    )
+    accessed = cost.get("bytes accessed")
+    return Row(
+        program=program.name,
+        per=program.per,
+        argument_bytes=memory.argument_size_in_bytes,
+        output_bytes=outputs,
+        temporary_bytes=memory.temp_size_in_bytes,
+        code_bytes=memory.generated_code_size_in_bytes,
+        total_bytes=total,
+        fits=not chip.memory or total <= chip.memory,
+        flops=flops,
+        bytes_accessed=accessed,
+        transfers=tuple(
+            Transfer(item.kind, item.count, item.bytes, "iteration" if item.in_loop else "call")
+            for item in collectives(text)
+        ),
+        compiler_seconds=compiler_seconds(cost.get("optimal_seconds"), loop_factor(text)),
+        roofline_seconds=roofline_seconds(flops, accessed, chip, precision),
+        compile_seconds=seconds,
+    )
+
+
+def needed_bytes(refusal: str) -> int:
+    """The bytes that the compiler says a refused program needs besides its arguments.
+
+    Args:
+        refusal: Its message; one without a number gives 0.
+
+    >>> needed_bytes("the total memory required for HLO temporaries (1.50G) exceeds available HBM")
+    1610612736
+    """
+    found = _USED.search(refusal)
+    return int(float(found[1]) * _UNITS[found[2]]) if found else 0
+
+
+def compiler_seconds(once: float | None, factor: float | None) -> float | None:
+    """The compiler's estimate, with loops of known length run through.
+
+    Args:
+        once: Its seconds, each loop's body once; an operation that it does not know counts as -1.
+        factor: By how much known loops lengthen the program.
+
+    >>> compiler_seconds(2.0, 3.0), compiler_seconds(-1.0, 3.0)
+    (6.0, None)
+    """
+    return once * factor if once is not None and once > 0 and factor is not None else None
+
+
+def roofline_seconds(
+    flops: float, accessed: float | None, chip: Chip, precision: Precision
+) -> float | None:
+    """The least time that a chip's peaks allow; None where they are not known.
+
+    Args:
+        flops: Of matrix products.
+        accessed: Bytes to and from memory.
+        chip: Its peaks.
+        precision: Of matrix products.
+    """
+    if not chip.flops or not chip.bandwidth:
+        return None
+    products = PASSES[precision] * flops / chip.flops
+    return max(products, (accessed or 0.0) / chip.bandwidth)
+
+
+def _costs(compiled: Any) -> dict[str, float]:
+    """The compiler's own count; some backends give a list, some nothing."""
+    found = compiled.cost_analysis()
+    if isinstance(found, list | tuple):
+        found = found[0] if found else None
+    return dict(found or {})

@@ -1,0 +1,90 @@
+"""How much longer a program takes than one pass through each of its loops.
+
+The TPU compiler estimates the cycles of every operation and a time for the whole program, in which
+the body of a loop stands once. Its text says how often a loop of known length runs.
+"""
+
+import re
+from typing import NamedTuple
+
+_HEADER = re.compile(r"^(ENTRY\s+)?%?([\w.\-]+)\s.*\{\s*$")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_CALLS = re.compile(r"\b(body|condition|to_apply|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)")
+_BRANCHES = re.compile(r"\b(?:true|false)_computation=%?([\w.\-]+)")
+_KNOWN = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_LIMIT = re.compile(r"%?([\w.\-]+) = s32\[\]\S* constant\((\d+)\)")
+_BELOW = re.compile(r"^\s+ROOT .* compare\(([^)]*)\), direction=LT")
+_REFERENCE = re.compile(r"%?([\w.\-]+)")
+
+
+class _Call(NamedTuple):
+    body: str
+    times: int
+
+
+def loop_factor(compiled_text: str) -> float | None:
+    """The estimated cycles with loops of known length run through, over those with each body once.
+
+    Args:
+        compiled_text: The optimized HLO text.
+
+    Returns:
+        At least 1; None where the compiler estimated no cycles.
+    """
+    entry, computations = _computations(compiled_text)
+    memo: dict[tuple[str, bool], int] = {}
+
+    def cycles(name: str, *, through: bool) -> int:
+        if (name, through) not in memo:
+            total = 0
+            for line in computations.get(name, ()):
+                own = _CYCLES.search(line)
+                total += int(own[1]) if own else 0
+                for call in _calls(line, computations):
+                    total += (call.times if through else 1) * cycles(call.body, through=through)
+            memo[name, through] = total
+        return memo[name, through]
+
+    once = cycles(entry, through=False)
+    return cycles(entry, through=True) / once if once else None
+
+
+def _computations(text: str) -> tuple[str, dict[str, list[str]]]:
+    entry, found, current = "", {}, []
+    for line in text.splitlines():
+        header = _HEADER.match(line)
+        if header is not None and header[2] != "HloModule":
+            current = found.setdefault(header[2], [])
+            entry = header[2] if header[1] else entry
+        elif line.startswith(" "):
+            current.append(line)
+    return entry, found
+
+
+def _calls(line: str, computations: dict[str, list[str]]) -> list[_Call]:
+    """What a line runs, apart from the insides of a fusion, whose cycles it has itself."""
+    named = dict(_CALLS.findall(line))
+    if "body" in named and "condition" in named:
+        condition, body = named["condition"].lstrip("%"), named["body"].lstrip("%")
+        return [_Call(body, _times(line, computations.get(condition, [])))]
+    branches = _BRANCHES.findall(line)
+    if "branch_computations" in named:
+        branches = _REFERENCE.findall(named["branch_computations"])
+    if " call(" in line and "to_apply" in named:
+        branches = [named["to_apply"].lstrip("%")]
+    return [_Call(branch, 1) for branch in branches]
+
+
+def _times(line: str, condition: list[str]) -> int:
+    """How often a loop runs; 1 where that is not known before it has run."""
+    known = _KNOWN.search(line)
+    if known is not None:
+        return int(known[1])
+    limits = {match[1]: int(match[2]) for match in map(_LIMIT.search, condition) if match}
+    for inner in condition:
+        below = _BELOW.match(inner)
+        if below is not None:
+            # A counter that starts at 0 and is raised by 1, as jax's scans have it.
+            last = _REFERENCE.findall(below[1])[-1]
+            return limits.get(last, 1)
+    return 1

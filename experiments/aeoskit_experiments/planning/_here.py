@@ -1,0 +1,172 @@
+"""A plan made in this process, whose backend has to be one that can make it."""
+
+import contextlib
+import importlib.metadata
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+
+from aeoskit.linalg import compiling_for
+from aeoskit.sharding import Placement, make_mesh
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.pipelines import Experiment, Pipeline, Track, least_basis, options_for
+
+from ._abstract import AbstractRun, abstract_run
+from ._compile import compile_row
+from ._programs import programs_of
+from ._request import MATMUL, Knobs, Request, turned
+from ._results import Plan, Row
+from ._topology import Topology, chip_of, parse_topology
+from ._verdict import Situation, find_verdict, spell
+
+_VERSIONS = ("aeoskit", "jax", "jaxlib", "libtpu")
+
+
+def plan_here(request: Request, progress: Callable[[str], None] | None = None) -> Plan:
+    """Compile a run's programs for a topology, and say whether they fit.
+
+    Args:
+        request: What is asked; for a TPU, libtpu and its environment have to be here.
+        progress: Is told what is being compiled.
+
+    Raises:
+        UserError: What cannot be planned, and why.
+    """
+    begun = time.perf_counter()
+    pipeline = Pipeline.from_dict(request.pipeline)
+    topology = parse_topology(request.topology)
+    devices = _devices(topology)
+    chip = topology.chip or chip_of(devices[0], len(devices))
+    platform = "tpu" if topology.platform == "tpu" else devices[0].platform
+
+    def runs(knobs: Knobs) -> tuple[Experiment, AbstractRun]:
+        experiment = turned(pipeline, knobs, request.precision).experiment()
+        return experiment, _run(experiment, knobs, devices)
+
+    def compile(knobs: Knobs, names: Sequence[str] | None) -> list[Row]:
+        experiment, run = runs(knobs)
+        assert experiment.train is not None
+        rows = []
+        for program in programs_of(run, experiment.train.chunk):
+            if names is None or program.name in names:
+                if progress is not None:
+                    turned_to = spell(knobs, request.knobs)
+                    progress(" ".join(["compiling", program.name, turned_to]).strip())
+                size = run.placement.mesh.size
+                rows.append(compile_row(program, chip, size, request.precision))
+        return rows
+
+    with _as_asked(request, platform), _said():
+        experiment, run = runs(request.knobs)
+        situation = _situation(experiment, run)
+        rows, knobs, verdict = find_verdict(compile, request.knobs, situation, chip.memory)
+        if knobs != request.knobs:
+            experiment, run = runs(knobs)
+    return Plan(
+        pipeline=pipeline.to_command(),
+        topology=topology.name,
+        chip=chip.kind,
+        devices=run.placement.mesh.size,
+        memory=chip.memory,
+        source=chip.source,
+        mesh=dict(run.placement.mesh.shape),
+        precision=request.precision,
+        effort=request.effort,
+        knobs=knobs,
+        parameters=run.parameters,
+        examples=run.trajectory.objective.n,
+        lanes=run.trajectory.lanes or 1,
+        rows=tuple(rows),
+        verdict=verdict,
+        versions=_versions(),
+        seconds=time.perf_counter() - begun,
+    )
+
+
+@contextlib.contextmanager
+def _as_asked(request: Request, platform: str) -> Iterator[None]:
+    """Programs of the precision that was asked for, for the platform, compiled with that effort."""
+    quick = platform == "tpu" and request.effort == "quick"
+    before = jax.config.jax_exec_time_optimization_effort  # pyright: ignore
+    with jax.default_matmul_precision(MATMUL[request.precision]), compiling_for(platform):
+        jax.config.update("jax_exec_time_optimization_effort", -1.0 if quick else before)
+        try:
+            yield
+        finally:
+            jax.config.update("jax_exec_time_optimization_effort", before)
+
+
+@contextlib.contextmanager
+def _said() -> Iterator[None]:
+    """What the rooms refuse is the user's to mend."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def _devices(topology: Topology) -> list[Any]:
+    if topology.platform == "local":
+        return list(jax.devices())
+    if topology.platform == "cpu":
+        return jax.devices("cpu")[: topology.devices]
+    from jax.experimental import mesh_utils, topologies
+
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology.name).devices
+    except Exception as error:
+        raise UserError(
+            f"the topology is {topology.name!r}: the TPU compiler knows none such "
+            f"({' '.join(str(error).split())[:200]})"
+        ) from error
+    # In the order of the chips' links.
+    return list(mesh_utils.create_device_mesh((len(found),), found).flat)
+
+
+def _run(experiment: Experiment, knobs: Knobs, devices: list[Any]) -> AbstractRun:
+    mesh = make_mesh(knobs.mesh, devices)
+    return abstract_run(experiment, Placement(mesh, params=knobs.params))
+
+
+def _situation(experiment: Experiment, run: AbstractRun) -> Situation:
+    assert experiment.train is not None
+    assert experiment.model is not None
+    train, placement = experiment.train, run.placement
+    rows = math.ceil((train.batch or run.trajectory.objective.n) / placement.data_shards)
+    tracks = [track for track in experiment.probes if isinstance(track, Track)]
+    tracks = [track for track in tracks if track.solver != "dense"]
+    model = experiment.model
+    remat = any(option.name == "remat" for option in options_for("model", model.variant))
+    return Situation(
+        rows_per_shard=rows,
+        microbatch=min(rows, train.microbatch or rows),
+        basis=max((track.basis for track in tracks), default=0),
+        least_basis=max((least_basis(track.k) for track in tracks), default=0),
+        remat=remat and not model.settings["remat"],
+        meshes=_split_models(dict(placement.mesh.shape)),
+    )
+
+
+def _split_models(mesh: dict[str, int]) -> tuple[str, ...]:
+    """Meshes of the same devices in which more of them share a model."""
+    if not mesh.keys() <= {"data", "model"}:
+        return ()
+    size, now = math.prod(mesh.values()), mesh.get("model", 1)
+    return tuple(
+        f"data={size // model},model={model}"
+        for model in (4, 8, 16)
+        if model > now and size % model == 0
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _VERSIONS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

@@ -1,0 +1,99 @@
+"""`plan`: a run's programs compiled for devices that need not be here."""
+
+import importlib.util
+from collections.abc import Callable
+
+import msgspec
+
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.pipelines import Pipeline
+
+from ._child import TPU_ENVIRONMENT, ask_child, cpu_environment
+from ._request import Effort, Knobs, Params, Precision, Request, Reuse, check_knobs
+from ._results import Plan
+from ._topology import parse_topology
+
+
+def plan(
+    pipeline: Pipeline,
+    topology: str = "local",
+    *,
+    mesh: str = "data",
+    params: Params = "replicated",
+    precision: Precision = "float32",
+    microbatch: int | None = None,
+    k: int | None = None,
+    basis: int | None = None,
+    reuse: Reuse | None = None,
+    remat: bool | None = None,
+    effort: Effort = "quick",
+    progress: Callable[[str], None] | None = None,
+) -> Plan:
+    """Compile a run for a topology without running it: memory, work and messages of each chip.
+
+    The chunk of training steps, a curvature product, a cold solve and the steps with their probes
+    are lowered on shapes and compiled, for TPUs by the TPU compiler itself, which needs no TPU.
+    Where they do not fit, settings are turned and compiled again until they do. Nothing is
+    allocated, so that a model of any size can be planned on a laptop.
+
+    Args:
+        pipeline: What would run; of a sweep's groups, the first one.
+        topology: `v5e:16x16`, `v6e:8x8`, `v5p:4x4x4`, `cpu:8`, or `local` for this machine's own.
+        mesh: Axes of devices, as `data=4,model=2`; one size may be left out.
+        params: Whether each device holds all parameters, or a part.
+        precision: Of matrix products, and of the model's activations if it lets them be chosen.
+        microbatch: Examples that a device looks at at a time; None is the pipeline's own.
+        k: Eigenvalues that a probe follows; None is the pipeline's own.
+        basis: Vectors that a probe's solver holds; None is the pipeline's own.
+        reuse: Whether a solve keeps the gradient's residuals; None is the pipeline's own.
+        remat: Whether a transformer keeps only what passes between its layers.
+        effort: Of the TPU compiler: full is what a run gets, quick takes an eighth of the time.
+        progress: Is told what is being compiled.
+
+    Returns:
+        A `Plan`: a row for each program, and the verdict.
+
+    Raises:
+        UserError: For a topology, mesh or setting that cannot be, or if the TPU compiler is not
+            installed.
+    """
+    knobs = Knobs(
+        mesh=mesh,
+        params=params,
+        microbatch=microbatch,
+        k=k,
+        basis=basis,
+        reuse=reuse,
+        remat=remat,
+    )
+    check_knobs(knobs)
+    # The pipeline itself is checked where jax runs: here, its start would look for a TPU.
+    place = parse_topology(topology)
+    request = Request(
+        pipeline=pipeline.to_dict(),
+        topology=topology,
+        knobs=knobs,
+        precision=precision,
+        effort=effort,
+    )
+    if place.platform == "tpu":
+        if importlib.util.find_spec("libtpu") is None:
+            raise UserError(
+                f"the topology is {topology!r}, and the TPU compiler is not installed: "
+                "pip install 'aeoskit[tpu-plan]'"
+            )
+        environment = TPU_ENVIRONMENT
+    elif place.platform == "cpu" and not enough_cpu_devices(place.devices):
+        environment = cpu_environment(place.devices)
+    else:
+        from ._here import plan_here
+
+        return plan_here(request, progress)
+    return msgspec.convert(ask_child("plan", request, environment, progress), Plan)
+
+
+def enough_cpu_devices(wanted: int) -> bool:
+    """Whether this process has so many CPU devices already; it starts jax."""
+    import jax
+
+    return len(jax.devices("cpu")) >= wanted

@@ -1,0 +1,109 @@
+"""What is planned: a pipeline, with the settings that decide how much memory it takes."""
+
+from typing import Any, Literal
+
+import msgspec
+
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.pipelines import Pipeline, Stage, make_stage, options_for, track
+
+Precision = Literal["float32", "bfloat16"]
+Params = Literal["replicated", "sharded"]
+Reuse = Literal["auto", "linearize", "recompute"]
+Effort = Literal["quick", "full"]
+
+STEPS, PRODUCT, SOLVE, PROBE = "steps", "product", "solve", "steps + probe"
+"""Training alone, `H·v`, a cold solve, and training as the trajectory runs it."""
+
+MATMUL = {"float32": "highest", "bfloat16": "bfloat16"}
+"""The precision of matrix products, in jax's words."""
+
+PASSES = {"float32": 6, "bfloat16": 1}
+"""How many bfloat16 products a TPU takes for one of them."""
+
+
+class Knobs(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be turned until a run fits; None leaves the pipeline's own value.
+
+    Args:
+        mesh: Axes of devices, as `data=4,model=2`.
+        params: Whether each device holds all parameters, or a part.
+        microbatch: Examples that a device looks at at a time.
+        k: How many eigenvalues a probe follows.
+        basis: Vectors that its solver holds.
+        reuse: What a solve keeps of the gradient.
+        remat: Whether a model that can keeps only what passes between its layers.
+    """
+
+    mesh: str = "data"
+    params: Params = "replicated"
+    microbatch: int | None = None
+    k: int | None = None
+    basis: int | None = None
+    reuse: Reuse | None = None
+    remat: bool | None = None
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One plan that was asked for.
+
+    Args:
+        pipeline: What would run, as plain data.
+        topology: Where.
+        knobs: The settings to begin with.
+        precision: Of matrix products.
+        effort: Of a TPU's compiler: full is what a run gets; quick takes an eighth of the time,
+            with nearly the same memory and a slower program.
+    """
+
+    pipeline: dict[str, Any]
+    topology: str
+    knobs: Knobs
+    precision: Precision = "float32"
+    effort: Effort = "quick"
+
+
+def turned(pipeline: Pipeline, knobs: Knobs, precision: Precision) -> Pipeline:
+    """The pipeline of the first group of a sweep, with these settings.
+
+    A pipeline without a solve gets one: the preconditioned sharpness is what would be asked for.
+
+    Args:
+        pipeline: As it was asked for.
+        knobs: What replaces its own settings.
+        precision: Of matrix products; a model that has a precision of its own gets it as well.
+
+    Raises:
+        UserError: For a setting that makes no sense.
+    """
+    group = pipeline.groups()[0].pipeline
+    solving = any(stage.stage == "track" for stage in group.stages)
+    stages = [*group.stages, *([] if solving else [track("preconditioned_sharpness")])]
+    return msgspec.structs.replace(
+        group, stages=tuple(_turned(stage, knobs, precision) for stage in stages)
+    )
+
+
+def _turned(stage: Stage, knobs: Knobs, precision: Precision) -> Stage:
+    values: dict[str, Any] = {}
+    if stage.stage == "train":
+        values = {"microbatch": knobs.microbatch, "reuse": knobs.reuse}
+    elif stage.stage == "track":
+        values = {"k": knobs.k, "basis": knobs.basis}
+    elif stage.stage == "model":
+        values = {"precision": precision, "remat": knobs.remat}
+    assert stage.variant is None or isinstance(stage.variant, str)  # of one group
+    known = {option.name for option in options_for(stage.stage, stage.variant)}
+    given = {key: value for key, value in values.items() if key in known and value is not None}
+    if not given:
+        return stage
+    defaults = {name: value for name, value in stage.defaults.items() if value is not None}
+    return make_stage(stage.stage, stage.variant, {**stage.options, **given}, defaults=defaults)
+
+
+def check_knobs(knobs: Knobs) -> None:
+    """Refuse numbers that cannot be, before a compiler is started."""
+    for name in ("microbatch", "k", "basis"):
+        value = getattr(knobs, name)
+        if value is not None and value < 1:
+            raise UserError(f"plan: {name} is {value}: it must be at least 1")

@@ -1,0 +1,149 @@
+"""Whether a run fits, and if not, which setting makes it fit: tried, by compiling again."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from ._request import PRODUCT, STEPS, Knobs
+from ._results import Attempt, Row, Verdict
+from ._topology import GIB
+
+Compile = Callable[[Knobs, Sequence[str] | None], list[Row]]
+"""Settings and the names of programs (None: all) to their rows."""
+
+WITHOUT_SOLVE = {STEPS, PRODUCT}
+
+
+class Situation(msgspec.Struct, frozen=True):
+    """What the search must know of a run.
+
+    Args:
+        rows_per_shard: Examples on each device.
+        microbatch: Of them, how many are looked at at a time.
+        basis: Vectors that the largest solver holds; 0 without a solver whose basis can be set.
+        least_basis: With fewer it cannot work.
+        remat: Whether the model can keep less, and does not yet.
+        meshes: Others of the same devices, on which a product's own parameters are split too.
+    """
+
+    rows_per_shard: int
+    microbatch: int
+    basis: int
+    least_basis: int
+    remat: bool
+    meshes: tuple[str, ...]
+
+
+def find_verdict(
+    compile: Compile, knobs: Knobs, situation: Situation, memory: int
+) -> tuple[list[Row], Knobs, Verdict]:
+    """Compile what was asked for; where it does not fit, turn one knob after the other.
+
+    First what costs little: fewer examples at a time, the model's layers computed again, parameters
+    in parts, a solve's residuals computed again, then a smaller basis, which costs products, and a
+    mesh with an axis over which the model itself is split, which costs messages. A knob that helped
+    stays turned; one that did not is turned back. Of a run that does not fit, only the programs
+    that do not are compiled again, until they do.
+
+    Args:
+        compile: What makes rows; it raises what cannot be planned at all.
+        knobs: As asked for.
+        situation: What can be turned.
+        memory: Bytes of a device.
+
+    Returns:
+        The rows, the settings that they are of, and the verdict.
+    """
+    rows = compile(knobs, None)
+    tried = [Attempt("", _largest(rows), _all_fit(rows))]
+    if tried[0].fits:
+        return rows, knobs, Verdict(True, "", _fitting(rows, memory), tuple(tried))
+    best, best_bytes, failing = knobs, tried[0].bytes, _failing(rows)
+    for change in _ladder(knobs, situation, rows, memory):
+        if failing & WITHOUT_SOLVE and change.keys() <= {"reuse", "basis"}:
+            continue  # They are a solve's.
+        candidate = msgspec.structs.replace(best, **change)
+        again = compile(candidate, sorted(failing))
+        need, fits = _largest(again), _all_fit(again)
+        if fits:
+            # The others fitted before; with this change they still have to.
+            again = compile(candidate, None)
+            need, fits = _largest(again), _all_fit(again)
+        said = spell(candidate, knobs)
+        tried.append(Attempt(said, need, fits))
+        if fits:
+            sentence = f"does not fit as asked ({_needs(tried[0].bytes, memory)}); with {said} it "
+            sentence += _fitting(again, memory)
+            return again, candidate, Verdict(True, said, sentence, tuple(tried))
+        if need < 0.98 * best_bytes:
+            best, best_bytes, failing = candidate, need, _failing(again)
+    sentence = f"does not fit ({_needs(tried[0].bytes, memory)})"
+    if best_bytes < tried[0].bytes:
+        sentence += f"; the least was {_gib(best_bytes)} with {spell(best, knobs)}"
+    sentence += ": take more chips, or chips with more memory"
+    return rows, knobs, Verdict(False, "", sentence, tuple(tried))
+
+
+def spell(knobs: Knobs, before: Knobs) -> str:
+    """What differs, as the command line has it.
+
+    >>> spell(Knobs(params="sharded", microbatch=2), Knobs())
+    '--params sharded --microbatch 2'
+    """
+    said = []
+    for name in knobs.__struct_fields__:
+        value = getattr(knobs, name)
+        if value != getattr(before, name):
+            said.append(f"--{name}" if value is True else f"--{name} {value}")
+    return " ".join(said)
+
+
+def _ladder(
+    knobs: Knobs, situation: Situation, rows: Sequence[Row], memory: int
+) -> Iterator[dict[str, object]]:
+    """One change after the other; arguments that fill the chip first call for sharded ones."""
+    sharded = {"params": "sharded"} if knobs.params == "replicated" else None
+    crowded = max(row.argument_bytes for row in rows) > memory / 2
+    if sharded and crowded:
+        yield sharded
+    size = situation.microbatch
+    while size > 1:
+        size = max(1, size // 4)
+        yield {"microbatch": size}
+    if situation.remat:
+        yield {"remat": True}
+    if sharded and not crowded:
+        yield sharded
+    if knobs.reuse != "recompute":
+        yield {"reuse": "recompute"}
+    basis = situation.basis
+    while basis > situation.least_basis:
+        basis = max(situation.least_basis, basis // 2)
+        yield {"basis": basis}
+    for mesh in situation.meshes:
+        yield {"mesh": mesh, "params": "sharded"}
+
+
+def _largest(rows: Sequence[Row]) -> int:
+    return max(row.total_bytes for row in rows)
+
+
+def _all_fit(rows: Sequence[Row]) -> bool:
+    return all(row.fits for row in rows)
+
+
+def _failing(rows: Sequence[Row]) -> set[str]:
+    return {row.program for row in rows if not row.fits}
+
+
+def _fitting(rows: Sequence[Row], memory: int) -> str:
+    largest = max(rows, key=lambda row: row.total_bytes)
+    return f"fits: {largest.program} takes {_needs(largest.total_bytes, memory)}"
+
+
+def _needs(size: int, memory: int) -> str:
+    return f"{_gib(size)} of {_gib(memory)}" if memory else _gib(size)
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f} GiB" if size >= GIB / 100 else f"{size / 2**20:.2f} MiB"

@@ -1,0 +1,311 @@
+"""Plans: what a topology's text means, what compiles, what the verdict tries, what lies where."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import pytest
+
+from aeoskit.sharding import Placement, make_mesh
+from aeoskit_experiments import UserError
+from aeoskit_experiments.pipelines import Pipeline, data, loss, model, optimizer, pipe, track, train
+from aeoskit_experiments.planning import CHIPS, Chip, Knobs, Plan, Row, layout, parse_topology, plan
+from aeoskit_experiments.planning._abstract import abstract_run
+from aeoskit_experiments.planning._compile import (
+    compiler_seconds,
+    needed_bytes,
+    roofline_seconds,
+)
+from aeoskit_experiments.planning._cycles import loop_factor
+from aeoskit_experiments.planning._flops import matmul_flops
+from aeoskit_experiments.planning._programs import programs_of
+from aeoskit_experiments.planning._verdict import Situation, find_verdict
+
+WIDTH, EXAMPLES = 8, 18
+
+
+def small(**options: Any) -> Pipeline:
+    return pipe(
+        data("digits", examples=EXAMPLES),
+        model("mlp", width=WIDTH, depth=1),
+        loss("mse"),
+        optimizer("adam", lr=1e-3),
+        track("sharpness", every=2, basis=8, solver="lanczos"),
+        train(4, chunk=4, **options),
+        name="small",
+    )
+
+
+@pytest.fixture(scope="module")
+def planned() -> Plan:
+    return plan(small(microbatch=2), "cpu:4")
+
+
+def row(planned: Plan, program: str) -> Row:
+    (found,) = [row for row in planned.rows if row.program == program]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "platform", "devices"),
+    [
+        ("v5e:2x4", "tpu", 8),
+        ("v5e:16x16", "tpu", 256),
+        ("v6e:8x8", "tpu", 64),
+        ("v5p:4x4x4", "tpu", 64),
+        ("cpu:4", "cpu", 4),
+        ("local", "local", 0),
+    ],
+)
+def test_topologies(text: str, platform: str, devices: int) -> None:
+    topology = parse_topology(text)
+    assert (topology.platform, topology.devices) == (platform, devices)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("v5e", "write v5e:16x16"),
+        ("v5e:", "write v5e:16x16"),
+        ("v5e:0x4", "write v5e:16x16"),
+        ("v5e:4x4x4", "a slice of v5e has 2 sides"),
+        ("v5p:4x4", "a slice of v5p has 3 sides, as in v5p:4x4x4"),
+        ("cpu:2x2", "have no shape"),
+        ("v6r:8x8", "did you mean 'v6e'?"),
+    ],
+)
+def test_topologies_that_cannot_be(text: str, said: str) -> None:
+    with pytest.raises(UserError, match=said.replace("?", r"\?")):
+        parse_topology(text)
+
+
+def test_a_plan_has_all_programs(planned: Plan) -> None:
+    assert [row.program for row in planned.rows] == ["steps", "product", "solve", "steps + probe"]
+    assert planned.verdict.fits
+    assert planned.mesh == {"data": 4}
+    assert planned.parameters == 64 * WIDTH + WIDTH + 10 * WIDTH + 10
+    assert all(row.fits and not row.refused for row in planned.rows)
+    # It is plain data, and comes back whole: from a child process, say.
+    assert msgspec.json.decode(msgspec.json.encode(planned), type=Plan) == planned
+
+
+def test_a_product_is_reduced_once(planned: Plan) -> None:
+    vector = 4 * planned.parameters
+    transfers = row(planned, "product").transfers
+    reduced = [t for t in transfers if t.kind in ("all-reduce", "reduce-scatter")]
+    gathered = [t for t in transfers if t.kind == "all-gather"]
+    # With the weights of the examples, and what the last, uneven example of each shard adds.
+    assert vector <= sum(t.count * t.bytes for t in reduced) <= vector + 64
+    assert sum(t.count * t.bytes for t in gathered) <= vector
+    assert {t.per for t in transfers} == {"call"}
+
+
+def test_flops_are_those_of_the_layers(planned: Plan) -> None:
+    # Of a product: forward twice (value and tangent), backward likewise; four rows a chip, and one
+    # of the two that are left over.
+    pairs = 64 * WIDTH + 10 * WIDTH
+    once = 2 * pairs * (EXAMPLES // 4 + 1)
+    assert 4 * once <= row(planned, "product").flops <= 6 * once
+
+
+def test_a_basis_is_spread(planned: Plan) -> None:
+    """Of a solve, a chip holds a quarter of each vector."""
+    run = abstract_run(small(microbatch=2).experiment(), Placement(make_mesh("data=1")))
+    (solve,) = [program for program in programs_of(run, 4) if program.name == "solve"]
+    there = solve.trace().lower().compile().memory_analysis().temp_size_in_bytes
+    here = row(planned, "solve").temporary_bytes
+    assert there - here > 0.5 * 8 * 4 * planned.parameters
+
+
+def test_loops_of_known_length_count_in_flops() -> None:
+    def scanned(x: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda y, _: (y @ x, None), x, None, length=5)[0]
+
+    program = jax.make_jaxpr(scanned)(jnp.ones((3, 3)))
+    assert matmul_flops(program, 1) == 5 * 2 * 27
+
+
+HLO = """
+HloModule jit_f, is_scheduled=true
+
+%cond.1 (p.1: (s32[], f32[8])) -> pred[] {
+  %constant.2 = s32[]{:T(128)} constant(6)
+  %p.1 = (s32[], f32[8]) parameter(0)
+  %g.1 = s32[] get-tuple-element(%p.1), index=0
+  ROOT %lt.1 = pred[] compare(%g.1, %constant.2), direction=LT
+}
+
+%body.1 (p.2: (s32[], f32[8])) -> (s32[], f32[8]) {
+  ROOT %f.1 = f32[8] fusion(%p.2), calls=%c, backend_config={"estimated_cycles":"10"}
+}
+
+ENTRY %main.1 (a: f32[8]) -> f32[8] {
+  %f.2 = f32[8] fusion(%a), calls=%c, backend_config={"estimated_cycles":"40"}
+  %w.1 = (s32[], f32[8]) while(%t.1), condition=%cond.1, body=%body.1
+}
+"""
+
+
+def test_loops_of_known_length_count_in_the_compilers_time() -> None:
+    assert loop_factor(HLO) == pytest.approx((40 + 6 * 10) / (40 + 10))
+    unknown = HLO.replace("s32[]{:T(128)} constant(6)", "s32[] get-tuple-element(%p.1), index=0")
+    assert loop_factor(unknown) == 1
+    assert loop_factor(HLO.replace("estimated_cycles", "other")) is None
+
+
+def test_estimates() -> None:
+    chip = CHIPS["v5e"]
+    assert compiler_seconds(0.5, 2.0) == 1.0
+    # An operation that the compiler cannot estimate counts as -1.
+    assert compiler_seconds(-0.5, 2.0) is None
+    assert compiler_seconds(0.5, None) is None
+    assert roofline_seconds(197e12, None, chip, "bfloat16") == 1.0
+    assert roofline_seconds(197e12, None, chip, "float32") == 6.0
+    assert roofline_seconds(0.0, 819e9, chip, "float32") == 1.0
+    assert roofline_seconds(1.0, 1.0, Chip("unknown", 1), "float32") is None
+
+
+def test_what_a_refusal_says_is_needed() -> None:
+    said = "Ran out of memory in memory space hbm. Used 17.50G of 15.75G hbm."
+    assert needed_bytes(said) == 17.5 * 2**30
+    assert needed_bytes("something else") == 0
+
+
+class FakeCompiler:
+    """Programs of invented sizes: arguments fall with sharding, temporaries with a microbatch."""
+
+    def __init__(self, memory: int, arguments: int, basis: int, floor: int = 0):
+        self.memory, self.arguments, self.basis, self.floor = memory, arguments, basis, floor
+        self.splits = False
+        self.asked: list[tuple[Knobs, Sequence[str] | None]] = []
+
+    def __call__(self, knobs: Knobs, names: Sequence[str] | None) -> list[Row]:
+        self.asked.append((knobs, names))
+        arguments = self.arguments // (4 if knobs.params == "sharded" else 1)
+        activations = 10 * (knobs.microbatch or 64) + self.floor
+        activations //= 2 if knobs.remat else 1
+        activations //= 4 if self.splits and "model" in knobs.mesh else 1
+        sizes = {
+            "steps": activations,
+            "solve": activations + self.basis * (knobs.basis or 20),
+        }
+        return [
+            Row(
+                program=name,
+                per="call",
+                argument_bytes=arguments,
+                temporary_bytes=size,
+                total_bytes=arguments + size,
+                fits=arguments + size <= self.memory,
+            )
+            for name, size in sizes.items()
+            if names is None or name in names
+        ]
+
+
+def test_a_smaller_basis_comes_last_and_only_for_solves() -> None:
+    fake = FakeCompiler(memory=250, arguments=100, basis=10)
+    _, knobs, verdict = find_verdict(fake, Knobs(reuse="recompute"), situation(), fake.memory)
+    assert verdict.fits
+    assert knobs.basis is None
+    tight = FakeCompiler(memory=180, arguments=100, basis=10)
+    _, knobs, verdict = find_verdict(tight, Knobs(), situation(), tight.memory)
+    assert (verdict.fits, knobs.basis) == (True, 10)
+    hopeless = FakeCompiler(memory=9, arguments=0, basis=10, floor=20)
+    _, _, verdict = find_verdict(hopeless, Knobs(), situation(), hopeless.memory)
+    assert not [attempt for attempt in verdict.tried if "basis" in attempt.change]
+
+
+def situation(**given: Any) -> Situation:
+    known: dict[str, Any] = dict(
+        rows_per_shard=64, microbatch=64, basis=20, least_basis=10, remat=True, meshes=()
+    )
+    return Situation(**{**known, **given})
+
+
+def test_what_fits_is_compiled_once() -> None:
+    fake = FakeCompiler(memory=10_000, arguments=100, basis=1)
+    rows, knobs, verdict = find_verdict(fake, Knobs(), situation(), fake.memory)
+    assert verdict.fits
+    assert not verdict.change
+    assert len(fake.asked) == 1
+    assert knobs == Knobs()
+    assert [row.program for row in rows] == ["steps", "solve"]
+
+
+def test_a_smaller_microbatch_comes_first_and_only_what_failed_is_compiled() -> None:
+    fake = FakeCompiler(memory=700, arguments=100, basis=1)
+    rows, knobs, verdict = find_verdict(fake, Knobs(), situation(), fake.memory)
+    assert verdict.fits
+    assert verdict.change == "--microbatch 16"
+    assert knobs.microbatch == 16
+    # At the end all of them, since the change is theirs as well.
+    assert fake.asked[-1][1] is None
+    assert "does not fit as asked" in verdict.sentence
+    assert [row.program for row in rows] == ["steps", "solve"]
+
+
+def test_arguments_that_fill_the_chip_are_sharded_first() -> None:
+    fake = FakeCompiler(memory=1500, arguments=1000, basis=1)
+    _, knobs, verdict = find_verdict(fake, Knobs(), situation(), fake.memory)
+    assert verdict.change == "--params sharded"
+    assert knobs.microbatch is None
+
+
+def test_knobs_add_up_and_those_that_do_not_help_are_turned_back() -> None:
+    fake = FakeCompiler(memory=250, arguments=100, basis=10)
+    _, knobs, verdict = find_verdict(fake, Knobs(), situation(), fake.memory)
+    assert verdict.fits
+    assert (knobs.microbatch, knobs.params, knobs.basis) == (1, "sharded", None)
+    changes = [attempt.change for attempt in verdict.tried]
+    assert changes[:4] == ["", "--microbatch 16", "--microbatch 4", "--microbatch 1"]
+    assert verdict.tried[-1].bytes <= fake.memory
+
+
+def test_a_mesh_that_splits_the_model_comes_last() -> None:
+    fake = FakeCompiler(memory=60, arguments=4, basis=1, floor=100)
+    fake.splits = True
+    split = situation(microbatch=1, remat=False, meshes=("data=2,model=4",))
+    _, knobs, verdict = find_verdict(fake, Knobs(microbatch=1), split, fake.memory)
+    assert (verdict.fits, knobs.mesh) == (True, "data=2,model=4")
+    assert verdict.change == "--mesh data=2,model=4 --params sharded"
+
+
+def test_what_nothing_makes_fit_is_said_with_the_least() -> None:
+    fake = FakeCompiler(memory=50, arguments=1000, basis=10)
+    rows, knobs, verdict = find_verdict(fake, Knobs(), situation(), fake.memory)
+    assert not verdict.fits
+    assert knobs == Knobs()
+    assert rows[0].argument_bytes == 1000
+    assert "take more chips" in verdict.sentence
+    assert "the least was" in verdict.sentence
+
+
+@pytest.mark.parametrize("params", ["replicated", "sharded"])
+def test_layouts(params: Any) -> None:
+    found = layout(small(), "data=2,model=2", params=params)
+    shares = {share.what: share for share in found.shares}
+    assert (found.examples, found.rows_per_shard, found.tail) == (EXAMPLES, EXAMPLES // 2, 0)
+    whole = 4 * found.parameters
+    assert shares["parameters"].bytes == whole
+    assert shares["basis of 8 vectors"].bytes == 8 * whole
+    assert shares["basis of 8 vectors"].bytes_device < 0.3 * 8 * whole
+    if params == "replicated":
+        assert shares["parameters"].bytes_device == whole
+    else:
+        assert shares["parameters"].bytes_device < 0.3 * whole
+    assert found.bytes_device == sum(share.bytes_device for share in found.shares)
+    assert "computed from shapes" not in found.sentence
+    assert math.prod(found.mesh.values()) == found.devices == 4
+
+
+def test_what_a_plan_refuses() -> None:
+    with pytest.raises(UserError, match="microbatch is 0"):
+        plan(small(), "cpu:4", microbatch=0)
+    with pytest.raises(UserError, match="needs 8 devices, but there are 4"):
+        plan(small(), "cpu:4", mesh="data=8")
+    with pytest.raises(UserError, match="a layout is computed for at most"):
+        layout(small(), "data=100000")
