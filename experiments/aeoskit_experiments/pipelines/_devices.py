@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable
+from typing import Any
 
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines._experiment import Experiment
@@ -18,15 +19,24 @@ def prepare_devices(experiments: Iterable[Experiment]) -> None:
     wanted = max((e.place.devices or 0 for e in experiments if e.place is not None), default=0)
     if wanted == 0:
         return
-    import jax
-
-    # Of no effect on other backends; an error once the CPU's devices are there.
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", wanted)
-    found = jax.devices()
+    found = ask_for_devices(wanted)
     if len(found) < wanted:
         raise UserError(
             f"place: devices is {wanted}, but there are {len(found)} ({found[0].device_kind}): "
             "give at most so many"
             + ("; more of a CPU's are made at the start only" if found[0].platform == "cpu" else "")
         )
+
+
+def ask_for_devices(count: int) -> list[Any]:
+    """The devices that there are: of a CPU so many as asked for, if jax has not started yet.
+
+    >>> len(ask_for_devices(1)) >= 1
+    True
+    """
+    import jax
+
+    # Of no effect on other backends; an error once the CPU's devices are there.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", count)
+    return jax.devices()

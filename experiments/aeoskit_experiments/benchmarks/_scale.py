@@ -1,0 +1,160 @@
+"""`aeoskit bench scale`: what a device needs, and sends, as there are more of them."""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aeoskit.objective import Objective
+from aeoskit.sharding import Placement, make_mesh
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.pipelines import data, loss, model, optimizer, pipe, track, train
+
+INPUTS, OUTPUTS = 64, 10
+_REDUCTIONS = ("all-reduce", "reduce-scatter")
+
+
+def run_scale_benchmark(
+    *,
+    devices: int = 8,
+    parameters: int = 100_000_000,
+    basis: int = 20,
+    examples: int = 256,
+    width: int = 512,
+    repeats: int = 7,
+    progress: Callable[[str], None] = lambda what: None,
+) -> dict[str, Any]:
+    """Memory, collectives and time of solves and products on 1, 2, 4, … devices.
+
+    Devices are those of the machine, or simulated ones of its CPU. Of memory and collectives
+    nothing is run: a solve and a product with a network of so many parameters, its parameters
+    sharded and the basis of the solve spread, are compiled from shapes, and what the compiler
+    states for one device is compared with what it states for one alone. Wall time is that of a
+    Hessian product of a smaller network with a number of examples that grows with the devices
+    (weak scaling), on as many devices as the machine has cores.
+
+    Args:
+        devices: The largest number of devices, a power of two.
+        parameters: About how many parameters the network of the memory table has.
+        basis: Vectors that the solve holds.
+        examples: For each device, of the network whose time is taken.
+        width: Of that network's two hidden layers.
+        repeats: How often it is timed; the least counts.
+        progress: Is told what begins.
+
+    Returns:
+        `rows`, one a number of devices: `devices`, `bytes_solve` (arguments and temporaries of one
+        device), `solve_share` (of those on one device alone, times the number of devices: 1 is
+        perfect), `bytes_product` (the same of a product, for which parameters and vector are
+        gathered, so that it does not fall as far), and of a product with replicated parameters
+        `reductions` and `bytes_reduced`, which do not grow with the data shards; `scaling`, with
+        `devices`, `examples`, `product_seconds` and `efficiency` (the time on one device over
+        this one).
+
+    Raises:
+        UserError: If the number of devices is no power of two, or there are not so many.
+    """
+    if devices < 1 or devices & (devices - 1):
+        raise UserError(f"bench scale: devices is {devices}: give a power of two, such as 8")
+    found = _devices(devices)
+    counts = [2**power for power in range(devices.bit_length())]
+    rows: list[dict[str, Any]] = []
+    for count in counts:
+        progress(f"compiling for {count} devices")
+        row = _compiled(found[:count], parameters, basis)
+        first = rows[0] if rows else row
+        row["solve_share"] = count * row["bytes_solve"] / first["bytes_solve"]
+        rows.append(row)
+    cores = os.cpu_count() or 1
+    scaling = []
+    for count in [count for count in counts if count <= cores or found[0].platform != "cpu"]:
+        progress(f"timing on {count} devices")
+        seconds = _timed(found[:count], count * examples, width, repeats)
+        first = scaling[0]["product_seconds"] if scaling else seconds
+        scaling.append(
+            {
+                "devices": count,
+                "examples": count * examples,
+                "product_seconds": seconds,
+                "efficiency": first / seconds,
+            }
+        )
+    return {"rows": rows, "scaling": scaling}
+
+
+def _devices(count: int) -> list[Any]:
+    from aeoskit_experiments.pipelines._devices import ask_for_devices
+
+    found = ask_for_devices(count)
+    if len(found) < count:
+        raise UserError(
+            f"bench scale: devices is {count}, but there are {len(found)}: give at most so many"
+        )
+    return found
+
+
+def _compiled(devices: list[Any], parameters: int, basis: int) -> dict[str, Any]:
+    from aeoskit_experiments.planning._abstract import abstract_run
+    from aeoskit_experiments.planning._compile import compile_row
+    from aeoskit_experiments.planning._programs import programs_of
+    from aeoskit_experiments.planning._request import PRODUCT, SOLVE
+    from aeoskit_experiments.planning._topology import chip_of
+
+    # w inputs, w², w outputs: two layers of that width have about so many.
+    wide = max(8, round((parameters + (INPUTS + OUTPUTS) ** 2 / 4) ** 0.5 - (INPUTS + OUTPUTS) / 2))
+    wide -= wide % len(devices) if wide > len(devices) else 0
+    experiment = pipe(
+        data("digits", examples=512),
+        model("mlp", width=wide - wide % 8, depth=2),
+        loss("mse"),
+        optimizer("adam", lr=1e-3),
+        track("preconditioned_sharpness", every=1, basis=basis, solver="lanczos"),
+        train(16),
+    ).declared()
+    chip = chip_of(devices[0], len(devices))
+    mesh = make_mesh({"data": len(devices)}, devices)
+    keys = ("devices", "bytes_solve", "solve_share", "bytes_product")
+    row: dict[str, Any] = dict.fromkeys(keys) | {"devices": len(devices)}
+    sharded = abstract_run(experiment, Placement(mesh, params="sharded"))
+    for program in programs_of(sharded, 16):
+        if program.name in (SOLVE, PRODUCT):
+            found = compile_row(program, chip, len(devices), "float32")
+            name = "solve" if program.name == SOLVE else "product"
+            row[f"bytes_{name}"] = found.argument_bytes + found.temporary_bytes
+    copies = abstract_run(experiment, Placement(mesh))
+    (product,) = [program for program in programs_of(copies, 16) if program.name == PRODUCT]
+    found = compile_row(product, chip, len(devices), "float32")
+    sent = [item for item in found.transfers if item.kind in _REDUCTIONS]
+    row["reductions"] = sum(item.count for item in sent)
+    row["bytes_reduced"] = sum(item.bytes for item in sent)
+    return row
+
+
+def _timed(devices: list[Any], examples: int, width: int, repeats: int) -> float:
+    rng = np.random.default_rng(0)
+    shapes = ((INPUTS, width), (width, width), (width, OUTPUTS))
+    weights = [rng.normal(size=shape, scale=shape[0] ** -0.5) for shape in shapes]
+    inputs = rng.normal(size=(examples, INPUTS)).astype(np.float32)
+    targets = rng.normal(size=(examples, OUTPUTS)).astype(np.float32)
+    placement = Placement(make_mesh({"data": len(devices)}, devices))
+    objective = Objective(_squares, (inputs, targets), placement=placement)
+    params = placement.put_params([jnp.asarray(weight, jnp.float32) for weight in weights])
+    product = jax.jit(lambda objective, params, v: objective.hessian(params).mv(v))
+    vector = product(objective, params, params)  # and from here on compiled
+    least = float("inf")
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        jax.block_until_ready(product(objective, params, vector))
+        least = min(least, time.perf_counter() - begun)
+    return least
+
+
+def _squares(params: list[jax.Array], batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+    hidden, targets = batch
+    for weight in params[:-1]:
+        hidden = jnp.tanh(hidden @ weight)
+    return 0.5 * jnp.sum((hidden @ params[-1] - targets) ** 2, axis=-1)
