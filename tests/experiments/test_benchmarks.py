@@ -4,7 +4,8 @@ import jax
 import pytest
 
 import aeoskit_experiments
-from aeoskit_experiments.benchmarks import BENCHMARKS, run_loop_benchmark
+from aeoskit_experiments import UserError
+from aeoskit_experiments.benchmarks import BENCHMARKS, run_loop_benchmark, run_scale_benchmark
 
 
 def test_names_are_listed():
@@ -23,3 +24,21 @@ def test_loop_rows():
         assert row["goal"] == (1.2 if row["convolution"] == "lax" else 2.0)
         assert row["ratio"] == pytest.approx(row["loop_seconds"] / row["plain_seconds"])
         assert row["ratio"] > 0
+
+
+def test_scale_rows():
+    """A tiny network's solve needs half of the memory on two devices; sums are sent once."""
+    found = run_scale_benchmark(
+        devices=2, parameters=20_000, basis=8, examples=4, width=4, repeats=1
+    )
+    one, two = found["rows"]
+    assert (one["devices"], two["devices"], one["solve_share"]) == (1, 2, 1.0)
+    assert two["bytes_solve"] < 0.7 * one["bytes_solve"]
+    assert two["solve_share"] == pytest.approx(2 * two["bytes_solve"] / one["bytes_solve"])
+    assert two["bytes_reduced"] <= 1.1 * one["bytes_reduced"]
+    assert found["scaling"][0]["examples"] == 4
+    assert found["scaling"][0]["efficiency"] == 1
+    with pytest.raises(UserError, match="power of two"):
+        run_scale_benchmark(devices=3)
+    with pytest.raises(UserError, match=r"there are \d+: give at most"):
+        run_scale_benchmark(devices=1024)
