@@ -8,7 +8,6 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import pytest
 
 import aeoskit as ak
@@ -21,29 +20,34 @@ cases = sys.modules[_spec.name] = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(cases)
 
 LR = 1e-2
-ZOO = {
-    "adabelief": ak.adabelief(LR),
-    "adafactor": ak.adafactor(LR),
-    "adagrad": ak.adagrad(LR),
-    "adam": ak.adam(LR),
-    "adamw": ak.adamw(LR, weight_decay=0.1),
-    "amsgrad": ak.amsgrad(LR),
-    "gi_adam": ak.gi_adam(LR),
-    "gradient_descent": ak.gradient_descent(LR),
-    "lion": ak.lion(LR),
-    "momentum": ak.momentum(LR),
-    "muon": ak.muon(LR),
-    "nadam": ak.nadam(LR),
-    "nesterov": ak.nesterov(LR),
-    "padam": ak.padam(LR),
-    "rmsprop": ak.rmsprop(LR),
-    "scalar_rmsprop": ak.scalar_rmsprop(LR),
-    "schedule_free_adamw": ak.schedule_free_adamw(LR),
-    "schedule_free_sgd": ak.schedule_free_sgd(LR),
-    "shampoo": ak.shampoo(LR),
-    "sign_descent": ak.sign_descent(LR),
-    "soap": ak.soap(LR),
-}
+NAMES = [
+    "adabelief",
+    "adafactor",
+    "adagrad",
+    "adam",
+    "adamw",
+    "amsgrad",
+    "gi_adam",
+    "gradient_descent",
+    "lion",
+    "momentum",
+    "muon",
+    "nadam",
+    "nesterov",
+    "padam",
+    "rmsprop",
+    "scalar_rmsprop",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
+    "shampoo",
+    "sign_descent",
+    "soap",
+]
+
+
+def zoo():
+    """Made in the test, for hyperparameters in its precision."""
+    return {name: getattr(ak, name)(LR) for name in NAMES}
 
 
 def first(optimizers, params):
@@ -63,16 +67,26 @@ def two_steps(optimizers, states, params, grads):
     return found
 
 
+def square(seed: int):
+    """Of full rank: what SOAP does in the null space of a gradient is up to rounding."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    shapes = {"in": (8, 8), "out": (4, 4), "scale": ()}
+    return {n: jax.random.normal(k, shapes[n]) for n, k in zip(shapes, keys, strict=True)}
+
+
 @pytest.mark.parametrize("params_are", ["replicated", "sharded"])
 def test_the_zoo(x64, params_are):
     placement = Placement(make_mesh("data=2,model=2"), params=params_are)
-    params = cases.make_params()
-    grads = [jax.tree.map(jnp.cos, params), jax.tree.map(jnp.sin, params)]
-    states = first(ZOO, params)
+    params, grads = square(0), [square(1), square(2)]
+    optimizers = zoo()
+    states = first(optimizers, params)
     placed = placement.put_state(states, params)
     moment = placed["adam"].preconditioner["in"]
     assert moment.sharding.spec == placement.params_spec(moment.shape)
     found = two_steps(
-        ZOO, placed, placement.put_params(params), [placement.put_params(g) for g in grads]
+        optimizers, placed, placement.put_params(params), [placement.put_params(g) for g in grads]
     )
-    cases.same(two_steps(ZOO, states, params, grads), found)
+    expected = two_steps(optimizers, states, params, grads)
+    # SOAP's eigenvectors err by rounding over the gaps, and small moments amplify that.
+    cases.same(expected.pop("soap"), found.pop("soap"), rtol=1e-6)
+    cases.same(expected, found)
