@@ -140,7 +140,7 @@ def sum_of_shards(
         # Said to differ from device to device, so that a derivative is this shard's own: it would
         # be summed over the devices otherwise, and once more below.
         arrays, operands = _vary((arrays, operands), axes)
-        total = None
+        total: Any = None
         if rows:
             total = accumulate(
                 lambda batch: function(batch, arrays, operands),

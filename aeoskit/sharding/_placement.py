@@ -290,6 +290,7 @@ def lie_like(tree: PyTree, structure: PyTree, rows: bool = False) -> PyTree:
         The same arrays.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> lie_like(jnp.ones(2), jax.ShapeDtypeStruct((2,), jnp.float32)).tolist()
         [1.0, 1.0]
     """

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -163,10 +163,12 @@ def _lane_step(trajectory: Trajectory, optimizer: AnyOptimizer, lane: Lane, step
     if trajectory.lanes is None:
         return step_with_probes(trajectory, lane, step)
     placement = trajectory.objective.placement
+    axis = None if placement is None else placement.sweep
+    over: dict[str, Any] = {} if axis is None else {"spmd_axis_name": axis}
     return eqx.filter_vmap(
         lambda optimizer, lane, step: step_with_probes(trajectory.single(optimizer), lane, step),
         in_axes=(lane_axes(optimizer), 0, None),
-        spmd_axis_name=None if placement is None else placement.sweep,
+        **over,
     )(optimizer, lane, step)
 
 

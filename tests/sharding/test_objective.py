@@ -95,6 +95,7 @@ def test_shapes_alone_can_be_placed():
     shapes = (jax.ShapeDtypeStruct((9, 4), jnp.float32), jax.ShapeDtypeStruct((9, 2), jnp.float32))
     objective = cases.make_case("per_example", 9).objective
     placed = Objective(objective.loss, shapes, placement=make_mesh("data=4"))
+    assert placed.tail is not None
     head, tail = placed.data[0], placed.tail[0]
     assert (head.shape, tail.shape, head.sharding.spec[0]) == ((8, 4), (1, 4), "data")
     out = jax.eval_shape(placed.value, cases.make_params())
