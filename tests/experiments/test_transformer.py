@@ -88,6 +88,27 @@ def test_by_hand(tied):
     np.testing.assert_allclose(start, found[:, :2], rtol=1e-4, atol=1e-5)
 
 
+def test_layers_may_be_apart():
+    options = {"width": 4, "heads": 2, "layers": 2}
+    together, apart = transformer(**options), transformer(stacked=False, remat=True, **options)
+
+    @quick
+    def both(key):
+        stacked, apart_ = together.init(key, DATA), apart.init(key, DATA)
+        return (
+            (
+                stacked,
+                {**apart_, "layers": jax.tree.map(lambda *x: jnp.stack(x), *apart_["layers"])},
+            ),
+            (together.apply(stacked, DATA.inputs), apart.apply(apart_, DATA.inputs)),
+        )
+
+    for one, other in both(KEY):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, other
+        )
+
+
 @pytest.mark.parametrize(
     ("size", "tied", "parameters"),
     [

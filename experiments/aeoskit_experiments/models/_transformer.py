@@ -78,6 +78,7 @@ def transformer_size(name: SizeName) -> TransformerSize:
 class _Init:
     size: TransformerSize
     tied: bool
+    stacked: bool
     init: str
     scale: float
 
@@ -95,11 +96,12 @@ class _Init:
             )
         width, layers = self.size.width, self.size.layers
         of_tokens, of_positions, of_layers, of_head = jax.random.split(key, 4)
+        keys = jax.random.split(of_layers, layers)
         params = {
             # As rows of the output's matrix, where it is tied: of so many inputs as the width.
             "tokens": self._draw(of_tokens, (width, dataset.vocabulary))["weight"].T,
             "positions": self._draw(of_positions, (width, context or length))["weight"].T,
-            "layers": jax.vmap(self._layer)(jax.random.split(of_layers, layers)),
+            "layers": jax.vmap(self._layer)(keys) if self.stacked else list(map(self._layer, keys)),
             "norm": _unit_norm(width),
         }
         if not self.tied:
@@ -151,11 +153,7 @@ class _Apply:
                 f"{context}, so raise its context"
             )
         x = jnp.take(params["tokens"], inputs, axis=0) + params["positions"][None, :length]
-        layer = self._layer
-        if self.remat:
-            # A loop's iterations are not merged anyway; to forbid it would only hinder the rest.
-            layer = jax.checkpoint(layer, prevent_cse=False)
-        x, _ = jax.lax.scan(layer, self._rounded(x), params["layers"])
+        x = self._through(self._rounded(x), params["layers"])
         head = params["head"] if "head" in params else params["tokens"].T
         # Logits are as exact as the parameters: a loss takes differences of theirs.
         return jnp.matmul(
@@ -163,6 +161,17 @@ class _Apply:
             self._rounded(head),
             preferred_element_type=params["tokens"].dtype,
         )
+
+    def _through(self, x: Float[Array, "n t width"], layers: PyTree) -> Float[Array, "n t width"]:
+        stacked, layer = not isinstance(layers, list), self._layer
+        if self.remat:
+            # Outside of a loop the compiler would merge what is computed again with the first time.
+            layer = jax.checkpoint(layer, prevent_cse=not stacked)
+        if stacked:
+            return jax.lax.scan(layer, x, layers)[0]
+        for one in layers:
+            x, _ = layer(x, one)
+        return x
 
     def _layer(self, x: Float[Array, "n t width"], layer: PyTree) -> tuple[Array, None]:
         layer = jax.tree.map(self._rounded, layer)
@@ -175,13 +184,18 @@ class _Apply:
         return x.astype(jnp.bfloat16) if self.precision == "bfloat16" else x
 
 
+def _wide(x: Array) -> Array:
+    """In single precision at least: for exponentials and statistics."""
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+
+
 def _dense(x: Float[Array, "n t inputs"], layer: PyTree) -> Float[Array, "n t outputs"]:
     return x @ layer["weight"] + layer["bias"][None, None]
 
 
 def _norm(x: Float[Array, "n t width"], norm: PyTree) -> Float[Array, "n t width"]:
     """Layer normalization, written out: fused kernels have wrong third derivatives."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = _wide(x)
     centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
     variance = jnp.mean(centred**2, axis=-1, keepdims=True)
     unit = (centred * jax.lax.rsqrt(variance + NORM_EPS)).astype(x.dtype)
@@ -195,11 +209,10 @@ def _attention(
     """Causal attention, all scores at once: flash attention has no second derivative."""
     qkv = _dense(_norm(x, layer["norm"]), layer["qkv"])
     q, k, v = rearrange(qkv, "n t (three heads d) -> three n heads t d", three=3, heads=heads)
-    scores = einsum(q, k, "n heads t d, n heads s d -> n heads t s")
-    wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32)) * q.shape[-1] ** -0.5
+    scores = _wide(einsum(q, k, "n heads t d, n heads s d -> n heads t s"))
     seen = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool))
-    weights = jax.nn.softmax(wide, axis=-1, where=seen[None, None]).astype(x.dtype)
-    mixed = einsum(weights, v, "n heads t s, n heads s d -> n heads t d")
+    weights = jax.nn.softmax(scores * q.shape[-1] ** -0.5, axis=-1, where=seen[None, None])
+    mixed = einsum(weights.astype(x.dtype), v, "n heads t s, n heads s d -> n heads t d")
     return _dense(rearrange(mixed, "n heads t d -> n t (heads d)"), layer["out"])
 
 
@@ -211,6 +224,7 @@ def transformer(
     width: int | None = None,
     context: int | None = None,
     tied: bool = True,
+    stacked: bool = True,
     activation: Activation = "gelu",
     init: TransformerInit = "lecun",
     scale: float = 1.0,
@@ -220,9 +234,7 @@ def transformer(
     """A decoder-only transformer of GPT-2's shape: it tells the next token at every position.
 
     Layer norms before attention and network, learned positions, a network of four times the width,
-    no dropout. The layers' parameters are stacked, leaves `(layers, ...)`, and the layers run in a
-    loop, so that a deep one compiles as fast as a shallow one. Attention is the plain one: the
-    scores of all pairs of positions are held.
+    no dropout. Attention is the plain one: the scores of all pairs of positions are held.
 
     Args:
         size: tiny (2 layers, 2 heads, width 64), gpt2-small (12, 12, 768, context 1024) or 1b (18,
@@ -232,6 +244,9 @@ def transformer(
         width: Numbers that stand for a token between the layers.
         context: The longest sequence; for tiny the data's length, if not given.
         tied: Whether the output's matrix is that of the tokens.
+        stacked: Whether the layers' parameters are stacked, leaves `(layers, ...)`, and run in a
+            loop, so that a deep network compiles as fast as a shallow one; otherwise each layer has
+            matrices of its own, as optimizers with matrix preconditioners want them.
         activation: The nonlinearity of the networks; gelu is GPT-2's, by tanh.
         init: Deviation of the weights; lecun is 1/√fan_in, gpt2 is 0.02. Those that write to the
             residual stream are divided by √(2 layers) besides.
@@ -271,4 +286,6 @@ def transformer(
         raise UserError(
             f"precision is {precision!r}: it is one of {', '.join(get_args(Precision))}"
         )
-    return Model(_Init(whole, tied, init, scale), _Apply(whole.heads, activation, remat, precision))
+    return Model(
+        _Init(whole, tied, stacked, init, scale), _Apply(whole.heads, activation, remat, precision)
+    )
