@@ -10,7 +10,7 @@ PINNED := -c requirements/constraints.txt
 PIP := -m pip --disable-pip-version-check --no-input install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help python demo test lint format types contracts docs wheel-check clean
+.PHONY: help python demo test lint format types contracts docs wheel-check plan-check clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -63,6 +63,9 @@ docs: $(DEV)/.installed ## the site, into site/
 wheel-check: $(DEV)/.installed ## the built wheel in a clean environment outside the checkout
 	.ci/wheel-check $(DEV)/bin/python
 
+plan-check: | python ## the TPU compiler, in an environment of its own: plans for pods, and what they must show
+	.ci/plan-check "$(PYTHON)"
+
 clean: ## removes environments and everything built; runs/ stays
-	rm -rf $(RUN) $(DEV) dist build site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(RUN) $(DEV) .venv-plan dist build site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find aeoskit experiments cli tests -name __pycache__ -type d -prune -exec rm -rf {} +

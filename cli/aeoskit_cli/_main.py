@@ -226,7 +226,7 @@ def rerun(
     _check_run(run)
     with Progress(quiet=quiet) as progress:
         outcome, comparison = run_again(
-            run, root=root, folder=folder, listener=progress, place=placing.apply
+            run, root=root, folder=folder, listener=progress, placed=placing.apply
         )
     if not outcome.leads:
         return outcome.exit_code or int(not comparison["identical"])

@@ -76,7 +76,7 @@ def _print_plan(found: Any) -> None:
                 "MiB_in": row.argument_bytes / _MIB,
                 "MiB_out": row.output_bytes / _MIB,
                 "MiB_temp": row.temporary_bytes / _MIB,
-                "MiB_total": row.total_bytes / _MIB,
+                "MiB_total": None if row.total_bytes < 0 else row.total_bytes / _MIB,
                 "GFLOP": row.flops / 1e9,
                 "GB_read": None if row.bytes_accessed is None else row.bytes_accessed / 1e9,
                 "ms_XLA": _ms(row.compiler_seconds),
@@ -105,7 +105,7 @@ def _print_plan(found: Any) -> None:
         tried = [
             {
                 "tried": item.change or "as asked",
-                "MiB_total": item.bytes / _MIB,
+                "MiB_total": None if item.bytes < 0 else item.bytes / _MIB,
                 "fits": item.fits,
             }
             for item in found.verdict.tried

@@ -24,7 +24,7 @@ def rerun(
     root: str | os.PathLike[str] | None = None,
     folder: str | os.PathLike[str] | None = None,
     listener: Listener | None = None,
-    place: Callable[[Pipeline], Pipeline] | None = None,
+    placed: Callable[[Pipeline], Pipeline] | None = None,
 ) -> tuple[Outcome, dict[str, Any]]:
     """Run a stored run's pipeline again, into a new folder, and compare the measurements.
 
@@ -35,7 +35,7 @@ def rerun(
         root: Where to make the new one; beside the stored one if None.
         folder: The new run's very folder.
         listener: Hears of the progress.
-        place: The pipeline on other devices; None for those of the stored one.
+        placed: Puts the pipeline on other devices; None for those of the stored one.
 
     Returns:
         What `execute` returned, and the comparison (see `compare`), with `of`, the stored run, and
@@ -50,7 +50,7 @@ def rerun(
     except (ValueError, OSError) as error:
         raise UserError(" ".join(str(error).split())) from error
     pipeline = Pipeline.from_dict(msgspec.to_builtins(stored.pipeline))
-    pipeline = pipeline if place is None else place(pipeline)
+    pipeline = pipeline if placed is None else placed(pipeline)
     before = stored.metrics
     place = root if root is not None else stored.path.resolve().parent
     outcome = execute(pipeline, root=place, folder=folder, listener=listener)

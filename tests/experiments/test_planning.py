@@ -274,6 +274,15 @@ def test_a_mesh_that_splits_the_model_comes_last() -> None:
     assert verdict.change == "--mesh data=2,model=4 --params sharded"
 
 
+def test_what_the_compiler_refuses_for_another_reason_is_said() -> None:
+    broken = Row(
+        program="steps", per="step", argument_bytes=1, total_bytes=-1, fits=False, refused="a bug"
+    )
+    _, _, verdict = find_verdict(lambda *asked: [broken], Knobs(), situation(), 100)
+    assert (verdict.fits, verdict.sentence) == (False, "steps cannot be compiled: a bug")
+    assert len(verdict.tried) == 1
+
+
 def test_what_nothing_makes_fit_is_said_with_the_least() -> None:
     fake = FakeCompiler(memory=50, arguments=1000, basis=10)
     rows, knobs, verdict = find_verdict(fake, Knobs(), situation(), fake.memory)

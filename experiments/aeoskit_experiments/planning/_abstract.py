@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from aeoskit.sharding import Placement
@@ -99,6 +100,7 @@ def bytes_on_device(tree: PyTree) -> int:
             sharding = leaf.sharding
             shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
             dtype = leaf.dtype
-            size = 8 if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) else dtype.itemsize
+            # A typed key is two words.
+            size = 8 if jnp.issubdtype(dtype, jax.dtypes.prng_key) else dtype.itemsize
             total += math.prod(shape) * size
     return total

@@ -4,6 +4,8 @@ import re
 import time
 from typing import Any
 
+import jax
+
 from aeoskit.sharding import collectives
 
 from ._abstract import bytes_on_device
@@ -11,7 +13,7 @@ from ._cycles import loop_factor
 from ._flops import matmul_flops
 from ._programs import Program
 from ._request import PASSES, Precision
-from ._results import Row, Transfer
+from ._results import UNKNOWN, Row, Transfer
 from ._topology import Chip
 
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -28,8 +30,8 @@ def compile_row(program: Program, chip: Chip, devices: int, precision: Precision
         devices: How many there are.
         precision: Of matrix products: the roofline needs it.
 
-    Raises:
-        Exception: What the compiler raises, unless it is that the program does not fit.
+    Returns:
+        The row; of a program that the compiler refuses, with its reason.
     """
     begun = time.perf_counter()
     traced = program.trace()
@@ -38,17 +40,16 @@ def compile_row(program: Program, chip: Chip, devices: int, precision: Precision
     lowered = traced.lower()
     try:
         compiled = lowered.compile()
-    except Exception as error:
+    except jax.errors.JaxRuntimeError as error:
         said = " ".join(str(error).split())
-        if "RESOURCE_EXHAUSTED" not in said:
-            raise
-        temporaries = needed_bytes(said)
+        # Not for want of memory: nothing is known of how much it needs.
+        temporaries = needed_bytes(said) if "RESOURCE_EXHAUSTED" in said else UNKNOWN
         return Row(
             program=program.name,
             per=program.per,
             argument_bytes=arguments,
-            temporary_bytes=temporaries,
-            total_bytes=arguments + temporaries,
+            temporary_bytes=max(temporaries, 0),
+            total_bytes=UNKNOWN if temporaries == UNKNOWN else arguments + temporaries,
             fits=False,
             flops=flops,
             compile_seconds=time.perf_counter() - begun,

@@ -4,6 +4,9 @@ import msgspec
 
 from ._request import Effort, Knobs, Precision
 
+UNKNOWN = -1
+"""The bytes of a program that the compiler refused for another reason than memory."""
+
 
 class Transfer(msgspec.Struct, frozen=True):
     """Collectives of a program that are alike.
@@ -32,7 +35,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         output_bytes: What it returns, apart from what lies where an argument was.
         temporary_bytes: What it needs meanwhile.
         code_bytes: The program itself.
-        total_bytes: All of these; where the compiler refused, what it said that it needs at least.
+        total_bytes: All of these; where the compiler refused, what it said that it needs at
+            least; -1 where it refused for another reason.
         fits: Whether the chip has as much.
         flops: Of matrix products, loops of known length run through.
         bytes_accessed: The compiler's count: each loop's body once.

@@ -1,11 +1,12 @@
 """Whether a run fits, and if not, which setting makes it fit: tried, by compiling again."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 
 from ._request import PRODUCT, STEPS, Knobs
-from ._results import Attempt, Row, Verdict
+from ._results import UNKNOWN, Attempt, Row, Verdict
 from ._topology import GIB
 
 Compile = Callable[[Knobs, Sequence[str] | None], list[Row]]
@@ -58,6 +59,10 @@ def find_verdict(
     tried = [Attempt("", _largest(rows), _all_fit(rows))]
     if tried[0].fits:
         return rows, knobs, Verdict(True, "", _fitting(rows, memory), tuple(tried))
+    if tried[0].bytes == UNKNOWN:
+        why = next(row for row in rows if row.total_bytes == UNKNOWN)
+        sentence = f"{why.program} cannot be compiled: {why.refused}"
+        return rows, knobs, Verdict(False, "", sentence, tuple(tried))
     best, best_bytes, failing = knobs, tried[0].bytes, _failing(rows)
     for change in _ladder(knobs, situation, rows, memory):
         if failing & WITHOUT_SOLVE and change.keys() <= {"reuse", "basis"}:
@@ -75,7 +80,7 @@ def find_verdict(
             sentence = f"does not fit as asked ({_needs(tried[0].bytes, memory)}); with {said} it "
             sentence += _fitting(again, memory)
             return again, candidate, Verdict(True, said, sentence, tuple(tried))
-        if need < 0.98 * best_bytes:
+        if UNKNOWN < need < 0.98 * best_bytes:
             best, best_bytes, failing = candidate, need, _failing(again)
     sentence = f"does not fit ({_needs(tried[0].bytes, memory)})"
     if best_bytes < tried[0].bytes:
@@ -100,7 +105,7 @@ def spell(knobs: Knobs, before: Knobs) -> str:
 
 def _ladder(
     knobs: Knobs, situation: Situation, rows: Sequence[Row], memory: int
-) -> Iterator[dict[str, object]]:
+) -> Iterator[dict[str, Any]]:
     """One change after the other; arguments that fill the chip first call for sharded ones."""
     sharded = {"params": "sharded"} if knobs.params == "replicated" else None
     crowded = max(row.argument_bytes for row in rows) > memory / 2
@@ -125,7 +130,8 @@ def _ladder(
 
 
 def _largest(rows: Sequence[Row]) -> int:
-    return max(row.total_bytes for row in rows)
+    sizes = [row.total_bytes for row in rows]
+    return UNKNOWN if UNKNOWN in sizes else max(sizes)
 
 
 def _all_fit(rows: Sequence[Row]) -> bool:
