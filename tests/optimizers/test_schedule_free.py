@@ -88,8 +88,10 @@ def test_equals_optax(name: str, x64: None):
     got, want = run(ours, parameters())
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         assert a.dtype == jnp.float64
-        # Optax divides by beta1 and multiplies again in order to have x, at each step.
-        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
+        # Optax divides by beta1 and multiplies again in order to have x, at each step; a warmup's
+        # rate is of float32 in optax.
+        rtol = 1e-6 if "warmup" in name else 1e-11
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-2 * rtol)
 
 
 def late(optimizer: ak.Optimizer, params: Any) -> ak.OptimizerState:
