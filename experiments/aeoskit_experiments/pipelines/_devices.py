@@ -1,11 +1,15 @@
 """Devices that a CPU only has if they are asked for before jax starts."""
 
 import contextlib
+import importlib.metadata
+import os
 from collections.abc import Iterable
 from typing import Any
 
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines._experiment import Experiment
+
+_ORDERED = "--xla_cpu_enable_concurrency_optimized_scheduler"
 
 
 def prepare_devices(experiments: Iterable[Experiment]) -> None:
@@ -39,4 +43,19 @@ def ask_for_devices(count: int) -> list[Any]:
     # Of no effect on other backends; an error once the CPU's devices are there.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", count)
+        if count > 1:
+            _avoid_standstill()
     return jax.devices()
+
+
+def _avoid_standstill() -> None:
+    """Has simulated devices run their collectives in one order.
+
+    With more of them than cores, XLA's CPU backend was seen to wait for ever: each device had
+    begun another collective of a solve. The flag is read when the backend starts; XLA ends a
+    process that names a flag that it does not know, so it is set for versions that we know.
+    """
+    known = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) <= (0, 12)
+    before = os.environ.get("XLA_FLAGS", "")
+    if known and _ORDERED.split("=")[0] not in before:
+        os.environ["XLA_FLAGS"] = f"{before} {_ORDERED}=false".strip()
