@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,12 +16,14 @@ import pytest
 
 from aeoskit.record import read_run
 from aeoskit_experiments import _supervise as supervision
+from aeoskit_experiments import execute
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments._supervise import LOST, ProcessLost, supervise
 from aeoskit_experiments.execution import Membership
 from aeoskit_experiments.execution._onlooker import Onlooker
 from aeoskit_experiments.execution._processes import noticing
 from aeoskit_experiments.pipelines import pipe, place, with_place
+from aeoskit_experiments.recipes import make_recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,8 +103,6 @@ def test_the_parent_has_the_last_word(
     if says is None:
         assert sentence is None
     else:
-        import re
-
         assert sentence is not None
         assert re.search(says, sentence)
 
@@ -141,27 +142,27 @@ SMALL = ("--examples", "31", "--width", "4", "--every", "10", "--lr", "1e-2,3e-2
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_numbers_of_one(tmp_path: Path) -> None:
-    """31 examples do not divide by two."""
-    from aeoskit_experiments import execute
-    from aeoskit_experiments.recipes import make_recipe
-
-    words = dict(zip([w[2:] for w in SMALL[::2]], SMALL[1::2], strict=True))
-    options = {**words, "steps": 40, "lr": [1e-2, 3e-2]}
-    alone = execute(make_recipe("adam-edge", **options), folder=tmp_path / "alone")
-    both = _start(2, tmp_path / "both", *SMALL, "--steps", "40")
-    said = [process.communicate(timeout=240) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    # The first one prints, and only it.
-    assert said[1][0] == ""
-    found = json.loads(said[0][0])
-    assert found["status"] == "finished"
-    for one, two in zip(alone.summary["runs"], found["runs"], strict=True):
-        assert two["ratio"] == pytest.approx(one["ratio"], rel=1e-3)
-        assert two["final_loss"] == pytest.approx(one["final_loss"], rel=1e-4)
-    run = read_run(tmp_path / "both")
-    assert run.environment["processes"] == 2
-    assert (tmp_path / "both" / "checkpoints" / "main" / "40").is_dir()
+def test_several_processes_have_the_numbers_of_one(tmp_path: Path) -> None:
+    """31 examples divide neither by two nor by four."""
+    alone = execute(
+        make_recipe("adam-edge", examples=31, width=4, every=10, lr=[1e-2, 3e-2], steps=20),
+        folder=tmp_path / "alone",
+    )
+    for count in (2, 4):
+        folder = tmp_path / str(count)
+        members = _start(count, folder, *SMALL, "--steps", "20")
+        said = [process.communicate(timeout=240) for process in members]
+        assert [process.returncode for process in members] == [0] * count, said
+        # The first one prints, and only it.
+        assert not any(out for out, _ in said[1:])
+        found = json.loads(said[0][0])
+        assert found["status"] == "finished"
+        for one, two in zip(alone.summary["runs"], found["runs"], strict=True):
+            assert two["ratio"] == pytest.approx(one["ratio"], rel=1e-3)
+            assert two["final_loss"] == pytest.approx(one["final_loss"], rel=1e-4)
+        run = read_run(folder)
+        assert run.environment["processes"] == count
+        assert (folder / "checkpoints" / "main" / "20").is_dir()
 
 
 @pytest.mark.slow
