@@ -45,11 +45,12 @@ def check_product(found: Plan) -> None:
     assert gathered <= gathers * vector * 1.02, product.transfers
     # The compiler may write a gather of small parts as a reduction of padded ones.
     assert reduced + gathered <= (1 + gathers) * vector * 1.02 + SMALL, product.transfers
-    # Nowhere a basis, nor a part of one.
+    # Nowhere a basis: a warm start has ten vectors and more, a solve twenty. The compiler combines
+    # what it can of a few single ones, those of a step's lanes and of its preconditioner.
     for program in found.rows:
         for item in program.transfers:
             # Of a sweep, a vector a lane; of several leaves together, at most all of them.
-            assert item.bytes <= found.lanes * vector * 1.02 + SMALL, (program.program, item)
+            assert item.bytes <= 6 * found.lanes * vector, (program.program, item)
 
 
 def wide() -> Pipeline:
