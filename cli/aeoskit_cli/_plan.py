@@ -121,14 +121,14 @@ def _print_plan(found: Any) -> None:
     print(found.verdict.sentence)
 
 
-def _unit(largest: float, step: float, names: str) -> tuple[str, float]:
+def _unit(largest: int | float, step: int | float, names: str) -> tuple[str, int | float]:
     """The unit in which the largest number has few digits, and its size."""
     units = [(name, step**power) for power, name in enumerate(names.split(), start=1)]
     fitting = [unit for unit in units if largest < 10 * step * unit[1]]
     return (fitting or units[-1:])[0]
 
 
-def _short(value: float | None, unit: float) -> float | None:
+def _short(value: int | float | None, unit: int | float) -> float | None:
     """A number in a unit, one digit behind the point; what is not known is None."""
     return None if value is None or value < 0 else round(value / unit, 1)
 
