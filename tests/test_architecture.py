@@ -31,6 +31,7 @@ NEVER_IN_THE_LIBRARY = ("ravel_pytree", "pure_callback", "io_callback", "debug.c
 # The rooms of the library; `aeoskit` itself re-exports from them.
 LIBRARY = [
     "aeoskit",
+    "aeoskit.sharding",
     "aeoskit.linalg",
     "aeoskit.objective",
     "aeoskit.optimizers",

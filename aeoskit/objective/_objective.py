@@ -16,7 +16,7 @@ from ._accumulate import num_examples, parts_of
 from ._checks import check_data, check_objective, check_params
 from ._function import ModelLoss, StableFunction
 from ._kinds import LossKind, loss_kind
-from ._shards import split
+from ._shards import split, take
 
 if TYPE_CHECKING:
     from ._operators import GaussNewtonOperator, HessianOperator
@@ -323,7 +323,7 @@ class Objective(eqx.Module):
             Array(2., dtype=float32)
         """
         (size,) = indices.shape
-        data = jax.tree.map(lambda x: jnp.take(x, indices, axis=0), self._examples())
+        data = take(self.data, self.tail, indices)
         fits = self.microbatch is not None and self.microbatch < size
         return Objective(
             self.loss,

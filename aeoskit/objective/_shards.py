@@ -44,6 +44,23 @@ def split(data: PyTree, placement: Placement) -> tuple[PyTree, PyTree | None]:
     return placement.put_data(head), placement.put_replicated(tail)
 
 
+def take(head: PyTree, tail: PyTree | None, indices: Any) -> PyTree:
+    """Some examples, by number; head and tail are read where they lie."""
+    n = num_examples(head)
+    if tail is None:
+        return jax.tree.map(lambda x: jnp.take(x, indices, axis=0), head)
+    indices = jnp.where(indices < 0, indices + n + num_examples(tail), indices)
+    late = jax.tree.map(lambda x: jnp.take(x, jnp.maximum(indices - n, 0), axis=0), tail)
+    if n == 0:
+        return late
+
+    def choose(x: Any, y: Any) -> Any:
+        early = jnp.take(x, jnp.minimum(indices, n - 1), axis=0)
+        return jnp.where((indices < n).reshape(-1, *[1] * (y.ndim - 1)), early, y)
+
+    return jax.tree.map(choose, head, late)
+
+
 def is_whole(objective: Any, params: PyTree) -> bool:
     """Whether the loss is a scalar mean that is to see all of the data at once, on all devices.
 

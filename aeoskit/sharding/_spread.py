@@ -65,11 +65,36 @@ def trimmed(names: list[tuple[str, ...]]) -> PartitionSpec:
 
 
 def axes_of(spec: PartitionSpec, rank: int) -> list[tuple[str, ...]]:
-    """The axes of each dimension of a spec."""
+    """The axes of each dimension of a spec.
+
+    Args:
+        spec: the spec.
+        rank: the number of dimensions, those that the spec leaves out included.
+
+    Returns:
+        For each dimension the names of its axes.
+
+    Example:
+        >>> axes_of(PartitionSpec("data"), 2)
+        [('data',), ()]
+    """
     parts = [*spec, *[None] * (rank - len(spec))]
     return [() if p is None else (p,) if isinstance(p, str) else tuple(p) for p in parts]
 
 
 def only(spec: PartitionSpec, axes: tuple[str, ...], rank: int) -> PartitionSpec:
-    """A spec without the axes that are not named."""
+    """A spec without the axes that are not named.
+
+    Args:
+        spec: the spec.
+        axes: the axes to keep.
+        rank: the number of dimensions.
+
+    Returns:
+        The spec over these axes.
+
+    Example:
+        >>> tuple(only(PartitionSpec("data", "model"), ("model",), 2))
+        (None, 'model')
+    """
     return trimmed([tuple(a for a in names if a in axes) for names in axes_of(spec, rank)])

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 MESHES = [("data=8", {"check_vma": True}), ("data=4,model=2", {"params": "sharded"})]
-KINDS = [("per_example", 11, 2), ("weighted", 11, None), ("mean", 16, None), ("known", 19, None)]
+KINDS = [("known", 19, 2), ("weighted", 11, None), ("mean", 16, None)]
 
 
 def main() -> None:

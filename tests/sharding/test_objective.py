@@ -39,6 +39,21 @@ def test_sharded_equals_unsharded(x64, spec, options):
     cases.same(cases.everything(*case), found)
 
 
+def test_in_single_precision():
+    case = cases.make_case("per_example", 11)
+    placed = case.objective.place(make_mesh("data=4"))
+    cases.same(cases.everything(*case), cases.everything(placed, *case[1:]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [3, 6])
+def test_batches_read_head_and_tail(n):
+    objective = Objective(lambda w, x: x[:, 0] * w, jnp.arange(2.0 * n).reshape(n, 2))
+    placed, indices = objective.place(make_mesh("data=4")), jnp.array([0, n - 1, -1, 1, n - 2])
+    found = placed.on_batch(indices)
+    rows = jnp.concatenate([found.data, found.tail])
+    assert rows.tolist() == objective.on_batch(indices).data.tolist()
+
+
 def test_eight_devices():
     """The full cross product, in a process that has eight."""
     done = subprocess.run(
