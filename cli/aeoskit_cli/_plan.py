@@ -24,7 +24,7 @@ def run_plan(words: list[str]) -> int:
     Raises:
         UserError: For words that make no plan.
     """
-    # The room's modules import no jax before one of them compiles.
+    # Here, since it imports jax.
     from aeoskit_experiments.planning import plan
 
     taken = options_of(plan, positional=True, skip=_NOT_OURS, lists="annotated")
