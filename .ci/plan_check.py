@@ -1,5 +1,6 @@
 """What compiled plans must show: all compile, vectors move once, memory falls with the chips."""
 
+import concurrent.futures
 import time
 from typing import Any
 
@@ -45,11 +46,12 @@ def check_product(found: Plan) -> None:
     assert gathered <= gathers * vector * 1.02, product.transfers
     # The compiler may write a gather of small parts as a reduction of padded ones.
     assert reduced + gathered <= (1 + gathers) * vector * 1.02 + SMALL, product.transfers
-    # Nowhere a basis, nor a part of one.
+    # Nowhere a basis: a warm start has ten vectors and more, a solve twenty. The compiler combines
+    # what it can of a few single ones, those of a step's lanes and of its preconditioner.
     for program in found.rows:
         for item in program.transfers:
             # Of a sweep, a vector a lane; of several leaves together, at most all of them.
-            assert item.bytes <= found.lanes * vector * 1.02 + SMALL, (program.program, item)
+            assert item.bytes <= 6 * found.lanes * vector, (program.program, item)
 
 
 def wide() -> Pipeline:
@@ -65,14 +67,8 @@ def wide() -> Pipeline:
     )
 
 
-def check_memory() -> None:
+def check_memory(few: Plan, many: Plan) -> None:
     """From 8 to 256 chips, the basis and sharded parameters take a 32nd."""
-    few, many = (
-        planned("wide, sharded", wide(), where, params="sharded", precision="bfloat16")
-        for where in ("v5e:2x4", "v5e:16x16")
-    )
-    check_product(few)
-    check_product(many)
     for program in ("steps", "solve", "steps + probe"):
         ratio = row(few, program).argument_bytes / row(many, program).argument_bytes
         assert 20 <= ratio <= 33, (program, ratio)
@@ -84,16 +80,23 @@ def check_memory() -> None:
 
 
 def main() -> None:
-    """All of it."""
-    for topology in TOPOLOGIES:
-        check_product(planned("adam-edge", make_recipe("adam-edge"), topology))
-    check_memory()
-    small = transformer_pipeline("gpt2-small")
-    check_product(planned("gpt2-small", small, "v5e:16x16", precision="bfloat16"))
-    large = transformer_pipeline("1b")
-    found = planned("1b", large, "v5p:4x4x4", params="sharded", precision="bfloat16")
-    check_product(found)
-    assert found.verdict.fits, found.verdict
+    """All of it, two compilers at a time: each is a process of its own."""
+    edge, small, large = make_recipe("adam-edge"), *map(transformer_pipeline, ("gpt2-small", "1b"))
+    quick: dict[str, Any] = {"precision": "bfloat16"}
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        # The longest first.
+        billion = pool.submit(planned, "1b", large, "v5p:4x4x4", params="sharded", **quick)
+        others = [pool.submit(planned, "gpt2-small", small, "v5e:16x16", **quick)]
+        others += [pool.submit(planned, "adam-edge", edge, where) for where in TOPOLOGIES]
+        spread = [
+            pool.submit(planned, "wide, sharded", wide(), where, params="sharded", **quick)
+            for where in ("v5e:2x4", "v5e:16x16")
+        ]
+    for found in (billion, *others, *spread):
+        check_product(found.result())
+    few, many = (found.result() for found in spread)
+    check_memory(few, many)
+    assert billion.result().verdict.fits, billion.result().verdict
 
 
 if __name__ == "__main__":

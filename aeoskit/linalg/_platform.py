@@ -10,7 +10,10 @@ _target: contextvars.ContextVar[str | None] = contextvars.ContextVar("target", d
 
 
 def target_platform() -> str:
-    """The platform that programs are made for: `"cpu"`, `"gpu"` or `"tpu"`.
+    """The platform that programs are made for.
+
+    Returns:
+        `"cpu"`, `"gpu"` or `"tpu"`.
 
     Example:
         >>> target_platform() == jax.default_backend()
@@ -28,6 +31,9 @@ def compiling_for(platform: str) -> Iterator[None]:
 
     Args:
         platform: `"cpu"`, `"gpu"` or `"tpu"`.
+
+    Returns:
+        A context.
 
     Example:
         >>> with compiling_for("tpu"):

@@ -8,7 +8,7 @@ from aeoskit_cli._subject import asks_for_help, split
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import options_of
 
-_GIB, _MIB = 2**30, 2**20
+_GIB = 2**30
 _SHOWN_TRANSFERS = 6
 
 
@@ -24,7 +24,7 @@ def run_plan(words: list[str]) -> int:
     Raises:
         UserError: For words that make no plan.
     """
-    # The room's modules import no jax before one of them compiles.
+    # Here, since it imports jax.
     from aeoskit_experiments.planning import plan
 
     taken = options_of(plan, positional=True, skip=_NOT_OURS, lists="annotated")
@@ -69,31 +69,38 @@ def _print_plan(found: Any) -> None:
         },
     )
     print()
+    memory, per_memory = _unit(max(row.total_bytes for row in found.rows), 2**10, "KiB MiB GiB")
+    flops, per_flops = _unit(max(row.flops for row in found.rows), 1e3, "KFLOP MFLOP GFLOP TFLOP")
+    read, per_read = _unit(max(row.bytes_accessed or 0 for row in found.rows), 1e3, "KB MB GB")
+    seconds = max(row.compiler_seconds or row.roofline_seconds or 0 for row in found.rows)
+    time, per_time = ("ms", 1e-3) if seconds > 0.01 else ("µs", 1e-6)
     print_rows(
         [
             {
                 "program": row.program if row.fits else f"{row.program} !",
-                "MiB_in": row.argument_bytes / _MIB,
-                "MiB_out": row.output_bytes / _MIB,
-                "MiB_temp": row.temporary_bytes / _MIB,
-                "MiB_total": None if row.total_bytes < 0 else row.total_bytes / _MIB,
-                "GFLOP": row.flops / 1e9,
-                "GB_read": None if row.bytes_accessed is None else row.bytes_accessed / 1e9,
-                "ms_XLA": _ms(row.compiler_seconds),
-                "ms_least": _ms(row.roofline_seconds),
+                f"{memory}_in": _short(row.argument_bytes, per_memory),
+                f"{memory}_out": _short(row.output_bytes, per_memory),
+                f"{memory}_temp": _short(row.temporary_bytes, per_memory),
+                f"{memory}_total": _short(row.total_bytes, per_memory),
+                flops: _short(row.flops, per_flops),
+                f"{read}_read": _short(row.bytes_accessed, per_read),
+                f"{time}_XLA": _short(row.compiler_seconds, per_time),
+                f"{time}_peaks": _short(row.roofline_seconds, per_time),
             }
             for row in found.rows
         ],
         "per chip, and per step or product (! does not fit)",
     )
     if any(row.compiler_seconds is not None for row in found.rows):
-        print("ms XLA: the compiler's estimate of its program; ms least: by the chip's peaks\n")
+        print("times: XLA's own estimate of its program; what the chip's peaks give\n")
+    sizes = [item.bytes for row in found.rows for item in row.transfers]
+    sent, per_sent = _unit(max(sizes, default=0), 2**10, "KiB MiB GiB")
     transfers = [
         {
             "program": row.program,
             "collective": item.kind,
             "count": item.count,
-            "bytes": item.bytes,
+            sent: _short(item.bytes, per_sent),
             "per": "call" if item.per == "call" else "pass of a loop",
         }
         for row in found.rows
@@ -105,7 +112,7 @@ def _print_plan(found: Any) -> None:
         tried = [
             {
                 "tried": item.change or "as asked",
-                "MiB_total": None if item.bytes < 0 else item.bytes / _MIB,
+                f"{memory}_total": _short(item.bytes, per_memory),
                 "fits": item.fits,
             }
             for item in found.verdict.tried
@@ -114,8 +121,16 @@ def _print_plan(found: Any) -> None:
     print(found.verdict.sentence)
 
 
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else 1e3 * seconds
+def _unit(largest: int | float, step: int | float, names: str) -> tuple[str, int | float]:
+    """The unit in which the largest number has few digits, and its size."""
+    units = [(name, step**power) for power, name in enumerate(names.split(), start=1)]
+    fitting = [unit for unit in units if largest < 10 * step * unit[1]]
+    return (fitting or units[-1:])[0]
+
+
+def _short(value: int | float | None, unit: int | float) -> float | None:
+    """A number in a unit, one digit behind the point; what is not known is None."""
+    return None if value is None or value < 0 else round(value / unit, 1)
 
 
 def _print_help(options: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from aeoskit_cli import main
+from aeoskit_cli._plan import _unit
 from aeoskit_experiments import planning
 from aeoskit_experiments.planning import Attempt, Knobs, Plan, Row, Transfer, Verdict
 
@@ -110,6 +111,14 @@ def test_tables_fit_in_80_columns(asked: list[Any], capsys: pytest.CaptureFixtur
     assert max(map(len, lines)) <= 80
     assert not [line for line in lines if "…" in line]
     assert lines[-1] == "does not fit: take more chips"
+
+
+@pytest.mark.parametrize(
+    ("largest", "unit"),
+    [(0, "KiB"), (10_000, "KiB"), (5 * 2**20, "KiB"), (2**30, "MiB"), (2**60, "GiB")],
+)
+def test_units_keep_numbers_short(largest: int, unit: str) -> None:
+    assert _unit(largest, 2**10, "KiB MiB GiB")[0] == unit
 
 
 @pytest.mark.parametrize(

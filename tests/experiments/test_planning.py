@@ -9,11 +9,9 @@ import jax.numpy as jnp
 import msgspec
 import pytest
 
-from aeoskit.sharding import Placement, make_mesh
 from aeoskit_experiments import UserError
 from aeoskit_experiments.pipelines import Pipeline, data, loss, model, optimizer, pipe, track, train
 from aeoskit_experiments.planning import CHIPS, Chip, Knobs, Plan, Row, layout, parse_topology, plan
-from aeoskit_experiments.planning._abstract import abstract_run
 from aeoskit_experiments.planning._compile import (
     compiler_seconds,
     needed_bytes,
@@ -21,10 +19,9 @@ from aeoskit_experiments.planning._compile import (
 )
 from aeoskit_experiments.planning._cycles import loop_factor
 from aeoskit_experiments.planning._flops import matmul_flops
-from aeoskit_experiments.planning._programs import programs_of
 from aeoskit_experiments.planning._verdict import Situation, find_verdict
 
-WIDTH, EXAMPLES = 8, 18
+WIDTH, EXAMPLES = 64, 18
 
 
 def small(**options: Any) -> Pipeline:
@@ -33,7 +30,7 @@ def small(**options: Any) -> Pipeline:
         model("mlp", width=WIDTH, depth=1),
         loss("mse"),
         optimizer("adam", lr=1e-3),
-        track("sharpness", every=2, basis=8, solver="lanczos"),
+        track("sharpness", every=2, basis=20, solver="lanczos"),
         train(4, chunk=4, **options),
         name="small",
     )
@@ -112,12 +109,8 @@ def test_flops_are_those_of_the_layers(planned: Plan) -> None:
 
 
 def test_a_basis_is_spread(planned: Plan) -> None:
-    """Of a solve, a chip holds a quarter of each vector."""
-    run = abstract_run(small(microbatch=2).experiment(), Placement(make_mesh("data=1")))
-    (solve,) = [program for program in programs_of(run, 4) if program.name == "solve"]
-    there = solve.trace().lower().compile().memory_analysis().temp_size_in_bytes
-    here = row(planned, "solve").temporary_bytes
-    assert there - here > 0.5 * 8 * 4 * planned.parameters
+    """Of a solve, a chip holds a quarter of each vector, and a few whole ones for a product."""
+    assert row(planned, "solve").temporary_bytes < 20 * 4 * planned.parameters
 
 
 def test_loops_of_known_length_count_in_flops() -> None:
@@ -300,8 +293,8 @@ def test_layouts(params: Any) -> None:
     assert (found.examples, found.rows_per_shard, found.tail) == (EXAMPLES, EXAMPLES // 2, 0)
     whole = 4 * found.parameters
     assert shares["parameters"].bytes == whole
-    assert shares["basis of 8 vectors"].bytes == 8 * whole
-    assert shares["basis of 8 vectors"].bytes_device < 0.3 * 8 * whole
+    assert shares["basis of 20 vectors"].bytes == 20 * whole
+    assert shares["basis of 20 vectors"].bytes_device < 0.3 * 20 * whole
     if params == "replicated":
         assert shares["parameters"].bytes_device == whole
     else:

@@ -115,7 +115,7 @@ def compiler_seconds(once: float | None, factor: float | None) -> float | None:
 def roofline_seconds(
     flops: float, accessed: float | None, chip: Chip, precision: Precision
 ) -> float | None:
-    """The least time that a chip's peaks allow; None where they are not known.
+    """The time that a chip's peaks give; None where they are not known.
 
     Args:
         flops: Of matrix products.

@@ -43,7 +43,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         transfers: What it sends to other chips, the largest first.
         compiler_seconds: The compiler's own estimate, loops of known length run through; None where
             it gives none. With quick effort it is that of a slower program.
-        roofline_seconds: The least that the chip's peaks allow for `flops` and `bytes_accessed`;
+        roofline_seconds: What the chip's peaks give for `flops` and `bytes_accessed`;
             None for a chip whose peaks are not known.
         compile_seconds: How long tracing and compiling took.
         refused: Why there is no program, in the compiler's words; empty where there is one.

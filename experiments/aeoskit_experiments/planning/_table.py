@@ -1,12 +1,15 @@
-"""The table of docs/planning.md: `python -m aeoskit_experiments.planning._table FOLDER`.
+"""The table of a page: `python -m aeoskit_experiments.planning._table FOLDER docs/planning.md`.
 
 It plans `adam-edge` and two transformers for four topologies in both precisions, one after the
-other, keeps each plan in the folder (where there is one already, it is not made again) and prints
-the table. It takes the TPU compiler about half an hour of a core.
+other, keeps each plan in the folder (where there is one already, it is not made again) and writes
+the table between the page's two marks; `--kept` in front leaves out what is not in the folder. It
+takes the TPU compiler about half an hour of a core.
 """
 
+import datetime
 import itertools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -20,6 +23,8 @@ from ._request import Precision
 from ._results import Plan, Row
 
 TOPOLOGIES = ("v5e:2x4", "v5e:16x16", "v6e:8x8", "v5p:4x4x4")
+NAMES = ("adam-edge", "gpt2-small", "1b")
+MARKS = ("<!-- table -->", "<!-- end of table -->")
 PRECISIONS: tuple[Precision, ...] = ("bfloat16", "float32")
 
 
@@ -49,7 +54,7 @@ def make_plan(name: str, topology: str, precision: Precision, folder: Path) -> P
         precision: Of matrix products.
         folder: Where plans are kept.
     """
-    kept = folder / f"{name}-{topology.replace(':', '-')}-{precision}.json"
+    kept = kept_at(folder, name, topology, precision)
     if kept.exists():
         return msgspec.json.decode(kept.read_bytes(), type=Plan)
     pipeline = make_recipe(name) if name == "adam-edge" else transformer_pipeline(name)
@@ -59,7 +64,12 @@ def make_plan(name: str, topology: str, precision: Precision, folder: Path) -> P
     return found
 
 
-def _tell(name: str):
+def kept_at(folder: Path, name: str, topology: str, precision: str) -> Path:
+    """The file of a plan."""
+    return folder / f"{name}-{topology.replace(':', '-')}-{precision}.json"
+
+
+def _tell(name: str) -> Callable[[str], None]:
     return lambda what: print(f"{name}: {what}", file=sys.stderr, flush=True)
 
 
@@ -71,7 +81,7 @@ def markdown(plans: dict[tuple[str, str, str], Plan]) -> str:
     """
     lines = [
         "| run | chips | products | MiB a chip: steps | product | solve | steps + probe | of a "
-        "chip | product: TFLOP | reduced | gathered | time: least | by XLA | verdict |",
+        "chip | product: GFLOP | reduced | gathered | time: peaks | XLA | verdict |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | "
         "--- |",
     ]
@@ -85,8 +95,10 @@ def markdown(plans: dict[tuple[str, str, str], Plan]) -> str:
             topology,
             precision,
             *sizes,
-            f"{share:.0%}",
-            f"{product.flops / 1e12:.3g}",
+            f"{share:.1%}",
+            f"{product.flops / 1e9:,.0f}"
+            if product.flops >= 1e10
+            else f"{product.flops / 1e9:.2g}",
             _moved(product, "all-reduce", "reduce-scatter"),
             _moved(product, "all-gather"),
             _time(product.roofline_seconds),
@@ -101,12 +113,15 @@ _ROWS = ("steps", "product", "solve", "steps + probe")
 
 
 def _moved(row: Row, *kinds: str) -> str:
-    return f"{sum(t.count * t.bytes for t in row.transfers if t.kind in kinds) / 2**20:,.3g} MiB"
+    size = sum(t.count * t.bytes for t in row.transfers if t.kind in kinds) / 2**20
+    return f"{size:,.0f} MiB" if size >= 10 else f"{size:.3g} MiB"
 
 
 def _time(seconds: float | None) -> str:
     if seconds is None:
         return "–"
+    if seconds >= 1:
+        return f"{seconds:.3g} s"
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"
 
 
@@ -117,19 +132,48 @@ def _verdict(found: Plan) -> str:
     return "does not fit"
 
 
-def main(folder: Path) -> None:
-    """Plan all of it and print the table."""
+def all_plans(folder: Path, *, kept_only: bool) -> dict[tuple[str, str, str], Plan]:
+    """The plans of the table, made where they are not in the folder.
+
+    Args:
+        folder: Where they are kept.
+        kept_only: Whether to leave out what is not there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     plans = {}
-    for precision, name in itertools.product(PRECISIONS, ("adam-edge", "gpt2-small", "1b")):
+    for precision, name in itertools.product(PRECISIONS, NAMES):
         for topology in TOPOLOGIES:
+            if kept_only and not kept_at(folder, name, topology, precision).exists():
+                continue
             try:
-                key = (name, topology, precision)
-                plans[key] = make_plan(name, topology, precision, folder)
+                plans[name, topology, precision] = make_plan(name, topology, precision, folder)
             except UserError as error:
                 print(f"{name} {topology} {precision}: {error}", file=sys.stderr)
-    print(markdown(dict(sorted(plans.items()))))
+    return dict(sorted(plans.items(), key=lambda item: (NAMES.index(item[0][0]), item[0])))
+
+
+def write_page(page: Path, plans: dict[tuple[str, str, str], Plan]) -> None:
+    """Put the table, with its date and versions, between the page's two marks.
+
+    Args:
+        page: A page that has both marks.
+        plans: By name, topology and precision.
+    """
+    before, _, rest = page.read_text().partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    versions = next(iter(plans.values())).versions
+    said = ", ".join(f"{name} {version}" for name, version in versions.items())
+    today = datetime.date.today().isoformat()
+    table = f"{today}; {said}; compiled with quick effort.\n\n{markdown(plans)}"
+    page.write_text(f"{before}{MARKS[0]}\n\n{table}\n\n{MARKS[1]}{after}")
+
+
+def main(words: list[str]) -> None:
+    """Make the plans and write the page."""
+    kept_only = words[0] == "--kept"
+    folder, page = words[kept_only:]
+    write_page(Path(page), all_plans(Path(folder), kept_only=kept_only))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1:])
