@@ -91,9 +91,12 @@ def _check_finite(data: PyTree) -> None:
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             continue
         if not jnp.all(jnp.isfinite(leaf)):
-            finite = np.asarray(jnp.isfinite(leaf))
-            index = tuple(int(i) for i in np.argwhere(~finite)[0])
-            count = int((~finite).sum())
+            # Scalars only are read: of several processes each holds some of the rows.
+            finite = jnp.isfinite(leaf)
+            row = int(jnp.argmin(jnp.all(finite, axis=tuple(range(1, leaf.ndim)))))
+            within = np.unravel_index(int(jnp.argmin(finite[row])), leaf.shape[1:])
+            index = (row, *map(int, within))
+            count = int(jnp.sum(~finite))
             raise ValueError(
                 f"{_path('data', path)} is {float(leaf[index])} at index {list(index)} "
                 f"({count} in all): remove or replace what is not finite"

@@ -114,7 +114,7 @@ class Objective(eqx.Module):
             raise ValueError(f"reuse is {reuse!r}: it must be one of {', '.join(get_args(Reuse))}")
         if residual_budget < 0:
             raise ValueError(f"residual_budget is {residual_budget}: it must be at least 0 bytes")
-        self.microbatch = None if microbatch == n and placement is None else microbatch
+        self.microbatch = None if microbatch == n else microbatch
         self.reuse = reuse
         self.residual_budget = residual_budget
         if self.placement is not None:

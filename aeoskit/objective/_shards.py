@@ -49,7 +49,10 @@ def take(head: PyTree, tail: PyTree | None, indices: Any) -> PyTree:
     n = num_examples(head)
     if tail is None:
         return jax.tree.map(lambda x: jnp.take(x, indices, axis=0), head)
-    indices = jnp.where(indices < 0, indices + n + num_examples(tail), indices)
+    total = n + num_examples(tail)
+    indices = jnp.where(indices < 0, indices + total, indices)
+    # Negative still: beyond the end, as without a tail, and not from the end once more.
+    indices = jnp.where(indices < 0, total, indices)
     late = jax.tree.map(lambda x: jnp.take(x, jnp.maximum(indices - n, 0), axis=0), tail)
     if n == 0:
         return late

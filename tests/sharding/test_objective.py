@@ -52,6 +52,10 @@ def test_batches_read_head_and_tail(n):
     found = placed.on_batch(indices)
     rows = jnp.concatenate([found.data, found.tail])
     assert rows.tolist() == objective.on_batch(indices).data.tolist()
+    # Before the beginning there is nothing: not the end once more.
+    late = jnp.full(4, -n - 1)
+    assert np.isnan(placed.on_batch(late).data).all()
+    assert np.isnan(objective.on_batch(late).data).all()
 
 
 def test_eight_devices():
@@ -73,6 +77,15 @@ def test_a_scalar_mean_sees_the_whole_batch(x64):
         cases.make_case("mean", 11).objective.place(placement).value(case.params)
     with pytest.raises(ValueError, match="5 examples do not divide"):
         placed.on_batch(jnp.arange(5)).value(case.params)
+
+
+def test_one_microbatch_of_all_is_the_whole_batch(x64):
+    """Also where it is said together with the placement: batch statistics are not a shard's."""
+    case = cases.make_case("mean", 12)
+    options = {"microbatch": 12, "placement": make_mesh("data=4")}
+    placed = Objective(case.objective.loss, case.objective.data, **options)
+    assert placed.microbatch is None
+    np.testing.assert_allclose(placed.value(case.params), case.objective.value(case.params))
 
 
 def batch_norm(w, x):
