@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import optimistix as optx
 import pytest
 
-from aeoskit.optimizers import adam, apply_updates, as_minimiser, momentum
+from aeoskit.optimizers import adam, apply_updates, as_minimiser, from_optax, momentum
 
 MATRIX = jnp.diag(jnp.array([1.0, 4.0, 9.0]))
 TARGET = {"a": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
@@ -58,6 +59,16 @@ def test_an_optimizer_is_a_minimiser_as_it_is():
         return optx.minimise(lambda y, a: (y - a) ** 2, adam(0.05), 0.0, a, max_steps=5000).value
 
     np.testing.assert_allclose(jax.grad(nearest)(0.7), 1.0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("wrap", [lambda tx: tx, from_optax])
+def test_a_line_search_of_optax_has_the_function(wrap):
+    """They ask for the value and the function, by name; Adam in the same place does not."""
+    start = jax.tree.map(jnp.zeros_like, TARGET)
+    for tx, steps in ((optax.lbfgs(), 100), (optax.adam(0.05), 5000)):
+        found = optx.minimise(loss, as_minimiser(wrap(tx)), start, 1.0, max_steps=steps)
+        for x, y in zip(jax.tree.leaves(found.value), jax.tree.leaves(TARGET), strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-3)
 
 
 def test_what_is_no_optimizer():
