@@ -39,6 +39,10 @@ class AbstractOptimizer(optx.AbstractMinimiser):
     function, the parameters and five things more, so that the number of arguments tells whose it
     is. All else has names of its own. A minimization ends where the step and the change of the
     value are within 1e-6, relative and absolute; `as_minimiser` takes other tolerances.
+
+    That is all that success means: where a schedule comes to 0, it ends there, at a minimum or not.
+    With decoupled weight decay it ends where step and decay balance, which is no minimum of the
+    function, and optimistix's implicit derivative, which takes it for one, is wrong there.
     """
 
     rtol: ClassVar[float] = 1e-6
@@ -126,7 +130,8 @@ def as_minimiser(
         options: `norm` and `verbose`, as in `optimistix.OptaxMinimiser`.
 
     Returns:
-        A minimiser: differentiable and compiled as optimistix's others are.
+        A minimiser: differentiable and compiled as optimistix's others are. With weight decay its
+        end is no minimum, and the implicit derivative is wrong; a schedule that comes to 0 ends it.
 
     Raises:
         TypeError: if it has no `init` and `update`.
