@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -11,7 +12,10 @@ from jaxtyping import PyTree
 
 
 class _Extra(eqx.Module):
-    """An optimizer that is handed the value and the function as well, as line searches want."""
+    """What `OptaxMinimiser` calls: it hands over the value and the function as well.
+
+    Optax's line searches and plateaus want them; an update that takes no such words is spared them.
+    """
 
     optimizer: Any
 
@@ -21,8 +25,11 @@ class _Extra(eqx.Module):
     def update(
         self, grads: PyTree, state: PyTree, params: PyTree | None = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
-        del extra
-        return self.optimizer.update(grads, state, params)
+        update = self.optimizer.update
+        takes = inspect.signature(update).parameters.values()
+        if not any(item.kind is inspect.Parameter.VAR_KEYWORD for item in takes):
+            extra = {}
+        return update(grads, state, params, **extra)
 
 
 class AbstractOptimizer(optx.AbstractMinimiser):
@@ -32,6 +39,10 @@ class AbstractOptimizer(optx.AbstractMinimiser):
     function, the parameters and five things more, so that the number of arguments tells whose it
     is. All else has names of its own. A minimization ends where the step and the change of the
     value are within 1e-6, relative and absolute; `as_minimiser` takes other tolerances.
+
+    That is all that success means: where a schedule comes to 0, it ends there, at a minimum or not.
+    With decoupled weight decay it ends where step and decay balance, which is no minimum of the
+    function, and optimistix's implicit derivative, which takes it for one, is wrong there.
     """
 
     rtol: ClassVar[float] = 1e-6
@@ -109,17 +120,18 @@ def as_minimiser(
     """An optimizer as an `optimistix.AbstractMinimiser`, for `optimistix.minimise`.
 
     The step is that of the optimizer, driven by optimistix's `OptaxMinimiser`; it ends where both
-    the step and the change of the value are within the tolerances. (An optimizer is not itself a
-    minimiser: optimistix and optax both call their first function `init`, with other arguments.)
+    the step and the change of the value are within the tolerances. An `Optimizer` is a minimiser
+    as it is, with tolerances of 1e-6; one of optax is not, and this makes it one.
 
     Args:
-        optimizer: An `Optimizer`, or an `OptaxOptimizer`.
+        optimizer: An `Optimizer`, an `OptaxOptimizer` or an optax transformation.
         rtol: The relative tolerance of the step and of the value.
         atol: The absolute one.
         options: `norm` and `verbose`, as in `optimistix.OptaxMinimiser`.
 
     Returns:
-        A minimiser: differentiable and compiled as optimistix's others are.
+        A minimiser: differentiable and compiled as optimistix's others are. With weight decay its
+        end is no minimum, and the implicit derivative is wrong; a schedule that comes to 0 ends it.
 
     Raises:
         TypeError: if it has no `init` and `update`.
@@ -138,4 +150,5 @@ def as_minimiser(
         raise TypeError(
             f"as_minimiser takes an optimizer, such as adam(1e-3), got {type(optimizer).__name__}."
         )
+    optimizer = getattr(optimizer, "transform", optimizer)  # An OptaxOptimizer's own.
     return optx.OptaxMinimiser(_Extra(optimizer), rtol=rtol, atol=atol, **options)

@@ -7,8 +7,8 @@ import typer
 
 from aeoskit_cli._cut import cut
 from aeoskit_cli._generate import add_command
-from aeoskit_cli._pipe import compose
-from aeoskit_experiments._errors import UserError, unknown
+from aeoskit_cli._pipe import compose, print_stage_help
+from aeoskit_experiments._errors import unknown
 from aeoskit_experiments.pipelines import Option, Pipeline
 from aeoskit_experiments.recipes import RECIPES, make_recipe, recipe_options, recipe_summary
 
@@ -71,15 +71,22 @@ def _parsed(command: str, words: list[str], options: Any) -> dict[str, Any]:
 def _subject(command: str, words: list[str]) -> Pipeline:
     name, *rest = words
     if name == "pipe":
-        return compose(cut(rest))
+        pieces = cut(rest)
+        if pieces.help:
+            print(f"{command} takes the stages of `aeoskit pipe --help` behind the word pipe.")
+            raise typer.Exit()
+        if pieces.pieces and pieces.pieces[-1].help:
+            print_stage_help(pieces.pieces[-1])
+            raise typer.Exit()
+        return compose(pieces)
     if name not in RECIPES:
         raise unknown("recipe", name, ("pipe", *RECIPES))
     app = typer.Typer(add_completion=False)
     make: Callable[[dict[str, Any]], Pipeline] = lambda values: make_recipe(name, **values)  # noqa: E731
     add_command(app, name, recipe_summary(name), recipe_options(name), make)
     made = app(rest, prog_name=f"aeoskit {command} {name}", standalone_mode=False)
-    if not isinstance(made, Pipeline):
-        raise UserError(f"{command}: leave --help out, or ask for `aeoskit run {name} --help`")
+    if not isinstance(made, Pipeline):  # --help: it was printed
+        raise typer.Exit()
     return made
 
 

@@ -163,3 +163,20 @@ def test_doctor_lays_out_for_devices_that_are_not_here(capsys: pytest.CaptureFix
     found = json.loads(capsys.readouterr().out)
     assert (found["devices"], found["present"], found["tail"]) == (8, 4, 4)
     assert "computed from shapes" in found["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("plan adam-edge --help", "--lr"),
+        ("plan pipe --help", "aeoskit pipe --help"),
+        ("plan pipe data digits model mlp --help", "--width"),
+        ("doctor --mesh data=2 adam-edge --help", "--lr"),
+    ],
+)
+def test_help_behind_the_run(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is asked for is no error."""
+    assert main(words.split()) == 0
+    printed = capsys.readouterr()
+    assert said in printed.out
+    assert not printed.err

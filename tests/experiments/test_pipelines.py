@@ -243,6 +243,9 @@ def test_swept_options_of_one_name_get_distinct_coordinates() -> None:
         (lambda: data("digits", label_noise=1.5), "between 0 and 1"),
         (lambda: data("markov", vocabulary=4097), "vocabulary is 4097"),
         (lambda: data("tokens", vocabulary=1), "at least 2"),
+        # jax's keys would be those of seed 0.
+        (lambda: model("mlp", seed=2**32), "seed is 4294967296: it must be at most 4294967295"),
+        (lambda: data("tokens", vocabulary=2**31), "at most 2147483647"),
         (lambda: data("markov", concentration=0), "concentration is 0"),
         (lambda: model("mlp", scale=0), "scale is 0: it must be positive"),
         (lambda: model("transformer", layers=0), "layers is 0"),

@@ -216,6 +216,15 @@ class TestTheRecord:
             sweep(pipeline(), executor=threads, folder=writer.path)
         assert sweep(pipeline(), executor=threads, folder=writer.path).exit_code == 0
 
+    def test_logs_that_were_cleared_away_are_not_missed(
+        self, runs: Path, use: Callable[[Job], None], threads: ThreadPoolExecutor
+    ) -> None:
+        use(record)
+        writer = create_sweep(pipeline(), Engine(), root=runs, folder=None)
+        writer.write()
+        (writer.path / "logs").rmdir()
+        assert resume_sweep(writer.path, executor=threads).exit_code == 0
+
     def test_bad_input_leaves_nothing(self, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (runs / "full").mkdir()
         (runs / "full" / "mine.txt").touch()

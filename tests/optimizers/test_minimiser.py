@@ -3,10 +3,18 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import optimistix as optx
 import pytest
 
-from aeoskit.optimizers import adam, apply_updates, as_minimiser, momentum
+from aeoskit.optimizers import (
+    adam,
+    apply_updates,
+    as_minimiser,
+    from_optax,
+    gradient_descent,
+    momentum,
+)
 
 MATRIX = jnp.diag(jnp.array([1.0, 4.0, 9.0]))
 TARGET = {"a": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
@@ -58,6 +66,29 @@ def test_an_optimizer_is_a_minimiser_as_it_is():
         return optx.minimise(lambda y, a: (y - a) ** 2, adam(0.05), 0.0, a, max_steps=5000).value
 
     np.testing.assert_allclose(jax.grad(nearest)(0.7), 1.0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("wrap", [lambda tx: tx, from_optax])
+def test_a_line_search_of_optax_has_the_function(wrap):
+    """They ask for the value and the function, by name; Adam in the same place does not."""
+    start = jax.tree.map(jnp.zeros_like, TARGET)
+    for tx, steps in ((optax.lbfgs(), 100), (optax.adam(0.05), 5000)):
+        found = optx.minimise(loss, as_minimiser(wrap(tx)), start, 1.0, max_steps=steps)
+        for x, y in zip(jax.tree.leaves(found.value), jax.tree.leaves(TARGET), strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-3)
+
+
+def test_what_success_does_not_mean():
+    """As the docstring has it: a schedule's end is one, and with decay the end is no minimum."""
+
+    def nearest(a, solver):
+        return optx.minimise(lambda y, a: (y - a) ** 2, solver, 0.0, a, max_steps=3000)
+
+    ended = nearest(3.0, adam(lambda count: jnp.where(count < 20, 0.1, 1e-9)))
+    assert bool(ended.result == optx.RESULTS.successful)
+    assert float(ended.value) < 2.5
+    decayed = nearest(3.0, gradient_descent(0.1, weight_decay=1.0))
+    assert float(decayed.value) == pytest.approx(2.0, rel=1e-4)  # 2 (y - a) + y = 0
 
 
 def test_what_is_no_optimizer():

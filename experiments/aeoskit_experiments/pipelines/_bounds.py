@@ -54,6 +54,9 @@ _BOUNDS: dict[str, _Bound] = {
     "condition": (lambda value: value >= 1, "it must be at least 1"),
 }
 
+# Of any stage: jax's keys take 32 bits of a seed and drop the others, and tokens are int32.
+_AT_MOST = {"seed": 2**32 - 1, "vocabulary": 2**31 - 1}
+
 _LARGEST: dict[tuple[str, str, str], tuple[int, str]] = {
     ("data", "digits", "examples"): (1797, "scikit-learn's digits has 1797 examples"),
     ("data", "markov", "vocabulary"): (4096, "a chain is a matrix of its square"),
@@ -79,6 +82,11 @@ def _check(stage: str, variant: str | None, name: str, value: Scalar) -> None:
     bound = _NOT_NEGATIVE if name == "at" else _BOUNDS.get(name)
     if bound and not bound[0](value):
         raise UserError(f"{label(stage, variant)}: {name} is {spell(value)}: {bound[1]}")
+    most = _AT_MOST.get(name)
+    if most is not None and value > most:
+        raise UserError(
+            f"{label(stage, variant)}: {name} is {spell(value)}: it must be at most {most}"
+        )
     largest = _LARGEST.get((stage, variant or "", name))
     if largest and value > largest[0]:
         raise UserError(

@@ -263,6 +263,7 @@ class SweepWriter:
             except OSError:
                 pass  # a filesystem without locks
             (self.path / STOP).unlink(missing_ok=True)
+            (self.path / LOGS).mkdir(exist_ok=True)  # somebody may have cleared it away
             yield
 
 
