@@ -21,8 +21,9 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments._supervise import LOST, ProcessLost, supervise
 from aeoskit_experiments.execution import Membership
 from aeoskit_experiments.execution._onlooker import Onlooker
+from aeoskit_experiments.execution._place import placement_of
 from aeoskit_experiments.execution._processes import noticing
-from aeoskit_experiments.pipelines import pipe, place, with_place
+from aeoskit_experiments.pipelines import Place, pipe, place, with_place
 from aeoskit_experiments.recipes import make_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +57,12 @@ def test_a_place_is_put_into_a_pipeline() -> None:
     }
     with pytest.raises(UserError, match="devices is 0"):
         with_place(pipe(), devices=0)
+
+
+def test_a_mesh_leaves_no_process_without_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(UserError, match="1 of these would have none: leave sizes"):
+        placement_of(Place(mesh="data=1"))
 
 
 def test_others_write_nothing(tmp_path: Path) -> None:

@@ -11,13 +11,21 @@ def placement_of(place: Place) -> Placement:
     """The placement that a stage asks for, on the devices that are there.
 
     Raises:
-        UserError: If the mesh cannot be made of them.
+        UserError: If the mesh cannot be made of them, or leaves a process without a device.
     """
     devices = None
     if place.devices is not None and place.devices < len(jax.devices()):
         devices = jax.devices()[: place.devices]
     try:
         mesh = make_mesh(place.mesh, devices)
-        return Placement(mesh, params=place.params, basis=place.basis)
+        placement = Placement(mesh, params=place.params, basis=place.basis)
     except ValueError as error:
         raise UserError(f"place: {' '.join(str(error).split())}") from error
+    taking_part = len({device.process_index for device in mesh.devices.flat})
+    if taking_part < jax.process_count():
+        raise UserError(
+            f"place: the mesh {place.mesh!r} takes {mesh.size} of the {len(jax.devices())} devices "
+            f"of {jax.process_count()} processes, and {jax.process_count() - taking_part} of these "
+            "would have none: leave sizes and 'devices' out, as in 'data', or start fewer processes"
+        )
+    return placement
