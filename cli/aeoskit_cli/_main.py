@@ -64,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ProcessLost as error:
         return leave(_fail(str(error), words, LOST))
     except UserError as error:
-        return _fail(str(error), words)
+        code = _fail(str(error), words)
+        # What only one of several processes met: a tidy end would wait for the others.
+        return leave(code) if is_member() else code
     except UsageError as error:
         said = error.format_message()  # type: ignore[attr-defined]
         if not said:  # no arguments at all: the help was printed, there is nothing to add

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import Pipeline, with_place
 
 MANY = ("--coordinator", "--distributed")
@@ -66,7 +67,14 @@ class Placing:
         if self.distributed or any(value is not None for value in said):
             from aeoskit_experiments.execution import Membership, join
 
-            join(Membership(*said))
+            membership = Membership(*said)
+            declared = with_place(pipeline, devices=self.devices).declared().place
+            if declared is not None and declared.devices is not None:
+                raise UserError(
+                    f"devices is {declared.devices}, but each of several processes has the devices "
+                    "of its machine: leave it out, and give a mesh of all of them"
+                )
+            join(membership)
             if self.mesh is None and pipeline.declared().place is None:
                 return with_place(pipeline, mesh="data")  # otherwise each would do all of it
         return with_place(pipeline, mesh=self.mesh, devices=self.devices)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from aeoskit_experiments._errors import UserError
 
 LOST = 3
 """The exit code of a process that lost another one."""
+
+GRACE = 10
+"""Seconds that a process has to end after SIGTERM."""
 
 # Names the file into which a supervised process writes where its record is.
 _MEMBER = "AEOSKIT_MEMBER"
@@ -84,7 +88,7 @@ def supervise(arguments: Sequence[str]) -> tuple[int, str | None]:
         # Ctrl-C reaches the child from the terminal; what a scheduler sends is handed on.
         before = {
             signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
-            signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: child.terminate()),
+            signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: _end(child)),
         }
         try:
             code = child.wait()
@@ -99,6 +103,14 @@ def supervise(arguments: Sequence[str]) -> tuple[int, str | None]:
     name = signal.Signals(-code).name
     record = "" if folder is None else f"; the record, {folder}, ends with the last whole chunk"
     return 128 - code, f"this process of the run was ended by {name}{record}"
+
+
+def _end(child: subprocess.Popen) -> None:
+    """Ends the child, whatever it makes of the signal that asks for it."""
+    child.terminate()
+    kill = threading.Timer(GRACE, child.kill)
+    kill.daemon = True
+    kill.start()
 
 
 def leave(code: int) -> Any:

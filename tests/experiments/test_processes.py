@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from aeoskit.record import read_run
+from aeoskit_cli._placing import Placing
 from aeoskit_experiments import _supervise as supervision
 from aeoskit_experiments import execute
 from aeoskit_experiments._errors import UserError
@@ -112,6 +113,28 @@ def test_the_parent_has_the_last_word(
     else:
         assert sentence is not None
         assert re.search(says, sentence)
+
+
+def test_a_parent_that_is_told_to_end_ends_its_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that does not listen, too."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\ntrap "" TERM\nkill -TERM $PPID\nsleep 60 & wait\nsleep 60\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(supervision.sys, "executable", str(python))
+    monkeypatch.setattr(supervision, "GRACE", 0.2)
+    begun = time.monotonic()
+    code, sentence = supervise([])
+    assert time.monotonic() - begun < 30
+    assert code == 128 + signal.SIGKILL
+    assert sentence is not None
+    assert "SIGKILL" in sentence
+
+
+def test_devices_are_of_one_process() -> None:
+    with pytest.raises(UserError, match="each of several processes has the devices"):
+        Placing(devices=2, coordinator="here:80", processes=2, process=0).apply(pipe())
 
 
 def _free_port() -> int:

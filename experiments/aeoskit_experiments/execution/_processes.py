@@ -80,6 +80,8 @@ def join(membership: Membership, *, wait: int = 120) -> None:
     Raises:
         UserError: If the environment does not say what is missing, or the others do not come.
     """
+    # Its notifier would catch the SIGTERM of a scheduler, and nothing here asks it.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             membership.coordinator,
