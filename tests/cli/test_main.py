@@ -49,6 +49,7 @@ class FakeOutcome:
     summary: dict[str, Any]
     figures: list[Path]
     exit_code: int
+    leads: bool = True
 
 
 @pytest.fixture
