@@ -50,7 +50,7 @@ BY_NAME: dict[str, st.SearchStrategy[Any]] = {
 
 
 def values(option: Option, *, sweeps: bool) -> st.SearchStrategy[Any]:
-    if option.choices:
+    if option.choices:  # first: place has a basis that is one of two words
         one = st.sampled_from(option.choices)
     elif option.name in BY_NAME:
         one = BY_NAME[option.name]

@@ -42,7 +42,7 @@ _BOUNDS: dict[str, _Bound] = {
     "ratio": _POSITIVE,
     "history": _AT_LEAST_ONE,
     "dimension": _AT_LEAST_ONE,
-    "devices": _AT_LEAST_ONE,
+    "devices": (lambda value: 1 <= value <= 8192, "it must be at least 1 and at most 8192"),
     "outputs": _AT_LEAST_ONE,
     "sharpness": _POSITIVE,
     "length": _AT_LEAST_ONE,
