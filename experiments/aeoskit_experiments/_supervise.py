@@ -81,17 +81,21 @@ def supervise(arguments: Sequence[str]) -> tuple[int, str | None]:
     """
     with tempfile.TemporaryDirectory(prefix="aeoskit-") as place:
         told = Path(place) / "folder"
-        child = subprocess.Popen(
-            [sys.executable, "-m", "aeoskit_cli", *arguments],
-            env={**os.environ, _MEMBER: str(told)},
-        )
-        # Ctrl-C reaches the child from the terminal; what a scheduler sends is handed on.
+        children: list[subprocess.Popen] = []
+        # Ctrl-C reaches the child from the terminal; what a scheduler sends is handed on. Functions,
+        # which a child does not inherit, and before there is one: no signal falls in between.
         before = {
-            signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
-            signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: _end(child)),
+            signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
+            signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: _end(children)),
         }
         try:
-            code = child.wait()
+            children.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "aeoskit_cli", *arguments],
+                    env={**os.environ, _MEMBER: str(told)},
+                )
+            )
+            code = children[0].wait()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -105,12 +109,13 @@ def supervise(arguments: Sequence[str]) -> tuple[int, str | None]:
     return 128 - code, f"this process of the run was ended by {name}{record}"
 
 
-def _end(child: subprocess.Popen) -> None:
+def _end(children: list[subprocess.Popen]) -> None:
     """Ends the child, whatever it makes of the signal that asks for it."""
-    child.terminate()
-    kill = threading.Timer(GRACE, child.kill)
-    kill.daemon = True
-    kill.start()
+    for child in children:
+        child.terminate()
+        kill = threading.Timer(GRACE, child.kill)
+        kill.daemon = True
+        kill.start()
 
 
 def leave(code: int) -> Any:
