@@ -82,8 +82,8 @@ def supervise(arguments: Sequence[str]) -> tuple[int, str | None]:
     with tempfile.TemporaryDirectory(prefix="aeoskit-") as place:
         told = Path(place) / "folder"
         children: list[subprocess.Popen] = []
-        # Ctrl-C reaches the child from the terminal; what a scheduler sends is handed on. Functions,
-        # which a child does not inherit, and before there is one: no signal falls in between.
+        # Ctrl-C reaches the child from the terminal; what a scheduler sends is handed on. By
+        # functions, which a child does not inherit, and before there is one: none is missed.
         before = {
             signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
             signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: _end(children)),

@@ -120,7 +120,8 @@ def test_a_parent_that_is_told_to_end_ends_its_child(
 ) -> None:
     """One that does not listen, too."""
     python = tmp_path / "python"
-    python.write_text('#!/bin/sh\ntrap "" TERM\nsleep 1\nkill -TERM $PPID\nsleep 60 & wait\nsleep 60\n')
+    deaf = 'trap "" TERM\nsleep 1\nkill -TERM $PPID\nsleep 60 & wait\nsleep 60\n'
+    python.write_text(f"#!/bin/sh\n{deaf}")
     python.chmod(0o755)
     monkeypatch.setattr(supervision.sys, "executable", str(python))
     monkeypatch.setattr(supervision, "GRACE", 0.2)
