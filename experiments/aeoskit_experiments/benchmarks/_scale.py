@@ -47,13 +47,13 @@ def run_scale_benchmark(
         progress: Is told what begins.
 
     Returns:
-        `rows`, one a number of devices: `devices`, `bytes_solve` (arguments and temporaries of one
-        device), `solve_share` (of those on one device alone, times the number of devices: 1 is
-        perfect), `bytes_product` (the same of a product, for which parameters and vector are
-        gathered, so that it does not fall as far), and of a product with replicated parameters
-        `reductions` and `bytes_reduced`, which do not grow with the data shards; `scaling`, with
-        `devices`, `examples`, `product_seconds` and `efficiency` (the time on one device over
-        this one).
+        `rows`, one a number of devices: `devices`, `bytes_solve` and `bytes_product` (arguments and
+        temporaries of one device: a product gathers parameters and vector, so that its own do not
+        fall), `bytes_held` (what a solve has beside a product: basis, P), `held_share` (of that on
+        one device alone, times the number of devices: 1 is perfect), and of a product with
+        replicated parameters `reductions` (a leaf's is one on a CPU) and `bytes_reduced`, which do
+        not grow with the data shards; `scaling`, with `devices`, `examples`, `product_seconds` and
+        `efficiency` (the time on one device over this one).
 
     Raises:
         UserError: If the number of devices is no power of two, or there are not so many.
@@ -67,7 +67,7 @@ def run_scale_benchmark(
         progress(f"compiling for {count} devices")
         row = _compiled(found[:count], parameters, basis)
         first = rows[0] if rows else row
-        row["solve_share"] = count * row["bytes_solve"] / first["bytes_solve"]
+        row["held_share"] = count * row["bytes_held"] / first["bytes_held"]
         rows.append(row)
     cores = os.cpu_count() or 1
     scaling = []
@@ -117,7 +117,7 @@ def _compiled(devices: list[Any], parameters: int, basis: int) -> dict[str, Any]
     ).declared()
     chip = chip_of(devices[0], len(devices))
     mesh = make_mesh({"data": len(devices)}, devices)
-    keys = ("devices", "bytes_solve", "solve_share", "bytes_product")
+    keys = ("devices", "bytes_solve", "bytes_product", "bytes_held", "held_share")
     row: dict[str, Any] = dict.fromkeys(keys) | {"devices": len(devices)}
     sharded = abstract_run(experiment, Placement(mesh, params="sharded"))
     for program in programs_of(sharded, 16):
@@ -125,6 +125,7 @@ def _compiled(devices: list[Any], parameters: int, basis: int) -> dict[str, Any]
             found = compile_row(program, chip, len(devices), "float32")
             name = "solve" if program.name == SOLVE else "product"
             row[f"bytes_{name}"] = found.argument_bytes + found.temporary_bytes
+    row["bytes_held"] = row["bytes_solve"] - row["bytes_product"]
     copies = abstract_run(experiment, Placement(mesh))
     (product,) = [program for program in programs_of(copies, 16) if program.name == PRODUCT]
     found = compile_row(product, chip, len(devices), "float32")
