@@ -168,15 +168,13 @@ def _shares(run: AbstractRun, basis: int) -> tuple[Share, ...]:
         (f"warm starts{each}", f"split over {every}", lane.probe_states, 1),
         (f"basis of {basis} vectors", f"split over {every}", vector, basis),
     ]
-    return tuple(
-        Share(
-            what=what,
-            lies=lies,
-            bytes=times * bytes_on_device(_undivided(tree)),
-            bytes_device=times * bytes_on_device(tree),
-        )
-        for what, lies, tree, times in found
-    )
+    shares = []
+    for what, lies, tree, times in found:
+        whole, device = bytes_on_device(_undivided(tree)), bytes_on_device(tree)
+        # Where nothing divides, what was to be split is not.
+        lies = lies if device < whole or placement.mesh.size == 1 else "a copy on each"
+        shares.append(Share(what=what, lies=lies, bytes=times * whole, bytes_device=times * device))
+    return tuple(shares)
 
 
 def _undivided(tree: object) -> object:
