@@ -10,6 +10,8 @@ import equinox as eqx
 import optimistix as optx
 from jaxtyping import PyTree
 
+from ._hyperparameters import is_concrete
+
 
 class _Extra(eqx.Module):
     """What `OptaxMinimiser` calls: it hands over the value and the function as well.
@@ -41,8 +43,7 @@ class AbstractOptimizer(optx.AbstractMinimiser):
     value are within 1e-6, relative and absolute; `as_minimiser` takes other tolerances.
 
     That is all that success means: where a schedule comes to 0, it ends there, at a minimum or not.
-    With decoupled weight decay it ends where step and decay balance, which is no minimum of the
-    function, and optimistix's implicit derivative, which takes it for one, is wrong there.
+    Weight decay is refused: its end is no minimum of the function.
     """
 
     rtol: ClassVar[float] = 1e-6
@@ -130,11 +131,13 @@ def as_minimiser(
         options: `norm` and `verbose`, as in `optimistix.OptaxMinimiser`.
 
     Returns:
-        A minimiser: differentiable and compiled as optimistix's others are. With weight decay its
-        end is no minimum, and the implicit derivative is wrong; a schedule that comes to 0 ends it.
+        A minimiser: differentiable and compiled as optimistix's others are. A schedule that comes
+        to 0 ends it; with weight decay, which an optax transformation does not show, its end is
+        no minimum, and the implicit derivative is wrong.
 
     Raises:
         TypeError: if it has no `init` and `update`.
+        ValueError: if it is one of ours with weight decay.
 
     Example:
         >>> import jax.numpy as jnp
@@ -149,6 +152,15 @@ def as_minimiser(
     if not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
         raise TypeError(
             f"as_minimiser takes an optimizer, such as adam(1e-3), got {type(optimizer).__name__}."
+        )
+    decay = getattr(optimizer, "weight_decay", None)
+    if decay is not None and not (is_concrete(decay) and bool((decay == 0).all())):
+        # Within `minimise` its value is traced: one of 0 is refused there, too.
+        amount = f" of {decay}" if is_concrete(decay) else ""
+        raise ValueError(
+            f"the optimizer has weight decay{amount}, with which it ends where step and decay "
+            "balance: no minimum of the function, and optimistix's derivative would be wrong; make "
+            "it with weight_decay=None, and add `0.5 * weight_decay * ‖y‖²` to the function."
         )
     optimizer = getattr(optimizer, "transform", optimizer)  # An OptaxOptimizer's own.
     return optx.OptaxMinimiser(_Extra(optimizer), rtol=rtol, atol=atol, **options)

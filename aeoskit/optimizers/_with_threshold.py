@@ -12,7 +12,7 @@ from ._schedules import Constant
 from ._sign import Sign
 
 
-def with_threshold(optimizer: Optimizer, threshold: Any) -> Optimizer:
+def with_threshold(optimizer: Any, threshold: Any) -> Optimizer:
     """The same optimizer at the constant learning rate whose stability threshold is a given one.
 
     Every momentum rule's threshold is `A / lr - B w` with a decay w, so that no search is needed.
@@ -28,6 +28,7 @@ def with_threshold(optimizer: Optimizer, threshold: Any) -> Optimizer:
         learning rate is NaN, and the run says that it diverged.
 
     Raises:
+        TypeError: for an optimizer that is not ours: its learning rate is in its own closures.
         ValueError: for sign descent, which has no threshold; where no learning rate has that one.
 
     Example:
@@ -37,6 +38,11 @@ def with_threshold(optimizer: Optimizer, threshold: Any) -> Optimizer:
         >>> print(f"{optimizer.learning_rate(optimizer.init(jnp.zeros(2))):.3g}")
         0.01
     """
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"with_threshold sets the learning rate of aeoskit's own optimizers, and this is of "
+            f"type {type(optimizer).__name__}: take the one of ours, such as adam(1e-3)."
+        )
     if isinstance(optimizer.preconditioner_rule, Sign):
         raise ValueError(
             "the step of sign descent is piecewise constant in the gradient, and has no threshold "

@@ -65,7 +65,9 @@ def _print_plan(found: Any) -> None:
             "model": f"{found.parameters:,} parameters, {found.knobs.params}",
             "data": f"{found.examples:,} examples"
             + (f"; {found.lanes} runs side by side in the steps" if found.lanes > 1 else ""),
-            "products": f"{found.precision}, compiled with {found.effort} effort",
+            # Other compilers know no effort.
+            "products": found.precision
+            + (f", compiled with {found.effort} effort" if found.topology.startswith("v") else ""),
         },
     )
     print()

@@ -9,10 +9,10 @@ import pytest
 
 from aeoskit.optimizers import (
     adam,
+    adamw,
     apply_updates,
     as_minimiser,
     from_optax,
-    gradient_descent,
     momentum,
 )
 
@@ -79,7 +79,7 @@ def test_a_line_search_of_optax_has_the_function(wrap):
 
 
 def test_what_success_does_not_mean():
-    """As the docstring has it: a schedule's end is one, and with decay the end is no minimum."""
+    """As the docstring has it: a schedule's end is one; with decay there would be no minimum."""
 
     def nearest(a, solver):
         return optx.minimise(lambda y, a: (y - a) ** 2, solver, 0.0, a, max_steps=3000)
@@ -87,8 +87,12 @@ def test_what_success_does_not_mean():
     ended = nearest(3.0, adam(lambda count: jnp.where(count < 20, 0.1, 1e-9)))
     assert bool(ended.result == optx.RESULTS.successful)
     assert float(ended.value) < 2.5
-    decayed = nearest(3.0, gradient_descent(0.1, weight_decay=1.0))
-    assert float(decayed.value) == pytest.approx(2.0, rel=1e-4)  # 2 (y - a) + y = 0
+    with pytest.raises(ValueError, match="has weight decay, with which"):
+        nearest(3.0, adamw(0.1, weight_decay=1.0))
+    with pytest.raises(ValueError, match=r"weight decay of 0.5, .* weight_decay=None, and add"):
+        as_minimiser(adamw(0.1, weight_decay=0.5))
+    none = as_minimiser(adamw(0.1, weight_decay=0.0))
+    assert bool(nearest(3.0, none).result == optx.RESULTS.successful)
 
 
 def test_what_is_no_optimizer():

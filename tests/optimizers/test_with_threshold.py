@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from aeoskit import equivalent_ratio
@@ -151,3 +152,8 @@ def test_a_shift_is_curvature_that_every_mode_has():
 def test_a_rule_that_is_none():
     with pytest.raises(ValueError, match=r"the rule is a float, not a momentum rule"):
         equivalent_ratio(-1.0, 0.9)
+
+
+def test_the_rate_of_others_is_theirs():
+    with pytest.raises(TypeError, match="this is of type OptaxOptimizer"):
+        ak.with_threshold(ak.from_optax(optax.adam(0.1)), 50.0)

@@ -20,7 +20,10 @@ def placement_of(place: Place) -> Placement:
         mesh = make_mesh(place.mesh, devices)
         placement = Placement(mesh, params=place.params, basis=place.basis)
     except ValueError as error:
-        raise UserError(f"place: {' '.join(str(error).split())}") from error
+        # Of a CPU's devices the library names Python's way to more of them; here there is another.
+        said, python, _ = " ".join(str(error).split()).partition(", or simulate them on CPUs:")
+        more = ", or on a CPU more of them, with --devices" if python else ""
+        raise UserError(f"place: {said}{more}") from error
     taking_part = len({device.process_index for device in mesh.devices.flat})
     if taking_part < jax.process_count():
         raise UserError(
