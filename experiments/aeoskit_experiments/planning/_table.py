@@ -74,45 +74,50 @@ def _tell(name: str) -> Callable[[str], None]:
 
 
 def markdown(plans: dict[tuple[str, str, str], Plan]) -> str:
-    """The table: a line for each plan.
+    """Two tables, a line for each plan in both: memory and verdict; what a product does and sends.
 
     Args:
         plans: By name, topology and precision.
     """
-    lines = [
-        "| run | chips | products | MiB a chip: steps | product | solve | steps + probe | of a "
-        "chip | product: GFLOP | reduced | gathered | time: peaks | XLA | verdict |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | "
-        "--- |",
+    memory = [
+        _line("run", "chips", "products", *_ROWS, "of a chip", "verdict"),
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
-    for (name, topology, precision), found in plans.items():
+    work = [
+        "| run | chips | products | GFLOP | reduced | gathered | time: peaks | XLA |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for key, found in plans.items():
         rows = {row.program: row for row in found.rows}
-        sizes = [f"{rows[key].total_bytes / 2**20:,.0f}" for key in _ROWS]
+        sizes = [f"{rows[name].total_bytes / 2**20:,.0f}" for name in _ROWS]
         share = max(row.total_bytes for row in found.rows) / found.memory
+        memory.append(_line(*key, *sizes, f"{share:.1%}", _verdict(found)))
         product = rows["product"]
-        cells = [
-            name,
-            topology,
-            precision,
-            *sizes,
-            f"{share:.1%}",
-            f"{product.flops / 1e9:,.0f}"
-            if product.flops >= 1e10
-            else f"{product.flops / 1e9:.2g}",
-            _moved(product, "all-reduce", "reduce-scatter"),
-            _moved(product, "all-gather"),
-            _time(product.roofline_seconds),
-            _time(product.compiler_seconds),
-            _verdict(found),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        flops = product.flops / 1e9
+        work.append(
+            _line(
+                *key,
+                f"{flops:,.0f}" if flops >= 10 else f"{flops:.2g}",
+                _moved(product, "all-reduce", "reduce-scatter"),
+                _moved(product, "all-gather"),
+                _time(product.roofline_seconds),
+                _time(product.compiler_seconds),
+            )
+        )
+    parts = ("MiB on a chip:", *memory), ("One product, on a chip:", *work)
+    return "\n\n".join(f"{title}\n\n" + "\n".join(lines) for title, *lines in parts)
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 _ROWS = ("steps", "product", "solve", "steps + probe")
 
 
 def _moved(row: Row, *kinds: str) -> str:
+    if row.refused:
+        return "–"  # there is no program whose messages could be read
     size = sum(t.count * t.bytes for t in row.transfers if t.kind in kinds) / 2**20
     return f"{size:,.0f} MiB" if size >= 10 else f"{size:.3g} MiB"
 
