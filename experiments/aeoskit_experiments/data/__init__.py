@@ -2,6 +2,7 @@
 
 from ._dataset import AnyDataset as AnyDataset
 from ._dataset import Dataset as Dataset
+from ._dataset import PairDataset as PairDataset
 from ._dataset import TokenDataset as TokenDataset
 from ._digits import digits as digits
 from ._quadratic import quadratic as quadratic

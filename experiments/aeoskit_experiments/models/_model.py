@@ -33,11 +33,12 @@ class Model:
         init: `(key, dataset) -> params`, any pytree of float32 arrays. Of the data set it reads
             shapes alone, so that `jax.eval_shape` gives those of the parameters.
         apply: `(params, inputs (n, features)) -> outputs (n, classes)`; of a model of tokens,
-            `(params, inputs (n, length)) -> outputs (n, length, vocabulary)`.
+            `(params, inputs (n, length)) -> outputs (n, length, vocabulary)`; of pairs of
+            sequences, `(params, ((n, source), (n, target))) -> outputs (n, target, vocabulary)`.
     """
 
     init: Callable[[PRNGKeyArray, AnyDataset], PyTree]
-    apply: Callable[[PyTree, Num[Array, "n *inputs"]], Float[Array, "n *outputs"]]
+    apply: Callable[[PyTree, PyTree[Num[Array, "n ?*inputs"]]], Float[Array, "n *outputs"]]
 
 
 def check_settings(activation: str, init: str, scale: float, **positive: int) -> None:
