@@ -133,10 +133,15 @@ def make_app() -> typer.Typer:
 
 def _recipe_action(name: str) -> Any:
     def action(values: dict[str, Any], *, json: bool, quiet: bool, **place: Any) -> int:
-        from aeoskit_experiments.recipes import make_recipe
+        from aeoskit_experiments.recipes import make_suite
 
         where = taken(place)
-        pipeline = where.apply(make_recipe(name, **values))
+        suite = {
+            case: where.apply(pipeline) for case, pipeline in make_suite(name, **values).items()
+        }
+        if len(suite) > 1:
+            return _execute_suite(suite, name, json=json, quiet=quiet, **place)
+        (pipeline,) = suite.values()
         return _execute(pipeline, json=json, quiet=quiet, **place)
 
     return action
@@ -276,6 +281,37 @@ def _execute(
     with Progress(quiet=quiet) as progress:
         outcome = execute(
             pipeline,
+            root=None if root is None else Path(root),
+            folder=None if folder is None else Path(folder),
+            listener=progress,
+        )
+    if not outcome.leads:
+        return outcome.exit_code
+    if json:
+        print_json(outcome.summary)
+    else:
+        print_outcome(outcome.summary, outcome.figures)
+    return outcome.exit_code
+
+
+def _execute_suite(
+    suite: dict[str, Pipeline],
+    name: str,
+    *,
+    json: bool,
+    quiet: bool,
+    root: str | None = None,
+    folder: str | None = None,
+) -> int:
+    for pipeline in suite.values():
+        pipeline.experiment()  # bad input is said before jax starts up its devices
+    from aeoskit_cli._progress import Progress
+    from aeoskit_experiments.execution import execute_suite
+
+    with Progress(quiet=quiet) as progress:
+        outcome = execute_suite(
+            suite,
+            name,
             root=None if root is None else Path(root),
             folder=None if folder is None else Path(folder),
             listener=progress,

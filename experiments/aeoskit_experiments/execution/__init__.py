@@ -6,6 +6,8 @@ from ._listener import Listener as Listener
 from ._listener import Silent as Silent
 from ._processes import Membership as Membership
 from ._processes import join as join
+from ._suite import SuiteOutcome as SuiteOutcome
+from ._suite import execute_suite as execute_suite
 from ._summary import summarize_advance as summarize_advance
 from ._summary import summarize_run as summarize_run
 from ._windows import edge_step as edge_step

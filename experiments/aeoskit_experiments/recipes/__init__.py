@@ -1,13 +1,29 @@
 """Named experiments: each a function with keyword options that returns a pipeline."""
 
+from aeoskit_experiments.recipes._adam import e01_learning_rate as e01_learning_rate
+from aeoskit_experiments.recipes._adam import e02_momentum as e02_momentum
+from aeoskit_experiments.recipes._adam import e03_frozen as e03_frozen
 from aeoskit_experiments.recipes._advance import advance as advance
+from aeoskit_experiments.recipes._advances import e07_advance as e07_advance
+from aeoskit_experiments.recipes._advances import e08_blocked as e08_blocked
+from aeoskit_experiments.recipes._advances import e09_branches as e09_branches
+from aeoskit_experiments.recipes._architectures import e04_architectures as e04_architectures
+from aeoskit_experiments.recipes._batches import e06_batch_size as e06_batch_size
 from aeoskit_experiments.recipes._edges import adam_edge as adam_edge
 from aeoskit_experiments.recipes._edges import gd_edge as gd_edge
+from aeoskit_experiments.recipes._grids import e10_grid as e10_grid
+from aeoskit_experiments.recipes._grids import e12_generalization as e12_generalization
+from aeoskit_experiments.recipes._grids import e13_epsilon as e13_epsilon
+from aeoskit_experiments.recipes._grids import e14_spikes as e14_spikes
 from aeoskit_experiments.recipes._multiplier import multiplier_edge as multiplier_edge
+from aeoskit_experiments.recipes._optimizers import e05_optimizers as e05_optimizers
 from aeoskit_experiments.recipes._registry import RECIPES as RECIPES
 from aeoskit_experiments.recipes._registry import find_recipe as find_recipe
 from aeoskit_experiments.recipes._registry import make_recipe as make_recipe
+from aeoskit_experiments.recipes._registry import make_suite as make_suite
 from aeoskit_experiments.recipes._registry import recipe as recipe
 from aeoskit_experiments.recipes._registry import recipe_options as recipe_options
 from aeoskit_experiments.recipes._registry import recipe_summary as recipe_summary
+from aeoskit_experiments.recipes._theory import e15_theory as e15_theory
 from aeoskit_experiments.recipes._thresholds import threshold_table as threshold_table
+from aeoskit_experiments.recipes._warmup import e11_warmup as e11_warmup

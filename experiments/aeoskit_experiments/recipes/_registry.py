@@ -1,6 +1,6 @@
-"""The registry of recipes: functions with keyword options that return a pipeline."""
+"""The registry of recipes: functions with keyword options that return a pipeline, or several."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -11,20 +11,27 @@ from aeoskit_experiments.pipelines._options import coerce
 
 _ONE_SEED = "it seeds both data and model, and a sweep would train every pair of them"
 
-RECIPES: dict[str, Callable[..., Pipeline]] = {}
+Suite = Mapping[str, Pipeline]
+"""Pipelines by the names of their cases: what differs in more than a sweep can say."""
+
+Recipe = Callable[..., Pipeline | Suite]
+
+RECIPES: dict[str, Recipe] = {}
 
 
-def recipe(function: Callable[..., Pipeline]) -> Callable[..., Pipeline]:
+def recipe(function: Recipe) -> Recipe:
     """Register a function under its name with hyphens; its docstring's first line is its help.
 
-    >>> sorted(RECIPES)
-    ['adam-edge', 'advance', 'gd-edge', 'multiplier-edge', 'threshold-table']
+    A recipe that returns a mapping is a suite: its pipelines, the cases, run one after the other.
+
+    >>> "adam-edge" in RECIPES, "e04-architectures" in RECIPES
+    (True, True)
     """
     RECIPES[function.__name__.replace("_", "-")] = function
     return function
 
 
-def find_recipe(name: str) -> Callable[..., Pipeline]:
+def find_recipe(name: str) -> Recipe:
     """The recipe of that name, or a `UserError` with the nearest one."""
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
@@ -45,6 +52,43 @@ def recipe_summary(name: str) -> str:
     return summary_of(find_recipe(name))
 
 
+def make_suite(name: str, **options: Any) -> dict[str, Pipeline]:
+    """Every pipeline of a recipe with some options set.
+
+    Args:
+        name: A registered recipe.
+        options: As the recipe's own keyword arguments.
+
+    Returns:
+        Case to pipeline, in order; of a recipe that is a single pipeline, that one as "main". Each
+        pipeline is named after the recipe and its case. Nothing has run.
+
+    Raises:
+        UserError: For an unknown recipe or option (with the nearest name) or a wrong value.
+
+    >>> suite = make_suite("e04-architectures", architecture=["mlp", "lstm"])
+    >>> {case: pipeline.name for case, pipeline in suite.items()}
+    {'mlp': 'e04-architectures-mlp', 'lstm': 'e04-architectures-lstm'}
+    """
+    function = find_recipe(name)
+    known = {option.name: option for option in recipe_options(name)}
+    values = {}
+    for key, value in options.items():
+        if key not in known:
+            raise unknown("option", key, known, where=f"recipe {name}")
+        values[key] = coerce(known[key], value, where=f"recipe {name}")
+    try:
+        made = function(**values)
+    except UserError as error:
+        raise UserError(f"recipe {name}: {error}") from None
+    if isinstance(made, Pipeline):
+        return {"main": msgspec.structs.replace(made, name=name)}
+    return {
+        case: msgspec.structs.replace(pipeline, name=f"{name}-{case}")
+        for case, pipeline in made.items()
+    }
+
+
 def make_recipe(name: str, **options: Any) -> Pipeline:
     """The pipeline of a recipe with some options set, named after it.
 
@@ -56,17 +100,13 @@ def make_recipe(name: str, **options: Any) -> Pipeline:
         The pipeline; nothing has run.
 
     Raises:
-        UserError: For an unknown recipe or option (with the nearest name) or a wrong value.
+        UserError: For an unknown recipe or option (with the nearest name), a wrong value, or a
+            recipe of several pipelines of which the options leave more than one.
     """
-    function = find_recipe(name)
-    known = {option.name: option for option in recipe_options(name)}
-    values = {}
-    for key, value in options.items():
-        if key not in known:
-            raise unknown("option", key, known, where=f"recipe {name}")
-        values[key] = coerce(known[key], value, where=f"recipe {name}")
-    try:
-        pipeline = function(**values)
-    except UserError as error:
-        raise UserError(f"recipe {name}: {error}") from None
-    return msgspec.structs.replace(pipeline, name=name)
+    suite = make_suite(name, **options)
+    if len(suite) > 1:
+        raise UserError(
+            f"recipe {name} is {len(suite)} runs here ({', '.join(suite)}), and one is wanted: "
+            f"name one by its options, or let `aeoskit run {name}` run them all"
+        )
+    return next(iter(suite.values()))

@@ -1,0 +1,135 @@
+"""A suite: several pipelines, one after the other, and one picture of them all."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import xarray as xr
+
+from aeoskit.figures import cases_figure, save
+from aeoskit.record import read_run, to_json_safe, write_atomically
+from aeoskit_experiments.pipelines import Pipeline, Store
+
+from ._execute import EXIT_CODES, Outcome, execute
+from ._listener import Listener
+from ._names import optimizer_name
+from ._room import make_room
+
+
+@dataclasses.dataclass(frozen=True)
+class SuiteOutcome:
+    """What `execute_suite` returns.
+
+    Args:
+        folder: the suite's folder; each case has its run's folder in it.
+        outcomes: what became of each case, by name.
+        summary: the numbers of all of them: what the command line prints and `--json` gives.
+        figures: the files that were drawn of all of them.
+        status: "finished"; "interrupted", and then the cases after that one did not run; "diverged"
+            if one did.
+        exit_code: as of a run.
+        leads: whether this process wrote the records.
+    """
+
+    folder: Path
+    outcomes: dict[str, Outcome]
+    summary: dict[str, Any]
+    figures: list[Path]
+    status: str
+    exit_code: int
+    leads: bool = True
+
+
+def execute_suite(
+    suite: Mapping[str, Pipeline],
+    name: str,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    listener: Listener | None = None,
+) -> SuiteOutcome:
+    """Runs pipelines one after the other, each with a record of its own in one folder.
+
+    Args:
+        suite: case to pipeline.
+        name: what the folder is called after.
+        root: the folder of runs, in place of the pipelines' own.
+        folder: the suite's very folder, which must not exist yet.
+        listener: is told of the progress on the host.
+
+    Returns:
+        A `SuiteOutcome`.
+
+    Raises:
+        UserError: bad input in any of them, before any work; nothing is left behind.
+    """
+    begun = time.perf_counter()
+    for pipeline in suite.values():
+        pipeline.experiment()
+    place = _place(suite, name, root, folder)
+    outcomes: dict[str, Outcome] = {}
+    for case, pipeline in suite.items():
+        if outcomes:
+            make_room()
+        outcomes[case] = execute(pipeline, folder=place / case, listener=listener)
+        if outcomes[case].status == "interrupted":
+            break
+    status = next(
+        (word for word in ("interrupted", "diverged") if word in _statuses(outcomes)), "finished"
+    )
+    leads = all(outcome.leads for outcome in outcomes.values())
+    if not leads:
+        return SuiteOutcome(
+            place, outcomes, {"status": status}, [], status, EXIT_CODES[status], leads=False
+        )
+    figures = save(cases_figure(_records(outcomes)), place / name)
+    summary = {
+        "name": name,
+        "runs": [
+            {"case": case, **row}
+            for case, outcome in outcomes.items()
+            for row in outcome.summary["runs"]
+        ],
+        "cases": {case: outcome.summary for case, outcome in outcomes.items()},
+        "status": status,
+        "seconds": time.perf_counter() - begun,
+        "folder": str(place),
+        "figure": str(figures[0]),
+    }
+    text = msgspec.json.format(msgspec.json.encode(to_json_safe(summary)), indent=2) + b"\n"
+    write_atomically(place / "suite.json", lambda temporary: temporary.write_bytes(text))
+    return SuiteOutcome(place, outcomes, summary, figures, status, EXIT_CODES[status])
+
+
+def _place(
+    suite: Mapping[str, Pipeline],
+    name: str,
+    root: str | os.PathLike[str] | None,
+    folder: str | os.PathLike[str] | None,
+) -> Path:
+    """The suite's folder, which the first case's record makes."""
+    if folder is not None:
+        return Path(folder)
+    first = next(iter(suite.values())).declared().store or Store()
+    above = Path(first.root if root is None else root)
+    plan = above / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    found, further = plan, 1
+    while found.exists():
+        further += 1
+        found = plan.with_name(f"{plan.name}-{further}")
+    return found
+
+
+def _statuses(outcomes: Mapping[str, Outcome]) -> set[str]:
+    return {outcome.status for outcome in outcomes.values()}
+
+
+def _records(outcomes: Mapping[str, Outcome]) -> dict[str, xr.Dataset]:
+    """The cases' metrics, under names that people use."""
+    return {
+        optimizer_name(case): read_run(outcome.folder).metrics for case, outcome in outcomes.items()
+    }

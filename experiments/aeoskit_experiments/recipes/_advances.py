@@ -1,0 +1,198 @@
+"""E7, E8 and E9: what tells the adaptive edge of stability from the edge of stability."""
+
+from typing import Any, Literal
+
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.pipelines import (
+    Pipeline,
+    branch,
+    loss,
+    model,
+    optimizer,
+    pipe,
+    plot,
+    store,
+    track,
+    train,
+)
+from aeoskit_experiments.pipelines._stage import Stage
+from aeoskit_experiments.recipes._registry import recipe
+from aeoskit_experiments.recipes._rewound import rewound
+from aeoskit_experiments.recipes._settings import Dataset, Floats, Size, by_size, images
+
+Architecture = Literal["mlp", "cnn"]
+
+# Random labels keep the edge for thousands of steps: they can only be learned by heart. Pixels are
+# standardized by the channel, as in the paper.
+_EXAMPLES = {"digits": 1700, "mnist5k": 5000}
+_RATES = {("digits", "mlp"): 3e-5, ("mnist5k", "mlp"): 5e-5, ("digits", "cnn"): 1e-4}
+
+
+def _setting(
+    size: str,
+    seed: int,
+    dataset: str | None,
+    architecture: str,
+    examples: int | None,
+) -> list[Stage]:
+    """Data, model and loss of the three experiments."""
+    name = by_size(size, dataset, small="digits", paper="cifar10")
+    small = name in _EXAMPLES
+    stages = [
+        images(
+            size,
+            seed,
+            dataset=name,
+            examples=_EXAMPLES.get(name) if examples is None else examples,
+            label_noise=1.0 if small else None,
+        )
+    ]
+    if architecture == "cnn":
+        stages.append(model("cnn", channels=32, depth=2, activation="tanh", seed=seed))
+    else:
+        width = 100 if small else 200
+        stages.append(model("mlp", width=width, depth=5, activation="tanh", seed=seed))
+    return [*stages, loss("cross_entropy")]
+
+
+def _rate(size: str, lr: Any, dataset: str | None, architecture: str) -> Any:
+    """Adam's learning rate."""
+    name = by_size(size, dataset, small="digits", paper="cifar10")
+    return lr if lr is not None else _RATES.get((name, architecture), 1e-4)
+
+
+def _adam(lr: Any) -> Stage:
+    return optimizer("adam", lr=lr, beta1=0.9, beta2=0.99, eps=1e-7)
+
+
+def _tracks(every: int) -> list[Stage]:
+    names = ("preconditioned_sharpness", "sharpness")
+    return [track(name, every=every) for name in names]
+
+
+@recipe
+def e07_advance(
+    *,
+    size: Size = "small",
+    lr: Floats | None = None,
+    steps: int | None = None,
+    every: int = 5,
+    dataset: Dataset | None = None,
+    architecture: Architecture = "mlp",
+    examples: int | None = None,
+    stop_loss: float = 0.1,
+    seed: int = 0,
+) -> Pipeline:
+    """Adam keeps advancing at its edge: λ₁(P⁻¹H) is flat while λ₁(H) grows many-fold (E7).
+
+    Args:
+        size: Small (digits with random labels) or the paper's Figure 8, on CIFAR-10.
+        lr: Learning rate; several are trained side by side.
+        steps: Steps of full-batch training, if the loss does not end it.
+        every: Steps between two measurements.
+        dataset: The images; digits or cifar10 by the size.
+        architecture: Five tanh layers, or a convolutional network.
+        examples: How many images.
+        stop_loss: Loss that ends a run: cross-entropy's curvature collapses once it is fitted.
+        seed: Seed of data and initial parameters.
+    """
+    rate = _rate(size, lr, dataset, architecture)
+    if size == "paper" and lr is None:
+        rate = (5e-5, 1e-4, 2e-4, 4e-4)
+    return pipe(
+        *_setting(size, seed, dataset, architecture, examples),
+        _adam(rate),
+        *_tracks(every),
+        train(by_size(size, steps, small=3000, paper=8000), stop_loss=stop_loss),
+        # What e09-branches rewinds to.
+        store(checkpoint_every=100),
+        plot("advance"),
+    )
+
+
+@recipe
+def e08_blocked(
+    *,
+    size: Size = "small",
+    lr: float = 1.0,
+    steps: int | None = None,
+    every: int = 5,
+    dataset: Dataset | None = None,
+    architecture: Architecture = "mlp",
+    examples: int | None = None,
+    stop_loss: float = 0.1,
+    seed: int = 0,
+) -> Pipeline:
+    """Momentum without a preconditioner: λ₁(H) rises to 38/lr, and is blocked there (E8).
+
+    Args:
+        size: Small (digits with random labels) or the paper's Figure 8, on CIFAR-10.
+        lr: Learning rate of EMA momentum.
+        steps: Steps of full-batch training, if the loss does not end it.
+        every: Steps between two measurements.
+        dataset: The images; digits or cifar10 by the size.
+        architecture: Five tanh layers, or a convolutional network.
+        examples: How many images.
+        stop_loss: Loss that ends a run: cross-entropy's curvature collapses once it is fitted.
+        seed: Seed of data and initial parameters.
+    """
+    return pipe(
+        *_setting(size, seed, dataset, architecture, examples),
+        optimizer("momentum", lr=lr, beta1=0.9, form="ema"),
+        track("sharpness", every=every),
+        train(by_size(size, steps, small=3000, paper=8000), stop_loss=stop_loss),
+        plot("edge"),
+    )
+
+
+@recipe
+def e09_branches(
+    *,
+    size: Size = "small",
+    run: str | None = None,
+    at: int | str = "edge",
+    lr: float | None = None,
+    steps: int | None = None,
+    every: int = 5,
+    dataset: Dataset | None = None,
+    architecture: Architecture | None = None,
+    examples: int | None = None,
+    stop_loss: float = 0.1,
+    seed: int = 0,
+) -> Pipeline:
+    """From Adam at its edge: go on, freeze P, or switch to momentum; only Adam advances (E9).
+
+    Momentum's learning rate is set such that it starts at 0.95 of its own threshold.
+
+    Args:
+        size: Small (digits with random labels) or the paper's Figure 8, on CIFAR-10.
+        run: A run of e07-advance to rewind, whose stages are taken; none trains one here.
+        at: The step from which the branches go on, or edge.
+        lr: Adam's learning rate; not of a rewound run.
+        steps: Steps of full-batch training, if the loss does not end it.
+        every: Steps between two measurements; not of a rewound run.
+        dataset: The images, digits or cifar10 by the size; not of a rewound run.
+        architecture: Five tanh layers (mlp), or cnn; not of a rewound run.
+        examples: How many images; not of a rewound run.
+        stop_loss: Loss that ends a run: cross-entropy's curvature collapses once it is fitted.
+        seed: Seed of data and initial parameters; not of a rewound run.
+    """
+    when = "start" if run is not None else at
+    branches = [
+        branch("freeze", at=when, name="frozen"),
+        branch("switch", optimizer="momentum", form="ema", ratio=0.95, at=when, name="momentum"),
+    ]
+    if run is not None:
+        given = {"lr": lr, "dataset": dataset, "architecture": architecture, "examples": examples}
+        return pipe(*rewound(run, at, steps, **given), *branches, plot("advance"))
+    if lr is not None and not isinstance(lr, float | int):
+        raise UserError(f"lr is {lr}: branches go on from one run, so give one learning rate")
+    shape = architecture or "mlp"
+    return pipe(
+        *_setting(size, seed, dataset, shape, examples),
+        _adam(_rate(size, lr, dataset, shape)),
+        *_tracks(every),
+        train(by_size(size, steps, small=3000, paper=8000), stop_loss=stop_loss),
+        *branches,
+        plot("advance"),
+    )

@@ -1,0 +1,72 @@
+"""E6: minibatches."""
+
+from typing import Literal
+
+from aeoskit_experiments.pipelines import Pipeline, optimizer, pipe, plot, track, train
+from aeoskit_experiments.recipes._registry import recipe
+from aeoskit_experiments.recipes._settings import (
+    EPS,
+    PAPER_STEPS,
+    Dataset,
+    Ints,
+    Size,
+    by_size,
+    fully_connected,
+    images,
+    loss_of,
+)
+
+
+@recipe
+def e06_batch_size(
+    *,
+    size: Size = "small",
+    batch: Ints | None = None,
+    sampling: Literal["shuffle", "replacement"] = "shuffle",
+    lr: float | None = None,
+    steps: int | None = None,
+    every: int = 10,
+    dataset: Dataset | None = None,
+    examples: int | None = None,
+    seed: int = 0,
+) -> Pipeline:
+    """Adam on minibatches: the larger the batch, the closer to the threshold, from below (E6).
+
+    The sharpness is that of the loss over all examples.
+
+    Args:
+        size: Small (digits, minutes on two cores) or the paper's, on CIFAR-10.
+        batch: Sizes of the batch, the last one all examples.
+        sampling: Batches without replacement within an epoch, or with replacement.
+        lr: Learning rate.
+        steps: Steps of training, at every size of the batch.
+        every: Steps between two measurements.
+        dataset: The images; digits or cifar10 by the size.
+        examples: How many of them.
+        seed: Seed of data, initial parameters and batches.
+    """
+    sizes = by_size(
+        size,
+        batch,
+        small=(16, 64, 256, examples or 500),
+        paper=(256, 1024, 4096, examples or 50_000),
+    )
+    return pipe(
+        images(size, seed, dataset=dataset, examples=examples),
+        fully_connected(size, seed),
+        loss_of(size),
+        optimizer(
+            "adam",
+            lr=by_size(size, lr, small=3e-3, paper=1e-4),
+            beta2=0.999 if size == "paper" else 0.99,
+            eps=EPS[size],
+        ),
+        track("preconditioned_sharpness", every=every),
+        train(
+            by_size(size, steps, small=1500, paper=PAPER_STEPS),
+            batch=sizes,
+            sampling=sampling,
+            seed=seed,
+        ),
+        plot("edge"),
+    )
