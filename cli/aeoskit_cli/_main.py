@@ -18,6 +18,7 @@ from aeoskit_cli._generate import (
 )
 from aeoskit_cli._placing import MANY, OPTIONS, Placing, placing, taken, with_options
 from aeoskit_cli._print import print_json, print_numbers, print_outcome, print_table
+from aeoskit_cli._reproduce import reproduce
 from aeoskit_cli._sweep import make_sweep_app
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments._supervise import (
@@ -39,7 +40,7 @@ Folder = Annotated[
 Run = Annotated[Path, typer.Argument(help="The folder of a run", metavar="RUN")]
 
 USER_ERROR, INTERRUPTED = 2, 130
-ORDER = ("list", "run", "pipe", "sweep", "show", "rerun", "plan", "doctor", "bench")
+ORDER = ("list", "run", "pipe", "sweep", "reproduce", "show", "rerun", "plan", "doctor", "bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What stands after `aeoskit`; those of the process if None.
 
     Returns:
-        The exit code: 0; 1 if everything diverged, a job of a sweep failed or a rerun's numbers
-        differ; 2 for bad input, said in one line on stderr; 130 after Ctrl-C. An exception that
+        The exit code: 0; 1 if everything diverged, a job of a sweep failed, a rerun's numbers
+        differ or a claim failed; 2 for bad input, said in one line on stderr; 130 after Ctrl-C. An exception that
         nobody foresaw is raised.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -121,7 +122,7 @@ def make_app() -> typer.Typer:
     app.add_typer(recipes, name="run")
     app.command("pipe", cls=RawCommand, add_help_option=False)(pipe)
     app.add_typer(make_sweep_app(), name="sweep")
-    for command in (show, with_options(rerun)):
+    for command in (reproduce, show, with_options(rerun)):
         app.command(command.__name__, cls=Command, context_settings=HELP)(command)
     # A recipe or a pipeline stands inside of them, with options of its own.
     for command in (plan, doctor):

@@ -202,6 +202,35 @@ def _row_cell(key: str, value: Any) -> str:
     return _cell(key, value)
 
 
+def print_ledger(ledger: Any, folder: Path) -> None:
+    """Print a ledger: a row a claim, the verdict on each experiment, and where its pages are."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from aeoskit_experiments.ledger import bounds_words, headline, seconds_words, value_words
+
+    table = Table(box=_box(), pad_edge=False, header_style="bold", padding=(0, 1))
+    for header in ("experiment", "claim", "value", "bounds", "verdict", "time"):
+        justify = "right" if header in ("value", "bounds", "time") else "left"
+        table.add_column(header, justify=justify, overflow="fold")
+    for row in ledger.rows:
+        setting = "" if row.setting == "reference" else f"\n({row.setting})"
+        value = value_words(row).replace(" (", "\n(")
+        cells = (row.experiment, row.claim + setting, value, bounds_words(row.bounds, row.unit))
+        style = {"pass": "green", "fail": "bold red"}.get(row.verdict, "dim")
+        table.add_row(*cells, Text(row.verdict, style=style), seconds_words(row.seconds))
+    _show(table)
+    for row in ledger.rows:
+        if row.reason and row.verdict != "pass":
+            print(f"{row.experiment} {row.claim} ({row.setting}): {row.reason}")
+    print(f"{headline(ledger)}.")
+    if ledger.waiting:
+        print(f"{ledger.waiting} runs are left: aeoskit reproduce --folder {folder}")
+    _say("page", folder / "ledger.html")
+    _say("record", folder)
+    _say("time", seconds_words(ledger.seconds))
+
+
 def print_table(title: str, pairs: Mapping[str, Any]) -> None:
     """Print names and values."""
     from rich.table import Table

@@ -71,9 +71,31 @@ class Progress:
         else:
             print(message, file=sys.stderr, flush=True)
 
+    def said(self, message: str, style: str = "") -> None:
+        """A line that stays, unless it is to be quiet."""
+        if self._quiet:
+            return
+        if self._bar is not None:
+            self._bar.console.print(message, highlight=False, markup=False, style=style)
+        elif sys.stderr.isatty():
+            _console().print(message, highlight=False, markup=False, style=style)
+        else:
+            print(message, file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Forget the runs so far; their bars go."""
+        for task in self._tasks.values():
+            self._bar.remove_task(task)
+        self._tasks.clear()
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
 
 def _make_bar() -> Any:
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -88,7 +110,7 @@ def _make_bar() -> Any:
         MofNCompleteColumn(),
         TextColumn("{task.fields[shown]}", markup=False),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=_console(),
         # What is printed to stdout during the bar must not be taken over by it.
         redirect_stdout=False,
     )

@@ -1,0 +1,101 @@
+"""`aeoskit reproduce`: the ledger of claims, run, judged and written."""
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aeoskit_cli._print import print_json, print_ledger
+from aeoskit_cli._progress import Progress
+
+Size = Annotated[str | None, typer.Option(help="small (default) or paper", metavar="SIZE")]
+Only = Annotated[
+    str | None, typer.Option(help="Some experiments (default all)", metavar="E1,E7,…")
+]
+Seeds = Annotated[
+    int | None, typer.Option(help="With how many seeds each work is run (default 1)", metavar="INT")
+]
+Grid = Annotated[
+    bool, typer.Option("--grid", help="Further data sets, architectures and learning rates too")
+]
+Root = Annotated[str, typer.Option(help="Make the ledger's folder in here", metavar="FOLDER")]
+Folder = Annotated[
+    str | None,
+    typer.Option(help="Make this the ledger's folder, or go on with the one in it", metavar="FOLDER"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, no tables")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr")]
+
+
+def reproduce(
+    size: Size = None,
+    only: Only = None,
+    seeds: Seeds = None,
+    grid: Grid = False,
+    root: Root = "runs",
+    folder: Folder = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Reproduce the literature: run, judge by bounds fixed before, write a ledger."""
+    # Here, since it imports jax.
+    from aeoskit_experiments.ledger import reproduce as run
+
+    with Told(quiet=quiet) as told:
+        outcome = run(
+            size=size,
+            only=None if only is None else only.split(","),
+            seeds=seeds,
+            grid=True if grid else None,
+            root=root,
+            folder=folder,
+            witness=told,
+        )
+    if json:
+        print_json(outcome.summary)
+    else:
+        print_ledger(outcome.ledger, outcome.folder)
+    return outcome.exit_code
+
+
+class Told(Progress):
+    """Progress of a ledger: a line for each work and each verdict, and a bar of what runs.
+
+    Args:
+        quiet: Whether only notes (a divergence, say) are told.
+    """
+
+    def __init__(self, *, quiet: bool = False):
+        super().__init__(quiet=quiet)
+        self._begun = time.monotonic()
+
+    def began(self, label: str, index: int, total: int) -> None:
+        """A work begins."""
+        from aeoskit_experiments.ledger import seconds_words
+
+        elapsed = seconds_words(time.monotonic() - self._begun)
+        self.clear()
+        self.said(f"{index}/{total} {label} (after {elapsed})")
+
+    def ended(self, state: Any) -> None:
+        """A work has ended."""
+        if state.error:
+            self.said(f"  {state.status}: {state.error}", style="red")
+
+    def judged(self, row: Any) -> None:
+        """A claim has a verdict."""
+        from aeoskit_experiments.ledger import bounds_words, value_words
+
+        setting = "" if row.setting == "reference" else f" ({row.setting})"
+        found = f"{value_words(row)}, {bounds_words(row.bounds, row.unit)}"
+        said = found if row.value is not None else row.reason
+        self.said(
+            f"  {row.verdict} {row.experiment} {row.claim}{setting}: {said}",
+            style=STYLES[row.verdict],
+        )
+
+
+STYLES: Mapping[str, str] = {"pass": "green", "fail": "bold red", "unreachable": "dim"}

@@ -1,0 +1,135 @@
+"""The bounds of the claims, fixed before any run, each with the reason for it."""
+
+import math
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.ledger._claim import REFERENCE, Claim
+
+FILE = Path(__file__).with_name("bounds.toml")
+SIZES = ("small", "paper")
+_FIELDS = ("low", "high", "reason")
+_GRID = "grid"
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """Between what a claim's number must lie, both ends included.
+
+    Args:
+        low: None if there is no lower one.
+        high: None if there is no upper one.
+        reason: Why these.
+
+    >>> Bounds(low=5.0).hold(7.3), Bounds(high=1.1).hold(float("nan"))
+    (True, False)
+    """
+
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
+
+    def hold(self, value: float) -> bool:
+        """Whether a number lies between them; what is not finite never does."""
+        if not math.isfinite(value):
+            return False
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
+
+def read_bounds(path: str | os.PathLike[str] = FILE) -> dict[str, Any]:
+    """Read a file of bounds.
+
+    Args:
+        path: The file; aeoskit's own if not given.
+
+    Returns:
+        Experiment to claim to its table.
+
+    Raises:
+        UserError: If it is no TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"the bounds, {path}, cannot be read: {error}") from error
+
+
+def bounds_of(claim: Claim, setting: str, size: str, tables: Mapping[str, Any]) -> Bounds:
+    """The bounds of a claim in a setting and size.
+
+    The claim's own table counts; in the grid, what its tables `grid` and of the setting's name say
+    instead; then what the size's table says.
+
+    Args:
+        claim: The claim.
+        setting: "reference" or a setting of the grid.
+        size: "small" or "paper".
+        tables: As `read_bounds` gives them.
+
+    Returns:
+        The bounds.
+
+    Raises:
+        ValueError: If there are none, or they cannot be bounds.
+    """
+    own = tables.get(claim.experiment, {}).get(claim.name)
+    if not isinstance(own, Mapping):
+        raise ValueError(f"claim {claim.key} has no bounds: give it a table [{claim.key}].")
+    said = {name: own[name] for name in _FIELDS if name in own}
+    others = ([] if setting == REFERENCE else [_GRID, setting]) + [size]
+    for name in others:
+        if name in own:
+            _check(own[name], f"{claim.key}.{name}", own=False)
+            said |= own[name]
+    return _check(said, f"{claim.key} ({setting}, {size})", own=True)
+
+
+def complaints(claims: Iterable[Claim], tables: Mapping[str, Any]) -> list[str]:
+    """What is wrong between the claims and the bounds, in sentences; none if all is well.
+
+    Args:
+        claims: All of them.
+        tables: As `read_bounds` gives them.
+    """
+    found = []
+    known: dict[str, Claim] = {}
+    for claim in claims:
+        known[claim.key] = claim
+        for setting in claim.settings:
+            for size in SIZES:
+                try:
+                    bounds_of(claim, setting, size, tables)
+                except ValueError as error:
+                    found.append(str(error))
+    for experiment, group in tables.items():
+        for name, table in group.items():
+            key = f"{experiment}.{name}"
+            if key not in known:
+                found.append(f"the bounds [{key}] belong to no claim.")
+                continue
+            allowed = {*_FIELDS, *SIZES, *known[key].settings} - {REFERENCE}
+            # `grid` of a claim without further settings bounds nothing.
+            allowed |= {_GRID} if len(known[key].settings) > 1 else set()
+            found += [f"[{key}] has {field!r}: no setting of it." for field in {*table} - allowed]
+    return list(dict.fromkeys(found))
+
+
+def _check(table: Any, where: str, *, own: bool) -> Bounds:
+    if not isinstance(table, Mapping) or (not own and {*table} - {*_FIELDS}):
+        raise ValueError(f"bounds {where}: a table of low, high and reason is wanted.")
+    low, high, reason = (table.get(name) for name in _FIELDS)
+    for value in (low, high):
+        if value is not None and (not isinstance(value, int | float) or not math.isfinite(value)):
+            raise ValueError(f"bounds {where}: {value!r} is no number.")
+    if low is None and high is None:
+        raise ValueError(f"bounds {where}: neither low nor high is given.")
+    if own and low is not None and high is not None and low > high:
+        raise ValueError(f"bounds {where}: low is {low}, above high, {high}.")
+    if not isinstance(reason, str) or not reason.strip():
+        raise ValueError(f"bounds {where}: the reason is missing.")
+    return Bounds(*(None if value is None else float(value) for value in (low, high)), reason)

@@ -1,0 +1,157 @@
+"""Claims about the literature, the runs that they need, and the registry of them."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+REFERENCE = "reference"
+"""The setting that an experiment's verdict is about; all others belong to the grid."""
+
+Verdict = Literal["pass", "fail", "unreachable"]
+
+EXPERIMENTS: Mapping[str, str] = {
+    "E1": "Adam, full batch: every learning rate comes to its own threshold",
+    "E2": "Adam's momentum sets the plateau",
+    "E3": "Adam with P held: its preconditioned sharpness rises and stays",
+    "E4": "Architectures: the same plateau",
+    "E5": "Optimizers: each at its own threshold",
+    "E6": "Minibatches: from below, the nearer the larger the batch",
+    "E7": "Adam keeps advancing into sharp regions",
+    "E8": "Momentum without a preconditioner is blocked",
+    "E9": "With P held, Adam stops advancing",
+    "E10": "Learning rate by β₂: two ways to be at the edge",
+    "E11": "Warmup: less curvature, and below the edge at first",
+    "E12": "Generalization beside sharpness",
+    "E13": "With a large ε, Adam is momentum",
+    "E14": "Loss spikes at a large β₂",
+    "E15": "Theory: what each threshold is worth on a quadratic",
+}
+"""The experiments of the literature that the ledger is about, in a few words each."""
+
+
+class OutOfReach(Exception):
+    """Raised by a measure: this run cannot show it; the sentence says why."""
+
+
+class Refuted(Exception):
+    """Raised by a measure: there is no number, and the claim does not hold; the sentence says why.
+
+    A run that diverged where the claim has it hover, say.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One case of one recipe: a run that is made once, however many claims read it.
+
+    Args:
+        recipe: The recipe's name.
+        case: Which of its suite; "main" of a recipe that is a single pipeline.
+        setting: "reference", or what the grid's label of it is ("mnist5k", "lr 1e-4").
+        options: The recipe's options besides size and seed.
+
+    >>> Work("advance", setting="lr 1e-4", options={"lr": 1e-4}).key
+    'advance.lr-1e-4'
+    """
+
+    recipe: str
+    case: str = "main"
+    setting: str = REFERENCE
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Its name among all works, which can name a folder."""
+        parts = [self.recipe]
+        parts += [self.case] if self.case != "main" else []
+        parts += [self.setting] if self.setting != REFERENCE else []
+        return ".".join(re.sub(r"[^A-Za-z0-9_+=-]+", "-", part).strip("-") for part in parts)
+
+
+Measure = Callable[..., float | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """Something that the literature says, and how it is measured.
+
+    Args:
+        experiment: "E7".
+        name: Its own, within the experiment: letters, digits, '-' and '_'.
+        says: The claim, in one sentence.
+        measure: Takes the `Evidence` of each work of a setting, in the order of `needs`, and
+            returns the number that the bounds are about. It raises `OutOfReach` or `Refuted`, with
+            a sentence, where there is no number.
+        needs: The works of all settings.
+        unit: Stands behind the number ("×").
+    """
+
+    experiment: str
+    name: str
+    says: str
+    measure: Measure
+    needs: tuple[Work, ...]
+    unit: str = ""
+
+    @property
+    def key(self) -> str:
+        """Its name among all claims, and its table in the file of bounds."""
+        return f"{self.experiment}.{self.name}"
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Where it is judged, each on its own: the reference first."""
+        found = dict.fromkeys(work.setting for work in self.needs)
+        return tuple(sorted(found, key=lambda setting: setting != REFERENCE))
+
+    def works(self, setting: str) -> tuple[Work, ...]:
+        """What it needs in one setting."""
+        return tuple(work for work in self.needs if work.setting == setting)
+
+
+CLAIMS: dict[str, Claim] = {}
+"""All claims by key, in the order in which they were made."""
+
+
+def claim(
+    experiment: str, name: str, *, says: str, needs: Work | tuple[Work, ...], unit: str = ""
+) -> Callable[[Measure], Measure]:
+    """Register a function as the measure of a claim.
+
+    Args:
+        experiment: "E7".
+        name: The claim's own.
+        says: The claim, in one sentence.
+        needs: The works that it reads, of all settings; the measure gets those of one setting.
+        unit: Stands behind the number.
+
+    Returns:
+        The decorator, which hands the function back: it may measure several claims.
+
+    Raises:
+        ValueError: If the experiment is not known, or the name is taken or cannot be one.
+    """
+    works = (needs,) if isinstance(needs, Work) else tuple(needs)
+
+    def register(measure: Measure) -> Measure:
+        made = Claim(experiment, name, says, measure, works, unit)
+        if experiment not in EXPERIMENTS:
+            raise ValueError(f"claim {made.key}: the experiments are {', '.join(EXPERIMENTS)}.")
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise ValueError(f"claim {made.key}: use letters, digits, '-' and '_' for its name.")
+        if made.key in CLAIMS:
+            raise ValueError(f"claim {made.key} is there already: give it another name.")
+        CLAIMS[made.key] = made
+        return measure
+
+    return register
+
+
+def experiment_order(experiment: str) -> int:
+    """Where an experiment stands among them: E2 before E10.
+
+    >>> sorted(["E10", "E2"], key=experiment_order)
+    ['E2', 'E10']
+    """
+    return list(EXPERIMENTS).index(experiment)

@@ -1,0 +1,189 @@
+"""What a claim is measured on: a stored run, with the numbers that most claims are about."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from aeoskit_experiments.ledger._claim import OutOfReach, Refuted
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from aeoskit.record import Run
+
+NOT_AT_THE_EDGE = "the run did not get to the edge within its {steps} steps"
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """A finished run as claims read it. Medians, never maxima of raw values.
+
+    Where a method has no number it raises: `Refuted` where the run diverged, `OutOfReach` with the
+    reason elsewhere. In all of them `branch` is the run's branch and `values` choose the run of a
+    sweep (`lr=1e-3`, `optimizer="adam"`).
+
+    Args:
+        run: What `read_run` gave.
+        case: Which case of the suite it is.
+    """
+
+    run: "Run"
+    case: str = "main"
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """The numbers that the run was summed up in."""
+        return self.run.summary or {}
+
+    def rows(self, branch: str = "main", **values: Any) -> list[dict[str, Any]]:
+        """The summaries of the runs of a branch that have these values, in the sweep's order."""
+        return [
+            row
+            for row in self.summary.get("runs", ())
+            if row.get("branch") == branch
+            and all(_same(row.get(name), value) for name, value in values.items())
+        ]
+
+    def row(self, branch: str = "main", **values: Any) -> dict[str, Any]:
+        """The summary of one run: that of the branch, or of the sweep's lane with these values."""
+        found = self.rows(branch, **values)
+        said = "".join(f", {name} {value}" for name, value in values.items())
+        if not found:
+            if branch != "main" and self.rows():
+                steps = self.rows()[0].get("steps")
+                raise OutOfReach(
+                    f"branch {branch} did not start: the main run ended at step {steps} before"
+                )
+            raise OutOfReach(f"the run has no {branch}{said}")
+        if len(found) > 1:
+            raise ValueError(f"{len(found)} runs are {branch}{said}: choose one by its values.")
+        return found[0]
+
+    def ratio(self, branch: str = "main", **values: Any) -> float:
+        """`λ₁(P⁻¹H)` over the threshold: the median over the last fifth of the run."""
+        row = self.row(branch, **values)
+        if row.get("diverged_at") is not None:
+            raise Refuted(f"{branch} diverged at step {row['diverged_at']}")
+        return finite(row.get("ratio"), "no ratio was measured")
+
+    def edge_step(self, branch: str = "main", **values: Any) -> int:
+        """The step at which the ratio's running median first rose to 0.9."""
+        row = self.row(branch, **values)
+        if row.get("edge_step") is None:
+            if row.get("diverged_at") is not None:
+                raise Refuted(f"{branch} diverged at step {row['diverged_at']}, before the edge")
+            raise OutOfReach(NOT_AT_THE_EDGE.format(steps=row.get("steps")))
+        return int(row["edge_step"])
+
+    def number(self, name: str, otherwise: str) -> float:
+        """A number of the run's summary, `growth` of `advance`, say.
+
+        Args:
+            name: Its key.
+            otherwise: The reason where there is none.
+        """
+        return finite(self.summary.get(name), otherwise)
+
+    def metrics(self, branch: str = "main", **values: Any) -> "xr.Dataset":
+        """The measurements of one run (`step` and perhaps `index` left)."""
+        from aeoskit.record import lane_selection
+
+        # The summary has the lanes of each branch in the record's order.
+        lane = self.rows(branch).index(self.row(branch, **values))
+        dataset = self.run.metrics.sel(branch=branch)
+        return dataset.sel(lane_selection(dataset, self.run.lanes[lane]))
+
+    def median(
+        self,
+        name: str,
+        branch: str = "main",
+        *,
+        first: float = -math.inf,
+        last: float = math.inf,
+        **values: Any,
+    ) -> float:
+        """The median of a quantity over a window of steps, both ends included."""
+        import numpy as np
+
+        from aeoskit_experiments.execution._summary import measured
+
+        steps, found = measured(self.metrics(branch, **values), name)
+        inside = found[(steps >= first) & (steps <= last)]
+        if not inside.size:
+            raise OutOfReach(f"{name} was not measured in the window that the claim is about")
+        return float(np.median(inside))
+
+    def ratio_at_the_edge(self, branch: str = "main", **values: Any) -> float:
+        """The median ratio from the arrival at the edge up to the end, or to a loss of 0.1.
+
+        For cross-entropy, whose curvature collapses once the data are fitted.
+        """
+        return self.median(
+            "ratio",
+            branch,
+            first=self.edge_step(branch, **values),
+            last=self.fitted_step(branch, **values),
+            **values,
+        )
+
+    def fitted_step(self, branch: str = "main", **values: Any) -> float:
+        """The step at which the loss's running median first falls below 0.1; infinity if never."""
+        import numpy as np
+
+        from aeoskit_experiments.execution import running_median
+        from aeoskit_experiments.execution._summary import FITTED, measured
+
+        steps, loss = measured(self.metrics(branch, **values), "loss")
+        below = np.flatnonzero(running_median(steps, loss) < FITTED)
+        return float(steps[below[0]]) if below.size else math.inf
+
+    def peak(self, name: str, branch: str = "main", *, first: float = 0, **values: Any) -> float:
+        """The largest running median (over 50 steps) of a quantity, up to a loss of 0.1.
+
+        Args:
+            name: The quantity, `sharpness` say.
+            branch: The branch.
+            first: The step from which it counts.
+            values: Choose the run of a sweep.
+        """
+        import numpy as np
+
+        from aeoskit_experiments.execution import running_median
+        from aeoskit_experiments.execution._summary import measured
+
+        steps, found = measured(self.metrics(branch, **values), name)
+        last = self.fitted_step(branch, **values)
+        curve = running_median(steps, found)[(steps >= first) & (steps <= last)]
+        curve = curve[np.isfinite(curve)]
+        if not curve.size:
+            raise OutOfReach(f"{name} was not measured in the window that the claim is about")
+        return float(curve.max())
+
+
+def finite(value: Any, otherwise: str) -> float:
+    """A number, or `OutOfReach` with the reason.
+
+    >>> finite(0.5, "no ratio was measured")
+    0.5
+    """
+    if value is None or math.isnan(value):
+        raise OutOfReach(otherwise)
+    return float(value)
+
+
+def share(truths: list[bool], otherwise: str) -> float:
+    """Which part of them is true, or `OutOfReach` with the reason if there are none.
+
+    >>> share([True, False], "no optimizer ran")
+    0.5
+    """
+    if not truths:
+        raise OutOfReach(otherwise)
+    return sum(truths) / len(truths)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return math.isclose(one, other, rel_tol=1e-6)
+    return one == other

@@ -1,0 +1,88 @@
+"""From what the seeds showed to a verdict."""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Literal
+
+from aeoskit_experiments.ledger._bounds import Bounds
+from aeoskit_experiments.ledger._claim import Claim, OutOfReach, Refuted, Verdict
+from aeoskit_experiments.ledger._evidence import Evidence
+
+_UNMEASURED = "nothing was measured that the claim could be judged by"
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What one seed showed of a claim.
+
+    Args:
+        kind: "measured"; "refuted" or "unreachable" without a number.
+        value: The number.
+        reason: Why there is none.
+    """
+
+    kind: Literal["measured", "refuted", "unreachable"]
+    value: float | None = None
+    reason: str = ""
+
+
+def measure(claim: Claim, evidence: Sequence[Evidence]) -> Finding:
+    """Measure a claim on the runs of one seed; whatever its function does, it is a finding.
+
+    Args:
+        claim: The claim.
+        evidence: The runs that it needs, in its order.
+
+    Returns:
+        The finding.
+    """
+    try:
+        value = claim.measure(*evidence)
+    except OutOfReach as said:
+        return Finding("unreachable", reason=str(said))
+    except Refuted as said:
+        return Finding("refuted", reason=str(said))
+    except Exception as error:  # A wrong measure is not to cost what the others found.
+        said = " ".join(str(error).split())
+        return Finding("refuted", reason=f"its measure ended with {type(error).__name__}: {said}")
+    if value is None or math.isnan(value):
+        if any(item.run.status == "diverged" for item in evidence):
+            return Finding("refuted", reason="the run diverged")
+        return Finding("unreachable", reason=_UNMEASURED)
+    if math.isinf(value):
+        return Finding("refuted", reason="the number is infinite")
+    return Finding("measured", float(value))
+
+
+def judge(findings: Sequence[Finding], bounds: Bounds) -> tuple[Verdict, float | None, str]:
+    """The verdict over the seeds: by the median of their numbers.
+
+    Seeds without a number count too: where as many refute the claim as have a number it fails, and
+    where most could not show it at all it is unreachable.
+
+    Args:
+        findings: One for each seed.
+        bounds: What the number must keep.
+
+    Returns:
+        The verdict, the number, and what is to be said of it in words.
+
+    >>> judge([Finding("measured", 6.0), Finding("measured", 4.0)], Bounds(low=5.0))
+    ('pass', 5.0, '1 of 2 seeds passes by itself')
+    """
+    numbers = [item.value for item in findings if item.value is not None]
+    refuted = [item for item in findings if item.kind == "refuted"]
+    value = statistics.median(numbers) if numbers else None
+    reasons = list(dict.fromkeys(item.reason for item in findings if item.reason))
+    if len(findings) > 1:
+        passing = sum(bounds.hold(number) for number in numbers)
+        verb = "passes by itself" if passing == 1 else "pass by themselves"
+        reasons.insert(0, f"{passing} of {len(findings)} seeds {verb}")
+    said = "; ".join(reasons)
+    if refuted and len(refuted) >= len(numbers):
+        return "fail", value, said
+    if value is None or len(findings) > 2 * (len(numbers) + len(refuted)):
+        return "unreachable", value, said
+    return "pass" if bounds.hold(value) else "fail", value, said

@@ -1,0 +1,306 @@
+"""What a ledger is: what was asked, the works, a row for each claim; and its file."""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.ledger._bounds import SIZES
+from aeoskit_experiments.ledger._claim import REFERENCE, Verdict, experiment_order
+
+FILE = "ledger.json"
+RUNS = "runs"
+_LOCK = ".lock"
+FORMAT = 1
+
+Status = Literal["waiting", "finished", "diverged", "interrupted", "refused", "failed"]
+DONE = ("finished", "diverged")
+"""A run that diverged is a result like another: it would diverge again."""
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What a ledger is to hold.
+
+    Args:
+        size: "small" or "paper".
+        seeds: With how many seeds each work is run: 0, 1, …
+        grid: Whether further settings are judged as well.
+        only: The experiments; empty for all.
+    """
+
+    size: str = "small"
+    seeds: int = 1
+    grid: bool = False
+    only: tuple[str, ...] = ()
+
+    def and_also(self, other: dict[str, Any]) -> "Asked":
+        """With what is asked of a ledger that is there: it only ever grows.
+
+        >>> Asked(only=("E1",)).and_also({"only": ("E7",), "seeds": 3})
+        Asked(size='small', seeds=3, grid=False, only=('E1', 'E7'))
+        """
+        size = other.get("size", self.size)
+        if size != self.size:
+            raise UserError(
+                f"size is {size}, but the ledger there is of size {self.size}: "
+                f"leave --size out, or take another --folder"
+            )
+        only = other.get("only", self.only)
+        both = {*self.only, *only} if self.only and only else ()
+        return Asked(
+            size=size,
+            seeds=max(self.seeds, other.get("seeds", 1)),
+            grid=self.grid or other.get("grid", False),
+            only=tuple(sorted(both, key=experiment_order)),
+        )
+
+    @property
+    def command(self) -> str:
+        """As a command line that asks for the same.
+
+        >>> Asked(seeds=3, only=("E1", "E7")).command
+        'aeoskit reproduce --size small --only E1,E7 --seeds 3'
+        """
+        words = ["aeoskit", "reproduce", "--size", self.size]
+        words += ["--only", ",".join(self.only)] if self.only else []
+        words += ["--seeds", str(self.seeds)] if self.seeds > 1 else []
+        words += ["--grid"] if self.grid else []
+        return " ".join(words)
+
+
+class WorkState(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a work is.
+
+    Args:
+        key: Its name.
+        label: As people read it.
+        setting: "reference" or the grid's.
+        seed: Its seed.
+        status: "refused": it cannot be made here.
+        error: Why it failed or was refused, in one line.
+        seconds: How long it took.
+        folder: Its record, relative to the ledger's folder; None if there is none.
+        figure: Its picture, relative as well.
+    """
+
+    key: str
+    label: str
+    setting: str
+    seed: int
+    status: Status = "waiting"
+    error: str = ""
+    seconds: float | None = None
+    folder: str | None = None
+    figure: str | None = None
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A claim in one setting, judged.
+
+    Args:
+        experiment: "E7".
+        claim: Its name within the experiment.
+        says: The claim, in words.
+        setting: "reference" or the grid's.
+        value: The number: over several seeds their median; None if there is none.
+        unit: Of the number.
+        bounds: Low and high; None where there is none.
+        bounds_reason: Why these.
+        verdict: "pass", "fail" or "unreachable".
+        reason: What is to be said of the verdict; empty if nothing is.
+        seeds: Of the values.
+        values: Each seed's; None where it has none.
+        spread: The smallest and the largest; None if there is none.
+        judged: How many of the seeds have run.
+        seconds: How long the runs took that it reads, of all seeds; others may read them too.
+        works: The runs' names, without the seed.
+        folder: The first one's record, relative to the ledger's.
+        figure: The first one's picture, relative to the ledger's folder.
+    """
+
+    experiment: str
+    claim: str
+    says: str
+    setting: str
+    value: float | None
+    unit: str
+    bounds: tuple[float | None, float | None]
+    bounds_reason: str
+    verdict: Verdict
+    reason: str
+    seeds: tuple[int, ...]
+    values: tuple[float | None, ...]
+    spread: tuple[float, float] | None
+    seconds: float
+    judged: int = 0
+    works: tuple[str, ...] = ()
+    folder: str | None = None
+    figure: str | None = None
+
+
+class Ledger(msgspec.Struct, frozen=True, kw_only=True):
+    """A ledger as its `ledger.json` has it.
+
+    Args:
+        format: Of the file.
+        status: "running" also of one whose process died.
+        created: Local time, ISO 8601.
+        updated: When it was written last.
+        asked: What it is to hold.
+        seconds: How long all calls together have taken.
+        environment: Of the last run: machine and versions.
+        works: All of them.
+        rows: A row for each claim and setting.
+        notes: What a reader must know of how it came about, a bound that was changed say.
+    """
+
+    format: int = FORMAT
+    status: Literal["running", "finished", "interrupted"] = "running"
+    created: str
+    updated: str
+    asked: Asked
+    seconds: float = 0.0
+    environment: dict[str, Any] = {}
+    works: tuple[WorkState, ...] = ()
+    rows: tuple[Row, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def experiments(self) -> dict[str, Verdict]:
+        """The verdict of each experiment: that of its claims in the reference setting."""
+        return experiment_verdicts(self.rows)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many rows passed, failed and were unreachable."""
+        found = [row.verdict for row in self.rows]
+        return {verdict: found.count(verdict) for verdict in ("pass", "fail", "unreachable")}
+
+    @property
+    def waiting(self) -> int:
+        """How many works have not been run to their end."""
+        return sum(work.status in ("waiting", "interrupted") for work in self.works)
+
+    def summary(self, folder: str | os.PathLike[str]) -> dict[str, Any]:
+        """As `--json` prints it."""
+        return {
+            "rows": msgspec.to_builtins(self.rows),
+            "size": self.asked.size,
+            "seconds": self.seconds,
+            "passed": sum(verdict == "pass" for verdict in self.experiments.values()),
+            "experiments": self.experiments,
+            "claims": self.counts,
+            "seeds": self.asked.seeds,
+            "grid": self.asked.grid,
+            "only": list(self.asked.only),
+            "notes": list(self.notes),
+            "status": self.status,
+            "waiting": self.waiting,
+            "folder": str(folder),
+        }
+
+
+def experiment_verdicts(rows: Sequence[Row]) -> dict[str, Verdict]:
+    """The verdict of each experiment by its rows in the reference setting.
+
+    It passes if all of them do and fails if one does; otherwise it is unreachable.
+    """
+    found: dict[str, Verdict] = {}
+    for name in sorted({row.experiment for row in rows}, key=experiment_order):
+        verdicts = {
+            row.verdict for row in rows if row.experiment == name and row.setting == REFERENCE
+        }
+        if "fail" in verdicts:
+            found[name] = "fail"
+        else:
+            found[name] = "pass" if verdicts == {"pass"} else "unreachable"
+    return found
+
+
+def read_ledger(folder: str | os.PathLike[str]) -> Ledger:
+    """Read a ledger, which may be unfinished.
+
+    Args:
+        folder: Its folder.
+
+    Returns:
+        What is known of it.
+
+    Raises:
+        UserError: If there is none, or its file was changed by hand.
+
+    >>> read_ledger("nowhere")
+    Traceback (most recent call last):
+      ...
+    aeoskit_experiments._errors.UserError: there is no ledger in nowhere: give the folder that ...
+    """
+    path = Path(folder) / FILE
+    if not path.is_file():
+        raise UserError(
+            f"there is no ledger in {folder}: give the folder that `aeoskit reproduce` printed"
+        )
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Ledger)
+    except msgspec.DecodeError as error:
+        raise UserError(f"{path} cannot be read ({error}): it was changed by hand") from None
+
+
+def open_folder(
+    size: str, root: str | os.PathLike[str], folder: str | os.PathLike[str] | None
+) -> tuple[Path, bool]:
+    """The ledger's folder, made if it is not there.
+
+    Args:
+        size: Goes into its name.
+        root: Where to make a new one.
+        folder: The very folder: new, empty, or one with a ledger.
+
+    Returns:
+        The folder, and whether a ledger is in it.
+
+    Raises:
+        UserError: If it cannot be made or holds something else.
+    """
+    assert size in SIZES
+    stem = f"ledger-{size}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path = Path(root) / stem if folder is None else Path(folder)
+    while folder is None and path.exists():
+        path = path.with_name(path.name + "-2")
+    if (path / FILE).is_file():
+        return path, True
+    try:
+        if path.exists() and (not path.is_dir() or {*os.listdir(path)} - {_LOCK}):
+            raise UserError(
+                f"the folder {path} exists already and holds no ledger: choose another one"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the ledger cannot be stored in {path}: {error.strerror}") from error
+    return path, False
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Refuse to write a ledger that another process writes at this moment."""
+    # The system forgets the lock when its holder dies, however it does.
+    with open(path / _LOCK, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{path} is being written by another process: wait for it, or end it first"
+            ) from None
+        except OSError:
+            pass  # a filesystem without locks
+        yield
+
+
+def now() -> str:
+    """Local time, ISO 8601."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

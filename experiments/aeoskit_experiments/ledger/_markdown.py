@@ -1,0 +1,74 @@
+"""The ledger as Markdown: a table for each experiment."""
+
+import re
+
+from aeoskit_experiments.ledger._claim import EXPERIMENTS, REFERENCE
+from aeoskit_experiments.ledger._ledger import Ledger, Row
+from aeoskit_experiments.ledger._words import (
+    bounds_words,
+    facts,
+    figures_of,
+    headline,
+    seconds_words,
+    value_words,
+)
+
+_COLUMNS = ("claim", "setting", "value", "bounds", "verdict", "time")
+
+
+def markdown_page(ledger: Ledger) -> str:
+    """The ledger as one Markdown page; figures are links into its folder.
+
+    Args:
+        ledger: All of it.
+
+    Returns:
+        The page.
+    """
+    lines = ["# The ledger of claims", "", f"{headline(ledger)}.", ""]
+    for name, said in facts(ledger).items():
+        lines.append(f"- {name}: `{said}`" if name == "command" else f"- {name}: {_plain(said)}")
+    lines += [f"- {_plain(note)}" for note in ledger.notes]
+    for experiment, verdict in ledger.experiments.items():
+        rows = [row for row in ledger.rows if row.experiment == experiment]
+        lines += ["", f"## {experiment}: {EXPERIMENTS[experiment]} ({verdict})", ""]
+        lines += [_line(_COLUMNS), _line(["---"] * len(_COLUMNS))]
+        lines += [_line(_cells(row)) for row in rows]
+        lines += _reasons(rows)
+        for label, figure in figures_of(ledger, rows):
+            lines += ["", f"![{experiment}: {_plain(label)}]({figure})"]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(row: Row) -> list[str]:
+    verdict = "**fail**" if row.verdict == "fail" else row.verdict
+    return [
+        _plain(row.says),
+        "" if row.setting == REFERENCE else _plain(row.setting),
+        value_words(row),
+        bounds_words(row.bounds, row.unit),
+        verdict + (f": {_plain(row.reason)}" if row.reason else ""),
+        seconds_words(row.seconds),
+    ]
+
+
+def _reasons(rows: list[Row]) -> list[str]:
+    """Why the bounds are what they are, each reason once."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        said = names.setdefault(row.bounds_reason, [])
+        name = row.claim if row.setting == REFERENCE else f"{row.claim} ({row.setting})"
+        said += [] if name in said else [name]
+    return [
+        "",
+        "Bounds: " + " ".join(f"{_plain(', '.join(n))}: {_plain(r)}" for r, n in names.items()),
+    ]
+
+
+def _line(cells: list[str] | tuple[str, ...]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown takes for nothing else."""
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))

@@ -1,0 +1,96 @@
+"""The works' records in a ledger's folder, which are what counts: whatever else was lost."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from aeoskit.record import Run, read_run
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.ledger._ledger import DONE, RUNS, WorkState
+from aeoskit_experiments.ledger._plan import Task
+from aeoskit_experiments.pipelines import Pipeline
+
+
+def record_of(folder: Path, task: Task) -> Path:
+    """Where a task's record belongs."""
+    return folder / RUNS / task.key
+
+
+def stored_run(folder: Path, task: Task) -> Run | None:
+    """A task's run if it has ended.
+
+    Raises:
+        UserError: If what ran there is not what the task asks for.
+    """
+    try:
+        run = read_run(record_of(folder, task))
+    except ValueError:
+        return None  # there is none, or it was cut off before it was one
+    if run.status not in DONE or task.pipeline is None:
+        return None
+    if not same_request(run.pipeline, task.pipeline):
+        raise UserError(
+            f"{run.path} was made by another pipeline than the one asked for now: "
+            f"take a new --folder"
+        )
+    return run
+
+
+def same_request(stored: Mapping[str, Any], pipeline: Pipeline) -> bool:
+    """Whether a record's pipeline is this one; the loop mode is decided when a run begins.
+
+    >>> from aeoskit_experiments.pipelines import pipe, train
+    >>> ran = pipe(train(10)).to_dict()
+    >>> ran["stages"][0]["defaults"]["mode"] = "scan"
+    >>> same_request(ran, pipe(train(10))), same_request(ran, pipe(train(20)))
+    (True, False)
+    """
+    asked, made = pipeline.to_dict(), msgspec.to_builtins(stored)
+    if [stage["stage"] for stage in asked["stages"]] != [
+        stage.get("stage") for stage in made.get("stages", ())
+    ]:
+        return False
+    for one, other in zip(asked["stages"], made["stages"], strict=True):
+        if one["stage"] == "train" and {**one["defaults"], **one["options"]}["mode"] == "auto":
+            for table in (one, other):
+                table["options"].pop("mode", None)
+                table["defaults"].pop("mode", None)
+    return asked == made
+
+
+def clear(folder: Path, task: Task) -> Path:
+    """Make room for a task's record: what an unfinished run left there goes.
+
+    Returns:
+        Where the record belongs; nothing is there.
+    """
+    path = record_of(folder, task)
+    path.parent.mkdir(exist_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
+    return path
+
+
+def state_of(folder: Path, task: Task, run: Run | None) -> WorkState:
+    """What the ledger says of a task, by its record."""
+    state = WorkState(
+        key=task.key,
+        label=task.label,
+        setting=task.work.setting,
+        seed=task.seed,
+        status="waiting" if task.pipeline is not None else "refused",
+        error=task.refusal,
+    )
+    if run is None:
+        return state
+    summary = run.summary or {}
+    figure = run.path / Path(str(summary.get("figure") or "-")).name
+    return msgspec.structs.replace(
+        state,
+        status=run.status,
+        seconds=summary.get("seconds"),
+        folder=f"{RUNS}/{task.key}",
+        figure=f"{RUNS}/{task.key}/{figure.name}" if figure.is_file() else None,
+    )

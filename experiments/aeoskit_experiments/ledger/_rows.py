@@ -1,0 +1,115 @@
+"""Rows: every claim that can be judged by what has run so far."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aeoskit.record import Run
+from aeoskit_experiments.ledger._bounds import bounds_of
+from aeoskit_experiments.ledger._claim import REFERENCE, Claim, Work
+from aeoskit_experiments.ledger._evidence import Evidence
+from aeoskit_experiments.ledger._judge import Finding, judge, measure
+from aeoskit_experiments.ledger._ledger import Asked, Row, WorkState
+from aeoskit_experiments.ledger._plan import task_key
+
+NOT_RUN = "not run yet"
+
+
+class Judge:
+    """Judges claims as their works end, each with each seed once.
+
+    Args:
+        claims: Which.
+        asked: Size, seeds, and whether the grid counts.
+        tables: The bounds.
+
+    Raises:
+        ValueError: If a claim has no bounds.
+    """
+
+    def __init__(self, claims: Iterable[Claim], asked: Asked, tables: Mapping[str, Any]):
+        self._pairs = [
+            (claim, setting)
+            for claim in claims
+            for setting in (claim.settings if asked.grid else (REFERENCE,))
+            if claim.works(setting)
+        ]
+        self._bounds = {
+            (claim.key, setting): bounds_of(claim, setting, asked.size, tables)
+            for claim, setting in self._pairs
+        }
+        self._seeds = tuple(range(asked.seeds))
+        self._found: dict[tuple[str, str, int], Finding] = {}
+
+    def rows(self, states: Mapping[str, WorkState], runs: Mapping[str, Run]) -> list[Row]:
+        """Every claim in every setting, by the works that have ended.
+
+        Args:
+            states: How far each is, by key.
+            runs: The records of those that ended, by key.
+
+        Returns:
+            The rows, in the order of the claims.
+        """
+        return [self._row(claim, setting, states, runs) for claim, setting in self._pairs]
+
+    def _row(
+        self, claim: Claim, setting: str, states: Mapping[str, WorkState], runs: Mapping[str, Run]
+    ) -> Row:
+        works, bounds = claim.works(setting), self._bounds[claim.key, setting]
+        for seed in self._seeds:
+            here = {task_key(work, seed): work for work in works}
+            key = (claim.key, setting, seed)
+            if key not in self._found:
+                finding = _finding(claim, here, states, runs)
+                if finding is not None:
+                    self._found[key] = finding
+        found = [self._found.get((claim.key, setting, seed)) for seed in self._seeds]
+        judged = [item for item in found if item is not None]
+        verdict, value, reason = judge(judged, bounds) if judged else ("unreachable", None, NOT_RUN)
+        if judged and len(judged) < len(found):
+            left = len(found) - len(judged)
+            reason += ("; " if reason else "") + f"{left} of {len(found)} seeds {NOT_RUN}"
+        values = [item.value if item is not None else None for item in found]
+        numbers = [number for number in values if number is not None]
+        of_all = [states[task_key(work, seed)] for seed in self._seeds for work in works]
+        first = of_all[0]
+        return Row(
+            experiment=claim.experiment,
+            claim=claim.name,
+            says=claim.says,
+            setting=setting,
+            value=value,
+            unit=claim.unit,
+            bounds=(bounds.low, bounds.high),
+            bounds_reason=bounds.reason,
+            verdict=verdict,
+            reason=reason,
+            seeds=self._seeds,
+            values=tuple(values),
+            spread=(min(numbers), max(numbers)) if numbers else None,
+            seconds=sum(state.seconds or 0.0 for state in of_all),
+            judged=len(judged),
+            works=tuple(work.key for work in works),
+            folder=first.folder,
+            figure=first.figure,
+        )
+
+
+def _finding(
+    claim: Claim,
+    works: Mapping[str, Work],
+    states: Mapping[str, WorkState],
+    runs: Mapping[str, Run],
+) -> Finding | None:
+    """What one seed shows; None while one of its works has not ended."""
+    here = [states[key] for key in works]
+    if any(state.status in ("waiting", "interrupted") for state in here):
+        return None
+    for state in here:
+        if state.status == "refused":
+            return Finding("unreachable", reason=state.error)
+    for state in here:
+        if state.status == "failed":
+            return Finding("refuted", reason=f"the run failed: {state.error}")
+    evidence = [Evidence(runs[key], work.case) for key, work in works.items()]
+    return measure(claim, evidence)

@@ -1,0 +1,137 @@
+"""Numbers, bounds and machines as people read them, on every page alike."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aeoskit_experiments.ledger._ledger import Ledger, Row
+
+DASH = "–"
+
+
+def number_words(value: float | None, unit: str = "") -> str:
+    """A number in three digits.
+
+    >>> number_words(7.3241, "×"), number_words(None), number_words(38000.0)
+    ('7.32×', '–', '38,000')
+    """
+    if value is None or not math.isfinite(value):
+        return DASH
+    size = abs(value)
+    if size and (size >= 1e6 or size < 1e-3):
+        text = f"{value:.2e}"
+    elif size >= 100:
+        text = f"{value:,.0f}"
+    else:
+        # Trailing zeros say how exact it is; of a whole number they say nothing.
+        text = f"{value:#.3g}" if value != int(value) else f"{value:.0f}"
+    joint = "" if unit in ("", "×", "%") else " "
+    return f"{text}{joint}{unit}"
+
+
+def bounds_words(bounds: tuple[float | None, float | None], unit: str = "") -> str:
+    """Bounds in words.
+
+    >>> bounds_words((5.0, None)), bounds_words((0.9, 1.1)), bounds_words((1.0, 1.0))
+    ('≥ 5', '0.900 to 1.10', '= 1')
+    """
+    low, high = bounds
+    if low is None and high is None:
+        return DASH
+    if low is None:
+        return f"≤ {number_words(high, unit)}"
+    if high is None:
+        return f"≥ {number_words(low, unit)}"
+    if low == high:
+        return f"= {number_words(low, unit)}"
+    return f"{number_words(low)} to {number_words(high, unit)}"
+
+
+def value_words(row: Row) -> str:
+    """A row's number, with the spread of its seeds where there are several."""
+    text = number_words(row.value, row.unit)
+    if row.spread is not None and len(row.seeds) > 1:
+        text += f" ({number_words(row.spread[0])} to {number_words(row.spread[1])})"
+    return text
+
+
+def seconds_words(seconds: float | None) -> str:
+    """A time.
+
+    >>> seconds_words(7.3), seconds_words(125.0), seconds_words(8000.0)
+    ('7 s', '2 min 5 s', '2 h 13 min')
+    """
+    if seconds is None:
+        return DASH
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def machine_words(environment: Mapping[str, Any]) -> str:
+    """The machine that the runs ran on.
+
+    >>> machine_words({"cpu_count": 2, "devices": ["cpu"], "platform": "Linux"})
+    '2 cores, Linux'
+    """
+    if not environment:
+        return "not known yet: nothing has run"
+    devices = [name for name in environment.get("devices") or () if name != "cpu"]
+    said = [f"{len(devices)} × {devices[0]}"] if devices else []
+    return ", ".join(
+        [*said, f"{environment.get('cpu_count')} cores", str(environment.get("platform"))]
+    )
+
+
+def version_words(environment: Mapping[str, Any]) -> str:
+    """The versions of what computed.
+
+    >>> version_words({"python": "3.12.1", "versions": {"jax": "0.11.0", "numpy": None}})
+    'Python 3.12.1, jax 0.11.0'
+    """
+    if not environment:
+        return DASH
+    versions = environment.get("versions") or {}
+    said = [f"{name} {version}" for name, version in versions.items() if version]
+    return ", ".join([f"Python {environment.get('python')}", *said])
+
+
+def facts(ledger: Ledger) -> dict[str, str]:
+    """What stands at the head of a page."""
+    works = f"{len(ledger.works) - ledger.waiting} of {len(ledger.works)}"
+    taken = seconds_words(ledger.seconds)
+    return {
+        "date": ledger.updated.replace("T", " ")[:16],
+        "machine": machine_words(ledger.environment),
+        "versions": version_words(ledger.environment),
+        "size": ledger.asked.size,
+        "seeds": str(ledger.asked.seeds),
+        "runs": f"{works} done, {taken}" if ledger.waiting else f"{len(ledger.works)}, {taken}",
+        "command": ledger.asked.command,
+    }
+
+
+def headline(ledger: Ledger) -> str:
+    """The whole in one sentence."""
+    verdicts = list(ledger.experiments.values())
+    counts = ledger.counts
+    said = f"{verdicts.count('pass')} of {len(verdicts)} experiments passed"
+    claims = [f"{counts['pass']} of {len(ledger.rows)} claims passed"]
+    claims += [f"{counts['fail']} failed"] if counts["fail"] else []
+    if counts["unreachable"]:
+        claims.append(f"{counts['unreachable']} could not be judged here")
+    return f"{said}; {', '.join(claims)}"
+
+
+def figures_of(ledger: Ledger, rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """The pictures that belong to some rows: what each is of, and its file; one seed's of each."""
+    wanted = {name for row in rows for name in row.works}
+    found = []
+    for work in ledger.works:
+        # The seed's part of the name stands last.
+        if work.figure and work.key.rpartition(".")[0] in wanted and work.seed == 0:
+            found.append((work.label, work.figure))
+    return found

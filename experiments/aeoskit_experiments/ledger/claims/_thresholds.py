@@ -1,0 +1,46 @@
+"""E15: on a quadratic, what each threshold is worth."""
+
+import functools
+
+from aeoskit_experiments.ledger._claim import Work, claim
+from aeoskit_experiments.ledger._evidence import Evidence, finite, share
+
+QUADRATIC = Work("threshold-table")
+LIVE = ("adam", "rmsprop")
+_NONE = "no optimizer's P was frozen"
+
+
+@claim(
+    "E15",
+    "below",
+    says="with P frozen just below the threshold the loss falls: share of the optimizers",
+    needs=QUADRATIC,
+)
+def below(run: Evidence) -> float:
+    """Which part of the optimizers converges below its threshold."""
+    return share([bool(row["converges"]) for row in run.summary.get("rows", ())], _NONE)
+
+
+@claim(
+    "E15",
+    "above",
+    says="with P frozen just above the threshold the loss grows: share of the optimizers",
+    needs=QUADRATIC,
+)
+def above(run: Evidence) -> float:
+    """Which part of the optimizers diverges above its threshold."""
+    return share([bool(row["diverges"]) for row in run.summary.get("rows", ())], _NONE)
+
+
+def _live(run: Evidence, optimizer: str) -> float | None:
+    rows = [row for row in run.summary.get("rows", ()) if row.get("optimizer") == optimizer]
+    return finite(rows[0]["live_ratio"] if rows else None, f"{optimizer} was not measured")
+
+
+for _name in LIVE:
+    claim(
+        "E15",
+        f"live-{_name}",
+        says=f"with P live, {_name} never diverges: the ratio settles near 1",
+        needs=QUADRATIC,
+    )(functools.partial(_live, optimizer=_name))

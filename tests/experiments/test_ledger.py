@@ -1,0 +1,400 @@
+"""The ledger of claims on tiny runs: verdicts, going on, interrupts, pages that lose nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aeoskit_experiments import UserError
+from aeoskit_experiments.ledger import (
+    CLAIMS,
+    Claim,
+    OutOfReach,
+    Refuted,
+    Work,
+    complaints,
+    make_tasks,
+    read_bounds,
+    read_ledger,
+    reproduce,
+)
+from aeoskit_experiments.ledger import claims as registered
+from aeoskit_experiments.ledger._child import Child, Here
+from aeoskit_experiments.ledger._judge import Finding, judge
+from aeoskit_experiments.ledger._plan import make_suite
+from aeoskit_experiments.ledger._reproduce import Unseen
+from aeoskit_experiments.pipelines import Pipeline, data, loss, model, optimizer, pipe, train
+
+REASON = "Because <b>& so</b> on [D]."
+
+
+def make(recipe: str, options: Mapping[str, Any]) -> Mapping[str, Pipeline]:
+    """Suites that compile one small program between them: the learning rate is an array leaf."""
+    if recipe == "absent":
+        raise UserError("CIFAR-10 is not here: get its archive")
+    rate = {"good": 0.5, "wild": 1e9}[recipe]
+
+    def case(steps: int) -> Pipeline:
+        return pipe(
+            data("quadratic", dimension=2, seed=options["seed"]),
+            model("linear"),
+            loss("mse"),
+            optimizer("gradient_descent", lr=rate),
+            train(steps, chunk=5),
+            name=recipe,
+        )
+
+    return {"main": case(options.get("steps", 10)), "other": case(20)}
+
+
+def final_loss(run: Any) -> float:
+    return run.row()["final_loss"]
+
+
+def a_claim(name: str, measure: Any = final_loss, *needs: Work, experiment: str = "E1") -> Claim:
+    return Claim(experiment, name, f"{name} <holds>", measure, needs or (Work("good"),), "×")
+
+
+def bounded(*claims: Claim, low: float = 0.0, **others: Any) -> dict[str, Any]:
+    tables: dict[str, Any] = {}
+    for item in claims:
+        tables.setdefault(item.experiment, {})[item.name] = {"low": low, "reason": REASON}
+    for key, table in others.items():
+        experiment, _, name = key.partition("_")
+        tables[experiment][name] = table
+    return tables
+
+
+def ledger_of(folder: Path, *claims: Claim, bounds: Any = None, **asked: Any) -> Any:
+    return reproduce(
+        folder=folder,
+        claims=claims,
+        bounds=bounded(*claims) if bounds is None else bounds,
+        make=make,
+        **{"runner": Here(), **asked},
+    )
+
+
+class Counting(Here):
+    """Counts the runs, and may be stopped before one."""
+
+    def __init__(self, stop_at: int | None = None):
+        self.ran: list[str] = []
+        self.stop_at = stop_at
+
+    def run(self, pipeline: Any, folder: Path, listener: Any, interrupt: Any) -> dict[str, Any]:
+        if self.stop_at == len(self.ran):
+            folder.mkdir(parents=True)  # as one that was cut off
+            (folder / "half").touch()
+            signal.raise_signal(signal.SIGINT)
+            return {"status": "interrupted", "error": ""}
+        self.ran.append(folder.name)
+        return super().run(pipeline, folder, listener, interrupt)
+
+
+def raises(error: Exception) -> Any:
+    def measure(run: Any) -> float:
+        raise error
+
+    return measure
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A ledger with every kind of verdict."""
+    folder = tmp_path_factory.mktemp("ledger")
+    claims = [
+        a_claim("fine"),
+        a_claim("too-small", lambda run: 0.5, experiment="E2"),
+        a_claim("nan", lambda run: float("nan"), experiment="E3"),
+        a_claim("nothing", lambda run: None, experiment="E3"),
+        a_claim("infinite", lambda run: float("inf"), experiment="E4"),
+        a_claim("no-edge", raises(OutOfReach("it never <got> there")), experiment="E5"),
+        a_claim("refuted", raises(Refuted("it ran away")), experiment="E6"),
+        a_claim("wrong", raises(KeyError("ratio")), experiment="E7"),
+        a_claim("diverged", lambda run: run.ratio(), Work("wild"), experiment="E8"),
+        a_claim("silent", lambda run: None, Work("wild"), experiment="E8"),
+        a_claim("data", final_loss, Work("absent"), experiment="E9"),
+        a_claim("no-case", final_loss, Work("good", case="nowhere"), experiment="E9"),
+        a_claim(
+            "two",
+            lambda one, other: other.row()["steps"] - one.row()["steps"],
+            Work("good"),
+            Work("good", case="other"),
+            experiment="E10",
+        ),
+    ]
+    bounds = bounded(*claims)
+    bounds["E2"]["too-small"] = {"low": 1, "high": 2, "reason": REASON}
+    return ledger_of(folder, *claims, bounds=bounds), folder
+
+
+def by_name(outcome: Any) -> dict[str, Any]:
+    return {row["claim"]: row for row in outcome.summary["rows"]}
+
+
+def test_every_kind_of_verdict(whole: tuple[Any, Path]) -> None:
+    outcome, folder = whole
+    rows = by_name(outcome)
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "fine": "pass",
+        "too-small": "fail",
+        "nan": "unreachable",
+        "nothing": "unreachable",
+        "infinite": "fail",
+        "no-edge": "unreachable",
+        "refuted": "fail",
+        "wrong": "fail",
+        "diverged": "fail",
+        "silent": "fail",
+        "data": "unreachable",
+        "no-case": "unreachable",
+        "two": "pass",
+    }
+    assert rows["no-edge"]["reason"] == "it never <got> there"
+    assert rows["wrong"]["reason"] == "its measure ended with KeyError: 'ratio'"
+    assert rows["diverged"]["reason"].startswith("main diverged at step ")
+    assert rows["data"]["reason"] == "CIFAR-10 is not here: get its archive"
+    assert rows["no-case"]["reason"] == "recipe good has no case 'nowhere' at size small"
+    assert rows["two"]["value"] == 10
+    assert rows["too-small"]["bounds"] == (1.0, 2.0)
+    assert rows["fine"]["bounds"] == (0.0, None)
+    assert rows["fine"]["folder"] == "runs/good.seed0"
+    assert (folder / rows["fine"]["figure"]).is_file()
+    assert outcome.exit_code == 1
+    # Each work once: good and its other case, and the one that diverges.
+    assert sorted(path.name for path in (folder / "runs").iterdir()) == [
+        "good.other.seed0",
+        "good.seed0",
+        "wild.seed0",
+    ]
+
+
+def test_json_is_strict(whole: tuple[Any, Path]) -> None:
+    outcome, _ = whole
+    said = json.loads(json.dumps(outcome.summary, allow_nan=False))
+    assert said["experiments"] == {
+        "E1": "pass",
+        "E2": "fail",
+        "E3": "unreachable",
+        "E4": "fail",
+        "E5": "unreachable",
+        "E6": "fail",
+        "E7": "fail",
+        "E8": "fail",
+        "E9": "unreachable",
+        "E10": "pass",
+    }
+    assert (said["passed"], said["size"], said["status"]) == (2, "small", "finished")
+    assert said["claims"] == {"pass": 2, "fail": 6, "unreachable": 5}
+    first = said["rows"][0]
+    assert {"experiment", "claim", "value", "bounds", "verdict", "seconds"} <= {*first}
+    assert first["seconds"] > 0
+
+
+def test_pages_lose_no_failing_claim_and_escape_what_they_say(whole: tuple[Any, Path]) -> None:
+    outcome, folder = whole
+    html, markdown = ((folder / f"ledger.{kind}").read_text() for kind in ("html", "md"))
+    for row in outcome.summary["rows"]:
+        assert f"{row['claim']} &lt;holds&gt;" in html
+        assert f"{row['claim']} \\<holds\\>" in markdown
+    assert "<b>" not in html
+    assert "Because &lt;b&gt;&amp; so&lt;/b&gt; on [D]." in html
+    assert "it never &lt;got&gt; there" in html
+    assert html.count('class="verdict fail">✗ fail</span></td>') == 0  # each has its reason
+    assert "✗ fail</span>" in html
+    assert "**fail**: main diverged at step" in markdown
+    assert html.count("data:image/png;base64,") >= 3
+    assert "http" not in html.replace("http-equiv", "")
+    assert "<script" not in html
+    # The numbers are what `ledger.json` has.
+    assert read_ledger(folder).rows == outcome.ledger.rows
+
+
+def test_seeds_and_spread_and_going_on(tmp_path: Path) -> None:
+    seeds = [0, 1, 2]
+    shown = a_claim("shown", lambda run: [6.0, 4.0, 7.0][run.run.pipeline["stages"][0]["options"]["seed"]])
+    never = a_claim("never", final_loss, Work("good"), Work("good", "main", "grid <1>", {"steps": 5}))
+    bounds = bounded(shown, never, low=5.0)
+    runner = Counting()
+    first = ledger_of(tmp_path, shown, never, bounds=bounds, runner=runner)
+    assert first.exit_code == 1
+    assert runner.ran == ["good.seed0"]
+    # A ledger only grows: the seed that is there is not run again; the grid stands behind.
+    runner = Counting()
+    outcome = ledger_of(tmp_path, shown, never, bounds=bounds, runner=runner, seeds=3, grid=True)
+    assert runner.ran == ["good.seed1", "good.seed2", *(f"good.grid-1.seed{n}" for n in seeds)]
+    row = outcome.summary["rows"][0]
+    assert (row["value"], row["values"], row["spread"]) == (6.0, (6.0, 4.0, 7.0), (4.0, 7.0))
+    assert (row["verdict"], row["reason"]) == ("pass", "2 of 3 seeds pass by themselves")
+    assert [row["setting"] for row in outcome.summary["rows"]] == ["reference"] * 2 + ["grid <1>"]
+    assert "grid &lt;1&gt;" in (tmp_path / "ledger.html").read_text()
+    # Asked for nothing new, nothing is run; a bound that is moved now is told of.
+    runner = Counting()
+    again = ledger_of(tmp_path, shown, never, bounds=bounded(shown, never, low=6.5), runner=runner)
+    assert runner.ran == []
+    assert again.ledger.asked == outcome.ledger.asked
+    assert again.summary["rows"][0]["verdict"] == "fail"
+    assert again.ledger.notes[0] == (
+        "The bounds of E1 shown (reference) were changed after it had been judged: they were ≥ 5."
+    )
+
+
+def test_ctrl_c_keeps_what_was_done_and_it_goes_on(tmp_path: Path) -> None:
+    claims = [a_claim("one"), a_claim("other", final_loss, Work("good", case="other"))]
+    outcome = ledger_of(tmp_path, *claims, runner=Counting(stop_at=1))
+    assert outcome.exit_code == 130
+    rows = by_name(outcome)
+    assert [rows[name]["verdict"] for name in ("one", "other")] == ["pass", "unreachable"]
+    assert rows["other"]["reason"] == "not run yet"
+    assert (outcome.summary["status"], outcome.summary["waiting"]) == ("interrupted", 1)
+    runner = Counting()
+    outcome = ledger_of(tmp_path, *claims, runner=runner)
+    assert (runner.ran, outcome.exit_code) == (["good.other.seed0"], 0)
+    # What another pipeline has left there is not taken for it.
+    with pytest.raises(UserError, match="was made by another pipeline") as caught:
+        ledger_of(tmp_path, a_claim("one", final_loss, Work("good", options={"steps": 15})))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"size": "big"}, "unknown size 'big'"),
+        ({"only": ["E1", "E77"]}, "unknown experiment 'E77'"),
+        ({"only": [" "]}, "only is empty"),
+        ({"seeds": 0}, "seeds is 0"),
+        ({"bounds": {}}, "has no bounds"),
+    ],
+)
+def test_bad_input_is_said_before_anything_is_made(
+    asked: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=says):
+        ledger_of(tmp_path / "new", a_claim("one"), **asked)
+    assert not (tmp_path / "new").exists()
+
+
+def test_another_folder_or_size_is_refused(tmp_path: Path, whole: tuple[Any, Path]) -> None:
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(UserError, match="holds no ledger"):
+        ledger_of(tmp_path, a_claim("one"))
+    with pytest.raises(UserError, match="the ledger there is of size small"):
+        ledger_of(whole[1], a_claim("one"), size="paper")
+    (whole[1] / "ledger.json").rename(tmp_path / "aside")
+    (tmp_path / "ledger.json").write_text("{")
+    with pytest.raises(UserError, match="changed by hand"):
+        ledger_of(tmp_path, a_claim("one"))
+    (tmp_path / "aside").rename(whole[1] / "ledger.json")
+
+
+@pytest.mark.parametrize(
+    ("findings", "verdict"),
+    [
+        ([Finding("measured", 6.0), Finding("refuted", reason="no")], "fail"),
+        ([Finding("measured", 6.0)] * 2 + [Finding("refuted", reason="no")], "pass"),
+        ([Finding("measured", 6.0), *[Finding("unreachable", reason="far")] * 2], "unreachable"),
+        ([Finding("measured", 6.0), Finding("unreachable", reason="far")], "pass"),
+        ([Finding("measured", 4.0), *[Finding("measured", 6.0)] * 2], "pass"),
+        ([Finding("measured", 4.0), Finding("unreachable", reason="far")], "fail"),
+    ],
+)
+def test_seeds_without_a_number_count(findings: list[Finding], verdict: str) -> None:
+    from aeoskit_experiments.ledger import Bounds
+
+    assert judge(findings, Bounds(low=5.0))[0] == verdict
+
+
+class TestRegistered:
+    """The claims and bounds that are aeoskit's own."""
+
+    def test_every_claim_has_bounds_with_a_reason_and_none_is_left_over(self) -> None:
+        assert registered
+        assert complaints(CLAIMS.values(), read_bounds()) == []
+
+    def test_what_is_wrong_with_bounds_is_found(self) -> None:
+        claim = a_claim("one", final_loss, Work("good"), Work("good", setting="lr 1"))
+        good = {"low": 1, "reason": "x"}
+        wrong: list[tuple[dict[str, Any], str]] = [
+            ({}, "has no bounds"),
+            ({"one": {"low": 1}}, "the reason is missing"),
+            ({"one": {"reason": "x"}}, "neither low nor high"),
+            ({"one": {"low": float("nan"), "reason": "x"}}, "nan is no number"),
+            ({"one": {"low": 2, "high": 1, "reason": "x"}}, "above high"),
+            ({"one": {**good, "grid": {"low": 2}}}, "one.grid: the reason is missing"),
+            ({"one": {**good, "lr 2": good}}, "no setting of it"),
+            ({"one": good, "two": good}, "belong to no claim"),
+        ]
+        for tables, says in wrong:
+            assert any(says in said for said in complaints([claim], {"E1": tables})), says
+        fine = {"one": {**good, "grid": good, "lr 1": good, "paper": good}}
+        assert complaints([claim], {"E1": fine}) == []
+
+    def test_the_nearest_bounds_count(self) -> None:
+        from aeoskit_experiments.ledger import bounds_of
+
+        claim = a_claim("one", final_loss, Work("good"), Work("a", setting="a"), Work("b", setting="b"))
+        table = {
+            "low": 5,
+            "high": 9,
+            "reason": "x",
+            "grid": {"low": 3, "reason": "y"},
+            "b": {"low": 2, "reason": "z"},
+            "paper": {"high": 8, "reason": "p"},
+        }
+        tables = {"E1": {"one": table}}
+        found = {
+            (setting, size): bounds_of(claim, setting, size, tables)
+            for setting in ("reference", "a", "b")
+            for size in ("small", "paper")
+        }
+        assert [(item.low, item.high, item.reason) for item in found.values()] == [
+            (5, 9, "x"),
+            (5, 8, "p"),
+            (3, 9, "y"),
+            (3, 8, "p"),
+            (2, 9, "z"),
+            (2, 8, "p"),
+        ]
+
+    def test_every_reference_run_can_be_made(self) -> None:
+        tasks = make_tasks(CLAIMS.values(), size="small", seeds=[0], grid=True, make=make_suite)
+        assert [(task.key, task.refusal) for task in tasks if task.pipeline is None] == []
+
+    def test_works_of_one_name_are_one(self) -> None:
+        claims = [a_claim("one"), a_claim("two", final_loss, Work("good", options={"steps": 5}))]
+        with pytest.raises(ValueError, match="give it another setting"):
+            make_tasks(claims, size="small", seeds=[0], grid=False, make=make)
+
+
+def test_a_child_that_dies_costs_its_own_work(tmp_path: Path) -> None:
+    class Heard(Unseen):
+        """Kills the first run's process once it has begun."""
+
+        def __init__(self) -> None:
+            self.ends: list[tuple[str, str]] = []
+
+        def started(self, what: str, steps: int) -> None:
+            if not self.ends:
+                assert child._process is not None
+                child._process.kill()
+
+        def ended(self, state: Any) -> None:
+            self.ends.append((state.status, state.error))
+
+    child, heard = Child(tmp_path / "worker.log"), Heard()
+    claims = [a_claim("one"), a_claim("other", final_loss, Work("good", case="other"))]
+    outcome = ledger_of(tmp_path / "ledger", *claims, runner=child, witness=heard)
+    rows = by_name(outcome)
+    assert rows["one"]["verdict"] == "fail"
+    assert "its process ended (SIGKILL" in rows["one"]["reason"]
+    assert "worker.log has what it said last" in rows["one"]["reason"]
+    assert rows["other"]["verdict"] == "pass"
+    assert [status for status, _ in heard.ends] == ["failed", "finished"]
+    assert outcome.exit_code == 1
+    assert "it" in (tmp_path / "ledger" / "ledger.html").read_text()
