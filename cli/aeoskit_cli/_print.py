@@ -24,6 +24,9 @@ _KNOWN = {
     "matvecs",
     "unconverged",
     "steps",
+    "epochs",
+    "planned_steps",
+    "probe_examples",
     "diverged_at",
     "result",
 }

@@ -124,12 +124,14 @@ def _train_groups(
         if index > 0:
             make_room()
             setup = _built(experiment)
+        # From here on its length is known in steps, of epochs too.
+        groups[index] = (values, dataclasses.replace(experiment, train=setup.train))
         said = ", ".join(
             f"{name} {'none' if value is None else value}" for name, value in values.items()
         )
         run_group(
             setup,
-            dataclasses.replace(experiment.train, mode=_mode(experiment, setup)),
+            dataclasses.replace(setup.train, mode=_mode(experiment, setup)),
             experiment.branches,
             writer=writer,
             listener=listener,
@@ -271,8 +273,23 @@ def _summaries(
             for lane in experiment.lanes():
                 coordinates = {**values, **lane}
                 row = {"branch": name, **_said(experiment, name, lane, coordinates)}
-                found.append(row | summarize_run(select(dataset, name, coordinates), raw))
+                row |= summarize_run(select(dataset, name, coordinates), raw)
+                found.append(row | _asked(experiment))
     return found
+
+
+def _asked(experiment: Experiment) -> dict[str, Any]:
+    """What the numbers of a row depend on that no column of the record says."""
+    said: dict[str, Any] = {}
+    train = experiment.train
+    if train is not None and train.epochs is not None:
+        said |= {"epochs": train.epochs, "planned_steps": train.steps}
+    sizes = {probe.variant: probe.examples for probe in experiment.probes if hasattr(probe, "k")}
+    if any(sizes.values()):
+        # One number where the probes agree, one for each (None: all examples) where not.
+        same = len(set(sizes.values())) == 1
+        said["probe_examples"] = next(iter(sizes.values())) if same else sizes
+    return said
 
 
 def select(dataset: xr.Dataset, branch: str, lane: dict[str, Any]) -> xr.Dataset:

@@ -56,6 +56,12 @@ class Course:
         return self.name if self.group is None else f"{self.name}-group{self.group}"
 
 
+def length(train: Train) -> int:
+    """The steps of a training whose setup was built."""
+    assert train.steps is not None  # `build` turned epochs into them
+    return train.steps
+
+
 def run_group(
     setup: Setup,
     train: Train,
@@ -69,18 +75,19 @@ def run_group(
 
     Args:
         setup: the trajectory and where it starts.
-        train: steps, chunk, mode and when to stop.
+        train: its length in steps, chunk, mode and when to stop.
         branches: other ways to go on; one at "edge" begins after the first chunk in which the
             ratio of every lane has risen to 0.9.
         writer: the record.
         listener: is told of each chunk.
         course: names.
     """
+    end = length(train)
     starts: dict[str, tuple[int, Carry]] = {}
     waiting = list(branches)
 
     def keep(carry: Carry, step: int, history: "_History") -> None:
-        if step >= train.steps:
+        if step >= end:
             return  # Nothing is left to go on with.
         for item in list(waiting):
             if item.at == step or (item.at == "edge" and history.at_edge()):
@@ -138,17 +145,17 @@ def _train(
     course: Course,
 ) -> None:
     """One run from a step to the end, in segments between the steps at which branches begin."""
-    history = _History(trajectory, carry)
-    listener.started(course.label, train.steps - step)
+    history, end = _History(trajectory, carry), length(train)
+    listener.started(course.label, end - step)
     for lane, at in history.diverged():
         # It diverged before this branch began: said in the record, not announced again.
         writer.mark_diverged(course.name, course.lane_offset + lane, at)
     begun = step
     if keep is not None:
         keep(carry, step, history)
-    stops = [pause for pause in sorted(set(pauses)) if step < pause < train.steps]
+    stops = [pause for pause in sorted(set(pauses)) if step < pause < end]
     done = not history.going()
-    for stop in [*stops, train.steps]:
+    for stop in [*stops, end]:
         if done:
             break
         for chunk in stream(trajectory, carry, stop - step, chunk=train.chunk, mode=train.mode):

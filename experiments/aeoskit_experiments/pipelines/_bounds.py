@@ -35,6 +35,7 @@ _BOUNDS: dict[str, _Bound] = {
     "value_rtol": _NOT_NEGATIVE,
     "basis": (lambda value: value >= 3, "it must be at least 3"),
     "steps": _AT_LEAST_ONE,
+    "epochs": _AT_LEAST_ONE,
     "batch": _AT_LEAST_ONE,
     "microbatch": _AT_LEAST_ONE,
     "chunk": _AT_LEAST_ONE,

@@ -40,8 +40,11 @@ class Train:
     """How long and on what to train.
 
     Args:
-        steps: Steps of the optimizer.
+        steps: Steps of the optimizer; either these or epochs.
+        epochs: How many times to go through the data, as many whole batches each time as there are.
         batch: Examples in a batch; none takes the whole data at every step.
+        sampling: Batches of a shuffled epoch, without replacement, or each drawn from all of the
+            data with replacement.
         chunk: Steps between two visits of the host, which streams, tells of progress, looks for the
             edge and decides whether to stop.
         seed: Seed of the batches.
@@ -53,8 +56,10 @@ class Train:
             them anew in each (recompute: less memory), or keep them where they are small.
     """
 
-    steps: int
+    steps: int | None = None
+    epochs: int | None = None
     batch: int | None = None
+    sampling: Literal["shuffle", "replacement"] = "shuffle"
     chunk: int = 100
     seed: int = 0
     microbatch: int | None = None
@@ -62,10 +67,17 @@ class Train:
     stop_loss: float | None = None
     reuse: Literal["auto", "linearize", "recompute"] = "auto"
 
+    def steps_on(self, examples: int) -> int:
+        """How many steps it is on so many examples: an epoch is its whole batches."""
+        if self.epochs is None:
+            assert self.steps is not None  # held by the check of the whole
+            return self.steps
+        return self.epochs * max(1, examples // (self.batch or examples))
+
 
 @dataclasses.dataclass(frozen=True)
 class Track:
-    """What is measured along the way, on the Hessian of the whole data's loss.
+    """What is measured along the way, on the Hessian of the loss on all of the data, or on some.
 
     Args:
         variant: Which operator: the Hessian or the preconditioned one.
@@ -78,6 +90,8 @@ class Track:
             matrix, of at most a few hundred parameters.
         value_rtol: If positive, tracking also stops once it expects an eigenvalue to be this
             accurate (relative), whatever its residual: cheaper, and an estimate.
+        examples: Take the Hessian on a fixed random batch of so many examples, the same for every
+            probe and branch, drawn by the seed of train; none takes all of them.
     """
 
     variant: str
@@ -87,6 +101,7 @@ class Track:
     basis: int = 20
     solver: Literal["tracking", "lanczos", "dense"] = "tracking"
     value_rtol: float = 0.0
+    examples: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

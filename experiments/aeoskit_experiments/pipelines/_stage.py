@@ -170,9 +170,10 @@ def track(variant: str, /, **options: Any) -> Stage:
     return make_stage("track", variant, options)
 
 
-def train(steps: int | Sequence[int], **options: Any) -> Stage:
-    """How long to train: `train(1500, batch=None)`."""
-    return make_stage("train", None, {"steps": steps, **options})
+def train(steps: int | Sequence[int] | None = None, **options: Any) -> Stage:
+    """How long to train: `train(1500, batch=None)`, `train(epochs=20, batch=32)`."""
+    said = {} if steps is None else {"steps": steps}
+    return make_stage("train", None, {**said, **options})
 
 
 def branch(variant: str, /, **options: Any) -> Stage:
