@@ -32,7 +32,13 @@ class Choice:
 
     def build(self, **overrides: Any) -> Any:
         """Call the function with the settings, some replaced (a lane's arrays, say)."""
-        return self.function(**{**self.settings, **overrides})
+        settings = {**self.settings, **overrides}
+        warmup = settings.pop("warmup", None) if self.stage == "optimizer" else None
+        if warmup:
+            from aeoskit.optimizers import LinearWarmup
+
+            settings["lr"] = LinearWarmup(settings["lr"], warmup)
+        return self.function(**settings)
 
 
 @dataclasses.dataclass(frozen=True)
