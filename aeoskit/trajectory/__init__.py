@@ -14,5 +14,6 @@ from ._carry import copy_tree as copy_tree
 from ._carry import stack_lanes as stack_lanes
 from ._stream import Chunk as Chunk
 from ._stream import choose_mode as choose_mode
+from ._stream import chunk_length as chunk_length
 from ._stream import scan_chunk as scan_chunk
 from ._stream import stream as stream

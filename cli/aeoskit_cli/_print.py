@@ -27,6 +27,7 @@ _KNOWN = {
     "epochs",
     "planned_steps",
     "probe_examples",
+    "rewound_to",
     "diverged_at",
     "result",
 }

@@ -32,6 +32,7 @@ from aeoskit_experiments.pipelines import Choice, Experiment, Track, TrackMultip
 from aeoskit_experiments.pipelines._check import check_probe_batch, check_steps
 
 from ._place import placement_of
+from ._rewind import Start, find_past
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +44,14 @@ class Setup:
         carry: its state before the first step.
         lanes: the swept values of each lane.
         train: what was said of training, its length in steps.
+        start: of a rewound run, the state of the other one that it comes from.
     """
 
     trajectory: Trajectory
     carry: Carry
     lanes: tuple[dict[str, float], ...]
     train: Train
+    start: Start | None = None
 
 
 def build(experiment: Experiment) -> Setup:
@@ -87,9 +90,14 @@ def build(experiment: Experiment) -> Setup:
         placement=placement,
     )
     steps = train.steps_on(objective.n)
-    check_steps(experiment, steps)
     lanes = experiment.lanes()
     main = build_optimizer(optimizer, lanes)
+    past = None
+    if experiment.rewind is not None:
+        past = find_past(experiment.rewind, is_raw(main))
+        rewind = dataclasses.replace(experiment.rewind, at=past.at)
+        experiment = dataclasses.replace(experiment, rewind=rewind)
+    check_steps(experiment, steps)
     _check_metrics(experiment, main)
     trajectory = Trajectory(
         objective=objective,
@@ -99,8 +107,20 @@ def build(experiment: Experiment) -> Setup:
         sampling=train.sampling,
         lanes=len(lanes) if len(lanes) > 1 else None,
     )
-    carry = trajectory.init(params, jax.random.key(train.seed))
-    return Setup(trajectory, carry, lanes, dataclasses.replace(train, steps=steps))
+    key = jax.random.key(train.seed)
+    carry = trajectory.init(params, key)
+    start = None
+    if past is not None:
+        theirs, like = trajectory, carry
+        if past.experiment.probes != experiment.probes:
+            probes = build_probes(past.experiment.probes, objective, _whole(train.seed))
+            theirs = dataclasses.replace(trajectory, probes=probes)
+            like = theirs.init(params, key)
+        before = set(past.experiment.probes)
+        lost = {probe.variant for probe in experiment.probes if probe not in before}
+        kept = tuple(name for name in trajectory.probes if name not in lost)
+        start = Start(past, theirs, past.load(like), kept)
+    return Setup(trajectory, carry, lanes, dataclasses.replace(train, steps=steps), start)
 
 
 def build_optimizer(choice: Choice, lanes: tuple[dict[str, float], ...]) -> AnyOptimizer:

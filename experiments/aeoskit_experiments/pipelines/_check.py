@@ -68,7 +68,19 @@ def check_steps(experiment: Experiment, steps: int) -> None:
                 f"track {probe.variant}: every is {probe.every}, but training has only "
                 f"{steps} steps: give a period of at most {steps}"
             )
+    rewind = experiment.rewind
+    begin = rewind.at if rewind is not None and isinstance(rewind.at, int) else 0
+    if begin >= steps:
+        raise UserError(
+            f"rewind: at is {begin}, but training has only {steps} steps in all: "
+            f"give an earlier step, or more steps with `train --steps`"
+        )
     for branch in experiment.branches:
+        if branch.at != "edge" and 0 < branch.at < begin:
+            raise UserError(
+                f"branch {branch.name}: at is {branch.at}, but the run is rewound to step {begin}: "
+                f"give a later step, or start"
+            )
         if branch.at != "edge" and branch.at >= steps:
             raise UserError(
                 f"branch {branch.name}: at is {branch.at}, but training has only "
@@ -191,9 +203,7 @@ def _check_branch(
         _build_optimizer(branch.optimizer, {})
 
 
-def _check_batches(
-    data: Choice, train: Train, probes: tuple[Track | TrackMultiplier, ...]
-) -> None:
+def _check_batches(data: Choice, train: Train, probes: tuple[Track | TrackMultiplier, ...]) -> None:
     examples = data.settings.get("examples")
     if not isinstance(examples, int):
         return

@@ -157,6 +157,12 @@ STAGES: dict[str, StageKind] = {
             required=True,
         ),
         StageKind(
+            "rewind",
+            "from a state of another run on",
+            reference=f"{_SETTINGS}:Rewind",
+            positional=True,
+        ),
+        StageKind(
             "branch",
             "another way to go on from the same state",
             variants={"freeze": f"{_SETTINGS}:Freeze", "switch": f"{_SETTINGS}:Switch"},

@@ -128,6 +128,19 @@ class TrackMultiplier:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rewind:
+    """From a state of another run's main branch on; what is not named here is as it was there.
+
+    Args:
+        run: The other run's folder.
+        at: From which step on, or edge (where a branch of that run would have begun at its edge).
+    """
+
+    run: str
+    at: int | str = "edge"
+
+
+@dataclasses.dataclass(frozen=True)
 class Freeze:
     """From some step on, the same optimizer with its preconditioner held constant.
 
@@ -229,12 +242,16 @@ class Store:
     Args:
         root: The folder that run folders are made in.
         folder: This very folder, which must not exist yet; none makes a name.
-        checkpoints: Whether to keep the state at the end of each branch, the main run included.
+        checkpoints: Whether to keep the state where a branch begins and where one ends, the main
+            run included.
+        checkpoint_every: Keep that of the main run on its way too, at the end of the chunk in which
+            it passes a multiple of so many steps.
     """
 
     root: str = "runs"
     folder: str | None = None
     checkpoints: bool = True
+    checkpoint_every: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

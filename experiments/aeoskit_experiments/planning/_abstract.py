@@ -1,5 +1,6 @@
 """A run as shapes with shardings: everything that a program is given, and nothing allocated."""
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -57,7 +58,8 @@ def abstract_run(experiment: Experiment, placement: Placement) -> AbstractRun:
     """
 
     def whole() -> tuple[Trajectory, Carry]:
-        setup = build(experiment)
+        # Where it comes from changes no shape.
+        setup = build(dataclasses.replace(experiment, rewind=None))
         return setup.trajectory, setup.carry
 
     trajectory, carry = eqx.filter_eval_shape(whole)
