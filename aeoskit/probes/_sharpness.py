@@ -259,6 +259,8 @@ class Sharpness(AbstractProbe):
         every: period in steps.
         solver: an eigen-solver; `Tracking()` by default.
         max_matvecs: budget of products for one measurement.
+        objective: whose Hessian it is: a fixed probe batch, say, as `objective.on_batch(indices)`
+            makes it; None for all of the trajectory's data.
 
     Measures `sharpness` (k,), `sharpness_residual` (k,), `sharpness_converged` (k,) and
     `sharpness_matvecs` (the products spent).
@@ -273,6 +275,7 @@ class Sharpness(AbstractProbe):
     every: int = eqx.field(static=True, default=1, converter=check_every)
     solver: AbstractEigenSolver = eqx.field(default_factory=Tracking)
     max_matvecs: int | None = eqx.field(static=True, default=None)
+    objective: Objective | None = None
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -287,7 +290,7 @@ class Sharpness(AbstractProbe):
 
     def measure(self, context: ProbeContext, state: Any) -> tuple[Measurement, Any]:
         solution = sharpness(
-            context.objective,
+            context.objective if self.objective is None else self.objective,
             context.params,
             k=self.k,
             solver=self.solver,
@@ -306,6 +309,8 @@ class PreconditionedSharpness(AbstractProbe):
         every: period in steps.
         solver: an eigen-solver; `Tracking()` by default.
         max_matvecs: budget of products for one measurement.
+        objective: whose Hessian it is: a fixed probe batch, say, as `objective.on_batch(indices)`
+            makes it; None for all of the trajectory's data.
 
     Measures `preconditioned_sharpness` (k,) with `_residual` (k,), `_converged` (k,), `_matvecs`,
     and `ratio` (the largest eigenvalue over the optimizer's threshold; 1 is the edge).
@@ -320,6 +325,7 @@ class PreconditionedSharpness(AbstractProbe):
     every: int = eqx.field(static=True, default=1, converter=check_every)
     solver: AbstractEigenSolver = eqx.field(default_factory=Tracking)
     max_matvecs: int | None = eqx.field(static=True, default=None)
+    objective: Objective | None = None
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -334,7 +340,7 @@ class PreconditionedSharpness(AbstractProbe):
 
     def measure(self, context: ProbeContext, state: Any) -> tuple[Measurement, Any]:
         edge = preconditioned_sharpness(
-            context.objective,
+            context.objective if self.objective is None else self.objective,
             context.params,
             context.optimizer,
             context.optimizer_state,

@@ -8,10 +8,12 @@ from ._branch import branch as branch
 from ._carry import AnyOptimizer as AnyOptimizer
 from ._carry import Carry as Carry
 from ._carry import Lane as Lane
+from ._carry import Sampling as Sampling
 from ._carry import Trajectory as Trajectory
 from ._carry import copy_tree as copy_tree
 from ._carry import stack_lanes as stack_lanes
 from ._stream import Chunk as Chunk
 from ._stream import choose_mode as choose_mode
+from ._stream import chunk_length as chunk_length
 from ._stream import scan_chunk as scan_chunk
 from ._stream import stream as stream

@@ -1,6 +1,7 @@
 """The state of a training run as one pytree."""
 
-from typing import Any
+import dataclasses
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax
@@ -17,6 +18,7 @@ from aeoskit.optimizers import (
 from aeoskit.probes import AbstractProbe
 
 AnyOptimizer = Optimizer | OptaxOptimizer | OptimistixOptimizer
+Sampling = Literal["shuffle", "replacement"]
 
 
 class Lane(eqx.Module):
@@ -79,15 +81,18 @@ class Trajectory(eqx.Module):
         optimizer: an `Optimizer`; in a sweep, one whose array leaves are stacked (`stack_lanes`).
             Or, of a single run, an optax transformation or an optimistix minimiser.
         probes: probes by name.
-        batch: examples a step, drawn without replacement, reshuffled each epoch; `None` trains on
-            all of the data (full batch).
+        batch: examples a step; `None` trains on all of the data (full batch).
+        sampling: how a batch is drawn: `"shuffle"`, without replacement, reshuffled each epoch; or
+            `"replacement"`, each example uniformly and independently at each step. Either way a
+            step's batch is a function of key and step alone.
         lanes: how many runs go on at once; `None` for a single one without a lane axis.
         divergence_factor: a loss above this multiple of the initial loss counts as diverged.
 
     Raises:
         TypeError: what does not train.
-        ValueError: a batch outside `1 … n`, a lane count that the optimizer's leaves do not have; a
-            minimiser on batches, since its line search compares values of one function.
+        ValueError: a batch outside `1 … n`, an unknown `sampling`, or one with replacement where
+            there is no batch; a lane count that the optimizer's leaves do not have; a minimiser on
+            batches, since its line search compares values of one function.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -107,8 +112,16 @@ class Trajectory(eqx.Module):
     batch: int | None = eqx.field(static=True, default=None)
     lanes: int | None = eqx.field(static=True, default=None)
     divergence_factor: float = eqx.field(static=True, default=1e6)
+    sampling: Sampling = eqx.field(static=True, default="shuffle")
 
     def __check_init__(self):
+        if self.sampling not in get_args(Sampling):
+            raise ValueError(f"sampling is {self.sampling!r}; pass 'shuffle' or 'replacement'.")
+        if self.sampling == "replacement" and self.batch is None:
+            raise ValueError(
+                "sampling is 'replacement', but batch is None, and all of the data are no draw: "
+                f"pass a batch from 1 to {self.objective.n}, or leave sampling out."
+            )
         if self.batch is not None and not 1 <= self.batch <= self.objective.n:
             raise ValueError(
                 f"batch is {self.batch}, but the data has {self.objective.n} examples; pass a "
@@ -139,25 +152,11 @@ class Trajectory(eqx.Module):
 
     def single(self, optimizer: AnyOptimizer) -> "Trajectory":
         """The trajectory of one lane: the same run under an optimizer without a lane axis."""
-        return Trajectory(
-            objective=self.objective,
-            optimizer=optimizer,
-            probes=self.probes,
-            batch=self.batch,
-            lanes=None,
-            divergence_factor=self.divergence_factor,
-        )
+        return dataclasses.replace(self, optimizer=optimizer, lanes=None)
 
     def with_optimizer(self, optimizer: AnyOptimizer) -> "Trajectory":
         """The same run under another optimizer (with a lane axis if this one has lanes)."""
-        return Trajectory(
-            objective=self.objective,
-            optimizer=optimizer,
-            probes=self.probes,
-            batch=self.batch,
-            lanes=self.lanes,
-            divergence_factor=self.divergence_factor,
-        )
+        return dataclasses.replace(self, optimizer=optimizer)
 
     def init(self, params: PyTree, key: PRNGKeyArray) -> Carry:
         """The carry before the first step; all lanes of a sweep start from the same params.

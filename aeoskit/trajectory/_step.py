@@ -11,17 +11,23 @@ from aeoskit.linalg import tree_norm
 from aeoskit.optimizers import OptimistixOptimizer, apply_updates
 from aeoskit.probes import AbstractProbe, Measurement, ProbeContext
 
-from ._carry import Lane, Trajectory
+from ._carry import Lane, Sampling, Trajectory
 
 
 def batch_indices(
-    key: Array, step: Int[Array, ""], examples: int, batch: int
+    key: Array,
+    step: Int[Array, ""],
+    examples: int,
+    batch: int,
+    sampling: Sampling = "shuffle",
 ) -> Int[Array, " batch"]:
-    """The examples of a step: without replacement within an epoch, reshuffled for each epoch.
+    """The examples of a step: of a shuffled epoch, or each of them drawn from all.
 
     A pure function of key and step, so that a resumed run draws the same batches. Where the batch
     does not divide the data, an epoch's last few examples are left out (another few each epoch).
     """
+    if sampling == "replacement":
+        return jax.random.randint(jax.random.fold_in(key, step), (batch,), 0, examples)
     steps_per_epoch = examples // batch
     epoch, position = jnp.divmod(step, steps_per_epoch)
     order = jax.random.permutation(jax.random.fold_in(key, epoch), examples)
@@ -37,10 +43,11 @@ def context_of(
     """Evaluates loss and gradient at the lane's params. Costs one gradient."""
     batch_key, probe_key = jax.random.split(lane.key)
     objective = trajectory.objective
-    if trajectory.batch is None or trajectory.batch == objective.n:
+    n, batch, sampling = objective.n, trajectory.batch, trajectory.sampling
+    if batch is None or (batch == n and sampling == "shuffle"):
         training = objective
     else:
-        training = objective.on_batch(batch_indices(batch_key, step, objective.n, trajectory.batch))
+        training = objective.on_batch(batch_indices(batch_key, step, n, batch, sampling))
     value, grads = training.value_and_gradient(lane.params)
     return ProbeContext(
         objective=objective,

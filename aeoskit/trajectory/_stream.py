@@ -124,9 +124,7 @@ def stream(
         raise ValueError(f"mode is {mode!r}; pass 'auto', 'scan' or 'host'.")
     if mode == "auto":
         mode = choose_mode(trajectory, carry)
-    # Rows are kept for a whole chunk, so no chunk is much longer than the run; a power of two,
-    # so that runs of many lengths share one program.
-    chunk = min(chunk, max(16, 1 << (steps - 1).bit_length()))
+    chunk = chunk_length(steps, chunk)
     carry = lie(trajectory, _copied(carry), trajectory.lanes)
     first = int(carry.step)
     for start in range(first, first + steps, chunk):
@@ -151,6 +149,26 @@ def stream(
             diverged_at=np.atleast_1d(np.asarray(carry.lane.diverged_at)),
             carry=carry,
         )
+
+
+def chunk_length(steps: int, chunk: int) -> int:
+    """How many steps lie between two visits of the host, but for the last, shorter chunk.
+
+    Rows are kept for a whole chunk, so none is much longer than the run; a power of two, so that
+    runs of many lengths share one program.
+
+    Args:
+        steps: how many are taken.
+        chunk: what was asked for.
+
+    Returns:
+        The steps of a chunk.
+
+    Example:
+        >>> chunk_length(1000, 100), chunk_length(5, 100)
+        (100, 16)
+    """
+    return min(chunk, max(16, 1 << (steps - 1).bit_length()))
 
 
 @eqx.filter_jit

@@ -24,6 +24,10 @@ _KNOWN = {
     "matvecs",
     "unconverged",
     "steps",
+    "epochs",
+    "planned_steps",
+    "probe_examples",
+    "rewound_to",
     "diverged_at",
     "result",
 }

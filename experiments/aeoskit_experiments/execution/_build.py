@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Any
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -26,9 +28,11 @@ from aeoskit.probes import (
     StabilityThreshold,
 )
 from aeoskit.trajectory import AnyOptimizer, Carry, Trajectory, stack_lanes
-from aeoskit_experiments.pipelines import Choice, Experiment, Track, TrackMultiplier
+from aeoskit_experiments.pipelines import Choice, Experiment, Track, TrackMultiplier, Train
+from aeoskit_experiments.pipelines._check import check_probe_batch, check_steps
 
 from ._place import placement_of
+from ._rewind import Start, find_past
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +43,15 @@ class Setup:
         trajectory: the main run (with lanes, if an array leaf of the optimizer is swept).
         carry: its state before the first step.
         lanes: the swept values of each lane.
+        train: what was said of training, its length in steps.
+        start: of a rewound run, the state of the other one that it comes from.
     """
 
     trajectory: Trajectory
     carry: Carry
     lanes: tuple[dict[str, float], ...]
+    train: Train
+    start: Start | None = None
 
 
 def build(experiment: Experiment) -> Setup:
@@ -81,18 +89,38 @@ def build(experiment: Experiment) -> Setup:
         params=params,
         placement=placement,
     )
+    steps = train.steps_on(objective.n)
     lanes = experiment.lanes()
     main = build_optimizer(optimizer, lanes)
+    past = None
+    if experiment.rewind is not None:
+        past = find_past(experiment.rewind, is_raw(main))
+        rewind = dataclasses.replace(experiment.rewind, at=past.at)
+        experiment = dataclasses.replace(experiment, rewind=rewind)
+    check_steps(experiment, steps)
     _check_metrics(experiment, main)
     trajectory = Trajectory(
         objective=objective,
         optimizer=main,
-        probes=build_probes(experiment.probes),
+        probes=build_probes(experiment.probes, objective, _whole(train.seed)),
         batch=train.batch,
+        sampling=train.sampling,
         lanes=len(lanes) if len(lanes) > 1 else None,
     )
-    carry = trajectory.init(params, jax.random.key(train.seed))
-    return Setup(trajectory, carry, lanes)
+    key = jax.random.key(train.seed)
+    carry = trajectory.init(params, key)
+    start = None
+    if past is not None:
+        theirs, like = trajectory, carry
+        if past.experiment.probes != experiment.probes:
+            probes = build_probes(past.experiment.probes, objective, _whole(train.seed))
+            theirs = dataclasses.replace(trajectory, probes=probes)
+            like = theirs.init(params, key)
+        before = set(past.experiment.probes)
+        lost = {probe.variant for probe in experiment.probes if probe not in before}
+        kept = tuple(name for name in trajectory.probes if name not in lost)
+        start = Start(past, theirs, past.load(like), kept)
+    return Setup(trajectory, carry, lanes, dataclasses.replace(train, steps=steps), start)
 
 
 def build_optimizer(choice: Choice, lanes: tuple[dict[str, float], ...]) -> AnyOptimizer:
@@ -146,8 +174,36 @@ def _solver(track: Track) -> AbstractEigenSolver:
     )
 
 
-def build_probes(tracks: tuple[Track | TrackMultiplier, ...]) -> dict[str, AbstractProbe]:
-    """The probes: what is tracked, and always the loss, the gradient norm and the threshold."""
+_PROBE_STREAM = 1
+"""Of the seed of train: the batches' keys are jax's own, the probe batch is drawn by numpy."""
+
+
+def probe_batch(objective: Objective, examples: int, seed: int) -> Objective:
+    """The loss on a fixed batch, drawn without replacement; a larger one contains a smaller one.
+
+    Args:
+        objective: the loss on all of the data.
+        examples: how many to draw.
+        seed: that of train.
+    """
+    order = np.random.default_rng([seed, _PROBE_STREAM]).permutation(objective.n)
+    indices = jnp.asarray(np.sort(order[:examples]), jnp.int32)
+    # Compiled, so that examples that are spread over devices are gathered there.
+    return eqx.filter_jit(lambda objective, indices: objective.on_batch(indices))(
+        objective, indices
+    )
+
+
+def build_probes(
+    tracks: tuple[Track | TrackMultiplier, ...], objective: Objective, seed: int
+) -> dict[str, AbstractProbe]:
+    """The probes: what is tracked, and always the loss, the gradient norm and the threshold.
+
+    Args:
+        tracks: what is tracked.
+        objective: the loss on all of the data.
+        seed: that of train, which draws the probe batch.
+    """
     kinds: dict[str, Any] = {
         "sharpness": Sharpness,
         "preconditioned_sharpness": PreconditionedSharpness,
@@ -156,13 +212,20 @@ def build_probes(tracks: tuple[Track | TrackMultiplier, ...]) -> dict[str, Abstr
         "loss": LossAndGradient(),
         "threshold": StabilityThreshold(),
     }
+    batches: dict[int, Objective] = {}
     for track in tracks:
         if isinstance(track, TrackMultiplier):
             arnoldi = Arnoldi(basis=track.basis, rtol=track.rtol)
             probes[track.variant] = FlipMultiplier(every=track.every, solver=arnoldi)
             continue
-        solver = _solver(track)
-        probes[track.variant] = kinds[track.variant](k=track.k, every=track.every, solver=solver)
+        solver, size, batch = _solver(track), track.examples, None
+        if size is not None:
+            check_probe_batch(track.variant, size, objective.n)
+            if size < objective.n:
+                batch = batches.setdefault(size, probe_batch(objective, size, seed))
+        probes[track.variant] = kinds[track.variant](
+            k=track.k, every=track.every, solver=solver, objective=batch
+        )
     return probes
 
 

@@ -22,9 +22,17 @@ from ._listener import Listener, Silent
 from ._names import optimizer_name, rate_of
 from ._onlooker import AnyWriter, Onlooker
 from ._processes import from_leader, is_leader, noticing
+from ._rewind import with_past
 from ._room import make_room
 from ._run import Course, run_group
-from ._summary import multiplier_rows, summarize_advance, summarize_run, threshold_row
+from ._summary import (
+    multiplier_rows,
+    ratio_curve,
+    summarize_advance,
+    summarize_run,
+    threshold_row,
+)
+from ._windows import edge_step
 
 MATMUL_PRECISION = "highest"
 """Products in full float32 on every backend; recorded with the run."""
@@ -79,6 +87,7 @@ def execute(
         UserError: bad input, before any work; nothing is left behind.
     """
     begun = time.perf_counter()
+    pipeline = pipeline.inherited()
     pipeline.experiment()  # The whole is checked before anything is made.
     groups = [(group.values, group.pipeline.declared()) for group in pipeline.groups()]
     store = pipeline.declared().store or Store()
@@ -124,12 +133,18 @@ def _train_groups(
         if index > 0:
             make_room()
             setup = _built(experiment)
+        # From here on its length is known in steps, of epochs too, and so is where it begins.
+        known = dataclasses.replace(experiment, train=setup.train)
+        if known.rewind is not None and setup.start is not None:
+            begin = dataclasses.replace(known.rewind, at=setup.start.past.at)
+            known = dataclasses.replace(known, rewind=begin)
+        groups[index] = (values, known)
         said = ", ".join(
             f"{name} {'none' if value is None else value}" for name, value in values.items()
         )
         run_group(
             setup,
-            dataclasses.replace(experiment.train, mode=_mode(experiment, setup)),
+            dataclasses.replace(setup.train, mode=_mode(experiment, setup)),
             experiment.branches,
             writer=writer,
             listener=listener,
@@ -139,6 +154,7 @@ def _train_groups(
                 lane_offset=offset,
                 group=index if len(groups) > 1 else None,
                 checkpoints=store.checkpoints,
+                checkpoint_every=store.checkpoint_every,
                 interrupt=interrupt,
             ),
         )
@@ -233,6 +249,12 @@ def _conclude(
     run = read_run(writer.path)
     dataset = run.metrics
     runs = _summaries(dataset, groups, lanes)
+    rewind = groups[0][1].rewind
+    if rewind is not None and isinstance(rewind.at, int) and lanes == [{}]:
+        # The other run's way there belongs to the picture, and to the step of the edge.
+        dataset = with_past(dataset, rewind)
+        raw = _is_raw(groups[0][1], "main")
+        runs[0]["edge_step"] = edge_step(*ratio_curve(select(dataset, "main", {}), raw))
     plot = pipeline.declared().plot or Plot()
     summary: dict[str, Any] = {"name": pipeline.name, "runs": runs}
     kind = plot.kind if plot.kind != "auto" else _kind(dataset, groups[0][1])
@@ -271,8 +293,25 @@ def _summaries(
             for lane in experiment.lanes():
                 coordinates = {**values, **lane}
                 row = {"branch": name, **_said(experiment, name, lane, coordinates)}
-                found.append(row | summarize_run(select(dataset, name, coordinates), raw))
+                row |= summarize_run(select(dataset, name, coordinates), raw)
+                found.append(row | _asked(experiment))
     return found
+
+
+def _asked(experiment: Experiment) -> dict[str, Any]:
+    """What the numbers of a row depend on that no column of the record says."""
+    said: dict[str, Any] = {}
+    train = experiment.train
+    if train is not None and train.epochs is not None:
+        said |= {"epochs": train.epochs, "planned_steps": train.steps}
+    if experiment.rewind is not None:
+        said["rewound_to"] = experiment.rewind.at
+    sizes = {probe.variant: probe.examples for probe in experiment.probes if hasattr(probe, "k")}
+    if any(sizes.values()):
+        # One number where the probes agree, one for each (None: all examples) where not.
+        same = len(set(sizes.values())) == 1
+        said["probe_examples"] = next(iter(sizes.values())) if same else sizes
+    return said
 
 
 def select(dataset: xr.Dataset, branch: str, lane: dict[str, Any]) -> xr.Dataset:

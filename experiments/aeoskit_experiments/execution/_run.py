@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from aeoskit.trajectory import (
     AbstractWay,
@@ -23,7 +24,9 @@ from ._interrupt import Interrupt
 from ._listener import Listener
 from ._onlooker import AnyWriter
 from ._processes import agreed
+from ._rewind import Start
 from ._room import make_room
+from ._summary import measured, ratio_curve
 from ._windows import edge_step
 
 STOP_WINDOW = 50
@@ -39,7 +42,8 @@ class Course:
         label: the branch's name for the listener (a group's values go into it).
         lane_offset: the first lane's number in the record.
         group: the group's number, for the names of its checkpoints; None if there is one group.
-        checkpoints: whether the state at the end is kept.
+        checkpoints: whether states are kept.
+        checkpoint_every: after how many steps one of the main run is kept; None for none.
         interrupt: the user's wish to stop, granted between chunks.
     """
 
@@ -48,12 +52,40 @@ class Course:
     lane_offset: int
     group: int | None
     checkpoints: bool
+    checkpoint_every: int | None
     interrupt: Interrupt
 
     @property
     def checkpoint(self) -> str:
         """The name under which a checkpoint is kept: several groups share a branch's name."""
         return self.name if self.group is None else f"{self.name}-group{self.group}"
+
+
+class _Checkpoints:
+    """The states of a run that are kept, each once."""
+
+    def __init__(self, writer: AnyWriter, course: Course, step: int):
+        self._writer, self._course = writer, course
+        self._kept: set[int] = set()
+        self._passed = step
+
+    def keep(self, step: int, carry: Carry) -> None:
+        if self._course.checkpoints and step not in self._kept:
+            self._writer.checkpoint(self._course.checkpoint, step, carry)
+            self._kept.add(step)
+
+    def passing(self, step: int, carry: Carry) -> None:
+        """Keeps the state if a multiple of the period was passed since the last chunk."""
+        every = self._course.checkpoint_every
+        if every is not None and step // every > self._passed // every:
+            self.keep(step, carry)
+        self._passed = step
+
+
+def length(train: Train) -> int:
+    """The steps of a training whose setup was built."""
+    assert train.steps is not None  # `build` turned epochs into them
+    return train.steps
 
 
 def run_group(
@@ -69,26 +101,50 @@ def run_group(
 
     Args:
         setup: the trajectory and where it starts.
-        train: steps, chunk, mode and when to stop.
+        train: its length in steps, chunk, mode and when to stop.
         branches: other ways to go on; one at "edge" begins after the first chunk in which the
             ratio of every lane has risen to 0.9.
         writer: the record.
         listener: is told of each chunk.
         course: names.
     """
+    end = length(train)
     starts: dict[str, tuple[int, Carry]] = {}
     waiting = list(branches)
+    begin, carry = 0, setup.carry
+    if setup.start is not None:
+        begin = setup.start.past.at
+        carry = _rewound(setup, setup.start, train, listener, course)
+    checkpoints = _Checkpoints(writer, course, begin)
 
     def keep(carry: Carry, step: int, history: "_History") -> None:
-        if step >= train.steps:
+        if step >= end:
             return  # Nothing is left to go on with.
         for item in list(waiting):
-            if item.at == step or (item.at == "edge" and history.at_edge()):
+            # The start of a rewound run is the step that it is rewound to.
+            due = max(item.at, begin) == step if isinstance(item.at, int) else history.at_edge()
+            if due:
                 starts[item.name] = (step, copy_tree(carry))
                 waiting.remove(item)
+                checkpoints.keep(step, carry)
 
     fixed = [item.at for item in branches if isinstance(item.at, int)]
-    _train(setup.trajectory, setup.carry, 0, train, fixed, keep, writer, listener, course)
+    history = _History(setup.trajectory, carry)
+    if setup.start is not None:
+        history.remember(setup.start.past.rows)
+    _train(
+        setup.trajectory,
+        carry,
+        begin,
+        train,
+        fixed,
+        keep,
+        writer,
+        listener,
+        course,
+        history,
+        checkpoints,
+    )
     for item in waiting:
         listener.noted(
             f"branch {item.name} did not start: the main run ended before "
@@ -103,7 +159,41 @@ def run_group(
         way, start = _measurable(*started[item.name], item.name, listener)
         label = course.label.replace("main", item.name, 1)
         theirs = dataclasses.replace(course, name=item.name, label=label)
-        _train(way, start, step, train, [], None, writer, listener, theirs)
+        _train(
+            way,
+            start,
+            step,
+            train,
+            [],
+            None,
+            writer,
+            listener,
+            theirs,
+            _History(way, start),
+            _Checkpoints(writer, dataclasses.replace(theirs, checkpoint_every=None), step),
+        )
+
+
+def _rewound(setup: Setup, start: Start, train: Train, listener: Listener, course: Course) -> Carry:
+    """The state that a rewound run begins with.
+
+    From the checkpoint on the other run is taken again as it was, measurements included, since a
+    solve starts from the last one; nothing of it is written.
+    """
+    carry, step, at = start.carry, start.past.checkpoint, start.past.at
+    if step < at:
+        label = f"{course.label}, again from step {step} to {at}"
+        listener.started(label, at - step)
+        for chunk in stream(start.trajectory, carry, at - step, chunk=train.chunk, mode=train.mode):
+            carry = chunk.carry
+            listener.advanced(label, int(chunk.steps[-1]) + 1 - step, {})
+            course.interrupt.wished = agreed(course.interrupt.wished)
+            course.interrupt.grant()
+        listener.finished(label)
+    new, old = setup.carry.lane.probe_states, carry.lane.probe_states
+    states = {name: old[name] if name in start.kept else new[name] for name in new}
+    lane = dataclasses.replace(carry.lane, probe_states=states)
+    return Carry(step=carry.step, lane=lane)
 
 
 def _way(item: Branch) -> AbstractWay:
@@ -136,19 +226,21 @@ def _train(
     writer: AnyWriter,
     listener: Listener,
     course: Course,
+    history: "_History",
+    checkpoints: _Checkpoints,
 ) -> None:
     """One run from a step to the end, in segments between the steps at which branches begin."""
-    history = _History(trajectory, carry)
-    listener.started(course.label, train.steps - step)
+    end = length(train)
+    listener.started(course.label, end - step)
     for lane, at in history.diverged():
         # It diverged before this branch began: said in the record, not announced again.
         writer.mark_diverged(course.name, course.lane_offset + lane, at)
     begun = step
     if keep is not None:
         keep(carry, step, history)
-    stops = [pause for pause in sorted(set(pauses)) if step < pause < train.steps]
+    stops = [pause for pause in sorted(set(pauses)) if step < pause < end]
     done = not history.going()
-    for stop in [*stops, train.steps]:
+    for stop in [*stops, end]:
         if done:
             break
         for chunk in stream(trajectory, carry, stop - step, chunk=train.chunk, mode=train.mode):
@@ -158,6 +250,7 @@ def _train(
             history.add(chunk)
             step = int(chunk.steps[-1]) + 1
             listener.advanced(course.label, step - begun, history.shown())
+            checkpoints.passing(step, carry)
             if keep is not None:
                 keep(carry, step, history)
             course.interrupt.wished = agreed(course.interrupt.wished)
@@ -165,8 +258,7 @@ def _train(
             done = not history.going() or fitted or course.interrupt.wished
             if done:
                 break
-    if course.checkpoints:
-        writer.checkpoint(course.checkpoint, step, carry)
+    checkpoints.keep(step, carry)
     listener.finished(course.label)
     course.interrupt.grant()
 
@@ -206,6 +298,13 @@ class _History:
         self._losses: list[np.ndarray] = []
         self._last: dict[str, float] = {}
         self._diverged_at = np.atleast_1d(np.asarray(carry.lane.diverged_at))
+
+    def remember(self, rows: xr.Dataset) -> None:
+        """What another run measured before this one went on from there."""
+        steps, ratio = ratio_curve(rows, self._raw)
+        self._steps.append(steps)
+        self._ratios.append(ratio[:, None])
+        self._losses.append(measured(rows, "loss")[1][:, None])
 
     def add(self, chunk: Chunk) -> None:
         values = chunk.measurements

@@ -21,6 +21,7 @@ from aeoskit_experiments.pipelines._settings import Branch as Branch
 from aeoskit_experiments.pipelines._settings import Choice as Choice
 from aeoskit_experiments.pipelines._settings import Place as Place
 from aeoskit_experiments.pipelines._settings import Plot as Plot
+from aeoskit_experiments.pipelines._settings import Rewind as Rewind
 from aeoskit_experiments.pipelines._settings import Store as Store
 from aeoskit_experiments.pipelines._settings import Track as Track
 from aeoskit_experiments.pipelines._settings import TrackMultiplier as TrackMultiplier
@@ -34,6 +35,7 @@ from aeoskit_experiments.pipelines._stage import model as model
 from aeoskit_experiments.pipelines._stage import optimizer as optimizer
 from aeoskit_experiments.pipelines._stage import place as place
 from aeoskit_experiments.pipelines._stage import plot as plot
+from aeoskit_experiments.pipelines._stage import rewind as rewind
 from aeoskit_experiments.pipelines._stage import store as store
 from aeoskit_experiments.pipelines._stage import track as track
 from aeoskit_experiments.pipelines._stage import train as train

@@ -35,6 +35,8 @@ _BOUNDS: dict[str, _Bound] = {
     "value_rtol": _NOT_NEGATIVE,
     "basis": (lambda value: value >= 3, "it must be at least 3"),
     "steps": _AT_LEAST_ONE,
+    "epochs": _AT_LEAST_ONE,
+    "checkpoint_every": _AT_LEAST_ONE,
     "batch": _AT_LEAST_ONE,
     "microbatch": _AT_LEAST_ONE,
     "chunk": _AT_LEAST_ONE,
@@ -76,8 +78,10 @@ def check_bounds(stage: str, variant: str | None, name: str, value: Value) -> No
 
 def _check(stage: str, variant: str | None, name: str, value: Scalar) -> None:
     if value is None or isinstance(value, bool | str):
-        if isinstance(value, str) and name == "at" and value not in ("start", "edge"):
-            raise UserError(f"{label(stage, variant)}: at is {value!r}: give a step, start or edge")
+        moments = ("edge",) if stage == "rewind" else ("start", "edge")
+        if isinstance(value, str) and name == "at" and value not in moments:
+            words = " or ".join(["a step, start" if len(moments) > 1 else "a step", "edge"])
+            raise UserError(f"{label(stage, variant)}: at is {value!r}: give {words}")
         return
     bound = _NOT_NEGATIVE if name == "at" else _BOUNDS.get(name)
     if bound and not bound[0](value):

@@ -43,14 +43,49 @@ def check(experiment: Experiment) -> None:
     assert experiment.loss is not None
     assert experiment.optimizer is not None
     _check_loss(data, experiment.loss)
+    _check_length(train)
     for probe in experiment.probes:
-        _check_probe(probe, train)
+        _check_probe(probe)
         _check_measurable(probe.variant, experiment.optimizer.variant)
-    _check_batches(data, train)
+    _check_batches(data, train, experiment.probes)
+    examples = data.settings.get("examples")
+    if train.epochs is None or isinstance(examples, int):
+        check_steps(experiment, train.steps_on(examples if isinstance(examples, int) else 1))
     _build(model, {})
     optimizers = [_build_optimizer(experiment.optimizer, lane) for lane in experiment.lanes()]
     for branch in experiment.branches:
-        _check_branch(branch, experiment.probes, train, experiment.optimizer, optimizers[0])
+        _check_branch(branch, experiment.probes, experiment.optimizer, optimizers[0])
+
+
+def check_steps(experiment: Experiment, steps: int) -> None:
+    """Raise a `UserError` unless what the stages say of steps fits into so many.
+
+    Of epochs their number may be known only once the data are there.
+    """
+    for probe in experiment.probes:
+        if probe.every > steps:
+            raise UserError(
+                f"track {probe.variant}: every is {probe.every}, but training has only "
+                f"{steps} steps: give a period of at most {steps}"
+            )
+    rewind = experiment.rewind
+    begin = rewind.at if rewind is not None and isinstance(rewind.at, int) else 0
+    if begin >= steps:
+        raise UserError(
+            f"rewind: at is {begin}, but training has only {steps} steps in all: "
+            f"give an earlier step, or more steps with `train --steps`"
+        )
+    for branch in experiment.branches:
+        if branch.at != "edge" and 0 < branch.at < begin:
+            raise UserError(
+                f"branch {branch.name}: at is {branch.at}, but the run is rewound to step {begin}: "
+                f"give a later step, or start"
+            )
+        if branch.at != "edge" and branch.at >= steps:
+            raise UserError(
+                f"branch {branch.name}: at is {branch.at}, but training has only "
+                f"{steps} steps: give an earlier step"
+            )
 
 
 def check_networks(experiments: Iterable[Experiment]) -> None:
@@ -106,12 +141,22 @@ def least_basis(k: int) -> int:
     return 2 * k + 6
 
 
-def _check_probe(probe: Track | TrackMultiplier, train: Train) -> None:
-    if probe.every > train.steps:
+def _check_length(train: Train) -> None:
+    if train.steps is None and train.epochs is None:
+        raise UserError("train lacks steps: give --steps or --epochs")
+    if train.steps is not None and train.epochs is not None:
         raise UserError(
-            f"track {probe.variant}: every is {probe.every}, but training has only "
-            f"{train.steps} steps: give a period of at most {train.steps}"
+            f"train: steps is {train.steps} and epochs is {train.epochs}, but either says how long: "
+            f"give one of them"
         )
+    if train.sampling == "replacement" and train.batch is None:
+        raise UserError(
+            "train: sampling is replacement, but without a batch every step takes all of the data: "
+            "give a batch, or leave sampling out"
+        )
+
+
+def _check_probe(probe: Track | TrackMultiplier) -> None:
     if isinstance(probe, TrackMultiplier):
         return
     least = least_basis(probe.k)
@@ -125,7 +170,6 @@ def _check_probe(probe: Track | TrackMultiplier, train: Train) -> None:
 def _check_branch(
     branch: Branch,
     probes: tuple[Track | TrackMultiplier, ...],
-    train: Train,
     main: Choice,
     optimizer: Any,
 ) -> None:
@@ -155,16 +199,11 @@ def _check_branch(
                 f"of its preconditioned sharpness: add `track preconditioned_sharpness`, or give "
                 f"a step"
             )
-    if branch.at != "edge" and branch.at >= train.steps:
-        raise UserError(
-            f"branch {branch.name}: at is {branch.at}, but training has only "
-            f"{train.steps} steps: give an earlier step"
-        )
     if branch.optimizer is not None:
         _build_optimizer(branch.optimizer, {})
 
 
-def _check_batches(data: Choice, train: Train) -> None:
+def _check_batches(data: Choice, train: Train, probes: tuple[Track | TrackMultiplier, ...]) -> None:
     examples = data.settings.get("examples")
     if not isinstance(examples, int):
         return
@@ -176,6 +215,18 @@ def _check_batches(data: Choice, train: Train) -> None:
                 f"train: {name} is {size}, but the data has only {examples} examples: "
                 f"give at most {examples}, or none for all of them"
             )
+    for probe in probes:
+        if isinstance(probe, Track) and probe.examples is not None:
+            check_probe_batch(probe.variant, probe.examples, examples)
+
+
+def check_probe_batch(variant: str, size: int, examples: int) -> None:
+    """Raise a `UserError` if a probe's batch is larger than the data."""
+    if size > examples:
+        raise UserError(
+            f"track {variant}: examples is {size}, but the data has only {examples}: "
+            f"give at most {examples}, or none for all of them"
+        )
 
 
 def _build_optimizer(optimizer: Choice, lane: Mapping[str, float]) -> Any:

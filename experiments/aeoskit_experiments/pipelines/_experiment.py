@@ -16,6 +16,7 @@ from aeoskit_experiments.pipelines._settings import (
     Freeze,
     Place,
     Plot,
+    Rewind,
     Store,
     Switch,
     Track,
@@ -65,6 +66,7 @@ class Experiment:
         optimizer: The main optimizer.
         probes: What is tracked besides loss and gradient norm.
         train: Steps, batches, chunks.
+        rewind: From which state of which other run, or None.
         branches: Other ways to go on.
         place: Over which devices, or None.
         store: Where the record goes.
@@ -78,6 +80,7 @@ class Experiment:
     optimizer: Choice | None = None
     probes: tuple[Track | TrackMultiplier, ...] = ()
     train: Train | None = None
+    rewind: Rewind | None = None
     branches: tuple[Branch, ...] = ()
     place: Place | None = None
     store: Store | None = None
@@ -189,6 +192,7 @@ _DECLARATIONS: Mapping[str, Callable[[Experiment, Stage], Experiment]] = {
     "optimizer": _choice,
     "track": _track,
     "train": _plain(Train),
+    "rewind": _plain(Rewind),
     "branch": _branch,
     "place": _plain(Place),
     "store": _plain(Store),

@@ -52,13 +52,30 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             UserError: For the first thing that is missing, twice there or impossible, in any
                 of the sweep's groups.
         """
-        declared = [group.pipeline.declared() for group in self.groups()]
+        whole = self.inherited()
+        declared = [group.pipeline.declared() for group in whole.groups()]
         prepare_devices(declared)
         for experiment in declared:
             check(experiment)
-        if any(axis.stage in ("data", "model") and not axis.leaf for axis in self.sweep()):
+        if any(axis.stage in ("data", "model") and not axis.leaf for axis in whole.sweep()):
             check_networks(declared)
-        return self.declared()
+        return whole.declared()
+
+    def inherited(self) -> "Pipeline":
+        """With a stage `rewind`, the stages of the other run in the place of those not named.
+
+        Returns:
+            The pipeline, which has every stage it needs; itself without a stage `rewind`.
+
+        Raises:
+            UserError: If there is no such run, it swept, or a stage is named that is another one
+                than the run's.
+        """
+        if not any(stage.stage == "rewind" for stage in self.stages):
+            return self
+        from aeoskit_experiments.pipelines._inherit import inherit
+
+        return inherit(self)
 
     def declared(self) -> Experiment:
         """As `experiment`, without checking that it can be done."""

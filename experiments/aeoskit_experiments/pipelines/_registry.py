@@ -31,6 +31,7 @@ class StageKind(msgspec.Struct, frozen=True):
         positional: Whether the functions' positional parameters are options too.
         floats: Parameters that are numbers whatever their annotation says, with their help.
         common: Options that every variant has besides its function's own.
+        ours: Options that aeoskit's own variants have besides those.
         required: Whether a pipeline cannot do without it.
         repeats: Whether a pipeline may have several.
         sweeps: Whether a list of variants is a sweep.
@@ -44,6 +45,7 @@ class StageKind(msgspec.Struct, frozen=True):
     skip: tuple[str, ...] = ()
     positional: bool = False
     common: tuple[Option, ...] = ()
+    ours: tuple[Option, ...] = ()
     floats: Mapping[str, str] = {}
     required: bool = False
     repeats: bool = False
@@ -56,6 +58,13 @@ def _in(module: str, *names: str) -> dict[str, str]:
 
 
 _SEED = Option("seed", "int", default=0, help="Seed of the initial parameters")
+
+_WARMUP = Option(
+    "warmup",
+    "int",
+    default=0,
+    help="Steps over which the learning rate rises linearly to lr; 0 for none",
+)
 
 # The library takes a number, an array or a schedule for each of these, and annotates none.
 _HYPERPARAMETERS = {
@@ -126,6 +135,7 @@ STAGES: dict[str, StageKind] = {
             | _in(FOREIGN, "optax", "bfgs", "lbfgs", "nonlinear_cg"),
             positional=True,
             floats=_HYPERPARAMETERS,
+            ours=(_WARMUP,),
             required=True,
             sweeps=True,
             texts=True,
@@ -145,6 +155,12 @@ STAGES: dict[str, StageKind] = {
             reference=f"{_SETTINGS}:Train",
             positional=True,
             required=True,
+        ),
+        StageKind(
+            "rewind",
+            "from a state of another run on",
+            reference=f"{_SETTINGS}:Rewind",
+            positional=True,
         ),
         StageKind(
             "branch",
@@ -208,7 +224,10 @@ def options_for(stage: str, variant: str | None) -> tuple[Option, ...]:
         texts=kind.texts,
     )
     taken = {option.name for option in own}
-    return own + tuple(option for option in kind.common if option.name not in taken)
+    more = kind.common
+    if kind.ours and variant is not None and is_ours(variant):
+        more += kind.ours
+    return own + tuple(option for option in more if option.name not in taken)
 
 
 def is_ours(optimizer: str) -> bool:

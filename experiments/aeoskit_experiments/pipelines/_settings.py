@@ -32,7 +32,13 @@ class Choice:
 
     def build(self, **overrides: Any) -> Any:
         """Call the function with the settings, some replaced (a lane's arrays, say)."""
-        return self.function(**{**self.settings, **overrides})
+        settings = {**self.settings, **overrides}
+        warmup = settings.pop("warmup", None) if self.stage == "optimizer" else None
+        if warmup:
+            from aeoskit.optimizers import LinearWarmup
+
+            settings["lr"] = LinearWarmup(settings["lr"], warmup)
+        return self.function(**settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +46,11 @@ class Train:
     """How long and on what to train.
 
     Args:
-        steps: Steps of the optimizer.
+        steps: Steps of the optimizer; either these or epochs.
+        epochs: How many times to go through the data, as many whole batches each time as there are.
         batch: Examples in a batch; none takes the whole data at every step.
+        sampling: Batches of a shuffled epoch, without replacement, or each drawn from all of the
+            data with replacement.
         chunk: Steps between two visits of the host, which streams, tells of progress, looks for the
             edge and decides whether to stop.
         seed: Seed of the batches.
@@ -53,8 +62,10 @@ class Train:
             them anew in each (recompute: less memory), or keep them where they are small.
     """
 
-    steps: int
+    steps: int | None = None
+    epochs: int | None = None
     batch: int | None = None
+    sampling: Literal["shuffle", "replacement"] = "shuffle"
     chunk: int = 100
     seed: int = 0
     microbatch: int | None = None
@@ -62,10 +73,17 @@ class Train:
     stop_loss: float | None = None
     reuse: Literal["auto", "linearize", "recompute"] = "auto"
 
+    def steps_on(self, examples: int) -> int:
+        """How many steps it is on so many examples: an epoch is its whole batches."""
+        if self.epochs is None:
+            assert self.steps is not None  # held by the check of the whole
+            return self.steps
+        return self.epochs * max(1, examples // (self.batch or examples))
+
 
 @dataclasses.dataclass(frozen=True)
 class Track:
-    """What is measured along the way, on the Hessian of the whole data's loss.
+    """What is measured along the way, on the Hessian of the loss on all of the data, or on some.
 
     Args:
         variant: Which operator: the Hessian or the preconditioned one.
@@ -78,6 +96,8 @@ class Track:
             matrix, of at most a few hundred parameters.
         value_rtol: If positive, tracking also stops once it expects an eigenvalue to be this
             accurate (relative), whatever its residual: cheaper, and an estimate.
+        examples: Take the Hessian on a fixed random batch of so many examples, the same for every
+            probe and branch, drawn by the seed of train; none takes all of them.
     """
 
     variant: str
@@ -87,6 +107,7 @@ class Track:
     basis: int = 20
     solver: Literal["tracking", "lanczos", "dense"] = "tracking"
     value_rtol: float = 0.0
+    examples: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +125,19 @@ class TrackMultiplier:
     every: int = 25
     rtol: float = 1e-3
     basis: int = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewind:
+    """From a state of another run's main branch on; what is not named here is as it was there.
+
+    Args:
+        run: The other run's folder.
+        at: From which step on, or edge (where a branch of that run would have begun at its edge).
+    """
+
+    run: str
+    at: int | str = "edge"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,12 +242,16 @@ class Store:
     Args:
         root: The folder that run folders are made in.
         folder: This very folder, which must not exist yet; none makes a name.
-        checkpoints: Whether to keep the state at the end of each branch, the main run included.
+        checkpoints: Whether to keep the state where a branch begins and where one ends, the main
+            run included.
+        checkpoint_every: Keep that of the main run on its way too, at the end of the chunk in which
+            it passes a multiple of so many steps.
     """
 
     root: str = "runs"
     folder: str | None = None
     checkpoints: bool = True
+    checkpoint_every: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -170,9 +171,15 @@ def track(variant: str, /, **options: Any) -> Stage:
     return make_stage("track", variant, options)
 
 
-def train(steps: int | Sequence[int], **options: Any) -> Stage:
-    """How long to train: `train(1500, batch=None)`."""
-    return make_stage("train", None, {"steps": steps, **options})
+def train(steps: int | Sequence[int] | None = None, **options: Any) -> Stage:
+    """How long to train: `train(1500, batch=None)`, `train(epochs=20, batch=32)`."""
+    said = {} if steps is None else {"steps": steps}
+    return make_stage("train", None, {**said, **options})
+
+
+def rewind(run: str | os.PathLike[str], **options: Any) -> Stage:
+    """From a state of another run on: `rewind("runs/advance-…", at=1300)`."""
+    return make_stage("rewind", None, {"run": run, **options})
 
 
 def branch(variant: str, /, **options: Any) -> Stage:

@@ -1,5 +1,6 @@
 """A run as shapes with shardings: everything that a program is given, and nothing allocated."""
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from aeoskit.objective import Objective
 from aeoskit.sharding import Placement
 from aeoskit.trajectory import Carry, Lane, Trajectory
 from aeoskit_experiments.execution._build import build
@@ -56,7 +58,8 @@ def abstract_run(experiment: Experiment, placement: Placement) -> AbstractRun:
     """
 
     def whole() -> tuple[Trajectory, Carry]:
-        setup = build(experiment)
+        # Where it comes from changes no shape.
+        setup = build(dataclasses.replace(experiment, rewind=None))
         return setup.trajectory, setup.carry
 
     trajectory, carry = eqx.filter_eval_shape(whole)
@@ -71,6 +74,16 @@ def abstract_run(experiment: Experiment, placement: Placement) -> AbstractRun:
         (
             trajectory.objective.place(placement),
             placement.put_state(trajectory.optimizer, params, trajectory.lanes),
+        ),
+    )
+    # A probe may have an objective of its own: some of the examples.
+    trajectory = eqx.tree_at(
+        lambda t: t.probes,
+        trajectory,
+        jax.tree.map(
+            lambda leaf: leaf.place(placement) if isinstance(leaf, Objective) else leaf,
+            trajectory.probes,
+            is_leaf=lambda leaf: isinstance(leaf, Objective),
         ),
     )
     carry = _with_lane(placement.put_replicated(carry), lane)

@@ -84,7 +84,7 @@ def programs_of(run: AbstractRun, chunk: int) -> list[Program]:
             title = SOLVE if len(solving) == 1 else f"{SOLVE} {name}"
             lane = of_lane.lane
             context = (single, lane.params, lane.optimizer_state)
-            programs.append(Program(title, "product", _cold(probe), context, lane.key))
+            programs.append(Program(title, "product", _cold(name), context, lane.key))
     return [*programs, _chunk(PROBE, trajectory, carry, run, chunk)]
 
 
@@ -114,13 +114,15 @@ def _product(kept: tuple[Objective, PyTree], vector: PyTree) -> PyTree:
     return objective.hessian(params).mv(vector)
 
 
-def _cold(probe: Sharpness | PreconditionedSharpness) -> Callable[[Any, Any], Any]:
-    """A whole solve of a probe's solver from a random vector, the gradient included."""
+def _cold(name: str) -> Callable[[Any, Any], Any]:
+    """A whole solve of a sharpness probe's solver from a random vector, the gradient included."""
 
     def solve(kept: tuple[Trajectory, PyTree, PyTree], key: Any) -> PyTree:
         trajectory, params, state = kept
-        objective, optimizer = trajectory.objective, trajectory.optimizer
-        grads = objective.gradient(params)
+        probe, optimizer = trajectory.probes[name], trajectory.optimizer
+        assert isinstance(probe, Sharpness | PreconditionedSharpness)
+        grads = trajectory.objective.gradient(params)
+        objective = trajectory.objective if probe.objective is None else probe.objective
         if isinstance(probe, PreconditionedSharpness):
             operator = preconditioned_operator(objective, params, optimizer, state, grads)
         else:

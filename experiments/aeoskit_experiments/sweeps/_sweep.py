@@ -88,6 +88,7 @@ def sweep(
         aeoskit_experiments._errors.UserError: unknown executor 'dusk': did you mean 'dask'? ...
     """
     engine, brought = _engine(executor, workers, address, slurm)
+    pipeline = pipeline.inherited()
     pipeline.experiment()  # The whole is checked before anything is made.
     store = pipeline.declared().store or Store()
     place = folder if folder is not None else (store.folder if root is None else None)

@@ -1,0 +1,166 @@
+"""The state of another run that a rewound one goes on from."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from aeoskit.record import Run, load_checkpoint, read_run
+from aeoskit.trajectory import Carry, Trajectory, chunk_length
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.pipelines import Experiment, Rewind, Train
+from aeoskit_experiments.pipelines._inherit import stored_pipeline
+
+from ._summary import ratio_curve
+from ._windows import edge_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Past:
+    """Another run up to the step that it is rewound to.
+
+    Args:
+        run: the other run.
+        experiment: what it declared.
+        at: the step.
+        checkpoint: the newest step at or before it whose state was kept.
+        rows: the main run's measurements before the step.
+    """
+
+    run: Run
+    experiment: Experiment
+    at: int
+    checkpoint: int
+    rows: xr.Dataset
+
+    def load(self, like: Carry) -> Carry:
+        """The state at the checkpoint.
+
+        Args:
+            like: a carry of the same structure.
+
+        Raises:
+            UserError: If the checkpoint does not fit.
+        """
+        try:
+            return load_checkpoint(self.run, "main", self.checkpoint, like)
+        except ValueError as error:
+            raise UserError(f"rewind: {' '.join(str(error).split())}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where a rewound run begins.
+
+    Args:
+        past: the other run.
+        trajectory: that run as it was, its probes included, whose warm starts go on.
+        carry: its state at the checkpoint.
+        kept: the probes whose warm starts the rewound run takes over.
+    """
+
+    past: Past
+    trajectory: Trajectory
+    carry: Carry
+    kept: tuple[str, ...]
+
+
+def find_past(rewind: Rewind, raw: bool) -> Past:
+    """Finds the step that a run is rewound to, and a checkpoint from which to get there.
+
+    Args:
+        rewind: the run, and a step or "edge".
+        raw: the optimizer has no preconditioner.
+
+    Raises:
+        UserError: If it cannot be.
+    """
+    old = stored_pipeline(rewind.run).declared()
+    run = read_run(rewind.run)
+    assert old.train is not None
+    main = run.metrics
+    if "main" not in main.get("branch", xr.DataArray([])).values:
+        raise UserError(f"rewind: the run {rewind.run} has no rows: there is nothing to go on from")
+    main = main.sel(branch="main")
+    end = int(main["step"].values[np.isfinite(main["loss"].values)][-1]) + 1
+    if isinstance(rewind.at, int):
+        at = rewind.at
+    elif old.rewind is not None:
+        raise UserError(
+            f"rewind: at is edge, but the run {rewind.run} is rewound itself, and its record begins "
+            f"in the middle: give a step"
+        )
+    else:
+        at = _edge(main, old, end, raw)
+        if at is None:
+            raise UserError(
+                f"rewind: at is edge, but in the run {rewind.run} the ratio to the threshold never "
+                f"rose to it: give a step"
+            )
+    if at > end:
+        raise UserError(
+            f"rewind: at is {at}, but the run {rewind.run} ended at step {end}: give at most {end}"
+        )
+    diverged_at = int(main["diverged_at"]) if "diverged_at" in main else -1
+    if 0 <= diverged_at < at:
+        raise UserError(
+            f"rewind: at is {at}, but the run {rewind.run} diverged at step {diverged_at}: "
+            f"give at most {diverged_at}"
+        )
+    return Past(run, old, at, _checkpoint(run, at), _before(main, at))
+
+
+def with_past(dataset: xr.Dataset, rewind: Rewind) -> xr.Dataset:
+    """A rewound run's measurements with those of the other main run before them.
+
+    Args:
+        dataset: the rewound run's, of no sweep.
+        rewind: where it began: a step.
+    """
+    assert isinstance(rewind.at, int)  # `build` found it
+    rows = _before(read_run(rewind.run).metrics.sel(branch="main"), rewind.at)
+    rows = rows.drop_vars("diverged_at", errors="ignore").expand_dims(branch=["main"])
+    return dataset.combine_first(rows.reindex(branch=dataset["branch"]))
+
+
+def _before(main: xr.Dataset, at: int) -> xr.Dataset:
+    return main.isel(step=main["step"].values < at)
+
+
+def _checkpoint(run: Run, at: int) -> int:
+    folder = Path(run.path) / "checkpoints" / "main"
+    # Others in there are saves that were cut off.
+    there = sorted(int(place.name) for place in folder.glob("*") if place.name.isdigit())
+    early = [step for step in there if step <= at]
+    if not early:
+        found = f"the first one is at step {there[0]}" if there else "it has none"
+        raise UserError(
+            f"rewind: the run {run.path} has no checkpoint of step {at} or before ({found}): run it "
+            f"with `store --checkpoint-every {max(1, at)}`"
+            + (f", or give a step from {there[0]} on" if there else "")
+        )
+    return early[-1]
+
+
+def _edge(main: xr.Dataset, old: Experiment, end: int, raw: bool) -> int | None:
+    """The end of the first chunk in which the ratio had risen to 0.9: where a branch begins."""
+    assert old.train is not None
+    steps, ratio = ratio_curve(main, raw)
+    for step in _ends(old.train, [item.at for item in old.branches], end):
+        if edge_step(steps[steps < step], ratio[steps < step]) is not None:
+            return step
+    return None
+
+
+def _ends(train: Train, moments: list[Any], end: int) -> list[int]:
+    """The steps at which the host was visited; segments end where branches begin."""
+    planned = end if train.steps is None else max(train.steps, end)
+    stops = sorted({at for at in moments if isinstance(at, int) and 0 < at < planned})
+    ends, step = [], 0
+    for stop in [*stops, planned]:
+        length = chunk_length(stop - step, train.chunk)
+        ends += [*range(step + length, stop, length), stop]
+        step = stop
+    return [step for step in ends if step <= end]

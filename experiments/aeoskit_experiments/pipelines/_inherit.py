@@ -1,0 +1,111 @@
+"""What a rewound pipeline takes over from the run that it goes on from."""
+
+from pathlib import Path
+
+import msgspec
+
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.pipelines._options import spell
+from aeoskit_experiments.pipelines._pipeline import Pipeline
+from aeoskit_experiments.pipelines._stage import Stage, make_stage
+
+_SAME = ("data", "model", "loss", "optimizer")
+"""Stages that can only be as they were: the state of the run is one of theirs."""
+
+_OTHERS = ("track", "train", "place")
+"""Stages that may be named anew."""
+
+_SAME_OF_TRAIN = ("batch", "sampling", "seed")
+"""What decides which examples a step takes."""
+
+
+def stored_pipeline(run: str) -> Pipeline:
+    """The pipeline of a stored run that can be rewound.
+
+    Raises:
+        UserError: If there is no such run, or it is a sweep.
+    """
+    from aeoskit.record import read_run  # imports jax
+
+    try:
+        stored = read_run(run)
+    except (ValueError, OSError) as error:
+        raise UserError(f"rewind: {' '.join(str(error).split())}") from error
+    pipeline = Pipeline.from_dict(msgspec.to_builtins(stored.pipeline))
+    swept = pipeline.sweep()
+    if swept:
+        names = ", ".join(axis.name for axis in swept)
+        raise UserError(
+            f"rewind: the run {run} swept {names}, and one state is wanted: run one of its values "
+            f"alone, and rewind that"
+        )
+    return pipeline
+
+
+def inherit(pipeline: Pipeline) -> Pipeline:
+    """The pipeline with the other run's stages in the place of those that it does not name.
+
+    Args:
+        pipeline: With a stage `rewind`; whole already or not.
+
+    Raises:
+        UserError: As `stored_pipeline`, and for a stage that is another one than the run's.
+    """
+    rewinds = [stage for stage in pipeline.stages if stage.stage == "rewind"]
+    if len(rewinds) > 1:
+        raise UserError("stage 'rewind' appears twice: leave one out")
+    (rewind,) = rewinds
+    run = str(rewind.settings["run"])
+    theirs = stored_pipeline(run)
+    # Whole, so that the stored pipeline can be run from any folder.
+    options = {**rewind.options, "run": str(Path(run).resolve())}
+    stages: list[Stage] = []
+    for name in (*_SAME, *_OTHERS):
+        mine = [stage for stage in pipeline.stages if stage.stage == name]
+        old = [stage for stage in theirs.stages if stage.stage == name]
+        if name in _SAME:
+            for stage in mine:
+                _check_same(stage, old, run)
+        if name == "train" and len(mine) == 1 and old:
+            mine = [_train(mine[0], old[0], run)]
+        stages += mine or old
+    stages.append(make_stage("rewind", None, options, defaults=rewind.defaults))
+    rest = [stage for stage in pipeline.stages if stage.stage not in (*_SAME, *_OTHERS, "rewind")]
+    return msgspec.structs.replace(pipeline, stages=(*stages, *rest))
+
+
+def _check_same(stage: Stage, theirs: list[Stage], run: str) -> None:
+    for other in theirs:
+        said = f"rewind: {stage.label} is not what the run {run} had"
+        if stage.variant != other.variant:
+            raise UserError(f"{said}, {other.label}: leave it out{_instead(stage)}")
+        for name, value in stage.settings.items():
+            before = other.settings.get(name, value)
+            if value != before:
+                raise UserError(
+                    f"{said}: {name} is {spell(value)}, and was {spell(before)}: leave the stage "
+                    f"out{_instead(stage)}"
+                )
+
+
+def _instead(stage: Stage) -> str:
+    if stage.stage == "optimizer":
+        return ", or go on with another one by `branch switch`"
+    return ", or rewind another run"
+
+
+def _train(stage: Stage, other: Stage, run: str) -> Stage:
+    """What is said anew, and the rest as it was."""
+    for name in _SAME_OF_TRAIN:
+        if name in stage.options and stage.options[name] != other.settings[name]:
+            raise UserError(
+                f"rewind: train's {name} is {spell(stage.options[name])}, and in the run {run} it "
+                f"was {spell(other.settings[name])}: leave it out, since it decides which examples "
+                f"a step takes"
+            )
+    options = {**other.options, **stage.options}
+    # Either says how long: the new one replaces the other.
+    for said, replaced in (("steps", "epochs"), ("epochs", "steps")):
+        if said in stage.options and replaced not in stage.options:
+            options.pop(replaced, None)
+    return make_stage("train", None, options, defaults=other.defaults)
