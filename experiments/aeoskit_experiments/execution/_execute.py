@@ -14,6 +14,7 @@ from aeoskit.record import create_run, environment, lane_selection, read_run
 from aeoskit.trajectory import choose_mode
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments._supervise import tell_supervisor
+from aeoskit_experiments.catalog import provenance
 from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store
 
 from ._build import Setup, build, build_optimizer, is_raw
@@ -219,7 +220,7 @@ def _create(
             root if root is not None else store.root,
             pipeline.name,
             pipeline=pipeline.to_dict(),
-            environment=environment(),
+            environment={**environment(), "data": _provenance(pipeline)},
             lanes=lanes,
             folder=chosen,
         )
@@ -230,6 +231,13 @@ def _create(
     from_leader(str(writer.path.resolve()))
     tell_supervisor(writer.path)
     return writer
+
+
+def _provenance(pipeline: Pipeline) -> dict[str, str]:
+    """Which files, or versions of packages, the examples come from."""
+    stage = next(stage for stage in pipeline.stages if stage.stage == "data")
+    assert isinstance(stage.variant, str)  # held by make_stage
+    return provenance(stage.variant, stage.settings)
 
 
 def _conclude(
