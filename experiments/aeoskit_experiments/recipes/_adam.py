@@ -1,12 +1,13 @@
 """E1, E2 and E3: full-batch Adam comes to its own threshold, whatever its settings."""
 
+from collections.abc import Sequence
+
 from aeoskit_experiments.pipelines import (
     Pipeline,
     branch,
     optimizer,
     pipe,
     plot,
-    store,
     track,
     train,
 )
@@ -17,6 +18,7 @@ from aeoskit_experiments.recipes._settings import (
     PAPER_STEPS,
     Dataset,
     Floats,
+    Ints,
     Size,
     by_size,
     fully_connected,
@@ -105,7 +107,7 @@ def e03_frozen(
     *,
     size: Size = "small",
     run: str | None = None,
-    freeze_at: int | None = None,
+    freeze_at: Ints | None = None,
     lr: float | None = None,
     steps: int | None = None,
     every: int = 10,
@@ -118,7 +120,7 @@ def e03_frozen(
     Args:
         size: Small (digits, minutes on two cores) or the paper's, on CIFAR-10.
         run: A run to rewind, whose stages are taken; none trains one here.
-        freeze_at: The step at which P is frozen.
+        freeze_at: Steps at which P is frozen, each in a branch of its own.
         lr: Learning rate; not of a rewound run.
         steps: Steps of full-batch training.
         every: Steps between two measurements; not of a rewound run.
@@ -126,11 +128,16 @@ def e03_frozen(
         examples: How many of them; not of a rewound run.
         seed: Seed of data and initial parameters; not of a rewound run.
     """
-    at = by_size(size, freeze_at, small=100, paper=500)
+    given = by_size(size, freeze_at, small=(50, 100, 400), paper=(250, 500, 1000))
+    freezes = sorted(given) if isinstance(given, Sequence) else [given]
     if run is not None:
+        first, *_ = freezes
         return pipe(
-            *rewound(run, at, steps, lr=lr, dataset=dataset, examples=examples),
-            branch("freeze", at="start", name="frozen"),
+            *rewound(run, first, steps, lr=lr, dataset=dataset, examples=examples),
+            *(
+                branch("freeze", at="start" if at == first else at, name=f"frozen-{at}")
+                for at in freezes
+            ),
             plot("edge"),
         )
     return pipe(
@@ -146,7 +153,6 @@ def e03_frozen(
         ),
         track("preconditioned_sharpness", every=every),
         train(by_size(size, steps, small=1500, paper=PAPER_STEPS)),
-        branch("freeze", at=at, name="frozen"),
-        store(),
+        *(branch("freeze", at=at, name=f"frozen-{at}") for at in freezes),
         plot("edge"),
     )

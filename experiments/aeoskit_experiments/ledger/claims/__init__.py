@@ -1,5 +1,5 @@
 """The claims, a module for each group of experiments; importing them fills the registry."""
 
-from aeoskit_experiments.ledger.claims import _advance, _edge, _thresholds
+from aeoskit_experiments.ledger.claims import _advances, _edges, _grids, _theory
 
-__all__ = ["_advance", "_edge", "_thresholds"]
+__all__ = ["_advances", "_edges", "_grids", "_theory"]

@@ -5,15 +5,22 @@ import functools
 from aeoskit_experiments.ledger._claim import Work, claim
 from aeoskit_experiments.ledger._evidence import Evidence, finite, share
 
-QUADRATIC = Work("threshold-table")
-LIVE = ("adam", "rmsprop")
+QUADRATIC = Work("e15-theory")
+LIVE = {
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "nadam": "NAdam",
+    "rmsprop": "RMSProp",
+    "adabelief": "AdaBelief",
+    "adafactor": "Adafactor",
+}
 _NONE = "no optimizer's P was frozen"
 
 
 @claim(
     "E15",
     "below",
-    says="with P frozen just below the threshold the loss falls: share of the optimizers",
+    says="with P frozen at .99 of the threshold the loss falls: share of the optimizers",
     needs=QUADRATIC,
 )
 def below(run: Evidence) -> float:
@@ -24,7 +31,7 @@ def below(run: Evidence) -> float:
 @claim(
     "E15",
     "above",
-    says="with P frozen just above the threshold the loss grows: share of the optimizers",
+    says="with P frozen at 1.01 of the threshold the loss grows: share of the optimizers",
     needs=QUADRATIC,
 )
 def above(run: Evidence) -> float:
@@ -32,15 +39,15 @@ def above(run: Evidence) -> float:
     return share([bool(row["diverges"]) for row in run.summary.get("rows", ())], _NONE)
 
 
-def _live(run: Evidence, optimizer: str) -> float | None:
+def _live(run: Evidence, optimizer: str) -> float:
     rows = [row for row in run.summary.get("rows", ()) if row.get("optimizer") == optimizer]
     return finite(rows[0]["live_ratio"] if rows else None, f"{optimizer} was not measured")
 
 
-for _name in LIVE:
+for _name, _words in LIVE.items():
     claim(
         "E15",
         f"live-{_name}",
-        says=f"with P live, {_name} never diverges: the ratio settles near 1",
+        says=f"with P live, {_words} never diverges: the ratio settles near 1",
         needs=QUADRATIC,
     )(functools.partial(_live, optimizer=_name))

@@ -1,0 +1,150 @@
+"""E7 to E9: Adam advances into sharp regions; momentum and a held P are blocked."""
+
+import numpy as np
+
+from aeoskit_experiments.ledger._claim import OutOfReach, Work, claim
+from aeoskit_experiments.ledger._evidence import Evidence
+
+# The grid of all three: learning rates, a second data set, a second architecture.
+SETTINGS = {
+    "reference": {},
+    "lr 5e-5": {"lr": 5e-5},
+    "lr 1e-4": {"lr": 1e-4, "examples": 1500},
+    "mnist5k": {"dataset": "mnist5k"},
+    "cnn": {"architecture": "cnn"},
+}
+
+ADAM = tuple(
+    Work("e07-advance", setting=setting, options=options) for setting, options in SETTINGS.items()
+)
+# Momentum has a learning rate of its own.
+MOMENTUM = tuple(
+    Work(
+        "e08-blocked",
+        setting=setting,
+        options={name: value for name, value in options.items() if name != "lr"},
+    )
+    for setting, options in SETTINGS.items()
+    if not setting.startswith("lr")
+)
+BRANCHES = tuple(Work("e09-branches", setting=work.setting, rewinds=work) for work in ADAM) + tuple(
+    # Later freezes than at the edge.
+    Work("e09-branches", setting=f"at {step}", options={"at": step}, rewinds=ADAM[0])
+    for step in (1600, 2000)
+)
+
+
+@claim(
+    "E7",
+    "growth",
+    says="Adam's raw sharpness keeps growing at the edge: its peak over its value on arrival",
+    unit="×",
+    needs=ADAM,
+)
+def growth(run: Evidence) -> float:
+    """Peak of the raw sharpness after the edge over its value there."""
+    edge = run.edge_step()
+    return run.peak("sharpness", first=edge) / _at(run, "main", edge)
+
+
+@claim(
+    "E7",
+    "ratio",
+    says="meanwhile Adam's preconditioned sharpness stays at its threshold",
+    needs=ADAM,
+)
+def ratio(run: Evidence) -> float:
+    """The median ratio from the edge on."""
+    return run.ratio_at_the_edge()
+
+
+@claim(
+    "E8",
+    "peak",
+    says="momentum's raw sharpness never passes its threshold: its peak over that",
+    needs=MOMENTUM,
+)
+def momentum_peak(run: Evidence) -> float:
+    """Momentum's peak over its threshold."""
+    return run.peak("sharpness") / run.row()["threshold"]
+
+
+@claim(
+    "E8",
+    "plateau",
+    says="it is blocked there, not short of it: the median from its arrival on",
+    needs=MOMENTUM,
+)
+def momentum_plateau(run: Evidence) -> float:
+    """The median of the raw sharpness from the edge on, over the threshold."""
+    median = run.median("sharpness", first=run.edge_step(), last=run.fitted_step())
+    return median / run.row()["threshold"]
+
+
+@claim(
+    "E9",
+    "continued",
+    says="the branch that goes on as Adam advances: its peak over its value at the branching",
+    unit="×",
+    needs=BRANCHES,
+)
+def continued(run: Evidence) -> float:
+    """The continued branch's peak over its value where the others begin."""
+    start = _start(run, "frozen")
+    return run.peak("sharpness", first=start) / _at(run, "main", start)
+
+
+@claim(
+    "E9",
+    "frozen-growth",
+    says="with P held, the raw sharpness stops growing: its peak over its value at the freeze",
+    unit="×",
+    needs=BRANCHES,
+)
+def frozen_growth(run: Evidence) -> float:
+    """The frozen branch's peak over its value at the freeze."""
+    return run.peak("sharpness", "frozen") / _at(run, "frozen", _start(run, "frozen"))
+
+
+@claim(
+    "E9",
+    "frozen-to-peak",
+    says="with P held, the raw sharpness stays far below where Adam takes it: peak over peak",
+    needs=BRANCHES,
+)
+def frozen_to_peak(run: Evidence) -> float:
+    """The frozen branch's peak over Adam's."""
+    return run.peak("sharpness", "frozen") / run.peak("sharpness")
+
+
+@claim(
+    "E9",
+    "momentum-peak",
+    says="switched to momentum at .95 of its threshold, it never passes it: peak over threshold",
+    needs=BRANCHES,
+)
+def switched_peak(run: Evidence) -> float:
+    """The switched branch's peak over its threshold."""
+    return run.peak("sharpness", "momentum") / run.row("momentum")["threshold"]
+
+
+def _start(run: Evidence, branch: str) -> float:
+    """The first step of a branch."""
+    return float(_curve(run, branch)[0][0])
+
+
+def _at(run: Evidence, branch: str, step: float) -> float:
+    """The running median of the raw sharpness at the first measurement from a step on."""
+    steps, curve = _curve(run, branch)
+    return float(curve[steps >= step][0])
+
+
+def _curve(run: Evidence, branch: str) -> tuple[np.ndarray, np.ndarray]:
+    from aeoskit_experiments.execution import running_median
+    from aeoskit_experiments.execution._summary import measured
+
+    run.row(branch)
+    steps, values = measured(run.metrics(branch), "sharpness")
+    if not steps.size:
+        raise OutOfReach(f"no sharpness was measured on branch {branch}")
+    return steps, running_median(steps, values)

@@ -1,0 +1,215 @@
+"""E1 to E6: the ratio to the threshold is 1, whatever the settings, the network, the optimizer."""
+
+import functools
+
+import numpy as np
+
+from aeoskit_experiments.ledger._claim import Work, claim
+from aeoskit_experiments.ledger._evidence import Evidence, finite
+
+# One kind of images more, and of E1 a wider range of learning rates.
+OTHER = {"dataset": "mnist5k", "examples": 1000}
+
+
+def _with_mnist(recipe: str, case: str = "main", **options: object) -> tuple[Work, ...]:
+    """A work in the reference setting, and on MNIST."""
+    return (
+        Work(recipe, case, options=options),
+        Work(recipe, case, setting="mnist5k", options={**options, **OTHER}),
+    )
+
+
+# E1
+
+RATES = ("1e-3", "3e-3", "1e-2")
+
+
+def _ratio_at_rate(run: Evidence, rate: str) -> float:
+    return run.ratio(lr=float(rate))
+
+
+for _rate in RATES:
+    claim(
+        "E1",
+        f"lr-{_rate}",
+        says=f"Adam at η = {_rate} hovers at its own threshold, 38/η",
+        needs=_with_mnist("e01-learning-rate"),
+    )(functools.partial(_ratio_at_rate, rate=_rate))
+
+# E2
+
+MOMENTA = ("0.64", "0.814", "0.903", "0.95")
+
+
+def _ratio_at_momentum(run: Evidence, beta1: str) -> float:
+    return run.ratio(beta1=float(beta1))
+
+
+for _beta1 in MOMENTA:
+    claim(
+        "E2",
+        f"beta1-{_beta1}",
+        says=f"Adam at β₁ = {_beta1} hovers at its own threshold, (2 + 2β₁)/((1 - β₁)η)",
+        needs=_with_mnist("e02-momentum"),
+    )(functools.partial(_ratio_at_momentum, beta1=_beta1))
+
+
+@claim(
+    "E2",
+    "plateau",
+    says="the plateau of β₁ = 0.95 over that of 0.64 is what their thresholds say (8.56), not 1",
+    unit="×",
+    needs=_with_mnist("e02-momentum"),
+)
+def plateau(run: Evidence) -> float:
+    """How much higher the preconditioned sharpness of the largest momentum ends."""
+    high, low = (run.row(beta1=float(beta1)) for beta1 in (MOMENTA[-1], MOMENTA[0]))
+    name, missing = "preconditioned_sharpness", "no preconditioned sharpness was measured"
+    return finite(high.get(name), missing) / finite(low.get(name), missing)
+
+
+# E3
+
+FREEZES = (50, 100, 400)
+
+
+def _ratio_frozen(run: Evidence, step: int) -> float:
+    return run.ratio(f"frozen-{step}")
+
+
+for _step in FREEZES:
+    claim(
+        "E3",
+        f"frozen-{_step}",
+        says=f"with P held from step {_step} on, λ₁(P⁻¹H) comes to the same threshold and stays",
+        needs=_with_mnist("e03-frozen"),
+    )(functools.partial(_ratio_frozen, step=_step))
+
+# E4
+
+ARCHITECTURES = {
+    "mlp": "a fully connected network",
+    "cnn": "a convolutional network",
+    "vgg": "a VGG",
+    "resnet": "a ResNet with group norm",
+    "resnet-batch": "a ResNet with batch norm",
+    "wide_resnet": "a wide ResNet",
+    "vit": "a vision transformer",
+    "lstm": "an LSTM on rows of pixels",
+    "lstm-tokens": "an LSTM on a Markov chain",
+    "transformer": "a transformer on a Markov chain",
+    "transformer-text": "a transformer on text",
+    "encoder_decoder": "an encoder-decoder that sorts",
+}
+
+
+def _ratio(run: Evidence) -> float:
+    return run.ratio()
+
+
+for _name, _words in ARCHITECTURES.items():
+    claim(
+        "E4",
+        _name,
+        says=f"Adam on {_words} hovers at 38/η",
+        needs=Work("e04-architectures", _name),
+    )(_ratio)
+
+# E5
+
+OPTIMIZERS = {
+    "adam": "Adam",
+    "adamw": "AdamW",
+    "nadam": "NAdam",
+    "rmsprop": "RMSProp",
+    "adabelief": "AdaBelief",
+    "padam": "Padam",
+    "adafactor": "Adafactor with momentum",
+    "adagrad": "Adagrad",
+    "amsgrad-previous": "AMSGrad as in the authors' code",
+}
+
+for _name, _words in OPTIMIZERS.items():
+    claim(
+        "E5",
+        _name,
+        says=f"{_words} hovers at its own threshold",
+        needs=_with_mnist("e05-optimizers", _name),
+    )(_ratio)
+
+claim(
+    "E5",
+    "amsgrad",
+    says="AMSGrad as published stays below its threshold, since its P can only grow",
+    needs=_with_mnist("e05-optimizers", "amsgrad"),
+)(_ratio)
+
+# E6
+
+BATCHES = _with_mnist("e06-batch-size")
+BATCHES_WITH_REPLACEMENT = (
+    *BATCHES,
+    Work("e06-batch-size", setting="with replacement", options={"sampling": "replacement"}),
+)
+
+
+def _ratios(run: Evidence) -> list[float]:
+    """By size of the batch, the smallest first."""
+    sizes = sorted(row["batch"] for row in run.rows())
+    return [run.ratio(batch=size) for size in sizes]
+
+
+@claim(
+    "E6",
+    "full",
+    says="with all examples in the batch the ratio is that of full-batch training",
+    needs=BATCHES_WITH_REPLACEMENT,
+)
+def full(run: Evidence) -> float:
+    """The ratio at the largest batch."""
+    return _ratios(run)[-1]
+
+
+@claim(
+    "E6",
+    "smallest",
+    says="with the smallest batch the ratio stays well below the threshold",
+    needs=BATCHES_WITH_REPLACEMENT,
+)
+def smallest(run: Evidence) -> float:
+    """The ratio at the smallest batch."""
+    return _ratios(run)[0]
+
+
+@claim(
+    "E6",
+    "monotone",
+    says="each larger batch is nearer to the threshold: the smallest step up between two sizes",
+    needs=BATCHES_WITH_REPLACEMENT,
+)
+def monotone(run: Evidence) -> float:
+    """The least that the ratio gains from one size to the next."""
+    return float(np.diff(_ratios(run)).min())
+
+
+@claim(
+    "E6",
+    "noise",
+    says="minibatches are noisier: the ratio's relative spread at the smallest batch over the full",
+    unit="×",
+    needs=BATCHES_WITH_REPLACEMENT,
+)
+def noise(run: Evidence) -> float:
+    """Interquartile range over median in the last fifth, smallest batch over the full one."""
+    sizes = sorted(row["batch"] for row in run.rows())
+    small, whole = (_spread(run, size) for size in (sizes[0], sizes[-1]))
+    return finite(small / whole if whole > 0 else None, "the full batch's ratio is constant")
+
+
+def _spread(run: Evidence, batch: int) -> float:
+    from aeoskit_experiments.execution import last_fifth
+    from aeoskit_experiments.execution._summary import measured
+
+    steps, ratio = measured(run.metrics(batch=batch), "ratio")
+    low, middle, high = np.quantile(ratio[last_fifth(steps)], (0.25, 0.5, 0.75))
+    return float((high - low) / middle)

@@ -1,0 +1,256 @@
+"""E10 to E14: what Adam's other settings make of the curvature."""
+
+import numpy as np
+
+from aeoskit_experiments.ledger._claim import OutOfReach, Work, claim
+from aeoskit_experiments.ledger._evidence import Evidence, finite
+
+GRID = Work("e10-grid")
+REPORT = Work("e12-generalization")
+WARMUP = Work("e11-warmup")
+SPIKES = Work("e14-spikes")
+
+# E10
+
+
+def _values(run: Evidence, name: str) -> list[float]:
+    """The values of a swept option, the smallest first."""
+    return sorted({row[name] for row in run.rows()})
+
+
+@claim(
+    "E10",
+    "smaller-is-sharper",
+    says="a smaller η ends sharper: raw sharpness at the smallest over that at the largest, "
+    "the least over β₂",
+    unit="×",
+    needs=GRID,
+)
+def smaller_is_sharper(run: Evidence) -> float:
+    """The raw sharpness at the end, of the smallest over the largest rate, least over β₂."""
+    rates = _values(run, "lr")
+    return min(
+        _end(run, rates[0], beta2) / _end(run, rates[-1], beta2) for beta2 in _values(run, "beta2")
+    )
+
+
+def _end(run: Evidence, lr: float, beta2: float) -> float:
+    row = run.row(lr=lr, beta2=beta2)
+    return finite(row.get("sharpness"), "no sharpness was measured")
+
+
+@claim(
+    "E10",
+    "large-beta2-moves-h",
+    says="where λ₁(P⁻¹H) falls, H bears more of it at a large β₂ than at a small one, where P does",
+    needs=GRID,
+)
+def large_beta2_moves_h(run: Evidence) -> float:
+    """The part that H has in the falls, at the largest β₂ less that at the smallest.
+
+    At the largest learning rate, where the falls are largest.
+    """
+    betas, rate = _values(run, "beta2"), _values(run, "lr")[-1]
+    return _part_of_h(run, rate, betas[-1]) - _part_of_h(run, rate, betas[0])
+
+
+def _part_of_h(run: Evidence, lr: float, beta2: float) -> float:
+    """Of all falls of log λ₁(P⁻¹H) from the edge on, the part by which log λ₁(H) fell."""
+    from aeoskit_experiments.execution._summary import measured
+
+    edge = run.edge_step(lr=lr, beta2=beta2)
+    dataset = run.metrics(lr=lr, beta2=beta2)
+    steps, ratio = measured(dataset, "ratio")
+    at, sharpness = measured(dataset, "sharpness")
+    if not np.array_equal(steps, at):
+        raise OutOfReach("both sharpnesses must be measured at the same steps")
+    later = steps >= edge
+    falls = np.diff(np.log(ratio[later]))
+    of_h = np.diff(np.log(sharpness[later]))
+    down = falls < 0
+    if not down.any():
+        raise OutOfReach("the ratio never fell after the edge")
+    return float(of_h[down].sum() / falls[down].sum())
+
+
+@claim(
+    "E10",
+    "ratio",
+    says="everywhere on the grid the ratio is at its threshold: the farthest from 1",
+    needs=GRID,
+)
+def grid_ratio(run: Evidence) -> float:
+    """The ratio that is farthest from 1."""
+    ratios = [run.ratio(lr=row["lr"], beta2=row["beta2"]) for row in run.rows()]
+    return max(ratios, key=lambda value: abs(value - 1))
+
+
+# E11
+
+
+@claim(
+    "E11",
+    "below",
+    says="during the first half of the warmup the ratio to each step's own threshold is below 1",
+    needs=WARMUP,
+)
+def below(run: Evidence) -> float:
+    """The median ratio over the first half of the longest warmup."""
+    warmup = _values(run, "warmup")[-1]
+    return run.median("ratio", warmup=warmup, first=1, last=warmup / 2)
+
+
+@claim(
+    "E11",
+    "curvature",
+    says="warmup ends with lower curvature in mid-training: with over without",
+    needs=WARMUP,
+)
+def curvature(run: Evidence) -> float:
+    """The median raw sharpness over the middle third, with the longest warmup over without."""
+    none, *_, warmup = _values(run, "warmup")
+    steps = run.row(warmup=warmup)["steps"]
+    window = {"first": steps / 3, "last": 2 * steps / 3}
+    with_warmup = run.median("sharpness", warmup=warmup, **window)
+    return with_warmup / run.median("sharpness", warmup=none, **window)
+
+
+# E12
+
+
+@claim(
+    "E12",
+    "report",
+    says="no claim, a report: the part of the grid that has both a sharpness and a test error",
+    needs=REPORT,
+)
+def report(run: Evidence) -> float:
+    """How much of the report is there."""
+    rows = run.rows()
+    whole = [
+        row
+        for row in rows
+        if row.get("diverged_at") is None
+        and all(row.get(name) is not None for name in ("sharpness", "test_error"))
+    ]
+    return len(whole) / len(rows)
+
+
+# E13
+
+
+@claim(
+    "E13",
+    "heavy-ball",
+    says="with ε ≫ √ν Adam is momentum with a step of η/ε: raw sharpness stops at 38ε/η",
+    needs=Work("e13-epsilon", "eps-1"),
+)
+def heavy_ball(run: Evidence) -> float:
+    """The raw sharpness over 38ε/η at the largest ε."""
+    row = run.row()
+    return row["sharpness"] / (row["threshold"] * 1.0)
+
+
+@claim(
+    "E13",
+    "adam",
+    says="with a small ε the ratio is Adam's own",
+    needs=Work("e13-epsilon", "eps-1e-07"),
+)
+def adam(run: Evidence) -> float:
+    """The ratio at the smallest ε."""
+    return run.ratio()
+
+
+@claim(
+    "E13",
+    "beyond",
+    says="with a small ε raw sharpness is far above 38ε/η, which does not hold it",
+    unit="×",
+    needs=Work("e13-epsilon", "eps-1e-07"),
+)
+def beyond(run: Evidence) -> float:
+    """The raw sharpness over 38ε/η at the smallest ε."""
+    row = run.row()
+    return row["sharpness"] / (row["threshold"] * 1e-7)
+
+
+# E14
+
+FEWEST = 3
+"""With fewer spikes nothing is said about them."""
+
+BEFORE = 15
+"""Steps before a spike's peak in which the overshoot is looked for."""
+
+
+@claim(
+    "E14",
+    "overshoot",
+    says="at a large β₂, spikes of the loss come after λ₁(P⁻¹H) overshot its threshold: share",
+    needs=SPIKES,
+)
+def overshoot(run: Evidence) -> float:
+    """The part of the spikes that the ratio was above 1 before."""
+    beta2 = _values(run, "beta2")[-1]
+    return float(np.mean(_highest_before(run, beta2, _peaks(run, beta2)) > 1))
+
+
+@claim(
+    "E14",
+    "no-coincidence",
+    says="that is no coincidence: the share less that of windows at any step from the edge on",
+    needs=SPIKES,
+)
+def no_coincidence(run: Evidence) -> float:
+    """The part of spikes after an overshoot, less that of all windows."""
+    beta2 = _values(run, "beta2")[-1]
+    steps = run.row(beta2=beta2)["steps"]
+    anywhere = np.arange(run.edge_step(beta2=beta2) + BEFORE, steps)
+    return overshoot(run) - float(np.mean(_highest_before(run, beta2, anywhere) > 1))
+
+
+@claim(
+    "E14",
+    "height",
+    says="spikes are higher at a large β₂ than at a small one: median height over median height",
+    needs=SPIKES,
+)
+def height(run: Evidence) -> float:
+    """The median height of the spikes at the largest β₂ over that at the smallest."""
+    betas = _values(run, "beta2")
+    large, small = (
+        np.median([spike.height for spike in _spikes(run, beta2)])
+        for beta2 in (betas[-1], betas[0])
+    )
+    return float(large / small)
+
+
+def _spikes(run: Evidence, beta2: float) -> list:
+    from aeoskit.figures import find_spikes
+    from aeoskit_experiments.execution._summary import measured
+
+    edge = run.edge_step(beta2=beta2)
+    found = [
+        spike
+        for spike in find_spikes(*measured(run.metrics(beta2=beta2), "loss"))
+        if spike.onset >= edge
+    ]
+    if len(found) < FEWEST:
+        raise OutOfReach(
+            f"at β₂ = {beta2:g} there were {len(found)} spikes after the edge, and nothing is said "
+            f"of fewer than {FEWEST}"
+        )
+    return found
+
+
+def _peaks(run: Evidence, beta2: float) -> np.ndarray:
+    return np.array([spike.peak for spike in _spikes(run, beta2)])
+
+
+def _highest_before(run: Evidence, beta2: float, steps: np.ndarray) -> np.ndarray:
+    """The highest ratio within the steps before each of these."""
+    from aeoskit_experiments.execution._summary import measured
+
+    at, ratio = measured(run.metrics(beta2=beta2), "ratio")
+    return np.array([ratio[(at > step - BEFORE) & (at <= step)].max() for step in steps])
