@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0; 1 if everything diverged, a job of a sweep failed, a rerun's numbers
-        differ or a claim failed; 2 for bad input, said in one line on stderr; 130 after Ctrl-C. An exception that
-        nobody foresaw is raised.
+        differ or a claim failed; 2 for bad input, said in one line on stderr; 130 after Ctrl-C. An
+        exception that nobody foresaw is raised.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if any(word.partition("=")[0] in MANY for word in words) and not is_member():

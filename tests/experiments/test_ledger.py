@@ -219,7 +219,9 @@ def test_seeds_and_spread_and_going_on(tmp_path: Path) -> None:
     shown = a_claim(
         "shown", lambda run: [4.0, 7.0][run.run.pipeline["stages"][0]["options"]["seed"]]
     )
-    never = a_claim("never", final_loss, Work("good"), Work("good", "main", "grid <1>", {"steps": 5}))
+    never = a_claim(
+        "never", final_loss, Work("good"), Work("good", "main", "grid <1>", {"steps": 5})
+    )
     bounds = bounded(shown, never, low=5.0)
     runner = Counting()
     first = ledger_of(tmp_path, shown, never, bounds=bounds, runner=runner)
@@ -338,7 +340,9 @@ class TestRegistered:
     def test_the_nearest_bounds_count(self) -> None:
         from aeoskit_experiments.ledger import bounds_of
 
-        claim = a_claim("one", final_loss, Work("good"), Work("a", setting="a"), Work("b", setting="b"))
+        claim = a_claim(
+            "one", final_loss, Work("good"), Work("a", setting="a"), Work("b", setting="b")
+        )
         table = {
             "low": 5,
             "high": 9,

@@ -61,9 +61,11 @@ header { display: flex; flex-wrap: wrap; gap: .4rem .8rem; align-items: center;
   margin-bottom: .6rem; }
 table { border-collapse: collapse; width: 100%; font-size: .93rem; }
 th { text-align: left; font-weight: 600; color: var(--soft); font-size: .82rem; }
-th, td { padding: .45rem .9rem .45rem 0; vertical-align: top; border-bottom: 1px solid var(--rule); }
+th, td { padding: .45rem .9rem .45rem 0; vertical-align: top;
+  border-bottom: 1px solid var(--rule); }
 tbody tr:last-child td { border-bottom: 0; }
-td.number, th.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+td.number, th.number { text-align: right; white-space: nowrap;
+  font-variant-numeric: tabular-nums; }
 td:last-child, th:last-child { padding-right: 0; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr));
   gap: 1rem; margin-top: 1rem; }

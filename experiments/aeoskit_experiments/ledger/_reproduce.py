@@ -175,9 +175,7 @@ class _Book:
 
     def write(self, status: Any) -> list[Row]:
         """Judge what can be, and write the files anew; returns the rows that got a verdict."""
-        before = {
-            (row.experiment, row.claim, row.setting): row.judged for row in self.ledger.rows
-        }
+        before = {(row.experiment, row.claim, row.setting): row.judged for row in self.ledger.rows}
         rows = tuple(self._judge.rows(self.states, self.runs))
         run = next(reversed(self.runs.values()), None)
         self.ledger = msgspec.structs.replace(
@@ -279,7 +277,9 @@ def _check_bounds(claims: Sequence[Claim], tables: Mapping[str, Any]) -> None:
     """Every claim that will be judged has bounds; others' bounds are not looked at."""
     names = {item.key for item in claims}
     here = {
-        experiment: {name: table for name, table in group.items() if f"{experiment}.{name}" in names}
+        experiment: {
+            name: table for name, table in group.items() if f"{experiment}.{name}" in names
+        }
         for experiment, group in tables.items()
     }
     for complaint in complaints(claims, here):

@@ -9,8 +9,8 @@ from aeoskit_experiments.ledger._ledger import Ledger, Row
 DASH = "–"
 TAGS = (
     "Where a bound comes from: [C] read in a source, [2] read in a source that restates the paper, "
-    "[D] derived and checked, [R] recalled, [M] measured in runs of ours before, [A] asked for when "
-    "this ledger was planned."
+    "[D] derived and checked, [R] recalled, [M] measured in runs of ours before, [A] asked for "
+    "when this ledger was planned."
 )
 _TIGHT = ("", "×", "%")
 

@@ -9,6 +9,11 @@ ADVANCE = (
 )
 
 
+def _of_adam(run: Evidence, name: str) -> float:
+    """A number of the main run from the edge on, or why there is none."""
+    return run.number(name, NOT_AT_THE_EDGE.format(steps=run.rows()[0].get("steps")))
+
+
 def _of_the_branch(run: Evidence, name: str, branch: str) -> float:
     """A number of a branch, or why there is none."""
     run.row(branch)
@@ -24,7 +29,7 @@ def _of_the_branch(run: Evidence, name: str, branch: str) -> float:
 )
 def growth(run: Evidence) -> float:
     """Peak of the raw sharpness after the edge over its value there."""
-    return run.number("growth", NOT_AT_THE_EDGE.format(steps=run.row().get("steps")))
+    return _of_adam(run, "growth")
 
 
 @claim(
@@ -35,7 +40,7 @@ def growth(run: Evidence) -> float:
 )
 def ratio(run: Evidence) -> float:
     """The median ratio from the edge on."""
-    return run.number("ratio", NOT_AT_THE_EDGE.format(steps=run.row().get("steps")))
+    return _of_adam(run, "ratio")
 
 
 @claim(
