@@ -224,9 +224,15 @@ def print_ledger(ledger: Any, folder: Path) -> None:
         style = {"pass": "green", "fail": "bold red"}.get(row.verdict, "dim")
         table.add_row(*cells, Text(row.verdict, style=style), seconds_words(row.seconds))
     _show(table)
+    reasons: dict[tuple[str, str], list[str]] = {}
     for row in ledger.rows:
         if row.reason and row.verdict != "pass":
-            print(f"{row.experiment} {row.claim} ({row.setting}): {row.reason}")
+            setting = "" if row.setting == "reference" else f" ({row.setting})"
+            reasons.setdefault((row.experiment, row.reason), []).append(row.claim + setting)
+    for (experiment, reason), names in reasons.items():
+        print(f"{experiment} {', '.join(names)}: {reason}")
+    if reasons:
+        print()
     print(f"{headline(ledger)}.")
     if ledger.waiting:
         print(f"{ledger.waiting} runs are left: aeoskit reproduce --folder {folder}")

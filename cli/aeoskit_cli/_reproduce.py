@@ -1,9 +1,7 @@
 """`aeoskit reproduce`: the ledger of claims, run, judged and written."""
 
-import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,9 +10,7 @@ from aeoskit_cli._print import print_json, print_ledger
 from aeoskit_cli._progress import Progress
 
 Size = Annotated[str | None, typer.Option(help="small (default) or paper", metavar="SIZE")]
-Only = Annotated[
-    str | None, typer.Option(help="Some experiments (default all)", metavar="E1,E7,…")
-]
+Only = Annotated[str | None, typer.Option(help="Some experiments (default all)", metavar="E1,E7,…")]
 Seeds = Annotated[
     int | None, typer.Option(help="With how many seeds each work is run (default 1)", metavar="INT")
 ]
@@ -24,7 +20,9 @@ Grid = Annotated[
 Root = Annotated[str, typer.Option(help="Make the ledger's folder in here", metavar="FOLDER")]
 Folder = Annotated[
     str | None,
-    typer.Option(help="Make this the ledger's folder, or go on with the one in it", metavar="FOLDER"),
+    typer.Option(
+        help="Make this the ledger's folder, or go on with the one in it", metavar="FOLDER"
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, no tables")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr")]
@@ -41,9 +39,13 @@ def reproduce(
     quiet: Quiet = False,
 ) -> int:
     """Reproduce the literature: run, judge by bounds fixed before, write a ledger."""
-    # Here, since it imports jax.
+    # Here, since it takes seconds.
+    import jax
+
     from aeoskit_experiments.ledger import reproduce as run
 
+    # The runs are a child's: this process must not take the accelerator's memory from it.
+    jax.config.update("jax_platforms", "cpu")
     with Told(quiet=quiet) as told:
         outcome = run(
             size=size,

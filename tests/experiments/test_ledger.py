@@ -206,7 +206,6 @@ def test_pages_lose_no_failing_claim_and_escape_what_they_say(whole: tuple[Any, 
     assert "<b>" not in html
     assert "Because &lt;b&gt;&amp; so&lt;/b&gt; on [D]." in html
     assert "it never &lt;got&gt; there" in html
-    assert html.count('class="verdict fail">✗ fail</span></td>') == 0  # each has its reason
     assert "✗ fail</span>" in html
     assert "**fail**: main diverged at step" in markdown
     assert html.count("data:image/png;base64,") >= 3
@@ -217,9 +216,12 @@ def test_pages_lose_no_failing_claim_and_escape_what_they_say(whole: tuple[Any, 
 
 
 def test_seeds_and_spread_and_going_on(tmp_path: Path) -> None:
-    seeds = [0, 1, 2]
-    shown = a_claim("shown", lambda run: [6.0, 4.0, 7.0][run.run.pipeline["stages"][0]["options"]["seed"]])
-    never = a_claim("never", final_loss, Work("good"), Work("good", "main", "grid <1>", {"steps": 5}))
+    shown = a_claim(
+        "shown", lambda run: [4.0, 7.0][run.run.pipeline["stages"][0]["options"]["seed"]]
+    )
+    never = a_claim(
+        "never", final_loss, Work("good"), Work("good", "main", "grid <1>", {"steps": 5})
+    )
     bounds = bounded(shown, never, low=5.0)
     runner = Counting()
     first = ledger_of(tmp_path, shown, never, bounds=bounds, runner=runner)
@@ -227,11 +229,11 @@ def test_seeds_and_spread_and_going_on(tmp_path: Path) -> None:
     assert runner.ran == ["good.seed0"]
     # A ledger only grows: the seed that is there is not run again; the grid stands behind.
     runner = Counting()
-    outcome = ledger_of(tmp_path, shown, never, bounds=bounds, runner=runner, seeds=3, grid=True)
-    assert runner.ran == ["good.seed1", "good.seed2", *(f"good.grid-1.seed{n}" for n in seeds)]
+    outcome = ledger_of(tmp_path, shown, never, bounds=bounds, runner=runner, seeds=2, grid=True)
+    assert runner.ran == ["good.seed1", "good.grid-1.seed0", "good.grid-1.seed1"]
     row = outcome.summary["rows"][0]
-    assert (row["value"], row["values"], row["spread"]) == (6.0, (6.0, 4.0, 7.0), (4.0, 7.0))
-    assert (row["verdict"], row["reason"]) == ("pass", "2 of 3 seeds pass by themselves")
+    assert (row["value"], row["values"], row["spread"]) == (5.5, (4.0, 7.0), (4.0, 7.0))
+    assert (row["verdict"], row["reason"]) == ("pass", "1 of 2 seeds passes by itself")
     assert [row["setting"] for row in outcome.summary["rows"]] == ["reference"] * 2 + ["grid <1>"]
     assert "grid &lt;1&gt;" in (tmp_path / "ledger.html").read_text()
     # Asked for nothing new, nothing is run; a bound that is moved now is told of.
@@ -338,7 +340,9 @@ class TestRegistered:
     def test_the_nearest_bounds_count(self) -> None:
         from aeoskit_experiments.ledger import bounds_of
 
-        claim = a_claim("one", final_loss, Work("good"), Work("a", setting="a"), Work("b", setting="b"))
+        claim = a_claim(
+            "one", final_loss, Work("good"), Work("a", setting="a"), Work("b", setting="b")
+        )
         table = {
             "low": 5,
             "high": 9,
@@ -397,4 +401,4 @@ def test_a_child_that_dies_costs_its_own_work(tmp_path: Path) -> None:
     assert rows["other"]["verdict"] == "pass"
     assert [status for status, _ in heard.ends] == ["failed", "finished"]
     assert outcome.exit_code == 1
-    assert "it" in (tmp_path / "ledger" / "ledger.html").read_text()
+    assert "SIGKILL" in (tmp_path / "ledger" / "ledger.html").read_text()

@@ -132,4 +132,6 @@ def _check(table: Any, where: str, *, own: bool) -> Bounds:
         raise ValueError(f"bounds {where}: low is {low}, above high, {high}.")
     if not isinstance(reason, str) or not reason.strip():
         raise ValueError(f"bounds {where}: the reason is missing.")
-    return Bounds(*(None if value is None else float(value) for value in (low, high)), reason)
+    return Bounds(
+        None if low is None else float(low), None if high is None else float(high), reason
+    )

@@ -99,8 +99,8 @@ class Evidence:
         name: str,
         branch: str = "main",
         *,
-        first: float = -math.inf,
-        last: float = math.inf,
+        first: float | int = -math.inf,
+        last: float | int = math.inf,
         **values: Any,
     ) -> float:
         """The median of a quantity over a window of steps, both ends included."""
@@ -138,7 +138,9 @@ class Evidence:
         below = np.flatnonzero(running_median(steps, loss) < FITTED)
         return float(steps[below[0]]) if below.size else math.inf
 
-    def peak(self, name: str, branch: str = "main", *, first: float = 0, **values: Any) -> float:
+    def peak(
+        self, name: str, branch: str = "main", *, first: float | int = 0, **values: Any
+    ) -> float:
         """The largest running median (over 50 steps) of a quantity, up to a loss of 0.1.
 
         Args:

@@ -76,7 +76,7 @@ def judge(findings: Sequence[Finding], bounds: Bounds) -> tuple[Verdict, float |
     refuted = [item for item in findings if item.kind == "refuted"]
     value = statistics.median(numbers) if numbers else None
     reasons = list(dict.fromkeys(item.reason for item in findings if item.reason))
-    if len(findings) > 1:
+    if len(findings) > 1 and numbers:
         passing = sum(bounds.hold(number) for number in numbers)
         verb = "passes by itself" if passing == 1 else "pass by themselves"
         reasons.insert(0, f"{passing} of {len(findings)} seeds {verb}")

@@ -5,6 +5,7 @@ import re
 from aeoskit_experiments.ledger._claim import EXPERIMENTS, REFERENCE
 from aeoskit_experiments.ledger._ledger import Ledger, Row
 from aeoskit_experiments.ledger._words import (
+    TAGS,
     bounds_words,
     facts,
     figures_of,
@@ -37,7 +38,7 @@ def markdown_page(ledger: Ledger) -> str:
         lines += _reasons(rows)
         for label, figure in figures_of(ledger, rows):
             lines += ["", f"![{experiment}: {_plain(label)}]({figure})"]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", _plain(TAGS)]) + "\n"
 
 
 def _cells(row: Row) -> list[str]:

@@ -1,12 +1,14 @@
 """The ledger as one HTML file that needs nothing else: style and pictures are in it."""
 
 import base64
+import struct
 from html import escape
 from pathlib import Path
 
 from aeoskit_experiments.ledger._claim import EXPERIMENTS, REFERENCE, Verdict
 from aeoskit_experiments.ledger._ledger import Ledger, Row, WorkState
 from aeoskit_experiments.ledger._words import (
+    TAGS,
     bounds_words,
     facts,
     figures_of,
@@ -17,7 +19,8 @@ from aeoskit_experiments.ledger._words import (
 )
 
 _TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
-# Beside its colour each verdict has a sign and its word.
+_PNG = b"\x89PNG"
+# Beside its color each verdict has a sign and its word.
 _SIGNS = {"pass": "✓", "fail": "✗", "unreachable": "–"}
 _STYLE = """
 :root { color-scheme: light dark;
@@ -39,11 +42,14 @@ code { font: .86em ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anyw
 .lead { font-size: 1.05rem; margin-bottom: 1rem; }
 .soft { color: var(--soft); font-size: .86rem; }
 .note { border-left: 4px solid var(--fail); padding-left: .7rem; margin: .8rem 0; }
+.tags { margin-top: 1.5rem; }
+ul { margin: 0; padding-left: 1.2rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: 1rem 0;
   font-size: .9rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 .chips { display: flex; flex-wrap: wrap; gap: .4rem; padding: 0; margin: 1rem 0; list-style: none; }
 .chips a { text-decoration: none; }
+a { color: inherit; }
 .verdict { display: inline-block; white-space: nowrap; border-radius: 1rem; padding: .08rem .65rem;
   font-size: .86rem; font-weight: 600; }
 .pass { color: var(--pass); background: var(--pass-bg); }
@@ -55,15 +61,17 @@ header { display: flex; flex-wrap: wrap; gap: .4rem .8rem; align-items: center;
   margin-bottom: .6rem; }
 table { border-collapse: collapse; width: 100%; font-size: .93rem; }
 th { text-align: left; font-weight: 600; color: var(--soft); font-size: .82rem; }
-th, td { padding: .45rem .9rem .45rem 0; vertical-align: top; border-bottom: 1px solid var(--rule); }
+th, td { padding: .45rem .9rem .45rem 0; vertical-align: top;
+  border-bottom: 1px solid var(--rule); }
 tbody tr:last-child td { border-bottom: 0; }
-td.number, th.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+td.number, th.number { text-align: right; white-space: nowrap;
+  font-variant-numeric: tabular-nums; }
 td:last-child, th:last-child { padding-right: 0; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr));
   gap: 1rem; margin-top: 1rem; }
-figure { margin: 0; max-width: 46rem; }
+figure { margin: 0; }
 /* The pictures are made for white paper. */
-figure img { width: 100%; height: auto; background: #fff; border-radius: .3rem; }
+figure img { max-width: 100%; height: auto; background: #fff; border-radius: .3rem; }
 figcaption { color: var(--soft); font-size: .86rem; }
 @media (max-width: 44rem) {
   thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
@@ -71,9 +79,10 @@ figcaption { color: var(--soft); font-size: .86rem; }
   tbody tr:last-child { border-bottom: 0; }
   td, td.number { display: block; border: 0; padding: .1rem 0; text-align: left;
     white-space: normal; }
-  td[data-name]::before { content: attr(data-name); display: inline-block; width: 5.2rem;
-    color: var(--soft); font-size: .86rem; }
-  td:empty { display: none; }
+  td[data-name] { display: grid !important; grid-template-columns: 5.2rem 1fr; }
+  td[data-name]::before { content: attr(data-name); color: var(--soft); font-size: .86rem; }
+  td[data-name] > * { grid-column: 2; justify-self: start; }
+  td[data-name]:empty { display: none !important; }
 }
 """
 
@@ -97,14 +106,15 @@ def html_page(ledger: Ledger, folder: Path) -> str:
         for name, text in facts(ledger).items()
     )
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in ledger.notes)
-    sections = "".join(_section(ledger, name, folder) for name in ledger.experiments)
+    shown: dict[str, str] = {}
+    sections = "".join(_section(ledger, name, folder, shown) for name in ledger.experiments)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>The ledger of claims</title><style>{_STYLE}</style></head>\n<body><main>"
         f'<h1>The ledger of claims</h1><p class="lead">{escape(headline(ledger))}.</p>'
         f'<ul class="chips">{chips}</ul><dl>{said}</dl>{notes}\n{sections}'
-        f"{_failures(ledger.works)}</main></body></html>\n"
+        f'{_failures(ledger.works)}<p class="soft tags">{escape(TAGS)}</p></main></body></html>\n'
     )
 
 
@@ -117,13 +127,25 @@ def _verdict(verdict: Verdict, before: str = "") -> str:
     return f'<span class="verdict {verdict}">{said}</span>'
 
 
-def _section(ledger: Ledger, experiment: str, folder: Path) -> str:
+def _section(ledger: Ledger, experiment: str, folder: Path, shown: dict[str, str]) -> str:
+    """An experiment; `shown` has where each picture stands, as several may read one run."""
     rows = [row for row in ledger.rows if row.experiment == experiment]
-    body = "".join(_row(row) for row in rows)
-    pictures = "".join(
-        _figure(f"{experiment}, {label}", folder / figure)
-        for label, figure in figures_of(ledger, rows)
+    # A reason that several rows share stands once.
+    before = ["", *(row.bounds_reason for row in rows)]
+    body = "".join(
+        _row(row, "" if row.bounds_reason == last else row.bounds_reason)
+        for row, last in zip(rows, before, strict=False)
     )
+    pictures, elsewhere = "", ""
+    for label, figure in figures_of(ledger, rows):
+        if shown.setdefault(figure, experiment) == experiment:
+            pictures += _figure(f"{experiment}: {label}", folder / figure)
+        else:
+            there = shown[figure]
+            elsewhere += (
+                f'<p class="soft">The figure of this run ({escape(label)}) stands at '
+                f'<a href="#{there}">{there}</a>.</p>'
+            )
     # The column of settings stands where there is more than the reference.
     settings = "<th>setting</th>" if any(row.setting != REFERENCE for row in rows) else "<th></th>"
     return (
@@ -133,11 +155,12 @@ def _section(ledger: Ledger, experiment: str, folder: Path) -> str:
         '<th class="number">bounds</th><th>verdict</th><th class="number">time</th></tr></thead>'
         f"<tbody>{body}</tbody></table>"
         + (f'<div class="figures">{pictures}</div>' if pictures else "")
+        + elsewhere
         + "</section>\n"
     )
 
 
-def _row(row: Row) -> str:
+def _row(row: Row, why: str) -> str:
     setting = "" if row.setting == REFERENCE else escape(row.setting)
     reason = f'<p class="soft">{escape(row.reason)}</p>' if row.reason else ""
     value = escape(value_words(row))
@@ -146,8 +169,9 @@ def _row(row: Row) -> str:
         if row.spread is not None:
             low, high = (escape(number_words(number)) for number in row.spread)
             value += f'<div class="soft">{low} to {high}</div>'
+    why = f'<p class="soft">{escape(why)}</p>' if why else ""
     return (
-        f'<tr><td>{escape(row.says)}<p class="soft">{escape(row.bounds_reason)}</p></td>'
+        f"<tr><td>{escape(row.says)}{why}</td>"
         f'<td data-name="setting">{setting}</td>'
         f'<td class="number" data-name="value">{value}</td>'
         f'<td class="number" data-name="bounds">{escape(bounds_words(row.bounds, row.unit))}</td>'
@@ -160,10 +184,16 @@ def _figure(label: str, path: Path) -> str:
     kind = _TYPES.get(path.suffix)
     if kind is None or not path.is_file():
         return ""
-    data = base64.b64encode(path.read_bytes()).decode()
+    picture = path.read_bytes()
+    data = base64.b64encode(picture).decode()
     said = escape(label, quote=True)
+    size = ""
+    if picture.startswith(_PNG):
+        # At 200 dots an inch: half of them are the size that was meant.
+        width, height = (number // 2 for number in struct.unpack(">II", picture[16:24]))
+        size = f' width="{width}" height="{height}"'
     return (
-        f'<figure><img alt="{said}" src="data:{kind};base64,{data}">'
+        f'<figure><img alt="{said}"{size} src="data:{kind};base64,{data}">'
         f"<figcaption>{said}</figcaption></figure>"
     )
 

@@ -7,6 +7,12 @@ from typing import Any
 from aeoskit_experiments.ledger._ledger import Ledger, Row
 
 DASH = "–"
+TAGS = (
+    "Where a bound comes from: [C] read in a source, [2] read in a source that restates the paper, "
+    "[D] derived and checked, [R] recalled, [M] measured in runs of ours before, [A] asked for "
+    "when this ledger was planned."
+)
+_TIGHT = ("", "×", "%")
 
 
 def number_words(value: float | None, unit: str = "") -> str:
@@ -25,7 +31,7 @@ def number_words(value: float | None, unit: str = "") -> str:
     else:
         # Trailing zeros say how exact it is; of a whole number they say nothing.
         text = f"{value:#.3g}" if value != int(value) else f"{value:.0f}"
-    joint = "" if unit in ("", "×", "%") else " "
+    joint = "" if unit in _TIGHT else " "
     return f"{text}{joint}{unit}"
 
 
@@ -33,18 +39,20 @@ def bounds_words(bounds: tuple[float | None, float | None], unit: str = "") -> s
     """Bounds in words.
 
     >>> bounds_words((5.0, None)), bounds_words((0.9, 1.1)), bounds_words((1.0, 1.0))
-    ('≥ 5', '0.900 to 1.10', '= 1')
+    ('≥ 5', '0.9 to 1.1', '= 1')
     """
-    low, high = bounds
+    # As they were given: digits would say something that nobody meant.
+    low, high = (None if end is None else f"{end:,.6g}" for end in bounds)
+    joint = "" if unit in _TIGHT else " "
     if low is None and high is None:
         return DASH
     if low is None:
-        return f"≤ {number_words(high, unit)}"
+        return f"≤ {high}{joint}{unit}"
     if high is None:
-        return f"≥ {number_words(low, unit)}"
+        return f"≥ {low}{joint}{unit}"
     if low == high:
-        return f"= {number_words(low, unit)}"
-    return f"{number_words(low)} to {number_words(high, unit)}"
+        return f"= {low}{joint}{unit}"
+    return f"{low} to {high}{joint}{unit}"
 
 
 def value_words(row: Row) -> str:
@@ -56,12 +64,12 @@ def value_words(row: Row) -> str:
 
 
 def seconds_words(seconds: float | None) -> str:
-    """A time.
+    """A time; a dash where there was none.
 
     >>> seconds_words(7.3), seconds_words(125.0), seconds_words(8000.0)
     ('7 s', '2 min 5 s', '2 h 13 min')
     """
-    if seconds is None:
+    if not seconds:
         return DASH
     whole = round(seconds)
     if whole < 60:
