@@ -50,6 +50,7 @@ class Work:
         case: Which of its suite; "main" of a recipe that is a single pipeline.
         setting: "reference", or what the grid's label of it is ("mnist5k", "lr 1e-4").
         options: The recipe's options besides size and seed.
+        rewinds: A work whose record the recipe's option `run` is: it runs first, with each seed.
 
     >>> Work("advance", setting="lr 1e-4", options={"lr": 1e-4}).key
     'advance.lr-1e-4'
@@ -59,6 +60,7 @@ class Work:
     case: str = "main"
     setting: str = REFERENCE
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    rewinds: "Work | None" = None
 
     @property
     def key(self) -> str:

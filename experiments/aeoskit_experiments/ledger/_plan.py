@@ -1,12 +1,17 @@
 """Which runs a ledger needs: each made and checked before the first one starts."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.ledger._claim import REFERENCE, Claim, Work
 from aeoskit_experiments.pipelines import Pipeline
+
+_OF_THE_PAST = ("lr", "dataset", "architecture", "examples", "seed")
+"""Options that only the pipeline without a past takes: with one they are the past's."""
 
 Make = Callable[[str, Mapping[str, Any]], Mapping[str, Pipeline]]
 """From a recipe's name and options (`size` and `seed` among them) to its suite."""
@@ -19,19 +24,40 @@ class Task:
     Args:
         work: What.
         seed: Of data, parameters and batches.
-        pipeline: What to run; None if it cannot be made here.
+        pipeline: What to run; None if it cannot be made here. Of a work that rewinds another one's
+            record it is what the recipe makes without one: to be checked, not to be run.
         refusal: Why it cannot be made.
+        remake: Of a work that rewinds: the pipeline, given that record.
     """
 
     work: Work
     seed: int
     pipeline: Pipeline | None
     refusal: str = ""
+    remake: Callable[[str], Pipeline] | None = dataclasses.field(default=None, compare=False)
 
     @property
     def key(self) -> str:
         """Its name among all tasks, and its folder's."""
         return task_key(self.work, self.seed)
+
+    @property
+    def rewinds(self) -> str | None:
+        """The key of the task whose record it rewinds, if it does."""
+        return None if self.work.rewinds is None else task_key(self.work.rewinds, self.seed)
+
+    def pipeline_on(self, records: Path) -> Pipeline:
+        """What to run, given the folder that the records are in.
+
+        Raises:
+            UserError: If the record that it rewinds cannot be: it failed, or never got there.
+        """
+        if self.remake is not None and self.rewinds is not None:
+            made = self.remake(str(records / self.rewinds))
+            made.experiment()
+            return made
+        assert self.pipeline is not None
+        return self.pipeline
 
     @property
     def label(self) -> str:
@@ -77,7 +103,7 @@ def make_tasks(
     works: dict[str, Work] = {}
     for claim in claims:
         for setting in claim.settings if grid else (REFERENCE,):
-            for work in claim.works(setting):
+            for work in itertools.chain.from_iterable(map(_with_past, claim.works(setting))):
                 if works.setdefault(work.key, work) != work:
                     raise ValueError(
                         f"claim {claim.key}: another work is called {work.key} and differs; "
@@ -88,6 +114,11 @@ def make_tasks(
     pairs = [(work, seed) for seed in seeds for work in ordered]
     pairs.sort(key=lambda pair: pair[0].setting != REFERENCE)
     return [_task(work, seed, size, make, suites) for work, seed in pairs]
+
+
+def _with_past(work: Work) -> list[Work]:
+    """A work behind those that it needs."""
+    return [*([] if work.rewinds is None else _with_past(work.rewinds)), work]
 
 
 def _task(
@@ -107,7 +138,15 @@ def _task(
     except UserError as error:
         suites.setdefault(name, str(error))
         return Task(work, seed, None, str(error))
-    return Task(work, seed, suite[work.case])
+    if work.rewinds is None:
+        return Task(work, seed, suite[work.case])
+
+    def remake(record: str) -> Pipeline:
+        # What the rewound run has decided is not said again.
+        own = {name: value for name, value in work.options.items() if name not in _OF_THE_PAST}
+        return make(work.recipe, {**own, "size": size, "run": record})[work.case]
+
+    return Task(work, seed, suite[work.case], remake=remake)
 
 
 def make_suite(recipe: str, options: Mapping[str, Any]) -> Mapping[str, Pipeline]:

@@ -31,7 +31,11 @@ def stored_run(folder: Path, task: Task) -> Run | None:
         return None  # there is none, or it was cut off before it was one
     if run.status not in DONE or task.pipeline is None:
         return None
-    if not same_request(run.pipeline, task.pipeline):
+    try:
+        asked = task.pipeline_on(folder / RUNS).inherited()
+    except UserError:
+        return None  # What it rewinds is not there any more: both run again.
+    if not same_request(run.pipeline, asked):
         raise UserError(
             f"{run.path} was made by another pipeline than the one asked for now: "
             f"take a new --folder"
@@ -41,6 +45,8 @@ def stored_run(folder: Path, task: Task) -> Run | None:
 
 def same_request(stored: Mapping[str, Any], pipeline: Pipeline) -> bool:
     """Whether a record's pipeline is this one; the loop mode is decided when a run begins.
+
+    Which record is rewound is the ledger's own affair, and its folder may have been moved.
 
     >>> from aeoskit_experiments.pipelines import pipe, train
     >>> ran = pipe(train(10)).to_dict()
@@ -54,6 +60,9 @@ def same_request(stored: Mapping[str, Any], pipeline: Pipeline) -> bool:
     ]:
         return False
     for one, other in zip(asked["stages"], made["stages"], strict=True):
+        if one["stage"] == "rewind":
+            one["options"].pop("run", None)
+            other["options"].pop("run", None)
         if one["stage"] == "train" and {**one["defaults"], **one["options"]}["mode"] == "auto":
             for table in (one, other):
                 table["options"].pop("mode", None)

@@ -18,6 +18,7 @@ from aeoskit_experiments.ledger._child import Child, Runner
 from aeoskit_experiments.ledger._claim import CLAIMS, Claim, experiment_order
 from aeoskit_experiments.ledger._ledger import (
     FILE,
+    RUNS,
     Asked,
     Ledger,
     Row,
@@ -214,7 +215,7 @@ def _run(book: _Book, runner: Runner, witness: Witness) -> LedgerOutcome:
                 witness.began(task.label, index, len(book.tasks))
                 place = clear(book.path, task)
                 begun = time.perf_counter()
-                how = runner.run(task.pipeline, place, witness, interrupt)
+                how = _carried_out(task, book, runner, place, witness, interrupt)
                 state = book.note(task, how["status"], how["error"], time.perf_counter() - begun)
                 witness.ended(state)
                 stopped = interrupt.wished or state.status == "interrupted"
@@ -231,6 +232,20 @@ def _run(book: _Book, runner: Runner, witness: Witness) -> LedgerOutcome:
     book.write("interrupted" if stopped else "finished")
     failed = any(row.verdict == "fail" for row in book.ledger.rows)
     return LedgerOutcome(book.path, book.ledger, 130 if stopped else int(failed))
+
+
+def _carried_out(
+    task: Task, book: _Book, runner: Runner, place: Path, witness: Witness, interrupt: Interrupt
+) -> dict[str, Any]:
+    """How a task ended; one whose past did not get to where it begins is refused."""
+    past = None if task.rewinds is None else book.states[task.rewinds]
+    if past is not None and past.status in ("failed", "refused"):
+        return {"status": "refused", "error": f"{past.label}, which it rewinds, {past.status}"}
+    try:
+        pipeline = task.pipeline_on(book.path / RUNS)
+    except UserError as error:
+        return {"status": "refused", "error": str(error)}
+    return runner.run(pipeline, place, witness, interrupt)
 
 
 def _claims(claims: Iterable[Claim] | None) -> list[Claim]:
