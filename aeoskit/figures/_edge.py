@@ -34,9 +34,11 @@ def edge_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
         title: what stands above the figure; None for nothing.
 
     Returns:
-        a figure with logarithmic axes, a color per run, thresholds dashed in the run's color. A run
-        that diverged ends with a cross, and the legend says at which step. The first fiftieth of
-        the preconditioned sharpness, when P is still tiny, may leave the panel.
+        a figure with logarithmic axes, a color per run, thresholds dashed in the run's color, but
+        darker; one that several runs share is drawn once. Of two swept dimensions, or of a sweep
+        with branches, one has hues and the other tones, from pale to dark. A run that diverged ends
+        with a cross, and the legend says at which step. The first fiftieth of the preconditioned
+        sharpness, when P is still tiny, may leave the panel.
 
     Raises:
         ValueError: if neither a loss nor a sharpness was measured.

@@ -41,7 +41,7 @@ def find_spikes(
     steps: Any,
     loss: Any,
     *,
-    factor: float = FACTOR,
+    factor: float | int = FACTOR,
     width: float | int = WINDOW,
     gap: float | int = GAP,
 ) -> list[Spike]:
@@ -85,7 +85,7 @@ def spikes_figure(
     dataset: xr.Dataset,
     title: str | None = None,
     *,
-    factor: float = FACTOR,
+    factor: float | int = FACTOR,
     width: float | int = WINDOW,
 ) -> Figure:
     """Draws, for each run, the loss with its spikes over the ratio with the stretches above 1.
@@ -200,7 +200,7 @@ def _bound(loss: Axes, ratio: Axes, losses: list[Any], ratios: list[Any]) -> Non
     ratio.set_ylim(max(min(below, 0.9) - 0.05, 0.7), min(max(above, 1.1) + 0.05, 3))
 
 
-def _handles(factor: float, width: float | int) -> list[Any]:
+def _handles(factor: float | int, width: float | int) -> list[Any]:
     spikes = f"above {factor:g} × median of {width:g} steps"
     return [
         Line2D([], [], ls="", marker="v", ms=5, color=_SPIKE, label=spikes),
