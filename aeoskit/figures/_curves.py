@@ -1,23 +1,14 @@
 """What is drawn: the lanes of a dataset, their curves and names."""
 
 import itertools
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from ._style import colors
-
-SYMBOLS = {
-    "lr": "η",
-    "beta1": "β₁",
-    "beta2": "β₂",
-    "eps": "ε",
-    "weight_decay": "weight decay",
-    "label_noise": "label noise",
-}
+from ._factors import lane_colors, sweep_dims
+from ._names import name_value
 
 
 @dataclass(frozen=True)
@@ -28,63 +19,29 @@ class Lane:
     label: str
     color: Any
     diverged_at: int
-
-
-def number(value: float) -> str:
-    """Writes a hyperparameter as people say it.
-
-    >>> [number(x) for x in (3e-3, 3.2e-4, 0.01, 0.9, 0.814, 2.0, 0.0, 25000.0)]
-    ['3e-3', '3.2e-4', '1e-2', '0.9', '0.814', '2', '0', '2.5e4']
-    """
-    if not math.isfinite(value):
-        return "none" if math.isnan(value) else str(value)
-    if value == 0 or 0.05 <= abs(value) < 1e4:
-        return f"{value:.4g}"
-    mantissa, exponent = f"{value:.2e}".split("e")
-    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
-
-
-def name_value(name: str, value: Any) -> str:
-    """A swept value with its name, as a legend has it.
-
-    >>> [name_value(*pair) for pair in (("lr", 3e-3), ("batch", "none"), ("optimizer", "adam"))]
-    ['η = 3e-3', 'batch = none', 'adam']
-    """
-    name = name.removeprefix("swept_")
-    name = SYMBOLS.get(name, name.replace("_", " "))
-    if isinstance(value, int | float | np.number):
-        return f"{name} = {number(float(value))}"
-    # A name such as an optimizer's speaks for itself; "none" and numbers beside it do not.
-    if value == "none":
-        return f"{name} = none"
-    try:
-        return f"{name} = {number(float(value))}"
-    except ValueError:
-        return str(value)
+    hue: Any = None
 
 
 def lanes_of(dataset: xr.Dataset) -> list[Lane]:
     """The lanes of a dataset in order, each with its label and color."""
     dims = sweep_dims(dataset)
     branches = dataset["branch"].values.tolist()
-    places = list(itertools.product(branches, *(range(dataset.sizes[dim]) for dim in dims)))
+    places = [
+        dict(zip(("branch", *dims), at, strict=True))
+        for at in itertools.product(
+            range(len(branches)), *(range(dataset.sizes[dim]) for dim in dims)
+        )
+    ]
     found = []
-    for (branch, *at), color in zip(places, colors(len(places)), strict=True):
-        here = dict(zip(dims, at, strict=True))
+    for place, (color, hue) in zip(places, lane_colors(dataset, places), strict=True):
+        branch, here = branches[place["branch"]], {dim: place[dim] for dim in dims}
         point = dataset.isel(here).sel(branch=branch)
         label = ", ".join(_label(point, dim) for dim in dims)
         if len(branches) > 1 or not label:
             label = f"{branch} ({label})" if label else _alone(point) or str(branch)
         diverged = int(point["diverged_at"]) if "diverged_at" in point else -1
-        found.append(Lane({"branch": branch, **here}, label, color, diverged))
+        found.append(Lane({"branch": branch, **here}, label, color, diverged, hue))
     return found
-
-
-def sweep_dims(dataset: xr.Dataset) -> list[str]:
-    """The dimensions of the sweep: those of `diverged_at`, or of the first measurement."""
-    names = ["diverged_at"] if "diverged_at" in dataset else list(dataset.data_vars)[:1]
-    fixed = {"branch", "step", "index"}
-    return [str(dim) for name in names for dim in dataset[name].dims if dim not in fixed]
 
 
 def _label(point: xr.Dataset, dim: Any) -> str:

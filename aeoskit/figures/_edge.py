@@ -9,7 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ._curves import Lane, curve, lanes_of
-from ._style import INK, legend_above, log_axis, new_figure, step_axis, styled
+from ._factors import darker
+from ._legend import run_handles
+from ._panels import Curve, mark_ends, vertical_bounds
+from ._style import INK, legend_of_groups, log_axis, new_figure, step_axis, styled
 
 AXIS_NAMES = {
     "loss": "training loss",
@@ -31,9 +34,11 @@ def edge_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
         title: what stands above the figure; None for nothing.
 
     Returns:
-        a figure with logarithmic axes, a color per run, thresholds dashed in the run's color. A run
-        that diverged ends with a cross, and the legend says at which step. The first fiftieth of
-        the preconditioned sharpness, when P is still tiny, may leave the panel.
+        a figure with logarithmic axes, a color per run, thresholds dashed in the run's color, but
+        darker; one that several runs share is drawn once. Of two swept dimensions, or of a sweep
+        with branches, one has hues and the other tones, from pale to dark. A run that diverged ends
+        with a cross, and the legend says at which step. The first fiftieth of the preconditioned
+        sharpness, when P is still tiny, may leave the panel.
 
     Raises:
         ValueError: if neither a loss nor a sharpness was measured.
@@ -107,63 +112,40 @@ def _panels(dataset: xr.Dataset, names: list[str], title: str | None) -> Figure:
         dashed = False
         for axes, name in zip(panels, names, strict=True):
             dashed |= draw_panel(axes, dataset, lanes, name)
-        handles = [run_handle(lane) for lane in lanes]
+        groups = run_handles(dataset, lanes)
         if dashed:
-            handles.append(Line2D([], [], color=INK, ls="--", lw=1, label="own threshold"))
-        legend_above(figure, handles, title)
+            groups[-1].append(Line2D([], [], color=INK, ls="--", lw=1, label="own threshold"))
+        legend_of_groups(figure, groups, title)
     return figure
-
-
-def run_handle(lane: Lane) -> Line2D:
-    """The legend's entry of a run; it says at which step the run diverged."""
-    if lane.diverged_at < 0:
-        return Line2D([], [], color=lane.color, lw=1.6, label=lane.label)
-    label = f"{lane.label}, diverged at step {lane.diverged_at}"
-    return Line2D([], [], color=lane.color, lw=1.6, marker="x", label=label)
 
 
 def draw_panel(axes: Axes, dataset: xr.Dataset, lanes: list[Lane], name: str) -> bool:
     """Draws one measurement of all lanes; says whether thresholds were drawn with it."""
     curves = [curve(dataset, lane, name) for lane in lanes]
     positive = _wants_log(name, curves)
-    with_threshold = has_threshold(dataset, name)
-    drawn = False
-    ends, heights = [], []
+    drawn: list[Curve] = []
+    # Many runs, or noisy ones, hide each other under thick lines.
+    width = 1.3 if len(lanes) <= 2 else 1.1 if len(lanes) <= 6 else 0.8
     for lane, (steps, values) in zip(lanes, curves, strict=True):
         if not values.size:
             continue
+        drawn.append((lane, steps, values))
         for further in range(1, dataset[name].sizes.get("index", 1)):
             also = curve(dataset, lane, name, further)
             axes.plot(*also, color=lane.color, lw=0.7, alpha=0.35, label="_next")
-        axes.plot(steps, values, color=lane.color, label=lane.label)
-        if with_threshold:
-            height = draw_threshold(axes, dataset, lane)
-            heights += height
-            drawn |= bool(height)
-        if lane.diverged_at >= 0:
-            ends.append((steps, values, lane.color))
+        axes.plot(steps, values, color=lane.color, lw=width, label=lane.label)
+    heights = []
+    if has_threshold(dataset, name):
+        heights = draw_thresholds(axes, dataset, [lane for lane, _, _ in drawn])
     if positive:
         log_axis(axes)
     if name == "preconditioned_sharpness":
         curves = [_settled(dataset, *points) for points in curves]
-    bottom, top = vertical_bounds(lanes, curves, heights, log=positive)
-    axes.set_ylim(bottom, top)
-    for steps, values, color in ends:
-        step, at = _ending(steps, values, top)
-        axes.plot(
-            [step],
-            [max(at, bottom)],
-            "x",
-            color=color,
-            ms=6,
-            mew=1.6,
-            clip_on=False,
-            zorder=5,
-            label="_diverged",
-        )
+    axes.set_ylim(vertical_bounds(lanes, curves, heights, log=positive))
+    mark_ends(axes, drawn)
     step_axis(axes, *step_range(dataset))
     axes.set_ylabel((AXIS_NAMES | _LINEAR_NAMES).get(name, name.replace("_", " ")))
-    return drawn
+    return bool(heights)
 
 
 def _settled(dataset: xr.Dataset, steps: Any, values: Any) -> Any:
@@ -182,14 +164,6 @@ def _wants_log(name: str, curves: list[Any]) -> bool:
     return name in AXIS_NAMES or bool(0 < 30 * values.min() < values.max())
 
 
-def _ending(steps: Any, values: Any, top: float) -> tuple[float, float]:
-    """The last point of a diverged curve, or that at which it leaves the panel for good."""
-    inside = np.flatnonzero(values <= top)
-    if not inside.size or inside[-1] == len(values) - 1:
-        return float(steps[-1]), min(float(values[-1]), top)
-    return float(steps[inside[-1] + 1]), top
-
-
 def has_threshold(dataset: xr.Dataset, name: str) -> bool:
     """The threshold belongs to the preconditioned sharpness; to the raw one if it is alone."""
     if not _has(dataset, "threshold"):
@@ -198,45 +172,39 @@ def has_threshold(dataset: xr.Dataset, name: str) -> bool:
     return name == "preconditioned_sharpness" or (name == "sharpness" and alone)
 
 
-def draw_threshold(axes: Axes, dataset: xr.Dataset, lane: Lane) -> list[float]:
-    """Draws a lane's threshold dashed in its color; returns its lowest and highest value."""
-    steps, values = curve(dataset, lane, "threshold")
-    if not values.size:
-        return []
-    if np.ptp(values) <= 1e-6 * np.abs(values).max():
-        # Constant: across the panel, so that it can be compared from the first step to the last.
-        steps, values = np.array(step_range(dataset)), np.full(2, values[-1])
-        low = high = float(values[-1])
-    else:
-        low, high = (float(q) for q in np.quantile(values, (0.0, 0.9)))
-    axes.plot(steps, values, "--", color=lane.color, lw=1, alpha=0.9, label="_threshold")
-    return [low, high]
+def draw_thresholds(axes: Axes, dataset: xr.Dataset, lanes: list[Lane]) -> list[float]:
+    """Draws each lane's threshold dashed over the curves; returns their lowest and highest values.
+
+    A constant one that several lanes share is drawn once, in their common hue if they have one.
+    """
+    shared: dict[str, list[tuple[Lane, float]]] = {}
+    heights = []
+    for lane in lanes:
+        steps, values = curve(dataset, lane, "threshold")
+        if not values.size:
+            continue
+        if np.ptp(values) <= 1e-6 * np.abs(values).max():
+            heights.append(float(values[-1]))
+            shared.setdefault(f"{heights[-1]:.5g}", []).append((lane, heights[-1]))
+        else:
+            _dash(axes, steps, values, lane.color)
+            heights += [float(q) for q in np.quantile(values, (0.0, 0.9))]
+    for sharing in shared.values():
+        lane, height = sharing[0]
+        color = lane.color if len(sharing) == 1 else lane.hue
+        if any(other.hue != lane.hue for other, _ in sharing):
+            color = INK
+        # Across the panel, so that it can be compared from the first step to the last.
+        _dash(axes, np.array(step_range(dataset)), np.full(2, height), color)
+    return heights
+
+
+def _dash(axes: Axes, steps: Any, values: Any, color: Any) -> None:
+    # Over the curves, and darker, so that one that hovers there does not hide it.
+    axes.plot(steps, values, "--", color=darker(color), lw=1.1, zorder=3, label="_threshold")
 
 
 def step_range(dataset: xr.Dataset) -> tuple[float, float]:
     """The first and last step of a dataset."""
     steps = dataset["step"].values
     return float(steps.min()), float(steps.max())
-
-
-def vertical_bounds(
-    lanes: list[Lane], curves: list[Any], heights: list[float], *, log: bool
-) -> tuple[float, float]:
-    """Bounds that show all runs whole, but do not let one that diverged squeeze the others."""
-    whole = [v for lane, (_, v) in zip(lanes, curves, strict=True) if lane.diverged_at < 0]
-    torn = [v for lane, (_, v) in zip(lanes, curves, strict=True) if lane.diverged_at >= 0]
-    data = np.concatenate([np.empty(0), *whole, heights])
-    limit = data.max() if data.size else min((3 * v[0] for v in torn if v.size), default=np.inf)
-    for values in torn:
-        near = values[values <= (10 * limit if log else 2 * limit)]
-        data = np.concatenate([data, near])
-    if log:
-        data = data[data > 0]
-    if not data.size:
-        return (0.1, 1.0) if log else (0.0, 1.0)
-    low, high = float(data.min()), float(data.max())
-    if log:
-        pad = max((high / low) ** 0.05, 1.1)
-        return low / pad, high * pad
-    pad = 0.05 * (high - low) or 0.5
-    return low - pad, high + pad

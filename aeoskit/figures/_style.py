@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator
 
 # Okabe and Ito's colors, which remain apart in the common kinds of color blindness; its yellow,
@@ -52,6 +53,15 @@ RC: Any = {
 }
 
 
+class _LogFormatter(LogFormatterSciNotation):
+    """Numbers between 0.1 and 10,000 as they are, where an axis has no others."""
+
+    def __call__(self, x: Any, pos: Any = None) -> str:
+        text = super().__call__(x, pos)
+        low, high = sorted(self.axis.get_view_interval()) if self.axis is not None else (0, 0)
+        return f"{x:g}" if text and low >= 0.1 and high <= 1e4 else text
+
+
 def styled() -> Any:
     """A context in which figures are built in this style, whatever the user's settings are."""
     return matplotlib.rc_context(RC)
@@ -83,7 +93,8 @@ def log_axis(axes: Axes) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(numticks=7))
     axes.yaxis.set_minor_locator(LogLocator(subs="auto", numticks=20))
-    axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(1.6, 0.6)))
+    axes.yaxis.set_major_formatter(_LogFormatter())
+    axes.yaxis.set_minor_formatter(_LogFormatter(minor_thresholds=(1.6, 0.6)))
     axes.tick_params(axis="y", which="minor", labelsize=6.5, labelcolor=FAINT)
 
 
@@ -97,21 +108,41 @@ def step_axis(axes: Axes, first: float, last: float) -> None:
 
 def legend_above(figure: Figure, handles: Sequence[Any], title: str | None) -> None:
     """Puts one legend above all panels, so that it never lies over data."""
+    legend_of_groups(figure, [handles], title)
+
+
+def legend_of_groups(figure: Figure, groups: Sequence[Sequence[Any]], title: str | None) -> None:
+    """The same of entries in groups, which have a line each where they do not fit into one."""
+    handles = [handle for group in groups for handle in group]
     if not handles:
         if title:
             figure.suptitle(title, fontsize=_TITLE["size"], fontweight="bold")
         return
     longest = max(len(str(handle.get_label())) for handle in handles)
     # About 0.062 inch a letter at this size, and half an inch for the line and the space.
-    columns = max(1, int(figure.get_figwidth() / (0.062 * longest + 0.5)))
-    rows = -(-len(handles) // columns)
+    most = max(1, int(figure.get_figwidth() / (0.062 * longest + 0.5)))
+    rows = -(-len(handles) // most)
+    columns = -(-len(handles) // rows)
+    widest = max(len(group) for group in groups)
+    if len(groups) > 1 and rows > 1 and widest <= most:
+        rows, columns = len(groups), widest
+        handles = _by_column(groups, columns)
     # The panels keep their size, whatever stands above them.
     figure.set_figheight(figure.get_figheight() + 0.17 * (rows - 1) + 0.22 * bool(title))
     # The title is the legend's: matplotlib's layout would put a figure's title over the legend.
     figure.legend(
         handles=handles,
         loc="outside upper center",
-        ncols=-(-len(handles) // rows),
+        ncols=columns,
         title=title,
         title_fontproperties=_TITLE,
     )
+
+
+def _by_column(groups: Sequence[Sequence[Any]], columns: int) -> list[Any]:
+    """The entries in the order of a legend, which goes down each column, with blanks between."""
+    return [
+        group[column] if column < len(group) else Line2D([], [], ls="", label=" ")
+        for column in range(columns)
+        for group in groups
+    ]

@@ -6,6 +6,7 @@ import xarray as xr
 from matplotlib.colors import to_hex
 
 from aeoskit.figures import advance_figure
+from aeoskit.figures._factors import darker
 
 FREEZE = 100
 STEPS = np.arange(0, 300, 5)
@@ -59,7 +60,7 @@ def test_the_three_panels():
     (blocked,) = lines(sharpness, "_threshold")
     assert blocked.get_ydata()[0] == 19
     (momentum,) = lines(sharpness, "momentum GD")
-    assert to_hex(blocked.get_color()) == to_hex(momentum.get_color())
+    assert to_hex(blocked.get_color()) == to_hex(darker(to_hex(momentum.get_color())))
     for axes in figure.axes:
         (freeze,) = lines(axes, "_freeze")
         assert freeze.get_xdata()[0] == FREEZE
@@ -128,6 +129,53 @@ def test_branches_are_called_as_asked_and_none_is_dropped():
     assert drawn[1] == to_hex(lines(plain.axes[1], "momentum GD")[0].get_color())
 
 
+def test_a_sweep_has_a_color_a_run():
+    main = advance().drop_vars("lr").sel(branch=["main"])
+    data = xr.concat([main, 2 * main], "lr").assign_coords(lr=[3e-5, 1e-4])
+    data["diverged_at"] = (("branch", "lr"), [[-1, 200]])
+    figure = advance_figure(data, labels={"main": "Adam"})
+    figure.savefig("/dev/null", format="png")
+    assert labels(figure) == ["η = 3e-5", "η = 1e-4, diverged at step 200"]
+    drawn = [
+        [to_hex(lines(axes, label)[0].get_color()) for axes in figure.axes]
+        for label in ("η = 3e-5", "η = 1e-4")
+    ]
+    assert [len(set(colors)) for colors in drawn] == [1, 1]
+    assert drawn[0] != drawn[1]
+    assert all(len(lines(axes, "_diverged")) == 1 for axes in figure.axes)
+    # No threshold is one for the raw sharpness: there is no momentum.
+    assert not lines(figure.axes[1], "_threshold")
+
+
+def test_all_branches_of_a_rewound_run_begin_later():
+    """Momentum takes over at the edge too, and is blocked at once."""
+    data = advance()
+    late = data["step"] >= FREEZE
+    for name in ("ratio", "sharpness", "threshold", "loss"):
+        data[name] = data[name].where(late | (data["branch"] == "main"))
+    figure = advance_figure(data)
+    figure.savefig("/dev/null", format="png")
+    assert labels(figure)[1:3] == ["P frozen at step 100", "momentum GD from step 100"]
+    (blocked,) = lines(figure.axes[1], "_threshold")
+    assert blocked.get_xdata()[0] == FREEZE
+    assert [text.get_text() for text in figure.axes[0].texts] == ["branches"]
+    # Without what was before, there is no moment to mark.
+    alone = advance_figure(data.sel(step=slice(FREEZE, None)))
+    assert labels(alone)[1:3] == ["P frozen at step 100", "momentum GD"]
+    assert not lines(alone.axes[0], "_freeze")
+
+
+def test_a_branch_that_diverges_does_not_squeeze_the_others():
+    data = advance()
+    data["diverged_at"][2] = 200
+    data["sharpness"][2, 35:] = 1e20
+    axes = advance_figure(data).axes[1]
+    assert axes.get_ylim()[1] < 1e5
+    (cross,) = lines(axes, "_diverged")
+    assert cross.get_ydata()[0] <= axes.get_ylim()[1]
+
+
 def test_what_it_cannot_draw_is_said():
-    with pytest.raises(ValueError, match=r"isel\(lr=0\)"):
-        advance_figure(advance().drop_vars("lr").expand_dims(lr=[1.0, 2.0]))
+    data = advance().drop_vars("lr").expand_dims(lr=[1.0, 2.0])
+    with pytest.raises(ValueError, match=r"isel\(lr=0\)`, or one branch"):
+        advance_figure(data)

@@ -1,9 +1,10 @@
+from colorsys import rgb_to_hls
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 
 from aeoskit.figures import edge_figure, running_median, summary_figure
 
@@ -62,7 +63,14 @@ def test_each_run_has_its_threshold_dashed_in_its_color():
     for line, name in zip(dashed, ("η = 1e-3", "η = 3e-3", "η = 1e-2"), strict=True):
         (run,) = lines(sharpness, name)
         (same,) = lines(loss, name)
-        assert to_hex(line.get_color()) == to_hex(run.get_color()) == to_hex(same.get_color())
+        assert to_hex(run.get_color()) == to_hex(same.get_color())
+        # Of the same hue but darker, and above: a run that hovers there does not hide it.
+        ((hue, light, _), (darker_hue, darker, _)) = (
+            rgb_to_hls(*to_rgb(x.get_color())) for x in (run, line)
+        )
+        assert darker_hue == pytest.approx(hue)
+        assert 0.4 * light < darker < 0.7 * light
+        assert line.get_zorder() > run.get_zorder()
         assert run.get_xdata().tolist() == list(range(10, 200, 10)) or len(run.get_xdata()) == 20
     assert labels(figure) == ["η = 1e-3", "η = 3e-3", "η = 1e-2", "own threshold"]
     assert figure.legends[0].get_title().get_text() == "adam-edge"
@@ -116,12 +124,51 @@ def test_a_schedule_bends_the_threshold():
     assert len(dashed.get_xdata()) == 20
 
 
-def test_a_grid_names_both_values():
+def grid():
     data = xr.concat([sweep(), sweep()], dim="beta1").assign_coords(beta1=[0.9, 0.814])
-    data = data.transpose("branch", "lr", "beta1", "step", "index")
+    return data.transpose("branch", "lr", "beta1", "step", "index")
+
+
+def test_a_grid_has_hues_and_tones():
+    figure = draw(edge_figure(grid()))
+    # Down the columns: a line of learning rates, and one of momenta.
+    rates, momenta = labels(figure)[::2], labels(figure)[1::2]
+    assert rates[:3] == ["η = 1e-3", "η = 3e-3", "η = 1e-2"]
+    assert momenta == ["β₁ = 0.9", "β₁ = 0.814", "own threshold"]
+    loss, sharpness = figure.axes
+    pairs = [
+        [to_rgb(lines(loss, f"{rate}, {momentum}")[0].get_color()) for momentum in momenta[:2]]
+        for rate in rates[:3]
+    ]
+    hues = [[rgb_to_hls(*color)[0] for color in pair] for pair in pairs]
+    assert all(pale == pytest.approx(dark) for pale, dark in hues)
+    assert len({round(pale, 2) for pale, _ in hues}) == 3
+    assert all(sum(pale) > 1.5 * sum(dark) for pale, dark in pairs)
+    # Each learning rate's two runs have the same threshold here: it is drawn once, in their hue.
+    dashed = [rgb_to_hls(*to_rgb(x.get_color()))[0] for x in lines(sharpness, "_threshold")]
+    assert dashed == pytest.approx([pale for pale, _ in hues])
+
+
+def test_a_grid_says_which_run_diverged():
+    data = grid()
+    data["diverged_at"][0, 2, 1] = 150
+    assert "η = 1e-2, β₁ = 0.814, diverged at step 150" in labels(draw(edge_figure(data)))
+
+
+def test_a_threshold_of_all_runs_is_of_none():
+    data = sweep().rename(lr="batch").assign_coords(batch=[16.0, 64.0, 256.0])
+    data["threshold"] = 0 * data["threshold"] + 38e3
     figure = draw(edge_figure(data))
-    assert labels(figure)[:2] == ["η = 1e-3, β₁ = 0.9", "η = 1e-3, β₁ = 0.814"]
-    assert len(lines(figure.axes[1], "_threshold")) == 6
+    (dashed,) = lines(figure.axes[1], "_threshold")
+    assert np.ptp(to_rgb(dashed.get_color())) == pytest.approx(0)
+
+
+def test_branches_of_a_sweep_are_tones_of_their_run():
+    data = xr.concat([sweep((1e-3, 3e-3))] * 2, dim="branch").assign_coords(
+        branch=["main", "frozen"]
+    )
+    figure = draw(edge_figure(data))
+    assert labels(figure)[:4] == ["η = 1e-3", "η = 3e-3", "main", "frozen"]
 
 
 def test_names_branches_and_loose_lanes():

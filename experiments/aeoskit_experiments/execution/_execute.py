@@ -18,9 +18,10 @@ from aeoskit_experiments.catalog import provenance
 from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store
 
 from ._build import Setup, build, build_optimizer, is_raw
+from ._draw import draw, figure_kind
 from ._interrupt import Interrupt
 from ._listener import Listener, Silent
-from ._names import optimizer_name, rate_of
+from ._names import rate_of
 from ._onlooker import AnyWriter, Onlooker
 from ._processes import from_leader, is_leader, noticing
 from ._rewind import with_past
@@ -265,18 +266,21 @@ def _conclude(
         runs[0]["edge_step"] = edge_step(*ratio_curve(select(dataset, "main", {}), raw))
     plot = pipeline.declared().plot or Plot()
     summary: dict[str, Any] = {"name": pipeline.name, "runs": runs}
-    kind = plot.kind if plot.kind != "auto" else _kind(dataset, groups[0][1])
+    sides = _sides(groups[0][1])
+    adaptive = not _is_raw(groups[0][1], "main")
+    auto = figure_kind(dataset, adaptive=adaptive, sides=sides is not None)
+    kind = plot.kind if plot.kind != "auto" else auto
     if kind == "advance":
         summary |= _advance(dataset, lanes)
     main = [item for item in runs if item["branch"] == "main"]
     rows = multiplier_rows(main)
-    if (sides := _sides(groups[0][1])) is not None:
+    if sides is not None:
         rows = _threshold_rows(dataset, groups, sides)
     if rows:
         summary["rows"] = rows
     if status == "finished" and all(item["diverged_at"] is not None for item in main):
         status = "diverged"
-    figures = _draw(dataset, kind, runs, rows, writer.figure_path(pipeline.name), listener)
+    figures = draw(dataset, kind, runs, rows, writer.figure_path(pipeline.name), listener)
     summary |= {
         "status": status,
         "seconds": time.perf_counter() - begun,
@@ -388,20 +392,6 @@ def _threshold_rows(
     return found
 
 
-def _kind(dataset: xr.Dataset, experiment: Experiment) -> str:
-    """What the branches or the probes are for, the edge otherwise."""
-    if _sides(experiment) is not None:
-        return "thresholds"
-    if "multiplier" in dataset:
-        return "multiplier"
-    names = {str(name) for name in dataset["branch"].values}
-    lanes = [name for name in dataset["loss"].dims if name not in ("branch", "step")]
-    both = "sharpness" in dataset and "ratio" in dataset
-    known = "frozen" in names and names <= {"main", "frozen", "momentum"}
-    adaptive = not _is_raw(experiment, "main")
-    return "advance" if known and both and adaptive and not lanes else "edge"
-
-
 def _advance(dataset: xr.Dataset, lanes: list[dict[str, Any]]) -> dict[str, Any]:
     names = [str(name) for name in dataset["branch"].values]
     # Of a sweep, its first lane.
@@ -411,32 +401,3 @@ def _advance(dataset: xr.Dataset, lanes: list[dict[str, Any]]) -> dict[str, Any]
         for name in ("main", "frozen", "momentum")
     ]
     return summarize_advance(*chosen)
-
-
-def _draw(
-    dataset: xr.Dataset,
-    kind: str,
-    runs: list[dict[str, Any]],
-    rows: list[dict[str, Any]],
-    path: Path,
-    listener: Listener,
-) -> list[Path]:
-    from aeoskit.figures import advance_figure, edge_figure, multiplier_figure, save
-    from aeoskit.figures import threshold_figure as thresholds
-
-    try:
-        if kind == "advance":
-            labels = {"main": optimizer_name(str(runs[0]["optimizer"]))}
-            figure = advance_figure(dataset, labels=labels)
-        elif kind == "multiplier":
-            names = [optimizer_name(str(run["optimizer"])) for run in runs]
-            figure = multiplier_figure(dataset, labels=names)
-        elif kind == "thresholds":
-            named = [{**row, "optimizer": optimizer_name(str(row["optimizer"]))} for row in rows]
-            figure = thresholds(named)
-        else:
-            figure = edge_figure(dataset)
-    except Exception as error:  # A record without a picture is better than no record.
-        listener.noted(f"no figure was drawn: {type(error).__name__}: {error}")
-        return []
-    return save(figure, path)

@@ -259,8 +259,19 @@ class Plot:
     """Which figure is drawn.
 
     Args:
-        kind: The edge (loss and ratio), the advance (branches), the multiplier beside the ratio,
-            the thresholds (branches below and above), or whichever fits.
+        kind: The edge (loss, ratio), the advance (branches, or a sweep), the multiplier beside the
+            ratio, the thresholds (branches below and above), a grid of two swept numbers, a sweep
+            of epsilon or warmup, spikes of the loss, or whichever fits.
     """
 
-    kind: Literal["auto", "edge", "advance", "multiplier", "thresholds"] = "auto"
+    kind: Literal[
+        "auto",
+        "edge",
+        "advance",
+        "multiplier",
+        "thresholds",
+        "grid",
+        "epsilon",
+        "warmup",
+        "spikes",
+    ] = "auto"

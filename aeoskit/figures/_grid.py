@@ -1,0 +1,182 @@
+"""The picture of a grid of runs: what each ended at, as heat maps with the numbers written in."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from ._curves import Lane, curve
+from ._factors import sweep_dims
+from ._names import symbol, value_text
+from ._panels import ratio_of
+from ._style import INK, legend_above, styled
+
+_PANELS = {
+    "sharpness": "sharpness  λ₁(H)",
+    "ratio": "λ₁(P⁻¹H) / threshold",
+    "test_error": "test error",
+}
+_MAP = matplotlib.colormaps["viridis"]
+_TORN = "#ececec"
+
+
+def grid_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
+    """Draws what the runs of a grid ended at: raw sharpness, ratio to the threshold, test error.
+
+    Args:
+        dataset: the metrics of a run swept over two numbers, one of which may have one value; with
+            some of `sharpness`, `ratio` and `test_error`. Of branches, the main one is drawn.
+        title: what stands above the figure; None for nothing.
+
+    Returns:
+        a figure with a panel a measurement. A cell is the median over the last fifth of the steps
+        at which its run was measured, and says so where the run diverged, or was not measured.
+
+    Raises:
+        ValueError: if the sweep has not two dimensions, or nothing of the three was measured.
+
+    Example:
+        >>> metrics = xr.Dataset(
+        ...     {"ratio": (("branch", "lr", "beta2", "step"), [[[[0.9, 1.0]], [[0.5, 0.6]]]])},
+        ...     {"branch": ["main"], "lr": [1e-3, 3e-3], "beta2": [0.99], "step": [0, 10]},
+        ... )
+        >>> [text.get_text() for text in grid_figure(metrics).axes[0].texts]
+        ['1.00', '0.60']
+    """
+    grid = _grid(dataset)
+    found = {name: _ends(dataset, grid, name) for name in _PANELS}
+    found = {name: values for name, values in found.items() if np.isfinite(values).any()}
+    if not found:
+        raise ValueError(
+            f"the dataset holds {sorted(map(str, dataset.data_vars))}, but a grid figure needs "
+            f"one of {list(_PANELS)}: track one of them."
+        )
+    rows, columns = len(grid.across), len(grid.along)
+    with styled():
+        width, height = max(0.62 * columns + 0.5, 2.1), max(0.42 * rows, 0.5) + 0.8
+        figure = Figure(figsize=(width * len(found) + 0.3, height), layout="constrained")
+        panels = figure.subplots(1, len(found), squeeze=False, sharey=True).ravel().tolist()
+        for axes, (name, values) in zip(panels, found.items(), strict=True):
+            _heat_map(axes, grid, name, values)
+        panels[0].set_ylabel(symbol(grid.names[0]), rotation=0, ha="right", va="center", labelpad=8)
+        legend_above(figure, [], title)
+    return figure
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """A grid's names, values and runs, the rows first."""
+
+    names: tuple[str, str]
+    across: list[Any]
+    along: list[Any]
+    lanes: list[list[Lane]]
+
+
+def _grid(dataset: xr.Dataset) -> _Grid:
+    dims = sweep_dims(dataset)
+    # Where more are there, those that vary; one of a single value stands where two are missing.
+    chosen = [dim for dim in dims if dataset.sizes[dim] > 1]
+    chosen = [dim for dim in dims if dim in chosen or len(chosen) < 2]
+    if "lane" in dims or not 1 <= len(chosen) <= 2:
+        raise ValueError(
+            f"the dataset sweeps {dims}, but a grid figure draws a full grid of two: choose a "
+            f"value of the others, as in `dataset.isel({(dims or ['lr'])[0]}=0)`."
+        )
+    branches = dataset["branch"].values.tolist()
+    branch = "main" if "main" in branches else branches[0]
+    if len(chosen) == 1:
+        dataset, chosen = dataset.expand_dims({"": [""]}), ["", *chosen]
+    first, second = chosen
+    rest = {dim: 0 for dim in dims if dim not in chosen}
+    lanes = [
+        [
+            _lane(dataset, {"branch": branch, **rest, first: row, second: column})
+            for column in range(dataset.sizes[second])
+        ]
+        for row in range(dataset.sizes[first])
+    ]
+    values = [dataset[dim].values.tolist() for dim in chosen]
+    return _Grid((first, second), *values, lanes)
+
+
+def _lane(dataset: xr.Dataset, selection: dict[str, Any]) -> Lane:
+    place = dict(selection)
+    point = dataset.sel(branch=place.pop("branch")).isel(place)
+    diverged = int(point["diverged_at"]) if "diverged_at" in point else -1
+    kept = {dim: at for dim, at in selection.items() if dim}
+    return Lane(kept, "", None, diverged)
+
+
+def _ends(dataset: xr.Dataset, grid: _Grid, name: str) -> np.ndarray:
+    """The median over the last fifth, NaN where there is none."""
+    ends = np.full((len(grid.across), len(grid.along)), np.nan)
+    for place in np.ndindex(ends.shape):
+        lane = grid.lanes[place[0]][place[1]]
+        of = ratio_of(dataset, lane) if name == "ratio" else curve(dataset, lane, name)
+        steps, values = of
+        if values.size and lane.diverged_at < 0:
+            ends[place] = np.median(values[steps >= steps[0] + 0.8 * (steps[-1] - steps[0])])
+    return ends
+
+
+def _heat_map(axes: Axes, grid: _Grid, name: str, values: np.ndarray) -> None:
+    norm = _norm(name, values[np.isfinite(values)])
+    size = 8.5 if values.shape[1] <= 6 else 7
+    for (row, column), value in np.ndenumerate(values):
+        color = _MAP(norm(value)) if np.isfinite(value) else _TORN
+        corner = (column - 0.5, row - 0.5)
+        axes.add_patch(Rectangle(corner, 1, 1, facecolor=color, edgecolor="white", lw=1.2))
+        lane = grid.lanes[row][column]
+        missing = "–" if lane.diverged_at < 0 else f"diverged\nat {lane.diverged_at}"
+        axes.text(
+            column,
+            row,
+            _written(name, value) if np.isfinite(value) else missing,
+            ha="center",
+            va="center",
+            color=_readable(color) if np.isfinite(value) else INK,
+            fontsize=size if np.isfinite(value) else size - 2,
+        )
+    axes.set_xticks(range(len(grid.along)), [value_text(value) for value in grid.along])
+    axes.set_yticks(range(len(grid.across)), [value_text(value) for value in grid.across])
+    axes.set_xlim(-0.5, len(grid.along) - 0.5)
+    axes.set_ylim(-0.5, len(grid.across) - 0.5)
+    axes.set_xlabel(symbol(grid.names[1]))
+    axes.set_title(_PANELS[name])
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _norm(name: str, values: np.ndarray) -> Normalize:
+    """Sharpness by its logarithm; the ratio from 0, so that runs at the edge look alike."""
+    low, high = float(values.min()), float(values.max())
+    if name == "ratio":
+        return Normalize(0, max(high, 1.2))
+    if name == "sharpness" and low > 0:
+        # At least half a decade, lest a difference of a few percent look like all there is.
+        pad = max((10**0.5 / (high / low)) ** 0.5, 1.0)
+        return LogNorm(low / pad, high * pad)
+    return Normalize(low, high if high > low else low + 1)
+
+
+def _written(name: str, value: float) -> str:
+    if name == "ratio":
+        return f"{value:.2f}"
+    if 100 <= abs(value) < 1e5:
+        return f"{value:.0f}"
+    return f"{value:.3g}"
+
+
+def _readable(color: Any) -> str:
+    """White on dark cells, black on light ones, by the contrast of WCAG 2."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color[:3]]
+    luminance = float(np.dot((0.2126, 0.7152, 0.0722), linear))
+    return "white" if luminance < 0.179 else "black"

@@ -1,0 +1,88 @@
+"""Which figure shows a record, and the drawing of it."""
+
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from ._listener import Listener
+from ._names import optimizer_name
+
+
+def figure_kind(dataset: xr.Dataset, *, adaptive: bool, sides: bool) -> str:
+    """What the branches, the probes or the sweep are for, the edge otherwise.
+
+    Args:
+        dataset: the metrics of a run.
+        adaptive: whether the main run has a preconditioner.
+        sides: whether there are branches frozen below and above the threshold.
+
+    Returns:
+        A kind of the stage plot, any but auto. A grid and spikes are drawn where they are asked
+        for: the way there says more, unless one looks for just them.
+    """
+    if sides:
+        return "thresholds"
+    if "multiplier" in dataset:
+        return "multiplier"
+    names = {str(name) for name in dataset["branch"].values}
+    lanes = [name for name in dataset["loss"].dims if name not in ("branch", "step")]
+    both = adaptive and "sharpness" in dataset and "ratio" in dataset
+    if both and names == {"main"} and lanes in (["eps"], ["warmup"]):
+        return "epsilon" if lanes == ["eps"] else "warmup"
+    known = "frozen" in names and names <= {"main", "frozen", "momentum"}
+    return "advance" if known and both and not lanes else "edge"
+
+
+def draw(
+    dataset: xr.Dataset,
+    kind: str,
+    runs: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
+    path: Path,
+    listener: Listener,
+) -> list[Path]:
+    """Draws a record's figure into files, or says why there is none.
+
+    Args:
+        dataset: the metrics of a run.
+        kind: of the stage plot, any but auto.
+        runs: the summary of each run.
+        rows: the table's rows, where the kind is one of thresholds.
+        path: where the figure belongs, without a suffix.
+        listener: hears why no figure was drawn.
+
+    Returns:
+        The files.
+    """
+    from aeoskit.figures import save
+
+    try:
+        figure = _figure(dataset, kind, runs, rows)
+    except Exception as error:  # A record without a picture is better than no record.
+        listener.noted(f"no figure was drawn: {type(error).__name__}: {error}")
+        return []
+    return save(figure, path)
+
+
+def _figure(
+    dataset: xr.Dataset, kind: str, runs: list[dict[str, Any]], rows: list[dict[str, Any]]
+) -> Any:
+    from aeoskit import figures
+
+    if kind == "advance":
+        labels = {"main": optimizer_name(str(runs[0]["optimizer"]))}
+        return figures.advance_figure(dataset, labels=labels)
+    if kind == "multiplier":
+        names = [optimizer_name(str(run["optimizer"])) for run in runs]
+        return figures.multiplier_figure(dataset, labels=names)
+    if kind == "thresholds":
+        named = [{**row, "optimizer": optimizer_name(str(row["optimizer"]))} for row in rows]
+        return figures.threshold_figure(named)
+    plain = {
+        "grid": figures.grid_figure,
+        "epsilon": figures.epsilon_figure,
+        "warmup": figures.warmup_figure,
+        "spikes": figures.spikes_figure,
+    }
+    return plain.get(kind, figures.edge_figure)(dataset)
