@@ -26,6 +26,7 @@ from ._rewind import with_past
 from ._room import make_room
 from ._run import Course, run_group
 from ._summary import (
+    measured,
     multiplier_rows,
     ratio_curve,
     summarize_advance,
@@ -293,7 +294,14 @@ def _summaries(
             for lane in experiment.lanes():
                 coordinates = {**values, **lane}
                 row = {"branch": name, **_said(experiment, name, lane, coordinates)}
-                row |= summarize_run(select(dataset, name, coordinates), raw)
+                part = select(dataset, name, coordinates)
+                if any(
+                    item.name == name and item.ratio is not None for item in experiment.branches
+                ):
+                    # It was set there.
+                    rates = measured(part, "learning_rate")[1]
+                    row["lr"] = float(rates[-1]) if rates.size else None
+                row |= summarize_run(part, raw)
                 found.append(row | _asked(experiment))
     return found
 
@@ -354,7 +362,8 @@ def _switched(experiment: Experiment, branch: str) -> bool:
 
 def _sides(experiment: Experiment) -> tuple[str, str] | None:
     """The first branches that are frozen below and above the threshold, if there are both."""
-    ratios = [(item.name, item.ratio) for item in experiment.branches if item.ratio is not None]
+    frozen = [item for item in experiment.branches if item.kind == "freeze"]
+    ratios = [(item.name, item.ratio) for item in frozen if item.ratio is not None]
     below = [name for name, ratio in ratios if ratio < 1]
     above = [name for name, ratio in ratios if ratio > 1]
     return (below[0], above[0]) if below and above else None

@@ -199,7 +199,7 @@ def _rewound(setup: Setup, start: Start, train: Train, listener: Listener, cours
 def _way(item: Branch) -> AbstractWay:
     if item.optimizer is None:
         return FreezePreconditioner(item.ratio)
-    return SwitchOptimizer(item.optimizer.build())
+    return SwitchOptimizer(item.optimizer.build(), item.ratio)
 
 
 def _measurable(

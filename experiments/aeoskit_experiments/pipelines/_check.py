@@ -146,8 +146,8 @@ def _check_length(train: Train) -> None:
         raise UserError("train lacks steps: give --steps or --epochs")
     if train.steps is not None and train.epochs is not None:
         raise UserError(
-            f"train: steps is {train.steps} and epochs is {train.epochs}, but either says how long: "
-            f"give one of them"
+            f"train: steps is {train.steps} and epochs is {train.epochs}, but either says how "
+            f"long: give one of them"
         )
     if train.sampling == "replacement" and train.batch is None:
         raise UserError(
@@ -200,7 +200,15 @@ def _check_branch(
                 f"a step"
             )
     if branch.optimizer is not None:
-        _build_optimizer(branch.optimizer, {})
+        built = _build_optimizer(branch.optimizer, {})
+        if branch.ratio is not None:
+            from aeoskit.optimizers import Sign
+
+            if isinstance(built.preconditioner_rule, Sign):
+                raise UserError(
+                    f"branch {branch.name}: {branch.optimizer.variant} has no threshold that ratio "
+                    f"could be one to: give its lr"
+                )
 
 
 def _check_batches(data: Choice, train: Train, probes: tuple[Track | TrackMultiplier, ...]) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.pipelines._options import Scalar
-from aeoskit_experiments.pipelines._registry import STAGES, options_for
+from aeoskit_experiments.pipelines._options import Scalar, spell
+from aeoskit_experiments.pipelines._registry import STAGES, check_variant, is_ours, options_for
 from aeoskit_experiments.pipelines._settings import (
-    SWITCHED,
     Branch,
     Choice,
     Freeze,
@@ -158,7 +157,7 @@ def _branch(experiment: Experiment, stage: Stage) -> Experiment:
         switch = Switch(**stage.settings)  # pyright: ignore[reportArgumentType]
         _check_switch(switch)
         name = switch.optimizer if switch.name is None else switch.name
-        made = Branch("switch", name, _moment(switch.at), switch.choice())
+        made = Branch("switch", name, _moment(switch.at), switch.choice(), switch.ratio)
     if not re.fullmatch(r"\w[\w.+-]{0,63}", made.name):
         raise UserError(
             f"{stage.label}: name is {made.name!r}, but it names a folder: use at most 64 letters, "
@@ -174,7 +173,18 @@ def _moment(at: Any) -> Any:
 
 
 def _check_switch(switch: Switch) -> None:
-    given = {name: getattr(switch, name) for name in SWITCHED if getattr(switch, name) is not None}
+    check_variant("optimizer", switch.optimizer)
+    if switch.ratio is not None and switch.lr is not None:
+        raise UserError(
+            f"branch switch: lr is {spell(switch.lr)} and ratio is {spell(switch.ratio)}, but the "
+            f"ratio sets the learning rate: give one of them"
+        )
+    if switch.ratio is not None and not is_ours(switch.optimizer):
+        raise UserError(
+            f"branch switch: ratio sets the learning rate of aeoskit's own optimizers, and "
+            f"{switch.optimizer} is not one: give its lr"
+        )
+    given = switch.given()
     takes = {option.name for option in options_for("optimizer", switch.optimizer)}
     for name in given:
         if name not in takes:

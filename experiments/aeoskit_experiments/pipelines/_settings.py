@@ -162,7 +162,7 @@ class Switch:
 
     Args:
         optimizer: Its name, as in the stage optimizer.
-        lr: Its learning rate, if it has one.
+        lr: Its learning rate, if it has one; either this or ratio.
         at: When: a step, start, or edge (the ratio to the threshold first reaches 0.9).
         name: The branch's name in the record; none takes the optimizer's.
         beta1: Its momentum, if it has one.
@@ -171,6 +171,8 @@ class Switch:
         weight_decay: Its decoupled weight decay, if it has one.
         form: Its form of momentum, if it has several.
         transform: Which one of optax's, if it is optax.
+        ratio: If given, the learning rate is set once, such that the ratio of λ₁(P⁻¹H) to the
+            threshold is this at the switch.
     """
 
     optimizer: str
@@ -183,12 +185,18 @@ class Switch:
     weight_decay: float | None = None
     form: str | None = None
     transform: str | None = None
+    ratio: float | None = None
+
+    def given(self) -> dict[str, Value]:
+        """The settings that were given; any learning rate, where the ratio will set it."""
+        given = {name: getattr(self, name) for name in SWITCHED if getattr(self, name) is not None}
+        return given if self.ratio is None else {"lr": 1.0, **given}
 
     def choice(self) -> Choice:
         """The optimizer with the settings that were given and its own defaults for the rest."""
         from aeoskit_experiments.pipelines._registry import options_for
 
-        given = {name: getattr(self, name) for name in SWITCHED if getattr(self, name) is not None}
+        given = self.given()
         defaults: dict[str, Value] = {
             option.name: option.default for option in options_for("optimizer", self.optimizer)
         }
@@ -207,7 +215,7 @@ class Branch:
         name: Its name in the record, different from every other's.
         at: A step (0 is the start), or "edge".
         optimizer: The optimizer it goes on with; None keeps the main one.
-        ratio: Of a freeze: the ratio to the threshold that the learning rate is set to; or None.
+        ratio: The ratio to the threshold that the learning rate is set to; None leaves it.
     """
 
     kind: str
