@@ -70,7 +70,8 @@ class FreezePreconditioner(AbstractWay):
         _check_ratio(self.ratio)
 
     def apply(self, trajectory: Trajectory, carry: Carry) -> tuple[Trajectory, Carry]:
-        optimizer, state = _frozen(trajectory, carry, _as_array(self.ratio))
+        ratio = None if self.ratio is None else _as_array(self.ratio)
+        optimizer, state = _frozen(trajectory, carry, ratio)
         lane = eqx.tree_at(lambda lane: lane.optimizer_state, carry.lane, state)
         return trajectory.with_optimizer(optimizer), Carry(step=carry.step, lane=lane)
 
@@ -185,9 +186,9 @@ def _check_ratio(ratio: float | None) -> None:
         )
 
 
-def _as_array(ratio: float | None) -> Float[Array, ""] | None:
+def _as_array(ratio: float) -> Float[Array, ""]:
     """An array, so that branches at several ratios are one program."""
-    return None if ratio is None else jnp.asarray(ratio, dtype=float)
+    return jnp.asarray(ratio, dtype=float)
 
 
 def _with_ratio(

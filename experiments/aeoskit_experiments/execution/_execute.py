@@ -14,7 +14,7 @@ from aeoskit.record import create_run, environment, lane_selection, read_run
 from aeoskit.trajectory import choose_mode
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments._supervise import tell_supervisor
-from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store
+from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store, Track
 
 from ._build import Setup, build, build_optimizer, is_raw
 from ._interrupt import Interrupt
@@ -314,7 +314,8 @@ def _asked(experiment: Experiment) -> dict[str, Any]:
         said |= {"epochs": train.epochs, "planned_steps": train.steps}
     if experiment.rewind is not None:
         said["rewound_to"] = experiment.rewind.at
-    sizes = {probe.variant: probe.examples for probe in experiment.probes if hasattr(probe, "k")}
+    tracks = [probe for probe in experiment.probes if isinstance(probe, Track)]
+    sizes = {track.variant: track.examples for track in tracks}
     if any(sizes.values()):
         # One number where the probes agree, one for each (None: all examples) where not.
         same = len(set(sizes.values())) == 1

@@ -128,6 +128,8 @@ def run_group(
                 waiting.remove(item)
                 checkpoints.keep(step, carry)
 
+    if course.checkpoint_every is not None:
+        checkpoints.keep(begin, carry)
     fixed = [item.at for item in branches if isinstance(item.at, int)]
     history = _History(setup.trajectory, carry)
     if setup.start is not None:

@@ -8,8 +8,15 @@ from typing import Any
 
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines._options import Scalar, spell
-from aeoskit_experiments.pipelines._registry import STAGES, check_variant, is_ours, options_for
+from aeoskit_experiments.pipelines._registry import (
+    STAGES,
+    check_variant,
+    function_of,
+    is_ours,
+    options_for,
+)
 from aeoskit_experiments.pipelines._settings import (
+    AnyTrack,
     Branch,
     Choice,
     Freeze,
@@ -18,8 +25,6 @@ from aeoskit_experiments.pipelines._settings import (
     Rewind,
     Store,
     Switch,
-    Track,
-    TrackMultiplier,
     Train,
 )
 from aeoskit_experiments.pipelines._stage import Stage, make_stage
@@ -77,7 +82,7 @@ class Experiment:
     model: Choice | None = None
     loss: Choice | None = None
     optimizer: Choice | None = None
-    probes: tuple[Track | TrackMultiplier, ...] = ()
+    probes: tuple[AnyTrack, ...] = ()
     train: Train | None = None
     rewind: Rewind | None = None
     branches: tuple[Branch, ...] = ()
@@ -139,8 +144,8 @@ def _plain(kind: Callable[..., Any]) -> Callable[[Experiment, Stage], Experiment
 
 
 def _track(experiment: Experiment, stage: Stage) -> Experiment:
-    kind = TrackMultiplier if stage.variant == "flip_multiplier" else Track
-    probe = kind(stage.variant, **stage.settings)  # pyright: ignore[reportArgumentType]
+    assert isinstance(stage.variant, str)  # held by make_stage
+    probe = function_of("track", stage.variant)(stage.variant, **stage.settings)
     if any(other.variant == probe.variant for other in experiment.probes):
         raise UserError(
             f"{stage.label} appears twice: track it once, with the smaller period and larger k"

@@ -128,6 +128,22 @@ class TrackMultiplier:
 
 
 @dataclasses.dataclass(frozen=True)
+class TrackError:
+    """What fraction of the data is told wrong, and of test rows the loss as well.
+
+    Args:
+        variant: On the test rows, or on the data that are trained on.
+        every: Steps between two evaluations.
+    """
+
+    variant: str
+    every: int = 50
+
+
+AnyTrack = Track | TrackMultiplier | TrackError
+
+
+@dataclasses.dataclass(frozen=True)
 class Rewind:
     """From a state of another run's main branch on; what is not named here is as it was there.
 
@@ -252,8 +268,8 @@ class Store:
         folder: This very folder, which must not exist yet; none makes a name.
         checkpoints: Whether to keep the state where a branch begins and where one ends, the main
             run included.
-        checkpoint_every: Keep that of the main run on its way too, at the end of the chunk in which
-            it passes a multiple of so many steps.
+        checkpoint_every: Keep that of the main run at its start and on its way too, at the end of
+            the chunk in which it passes a multiple of so many steps.
     """
 
     root: str = "runs"
