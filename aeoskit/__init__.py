@@ -72,6 +72,7 @@ from .optimizers import soap as soap
 from .optimizers import threshold_of as threshold_of
 from .optimizers import with_threshold as with_threshold
 from .probes import AbstractProbe as AbstractProbe
+from .probes import Evaluation as Evaluation
 from .probes import FlipMultiplier as FlipMultiplier
 from .probes import LossAndGradient as LossAndGradient
 from .probes import PreconditionedSharpness as PreconditionedSharpness

@@ -3,6 +3,7 @@
 from ._base import AbstractProbe as AbstractProbe
 from ._base import Measurement as Measurement
 from ._base import ProbeContext as ProbeContext
+from ._evaluation import Evaluation as Evaluation
 from ._loss import LossAndGradient as LossAndGradient
 from ._loss import StabilityThreshold as StabilityThreshold
 from ._multiplier import FlipMultiplier as FlipMultiplier

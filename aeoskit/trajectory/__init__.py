@@ -8,7 +8,6 @@ from ._branch import branch as branch
 from ._carry import AnyOptimizer as AnyOptimizer
 from ._carry import Carry as Carry
 from ._carry import Lane as Lane
-from ._carry import Sampling as Sampling
 from ._carry import Trajectory as Trajectory
 from ._carry import copy_tree as copy_tree
 from ._carry import stack_lanes as stack_lanes

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from aeoskit.linalg import Lanczos
 from aeoskit.optimizers import Optimizer, as_optimizer, freeze, with_threshold
-from aeoskit.probes import preconditioned_sharpness
+from aeoskit.probes import ProbeContext, preconditioned_sharpness
 
 from ._carry import AnyOptimizer, Carry, Lane, Trajectory, lane_axes
 from ._step import context_of
@@ -67,15 +67,10 @@ class FreezePreconditioner(AbstractWay):
     ratio: float | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
-        if self.ratio is not None and not 0 < self.ratio < math.inf:
-            raise ValueError(
-                f"ratio is {self.ratio}, but it is one of an eigenvalue to a threshold: pass a "
-                "number above 0, such as 0.99, or None to keep the learning rate."
-            )
+        _check_ratio(self.ratio)
 
     def apply(self, trajectory: Trajectory, carry: Carry) -> tuple[Trajectory, Carry]:
-        # An array: branches at several ratios are one program.
-        ratio = None if self.ratio is None else jnp.asarray(self.ratio, dtype=float)
+        ratio = None if self.ratio is None else _as_array(self.ratio)
         optimizer, state = _frozen(trajectory, carry, ratio)
         lane = eqx.tree_at(lambda lane: lane.optimizer_state, carry.lane, state)
         return trajectory.with_optimizer(optimizer), Carry(step=carry.step, lane=lane)
@@ -87,6 +82,14 @@ class SwitchOptimizer(AbstractWay):
     Args:
         optimizer: the optimizer to go on with, without a lane axis; where the run has no lanes also
             an optax transformation or an optimistix minimiser.
+        ratio: As for `FreezePreconditioner`: the learning rate is set such that this is the ratio
+            of `λ₁(P⁻¹H)` to the threshold at the switch, with the P of the first step to come;
+            that of `optimizer` is of no effect then.
+
+    Raises:
+        ValueError: a ratio that is not above 0, or one for an optimizer that is not aeoskit's.
+
+    Costs nothing; with a ratio one gradient and the products of a cold Lanczos run.
 
     Example:
         >>> import aeoskit as ak
@@ -95,6 +98,16 @@ class SwitchOptimizer(AbstractWay):
     """
 
     optimizer: AnyOptimizer = eqx.field(converter=as_optimizer)
+    ratio: float | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        _check_ratio(self.ratio)
+        if self.ratio is not None and not isinstance(self.optimizer, Optimizer):
+            raise ValueError(
+                f"ratio is {self.ratio}, and it sets the learning rate of aeoskit's optimizers, "
+                f"but this is {type(self.optimizer).__name__}: build it from aeoskit.optimizers, "
+                "or leave ratio out."
+            )
 
     def apply(self, trajectory: Trajectory, carry: Carry) -> tuple[Trajectory, Carry]:
         optimizer = self.optimizer
@@ -117,7 +130,12 @@ class SwitchOptimizer(AbstractWay):
             diverged_at=carry.lane.diverged_at,
             initial_loss=carry.lane.initial_loss,
         )
-        return trajectory.with_optimizer(optimizer), Carry(step=carry.step, lane=lane)
+        switched = trajectory.with_optimizer(optimizer)
+        start = Carry(step=carry.step, lane=lane)
+        if self.ratio is not None:
+            optimizer = _at_ratio(switched, start, _as_array(self.ratio))
+            switched = trajectory.with_optimizer(optimizer)
+        return switched, start
 
 
 def branch(
@@ -136,7 +154,8 @@ def branch(
     Raises:
         ValueError: no way was given.
 
-    Costs what its ways cost: one gradient for `FreezePreconditioner`, nothing for the others.
+    Costs what its ways cost: one gradient for `FreezePreconditioner`, a solve where a ratio is
+    asked for, nothing otherwise.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -159,6 +178,51 @@ def branch(
     return {name: way.apply(trajectory, carry) for name, way in ways.items()}
 
 
+def _check_ratio(ratio: float | None) -> None:
+    if ratio is not None and not 0 < ratio < math.inf:
+        raise ValueError(
+            f"ratio is {ratio}, but it is one of an eigenvalue to a threshold: pass a "
+            "number above 0, such as 0.99, or None to keep the learning rate."
+        )
+
+
+def _as_array(ratio: float) -> Float[Array, ""]:
+    """An array, so that branches at several ratios are one program."""
+    return jnp.asarray(ratio, dtype=float)
+
+
+def _with_ratio(
+    context: ProbeContext, optimizer: Optimizer, state: PyTree, ratio: Float[Array, ""]
+) -> Optimizer:
+    """The optimizer at the learning rate that has this ratio at the point."""
+    edge = preconditioned_sharpness(
+        context.objective,
+        context.params,
+        optimizer,
+        state,
+        grads=context.grads,
+        solver=Lanczos(rtol=RATIO_RTOL),
+        start=context.key,
+        driver="compiled",
+    )
+    return with_threshold(optimizer, edge.values[0] / ratio)
+
+
+@eqx.filter_jit
+def _at_ratio(trajectory: Trajectory, carry: Carry, ratio: Float[Array, ""]) -> Optimizer:
+    """The trajectory's optimizer at the learning rate that has this ratio, lane by lane."""
+
+    def one(optimizer: Optimizer, lane: Lane) -> Optimizer:
+        context = context_of(trajectory.single(optimizer), lane, carry.step, "compiled")
+        return _with_ratio(context, optimizer, lane.optimizer_state, ratio)
+
+    if trajectory.lanes is None:
+        return one(trajectory.optimizer, carry.lane)  # pyright: ignore[reportArgumentType]
+    return eqx.filter_vmap(one, in_axes=(lane_axes(trajectory.optimizer), 0))(
+        trajectory.optimizer, carry.lane
+    )
+
+
 @eqx.filter_jit
 def _frozen(trajectory: Trajectory, carry: Carry, ratio: Float[Array, ""] | None) -> PyTree:
     """The frozen optimizer and its state, lane by lane."""
@@ -173,17 +237,7 @@ def _frozen(trajectory: Trajectory, carry: Carry, ratio: Float[Array, ""] | None
         context = context_of(single, lane, carry.step, "compiled")
         frozen, state = freeze(optimizer, lane.optimizer_state, context.grads, context.params)
         if ratio is not None:
-            edge = preconditioned_sharpness(
-                context.objective,
-                context.params,
-                frozen,
-                state,
-                grads=context.grads,
-                solver=Lanczos(rtol=RATIO_RTOL),
-                start=context.key,
-                driver="compiled",
-            )
-            frozen = with_threshold(frozen, edge.values[0] / ratio)
+            frozen = _with_ratio(context, frozen, state, ratio)
         return frozen, state
 
     if trajectory.lanes is None:

@@ -1,7 +1,7 @@
 """The state of a training run as one pytree."""
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -18,7 +18,7 @@ from aeoskit.optimizers import (
 from aeoskit.probes import AbstractProbe
 
 AnyOptimizer = Optimizer | OptaxOptimizer | OptimistixOptimizer
-Sampling = Literal["shuffle", "replacement"]
+SAMPLINGS = ("shuffle", "replacement")
 
 
 class Lane(eqx.Module):
@@ -112,10 +112,10 @@ class Trajectory(eqx.Module):
     batch: int | None = eqx.field(static=True, default=None)
     lanes: int | None = eqx.field(static=True, default=None)
     divergence_factor: float = eqx.field(static=True, default=1e6)
-    sampling: Sampling = eqx.field(static=True, default="shuffle")
+    sampling: str = eqx.field(static=True, default="shuffle")
 
     def __check_init__(self):
-        if self.sampling not in get_args(Sampling):
+        if self.sampling not in SAMPLINGS:
             raise ValueError(f"sampling is {self.sampling!r}; pass 'shuffle' or 'replacement'.")
         if self.sampling == "replacement" and self.batch is None:
             raise ValueError(

@@ -11,7 +11,7 @@ from aeoskit.linalg import tree_norm
 from aeoskit.optimizers import OptimistixOptimizer, apply_updates
 from aeoskit.probes import AbstractProbe, Measurement, ProbeContext
 
-from ._carry import Lane, Sampling, Trajectory
+from ._carry import Lane, Trajectory
 
 
 def batch_indices(
@@ -19,7 +19,7 @@ def batch_indices(
     step: Int[Array, ""],
     examples: int,
     batch: int,
-    sampling: Sampling = "shuffle",
+    sampling: str = "shuffle",
 ) -> Int[Array, " batch"]:
     """The examples of a step: of a shuffled epoch, or each of them drawn from all.
 

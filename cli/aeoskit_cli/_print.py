@@ -27,6 +27,9 @@ _KNOWN = {
     "epochs",
     "planned_steps",
     "probe_examples",
+    "test_error",
+    "test_loss",
+    "train_error",
     "rewound_to",
     "diverged_at",
     "result",
@@ -310,6 +313,9 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
         ("final_loss", "loss\nfinal", False),
         ("matvecs", "products\nH·v", False),
     ]
+    for key in ("train_error", "test_error"):
+        if any(row.get(key) is not None for row in rows):
+            found.append((key, key.replace("_", "\n"), False))
     if any("multiplier" in row for row in rows):
         # The two ratios are to be compared; what the width has no room for is in the record.
         found = [item for item in found if item[0] not in _MULTIPLIERS]

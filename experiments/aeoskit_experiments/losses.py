@@ -1,5 +1,8 @@
 """Losses of a model's outputs, one number an example, and what is read off the outputs besides."""
 
+from typing import Any
+
+import einops
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -10,6 +13,31 @@ from aeoskit.objective import SoftmaxCrossEntropy, SquaredError
 # cross-entropy is the mean over all of them.
 mse = SquaredError()
 cross_entropy = SoftmaxCrossEntropy()
+
+
+def misclassified(outputs: Array, targets: Any) -> Any:
+    """Where the largest output is not the label's: a loss whose mean is the error.
+
+    Args:
+        outputs: the model's outputs, classes last.
+        targets: one-hot labels of the outputs' shape, or labels as whole numbers, one for each row
+            or token; or a pair of labels and weights, 0 where nothing is to be told.
+
+    Returns:
+        The fraction that is wrong of each example, `(n,)`; of a pair its sum and its weight.
+
+    >>> misclassified(jnp.eye(2), jnp.array([[1.0, 0.0], [1.0, 0.0]])).tolist()
+    [0.0, 1.0]
+    >>> misclassified(jnp.eye(2), (jnp.array([0, 0]), jnp.array([1.0, 3.0])))
+    (Array(3., dtype=float32), Array(4., dtype=float32))
+    """
+    labels, weights = targets if isinstance(targets, tuple) else (targets, None)
+    if labels.shape == outputs.shape:
+        labels = jnp.argmax(labels, axis=-1)
+    wrong = (jnp.argmax(outputs, axis=-1) != labels).astype(outputs.dtype)
+    if weights is not None:
+        return jnp.sum(weights * wrong), jnp.sum(weights)
+    return einops.reduce(wrong, "n ... -> n", "mean")
 
 
 def accuracy(

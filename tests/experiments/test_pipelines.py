@@ -24,6 +24,7 @@ from aeoskit_experiments.pipelines import (
     parse,
     pipe,
     plot,
+    rewind,
     store,
     track,
     train,
@@ -43,6 +44,7 @@ BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "k": st.integers(1, 3),
     "at": st.one_of(st.sampled_from(["edge", "start"]), st.integers(0, 50)),
     "optimizer": st.just("adam"),
+    "run": st.sampled_from(["runs/one", "a b", "train"]),
     "form": st.sampled_from(["ema", "polyak"]),
     "folder": st.one_of(st.none(), st.text("ab, -'\"=", min_size=1, max_size=5)),
     "root": st.sampled_from(["runs", "train", "--lr", "a b", "none", "it's"]),
@@ -83,6 +85,8 @@ def stages(draw: st.DrawFn) -> tuple[str, str | None, dict[str, Any]]:
         for option in OPTIONS[name, variant]
         if option.required or draw(st.booleans())
     }
+    if name == "rewind" and said.get("at") == "start":
+        said["at"] = "edge"  # a branch's start is the step that is rewound to
     return name, variant, said
 
 
@@ -256,6 +260,8 @@ def test_swept_options_of_one_name_get_distinct_coordinates() -> None:
         (lambda: train(10, mode="fast"), "one of auto, scan, host"),
         (lambda: branch("switch", optimizer="momentum", lr=-1), "branch switch: lr is -1"),
         (lambda: branch("freeze", at="egde"), "give a step, start or edge"),
+        (lambda: rewind("runs/one", at="start"), "rewind: at is 'start': give a step or edge"),
+        (lambda: optimizer("bfgs", warmup=3), "unknown option 'warmup'"),
         (lambda: make_stage("model", ["mlp", "cnn"], {}), "only an optimizer's can be swept"),
         (lambda: make_stage("store", None, {"root": ["a", "b"]}), "cannot be swept"),
         (lambda: pipe(name="a/b"), "name is 'a/b'"),
@@ -280,6 +286,22 @@ def test_a_stage_refuses(make: Any, says: str) -> None:
         ({"train": train(100, batch=501)}, "batch is 501, but the data has only 500"),
         ({"train": train(100, batch=[16, 501])}, "batch is 501"),
         ({"train": train(100, batch=16, microbatch=501)}, "microbatch is 501, but the data has"),
+        ({"train": train()}, "train lacks steps: give --steps or --epochs"),
+        ({"train": train(100, epochs=3)}, "steps is 100 and epochs is 3"),
+        ({"train": train(epochs=3, batch=200)}, "every is 10, but training has only 6 steps"),
+        ({"train": train(100, sampling="replacement")}, "sampling is replacement, but without a"),
+        (
+            {"track": track("sharpness", examples=501)},
+            "track sharpness: examples is 501, but the data has only 500",
+        ),
+        (
+            {"b": branch("switch", optimizer="momentum", lr=1, ratio=0.9, at=3)},
+            "lr is 1 and ratio is 0.9",
+        ),
+        ({"b": branch("switch", optimizer="lion", ratio=0.9, at=3)}, "lion has no threshold"),
+        ({"b": branch("switch", optimizer="lbfgs", ratio=0.9, at=3)}, "lbfgs is not one"),
+        ({"b": branch("switch", optimizer="momentum", at=3)}, "lacks lr"),
+        ({"track": track("test_error"), "b": branch("freeze")}, "nothing is tracked"),
         ({"track": track("sharpness", k=10)}, "raise basis to 26"),
         ({"track": track("sharpness"), "b": branch("freeze")}, "add `track preconditioned_sharp"),
         ({"b": branch("freeze", name="a/b", at=3)}, "name is 'a/b', but it names a folder"),

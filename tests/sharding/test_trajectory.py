@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
@@ -47,7 +48,12 @@ def assert_same(one, other):
 RUNS = {
     "adam": (ak.adam(1e-2), {}, ("data=4", {}), "scan"),
     "rmsprop": (ak.rmsprop(1e-2), {}, ("data=2,model=2", {"params": "sharded"}), "host"),
-    "minibatches": (ak.adam(1e-2), {"batch": 5}, ("data=2", {"params": "sharded"}), "scan"),
+    "minibatches": (
+        ak.adam(1e-2),
+        {"batch": 5, "sampling": "replacement"},
+        ("data=2", {"params": "sharded"}),
+        "scan",
+    ),
 }
 
 
@@ -56,10 +62,14 @@ def test_a_run(x64, name):
     optimizer, options, (spec, how), mode = RUNS[name]
     objective = cases.make_case("per_example", 11).objective
     placed = objective.place(Placement(make_mesh(spec), **how))
-    probes = {"loss": ak.LossAndGradient()}
+
+    def probes(of):
+        some = of.on_batch(jnp.array([1, 4, 9]))
+        return {"loss": ak.LossAndGradient(), "some": ak.Evaluation({"some": some}, every=4)}
+
     assert_same(
-        train(objective, optimizer, probes, mode, **options),
-        train(placed, optimizer, probes, mode, **options),
+        train(objective, optimizer, probes(objective), mode, **options),
+        train(placed, optimizer, probes(placed), mode, **options),
     )
 
 

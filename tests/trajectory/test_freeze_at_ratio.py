@@ -1,15 +1,23 @@
-"""Branches on which P is frozen at a given ratio of `λ₁(P⁻¹H)` to the threshold."""
+"""Branches that begin at a given ratio of `λ₁(P⁻¹H)` to the threshold."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from aeoskit.linalg import Dense
 from aeoskit.objective import Objective
-from aeoskit.optimizers import LinearWarmup, adam, adamw, gradient_descent
+from aeoskit.optimizers import LinearWarmup, adam, adamw, from_optax, gradient_descent, momentum
 from aeoskit.probes import LossAndGradient, PreconditionedSharpness, StabilityThreshold
-from aeoskit.trajectory import FreezePreconditioner, Trajectory, branch, stack_lanes, stream
+from aeoskit.trajectory import (
+    FreezePreconditioner,
+    SwitchOptimizer,
+    Trajectory,
+    branch,
+    stack_lanes,
+    stream,
+)
 
 STEPS = 800
 RATIOS = {"below": 0.98, "above": 1.02}
@@ -55,6 +63,21 @@ def test_a_schedule_is_left_alone_without_a_ratio():
     way, start = branch(trajectory, carry, {"held": FreezePreconditioner()})["held"]
     state = start.lane.optimizer_state
     assert float(way.optimizer.threshold(state)) == pytest.approx(38 * 50 / 0.1, rel=1e-5)
+
+
+def test_another_optimizer_begins_at_the_ratio():
+    """In lanes that are elsewhere: of a quadratic every one has its edge at the same rate."""
+    trajectory = Trajectory(OBJECTIVE, stack_lanes([adam(0.03), adam(0.1)]), PROBES, lanes=2)
+    carry = trajectory.init(jnp.ones((3, 2)), jax.random.key(0))
+    way, start = branch(trajectory, carry, {"x": SwitchOptimizer(momentum(7.0), 0.9)})["x"]
+    rates = jax.vmap(lambda o, s: o.learning_rate(s))(way.optimizer, start.lane.optimizer_state)
+    # The largest curvature is that of the mean over three rows, 1, and 38 / η is to be 1 / 0.9.
+    np.testing.assert_allclose(rates, np.full(2, 38 * 0.9), rtol=1e-3)
+
+
+def test_a_ratio_is_for_optimizers_of_ours():
+    with pytest.raises(ValueError, match="this is OptaxOptimizer"):
+        SwitchOptimizer(from_optax(optax.sgd(0.1)), 0.9)
 
 
 def test_at_a_maximum_there_is_no_rate():

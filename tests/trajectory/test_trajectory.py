@@ -258,17 +258,50 @@ def test_minibatches_are_epochs_without_replacement(problem):
     assert not np.array_equal(first, second)
 
 
-def test_minibatch_steps_use_the_batch_and_probes_the_whole_data(problem):
+def test_minibatches_with_replacement_are_drawn_anew_at_each_step():
+    from aeoskit.trajectory._step import batch_indices
+
+    def draw(step, key=0):
+        key = jax.random.key(key)
+        return np.asarray(batch_indices(key, jnp.asarray(step), 10, 40, "replacement"))
+
+    drawn = np.concatenate([draw(step) for step in range(100)])
+    # Each as often as the others: 400 times of 4000, give or take 19.
+    assert np.bincount(drawn, minlength=10).min() > 320
+    assert np.bincount(drawn).max() < 480
+    np.testing.assert_array_equal(draw(7), draw(7))
+    assert not np.array_equal(draw(7), draw(8))
+    assert not np.array_equal(draw(7), draw(7, key=1))
+
+
+def test_minibatch_steps_use_the_batch_and_probes_the_whole_data_or_a_fixed_part(problem):
     objective, params = problem
+    part = jnp.arange(3, 15)
     trajectory = Trajectory(
-        objective, gradient_descent(0.01), {"loss": LossAndGradient(), "raw": Sharpness()}, batch=5
+        objective,
+        gradient_descent(0.01),
+        {
+            "loss": LossAndGradient(),
+            "raw": Sharpness(),
+            # Of gradient descent P is one.
+            "part": PreconditionedSharpness(objective=objective.on_batch(part)),
+        },
+        # As many as there are, but with replacement: not the data themselves.
+        batch=30,
+        sampling="replacement",
     )
     rows, _, _ = collect(trajectory, trajectory.init(params, jax.random.key(1)), 3)
     assert abs(rows["loss"][0, 0] - float(objective.value(params))) > 1e-4
     flat, rebuild = ravel_pytree(params)
-    dense = jax.hessian(lambda flat: objective.value(rebuild(flat)))(flat)
-    top = np.linalg.eigvalsh(np.asarray(dense, np.float64))[-1]
-    np.testing.assert_allclose(rows["sharpness"][0, 0, 0], top, rtol=1e-3)
+
+    def top(of):
+        dense = jax.hessian(lambda flat: of.value(rebuild(flat)))(flat)
+        return np.linalg.eigvalsh(np.asarray(dense, np.float64))[-1]
+
+    np.testing.assert_allclose(rows["sharpness"][0, 0, 0], top(objective), rtol=1e-3)
+    np.testing.assert_allclose(
+        rows["preconditioned_sharpness"][0, 0, 0], top(objective.on_batch(part)), rtol=1e-3
+    )
 
 
 class TestBranches:
@@ -347,6 +380,12 @@ class TestBadInput:
     def test_a_batch_larger_than_the_data(self, problem):
         with pytest.raises(ValueError, match=r"batch is 31, but the data has 30"):
             Trajectory(problem[0], adam(1e-2), {}, batch=31)
+
+    def test_sampling_without_a_batch_or_of_no_kind(self, problem):
+        with pytest.raises(ValueError, match=r"but batch is None"):
+            Trajectory(problem[0], adam(1e-2), {}, sampling="replacement")
+        with pytest.raises(ValueError, match="'shuffle' or 'replacement'"):
+            Trajectory(problem[0], adam(1e-2), {}, batch=3, sampling="bootstrap")
 
     def test_lanes_that_the_optimizer_does_not_have(self, problem):
         with pytest.raises(ValueError, match="stack_lanes"):

@@ -1,10 +1,13 @@
 """From declarations to arrays: the data, the model, the objective and the trajectory of a group."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
@@ -21,14 +24,27 @@ from aeoskit.objective import Objective
 from aeoskit.optimizers import Frozen, Identity, OptimistixOptimizer, Optimizer, Sign
 from aeoskit.probes import (
     AbstractProbe,
+    Evaluation,
     FlipMultiplier,
     LossAndGradient,
     PreconditionedSharpness,
     Sharpness,
     StabilityThreshold,
 )
+from aeoskit.sharding import Placement
 from aeoskit.trajectory import AnyOptimizer, Carry, Trajectory, stack_lanes
-from aeoskit_experiments.pipelines import Choice, Experiment, Track, TrackMultiplier, Train
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.data import AnyDataset, Dataset
+from aeoskit_experiments.losses import misclassified
+from aeoskit_experiments.pipelines import (
+    AnyTrack,
+    Choice,
+    Experiment,
+    Track,
+    TrackError,
+    TrackMultiplier,
+    Train,
+)
 from aeoskit_experiments.pipelines._check import check_probe_batch, check_steps
 
 from ._place import placement_of
@@ -99,10 +115,17 @@ def build(experiment: Experiment) -> Setup:
         experiment = dataclasses.replace(experiment, rewind=rewind)
     check_steps(experiment, steps)
     _check_metrics(experiment, main)
+    means = functools.partial(
+        evaluated, dataset, network.apply, loss.function, train.microbatch, placement
+    )
+
+    def made(tracks: tuple[AnyTrack, ...]) -> dict[str, AbstractProbe]:
+        return build_probes(tracks, objective, _whole(train.seed), means)
+
     trajectory = Trajectory(
         objective=objective,
         optimizer=main,
-        probes=build_probes(experiment.probes, objective, _whole(train.seed)),
+        probes=made(experiment.probes),
         batch=train.batch,
         sampling=train.sampling,
         lanes=len(lanes) if len(lanes) > 1 else None,
@@ -113,8 +136,7 @@ def build(experiment: Experiment) -> Setup:
     if past is not None:
         theirs, like = trajectory, carry
         if past.experiment.probes != experiment.probes:
-            probes = build_probes(past.experiment.probes, objective, _whole(train.seed))
-            theirs = dataclasses.replace(trajectory, probes=probes)
+            theirs = dataclasses.replace(trajectory, probes=made(past.experiment.probes))
             like = theirs.init(params, key)
         before = set(past.experiment.probes)
         lost = {probe.variant for probe in experiment.probes if probe not in before}
@@ -194,8 +216,63 @@ def probe_batch(objective: Objective, examples: int, seed: int) -> Objective:
     )
 
 
+def evaluated(
+    dataset: AnyDataset,
+    model: Callable[..., Any],
+    loss: Callable[..., Any],
+    microbatch: int | None,
+    placement: Placement | None,
+    variant: str,
+) -> dict[str, Objective]:
+    """What `track test_error` or `track train_error` evaluates, by name.
+
+    Raises:
+        UserError: If there are no test rows, or no classes that one could be wrong about.
+    """
+    rows = (dataset.inputs, dataset.targets)
+    losses = {"train_error": misclassified}
+    if variant == "test_error":
+        losses = {"test_error": misclassified, "test_loss": loss}
+        if not isinstance(dataset, Dataset) or dataset.test_inputs is None:
+            raise UserError(
+                "track test_error: the data have no test rows: give them some where they take the "
+                "option --test, or track train_error"
+            )
+        rows = (dataset.test_inputs, dataset.test_targets)
+    if isinstance(dataset, Dataset) and not _one_hot(dataset.targets):
+        raise UserError(
+            f"track {variant}: the data have targets that are no classes, and nothing is right or "
+            f"wrong: leave it out, since the loss says how close they are"
+        )
+    if placement is not None:
+        rows = jax.tree.map(np.asarray, rows)
+    size = len(jax.tree.leaves(rows)[0])
+    return {
+        name: Objective.from_model(
+            model,
+            function,
+            rows,
+            microbatch=None if microbatch is None else min(microbatch, size),
+            placement=placement,
+        )
+        for name, function in losses.items()
+    }
+
+
+def _one_hot(targets: Any) -> bool:
+    if targets.shape[-1] < 2:
+        return False
+    if isinstance(targets, jax.core.Tracer):
+        return True  # a plan has shapes only
+    rows = np.asarray(targets)
+    return bool(((rows == 0) | (rows == 1)).all() and (rows.sum(-1) == 1).all())
+
+
 def build_probes(
-    tracks: tuple[Track | TrackMultiplier, ...], objective: Objective, seed: int
+    tracks: tuple[AnyTrack, ...],
+    objective: Objective,
+    seed: int,
+    means: Callable[[str], dict[str, Objective]],
 ) -> dict[str, AbstractProbe]:
     """The probes: what is tracked, and always the loss, the gradient norm and the threshold.
 
@@ -203,6 +280,7 @@ def build_probes(
         tracks: what is tracked.
         objective: the loss on all of the data.
         seed: that of train, which draws the probe batch.
+        means: `evaluated`, of the test rows or of the training data.
     """
     kinds: dict[str, Any] = {
         "sharpness": Sharpness,
@@ -217,6 +295,9 @@ def build_probes(
         if isinstance(track, TrackMultiplier):
             arnoldi = Arnoldi(basis=track.basis, rtol=track.rtol)
             probes[track.variant] = FlipMultiplier(every=track.every, solver=arnoldi)
+            continue
+        if isinstance(track, TrackError):
+            probes[track.variant] = Evaluation(objectives=means(track.variant), every=track.every)
             continue
         solver, size, batch = _solver(track), track.examples, None
         if size is not None:

@@ -15,7 +15,7 @@ from aeoskit.trajectory import choose_mode
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments._supervise import tell_supervisor
 from aeoskit_experiments.catalog import provenance
-from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store
+from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store, Track
 
 from ._build import Setup, build, build_optimizer, is_raw
 from ._draw import draw, figure_kind
@@ -28,6 +28,7 @@ from ._rewind import with_past
 from ._room import make_room
 from ._run import Course, run_group
 from ._summary import (
+    measured,
     multiplier_rows,
     ratio_curve,
     summarize_advance,
@@ -305,7 +306,14 @@ def _summaries(
             for lane in experiment.lanes():
                 coordinates = {**values, **lane}
                 row = {"branch": name, **_said(experiment, name, lane, coordinates)}
-                row |= summarize_run(select(dataset, name, coordinates), raw)
+                part = select(dataset, name, coordinates)
+                if any(
+                    item.name == name and item.ratio is not None for item in experiment.branches
+                ):
+                    # It was set there.
+                    rates = measured(part, "learning_rate")[1]
+                    row["lr"] = float(rates[-1]) if rates.size else None
+                row |= summarize_run(part, raw)
                 found.append(row | _asked(experiment))
     return found
 
@@ -318,7 +326,8 @@ def _asked(experiment: Experiment) -> dict[str, Any]:
         said |= {"epochs": train.epochs, "planned_steps": train.steps}
     if experiment.rewind is not None:
         said["rewound_to"] = experiment.rewind.at
-    sizes = {probe.variant: probe.examples for probe in experiment.probes if hasattr(probe, "k")}
+    tracks = [probe for probe in experiment.probes if isinstance(probe, Track)]
+    sizes = {track.variant: track.examples for track in tracks}
     if any(sizes.values()):
         # One number where the probes agree, one for each (None: all examples) where not.
         same = len(set(sizes.values())) == 1
@@ -366,7 +375,8 @@ def _switched(experiment: Experiment, branch: str) -> bool:
 
 def _sides(experiment: Experiment) -> tuple[str, str] | None:
     """The first branches that are frozen below and above the threshold, if there are both."""
-    ratios = [(item.name, item.ratio) for item in experiment.branches if item.ratio is not None]
+    frozen = [item for item in experiment.branches if item.kind == "freeze"]
+    ratios = [(item.name, item.ratio) for item in frozen if item.ratio is not None]
     below = [name for name, ratio in ratios if ratio < 1]
     above = [name for name, ratio in ratios if ratio > 1]
     return (below[0], above[0]) if below and above else None

@@ -89,8 +89,8 @@ def find_past(rewind: Rewind, raw: bool) -> Past:
         at = rewind.at
     elif old.rewind is not None:
         raise UserError(
-            f"rewind: at is edge, but the run {rewind.run} is rewound itself, and its record begins "
-            f"in the middle: give a step"
+            f"rewind: at is edge, but the run {rewind.run} is rewound itself, and its record "
+            f"begins in the middle: give a step"
         )
     else:
         at = _edge(main, old, end, raw)
@@ -137,8 +137,8 @@ def _checkpoint(run: Run, at: int) -> int:
     if not early:
         found = f"the first one is at step {there[0]}" if there else "it has none"
         raise UserError(
-            f"rewind: the run {run.path} has no checkpoint of step {at} or before ({found}): run it "
-            f"with `store --checkpoint-every {max(1, at)}`"
+            f"rewind: the run {run.path} has no checkpoint of step {at} or before ({found}): "
+            f"run it with `store --checkpoint-every {max(1, at)}`"
             + (f", or give a step from {there[0]} on" if there else "")
         )
     return early[-1]

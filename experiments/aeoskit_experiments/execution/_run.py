@@ -128,6 +128,8 @@ def run_group(
                 waiting.remove(item)
                 checkpoints.keep(step, carry)
 
+    if course.checkpoint_every is not None:
+        checkpoints.keep(begin, carry)
     fixed = [item.at for item in branches if isinstance(item.at, int)]
     history = _History(setup.trajectory, carry)
     if setup.start is not None:
@@ -199,7 +201,7 @@ def _rewound(setup: Setup, start: Start, train: Train, listener: Listener, cours
 def _way(item: Branch) -> AbstractWay:
     if item.optimizer is None:
         return FreezePreconditioner(item.ratio)
-    return SwitchOptimizer(item.optimizer.build())
+    return SwitchOptimizer(item.optimizer.build(), item.ratio)
 
 
 def _measurable(

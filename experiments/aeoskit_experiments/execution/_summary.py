@@ -75,7 +75,8 @@ def summarize_run(dataset: xr.Dataset, raw: bool) -> dict[str, Any]:
         `preconditioned_sharpness` (medians over the last fifth), `matvecs` (products spent),
         `unconverged` (measurements whose residual missed the tolerance), `steps`, `diverged_at`;
         where it was tracked, `multiplier` and `equivalent_ratio` (medians over the last fifth) and
-        `reached` (whether that ratio is at least 0.85: the run ends at the edge).
+        `reached` (whether that ratio is at least 0.85: the run ends at the edge), `test_error`,
+        `test_loss` and `train_error` (medians over the last fifth; None if it diverged).
     """
     loss_steps, loss = measured(dataset, "loss")
     _, thresholds = measured(dataset, "threshold")
@@ -95,6 +96,9 @@ def summarize_run(dataset: xr.Dataset, raw: bool) -> dict[str, Any]:
             summary[name] = float(np.median(values[last_fifth(at)]))
             matvecs += int(measured(dataset, f"{name}_matvecs")[1].sum())
             unconverged += int((measured(dataset, f"{name}_converged")[1] == 0).sum())
+    for name in ("test_error", "test_loss", "train_error"):
+        if name in dataset:
+            summary[name] = _hovering(*measured(dataset, name), diverged_at)
     at, values = measured(dataset, "multiplier")
     if values.size:
         summary["multiplier"] = _hovering(at, values, diverged_at)

@@ -17,6 +17,7 @@ from aeoskit_experiments.pipelines._registry import StageKind as StageKind
 from aeoskit_experiments.pipelines._registry import describe as describe
 from aeoskit_experiments.pipelines._registry import is_ours as is_ours
 from aeoskit_experiments.pipelines._registry import options_for as options_for
+from aeoskit_experiments.pipelines._settings import AnyTrack as AnyTrack
 from aeoskit_experiments.pipelines._settings import Branch as Branch
 from aeoskit_experiments.pipelines._settings import Choice as Choice
 from aeoskit_experiments.pipelines._settings import Place as Place
@@ -24,6 +25,7 @@ from aeoskit_experiments.pipelines._settings import Plot as Plot
 from aeoskit_experiments.pipelines._settings import Rewind as Rewind
 from aeoskit_experiments.pipelines._settings import Store as Store
 from aeoskit_experiments.pipelines._settings import Track as Track
+from aeoskit_experiments.pipelines._settings import TrackError as TrackError
 from aeoskit_experiments.pipelines._settings import TrackMultiplier as TrackMultiplier
 from aeoskit_experiments.pipelines._settings import Train as Train
 from aeoskit_experiments.pipelines._stage import Stage as Stage

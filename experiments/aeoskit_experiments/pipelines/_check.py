@@ -9,16 +9,18 @@ from aeoskit_experiments.pipelines._experiment import Experiment
 from aeoskit_experiments.pipelines._options import spell
 from aeoskit_experiments.pipelines._registry import STAGES, is_ours
 from aeoskit_experiments.pipelines._settings import (
+    AnyTrack,
     Branch,
     Choice,
     Track,
-    TrackMultiplier,
+    TrackError,
     Train,
 )
 
 OF_TOKENS = ("markov", "tokens")
 OF_NUMBERS = ("chebyshev", "quadratic")
 MINIMISERS = ("bfgs", "lbfgs", "nonlinear_cg")
+_ERRORS = ("test_error", "train_error")
 
 
 def check(experiment: Experiment) -> None:
@@ -129,7 +131,7 @@ def _check_loss(data: Choice, loss: Choice) -> None:
 
 
 def _check_measurable(probe: str, optimizer: str) -> None:
-    if optimizer in MINIMISERS and probe != "sharpness":
+    if optimizer in MINIMISERS and probe not in ("sharpness", *_ERRORS):
         raise UserError(
             f"track {probe}: {optimizer} is a minimiser with a line search, which has neither a "
             f"preconditioner nor a threshold: track sharpness"
@@ -152,8 +154,8 @@ def _check_length(train: Train) -> None:
         raise UserError("train lacks steps: give --steps or --epochs")
     if train.steps is not None and train.epochs is not None:
         raise UserError(
-            f"train: steps is {train.steps} and epochs is {train.epochs}, but either says how long: "
-            f"give one of them"
+            f"train: steps is {train.steps} and epochs is {train.epochs}, but either says how "
+            f"long: give one of them"
         )
     if train.sampling == "replacement" and train.batch is None:
         raise UserError(
@@ -162,8 +164,8 @@ def _check_length(train: Train) -> None:
         )
 
 
-def _check_probe(probe: Track | TrackMultiplier) -> None:
-    if isinstance(probe, TrackMultiplier):
+def _check_probe(probe: AnyTrack) -> None:
+    if not isinstance(probe, Track):
         return
     least = least_basis(probe.k)
     if probe.basis < least:
@@ -175,11 +177,11 @@ def _check_probe(probe: Track | TrackMultiplier) -> None:
 
 def _check_branch(
     branch: Branch,
-    probes: tuple[Track | TrackMultiplier, ...],
+    probes: tuple[AnyTrack, ...],
     main: Choice,
     optimizer: Any,
 ) -> None:
-    tracked = {probe.variant for probe in probes}
+    tracked = {probe.variant for probe in probes if not isinstance(probe, TrackError)}
     if branch.kind == "freeze" and not is_ours(main.variant):
         raise UserError(
             f"branch {branch.name}: freeze holds the preconditioner of aeoskit's own optimizers, "
@@ -206,10 +208,18 @@ def _check_branch(
                 f"a step"
             )
     if branch.optimizer is not None:
-        _build_optimizer(branch.optimizer, {})
+        built = _build_optimizer(branch.optimizer, {})
+        if branch.ratio is not None:
+            from aeoskit.optimizers import Sign
+
+            if isinstance(built.preconditioner_rule, Sign):
+                raise UserError(
+                    f"branch {branch.name}: {branch.optimizer.variant} has no threshold that ratio "
+                    f"could be one to: give its lr"
+                )
 
 
-def _check_batches(data: Choice, train: Train, probes: tuple[Track | TrackMultiplier, ...]) -> None:
+def _check_batches(data: Choice, train: Train, probes: tuple[AnyTrack, ...]) -> None:
     examples = data.settings.get("examples")
     if not isinstance(examples, int):
         return

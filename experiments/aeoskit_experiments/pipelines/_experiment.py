@@ -7,10 +7,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.pipelines._options import Scalar
-from aeoskit_experiments.pipelines._registry import STAGES, options_for
+from aeoskit_experiments.pipelines._options import Scalar, spell
+from aeoskit_experiments.pipelines._registry import (
+    STAGES,
+    check_variant,
+    function_of,
+    is_ours,
+    options_for,
+)
 from aeoskit_experiments.pipelines._settings import (
-    SWITCHED,
+    AnyTrack,
     Branch,
     Choice,
     Freeze,
@@ -19,8 +25,6 @@ from aeoskit_experiments.pipelines._settings import (
     Rewind,
     Store,
     Switch,
-    Track,
-    TrackMultiplier,
     Train,
 )
 from aeoskit_experiments.pipelines._stage import Stage, make_stage
@@ -78,7 +82,7 @@ class Experiment:
     model: Choice | None = None
     loss: Choice | None = None
     optimizer: Choice | None = None
-    probes: tuple[Track | TrackMultiplier, ...] = ()
+    probes: tuple[AnyTrack, ...] = ()
     train: Train | None = None
     rewind: Rewind | None = None
     branches: tuple[Branch, ...] = ()
@@ -140,8 +144,8 @@ def _plain(kind: Callable[..., Any]) -> Callable[[Experiment, Stage], Experiment
 
 
 def _track(experiment: Experiment, stage: Stage) -> Experiment:
-    kind = TrackMultiplier if stage.variant == "flip_multiplier" else Track
-    probe = kind(stage.variant, **stage.settings)  # pyright: ignore[reportArgumentType]
+    assert isinstance(stage.variant, str)  # held by make_stage
+    probe = function_of("track", stage.variant)(stage.variant, **stage.settings)
     if any(other.variant == probe.variant for other in experiment.probes):
         raise UserError(
             f"{stage.label} appears twice: track it once, with the smaller period and larger k"
@@ -158,7 +162,7 @@ def _branch(experiment: Experiment, stage: Stage) -> Experiment:
         switch = Switch(**stage.settings)  # pyright: ignore[reportArgumentType]
         _check_switch(switch)
         name = switch.optimizer if switch.name is None else switch.name
-        made = Branch("switch", name, _moment(switch.at), switch.choice())
+        made = Branch("switch", name, _moment(switch.at), switch.choice(), switch.ratio)
     if not re.fullmatch(r"\w[\w.+-]{0,63}", made.name):
         raise UserError(
             f"{stage.label}: name is {made.name!r}, but it names a folder: use at most 64 letters, "
@@ -174,7 +178,18 @@ def _moment(at: Any) -> Any:
 
 
 def _check_switch(switch: Switch) -> None:
-    given = {name: getattr(switch, name) for name in SWITCHED if getattr(switch, name) is not None}
+    check_variant("optimizer", switch.optimizer)
+    if switch.ratio is not None and switch.lr is not None:
+        raise UserError(
+            f"branch switch: lr is {spell(switch.lr)} and ratio is {spell(switch.ratio)}, but the "
+            f"ratio sets the learning rate: give one of them"
+        )
+    if switch.ratio is not None and not is_ours(switch.optimizer):
+        raise UserError(
+            f"branch switch: ratio sets the learning rate of aeoskit's own optimizers, and "
+            f"{switch.optimizer} is not one: give its lr"
+        )
+    given = switch.given()
     takes = {option.name for option in options_for("optimizer", switch.optimizer)}
     for name in given:
         if name not in takes:

@@ -158,7 +158,8 @@ STAGES: dict[str, StageKind] = {
             "track",
             "what to measure on the way (loss and gradient norm always are)",
             variants=dict.fromkeys(("preconditioned_sharpness", "sharpness"), f"{_SETTINGS}:Track")
-            | {"flip_multiplier": f"{_SETTINGS}:TrackMultiplier"},
+            | {"flip_multiplier": f"{_SETTINGS}:TrackMultiplier"}
+            | dict.fromkeys(("test_error", "train_error"), f"{_SETTINGS}:TrackError"),
             positional=True,
             skip=("variant",),
             repeats=True,

@@ -128,6 +128,22 @@ class TrackMultiplier:
 
 
 @dataclasses.dataclass(frozen=True)
+class TrackError:
+    """What fraction of the data is told wrong, and of test rows the loss as well.
+
+    Args:
+        variant: On the test rows, or on the data that are trained on.
+        every: Steps between two evaluations.
+    """
+
+    variant: str
+    every: int = 50
+
+
+AnyTrack = Track | TrackMultiplier | TrackError
+
+
+@dataclasses.dataclass(frozen=True)
 class Rewind:
     """From a state of another run's main branch on; what is not named here is as it was there.
 
@@ -162,7 +178,7 @@ class Switch:
 
     Args:
         optimizer: Its name, as in the stage optimizer.
-        lr: Its learning rate, if it has one.
+        lr: Its learning rate, if it has one; either this or ratio.
         at: When: a step, start, or edge (the ratio to the threshold first reaches 0.9).
         name: The branch's name in the record; none takes the optimizer's.
         beta1: Its momentum, if it has one.
@@ -171,6 +187,8 @@ class Switch:
         weight_decay: Its decoupled weight decay, if it has one.
         form: Its form of momentum, if it has several.
         transform: Which one of optax's, if it is optax.
+        ratio: If given, the learning rate is set once, such that the ratio of λ₁(P⁻¹H) to the
+            threshold is this at the switch.
     """
 
     optimizer: str
@@ -183,12 +201,18 @@ class Switch:
     weight_decay: float | None = None
     form: str | None = None
     transform: str | None = None
+    ratio: float | None = None
+
+    def given(self) -> dict[str, Value]:
+        """The settings that were given; any learning rate, where the ratio will set it."""
+        given = {name: getattr(self, name) for name in SWITCHED if getattr(self, name) is not None}
+        return given if self.ratio is None else {"lr": 1.0, **given}
 
     def choice(self) -> Choice:
         """The optimizer with the settings that were given and its own defaults for the rest."""
         from aeoskit_experiments.pipelines._registry import options_for
 
-        given = {name: getattr(self, name) for name in SWITCHED if getattr(self, name) is not None}
+        given = self.given()
         defaults: dict[str, Value] = {
             option.name: option.default for option in options_for("optimizer", self.optimizer)
         }
@@ -207,7 +231,7 @@ class Branch:
         name: Its name in the record, different from every other's.
         at: A step (0 is the start), or "edge".
         optimizer: The optimizer it goes on with; None keeps the main one.
-        ratio: Of a freeze: the ratio to the threshold that the learning rate is set to; or None.
+        ratio: The ratio to the threshold that the learning rate is set to; None leaves it.
     """
 
     kind: str
@@ -244,8 +268,8 @@ class Store:
         folder: This very folder, which must not exist yet; none makes a name.
         checkpoints: Whether to keep the state where a branch begins and where one ends, the main
             run included.
-        checkpoint_every: Keep that of the main run on its way too, at the end of the chunk in which
-            it passes a multiple of so many steps.
+        checkpoint_every: Keep that of the main run at its start and on its way too, at the end of
+            the chunk in which it passes a multiple of so many steps.
     """
 
     root: str = "runs"
