@@ -63,7 +63,8 @@ def verify(
         if item.origin == "file":
             if find(name, path) is None:
                 return _verdict(name, "missing", f"not here: {what_to_do(name)}")
-            return _verdict(name, "ok", check(path, checksum))
+            where = None if path is None else os.fspath(path)
+            return _verdict(name, "ok", check(where, checksum))
         if not _is_here(item):
             return _verdict(name, "missing", f"not here: {_how_to_get(item)}")
         return _verdict(name, "ok", check())
