@@ -104,7 +104,15 @@ def read_members(
             pass
     except UserError:
         raise
-    except (EOFError, OSError, ValueError, OverflowError, zlib.error, tarfile.TarError) as error:
+    except (
+        EOFError,
+        OSError,
+        OverflowError,
+        RecursionError,  # a chain of headers about headers
+        ValueError,
+        zlib.error,
+        tarfile.TarError,
+    ) as error:
         raise UserError(
             f"{path} cannot be read as .tar.gz ({_spell(error)}): it is broken or was cut short, "
             f"get it anew"

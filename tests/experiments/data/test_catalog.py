@@ -9,6 +9,7 @@ from aeoskit_experiments import UserError
 from aeoskit_experiments._rerun import environment_changes
 from aeoskit_experiments.catalog import (
     CATALOG,
+    Entry,
     data_folder,
     find,
     looked_for,
@@ -40,7 +41,7 @@ def test_entries_are_whole(name):
     assert bool(item.extra) == (item.origin == "package")
     if item.origin == "file":
         assert item.home or not item.places
-        assert item.files or item.archive
+        assert item.options
     if item.check:
         module, _, function = item.check.partition(":")
         assert callable(getattr(importlib.import_module(module), function))
@@ -99,6 +100,26 @@ def test_verify(folder):
     assert "four files" in verify("idx", folder, own)["sentence"]
     with pytest.raises(UserError, match="read from no file"):
         verify("digits", folder)
+
+
+def test_files_of_one_name_are_told_apart(folder, monkeypatch):
+    """Two options that name files, and a folder of whatever is in it."""
+    item = Entry(
+        name="pairs",
+        summary="",
+        size="",
+        shape="",
+        origin="file",
+        options=("source", "target"),
+        files=("*.txt",),
+    )
+    monkeypatch.setitem(CATALOG, "pairs", item)
+    for place in ("en", "de"):
+        archives.put(folder / place, {"a.txt": place.encode(), "b.md": b"", f"{place}.txt": b""})
+    settings = {"source": str(folder / "en"), "target": str(folder / "de" / "a.txt")}
+    assert list(provenance("pairs", settings)) == ["en/a.txt", "en.txt", "de/a.txt"]
+    with pytest.raises(UserError, match="by the run that reads it"):
+        verify("pairs", folder / "en")
 
 
 def test_what_a_run_was_trained_on_is_known_by_its_content(folder):
