@@ -264,7 +264,7 @@ def print_columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=_box(), pad_edge=False, header_style="bold", padding=(0, 1))
+    table = Table(box=_box(), pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     for header in headers:
         table.add_column(header, overflow="fold")
     for row in rows:

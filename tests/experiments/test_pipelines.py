@@ -40,6 +40,7 @@ BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "beta2": DECAYS,
     "label_noise": st.floats(0, 1),
     "seed": st.integers(0, 2**31),
+    "classes": st.integers(2, 50),
     "basis": st.integers(10, 30),
     "k": st.integers(1, 3),
     "at": st.one_of(st.sampled_from(["edge", "start"]), st.integers(0, 50)),
@@ -59,7 +60,8 @@ def values(option: Option, *, sweeps: bool) -> st.SearchStrategy[Any]:
     elif option.kind == "bool":
         one = st.booleans()
     elif option.kind == "text":
-        return st.just(option.default)
+        # The name of a file, where one is asked for.
+        return st.just("a b.txt" if option.required else option.default)
     else:
         one = SMALL if option.kind == "int" else POSITIVE
     if option.nullable and option.name not in BY_NAME:

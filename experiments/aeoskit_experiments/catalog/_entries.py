@@ -29,15 +29,16 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
             has), a package (an extra), or a file that the user brings.
         packages: The distributions that ship it.
         extra: The extra of aeoskit that installs them.
+        options: Those of the stage that name files or folders, the first of which is verified.
         archive: The file that holds it, as its makers call it.
         folders: Below the data folder, where its files may lie instead.
-        files: The files of such a folder that are read.
+        files: The files of such a folder that are read; "*.txt" is all that end so.
         compressed: Whether those are offered with ".gz" appended, and read either way.
         home: Where its makers describe it and offer the files.
         checksums: File name to the MD5 that is published for it.
         instead: A data set of such shapes that needs no file.
-        check: Reference ("module:function") of what reads it from a path and says in a phrase
-            what it found, or raises a `UserError`.
+        check: Reference ("module:function") of what reads it and says in a phrase what it found,
+            or raises a `UserError`; with options, it is given a path and a checksum, or None.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     origin: Origin
     packages: tuple[str, ...] = ()
     extra: str = ""
+    options: tuple[str, ...] = ()
     archive: str = ""
     folders: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
@@ -104,6 +106,7 @@ CATALOG: dict[str, Entry] = {
             size="60,000 + 10,000",
             shape="28×28×1",
             origin="file",
+            options=("path",),
             folders=("mnist", "MNIST/raw"),
             files=_IDX_FILES,
             compressed=True,
@@ -123,6 +126,7 @@ CATALOG: dict[str, Entry] = {
             size="60,000 + 10,000",
             shape="28×28×1",
             origin="file",
+            options=("path",),
             folders=("fashion_mnist", "FashionMNIST/raw"),
             files=_IDX_FILES,
             compressed=True,
@@ -142,6 +146,7 @@ CATALOG: dict[str, Entry] = {
             size="any",
             shape="any",
             origin="file",
+            options=("path",),
             files=_IDX_FILES,
             compressed=True,
             check="aeoskit_experiments.data._checks:check_idx",
@@ -152,6 +157,7 @@ CATALOG: dict[str, Entry] = {
             size="50,000 + 10,000",
             shape="32×32×3",
             origin="file",
+            options=("path",),
             archive="cifar-10-binary.tar.gz",
             folders=("cifar-10-batches-bin",),
             files=(*(f"data_batch_{batch}.bin" for batch in range(1, 6)), "test_batch.bin"),
@@ -166,6 +172,7 @@ CATALOG: dict[str, Entry] = {
             size="50,000 + 10,000",
             shape="32×32×3",
             origin="file",
+            options=("path",),
             archive="cifar-100-binary.tar.gz",
             folders=("cifar-100-binary",),
             files=("train.bin", "test.bin"),

@@ -50,25 +50,30 @@ def verify(
         `name`, `status` ("ok", "missing" or "wrong"), and a `sentence`.
 
     Raises:
-        UserError: If there is no such data set, or it has no files and yet a path is given.
+        UserError: If there is no such data set, none that can be verified by itself, or a path
+            is given to one that has no files.
     """
     item = entry(name)
-    if item.origin != "file" and (path is not None or checksum is not None):
+    if not item.options and (path is not None or checksum is not None):
         raise UserError(f"data {name} is read from no file: leave path and checksum out")
-    if not item.check:
+    if item.origin == "drawn":
         return _verdict(name, "ok", "drawn from its seed, there is nothing to verify")
+    if not _is_here(item) and path is None:
+        how = what_to_do(name) if item.origin == "file" else _how_to_get(item)
+        return _verdict(name, "missing", f"not here: {how}")
+    if not item.check and path is None:
+        return _verdict(name, "ok", f"as {' and '.join(item.packages)} ships it")
+    if not item.check:
+        raise UserError(f"data {name} is verified by the run that reads it: give it to one")
     module, _, function = item.check.partition(":")
     check = getattr(importlib.import_module(module), function)
     try:
-        if item.origin == "file":
-            if find(name, path) is None:
-                return _verdict(name, "missing", f"not here: {what_to_do(name)}")
-            return _verdict(name, "ok", check(path, checksum))
-        if not _is_here(item):
-            return _verdict(name, "missing", f"not here: {_how_to_get(item)}")
-        return _verdict(name, "ok", check())
+        found = (
+            check(None if path is None else os.fspath(path), checksum) if item.options else check()
+        )
     except UserError as error:
         return _verdict(name, "wrong", str(error))
+    return _verdict(name, "ok", found)
 
 
 def provenance(name: str, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -88,12 +93,19 @@ def provenance(name: str, settings: Mapping[str, Any]) -> dict[str, str]:
     item = CATALOG.get(name)
     if item is None:
         return {}
-    found = {package: _version(package) or "not installed" for package in item.packages}
-    if item.origin != "file":
-        return found
-    place = find(name, settings.get("path"))
-    files = [] if place is None else files_in(name, place)
-    return found | {file.name: f"sha256:{_sha256(file)}" for file in files if file.is_file()}
+    given = [settings[option] for option in item.options if settings.get(option) is not None]
+    if item.origin != "file" and not given:
+        return {package: _version(package) or "not installed" for package in item.packages}
+    places = [find(name, path) for path in given or [None]]
+    files = [file for place in places if place is not None for file in files_in(name, place)]
+    names = [file.name for file in files]
+    return {
+        file.name if names.count(file.name) == 1 else f"{file.parent.name}/{file.name}": (
+            f"sha256:{_sha256(file)}"
+        )
+        for file in files
+        if file.is_file()
+    }
 
 
 def _sha256(path: Path) -> str:

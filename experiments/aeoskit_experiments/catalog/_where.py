@@ -41,8 +41,6 @@ def looked_for(name: str, path: str | os.PathLike[str] | None = None) -> list[Pa
         UserError: If there is no such data set, or `path` is given and leads nowhere.
     """
     item = entry(name)
-    if item.origin != "file":
-        return []
     if path is None:
         return [data_folder() / place for place in item.places]
     given = Path(path).expanduser()
@@ -82,7 +80,11 @@ def files_in(name: str, place: Path) -> list[Path]:
     item = entry(name)
     if not place.is_dir():
         return [place]
-    files = [place / file for file in item.files]
+    files = [
+        found
+        for file in item.files
+        for found in (sorted(place.glob(file)) if "*" in file else [place / file])
+    ]
     if not item.compressed:
         return files
     # As published rather than unpacked, since a checksum is known of that alone.

@@ -8,7 +8,6 @@ import tarfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import BinaryIO
 
 from aeoskit_experiments._errors import UserError
 
@@ -17,7 +16,9 @@ _CHUNK = 1 << 18
 _ROOM = 1 << 20
 
 
-def check_digest(file: BinaryIO, path: Path, published: str | None, own: str | None) -> str:
+def check_digest(
+    file: io.BufferedReader, path: Path, published: str | None, own: str | None
+) -> str:
     """Compares a file with its checksum.
 
     Args:
@@ -58,7 +59,10 @@ def _md5() -> "hashlib._Hash":
 
 
 def read_members(
-    file: BinaryIO, path: Path, limits: Mapping[str, int], refuse: Callable[[str], str | None]
+    file: io.BufferedReader,
+    path: Path,
+    limits: Mapping[str, int],
+    refuse: Callable[[str], str | None],
 ) -> dict[str, bytes]:
     """Reads files out of a .tar.gz, whatever folder of it they are in.
 
@@ -100,7 +104,15 @@ def read_members(
             pass
     except UserError:
         raise
-    except (EOFError, OSError, ValueError, OverflowError, zlib.error, tarfile.TarError) as error:
+    except (
+        EOFError,
+        OSError,
+        OverflowError,
+        RecursionError,  # a chain of headers about headers
+        ValueError,
+        zlib.error,
+        tarfile.TarError,
+    ) as error:
         raise UserError(
             f"{path} cannot be read as .tar.gz ({_spell(error)}): it is broken or was cut short, "
             f"get it anew"
@@ -111,7 +123,7 @@ def read_members(
 class _Bounded(io.RawIOBase):
     """A decompressed stream that ends in an error when it is longer than it can honestly be."""
 
-    def __init__(self, file: BinaryIO, path: Path, most: int) -> None:
+    def __init__(self, file: io.BufferedReader, path: Path, most: int) -> None:
         self._stream = gzip.GzipFile(fileobj=file)
         self._path, self._most, self._left = path, most, most
 

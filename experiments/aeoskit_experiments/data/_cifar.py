@@ -215,8 +215,8 @@ def _read_archive(
     absent = [name for name in files if name not in contents]
     if absent:
         raise UserError(
-            f"{path} lacks {', '.join(absent)}: it is not the binary version of {kind.name}, "
-            f"get {item.archive}"
+            f"{path} lacks {', '.join(absent)}: it is broken or not the binary version of "
+            f"{kind.name}, get {item.archive}"
         )
     return contents, vouched
 

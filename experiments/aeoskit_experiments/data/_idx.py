@@ -6,10 +6,10 @@ highest first, and the numbers, the last axis fastest.
 """
 
 import gzip
+import io
 import math
 import zlib
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from einops import rearrange
@@ -222,7 +222,7 @@ def _rows(images: UInt8[np.ndarray, "n height width"]) -> UInt8[np.ndarray, "n f
     return rearrange(images, "n height width -> n (height width)")
 
 
-def _array(file: BinaryIO, path: Path, axes: int) -> UInt8[np.ndarray, "..."]:
+def _array(file: io.BufferedReader, path: Path, axes: int) -> UInt8[np.ndarray, "..."]:
     """The array that a file holds."""
     stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
     try:

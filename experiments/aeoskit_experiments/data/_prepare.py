@@ -139,7 +139,7 @@ def _scaled(
     standardize: str,
 ) -> tuple[Float[np.ndarray, "n features"], Float[np.ndarray, "m features"]]:
     """Both on the scale of the first, a channel at a time: float64 is large."""
-    scaled = tuple(np.empty(rows.shape, np.float32) for rows in (pixels, test))
+    scaled = np.empty(pixels.shape, np.float32), np.empty(test.shape, np.float32)
     axis = None if standardize == "channel" else 0
     for channel in range(channels):
         of_channel = slice(channel, None, channels)

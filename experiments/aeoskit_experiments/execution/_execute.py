@@ -215,6 +215,8 @@ def _create(
             raise UserError(why)
         tell_supervisor(Path(said))
         return Onlooker(Path(said))
+    data = pipeline.declared().data
+    assert data is not None  # held by Pipeline.experiment
     # A root that the caller names is stronger than the folder that a stored pipeline names.
     chosen = folder if folder is not None else (store.folder if root is None else None)
     try:
@@ -222,7 +224,7 @@ def _create(
             root if root is not None else store.root,
             pipeline.name,
             pipeline=pipeline.to_dict(),
-            environment={**environment(), "data": _provenance(pipeline)},
+            environment={**environment(), "data": provenance(data.variant, data.settings)},
             lanes=lanes,
             folder=chosen,
         )
@@ -233,13 +235,6 @@ def _create(
     from_leader(str(writer.path.resolve()))
     tell_supervisor(writer.path)
     return writer
-
-
-def _provenance(pipeline: Pipeline) -> dict[str, str]:
-    """Which files, or versions of packages, the examples come from."""
-    stage = next(stage for stage in pipeline.stages if stage.stage == "data")
-    assert isinstance(stage.variant, str)  # held by make_stage
-    return provenance(stage.variant, stage.settings)
 
 
 def _conclude(
