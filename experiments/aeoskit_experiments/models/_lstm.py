@@ -55,38 +55,30 @@ class _Init:
         return {"input": layer["weight"], "state": state["weight"], "bias": bias}
 
 
-@dataclass(frozen=True)
-class _Apply:
-    unroll: int
-
-    def __call__(
-        self, params: PyTree, inputs: Num[Array, "n inputs"]
-    ) -> Float[Array, "n *length classes"]:
-        if "tokens" in params:
-            read = jnp.take(params["tokens"], inputs, axis=0)
-            states = self._states(rearrange(read, "n t width -> t n width"), params["layers"])
-            told = rearrange(states, "t n width -> n t width")
-            return told @ params["head"]["weight"] + params["head"]["bias"][None, None]
-        row = params["layers"][0]["input"].shape[0]
-        rows = rearrange(inputs, "n (t row) -> t n row", row=row)
-        last = self._states(rows, params["layers"])[-1]
-        return last @ params["head"]["weight"] + params["head"]["bias"][None]
-
-    def _states(self, x: Float[Array, "t n inputs"], layers: PyTree) -> Float[Array, "t n width"]:
-        for layer in layers:
-            x = run_layer(x, layer, self.unroll)
-        return x
+def _apply(params: PyTree, inputs: Num[Array, "n inputs"]) -> Float[Array, "n *length classes"]:
+    if "tokens" in params:
+        read = jnp.take(params["tokens"], inputs, axis=0)
+        states = _states(rearrange(read, "n t width -> t n width"), params["layers"])
+        told = rearrange(states, "t n width -> n t width")
+        return told @ params["head"]["weight"] + params["head"]["bias"][None, None]
+    row = params["layers"][0]["input"].shape[0]
+    rows = rearrange(inputs, "n (t row) -> t n row", row=row)
+    last = _states(rows, params["layers"])[-1]
+    return last @ params["head"]["weight"] + params["head"]["bias"][None]
 
 
-def run_layer(
-    x: Float[Array, "t n inputs"], layer: PyTree, unroll: int = 1
-) -> Float[Array, "t n width"]:
+def _states(x: Float[Array, "t n inputs"], layers: PyTree) -> Float[Array, "t n width"]:
+    for layer in layers:
+        x = run_layer(x, layer)
+    return x
+
+
+def run_layer(x: Float[Array, "t n inputs"], layer: PyTree) -> Float[Array, "t n width"]:
     """The states of one layer after each time, from a state and a cell of zeros.
 
     Args:
         x: what is read, time first.
         layer: `input` and `state`, the matrices of the four gates, and their `bias`.
-        unroll: times that one turn of the loop goes through.
 
     Returns:
         One state a time, between -1 and 1.
@@ -103,7 +95,9 @@ def run_layer(
         state = jax.nn.sigmoid(let_out) * jnp.tanh(cell)
         return (state, cell), state
 
-    return jax.lax.scan(step, (nothing, nothing), read, unroll=min(unroll, len(x)))[1]
+    # No turn of the loop does several times: on CPU products take two to eight times as long then,
+    # and their program up to nine times as long to compile.
+    return jax.lax.scan(step, (nothing, nothing), read)[1]
 
 
 def lstm(
@@ -113,7 +107,6 @@ def lstm(
     forget_bias: float = 1.0,
     init: Init = "lecun",
     scale: float = 1.0,
-    unroll: int = 1,
 ) -> Model:
     """An LSTM with forget gates: it tells the next token at every position, or an image's class.
 
@@ -130,7 +123,6 @@ def lstm(
         forget_bias: Where the biases of the forget gates begin; all others are 0.
         init: Variance of the weights; lecun is 1/fan_in, he is 2/fan_in, of each matrix.
         scale: Factor on all initial weights.
-        unroll: Times that one turn of the compiled loop goes through.
 
     Returns:
         The model, for data of tokens or of images.
@@ -149,7 +141,7 @@ def lstm(
         (5, 10)
         (5, 6, 7)
     """
-    check_settings("tanh", init, scale, width=width, layers=layers, unroll=unroll)
+    check_settings("tanh", init, scale, width=width, layers=layers)
     if not abs(forget_bias) < float("inf"):
         raise UserError(f"forget_bias is {forget_bias}: it must be a number")
-    return Model(_Init(width, layers, forget_bias, init, scale), _Apply(unroll))
+    return Model(_Init(width, layers, forget_bias, init, scale), _apply)
