@@ -193,7 +193,7 @@ def test_curvature_and_its_derivative(x64):
     def dense_gauss_newton(flat):
         jacobian, p = jax.jacfwd(logits)(flat), jax.nn.softmax(logits(flat))
         inner = jnp.einsum("ntc,ce->ntce", p, jnp.eye(5)) - jnp.einsum("ntc,nte->ntce", p, p)
-        return jnp.einsum("ntcp,ntce,nteq->pq", jacobian, inner, jacobian) / DATA.targets.size
+        return jnp.einsum("ntcp,ntce,nteq->pq", jacobian, inner, jacobian) / DATA.inputs.size
 
     def difference(function, along, h=1e-3):
         near, far = (
