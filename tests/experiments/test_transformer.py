@@ -193,7 +193,7 @@ def test_curvature_and_its_derivative(x64):
     def dense_gauss_newton(flat):
         jacobian, p = jax.jacfwd(logits)(flat), jax.nn.softmax(logits(flat))
         inner = jnp.einsum("ntc,ce->ntce", p, jnp.eye(5)) - jnp.einsum("ntc,nte->ntce", p, p)
-        return jnp.einsum("ntcp,ntce,nteq->pq", jacobian, inner, jacobian) / DATA.targets.size
+        return jnp.einsum("ntcp,ntce,nteq->pq", jacobian, inner, jacobian) / DATA.inputs.size
 
     def difference(function, along, h=1e-3):
         near, far = (
@@ -254,7 +254,7 @@ REFUSED = {
     "layers is 0": lambda: transformer(layers=0),
     "context is 0": lambda: transformer(context=0),
     "scale is 0": lambda: transformer(scale=0.0),
-    "choose data markov": lambda: TINY.init(KEY, digits(examples=2)),
+    "or data markov": lambda: TINY.init(KEY, digits(examples=2)),
     "choose model transformer": lambda: mlp().init(KEY, DATA),
     "context is 3: the sequences have 4": lambda: transformer(context=3).init(KEY, DATA),
     "at most 4": lambda: TINY.apply(shapes_of(TINY), jnp.zeros((1, 5), jnp.int32)),

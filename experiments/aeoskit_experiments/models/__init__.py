@@ -2,7 +2,9 @@
 
 from ._cnn import cnn as cnn
 from ._convolution import shifted_convolution as shifted_convolution
+from ._encoder_decoder import encoder_decoder as encoder_decoder
 from ._linear import linear as linear
+from ._lstm import lstm as lstm
 from ._mlp import mlp as mlp
 from ._model import Model as Model
 from ._transformer import TransformerSize as TransformerSize

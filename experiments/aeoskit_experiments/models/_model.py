@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PRNGKeyArray, PyTree
 
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.data import AnyDataset, Dataset
+from aeoskit_experiments.data import AnyDataset, Dataset, PairDataset, TokenDataset
 
 Activation = Literal["tanh", "relu", "gelu", "softplus", "elu"]
 Init = Literal["lecun", "he"]
@@ -54,17 +54,54 @@ def check_settings(activation: str, init: str, scale: float, **positive: int) ->
         raise UserError(f"scale is {scale}: it must be positive")
 
 
+# What each kind of data is called, a model of it, and such data.
+_KINDS: dict[type[AnyDataset], tuple[str, str, str]] = {
+    Dataset: ("rows of numbers", "mlp", "digits"),
+    TokenDataset: ("tokens", "transformer", "markov"),
+    PairDataset: ("pairs of sequences", "encoder_decoder", "sorting --pairs"),
+}
+
+
 def rows_of(dataset: AnyDataset, model: str) -> Dataset:
     """The data set, if its inputs are rows of numbers.
 
     Raises:
-        UserError: if they are tokens.
+        UserError: if they are tokens, or pairs of sequences.
     """
     if isinstance(dataset, Dataset):
         return dataset
-    raise UserError(
-        f"the data are tokens, but {model} takes rows of numbers: choose model transformer, or "
-        "data digits"
+    raise wrong_kind(dataset, model, Dataset)
+
+
+def tokens_of(dataset: AnyDataset, model: str) -> TokenDataset:
+    """The data set, if its inputs are sequences of tokens.
+
+    Raises:
+        UserError: if they are rows of numbers, or pairs of sequences.
+    """
+    if isinstance(dataset, TokenDataset):
+        return dataset
+    raise wrong_kind(dataset, model, TokenDataset)
+
+
+def pairs_of(dataset: AnyDataset, model: str) -> PairDataset:
+    """The data set, if its inputs are pairs of sequences.
+
+    Raises:
+        UserError: if they are not.
+    """
+    if isinstance(dataset, PairDataset):
+        return dataset
+    raise wrong_kind(dataset, model, PairDataset)
+
+
+def wrong_kind(dataset: AnyDataset, model: str, *takes: type[AnyDataset]) -> UserError:
+    """What is said to data that a model does not take."""
+    found, other, _ = _KINDS[type(dataset)]
+    taken = " or ".join(_KINDS[kind][0] for kind in takes)
+    choices = ", or ".join(f"data {_KINDS[kind][2]}" for kind in takes)
+    return UserError(
+        f"the data are {found}, but {model} takes {taken}: choose model {other}, or {choices}"
     )
 
 

@@ -107,7 +107,15 @@ STAGES: dict[str, StageKind] = {
         StageKind(
             "model",
             "the network",
-            variants=_in("aeoskit_experiments.models", "mlp", "cnn", "linear", "transformer"),
+            variants=_in(
+                "aeoskit_experiments.models",
+                "mlp",
+                "cnn",
+                "linear",
+                "lstm",
+                "transformer",
+                "encoder_decoder",
+            ),
             common=(_SEED,),
             required=True,
             texts=True,

@@ -1,0 +1,226 @@
+"""What transformers are made of: layers of attention and networks, drawn and run.
+
+Everything is written out in `jax.numpy`, so that it can be differentiated as often as curvature and
+its derivatives need: fused layer norms have wrong third derivatives, and flash attention has no
+second one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from einops import einsum, rearrange
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+
+from aeoskit_experiments._errors import UserError
+
+from ._model import ACTIVATIONS, draw_layer
+
+TransformerInit = Literal["lecun", "gpt2"]
+Precision = Literal["float32", "bfloat16"]
+
+# GPT-2's deviation of weights, at any width, and the constant inside its layer norms' roots.
+GPT2_DEVIATION = 0.02
+NORM_EPS = 1e-5
+# Of the network inside each layer, relative to the width.
+EXPANSION = 4
+
+
+def check_transformer(width: int, heads: int, init: str, precision: str) -> None:
+    """Refuses settings that no transformer can have."""
+    if width % heads:
+        raise UserError(
+            f"heads is {heads}: they share a width of {width} evenly, so give a divisor of it"
+        )
+    if init not in get_args(TransformerInit):
+        raise UserError(f"init is {init!r}: it is one of {', '.join(get_args(TransformerInit))}")
+    if precision not in get_args(Precision):
+        raise UserError(
+            f"precision is {precision!r}: it is one of {', '.join(get_args(Precision))}"
+        )
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How the parts of a transformer are drawn.
+
+    Args:
+        width: numbers that stand for a token between the layers.
+        terms: how many the residual stream adds up, each from an attention or a network: what
+            writes to it is divided by the root, so that at the start their variances add up to one.
+        init: deviation of the weights, lecun or gpt2.
+        scale: factor on all of them.
+    """
+
+    width: int
+    terms: int
+    init: str
+    scale: float
+
+    def dense(
+        self, key: PRNGKeyArray, shape: tuple[int, int], factor: float = 1.0
+    ) -> dict[str, Any]:
+        """A weight of this shape, and its bias."""
+        if self.init == "gpt2":
+            factor *= GPT2_DEVIATION * shape[0] ** 0.5
+        return draw_layer(key, shape, "lecun", self.scale * factor)
+
+    def table(self, key: PRNGKeyArray, rows: int) -> Float[Array, "rows width"]:
+        """A vector for each token or position."""
+        # As rows of the output's matrix, where it is tied: of so many inputs as the width.
+        return self.dense(key, (self.width, rows))["weight"].T
+
+    def norm(self) -> PyTree:
+        """A layer norm, which at first does no more than that."""
+        return {
+            "scale": jnp.ones(self.width, jnp.float32),
+            "bias": jnp.zeros(self.width, jnp.float32),
+        }
+
+    def attention(self, of_qkv: PRNGKeyArray, of_out: PRNGKeyArray) -> PyTree:
+        """Attention of a sequence to itself."""
+        return {
+            "norm": self.norm(),
+            "qkv": self.dense(of_qkv, (self.width, 3 * self.width)),
+            "out": self.dense(of_out, (self.width, self.width), self.terms**-0.5),
+        }
+
+    def cross_attention(
+        self, of_q: PRNGKeyArray, of_kv: PRNGKeyArray, of_out: PRNGKeyArray
+    ) -> PyTree:
+        """Attention of one sequence to another."""
+        return {
+            "norm": self.norm(),
+            "q": self.dense(of_q, (self.width, self.width)),
+            "kv": self.dense(of_kv, (self.width, 2 * self.width)),
+            "out": self.dense(of_out, (self.width, self.width), self.terms**-0.5),
+        }
+
+    def network(self, of_up: PRNGKeyArray, of_down: PRNGKeyArray) -> PyTree:
+        """The network of a layer."""
+        inner = EXPANSION * self.width
+        return {
+            "norm": self.norm(),
+            "up": self.dense(of_up, (self.width, inner)),
+            "down": self.dense(of_down, (inner, self.width), self.terms**-0.5),
+        }
+
+    def layers(
+        self, key: PRNGKeyArray, count: int, stacked: bool, draw: Callable[[PRNGKeyArray], PyTree]
+    ) -> PyTree:
+        """So many layers: leaves `(count, ...)`, or a list."""
+        keys = jax.random.split(key, count)
+        return jax.vmap(draw)(keys) if stacked else list(map(draw, keys))
+
+
+def through(
+    x: Float[Array, "n t width"],
+    layers: PyTree,
+    layer: Callable[[Array, PyTree], Array],
+    *,
+    remat: bool,
+    precision: str,
+) -> Float[Array, "n t width"]:
+    """`x` after each of the layers, stacked or in a list."""
+    stacked = not isinstance(layers, list)
+
+    def step(x: Array, params: PyTree) -> tuple[Array, None]:
+        return layer(x, jax.tree.map(lambda leaf: rounded(leaf, precision), params)), None
+
+    # Outside of a loop the compiler would merge what is computed again with the first time.
+    run = jax.checkpoint(step, prevent_cse=not stacked) if remat else step
+    if stacked:
+        return jax.lax.scan(run, x, layers)[0]
+    for params in layers:
+        x, _ = run(x, params)
+    return x
+
+
+def rounded(x: Array, precision: str) -> Array:
+    """`x` as activations and products are computed."""
+    return x.astype(jnp.bfloat16) if precision == "bfloat16" else x
+
+
+def wide(x: Array) -> Array:
+    """In single precision at least: for exponentials and statistics."""
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+
+
+def dense(x: Float[Array, "n t inputs"], layer: PyTree) -> Float[Array, "n t outputs"]:
+    """The layer's matrix and its bias."""
+    return x @ layer["weight"] + layer["bias"][None, None]
+
+
+def norm(x: Float[Array, "n t width"], layer: PyTree) -> Float[Array, "n t width"]:
+    """Layer normalization (Ba, Kiros and Hinton 2016), its statistics in single precision."""
+    exact = wide(x)
+    centred = exact - jnp.mean(exact, axis=-1, keepdims=True)
+    variance = jnp.mean(centred**2, axis=-1, keepdims=True)
+    unit = (centred * jax.lax.rsqrt(variance + NORM_EPS)).astype(x.dtype)
+    scale, bias = (layer[name].astype(x.dtype)[None, None] for name in ("scale", "bias"))
+    return unit * scale + bias
+
+
+def causal(length: int) -> Bool[Array, "1 1 t t"]:
+    """What each position of a sequence sees of it: itself and those before."""
+    return jnp.tril(jnp.ones((length, length), bool))[None, None]
+
+
+def self_attention(
+    x: Float[Array, "n t width"], layer: PyTree, heads: int, seen: Bool[Array, "#n 1 #t t"]
+) -> Float[Array, "n t width"]:
+    """What a sequence's positions read of those that they see."""
+    qkv = dense(norm(x, layer["norm"]), layer["qkv"])
+    q, k, v = rearrange(qkv, "n t (three heads d) -> three n heads t d", three=3, heads=heads)
+    return _read(q, k, v, layer["out"], seen)
+
+
+def cross_attention(
+    x: Float[Array, "n t width"],
+    memory: Float[Array, "n s width"],
+    layer: PyTree,
+    heads: int,
+    seen: Bool[Array, "#n 1 #t s"],
+) -> Float[Array, "n t width"]:
+    """What a sequence's positions read of another's, which is normed already."""
+    q = rearrange(
+        dense(norm(x, layer["norm"]), layer["q"]), "n t (heads d) -> n heads t d", heads=heads
+    )
+    kv = dense(memory, layer["kv"])
+    k, v = rearrange(kv, "n s (two heads d) -> two n heads s d", two=2, heads=heads)
+    return _read(q, k, v, layer["out"], seen)
+
+
+def _read(
+    q: Float[Array, "n heads t d"],
+    k: Float[Array, "n heads s d"],
+    v: Float[Array, "n heads s d"],
+    out: PyTree,
+    seen: Bool[Array, "#n 1 #t s"],
+) -> Float[Array, "n t width"]:
+    """Scaled dot-product attention, all scores at once."""
+    scores = wide(einsum(q, k, "n heads t d, n heads s d -> n heads t s"))
+    weights = jax.nn.softmax(scores * q.shape[-1] ** -0.5, axis=-1, where=seen)
+    mixed = einsum(weights.astype(q.dtype), v, "n heads t s, n heads s d -> n heads t d")
+    return dense(rearrange(mixed, "n heads t d -> n t (heads d)"), out)
+
+
+def network(x: Float[Array, "n t width"], layer: PyTree, activation: str) -> Array:
+    """The network of a layer, the same at each position."""
+    h = ACTIVATIONS[activation](dense(norm(x, layer["norm"]), layer["up"]))
+    return dense(h, layer["down"])
+
+
+def logits(
+    x: Float[Array, "n t width"], params: PyTree, precision: str
+) -> Float[Array, "n t vocabulary"]:
+    """What is told of each token, through the head, or the tokens' own table if there is none."""
+    head = params["head"] if "head" in params else params["tokens"].T
+    # As exact as the parameters: a loss takes differences of them.
+    return jnp.matmul(
+        norm(x, params["norm"]),
+        rounded(head, precision),
+        preferred_element_type=params["tokens"].dtype,
+    )

@@ -1,0 +1,248 @@
+"""Transformers of an encoder and a decoder."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.data import AnyDataset
+
+from ._attention import (
+    Drawing,
+    Precision,
+    TransformerInit,
+    causal,
+    check_transformer,
+    cross_attention,
+    logits,
+    network,
+    norm,
+    rounded,
+    self_attention,
+    through,
+)
+from ._model import Activation, Model, check_settings, pairs_of
+
+PairSizeName = Literal["tiny", "base", "big"]
+PADDING = 0
+
+
+@dataclass(frozen=True)
+class _Size:
+    layers: int
+    heads: int
+    width: int
+
+
+# base and big are those of the paper.
+_SIZES: dict[str, _Size] = {
+    "tiny": _Size(layers=2, heads=2, width=64),
+    "base": _Size(layers=6, heads=8, width=512),
+    "big": _Size(layers=6, heads=16, width=1024),
+}
+
+
+@dataclass(frozen=True)
+class _Init:
+    size: _Size
+    context: int | None
+    tied: bool
+    stacked: bool
+    init: str
+    scale: float
+
+    def __call__(self, key: PRNGKeyArray, dataset: AnyDataset) -> PyTree:
+        pairs = pairs_of(dataset, "encoder_decoder")
+        source, known = (side.shape[1] for side in pairs.inputs)
+        longest = max(source, known)
+        if self.context is not None and longest > self.context:
+            raise UserError(
+                f"context is {self.context}: the longer of source and target has {longest} "
+                f"tokens, so raise it to {longest}, or shorten the data's length"
+            )
+        width, layers = self.size.width, self.size.layers
+        of_tokens, of_head, of_encoder, of_decoder = jax.random.split(key, 4)
+        params = {
+            "tokens": self._draw(2 * layers).table(of_tokens, pairs.vocabulary),
+            "encoder": self._encoder(of_encoder, self.context or source),
+            "decoder": self._decoder(of_decoder, self.context or known),
+            "norm": self._draw(3 * layers).norm(),
+        }
+        if not self.tied:
+            head = self._draw(3 * layers).dense(of_head, (width, pairs.vocabulary))
+            params["head"] = head["weight"]
+        return params
+
+    def _encoder(self, key: PRNGKeyArray, positions: int) -> PyTree:
+        draw = self._draw(2 * self.size.layers)
+
+        def layer(key: PRNGKeyArray) -> PyTree:
+            of_qkv, of_out, of_up, of_down = jax.random.split(key, 4)
+            return {
+                "attention": draw.attention(of_qkv, of_out),
+                "network": draw.network(of_up, of_down),
+            }
+
+        of_positions, of_layers = jax.random.split(key)
+        return {
+            "positions": draw.table(of_positions, positions),
+            "layers": draw.layers(of_layers, self.size.layers, self.stacked, layer),
+            "norm": draw.norm(),
+        }
+
+    def _decoder(self, key: PRNGKeyArray, positions: int) -> PyTree:
+        draw = self._draw(3 * self.size.layers)
+
+        def layer(key: PRNGKeyArray) -> PyTree:
+            of_qkv, of_out, of_q, of_kv, of_cross, of_up, of_down = jax.random.split(key, 7)
+            return {
+                "attention": draw.attention(of_qkv, of_out),
+                "cross": draw.cross_attention(of_q, of_kv, of_cross),
+                "network": draw.network(of_up, of_down),
+            }
+
+        of_positions, of_layers = jax.random.split(key)
+        return {
+            "positions": draw.table(of_positions, positions),
+            "layers": draw.layers(of_layers, self.size.layers, self.stacked, layer),
+        }
+
+    def _draw(self, terms: int) -> Drawing:
+        return Drawing(self.size.width, terms, self.init, self.scale)
+
+
+@dataclass(frozen=True)
+class _Apply:
+    heads: int
+    activation: str
+    remat: bool
+    precision: str
+
+    def __call__(
+        self, params: PyTree, inputs: tuple[Int[Array, "n source"], Int[Array, "n target"]]
+    ) -> Float[Array, "n target vocabulary"]:
+        source, known = inputs
+        seen = _not_padding(source)
+        encoder, decoder = params["encoder"], params["decoder"]
+
+        def encode(x: Float[Array, "n s width"], layer: PyTree) -> Float[Array, "n s width"]:
+            x = x + self_attention(x, layer["attention"], self.heads, seen)
+            return x + network(x, layer["network"], self.activation)
+
+        x = self._embed(params["tokens"], encoder["positions"], source, "source")
+        memory = norm(self._through(x, encoder["layers"], encode), encoder["norm"])
+        past = causal(known.shape[1])
+
+        def decode(x: Float[Array, "n t width"], layer: PyTree) -> Float[Array, "n t width"]:
+            x = x + self_attention(x, layer["attention"], self.heads, past)
+            x = x + cross_attention(x, memory, layer["cross"], self.heads, seen)
+            return x + network(x, layer["network"], self.activation)
+
+        x = self._embed(params["tokens"], decoder["positions"], known, "target")
+        return logits(self._through(x, decoder["layers"], decode), params, self.precision)
+
+    def _embed(
+        self,
+        tokens: Float[Array, "vocabulary width"],
+        positions: Float[Array, "context width"],
+        sequences: Int[Array, "n t"],
+        side: str,
+    ) -> Float[Array, "n t width"]:
+        length, context = sequences.shape[1], positions.shape[0]
+        if length > context:
+            raise UserError(
+                f"the {side} has {length} tokens: the encoder-decoder was made for at most "
+                f"{context}, so raise its context"
+            )
+        x = jnp.take(tokens, sequences, axis=0) + positions[None, :length]
+        return rounded(x, self.precision)
+
+    def _through(self, x: Array, layers: PyTree, layer) -> Array:
+        return through(x, layers, layer, remat=self.remat, precision=self.precision)
+
+
+def _not_padding(source: Int[Array, "n source"]) -> Bool[Array, "n 1 1 source"]:
+    """What is attended to of the source."""
+    tokens = source != PADDING
+    # Weights of nothing would be 0/0: a source of padding alone is read as if it were tokens.
+    seen = tokens | ~jnp.any(tokens, axis=1, keepdims=True)
+    return seen[:, None, None]
+
+
+def encoder_decoder(
+    *,
+    size: PairSizeName = "tiny",
+    layers: int | None = None,
+    heads: int | None = None,
+    width: int | None = None,
+    context: int | None = None,
+    tied: bool = True,
+    stacked: bool = True,
+    activation: Activation = "relu",
+    init: TransformerInit = "lecun",
+    scale: float = 1.0,
+    remat: bool = False,
+    precision: Precision = "float32",
+) -> Model:
+    """A transformer that reads one sequence and tells another, token by token.
+
+    An encoder reads the source, each position all of it but its padding (token 0); a decoder tells
+    each token of the target from those before it and from what the encoder made of the source. As
+    in model transformer, layer norms come before attention and network, positions are learned, and
+    there is no dropout; both sides share the tokens' vectors.
+
+    Source: Vaswani et al., *Attention is all you need* (2017, arXiv:1706.03762), whose layer norms
+    come after instead, and whose positions are sines.
+
+    Args:
+        size: tiny (2 layers, 2 heads, width 64), base (6, 8, 512) or big (6, 16, 1024), the last
+            two of the paper; what is given besides replaces its part of it.
+        layers: Number of layers of the encoder, and of the decoder.
+        heads: Attention heads; the width is a multiple.
+        width: Numbers that stand for a token between the layers.
+        context: The longest source or target; the data's lengths, if not given.
+        tied: Whether the output's matrix is that of the tokens.
+        stacked: Whether the layers' parameters are stacked and run in a loop, so that a deep
+            network compiles as fast as a shallow one; matrix preconditioners want them apart.
+        activation: The nonlinearity of the networks; relu is the paper's.
+        init: Deviation of the weights; lecun is 1/√fan_in, gpt2 is 0.02. Those that write to the
+            residual stream are divided by the root of the number of its terms besides.
+        scale: Factor on all initial weights.
+        remat: Keep only what passes between layers and compute the rest of a layer again when it is
+            differentiated: less memory for about a third more work.
+        precision: What activations and products are computed in; bfloat16 keeps the parameters,
+            softmax, the norms' statistics and the logits in float32.
+
+    Returns:
+        The model, for data of pairs of sequences.
+
+    Raises:
+        UserError: if a size is below 1, the heads do not divide the width, `scale` is not positive,
+            a name is unknown, or (from `init`) a sequence is longer than `context`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from aeoskit_experiments.data import PairDataset
+        >>> source, known, told = (jnp.ones((5, length), int) for length in (4, 3, 3))
+        >>> data = PairDataset((source, known), (told, jnp.ones((5, 3))), vocabulary=7)
+        >>> model = encoder_decoder(width=8)
+        >>> params = jax.eval_shape(model.init, jax.random.key(0), data)
+        >>> jax.eval_shape(model.apply, params, data.inputs).shape
+        (5, 3, 7)
+    """
+    if size not in _SIZES:
+        raise UserError(f"size is {size!r}: it is one of {', '.join(_SIZES)}")
+    given = {"layers": layers, "heads": heads, "width": width}
+    said = {name: value for name, value in given.items() if value is not None}
+    whole = replace(_SIZES[size], **said)
+    check_settings(
+        activation, "lecun", scale, **said, **({} if context is None else {"context": context})
+    )
+    check_transformer(whole.width, whole.heads, init, precision)
+    return Model(
+        _Init(whole, context, tied, stacked, init, scale),
+        _Apply(whole.heads, activation, remat, precision),
+    )
