@@ -84,7 +84,17 @@ STAGES: dict[str, StageKind] = {
         StageKind(
             "model",
             "the network",
-            variants=_in("aeoskit_experiments.models", "mlp", "cnn", "linear", "transformer"),
+            variants=_in(
+                "aeoskit_experiments.models",
+                "mlp",
+                "cnn",
+                "vgg",
+                "resnet",
+                "wide_resnet",
+                "vit",
+                "linear",
+                "transformer",
+            ),
             common=(_SEED,),
             required=True,
             texts=True,
