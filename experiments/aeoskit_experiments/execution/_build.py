@@ -26,6 +26,7 @@ from aeoskit.probes import (
     StabilityThreshold,
 )
 from aeoskit.trajectory import AnyOptimizer, Carry, Trajectory, stack_lanes
+from aeoskit_experiments.losses import MeanLoss
 from aeoskit_experiments.pipelines import Choice, Experiment, Track, TrackMultiplier
 
 from ._place import placement_of
@@ -74,7 +75,7 @@ def build(experiment: Experiment) -> Setup:
         params = placement.put_params(params)
     objective = Objective.from_model(
         network.apply,
-        loss.function,
+        MeanLoss(loss.function) if network.couples else loss.function,
         examples,
         microbatch=train.microbatch,
         reuse=train.reuse,

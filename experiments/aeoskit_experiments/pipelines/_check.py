@@ -47,7 +47,7 @@ def check(experiment: Experiment) -> None:
         _check_probe(probe, train)
         _check_measurable(probe.variant, experiment.optimizer.variant)
     _check_batches(data, train)
-    _build(model, {})
+    _check_whole(model, _build(model, {}), train)
     optimizers = [_build_optimizer(experiment.optimizer, lane) for lane in experiment.lanes()]
     for branch in experiment.branches:
         _check_branch(branch, experiment.probes, train, experiment.optimizer, optimizers[0])
@@ -176,6 +176,15 @@ def _check_batches(data: Choice, train: Train) -> None:
                 f"train: {name} is {size}, but the data has only {examples} examples: "
                 f"give at most {examples}, or none for all of them"
             )
+
+
+def _check_whole(model: Choice, network: Any, train: Train) -> None:
+    if network.couples and train.microbatch is not None:
+        raise UserError(
+            f"train: microbatch is {train.microbatch}, but {label('model', model.variant)} has "
+            f"batch norm, whose statistics are those of the whole batch: leave microbatch out, or "
+            f"choose norm group"
+        )
 
 
 def _build_optimizer(optimizer: Choice, lane: Mapping[str, float]) -> Any:
