@@ -9,6 +9,7 @@ import pytest
 
 from aeoskit_experiments import UserError
 from aeoskit_experiments.models import batch_norm, group_norm, layer_norm, resnet, transformer
+from aeoskit_experiments.models._norms import Normalization
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(3, 2, 2, 4)) + 1
@@ -100,7 +101,7 @@ def test_refused():
     with pytest.raises(UserError, match="groups is 0"):
         resnet(groups=0)
     with pytest.raises(UserError, match="norm is 'weight': it is one of batch, group, layer, none"):
-        resnet(norm="weight")
+        Normalization("weight", 1).check(channels=1)
     assert resnet(norm="batch").couples
     assert not resnet(norm="group").couples
     assert not transformer().couples
