@@ -62,7 +62,7 @@ def lax_convolution(
     >>> lax_convolution(jnp.ones((1, 3, 3, 1)), jnp.ones((3, 3, 1, 1)))[0, 1, 1, 0]
     Array(9., dtype=float32)
     """
-    beyond = (kernel.shape[0] // 2,) * 2
+    beyond = (kernel.shape[0] // 2, kernel.shape[0] // 2)
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), (beyond, beyond), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
