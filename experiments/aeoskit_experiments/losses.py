@@ -6,7 +6,10 @@ import einops
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from aeoskit.objective import SoftmaxCrossEntropy, SquaredError
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from aeoskit.objective import AbstractOutputLoss, SoftmaxCrossEntropy, SquaredError
 
 # Modules that know their Hessian in the outputs, so that a Gauss-Newton product need not
 # differentiate them. Targets are one-hot labels; of tokens they are the tokens themselves, and the
@@ -38,6 +41,53 @@ def misclassified(outputs: Array, targets: Any) -> Any:
     if weights is not None:
         return jnp.sum(weights * wrong), jnp.sum(weights)
     return einops.reduce(wrong, "n ... -> n", "mean")
+class MeanLoss(AbstractOutputLoss):
+    """The mean of another loss over a batch, as one number: for models that couple the examples.
+
+    An objective evaluates it whole, also on a mesh, where the losses of single examples would be
+    those of each device's own part of the data.
+
+    Args:
+        loss: the other loss.
+
+    Example:
+        >>> outputs, targets = jnp.array([[1.0], [2.0]]), jnp.zeros((2, 1))
+        >>> MeanLoss(mse)(outputs, targets)
+        Array(1.25, dtype=float32)
+    """
+
+    loss: AbstractOutputLoss
+
+    def __call__(self, outputs: Float[Array, "n *shape"], targets: PyTree) -> Float[Array, ""]:
+        """The mean.
+
+        Args:
+            outputs: what the model returned.
+            targets: as for the other loss.
+
+        Returns:
+            A scalar.
+        """
+        losses = self.loss(outputs, targets)
+        return losses[0] / losses[1] if isinstance(losses, tuple) else jnp.mean(losses)
+
+    def hessian_product(
+        self, outputs: Float[Array, "n *shape"], targets: PyTree, vector: Float[Array, "n *shape"]
+    ) -> Float[Array, "n *shape"]:
+        """The product with the Hessian of the mean.
+
+        Args:
+            outputs: where the Hessian is taken.
+            targets: as for the other loss.
+            vector: what is multiplied.
+
+        Returns:
+            An array like `vector`.
+        """
+        product: Any = self.loss.hessian_product(outputs, targets, vector)
+        losses = self.loss(outputs, targets)
+        weight = losses[1] if isinstance(losses, tuple) else losses.size
+        return (product / weight).astype(vector.dtype)
 
 
 def accuracy(

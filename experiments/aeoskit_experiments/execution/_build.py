@@ -20,7 +20,7 @@ from aeoskit.linalg import (
     Lanczos,
     Tracking,
 )
-from aeoskit.objective import Objective
+from aeoskit.objective import AbstractOutputLoss, Objective
 from aeoskit.optimizers import Frozen, Identity, OptimistixOptimizer, Optimizer, Sign
 from aeoskit.probes import (
     AbstractProbe,
@@ -46,6 +46,8 @@ from aeoskit_experiments.pipelines import (
     Train,
 )
 from aeoskit_experiments.pipelines._check import check_probe_batch, check_steps
+from aeoskit_experiments.losses import MeanLoss
+from aeoskit_experiments.pipelines import Choice, Experiment, Track, TrackMultiplier
 
 from ._place import placement_of
 from ._rewind import Start, find_past
@@ -96,9 +98,13 @@ def build(experiment: Experiment) -> Setup:
         # From the host's memory each process takes what its own devices hold, and no more.
         examples = jax.tree.map(np.asarray, examples)
         params = placement.put_params(params)
+    output_loss = loss.function
+    if network.couples:
+        assert isinstance(output_loss, AbstractOutputLoss)  # as all of the stage are
+        output_loss = MeanLoss(output_loss)
     objective = Objective.from_model(
         network.apply,
-        loss.function,
+        output_loss,
         examples,
         microbatch=train.microbatch,
         reuse=train.reuse,

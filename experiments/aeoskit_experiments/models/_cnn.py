@@ -1,20 +1,17 @@
 """Convolutional networks."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import jax
-from einops import rearrange, reduce
+from einops import rearrange
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.data import AnyDataset
 
-from ._convolution import lax_convolution, shifted_convolution
-from ._model import ACTIVATIONS, Activation, Init, Model, check_settings, draw_layer, rows_of
-
-Convolution = Literal["shifted", "lax"]
-CONVOLUTIONS = {"shifted": shifted_convolution, "lax": lax_convolution}
+from ._convolution import CONVOLUTIONS, Convolution, check_convolution
+from ._images import as_images, halved, square_images
+from ._model import ACTIVATIONS, Activation, Init, Model, check_settings, draw_layer
 
 
 @dataclass(frozen=True)
@@ -25,12 +22,11 @@ class _Init:
     scale: float
 
     def __call__(self, key: PRNGKeyArray, dataset: AnyDataset) -> PyTree:
-        images = rows_of(dataset, "cnn")
-        height, width, inputs = images.image_shape
+        side, inputs, images = square_images(dataset, "cnn")
         shrink = 2**self.depth
-        if height % shrink or width % shrink:
+        if side % shrink:
             raise UserError(
-                f"depth is {self.depth}: images of {height}x{width} cannot be halved that often, "
+                f"depth is {self.depth}: images of {side}x{side} cannot be halved that often, "
                 "ask for fewer convolutions"
             )
         *keys, last = jax.random.split(key, self.depth + 1)
@@ -38,7 +34,7 @@ class _Init:
         for k in keys:
             layers.append(draw_layer(k, (3, 3, inputs, self.channels), self.init, self.scale))
             inputs = self.channels
-        features = (height // shrink) * (width // shrink) * inputs
+        features = (side // shrink) ** 2 * inputs
         head = draw_layer(last, (features, images.num_classes), self.init, self.scale)
         return {"convolutions": layers, "head": head}
 
@@ -51,14 +47,10 @@ class _Apply:
     def __call__(
         self, params: PyTree, inputs: Float[Array, "n features"]
     ) -> Float[Array, "n classes"]:
-        first = params["convolutions"][0]["weight"]
-        # Images are square here; a model is applied to inputs alone, which do not say their shape.
-        side = round((inputs.shape[1] / first.shape[2]) ** 0.5)
-        x = rearrange(inputs, "n (height width c) -> n height width c", height=side, width=side)
+        x = as_images(inputs, params["convolutions"][0]["weight"].shape[2])
         for layer in params["convolutions"]:
             x = CONVOLUTIONS[self.convolution](x, layer["weight"])
-            x = ACTIVATIONS[self.activation](x + layer["bias"][None, None, None])
-            x = reduce(x, "n (height i) (width j) c -> n height width c", "mean", i=2, j=2)
+            x = halved(ACTIVATIONS[self.activation](x + layer["bias"][None, None, None]))
         x = rearrange(x, "n height width c -> n (height width c)")
         return x @ params["head"]["weight"] + params["head"]["bias"][None]
 
@@ -87,7 +79,7 @@ def cnn(
 
     Raises:
         UserError: if a size is below 1, `scale` is not positive, a name is unknown, or (from
-            `init`) the images cannot be halved `depth` times.
+            `init`) the images are not square or cannot be halved `depth` times.
 
     Example:
         >>> import jax
@@ -98,8 +90,5 @@ def cnn(
         (5, 10)
     """
     check_settings(activation, init, scale, channels=channels, depth=depth)
-    if convolution not in CONVOLUTIONS:
-        raise UserError(
-            f"convolution is {convolution!r}: it is one of {', '.join(sorted(CONVOLUTIONS))}"
-        )
+    check_convolution(convolution)
     return Model(_Init(channels, depth, init, scale), _Apply(activation, convolution))

@@ -35,10 +35,13 @@ class Model:
         apply: `(params, inputs (n, features)) -> outputs (n, classes)`; of a model of tokens,
             `(params, inputs (n, length)) -> outputs (n, length, vocabulary)`; of pairs of
             sequences, `(params, ((n, source), (n, target))) -> outputs (n, target, vocabulary)`.
+        couples: Whether an example's output depends on the other examples (batch norm), so that
+            the data are to be evaluated whole.
     """
 
     init: Callable[[PRNGKeyArray, AnyDataset], PyTree]
     apply: Callable[[PyTree, PyTree[Num[Array, "n ?*inputs"]]], Float[Array, "n *outputs"]]
+    couples: bool = False
 
 
 def check_settings(activation: str, init: str, scale: float, **positive: int) -> None:

@@ -55,6 +55,8 @@ def check(experiment: Experiment) -> None:
     if train.epochs is None or isinstance(examples, int):
         check_steps(experiment, train.steps_on(examples if isinstance(examples, int) else 1))
     _build(model, {})
+    _check_batches(data, train)
+    _check_whole(model, _build(model, {}), train)
     optimizers = [_build_optimizer(experiment.optimizer, lane) for lane in experiment.lanes()]
     for branch in experiment.branches:
         _check_branch(branch, experiment.probes, experiment.optimizer, optimizers[0])
@@ -242,6 +244,15 @@ def check_probe_batch(variant: str, size: int, examples: int) -> None:
         raise UserError(
             f"track {variant}: examples is {size}, but the data has only {examples}: "
             f"give at most {examples}, or none for all of them"
+        )
+
+
+def _check_whole(model: Choice, network: Any, train: Train) -> None:
+    if network.couples and train.microbatch is not None:
+        raise UserError(
+            f"train: microbatch is {train.microbatch}, but {label('model', model.variant)} has "
+            f"batch norm, whose statistics are those of the whole batch: leave microbatch out, or "
+            f"choose norm group"
         )
 
 

@@ -144,7 +144,8 @@ def _situation(experiment: Experiment, run: AbstractRun) -> Situation:
     remat = any(option.name == "remat" for option in options_for("model", model.variant))
     return Situation(
         rows_per_shard=rows,
-        microbatch=min(rows, train.microbatch or rows),
+        # What couples its examples is not to be cut into parts.
+        microbatch=1 if model.build().couples else min(rows, train.microbatch or rows),
         basis=max((track.basis for track in tracks), default=0),
         least_basis=max((least_basis(track.k) for track in tracks), default=0),
         remat=remat and not model.settings["remat"],
