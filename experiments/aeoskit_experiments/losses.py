@@ -4,9 +4,6 @@ from typing import Any
 
 import einops
 import jax.numpy as jnp
-from jaxtyping import Array, Float
-
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from aeoskit.objective import AbstractOutputLoss, SoftmaxCrossEntropy, SquaredError
@@ -41,6 +38,8 @@ def misclassified(outputs: Array, targets: Any) -> Any:
     if weights is not None:
         return jnp.sum(weights * wrong), jnp.sum(weights)
     return einops.reduce(wrong, "n ... -> n", "mean")
+
+
 class MeanLoss(AbstractOutputLoss):
     """The mean of another loss over a batch, as one number: for models that couple the examples.
 

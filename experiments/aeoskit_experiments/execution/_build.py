@@ -35,7 +35,7 @@ from aeoskit.sharding import Placement
 from aeoskit.trajectory import AnyOptimizer, Carry, Trajectory, stack_lanes
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.data import AnyDataset, Dataset
-from aeoskit_experiments.losses import misclassified
+from aeoskit_experiments.losses import MeanLoss, misclassified
 from aeoskit_experiments.pipelines import (
     AnyTrack,
     Choice,
@@ -46,8 +46,6 @@ from aeoskit_experiments.pipelines import (
     Train,
 )
 from aeoskit_experiments.pipelines._check import check_probe_batch, check_steps
-from aeoskit_experiments.losses import MeanLoss
-from aeoskit_experiments.pipelines import Choice, Experiment, Track, TrackMultiplier
 
 from ._place import placement_of
 from ._rewind import Start, find_past

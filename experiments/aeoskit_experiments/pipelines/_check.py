@@ -54,8 +54,6 @@ def check(experiment: Experiment) -> None:
     examples = data.settings.get("examples")
     if train.epochs is None or isinstance(examples, int):
         check_steps(experiment, train.steps_on(examples if isinstance(examples, int) else 1))
-    _build(model, {})
-    _check_batches(data, train)
     _check_whole(model, _build(model, {}), train)
     optimizers = [_build_optimizer(experiment.optimizer, lane) for lane in experiment.lanes()]
     for branch in experiment.branches:

@@ -119,8 +119,6 @@ STAGES: dict[str, StageKind] = {
                 "resnet",
                 "wide_resnet",
                 "vit",
-                "linear",
-                "transformer",
             ),
             common=(_SEED,),
             required=True,

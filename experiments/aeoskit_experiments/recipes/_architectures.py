@@ -42,6 +42,8 @@ _SMALL: dict[str, tuple[dict[str, Any], tuple[str, dict[str, Any]] | None, float
     ),
 }
 
+_PAPER = _SMALL
+
 
 @recipe
 def e04_architectures(

@@ -121,8 +121,8 @@ def e13_epsilon(
     Args:
         size: Small (digits, minutes on two cores) or the paper's, on CIFAR-10.
         eps: What is added to the preconditioner, one after the other.
-        lr: Learning rate of all of them; none takes twice eps where that is larger than 3e-3 (1e-4
-            at the paper's size): momentum of a step of 2, whose threshold is 19.
+        lr: Learning rate of all of them; none takes 0.8 eps where that is larger than 3e-3 (1e-4
+            at the paper's size): momentum with a threshold of 47.5.
         steps: Steps of full-batch training.
         every: Steps between two measurements.
         dataset: The images; digits or cifar10 by the size.
@@ -138,7 +138,7 @@ def e13_epsilon(
             loss_of(size),
             optimizer(
                 "adam",
-                lr=max(by_size(size, None, small=3e-3, paper=1e-4), 2 * value)
+                lr=max(by_size(size, None, small=3e-3, paper=1e-4), 0.8 * value)
                 if lr is None
                 else lr,
                 beta2=0.99,

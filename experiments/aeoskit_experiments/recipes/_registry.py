@@ -1,7 +1,7 @@
 """The registry of recipes: functions with keyword options that return a pipeline, or several."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -16,10 +16,12 @@ Suite = Mapping[str, Pipeline]
 
 Recipe = Callable[..., Pipeline | Suite]
 
+Function = TypeVar("Function", bound=Recipe)
+
 RECIPES: dict[str, Recipe] = {}
 
 
-def recipe(function: Recipe) -> Recipe:
+def recipe(function: Function) -> Function:
     """Register a function under its name with hyphens; its docstring's first line is its help.
 
     A recipe that returns a mapping is a suite: its pipelines, the cases, run one after the other.

@@ -1,13 +1,13 @@
 """What the experiments of the paper have in common: the data, the network, and two sizes of each.
 
-`small` is a setting of our own in which each effect is seen within minutes on two cores: scikit-learn's
-digits, a part of the labels random so that the edge is reached sooner and the curvature stays.
-`paper` is the setting of arXiv 2207.14484 as far as it is known, on CIFAR-10; what is not known (the
-number of steps, above all) is our choice.
+`small` is a setting of our own in which each effect is seen within minutes on two cores:
+scikit-learn's digits, a part of the labels random so that the edge is reached sooner and the
+curvature stays. `paper` is the setting of arXiv 2207.14484 as far as it is known, on CIFAR-10; what
+is not known (the number of steps, above all) is our choice.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from aeoskit_experiments.pipelines import data, loss, model
 from aeoskit_experiments.pipelines._stage import Stage
@@ -16,8 +16,6 @@ Size = Literal["small", "paper"]
 Dataset = Literal["digits", "mnist5k", "cifar10", "mixture"]
 Floats = float | Sequence[float]
 Ints = int | Sequence[int]
-
-Value = TypeVar("Value")
 
 # The authors' ε, and ours on small data.
 EPS = {"small": 1e-8, "paper": 1e-7}
@@ -74,5 +72,5 @@ def fully_connected(size: str, seed: int, *, width: Any = None, depth: Any = Non
 
 
 def loss_of(size: str) -> Stage:
-    """Cross-entropy as in the paper; squared error on small data, whose curvature does not collapse."""
+    """Cross-entropy as in the paper; on small data squared error, whose curvature stays."""
     return loss("cross_entropy" if size == "paper" else "mse")

@@ -207,7 +207,8 @@ def no_coincidence(run: Evidence) -> float:
     beta2 = _values(run, "beta2")[-1]
     steps = run.row(beta2=beta2)["steps"]
     anywhere = np.arange(run.edge_step(beta2=beta2) + BEFORE, steps)
-    return overshoot(run) - float(np.mean(_highest_before(run, beta2, anywhere) > 1))
+    after = _highest_before(run, beta2, _peaks(run, beta2)) > 1
+    return float(np.mean(after)) - float(np.mean(_highest_before(run, beta2, anywhere) > 1))
 
 
 @claim(
