@@ -95,7 +95,7 @@ def test_it_prints_a_table_and_what_failed(asked: list[Any], capsys: Capture) ->
         "main: 10 steps",
         "main: lane 1 diverged at step 7.",
         "  failed: its process ended",
-        "  pass E7 growth: 7.30× (7.00 to 7.60), ≥ 5×",
+        "  pass E7 growth: 7.30× (7 to 7.60), ≥ 5×",
         "  fail E7 growth (mnist5k): 2×, ≥ 5×",
         "  unreachable E12 test: CIFAR-10 is not here",
     ]

@@ -205,13 +205,13 @@ class _Book:
 def _run(book: _Book, runner: Runner, witness: Witness) -> LedgerOutcome:
     """The works that are left, one after the other."""
     left = [task for task in book.tasks if book.states[task.key].status == "waiting"]
-    done = len(book.tasks) - len(left)
+    possible = sum(task.pipeline is not None for task in book.tasks)
     stopped, at_once = False, True
     try:
         with Interrupt() as interrupt:
-            for index, task in enumerate(left, start=done + 1):
+            for index, task in enumerate(left, start=possible - len(left) + 1):
                 assert task.pipeline is not None
-                witness.began(task.label, index, len(book.tasks))
+                witness.began(task.label, index, possible)
                 place = clear(book.path, task)
                 begun = time.perf_counter()
                 how = runner.run(task.pipeline, place, witness, interrupt)
