@@ -220,7 +220,8 @@ def _run(book: _Book, runner: Runner, witness: Witness) -> LedgerOutcome:
                 stopped = interrupt.wished or state.status == "interrupted"
                 for row in book.write("running"):
                     witness.judged(row)
-                if stopped:
+                if stopped or interrupt.wished:  # which may have come meanwhile
+                    stopped = True
                     break
             at_once = False
     except KeyboardInterrupt:  # a second one, which does not wait
