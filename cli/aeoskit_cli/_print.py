@@ -236,7 +236,7 @@ def print_ledger(ledger: Any, folder: Path) -> None:
         print(f"{experiment} {', '.join(names)}: {reason}")
     if reasons:
         print()
-    print(f"{headline(ledger)}.")
+    print(f"{headline(ledger)}.".replace("; ", ";\n"))
     if ledger.waiting:
         print(f"{ledger.waiting} runs are left: aeoskit reproduce --folder {folder}")
     _say("page", folder / "ledger.html")

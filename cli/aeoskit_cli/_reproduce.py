@@ -46,7 +46,8 @@ def reproduce(
 
     # The runs are a child's: this process must not take the accelerator's memory from it.
     jax.config.update("jax_platforms", "cpu")
-    with Told(quiet=quiet) as told:
+    told = Told(quiet=quiet)
+    with told:
         outcome = run(
             size=size,
             only=None if only is None else only.split(","),

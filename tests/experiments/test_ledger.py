@@ -376,29 +376,53 @@ class TestRegistered:
             make_tasks(claims, size="small", seeds=[0], grid=False, make=make)
 
 
+class Mortal(Child):
+    """A child whose first process is killed at once."""
+
+    def _started(self) -> Any:
+        first = self._process is None and not self._log.exists()
+        process = super()._started()
+        if first:
+            process.kill()
+        return process
+
+
 def test_a_child_that_dies_costs_its_own_work(tmp_path: Path) -> None:
     class Heard(Unseen):
-        """Kills the first run's process once it has begun."""
+        """Remembers what it hears."""
 
         def __init__(self) -> None:
-            self.ends: list[tuple[str, str]] = []
+            self.said: list[tuple[Any, ...]] = []
 
-        def started(self, what: str, steps: int) -> None:
-            if not self.ends:
-                assert child._process is not None
-                child._process.kill()
+        def began(self, label: str, index: int, total: int) -> None:
+            self.said.append((label, index, total))
+
+        def advanced(self, what: str, done: int, shown: Mapping[str, float]) -> None:
+            self.said.append((what, done, *shown))
 
         def ended(self, state: Any) -> None:
-            self.ends.append((state.status, state.error))
+            self.said.append((state.status,))
 
-    child, heard = Child(tmp_path / "worker.log"), Heard()
-    claims = [a_claim("one"), a_claim("other", final_loss, Work("good", case="other"))]
-    outcome = ledger_of(tmp_path / "ledger", *claims, runner=child, witness=heard)
-    rows = by_name(outcome)
-    assert rows["one"]["verdict"] == "fail"
-    assert "its process ended (SIGKILL" in rows["one"]["reason"]
-    assert "worker.log has what it said last" in rows["one"]["reason"]
-    assert rows["other"]["verdict"] == "pass"
-    assert [status for status, _ in heard.ends] == ["failed", "finished"]
+        def judged(self, row: Any) -> None:
+            self.said.append((row.claim, row.verdict))
+
+    heard = Heard()
+    claims = [a_claim("one"), a_claim("two", final_loss, Work("good", case="other"))]
+    runner = Mortal(tmp_path / "worker.log")
+    outcome = ledger_of(tmp_path / "ledger", *claims, runner=runner, witness=heard)
+    assert heard.said == [
+        ("good, seed 0", 1, 2),
+        ("failed",),
+        ("one", "fail"),
+        ("good other, seed 0", 2, 2),
+        *[("main", done, "loss") for done in (5, 10, 15, 20)],
+        ("finished",),
+        ("two", "pass"),
+    ]
+    reason = by_name(outcome)["one"]["reason"]
+    assert reason.startswith("the run failed: its process ended (SIGKILL; ")
+    assert reason.endswith("worker.log has what it said last")
     assert outcome.exit_code == 1
     assert "SIGKILL" in (tmp_path / "ledger" / "ledger.html").read_text()
+    # One that failed is tried again.
+    assert ledger_of(tmp_path / "ledger", *claims).exit_code == 0

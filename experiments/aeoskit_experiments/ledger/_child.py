@@ -17,6 +17,7 @@ from aeoskit_experiments.execution._interrupt import Interrupt
 from aeoskit_experiments.ledger._worker import carry_out
 from aeoskit_experiments.pipelines import Pipeline
 
+_START = "from aeoskit_experiments.ledger._worker import main; main()"
 _GRACE = 10
 """Seconds that a child has to end once it is not needed any more."""
 
@@ -118,7 +119,7 @@ class Child:
         self._events = queue.Queue()
         with open(self._log, "ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "aeoskit_experiments.ledger._worker"],
+                [sys.executable, "-c", _START],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from aeoskit_experiments.ledger._claim import OutOfReach, Refuted
+from aeoskit_experiments.ledger._claim import OutOfReach, Refuted, Work
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,11 +25,11 @@ class Evidence:
 
     Args:
         run: What `read_run` gave.
-        case: Which case of the suite it is.
+        work: What was run, its options among it.
     """
 
     run: "Run"
-    case: str = "main"
+    work: Work | None = None
 
     @property
     def summary(self) -> Mapping[str, Any]:

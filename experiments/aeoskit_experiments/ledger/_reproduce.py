@@ -206,13 +206,13 @@ class _Book:
 def _run(book: _Book, runner: Runner, witness: Witness) -> LedgerOutcome:
     """The works that are left, one after the other."""
     left = [task for task in book.tasks if book.states[task.key].status == "waiting"]
-    done = len(book.tasks) - len(left)
+    possible = sum(task.pipeline is not None for task in book.tasks)
     stopped, at_once = False, True
     try:
         with Interrupt() as interrupt:
-            for index, task in enumerate(left, start=done + 1):
+            for index, task in enumerate(left, start=possible - len(left) + 1):
                 assert task.pipeline is not None
-                witness.began(task.label, index, len(book.tasks))
+                witness.began(task.label, index, possible)
                 place = clear(book.path, task)
                 begun = time.perf_counter()
                 how = _carried_out(task, book, runner, place, witness, interrupt)
@@ -221,7 +221,8 @@ def _run(book: _Book, runner: Runner, witness: Witness) -> LedgerOutcome:
                 stopped = interrupt.wished or state.status == "interrupted"
                 for row in book.write("running"):
                     witness.judged(row)
-                if stopped:
+                if stopped or interrupt.wished:  # which may have come meanwhile
+                    stopped = True
                     break
             at_once = False
     except KeyboardInterrupt:  # a second one, which does not wait

@@ -111,5 +111,5 @@ def _finding(
     for state in here:
         if state.status == "failed":
             return Finding("refuted", reason=f"the run failed: {state.error}")
-    evidence = [Evidence(runs[key], work.case) for key, work in works.items()]
+    evidence = [Evidence(runs[key], work) for key, work in works.items()]
     return measure(claim, evidence)

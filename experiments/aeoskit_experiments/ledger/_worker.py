@@ -1,7 +1,5 @@
 """The process that runs the works, one after the other: told on stdin, telling on stdout.
 
-    python -m aeoskit_experiments.ledger._worker
-
 Both are lines of JSON. What libraries print goes to stderr.
 """
 
@@ -89,7 +87,8 @@ def carry_out(pipeline: Pipeline, folder: str, listener: Any) -> dict[str, Any]:
     return {"status": outcome.status, "error": ""}
 
 
-def _main() -> None:
+def main() -> None:
+    """Run works until there is nothing more to be read."""
     own = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     teller = Teller(own)
@@ -99,7 +98,3 @@ def _main() -> None:
         pipeline = Pipeline.from_dict(task["pipeline"])
         print(f"== {task['folder']}", file=sys.stderr, flush=True)
         teller.tell("ended", carry_out(pipeline, task["folder"], teller))
-
-
-if __name__ == "__main__":
-    _main()
