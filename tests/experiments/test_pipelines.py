@@ -29,7 +29,7 @@ from aeoskit_experiments.pipelines import (
     track,
     train,
 )
-from aeoskit_experiments.recipes import RECIPES, make_recipe, recipe_options
+from aeoskit_experiments.recipes import RECIPES, make_recipe, make_suite, recipe_options
 
 DECAYS = st.floats(0, 0.999)
 POSITIVE = st.floats(1e-9, 1e6)
@@ -441,11 +441,11 @@ def test_every_optimizer_has_a_learning_rate() -> None:
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_a_recipe_makes_a_pipeline_that_can_be_done(name: str) -> None:
-    pipeline = make_recipe(name)
-    assert pipeline.name == name
-    assert pipeline.experiment().probes
+    for pipeline in make_suite(name).values():
+        assert pipeline.name.startswith(name)
+        assert pipeline.experiment().probes
+        assert Pipeline.from_json(pipeline.to_json()) == pipeline
     assert all(option.help for option in recipe_options(name))
-    assert Pipeline.from_json(pipeline.to_json()) == pipeline
 
 
 def test_a_recipe_refuses() -> None:
