@@ -30,6 +30,10 @@ class Spike:
         onset: the first of them.
         peak: that of the largest loss.
         height: the loss there over its running median.
+
+    Example:
+        >>> Spike(onset=200, peak=201, height=4.0).height
+        4.0
     """
 
     onset: int
