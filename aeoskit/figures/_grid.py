@@ -173,7 +173,7 @@ def _written(name: str, value: float) -> str:
         return f"{value:.2f}"
     if 100 <= abs(value) < 1e5:
         return f"{value:.0f}"
-    return f"{value:.3g}"
+    return f"{value:#.3g}"
 
 
 def _readable(color: Any) -> str:
