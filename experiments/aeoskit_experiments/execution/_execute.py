@@ -17,7 +17,7 @@ from aeoskit_experiments._supervise import tell_supervisor
 from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store
 
 from ._build import Setup, build, build_optimizer, is_raw
-from ._draw import draw, figure_kind
+from ._draw import draw, kind_of
 from ._interrupt import Interrupt
 from ._listener import Listener, Silent
 from ._names import rate_of
@@ -236,15 +236,12 @@ def _conclude(
     runs = _summaries(dataset, groups, lanes)
     plot = pipeline.declared().plot or Plot()
     summary: dict[str, Any] = {"name": pipeline.name, "runs": runs}
-    sides = _sides(groups[0][1])
-    adaptive = not _is_raw(groups[0][1], "main")
-    auto = figure_kind(dataset, adaptive=adaptive, sides=sides is not None)
-    kind = plot.kind if plot.kind != "auto" else auto
+    kind = plot.kind if plot.kind != "auto" else _kind(dataset, groups[0][1])
     if kind == "advance":
         summary |= _advance(dataset, lanes)
     main = [item for item in runs if item["branch"] == "main"]
     rows = multiplier_rows(main)
-    if sides is not None:
+    if (sides := _sides(groups[0][1])) is not None:
         rows = _threshold_rows(dataset, groups, sides)
     if rows:
         summary["rows"] = rows
@@ -343,6 +340,11 @@ def _threshold_rows(
             main, below, above = runs
             found.append(said | threshold_row(main, below, above, raw))
     return found
+
+
+def _kind(dataset: xr.Dataset, experiment: Experiment) -> str:
+    adaptive = not _is_raw(experiment, "main")
+    return kind_of(dataset, adaptive=adaptive, sides=_sides(experiment) is not None)
 
 
 def _advance(dataset: xr.Dataset, lanes: list[dict[str, Any]]) -> dict[str, Any]:
