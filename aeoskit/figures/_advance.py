@@ -147,7 +147,7 @@ def _mark_begins(axes: Axes, begins: dict[str, float | None]) -> None:
     for step, branches in later.items():
         axes.axvline(step, color=FAINT, ls=":", lw=1.1, zorder=1.2, label="_freeze")
         axes.annotate(
-            "P frozen" if branches == ["frozen"] else "branches",
+            "P frozen" if all(x.startswith("frozen") for x in branches) else "branches",
             (step, 1),
             xycoords=("data", "axes fraction"),
             xytext=(0, 2),

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from ._curves import Lane, lanes_of, running_median
 from ._panels import WINDOW, ratio_of
@@ -161,7 +162,7 @@ def _bound_steps(axes: Axes, steps: list[Any]) -> None:
     known = np.concatenate([np.empty(0), *steps])
     if known.size:
         step_axis(axes, float(known.min()), float(known.max()))
-        axes.xaxis.get_major_locator().set_params(nbins=3)
+        axes.xaxis.set_major_locator(MaxNLocator(3, integer=True, steps=[1, 2, 5, 10]))
     else:
         axes.set_xticks([])
         axes.text(0.5, 0.3, "not measured", transform=axes.transAxes, ha="center", color=FAINT)

@@ -81,9 +81,10 @@ class _Grid:
 
 def _grid(dataset: xr.Dataset) -> _Grid:
     dims = sweep_dims(dataset)
-    # Where more are there, those that vary; one of a single value stands where two are missing.
-    chosen = [dim for dim in dims if dataset.sizes[dim] > 1]
-    chosen = [dim for dim in dims if dim in chosen or len(chosen) < 2]
+    varied = [dim for dim in dims if dataset.sizes[dim] > 1]
+    # Where fewer than two vary, one of a single value stands in.
+    single = [dim for dim in dims if dim not in varied][: max(2 - len(varied), 0)]
+    chosen = [dim for dim in dims if dim in varied or dim in single]
     if "lane" in dims or not 1 <= len(chosen) <= 2:
         raise ValueError(
             f"the dataset sweeps {dims}, but a grid figure draws a full grid of two: choose a "
@@ -102,8 +103,8 @@ def _grid(dataset: xr.Dataset) -> _Grid:
         ]
         for row in range(dataset.sizes[first])
     ]
-    values = [dataset[dim].values.tolist() for dim in chosen]
-    return _Grid((first, second), *values, lanes)
+    across, along = (dataset[dim].values.tolist() for dim in chosen)
+    return _Grid((first, second), across, along, lanes)
 
 
 def _lane(dataset: xr.Dataset, selection: dict[str, Any]) -> Lane:
@@ -172,7 +173,7 @@ def _written(name: str, value: float) -> str:
         return f"{value:.2f}"
     if 100 <= abs(value) < 1e5:
         return f"{value:.0f}"
-    return f"{value:.3g}"
+    return f"{value:#.3g}"
 
 
 def _readable(color: Any) -> str:

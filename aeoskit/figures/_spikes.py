@@ -30,6 +30,10 @@ class Spike:
         onset: the first of them.
         peak: that of the largest loss.
         height: the loss there over its running median.
+
+    Example:
+        >>> Spike(onset=200, peak=201, height=4.0).height
+        4.0
     """
 
     onset: int
@@ -175,7 +179,7 @@ def _draw_loss(axes: Axes, points: tuple[Any, Any], spikes: list[Spike]) -> None
 def _draw_ratio(axes: Axes, points: tuple[Any, Any]) -> None:
     steps, values = points
     axes.axhline(1, color=INK, ls="--", lw=1, zorder=3, label="_threshold")
-    axes.plot(steps, values, color=_RATIO, lw=0.9, label="ratio")
+    axes.plot(steps, values, color=_RATIO, lw=0.8, label="ratio")
     axes.fill_between(
         steps,
         1,
@@ -183,7 +187,7 @@ def _draw_ratio(axes: Axes, points: tuple[Any, Any]) -> None:
         where=values > 1,
         interpolate=True,
         color=_RATIO,
-        alpha=0.35,
+        alpha=0.5,
         lw=0,
         label="_above",
     )
@@ -205,5 +209,5 @@ def _handles(factor: float | int, width: float | int) -> list[Any]:
     return [
         Line2D([], [], ls="", marker="v", ms=5, color=_SPIKE, label=spikes),
         Line2D([], [], color=INK, ls="--", lw=1, label="the edge"),
-        Patch(color=_RATIO, alpha=0.35, lw=0, label="above the edge"),
+        Patch(color=_RATIO, alpha=0.5, lw=0, label="above the edge"),
     ]

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from aeoskit_experiments.execution import Silent
-from aeoskit_experiments.execution._draw import draw, figure_kind
+from aeoskit_experiments.execution._draw import draw, kind_of
 from aeoskit_experiments.pipelines import Plot
 
 
@@ -37,12 +37,12 @@ def record(*swept: str, branches: tuple[str, ...] = ("main",)) -> xr.Dataset:
     ],
 )
 def test_what_fits(dataset: xr.Dataset, kind: str) -> None:
-    assert figure_kind(dataset, adaptive=True, sides=False) == kind
-    assert figure_kind(dataset, adaptive=True, sides=True) == "thresholds"
+    assert kind_of(dataset, adaptive=True, sides=False) == kind
+    assert kind_of(dataset, adaptive=True, sides=True) == "thresholds"
 
 
 def test_a_raw_optimizer_has_no_ratio_to_draw() -> None:
-    assert figure_kind(record("eps"), adaptive=False, sides=False) == "edge"
+    assert kind_of(record("eps"), adaptive=False, sides=False) == "edge"
 
 
 class Heard(Silent):

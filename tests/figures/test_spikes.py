@@ -84,10 +84,10 @@ def test_each_run_has_its_loss_over_its_ratio():
     (edge,) = lines(ratio, "_threshold")
     assert set(edge.get_ydata()) == {1}
     (shade,) = ratio.collections
-    heights = np.concatenate([path.vertices[:, 1] for path in shade.get_paths()])
+    heights = np.concatenate([np.asarray(path.vertices)[:, 1] for path in shade.get_paths()])
     assert heights.min() == 1
     assert heights.max() == pytest.approx(1.1, abs=1e-3)
-    assert not any(path.vertices.size for path in below.collections[0].get_paths())
+    assert not any(np.size(path.vertices) for path in below.collections[0].get_paths())
     assert ratio.get_ylim()[0] > 0.5
     legend = figure.legends[0].get_window_extent()
     assert not any(legend.overlaps(axes.bbox) for axes in figure.axes)

@@ -9,7 +9,7 @@ from ._listener import Listener
 from ._names import optimizer_name
 
 
-def figure_kind(dataset: xr.Dataset, *, adaptive: bool, sides: bool) -> str:
+def kind_of(dataset: xr.Dataset, *, adaptive: bool, sides: bool) -> str:
     """What the branches, the probes or the sweep are for, the edge otherwise.
 
     Args:

@@ -18,7 +18,7 @@ from aeoskit_experiments.catalog import provenance
 from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store, Track
 
 from ._build import Setup, build, build_optimizer, is_raw
-from ._draw import draw, figure_kind
+from ._draw import draw, kind_of
 from ._interrupt import Interrupt
 from ._listener import Listener, Silent
 from ._names import rate_of
@@ -262,15 +262,12 @@ def _conclude(
         runs[0]["edge_step"] = edge_step(*ratio_curve(select(dataset, "main", {}), raw))
     plot = pipeline.declared().plot or Plot()
     summary: dict[str, Any] = {"name": pipeline.name, "runs": runs}
-    sides = _sides(groups[0][1])
-    adaptive = not _is_raw(groups[0][1], "main")
-    auto = figure_kind(dataset, adaptive=adaptive, sides=sides is not None)
-    kind = plot.kind if plot.kind != "auto" else auto
+    kind = plot.kind if plot.kind != "auto" else _kind(dataset, groups[0][1])
     if kind == "advance":
         summary |= _advance(dataset, lanes)
     main = [item for item in runs if item["branch"] == "main"]
     rows = multiplier_rows(main)
-    if sides is not None:
+    if (sides := _sides(groups[0][1])) is not None:
         rows = _threshold_rows(dataset, groups, sides)
     if rows:
         summary["rows"] = rows
@@ -395,6 +392,11 @@ def _threshold_rows(
             main, below, above = runs
             found.append(said | threshold_row(main, below, above, raw))
     return found
+
+
+def _kind(dataset: xr.Dataset, experiment: Experiment) -> str:
+    adaptive = not _is_raw(experiment, "main")
+    return kind_of(dataset, adaptive=adaptive, sides=_sides(experiment) is not None)
 
 
 def _advance(dataset: xr.Dataset, lanes: list[dict[str, Any]]) -> dict[str, Any]:
