@@ -198,7 +198,7 @@ def test_list(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.search(r"^loop +what our loops cost", out, re.MULTILINE)
     assert main(["list", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["stages"]["model"]["variants"] == ["mlp", "cnn", "linear", "transformer"]
+    assert {"mlp", "lstm", "encoder_decoder"} <= set(found["stages"]["model"]["variants"])
 
 
 @pytest.mark.parametrize(

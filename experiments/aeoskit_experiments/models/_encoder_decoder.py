@@ -181,7 +181,7 @@ def encoder_decoder(
     context: int | None = None,
     tied: bool = True,
     stacked: bool = True,
-    activation: Activation = "relu",
+    activation: Activation = "gelu",
     init: TransformerInit = "lecun",
     scale: float = 1.0,
     remat: bool = False,
@@ -195,7 +195,7 @@ def encoder_decoder(
     there is no dropout; both sides share the tokens' vectors.
 
     Source: Vaswani et al., *Attention is all you need* (2017, arXiv:1706.03762), whose layer norms
-    come after instead, and whose positions are sines.
+    come after instead, whose positions are sines, and whose networks have relu.
 
     Args:
         size: tiny (2 layers, 2 heads, width 64), base (6, 8, 512) or big (6, 16, 1024), the last
@@ -207,7 +207,8 @@ def encoder_decoder(
         tied: Whether the output's matrix is that of the tokens.
         stacked: Whether the layers' parameters are stacked and run in a loop, so that a deep
             network compiles as fast as a shallow one; matrix preconditioners want them apart.
-        activation: The nonlinearity of the networks; relu is the paper's.
+        activation: The nonlinearity of the networks; the paper's is relu, whose kinks no
+            Hessian sees.
         init: Deviation of the weights; lecun is 1/√fan_in, gpt2 is 0.02. Those that write to the
             residual stream are divided by the root of the number of its terms besides.
         scale: Factor on all initial weights.
