@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aeoskit.objective import Objective
-from aeoskit.sharding import make_mesh
+from aeoskit.sharding import Placement, make_mesh
 from aeoskit_experiments import UserError
 from aeoskit_experiments.data import Dataset, digits, tokens
 from aeoskit_experiments.execution._build import build
@@ -23,6 +23,8 @@ from aeoskit_experiments.models import (
 )
 from aeoskit_experiments.models._convolution import check_convolution, lax_convolution
 from aeoskit_experiments.pipelines import data, loss, model, optimizer, pipe, place, train
+from aeoskit_experiments.planning._abstract import abstract_run
+from aeoskit_experiments.planning._here import _situation
 
 KEY = jax.random.key(0)
 MAKERS = {"vgg": vgg, "resnet": resnet, "wide_resnet": wide_resnet, "vit": vit}
@@ -322,6 +324,13 @@ def test_batch_norm_in_parts_is_refused():
         objective = Objective.from_model(network.apply, mse, (rows.inputs, rows.targets), **options)
         with pytest.raises(ValueError, match="couples examples"):
             objective.check(params)
+
+
+def test_no_plan_cuts_batch_norms_data():
+    whole = experiment()
+    run = abstract_run(whole, Placement(make_mesh("data=4")))
+    assert run.trajectory.objective.kind(run.params) == "mean"
+    assert _situation(whole, run).microbatch == 1
 
 
 def test_the_mean_of_a_loss_knows_its_hessian(x64):
