@@ -143,6 +143,8 @@ def e13_epsilon(
                 else lr,
                 beta2=0.99,
                 eps=value,
+                # The first momentum, corrected, would be ten steps of the heavy ball at once.
+                correction="none",
             ),
             track("preconditioned_sharpness", every=every),
             track("sharpness", every=every),
