@@ -57,7 +57,8 @@ def values(option: Option, *, sweeps: bool) -> st.SearchStrategy[Any]:
     elif option.kind == "bool":
         one = st.booleans()
     elif option.kind == "text":
-        return st.just(option.default)
+        # The name of a file, where one is asked for.
+        return st.just("a b.txt" if option.required else option.default)
     else:
         one = SMALL if option.kind == "int" else POSITIVE
     if option.nullable and option.name not in BY_NAME:

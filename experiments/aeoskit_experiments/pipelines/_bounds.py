@@ -46,6 +46,8 @@ _BOUNDS: dict[str, _Bound] = {
     "outputs": _AT_LEAST_ONE,
     "sharpness": _POSITIVE,
     "length": _AT_LEAST_ONE,
+    "kinds": _AT_LEAST_ONE,
+    "modulus": (lambda value: value >= 2, "it must be at least 2"),
     "vocabulary": (lambda value: value >= 2, "it must be at least 2"),
     "concentration": _POSITIVE,
     "layers": _AT_LEAST_ONE,
@@ -60,6 +62,7 @@ _AT_MOST = {"seed": 2**32 - 1, "vocabulary": 2**31 - 1}
 _LARGEST: dict[tuple[str, str, str], tuple[int, str]] = {
     ("data", "digits", "examples"): (1797, "scikit-learn's digits has 1797 examples"),
     ("data", "markov", "vocabulary"): (4096, "a chain is a matrix of its square"),
+    ("data", "modular", "modulus"): (4096, "all of its square of pairs are drawn"),
 }
 
 

@@ -6,6 +6,7 @@ Functions are named by reference and imported when their options are asked for, 
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -77,7 +78,19 @@ STAGES: dict[str, StageKind] = {
         StageKind(
             "data",
             "what to fit",
-            variants=_in("aeoskit_experiments.data", "digits", "quadratic", "markov", "tokens"),
+            variants=_in(
+                "aeoskit_experiments.data",
+                "digits",
+                "quadratic",
+                "text",
+                "wikitext",
+                "parallel",
+                "sorting",
+                "modular",
+                "dyck",
+                "markov",
+                "tokens",
+            ),
             required=True,
             texts=True,
         ),
@@ -218,6 +231,19 @@ def is_ours(optimizer: str) -> bool:
     (True, False)
     """
     return not STAGES["optimizer"].variants[optimizer].startswith(f"{FOREIGN}:")
+
+
+@functools.cache
+def is_of_tokens(data: str) -> bool:
+    """Whether a variant of the stage data has tokens to tell: what its function returns says so.
+
+    >>> is_of_tokens("digits"), is_of_tokens("sorting")
+    (False, True)
+    """
+    from aeoskit_experiments.data import Dataset
+
+    returned = inspect.signature(function_of("data", data), eval_str=True).return_annotation
+    return returned is not Dataset
 
 
 def describe(stage: str, variant: str | None) -> str:
