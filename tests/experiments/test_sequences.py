@@ -70,7 +70,8 @@ def test_modular(operation, expected):
 
 def test_brackets_are_balanced_and_uniform():
     """Of 4 brackets of one kind and depth 2 there are two words, and each is as likely."""
-    words = np.asarray(dyck(examples=400, length=4, kinds=1, depth=2).targets)
+    drawn: Any = dyck(examples=400, length=4, kinds=1, depth=2).targets
+    words = np.asarray(drawn)
     assert {tuple(word) for word in words} == {(0, 1, 0, 1), (0, 0, 1, 1)}
     assert 160 < np.sum(words[:, 1] == 0) < 240  # four deviations of a count
     data = dyck(examples=200, length=12, kinds=3, depth=3)

@@ -202,7 +202,7 @@ def test_parallel(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         data = parallel(source=source, target=target, examples=3, length=12)
     (line,) = caplog.messages
-    assert "of 5 pairs, 1 are longer than 12 tokens and 1 have an empty side: left out" in line
+    assert "of 5 pairs, 1 longer than 12 tokens and 1 with an empty side left out" in line
     jax.tree.map(
         np.testing.assert_array_equal, data, parallel(source=columns, examples=3, length=12)
     )
