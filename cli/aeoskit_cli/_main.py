@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aeoskit_cli._data import make_data_app
 from aeoskit_cli._generate import (
     HELP,
     Command,
@@ -39,7 +40,7 @@ Folder = Annotated[
 Run = Annotated[Path, typer.Argument(help="The folder of a run", metavar="RUN")]
 
 USER_ERROR, INTERRUPTED = 2, 130
-ORDER = ("list", "run", "pipe", "sweep", "show", "rerun", "plan", "doctor", "bench")
+ORDER = ("list", "run", "pipe", "sweep", "show", "rerun", "data", "plan", "doctor", "bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0; 1 if everything diverged, a job of a sweep failed or a rerun's numbers
-        differ; 2 for bad input, said in one line on stderr; 130 after Ctrl-C. An exception that
-        nobody foresaw is raised.
+        differ; 2 for bad input, said in one line on stderr, or data that are not what they should
+        be; 130 after Ctrl-C. An exception that nobody foresaw is raised.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if any(word.partition("=")[0] in MANY for word in words) and not is_member():
@@ -123,6 +124,7 @@ def make_app() -> typer.Typer:
     app.add_typer(make_sweep_app(), name="sweep")
     for command in (show, with_options(rerun)):
         app.command(command.__name__, cls=Command, context_settings=HELP)(command)
+    app.add_typer(make_data_app(), name="data")
     # A recipe or a pipeline stands inside of them, with options of its own.
     for command in (plan, doctor):
         app.command(command.__name__, cls=RawCommand, add_help_option=False)(command)

@@ -217,6 +217,19 @@ def print_table(title: str, pairs: Mapping[str, Any]) -> None:
     _show(table)
 
 
+def print_columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table of words."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=_box(), pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for header in headers:
+        table.add_column(header, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    _show(table)
+
+
 def print_notes(summary: Mapping[str, Any]) -> None:
     """Say what a reader of the table must know: what diverged or did not converge."""
     rows = summary.get("runs") or []

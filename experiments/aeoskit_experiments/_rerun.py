@@ -117,8 +117,8 @@ def environment_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> 
     ['jax was 1, now 2']
     """
     changed = []
-    for group in ("versions", "variables"):
-        # Records of before environment variables were kept say nothing about them.
+    for group in ("versions", "variables", "data"):
+        # Records of before environment variables and data were kept say nothing about them.
         one, other = before.get(group), after.get(group)
         if one is not None and other is not None:
             names = sorted({*one, *other})

@@ -39,6 +39,7 @@ BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "beta2": DECAYS,
     "label_noise": st.floats(0, 1),
     "seed": st.integers(0, 2**31),
+    "classes": st.integers(2, 50),
     "basis": st.integers(10, 30),
     "vocabulary": st.integers(2, 4096),
     "modulus": st.integers(2, 97),

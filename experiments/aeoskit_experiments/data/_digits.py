@@ -1,16 +1,9 @@
 """Scikit-learn's handwritten digits."""
 
-from typing import Literal, get_args
-
-import jax.numpy as jnp
 import numpy as np
 
-from aeoskit_experiments._errors import UserError
-
 from ._dataset import Dataset
-
-CLASSES, SHAPE = 10, (8, 8, 1)
-Standardize = Literal["channel", "pixel", "none"]
+from ._prepare import Images, Standardize, prepare
 
 
 def digits(
@@ -19,6 +12,7 @@ def digits(
     label_noise: float = 0.0,
     standardize: Standardize = "channel",
     seed: int = 0,
+    test: int = 0,
 ) -> Dataset:
     """The 1797 images of 8×8 pixels that scikit-learn ships.
 
@@ -33,6 +27,7 @@ def digits(
         label_noise: Fraction of the labels replaced by uniformly random ones; 1 is all random.
         standardize: Mean 0 and variance 1 for the channel, for each pixel, or not at all.
         seed: Seed of the draw of the examples and of the random labels.
+        test: How many of the images that were not drawn are kept as test rows.
 
     Returns:
         The data set. A larger `examples` with the same seed contains the smaller one's images.
@@ -45,40 +40,19 @@ def digits(
         >>> data.inputs.shape, data.targets.shape, data.num_classes
         ((100, 64), (100, 10), 10)
     """
+    return prepare(
+        read_digits(),
+        examples=examples,
+        label_noise=label_noise,
+        standardize=standardize,
+        seed=seed,
+        test=test,
+    )
+
+
+def read_digits() -> Images:
+    """All of them."""
     from sklearn.datasets import load_digits  # here, since it takes a second
 
-    images, labels = load_digits(return_X_y=True)
-    images, labels = np.asarray(images) / 16.0, np.asarray(labels)
-    if not 1 <= examples <= len(labels):
-        raise UserError(
-            f"examples is {examples}: digits has {len(labels)} images, ask for 1 to {len(labels)}"
-        )
-    if not 0 <= label_noise <= 1:
-        raise UserError(f"label_noise is {label_noise}: it is a fraction, from 0 to 1")
-    if standardize not in get_args(Standardize):
-        raise UserError(
-            f"standardize is {standardize!r}: take one of {', '.join(get_args(Standardize))}"
-        )
-    if seed < 0:
-        raise UserError(f"seed is {seed}: it must not be negative")
-
-    # Separate streams, so that noise does not change which images are drawn.
-    taken = np.random.default_rng([seed, 0]).permutation(len(labels))[:examples]
-    images, labels = images[taken], labels[taken].copy()
-    noise = np.random.default_rng([seed, 1])
-    replaced = noise.permutation(examples)[: round(label_noise * examples)]
-    labels[replaced] = noise.integers(CLASSES, size=len(replaced))
-
-    if standardize == "channel":
-        images = (images - images.mean()) / images.std()
-    elif standardize == "pixel":
-        constant = np.ptp(images, axis=0) == 0
-        spread = np.where(constant, 1.0, images.std(axis=0))
-        images = np.where(constant, 0.0, (images - images.mean(axis=0)) / spread)
-    return Dataset(
-        inputs=jnp.asarray(images, jnp.float32),
-        labels=jnp.asarray(labels, jnp.int32),
-        targets=jnp.asarray(np.eye(CLASSES)[labels], jnp.float32),
-        num_classes=CLASSES,
-        image_shape=SHAPE,
-    )
+    pixels, labels = load_digits(return_X_y=True)
+    return Images("digits", np.asarray(pixels), np.asarray(labels), 16.0, 10, (8, 8, 1))

@@ -53,9 +53,9 @@ def wikitext(
     check_tokenizer(tokenizer, vocabulary)
     if split not in get_args(Split):
         raise UserError(f"split is {split!r}: it is one of {', '.join(get_args(Split))}")
-    data, name = _part(Path(path).expanduser(), split)
+    read, name = read_wikitext(path, split)
     return windows_of(
-        decode(data, name),
+        read,
         name,
         tokenizer=tokenizer,
         vocabulary=vocabulary,
@@ -64,6 +64,12 @@ def wikitext(
         label_noise=label_noise,
         seed=seed,
     )
+
+
+def read_wikitext(path: str, split: str) -> tuple[str, str]:
+    """One of the parts, and what errors call it."""
+    data, name = _part(Path(path).expanduser(), split)
+    return decode(data, name), name
 
 
 def _part(path: Path, split: str) -> tuple[bytes, str]:

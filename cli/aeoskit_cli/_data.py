@@ -1,0 +1,93 @@
+"""`aeoskit data`: which data sets there are, whether they are whole, where files go."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aeoskit_cli._generate import HELP, Command, group_class
+from aeoskit_cli._print import print_columns, print_json, print_table
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.catalog import CATALOG, data_folder, looked_for, survey, verify
+
+WRONG = 2
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, no tables")]
+Name = Annotated[str | None, typer.Argument(help="A data set; all if none is named")]
+Where = Annotated[
+    Path | None, typer.Option("--path", help="Your archive or folder", metavar="PATH")
+]
+Checksum = Annotated[
+    str | None,
+    typer.Option("--checksum", help="MD5 or SHA-256 of your own archive", metavar="HEX"),
+]
+
+
+def make_data_app() -> typer.Typer:
+    """The command, anew."""
+    app = typer.Typer(
+        help="List data sets, verify them, say where files go. Nothing is downloaded.",
+        cls=group_class("command"),
+        no_args_is_help=True,
+        context_settings=HELP,
+    )
+    app.callback()(lambda: None)
+    for name, command in (("list", list_), ("verify", verify_), ("path", path)):
+        app.command(name, cls=Command, context_settings=HELP)(command)
+    return app
+
+
+def list_(json: Json = False) -> None:
+    """List the data sets, which of them are here, and how to get the others."""
+    found = survey()
+    if json:
+        print_json(found)
+        return
+    print_columns(
+        ("name", "what it is", "examples", "of", "from", "here"),
+        [
+            (
+                item["name"],
+                item["summary"],
+                item["size"].replace(",000", "k"),
+                item["shape"],
+                item["origin"],
+                "yes" if item["here"] else "no",
+            )
+            for item in found["data"]
+        ],
+    )
+    absent = {item["name"]: item["get"] for item in found["data"] if not item["here"]}
+    if absent:
+        print()
+        print_table(f"what is not here (files go into {found['folder']})", absent)
+
+
+def verify_(
+    name: Name = None, path: Where = None, checksum: Checksum = None, json: Json = False
+) -> int:
+    """Read data sets whole and say of each in a line whether it is what it should be."""
+    if name is None and (path is not None or checksum is not None):
+        raise UserError("verify got no data set: name the one that this is, as in verify cifar10")
+    names = list(CATALOG) if name is None else [name]
+    found = [verify(item, path, checksum) for item in names]
+    # What is not here is no fault, unless it was asked for.
+    fine = ("ok", "missing") if name is None else ("ok",)
+    if json:
+        print_json({"data": found})
+    else:
+        width = max(len(item) for item in names)
+        for item in found:
+            said = item["sentence"] if item["status"] != "missing" or name else "not here"
+            print(f"{item['name']:{width}}  {item['status']:7}  {said}")
+    return 0 if all(item["status"] in fine for item in found) else WRONG
+
+
+def path(name: Name = None, json: Json = False) -> None:
+    """Print where files are looked for: the data folder, or a data set's places in it."""
+    places: list[Any] = [data_folder()] if name is None else looked_for(name)
+    if json:
+        print_json({"paths": [str(place) for place in places]})
+        return
+    for place in places:
+        print(place)

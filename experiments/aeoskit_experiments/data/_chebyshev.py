@@ -1,0 +1,50 @@
+"""Regression onto a Chebyshev polynomial: one number in, one out."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from aeoskit_experiments._errors import UserError
+
+from ._dataset import Dataset
+
+
+def chebyshev(*, examples: int = 20, degree: int = 4, noise: float = 0.0, seed: int = 0) -> Dataset:
+    """Points on [-1, 1], evenly spaced, to be mapped to their Chebyshev polynomial.
+
+    One number in, one out. Cohen et al. (2021, arXiv 2103.00065) fit 20 points at degrees 3, 4
+    and 5, without noise.
+
+    Args:
+        examples: How many points, both ends among them.
+        degree: That of the polynomial.
+        noise: Deviation of Gaussian noise on the targets.
+        seed: Seed of the noise.
+
+    Returns:
+        The data set, to be fitted with loss mse.
+
+    Raises:
+        UserError: if a number is out of its range.
+
+    Example:
+        >>> data = chebyshev(examples=3, degree=2)
+        >>> data.inputs[:, 0].tolist(), data.targets[:, 0].tolist()
+        ([-1.0, 0.0, 1.0], [1.0, -1.0, 1.0])
+    """
+    for name, value, least in (("examples", examples, 2), ("degree", degree, 1)):
+        if value < least:
+            raise UserError(f"{name} is {value}: it must be at least {least}")
+    if not noise >= 0:
+        raise UserError(f"noise is {noise}: it must not be negative")
+    if seed < 0:
+        raise UserError(f"seed is {seed}: it must not be negative")
+    points = np.linspace(-1, 1, examples)
+    values = np.polynomial.chebyshev.chebval(points, [0] * degree + [1])
+    values += noise * np.random.default_rng(seed).normal(size=examples)
+    return Dataset(
+        inputs=jnp.asarray(points[:, None], jnp.float32),
+        labels=jnp.zeros(examples, jnp.int32),
+        targets=jnp.asarray(values[:, None], jnp.float32),
+        num_classes=1,
+        image_shape=(1, 1, 1),
+    )

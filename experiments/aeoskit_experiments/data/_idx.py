@@ -1,0 +1,262 @@
+"""Images in MNIST's format, IDX: a magic number, the sizes, and then one byte a number.
+
+The format is described where MNIST is offered (http://yann.lecun.com/exdb/mnist/): two zero bytes,
+the type (8 for unsigned bytes), how many axes there are, each one's size in four bytes, the
+highest first, and the numbers, the last axis fastest.
+"""
+
+import gzip
+import io
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+from einops import rearrange
+from jaxtyping import UInt8
+
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.catalog import entry, files_in, find, missing
+
+from ._archive import check_digest
+from ._dataset import Dataset
+from ._prepare import Images, Standardize, prepare
+
+_UNSIGNED_BYTES = 8
+# A header can ask for any size; sixty times MNIST is allowed.
+_MOST = 3 * 10**9
+
+
+def mnist(
+    *,
+    path: str | None = None,
+    examples: int | None = None,
+    label_noise: float = 0.0,
+    standardize: Standardize = "channel",
+    seed: int = 0,
+    test: int = 0,
+) -> Dataset:
+    """MNIST: 60,000 images of handwritten digits, 28×28 pixels, from your own files.
+
+    The four files are looked for in the data folder; nothing is downloaded. Compressed as they are
+    offered, they must have the known MD5s; of unpacked ones, the structure is checked.
+
+    Args:
+        path: The folder with the four files; none looks in the data folder.
+        examples: How many images, drawn at random without replacement; none takes all.
+        label_noise: Fraction of the labels replaced by uniformly random ones; 1 is all random.
+        standardize: Mean 0 and variance 1 for the channel, for each pixel, or not at all.
+        seed: Seed of the draw of the examples and of the random labels.
+        test: How many of the test images are kept as test rows.
+
+    Returns:
+        The data set. A larger `examples` with the same seed contains the smaller one's images.
+
+    Raises:
+        UserError: if the files are not here or not what they should be, or a number is out of its
+            range.
+
+    Example:
+        >>> mnist(path="/nowhere")
+        Traceback (most recent call last):
+        aeoskit_experiments._errors.UserError: path is '/nowhere', where there is nothing: give
+        a folder with train-images-idx3-ubyte and the 3 other files
+    """
+    return prepare(
+        read_idx("mnist", path)[0],
+        examples=examples,
+        label_noise=label_noise,
+        standardize=standardize,
+        seed=seed,
+        test=test,
+    )
+
+
+def fashion_mnist(
+    *,
+    path: str | None = None,
+    examples: int | None = None,
+    label_noise: float = 0.0,
+    standardize: Standardize = "channel",
+    seed: int = 0,
+    test: int = 0,
+) -> Dataset:
+    """Fashion-MNIST: 60,000 images of clothing in ten classes, 28×28 pixels, from your own files.
+
+    As `mnist`, whose file names they have.
+
+    Args:
+        path: The folder with the four files; none looks in the data folder.
+        examples: How many images, drawn at random without replacement; none takes all.
+        label_noise: Fraction of the labels replaced by uniformly random ones; 1 is all random.
+        standardize: Mean 0 and variance 1 for the channel, for each pixel, or not at all.
+        seed: Seed of the draw of the examples and of the random labels.
+        test: How many of the test images are kept as test rows.
+
+    Returns:
+        The data set. A larger `examples` with the same seed contains the smaller one's images.
+
+    Raises:
+        UserError: if the files are not here or not what they should be, or a number is out of its
+            range.
+
+    Example:
+        >>> fashion_mnist(path="/nowhere")
+        Traceback (most recent call last):
+        aeoskit_experiments._errors.UserError: path is '/nowhere', where there is nothing: give
+        a folder with train-images-idx3-ubyte and the 3 other files
+    """
+    return prepare(
+        read_idx("fashion_mnist", path)[0],
+        examples=examples,
+        label_noise=label_noise,
+        standardize=standardize,
+        seed=seed,
+        test=test,
+    )
+
+
+def idx(
+    *,
+    path: str,
+    examples: int | None = None,
+    label_noise: float = 0.0,
+    standardize: Standardize = "channel",
+    seed: int = 0,
+    test: int = 0,
+) -> Dataset:
+    """Your own gray images in MNIST's format, of any size and with any number of classes.
+
+    There is no checksum to compare with: the structure is checked.
+
+    Args:
+        path: The folder with the four files, which are called as MNIST's.
+        examples: How many images, drawn at random without replacement; none takes all.
+        label_noise: Fraction of the labels replaced by uniformly random ones; 1 is all random.
+        standardize: Mean 0 and variance 1 for the channel, for each pixel, or not at all.
+        seed: Seed of the draw of the examples and of the random labels.
+        test: How many of the test images are kept as test rows.
+
+    Returns:
+        The data set. A larger `examples` with the same seed contains the smaller one's images.
+
+    Raises:
+        UserError: if the files are not there or not what they should be, or a number is out of its
+            range.
+
+    Example:
+        >>> idx(path="/nowhere")
+        Traceback (most recent call last):
+        aeoskit_experiments._errors.UserError: path is '/nowhere', where there is nothing: give
+        a folder with train-images-idx3-ubyte and the 3 other files
+    """
+    return prepare(
+        read_idx("idx", path)[0],
+        examples=examples,
+        label_noise=label_noise,
+        standardize=standardize,
+        seed=seed,
+        test=test,
+    )
+
+
+def read_idx(name: str, path: str | Path | None) -> tuple[Images, str]:
+    """All of a set, and which checksum vouches for it.
+
+    Args:
+        name: The data set.
+        path: the folder with the four files; None looks in the data folder.
+
+    Raises:
+        UserError: if they are not there or not what they should be.
+    """
+    place = find(name, path)
+    if place is None:
+        raise missing(name)
+    if not place.is_dir():
+        raise UserError(f"{place} is a file: give the folder that it is in")
+    paths = files_in(name, place)
+    absent = [file.name for file in paths if not file.is_file()]
+    if absent:
+        raise UserError(f"{place} lacks {', '.join(absent)}: put {name}'s four files into it")
+    checksums = entry(name).checksums
+    arrays, vouched = [], []
+    for file, axes in zip(paths, (3, 1, 3, 1), strict=True):
+        with file.open("rb") as opened:
+            vouched.append(check_digest(opened, file, checksums.get(file.name), None))
+            arrays.append(_array(opened, file, axes))
+    pixels, labels, test_pixels, test_labels = arrays
+    for what, one, other in (("train", pixels, labels), ("test", test_pixels, test_labels)):
+        if len(one) != len(other):
+            raise UserError(
+                f"{place} has {len(one):,} {what} images and {len(other):,} labels of them: they "
+                f"do not belong together, get all four files anew"
+            )
+    height, width = pixels.shape[1:]
+    if test_pixels.shape[1:] != (height, width):
+        raise UserError(
+            f"{place} has train images of {height}×{width} pixels and test images of "
+            f"{'×'.join(map(str, test_pixels.shape[1:]))}: they do not belong together"
+        )
+    highest = int(max(labels.max(), test_labels.max()))
+    classes = highest + 1 if name == "idx" else 10
+    if highest >= classes:
+        raise UserError(
+            f"{place} has a label {highest}, but {name}'s go from 0 to {classes - 1}: take data "
+            f"idx if they are images of your own"
+        )
+    images = Images(
+        name,
+        _rows(pixels),
+        labels,
+        255.0,
+        classes,
+        (height, width, 1),
+        _rows(test_pixels),
+        test_labels,
+    )
+    return images, "the known MD5s" if all(vouched) else ""
+
+
+def _rows(images: UInt8[np.ndarray, "n height width"]) -> UInt8[np.ndarray, "n features"]:
+    return rearrange(images, "n height width -> n (height width)")
+
+
+def _array(file: io.BufferedReader, path: Path, axes: int) -> UInt8[np.ndarray, "..."]:
+    """The array that a file holds."""
+    stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+    try:
+        header = stream.read(4 + 4 * axes)
+        sizes = _sizes(header, path, axes)
+        count = math.prod(sizes)
+        # One byte more than it should have, so that more is seen, and not what a bomb unpacks to.
+        content = stream.read(count + 1)
+    except (EOFError, OSError, zlib.error) as error:
+        raise UserError(
+            f"{path} cannot be read as .gz ({error}): it is broken or was cut short, get it anew"
+        ) from error
+    if len(content) != count:
+        has = f"has {len(content):,}" if len(content) < count else "has more"
+        raise UserError(
+            f"{path} says that it holds {'×'.join(map(str, sizes))} = {count:,} bytes, and {has}: "
+            f"it is broken or was cut short, get it anew"
+        )
+    return np.frombuffer(content, np.uint8).reshape(sizes)
+
+
+def _sizes(header: bytes, path: Path, axes: int) -> tuple[int, ...]:
+    wanted = bytes((0, 0, _UNSIGNED_BYTES, axes))
+    if len(header) < 4 + 4 * axes or header[:4] != wanted:
+        raise UserError(
+            f"{path} begins with {header[:4].hex() or 'nothing'}, and not with {wanted.hex()}: it "
+            f"is no IDX file of {'images' if axes == 3 else 'labels'}"
+        )
+    sizes = tuple(int(size) for size in np.frombuffer(header[4:], ">u4"))
+    if 0 in sizes:
+        raise UserError(f"{path} says that it holds {'×'.join(map(str, sizes))}: it is empty")
+    if math.prod(sizes) > _MOST:
+        raise UserError(
+            f"{path} says that it holds {'×'.join(map(str, sizes))} bytes: more than {_MOST:,} are "
+            f"not read into memory"
+        )
+    return sizes

@@ -1,0 +1,120 @@
+"""A Gaussian mixture: rows of any size, or images of any shape, drawn by jax.
+
+So that `jax.eval_shape` has their shapes without them, as for tokens.
+"""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from aeoskit_experiments._errors import UserError
+
+from ._dataset import Dataset
+
+
+def mixture(
+    *,
+    examples: int = 1000,
+    classes: int = 10,
+    shape: str = "32x32x3",
+    separation: float = 4.0,
+    label_noise: float = 0.0,
+    seed: int = 0,
+    test: int = 0,
+) -> Dataset:
+    """Classes that are Gaussians of unit covariance around random centers, then scaled.
+
+    The centers are drawn from a Gaussian, of such a variance that the root mean square distance of
+    two is `separation`; in many dimensions all distances are close to it, and the best guess
+    between two classes errs with probability `Φ(-separation / 2)`. At last all is divided by
+    one number, so that each input has variance 1.
+
+    Args:
+        examples: How many examples.
+        classes: How many classes, each as likely.
+        shape: What an example is: height, width and channels (32x32x3), an image (28x28) or how
+            many numbers (100).
+        separation: Distance of two centers, in deviations within a class.
+        label_noise: Probability with which a label is replaced by a uniformly random one.
+        seed: Seed of all draws.
+        test: How many further examples are test rows.
+
+    Returns:
+        The data set. A larger `examples` with the same seed contains the smaller one's examples.
+
+    Raises:
+        UserError: if a number is out of its range, or `shape` is none.
+
+    Example:
+        >>> mixture(examples=4, shape="8x8x3").image_shape
+        (8, 8, 3)
+    """
+    image_shape = parse_shape(shape)
+    for name, value, least in (("examples", examples, 1), ("classes", classes, 2)):
+        if value < least:
+            raise UserError(f"{name} is {value}: it must be at least {least}")
+    if not separation >= 0:
+        raise UserError(f"separation is {separation}: it must not be negative")
+    if not 0 <= label_noise <= 1:
+        raise UserError(f"label_noise is {label_noise}: it is a probability, from 0 to 1")
+    for name, value in (("seed", seed), ("test", test)):
+        if value < 0:
+            raise UserError(f"{name} is {value}: it must not be negative")
+    features = math.prod(image_shape)
+    of_centers, of_train, of_test, of_noise = jax.random.split(jax.random.key(seed), 4)
+    # A coordinate of a center has this variance, and around it 1.
+    variance = separation**2 / (2 * features)
+    centers = math.sqrt(variance) * jax.random.normal(of_centers, (classes, features), jnp.float32)
+    scale = 1 / math.sqrt(1 + variance)
+    inputs, labels = _draw(of_train, centers, scale, examples)
+    labels = _with_noise(of_noise, labels, classes, label_noise)
+    test_inputs, test_labels = _draw(of_test, centers, scale, test) if test else (None, None)
+    return Dataset(
+        inputs=inputs,
+        labels=labels,
+        targets=jax.nn.one_hot(labels, classes, dtype=jnp.float32),
+        num_classes=classes,
+        image_shape=image_shape,
+        test_inputs=test_inputs,
+        test_targets=(
+            None if test_labels is None else jax.nn.one_hot(test_labels, classes, dtype=jnp.float32)
+        ),
+    )
+
+
+def parse_shape(text: str) -> tuple[int, int, int]:
+    """Height, width and channels from what a user writes.
+
+    >>> parse_shape("32x32x3"), parse_shape("28x28"), parse_shape("100")
+    ((32, 32, 3), (28, 28, 1), (1, 100, 1))
+
+    Raises:
+        UserError: if it says none.
+    """
+    sizes = [int(size) for size in re.findall(r"\d+", text)]
+    if not re.fullmatch(r"\d+([x×]\d+){0,2}", text) or 0 in sizes:
+        raise UserError(f"shape is {text!r}: give sizes such as 32x32x3, 28x28 or 100")
+    if len(sizes) == 1:
+        return 1, sizes[0], 1
+    return sizes[0], sizes[1], sizes[2] if len(sizes) == 3 else 1
+
+
+def _draw(
+    key: PRNGKeyArray, centers: Float[Array, "classes features"], scale: float, examples: int
+) -> tuple[Float[Array, "n features"], Int[Array, " n"]]:
+    of_labels, of_rows = jax.random.split(key)
+    labels = jax.random.randint(of_labels, (examples,), 0, len(centers), jnp.int32)
+    around = jax.random.normal(of_rows, (examples, centers.shape[1]), jnp.float32)
+    return scale * (centers[labels] + around), labels
+
+
+def _with_noise(
+    key: PRNGKeyArray, labels: Int[Array, " n"], classes: int, probability: float
+) -> Int[Array, " n"]:
+    of_which, of_labels = jax.random.split(key)
+    replaced = jax.random.uniform(of_which, labels.shape, jnp.float32) < probability
+    other = jax.random.randint(of_labels, labels.shape, 0, classes, jnp.int32)
+    return jnp.where(replaced, other, labels)
