@@ -89,19 +89,26 @@ class MeanLoss(AbstractOutputLoss):
         return (product / weight).astype(vector.dtype)
 
 
-def accuracy(
-    outputs: Float[Array, "n classes"], targets: Float[Array, "n classes"]
-) -> Float[Array, ""]:
-    """The fraction of examples whose largest output is the label's.
+def accuracy(outputs: Float[Array, "n *shape classes"], targets: PyTree) -> Float[Array, ""]:
+    """The fraction of predictions whose largest output is the label's.
 
     Args:
-        outputs: the model's outputs.
-        targets: one-hot labels.
+        outputs: the model's outputs: one prediction an example, or a sequence of them.
+        targets: one-hot labels of the same shape; or integer labels without the last axis, as
+            tokens are; or a pair of one of these and weights of the predictions, 0 where nothing is
+            to be told.
 
     Returns:
-        A number from 0 to 1.
+        A number from 0 to 1; NaN if all weights are 0.
 
     >>> accuracy(jnp.eye(2), jnp.array([[1.0, 0.0], [1.0, 0.0]]))
     Array(0.5, dtype=float32)
+    >>> accuracy(jnp.eye(2), (jnp.array([0, 0]), jnp.array([1.0, 0.0])))
+    Array(1., dtype=float32)
     """
-    return jnp.mean(jnp.argmax(outputs, axis=-1) == jnp.argmax(targets, axis=-1))
+    targets, weights = targets if isinstance(targets, tuple) else (targets, None)
+    labels = targets if targets.ndim < outputs.ndim else jnp.argmax(targets, axis=-1)
+    right = jnp.argmax(outputs, axis=-1) == labels
+    if weights is None:
+        return jnp.mean(right)
+    return jnp.sum(weights * right) / jnp.sum(weights)

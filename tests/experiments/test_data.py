@@ -148,6 +148,12 @@ def test_a_markov_chain_remembers_one_token():
     np.testing.assert_array_equal(fewer.inputs, data.inputs[:9])
 
 
+def test_tokens_without_noise_are_those_of_before_there_was_any():
+    sums = [int((data.inputs * jnp.arange(1, 9)[None]).sum()) for data in (
+        tokens(examples=4, length=8), markov(examples=4, length=8))]  # fmt: skip
+    assert sums == [2291, 1845]
+
+
 def test_tokens_have_shapes_with_nothing_drawn():
     for make in (tokens, markov):
         spec = jax.eval_shape(lambda make=make: make(examples=10**12, length=1024))

@@ -24,6 +24,15 @@ def test_cross_entropy():
 
 def test_accuracy():
     assert accuracy(OUTPUTS, TARGETS) == 0.5
+    assert accuracy(OUTPUTS, jnp.array([0, 2])) == 0.5
+    assert accuracy(OUTPUTS, (TARGETS, jnp.array([1.0, 3.0]))) == 0.25
+
+
+def test_accuracy_of_tokens():
+    outputs = jnp.stack([OUTPUTS, OUTPUTS])
+    labels, weights = jnp.array([[0, 1], [2, 1]]), jnp.array([[1.0, 1.0], [1.0, 0.0]])
+    assert accuracy(outputs, labels) == 0.75
+    np.testing.assert_allclose(accuracy(outputs, (labels, weights)), 2 / 3, rtol=1e-6)
 
 
 def test_an_objective_of_the_shipped_parts():

@@ -42,6 +42,8 @@ BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "seed": st.integers(0, 2**31),
     "classes": st.integers(2, 50),
     "basis": st.integers(10, 30),
+    "vocabulary": st.integers(2, 4096),
+    "modulus": st.integers(2, 97),
     "k": st.integers(1, 3),
     "at": st.one_of(st.sampled_from(["edge", "start"]), st.integers(0, 50)),
     "optimizer": st.just("adam"),

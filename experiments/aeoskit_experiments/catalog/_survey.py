@@ -129,7 +129,7 @@ def _how_to_get(item: Entry) -> str:
     if item.origin != "file":
         return ""
     if not item.places:
-        return "your own files, with --path"
+        return f"your own files, with {' and '.join(f'--{option}' for option in item.options)}"
     inside = "" if item.archive else f", in a folder {item.folders[0]}"
     return f"{what_to_put(item)}{inside}"
 

@@ -104,7 +104,7 @@ def what_to_do(name: str) -> str:
     """How the files of a data set get here, as an error says it."""
     item = entry(name)
     if not item.places:
-        return f"give {_wanted(item)} as path"
+        return f"give {_wanted(item)} as {' and '.join(item.options)}"
     folder = data_folder() if item.archive else data_folder() / item.folders[0]
     instead = f"; data {item.instead} has such shapes without files" if item.instead else ""
     return f"put {what_to_put(item)} into {folder}, or give path{instead}"
@@ -125,6 +125,8 @@ def what_to_put(item: Entry) -> str:
 def _wanted(item: Entry) -> str:
     if item.archive:
         return f"{item.archive}, or the folder that it unpacks to"
+    if item.files and "*" in item.files[0]:
+        return "a file, or a folder with such"
     if item.files:
         return f"a folder with {item.files[0]} and the {len(item.files) - 1} other files"
     return "a file"

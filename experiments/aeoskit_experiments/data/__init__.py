@@ -8,11 +8,17 @@ from ._dataset import Dataset as Dataset
 from ._dataset import PairDataset as PairDataset
 from ._dataset import TokenDataset as TokenDataset
 from ._digits import digits as digits
+from ._dyck import dyck as dyck
 from ._idx import fashion_mnist as fashion_mnist
 from ._idx import idx as idx
 from ._idx import mnist as mnist
 from ._mixture import mixture as mixture
 from ._mnist5k import mnist5k as mnist5k
+from ._modular import modular as modular
+from ._parallel import parallel as parallel
 from ._quadratic import quadratic as quadratic
+from ._sorting import sorting as sorting
+from ._text import text as text
 from ._tokens import markov as markov
 from ._tokens import tokens as tokens
+from ._wikitext import wikitext as wikitext

@@ -14,13 +14,19 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from aeoskit_experiments._errors import UserError
 
 from ._dataset import TokenDataset
+from ._sequences import check_at_least, check_draw, shifted
 
 # A chain is a matrix of vocabulary² probabilities.
 LARGEST_CHAIN = 4096
 
 
 def tokens(
-    *, examples: int = 64, length: int = 32, vocabulary: int = 32, seed: int = 0
+    *,
+    examples: int = 64,
+    length: int = 32,
+    vocabulary: int = 32,
+    label_noise: float = 0.0,
+    seed: int = 0,
 ) -> TokenDataset:
     """Sequences of tokens drawn uniformly and independently: nothing to learn but by heart.
 
@@ -28,6 +34,8 @@ def tokens(
         examples: How many sequences.
         length: Tokens in a sequence that are predicted.
         vocabulary: How many different tokens there are.
+        label_noise: Share of the targets replaced by uniformly random tokens: no longer what
+            follows in the inputs.
         seed: Seed of the draw.
 
     Returns:
@@ -42,10 +50,12 @@ def tokens(
         >>> data.inputs.shape, bool((data.inputs[:, 1:] == data.targets[:, :-1]).all())
         ((4, 8), True)
     """
-    _check(examples, length, vocabulary, seed)
+    check_at_least(1, examples=examples, length=length)
+    check_at_least(2, vocabulary=vocabulary)
+    check_draw(seed, label_noise)
     key = jax.random.key(seed)
     drawn = jax.random.randint(key, (examples, length + 1), 0, vocabulary, jnp.int32)
-    return _shifted(drawn, vocabulary)
+    return shifted(drawn, vocabulary, label_noise, seed)
 
 
 def markov(
@@ -54,6 +64,7 @@ def markov(
     length: int = 32,
     vocabulary: int = 32,
     concentration: float = 0.1,
+    label_noise: float = 0.0,
     seed: int = 0,
 ) -> TokenDataset:
     """Sequences of a random Markov chain: what follows a token depends on that token alone.
@@ -69,6 +80,7 @@ def markov(
         vocabulary: How many different tokens there are.
         concentration: Of the Dirichlet distribution: near 0, few tokens can follow each one; from
             1 on, nearly all can.
+        label_noise: Share of the targets replaced by uniformly random tokens.
         seed: Seed of the chain and of the sequences.
 
     Returns:
@@ -82,7 +94,9 @@ def markov(
         >>> markov(examples=4, length=8).targets.shape
         (4, 8)
     """
-    _check(examples, length, vocabulary, seed)
+    check_at_least(1, examples=examples, length=length)
+    check_at_least(2, vocabulary=vocabulary)
+    check_draw(seed, label_noise)
     if vocabulary > LARGEST_CHAIN:
         raise UserError(
             f"vocabulary is {vocabulary}: a chain is a matrix of its square, so give at most "
@@ -93,7 +107,8 @@ def markov(
     alpha = np.full(vocabulary, concentration)
     chain = np.random.default_rng(seed).dirichlet(alpha, size=vocabulary)
     cumulative = jnp.asarray(np.cumsum(chain, axis=1), jnp.float32)
-    return _shifted(_walk(jax.random.key(seed), cumulative, (examples, length + 1)), vocabulary)
+    walks = _walk(jax.random.key(seed), cumulative, (examples, length + 1))
+    return shifted(walks, vocabulary, label_noise, seed)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -116,19 +131,3 @@ def _walk(
     uniforms = jax.random.uniform(of_rest, (examples, count - 1), jnp.float32)
     _, rest = jax.lax.scan(step, first, uniforms.T)
     return jnp.concatenate([first[:, None], rest.T], axis=1)
-
-
-def _shifted(drawn: Int[Array, "n tokens"], vocabulary: int) -> TokenDataset:
-    return TokenDataset(inputs=drawn[:, :-1], targets=drawn[:, 1:], vocabulary=vocabulary)
-
-
-def _check(examples: int, length: int, vocabulary: int, seed: int) -> None:
-    for name, value, least in (
-        ("examples", examples, 1),
-        ("length", length, 1),
-        ("vocabulary", vocabulary, 2),
-    ):
-        if value < least:
-            raise UserError(f"{name} is {value}: it must be at least {least}")
-    if seed < 0:
-        raise UserError(f"seed is {seed}: it must not be negative")

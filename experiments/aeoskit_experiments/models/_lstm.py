@@ -95,7 +95,7 @@ def run_layer(x: Float[Array, "t n inputs"], layer: PyTree) -> Float[Array, "t n
         state = jax.nn.sigmoid(let_out) * jnp.tanh(cell)
         return (state, cell), state
 
-    # No turn of the loop does several times: on CPU products take two to eight times as long then,
+    # No turn of the loop does several times: on CPU products take two to six times as long then,
     # and their program up to nine times as long to compile.
     return jax.lax.scan(step, (nothing, nothing), read)[1]
 

@@ -53,6 +53,8 @@ _BOUNDS: dict[str, _Bound] = {
     "outputs": _AT_LEAST_ONE,
     "sharpness": _POSITIVE,
     "length": _AT_LEAST_ONE,
+    "kinds": _AT_LEAST_ONE,
+    "modulus": (lambda value: value >= 2, "it must be at least 2"),
     "vocabulary": (lambda value: value >= 2, "it must be at least 2"),
     "concentration": _POSITIVE,
     "layers": _AT_LEAST_ONE,
@@ -76,6 +78,7 @@ _LARGEST: dict[tuple[str, str, str], tuple[int, str]] = {
     ("data", "cifar10", "test"): (10_000, "CIFAR-10 has 10000 test images"),
     ("data", "cifar100", "test"): (10_000, "CIFAR-100 has 10000 test images"),
     ("data", "markov", "vocabulary"): (4096, "a chain is a matrix of its square"),
+    ("data", "modular", "modulus"): (4096, "all of its square of pairs are drawn"),
 }
 
 

@@ -7,7 +7,7 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines._bounds import label
 from aeoskit_experiments.pipelines._experiment import Experiment
 from aeoskit_experiments.pipelines._options import spell
-from aeoskit_experiments.pipelines._registry import STAGES, is_ours
+from aeoskit_experiments.pipelines._registry import STAGES, is_of_tokens, is_ours
 from aeoskit_experiments.pipelines._settings import (
     AnyTrack,
     Branch,
@@ -17,7 +17,6 @@ from aeoskit_experiments.pipelines._settings import (
     Train,
 )
 
-OF_TOKENS = ("markov", "tokens")
 OF_NUMBERS = ("chebyshev", "quadratic")
 MINIMISERS = ("bfgs", "lbfgs", "nonlinear_cg")
 _ERRORS = ("test_error", "train_error")
@@ -118,7 +117,7 @@ def check_networks(experiments: Iterable[Experiment]) -> None:
 
 
 def _check_loss(data: Choice, loss: Choice) -> None:
-    if data.variant in OF_TOKENS and loss.variant != "cross_entropy":
+    if is_of_tokens(data.variant) and loss.variant != "cross_entropy":
         raise UserError(
             f"loss {loss.variant}: data {data.variant} has tokens to tell, which are no numbers to "
             f"come close to: choose loss cross_entropy"

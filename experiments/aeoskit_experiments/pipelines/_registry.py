@@ -6,6 +6,7 @@ Functions are named by reference and imported when their options are asked for, 
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -98,6 +99,12 @@ STAGES: dict[str, StageKind] = {
                 "mixture",
                 "chebyshev",
                 "quadratic",
+                "text",
+                "wikitext",
+                "parallel",
+                "sorting",
+                "modular",
+                "dyck",
                 "markov",
                 "tokens",
             ),
@@ -264,6 +271,19 @@ def is_ours(optimizer: str) -> bool:
     (True, False)
     """
     return not STAGES["optimizer"].variants[optimizer].startswith(f"{FOREIGN}:")
+
+
+@functools.cache
+def is_of_tokens(data: str) -> bool:
+    """Whether a variant of the stage data has tokens to tell: what its function returns says so.
+
+    >>> is_of_tokens("digits"), is_of_tokens("sorting")
+    (False, True)
+    """
+    from aeoskit_experiments.data import Dataset
+
+    returned = inspect.signature(function_of("data", data), eval_str=True).return_annotation
+    return returned is not Dataset
 
 
 def describe(stage: str, variant: str | None) -> str:

@@ -46,7 +46,7 @@ def test_entries_are_whole(name):
         module, _, function = item.check.partition(":")
         assert callable(getattr(importlib.import_module(module), function))
     else:
-        assert item.origin == "drawn"
+        assert item.origin == "drawn" or len(item.options) > 1
 
 
 def test_where_data_live(monkeypatch, tmp_path):
@@ -135,3 +135,23 @@ def test_what_a_run_was_trained_on_is_known_by_its_content(folder):
     assert len(changes) == 2  # the train images and labels
     assert all("idx" in change and "sha256:" in change for change in changes)
     assert not environment_changes({}, {"data": after})
+
+
+def test_texts(folder):
+    """Shipped, a user's own, WikiText's folder, and two files of lines."""
+    assert "scikit-learn" in verify("text")["sentence"]
+    assert list(provenance("text", {"path": None})) == ["scikit-learn"]
+    files = {"a.txt": b"one", "b.tokens": b"two", "c.md": b"no", "wiki.train.raw": b"three"}
+    place = archives.put(folder / "texts", files)
+    assert verify("text", place)["sentence"].startswith("6 bytes of UTF-8")
+    assert list(provenance("text", {"path": str(place)})) == ["a.txt", "b.tokens"]
+    assert "5 bytes of UTF-8" in verify("wikitext", place)["sentence"]
+    assert list(provenance("wikitext", {"path": str(place.parent)})) == ["wiki.train.raw"]
+    assert verify("wikitext", place.parent / "texts" / "c.md")["status"] == "wrong"
+    assert verify("wikitext")["status"] == "missing"
+    sides = {"source": str(place / "a.txt"), "target": str(place / "c.md")}
+    assert list(provenance("parallel", sides)) == ["a.txt", "c.md"]
+    with pytest.raises(UserError, match="by the run that reads it"):
+        verify("parallel", place / "a.txt")
+    archives.put(place, {"a.txt": b"\xff"})
+    assert "offset 0" in verify("text", place)["sentence"]

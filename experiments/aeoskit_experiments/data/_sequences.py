@@ -1,0 +1,91 @@
+"""What data sets of tokens share: random targets, windows of a text, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from aeoskit_experiments._errors import UserError
+
+from ._dataset import TokenDataset
+
+# Of pairs of sequences: what a model and a loss know of them beside the tokens themselves.
+PADDING, BEGIN, END = 0, 1, 2
+
+# Folded into a seed's key, so that noise does not change what is drawn with that key.
+_NOISE = 2**31 - 1
+
+
+def check_at_least(least: int, **values: int) -> None:
+    """Refuses numbers below the least that makes sense."""
+    for name, value in values.items():
+        if value < least:
+            raise UserError(f"{name} is {value}: it must be at least {least}")
+
+
+def check_draw(seed: int, label_noise: float) -> None:
+    """Refuses a seed or a share of random targets that cannot be."""
+    if seed < 0:
+        raise UserError(f"seed is {seed}: it must not be negative")
+    if not 0 <= label_noise <= 1:
+        raise UserError(f"label_noise is {label_noise}: it is a fraction, from 0 to 1")
+
+
+def noisy(
+    targets: Int[Array, "n *length"], share: float, seed: int, span: tuple[int, int]
+) -> Int[Array, "n *length"]:
+    """Each target, with the probability `share`, replaced by a uniformly random token.
+
+    Args:
+        targets: the tokens to be told.
+        share: from 0, which leaves them as they are, to 1.
+        seed: the data set's own; what is drawn for a row does not depend on how many there are.
+        span: the first token that may stand in, and the one past the last.
+    """
+    if share == 0:
+        return targets
+    key = jax.random.fold_in(jax.random.key(seed), _NOISE)
+    of_places, of_tokens = jax.random.split(key)
+    replaced = jax.random.uniform(of_places, targets.shape, jnp.float32) < share
+    return jnp.where(
+        replaced, jax.random.randint(of_tokens, targets.shape, *span, jnp.int32), targets
+    )
+
+
+def shifted(
+    drawn: Int[Array, "n tokens"], vocabulary: int, label_noise: float, seed: int
+) -> TokenDataset:
+    """Sequences whose targets are themselves, one token further."""
+    targets = noisy(drawn[:, 1:], label_noise, seed, (0, vocabulary))
+    return TokenDataset(inputs=drawn[:, :-1], targets=targets, vocabulary=vocabulary)
+
+
+def windows(
+    ids: np.ndarray, *, length: int, examples: int, seed: int, text: str
+) -> Int[Array, "n tokens"]:
+    """Windows of `length` tokens and the one after them, drawn so that none overlaps another.
+
+    Args:
+        ids: the tokens of a whole text.
+        length: tokens that a window's predictions are made of.
+        examples: how many windows.
+        seed: which ones: a larger `examples` contains the smaller one's.
+        text: what errors call the text.
+
+    Raises:
+        UserError: if there is no window, or there are not so many.
+    """
+    if len(ids) < 2:
+        raise UserError(f"{text} has {len(ids)} tokens: it takes two to predict one")
+    count = (len(ids) - 1) // length
+    if count < 1:
+        raise UserError(
+            f"length is {length}: {text} has {len(ids)} tokens, so give at most {len(ids) - 1}"
+        )
+    if examples > count:
+        raise UserError(
+            f"examples is {examples}: {text} has {count} windows of {length} tokens, so ask for at "
+            f"most {count}"
+        )
+    first = length * np.random.default_rng(seed).permutation(count)[:examples]
+    return jnp.asarray(ids[first[:, None] + np.arange(length + 1)], jnp.int32)

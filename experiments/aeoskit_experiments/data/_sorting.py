@@ -1,0 +1,69 @@
+"""Sequences and the same in order: what an encoder and a decoder are tried on."""
+
+import jax
+import jax.numpy as jnp
+
+from ._dataset import PairDataset, TokenDataset
+from ._sequences import BEGIN, check_at_least, check_draw, noisy
+
+
+def sorting(
+    *,
+    examples: int = 64,
+    length: int = 8,
+    vocabulary: int = 16,
+    pairs: bool = False,
+    label_noise: float = 0.0,
+    seed: int = 0,
+) -> TokenDataset | PairDataset:
+    """Sequences of uniformly random tokens, to be told in ascending order.
+
+    For a decoder, an example is the sequence, a separator and the sequence sorted; only what
+    follows the separator is to be told. For an encoder with a decoder it is the pair of both.
+
+    Args:
+        examples: How many sequences.
+        length: Tokens to be sorted.
+        vocabulary: How many different tokens there are to sort; those with a meaning of their own
+            come besides.
+        pairs: Whether an example is a pair of sequences, for a model with an encoder, or one.
+        label_noise: Share of the targets replaced by uniformly random tokens.
+        seed: Seed of the draw.
+
+    Returns:
+        Sequences of `2 length` tokens, in which token `vocabulary` is the separator; or pairs, in
+        which 0 is padding (there is none), 1 begins the answer, and the others come from 2 on. A
+        larger `examples` with the same seed contains the smaller one's.
+
+    Raises:
+        UserError: if a number is out of its range.
+
+    Example:
+        >>> data = sorting(examples=1, length=3, vocabulary=9)
+        >>> targets, weights = data.targets
+        >>> data.inputs.tolist(), targets.tolist(), weights.tolist()
+        ([[4, 3, 2, 9, 2, 3]], [[3, 2, 9, 2, 3, 4]], [[0.0, 0.0, 0.0, 1.0, 1.0, 1.0]])
+    """
+    check_at_least(1, examples=examples, length=length)
+    check_at_least(2, vocabulary=vocabulary)
+    check_draw(seed, label_noise)
+    key = jax.random.key(seed)
+    drawn = jax.random.randint(key, (examples, length), 0, vocabulary, jnp.int32)
+    ordered = jnp.sort(drawn, axis=-1)
+    if pairs:
+        source, answer = drawn + BEGIN + 1, ordered + BEGIN + 1
+        begin = jnp.full((examples, 1), BEGIN, jnp.int32)
+        told = noisy(answer, label_noise, seed, (BEGIN + 1, BEGIN + 1 + vocabulary))
+        return PairDataset(
+            inputs=(source, jnp.concatenate([begin, answer[:, :-1]], axis=1)),
+            targets=(told, jnp.ones((examples, length), jnp.float32)),
+            vocabulary=BEGIN + 1 + vocabulary,
+        )
+    separator = jnp.full((examples, 1), vocabulary, jnp.int32)
+    told = noisy(ordered, label_noise, seed, (0, vocabulary))
+    weights = jnp.zeros((examples, 2 * length), jnp.float32).at[:, length:].set(1.0)
+    return TokenDataset(
+        inputs=jnp.concatenate([drawn, separator, ordered[:, :-1]], axis=1),
+        targets=(jnp.concatenate([drawn[:, 1:], separator, told], axis=1), weights),
+        vocabulary=vocabulary + 1,
+    )

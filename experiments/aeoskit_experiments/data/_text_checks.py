@@ -1,0 +1,33 @@
+"""What `aeoskit data verify` finds in a text, in a phrase."""
+
+from aeoskit_experiments._errors import UserError
+
+from ._text_files import embedded_text, read_text
+from ._wikitext import read_wikitext
+
+
+def check_text(path: str | None, checksum: str | None) -> str:
+    """A user's text, or the one that scikit-learn ships."""
+    _refuse(checksum)
+    if path is not None:
+        return f"{_size(read_text(path))} of UTF-8, there is no checksum"
+    read, name = embedded_text()
+    return f"{_size(read)}: {name}"
+
+
+def check_wikitext(path: str | None, checksum: str | None) -> str:
+    """The part to train on, out of the archive or the folder."""
+    _refuse(checksum)
+    if path is None:
+        raise UserError("wikitext is in no place of its own: give its .zip or folder as path")
+    read, name = read_wikitext(path, "train")
+    return f"{_size(read)} of UTF-8 in {name}, there is no checksum"
+
+
+def _refuse(checksum: str | None) -> None:
+    if checksum is not None:
+        raise UserError("checksum is not compared with a text: leave it out, its record has one")
+
+
+def _size(read: str) -> str:
+    return f"{len(read.encode()):,} bytes"

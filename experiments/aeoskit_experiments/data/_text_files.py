@@ -1,0 +1,155 @@
+"""Text from files, in memory: what is read is bounded, and what is no text is refused."""
+
+import hashlib
+import importlib.metadata
+import importlib.resources
+import lzma
+import struct
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from aeoskit_experiments._errors import UserError
+
+# WikiText-103 has 0.54 GB.
+LARGEST = 2**31
+SUFFIXES = (".txt", ".tokens")
+
+# What zipfile raises for bytes that are no archive, by what is wrong with them.
+_BROKEN = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+)
+
+
+def read_file(path: Path, option: str = "path") -> bytes:
+    """A file's bytes.
+
+    Raises:
+        UserError: if there is no such file, it cannot be read, or is too large.
+    """
+    try:
+        if not path.exists():
+            raise UserError(f"{option} is {str(path)!r}: there is no such file or folder")
+        if not path.is_file():
+            raise UserError(f"{option} is {str(path)!r}: it is not a file")
+        if (size := path.stat().st_size) > LARGEST:
+            raise UserError(
+                f"{option} is {str(path)!r}: it has {size} bytes, and at most {LARGEST} are taken: "
+                f"cut it"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{option} is {str(path)!r}: it cannot be read ({error.strerror})"
+        ) from error
+
+
+def decode(data: bytes, name: str) -> str:
+    """The text, line ends as they are.
+
+    Args:
+        data: what was read.
+        name: where, for the error.
+
+    Raises:
+        UserError: if it is not UTF-8.
+    """
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{name} is not UTF-8: the byte at offset {error.start} is 0x{data[error.start]:02x}, "
+            f"so convert it (as `iconv -t UTF-8` does)"
+        ) from error
+
+
+def read_text(path: str) -> str:
+    """The text of a file, or those of a folder's .txt and .tokens files in the order of names."""
+    where = Path(path).expanduser()
+    files = [where]
+    if where.is_dir():
+        try:
+            files = sorted(file for file in where.iterdir() if file.suffix in SUFFIXES)
+        except OSError as error:
+            raise UserError(f"path is {path!r}: it cannot be read ({error.strerror})") from error
+        if not files:
+            raise UserError(
+                f"path is {path!r}: the folder has no file named *{' or *'.join(SUFFIXES)}"
+            )
+    return "".join(decode(read_file(file), str(file)) for file in files)
+
+
+def read_member(path: Path, names: tuple[str, ...]) -> tuple[bytes, str]:
+    """One file out of a zip archive, in memory: nothing is written.
+
+    Args:
+        path: of the archive.
+        names: of the file, without its folders; the first one that is there.
+
+    Returns:
+        Its bytes and its name.
+
+    Raises:
+        UserError: if the archive is broken, unsafe or encrypted, or has none of the names, or more
+            than one of a name.
+    """
+    said = f"path is {str(path)!r}"
+    try:
+        if (size := path.stat().st_size) > LARGEST:
+            raise UserError(f"{said}: it has {size} bytes, and at most {LARGEST} are taken")
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            for member in members:
+                _check_name(member.filename, said)
+            for name in names:
+                found = [m for m in members if PurePosixPath(m.filename).name == name]
+                if len(found) > 1:
+                    listed = " and ".join(member.filename for member in found[:2])
+                    raise UserError(f"{said}: it has {listed}, so name a folder with one of them")
+                if found:
+                    return _contents(archive, found[0], said), name
+    except UserError:
+        raise
+    except _BROKEN as error:
+        raise UserError(
+            f"{said}: it is no zip archive, or not a whole one ({' '.join(str(error).split())}), "
+            f"so fetch it again"
+        ) from error
+    raise UserError(f"{said}: the archive has no {' or '.join(names)}")
+
+
+def _check_name(name: str, said: str) -> None:
+    """Nothing is extracted, and yet an archive with such a name is not one to trust."""
+    parts = PureWindowsPath(name)  # which knows both kinds of slashes, and drives
+    if parts.anchor or ".." in parts.parts:
+        raise UserError(f"{said}: its member {name!r} leads out of the archive: do not trust it")
+
+
+def _contents(archive: zipfile.ZipFile, member: zipfile.ZipInfo, said: str) -> bytes:
+    if member.flag_bits & 0x1:
+        raise UserError(f"{said}: {member.filename} is encrypted: unpack it, and name the folder")
+    if member.file_size > LARGEST:
+        raise UserError(
+            f"{said}: {member.filename} has {member.file_size} bytes, and at most {LARGEST} are "
+            f"taken"
+        )
+    with archive.open(member) as file:
+        # The size that the archive states is not to be trusted: no more than that is inflated.
+        return file.read(member.file_size + 1)
+
+
+def embedded_text() -> tuple[str, str]:
+    """The descriptions of data sets that scikit-learn ships, and what errors call them."""
+    folder = importlib.resources.files("sklearn") / "datasets" / "descr"
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".rst")), key=lambda f: f.name)
+    data = b"".join(file.read_bytes() for file in files)
+    version, digest = importlib.metadata.version("scikit-learn"), hashlib.sha256(data).hexdigest()
+    name = f"the text of scikit-learn {version} (sha256 {digest[:12]}…)"
+    return decode(data, name), name
