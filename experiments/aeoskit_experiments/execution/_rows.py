@@ -18,6 +18,7 @@ def run_rows(
     groups: list[tuple[dict[str, Any], Experiment]],
     lanes: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
+    """A row for each branch and lane: what it was, its numbers, and what they depend on."""
     found = []
     names = [str(name) for name in dataset["branch"].values]
     for name in names:
@@ -61,6 +62,7 @@ def select(dataset: xr.Dataset, branch: str, lane: dict[str, Any]) -> xr.Dataset
 
 
 def runs_raw(experiment: Experiment, branch: str) -> bool:
+    """Whether a branch's optimizer has no preconditioner."""
     return is_raw(build_optimizer(_choice(experiment, branch), ({},)))
 
 
@@ -105,6 +107,7 @@ def sides_of(experiment: Experiment) -> tuple[str, str] | None:
 def threshold_rows(
     dataset: xr.Dataset, groups: list[tuple[dict[str, Any], Experiment]], sides: tuple[str, str]
 ) -> list[dict[str, Any]]:
+    """What each main run's threshold is worth, by its branches on either side."""
     found = []
     for values, experiment in groups:
         raw = runs_raw(experiment, "main")
@@ -137,6 +140,7 @@ def figure_kind(dataset: xr.Dataset, experiment: Experiment) -> str:
 
 
 def advance_of(dataset: xr.Dataset, lanes: list[dict[str, Any]]) -> dict[str, Any]:
+    """What sets AEoS apart from EoS, of the branches that show it."""
     names = [str(name) for name in dataset["branch"].values]
     # Of a sweep, its first lane.
     empty = select(dataset, names[0], lanes[0]).isel(step=slice(0, 0))
