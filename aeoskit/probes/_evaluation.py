@@ -35,7 +35,7 @@ class Evaluation(AbstractProbe):
         ...     x, y = batch
         ...     return ((x @ w > 0.5) != (y > 0.5)).astype(float)
         >>> train, test = (jnp.eye(2), jnp.array([1.0, 0.0])), (jnp.ones((1, 2)), jnp.ones(1))
-        >>> probe = ak.Evaluation({"test_error": ak.Objective(wrong, test)}, every=2)
+        >>> probe = ak.Evaluation(objectives={"test_error": ak.Objective(wrong, test)}, every=2)
         >>> trajectory = ak.Trajectory(
         ...     ak.Objective(loss, train), ak.gradient_descent(0.8), {"test": probe})
         >>> chunk = next(ak.stream(trajectory, trajectory.init(jnp.zeros(2), jax.random.key(0)), 5))

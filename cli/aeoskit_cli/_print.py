@@ -104,7 +104,7 @@ def print_runs(rows: Sequence[Mapping[str, Any]]) -> None:
 
     columns = _columns(rows)
     # Many columns stand closer, so that they fit.
-    padding = 1 if len(columns) < 8 else 0
+    padding = 1 if len(columns) < 7 else 0
     table = Table(box=_box(), pad_edge=False, header_style="bold", padding=(0, padding))
     for _, header, is_text in columns:
         align = "left" if is_text else "right"
@@ -282,6 +282,13 @@ def print_notes(summary: Mapping[str, Any]) -> None:
             "the record has their residuals (raise --basis or --rtol)",
             highlight=False,
         )
+    sizes = {row["probe_examples"] for row in rows if isinstance(row.get("probe_examples"), int)}
+    if sizes:
+        said = ", ".join(map(str, sorted(sizes)))
+        _console().print(f"eigenvalues are of the loss on a fixed batch of {said} examples")
+    if any("rewound_to" in row for row in rows):
+        steps = sorted({row["rewound_to"] for row in rows if "rewound_to" in row})
+        _console().print(f"rewound: main begins at step {', '.join(map(str, steps))}")
     if summary.get("status") == "diverged":
         _console().print("every run diverged: lower the learning rate", highlight=False)
     if summary.get("status") == "interrupted":

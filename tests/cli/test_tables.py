@@ -86,3 +86,17 @@ def test_an_outcome_prints_the_table_that_its_rows_are_for(capsys: Capture) -> N
     assert ["0.0015", "2,714", "-1.234", "1.012", "1.006", "yes"] in lines
     assert ["figure:", "runs/x/edge.png"] in lines
     assert ["time:", "1.2", "s"] in lines
+
+
+def test_what_no_column_says(capsys: Capture) -> None:
+    row = {"branch": "main", "optimizer": "adam", "lr": 1e-3, "threshold": 38e3, "ratio": 1.0}
+    row |= {"final_loss": 0.1, "matvecs": 12, "train_error": 0.25, "test_error": 0.5}
+    row |= {"epochs": 3, "planned_steps": 60, "probe_examples": 512, "rewound_to": 40}
+    print_outcome({"runs": [row]}, [])
+    lines = fits(capsys)
+    words = [word for line in lines for word in line]
+    assert (words.count("train"), words.count("test"), words.count("error")) == (1, 1, 2)
+    probe, begin = [line for line in lines if line][-2:]
+    assert probe[-4:] == ["batch", "of", "512", "examples"]
+    assert begin == ["rewound:", "main", "begins", "at", "step", "40"]
+    assert not {"60", "epochs", "planned"} & set(words)

@@ -25,7 +25,9 @@ def test_it_is_the_mean_at_the_parameters_before_the_step_and_is_traced_once(mod
     seen = []
     for scale in (1.0, 2.0):
         rows = scale * jnp.array([[1.0, 0.0, 0.0], [2.0, 0.0, 0.0], [9.0, 0.0, 0.0]])
-        probe = ak.Evaluation({"error": ak.Objective(wrong, rows, microbatch=2)}, every=2)
+        probe = ak.Evaluation(
+            objectives={"error": ak.Objective(wrong, rows, microbatch=2)}, every=2
+        )
         trajectory = ak.Trajectory(objective, ak.gradient_descent(0.3), {"test": probe})
         carry = trajectory.init(jnp.zeros(3), jax.random.key(0))
         before = len(TRACES)
@@ -42,4 +44,4 @@ def test_it_is_the_mean_at_the_parameters_before_the_step_and_is_traced_once(mod
 
 def test_nothing_to_evaluate_is_refused():
     with pytest.raises(ValueError, match="objectives is empty"):
-        ak.Evaluation({})
+        ak.Evaluation(objectives={})

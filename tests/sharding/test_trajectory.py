@@ -65,7 +65,10 @@ def test_a_run(x64, name):
 
     def probes(of):
         some = of.on_batch(jnp.array([1, 4, 9]))
-        return {"loss": ak.LossAndGradient(), "some": ak.Evaluation({"some": some}, every=4)}
+        return {
+            "loss": ak.LossAndGradient(),
+            "some": ak.Evaluation(objectives={"some": some}, every=4),
+        }
 
     assert_same(
         train(objective, optimizer, probes(objective), mode, **options),

@@ -8,33 +8,25 @@ from typing import Any
 
 import jax
 import msgspec
-import xarray as xr
 
-from aeoskit.record import create_run, environment, lane_selection, read_run
+from aeoskit.record import create_run, environment, read_run
 from aeoskit.trajectory import choose_mode
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments._supervise import tell_supervisor
 from aeoskit_experiments.catalog import provenance
-from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store, Track
+from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store
 
-from ._build import Setup, build, build_optimizer, is_raw
-from ._draw import draw, kind_of
+from ._build import Setup, build
+from ._draw import draw
 from ._interrupt import Interrupt
 from ._listener import Listener, Silent
-from ._names import rate_of
 from ._onlooker import AnyWriter, Onlooker
 from ._processes import from_leader, is_leader, noticing
 from ._rewind import with_past
 from ._room import make_room
+from ._rows import advance_of, figure_kind, run_rows, runs_raw, select, sides_of, threshold_rows
 from ._run import Course, run_group
-from ._summary import (
-    measured,
-    multiplier_rows,
-    ratio_curve,
-    summarize_advance,
-    summarize_run,
-    threshold_row,
-)
+from ._summary import multiplier_rows, ratio_curve
 from ._windows import edge_step
 
 MATMUL_PRECISION = "highest"
@@ -253,22 +245,22 @@ def _conclude(
         return Outcome(writer.path, {"status": status}, [], status, code, leads=False)
     run = read_run(writer.path)
     dataset = run.metrics
-    runs = _summaries(dataset, groups, lanes)
+    runs = run_rows(dataset, groups, lanes)
     rewind = groups[0][1].rewind
     if rewind is not None and isinstance(rewind.at, int) and lanes == [{}]:
         # The other run's way there belongs to the picture, and to the step of the edge.
         dataset = with_past(dataset, rewind)
-        raw = _is_raw(groups[0][1], "main")
+        raw = runs_raw(groups[0][1], "main")
         runs[0]["edge_step"] = edge_step(*ratio_curve(select(dataset, "main", {}), raw))
     plot = pipeline.declared().plot or Plot()
     summary: dict[str, Any] = {"name": pipeline.name, "runs": runs}
-    kind = plot.kind if plot.kind != "auto" else _kind(dataset, groups[0][1])
+    kind = plot.kind if plot.kind != "auto" else figure_kind(dataset, groups[0][1])
     if kind == "advance":
-        summary |= _advance(dataset, lanes)
+        summary |= advance_of(dataset, lanes)
     main = [item for item in runs if item["branch"] == "main"]
     rows = multiplier_rows(main)
-    if (sides := _sides(groups[0][1])) is not None:
-        rows = _threshold_rows(dataset, groups, sides)
+    if (sides := sides_of(groups[0][1])) is not None:
+        rows = threshold_rows(dataset, groups, sides)
     if rows:
         summary["rows"] = rows
     if status == "finished" and all(item["diverged_at"] is not None for item in main):
@@ -283,128 +275,3 @@ def _conclude(
     path = writer.close(summary, status=status)  # type: ignore[arg-type]
     from_leader(status)
     return Outcome(path, summary, figures, status, EXIT_CODES[status])
-
-
-def _summaries(
-    dataset: xr.Dataset,
-    groups: list[tuple[dict[str, Any], Experiment]],
-    lanes: list[dict[str, Any]],
-) -> list[dict[str, Any]]:
-    found = []
-    names = [str(name) for name in dataset["branch"].values]
-    for name in names:
-        for values, experiment in groups:
-            raw = _is_raw(experiment, name)
-            for lane in experiment.lanes():
-                coordinates = {**values, **lane}
-                row = {"branch": name, **_said(experiment, name, lane, coordinates)}
-                part = select(dataset, name, coordinates)
-                if any(
-                    item.name == name and item.ratio is not None for item in experiment.branches
-                ):
-                    # It was set there.
-                    rates = measured(part, "learning_rate")[1]
-                    row["lr"] = float(rates[-1]) if rates.size else None
-                row |= summarize_run(part, raw)
-                found.append(row | _asked(experiment))
-    return found
-
-
-def _asked(experiment: Experiment) -> dict[str, Any]:
-    """What the numbers of a row depend on that no column of the record says."""
-    said: dict[str, Any] = {}
-    train = experiment.train
-    if train is not None and train.epochs is not None:
-        said |= {"epochs": train.epochs, "planned_steps": train.steps}
-    if experiment.rewind is not None:
-        said["rewound_to"] = experiment.rewind.at
-    tracks = [probe for probe in experiment.probes if isinstance(probe, Track)]
-    sizes = {track.variant: track.examples for track in tracks}
-    if any(sizes.values()):
-        # One number where the probes agree, one for each (None: all examples) where not.
-        same = len(set(sizes.values())) == 1
-        said["probe_examples"] = next(iter(sizes.values())) if same else sizes
-    return said
-
-
-def select(dataset: xr.Dataset, branch: str, lane: dict[str, Any]) -> xr.Dataset:
-    """One branch and one lane of a record's dataset."""
-    return dataset.sel(branch=branch, **lane_selection(dataset, lane))
-
-
-def _is_raw(experiment: Experiment, branch: str) -> bool:
-    return is_raw(build_optimizer(_choice(experiment, branch), ({},)))
-
-
-def _choice(experiment: Experiment, branch: str) -> Any:
-    for item in experiment.branches:
-        if item.name == branch and item.optimizer is not None:
-            return item.optimizer
-    settings = {
-        name: value[0] if isinstance(value, tuple) else value
-        for name, value in experiment.optimizer.settings.items()  # type: ignore[union-attr]
-    }
-    return dataclasses.replace(experiment.optimizer, settings=settings)  # type: ignore[arg-type]
-
-
-def _said(
-    experiment: Experiment, branch: str, lane: dict[str, Any], coordinates: dict[str, Any]
-) -> dict[str, Any]:
-    """What a row says of its run: optimizer, learning rate, and the swept values."""
-    choice = _choice(experiment, branch)
-    transform = choice.settings.get("transform")
-    own = {"optimizer": transform or choice.variant, "lr": rate_of(choice)}
-    if choice.variant == experiment.optimizer.variant and not _switched(experiment, branch):  # type: ignore[union-attr]
-        return {**own, **coordinates}
-    # A branch with an optimizer of its own: the sweep's values are those of the run it left.
-    left = {f"main_{name}": value for name, value in coordinates.items() if name in {*own, *lane}}
-    return {**own, **{k: v for k, v in coordinates.items() if k not in {*own, *lane}}, **left}
-
-
-def _switched(experiment: Experiment, branch: str) -> bool:
-    return any(item.name == branch and item.optimizer is not None for item in experiment.branches)
-
-
-def _sides(experiment: Experiment) -> tuple[str, str] | None:
-    """The first branches that are frozen below and above the threshold, if there are both."""
-    frozen = [item for item in experiment.branches if item.kind == "freeze"]
-    ratios = [(item.name, item.ratio) for item in frozen if item.ratio is not None]
-    below = [name for name, ratio in ratios if ratio < 1]
-    above = [name for name, ratio in ratios if ratio > 1]
-    return (below[0], above[0]) if below and above else None
-
-
-def _threshold_rows(
-    dataset: xr.Dataset, groups: list[tuple[dict[str, Any], Experiment]], sides: tuple[str, str]
-) -> list[dict[str, Any]]:
-    found = []
-    for values, experiment in groups:
-        raw = _is_raw(experiment, "main")
-        for lane in experiment.lanes():
-            coordinates = {**values, **lane}
-            runs = [
-                select(dataset, name, coordinates)
-                if name in dataset["branch"].values
-                else select(dataset, "main", coordinates).isel(step=slice(0, 0))
-                for name in ("main", *sides)
-            ]
-            said = _said(experiment, "main", lane, coordinates)
-            main, below, above = runs
-            found.append(said | threshold_row(main, below, above, raw))
-    return found
-
-
-def _kind(dataset: xr.Dataset, experiment: Experiment) -> str:
-    adaptive = not _is_raw(experiment, "main")
-    return kind_of(dataset, adaptive=adaptive, sides=_sides(experiment) is not None)
-
-
-def _advance(dataset: xr.Dataset, lanes: list[dict[str, Any]]) -> dict[str, Any]:
-    names = [str(name) for name in dataset["branch"].values]
-    # Of a sweep, its first lane.
-    empty = select(dataset, names[0], lanes[0]).isel(step=slice(0, 0))
-    chosen = [
-        select(dataset, name, lanes[0]) if name in names else empty
-        for name in ("main", "frozen", "momentum")
-    ]
-    return summarize_advance(*chosen)

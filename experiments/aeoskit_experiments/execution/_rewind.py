@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from aeoskit.record import Run, load_checkpoint, read_run
@@ -80,11 +79,11 @@ def find_past(rewind: Rewind, raw: bool) -> Past:
     old = stored_pipeline(rewind.run).declared()
     run = read_run(rewind.run)
     assert old.train is not None
-    main = run.metrics
-    if "main" not in main.get("branch", xr.DataArray([])).values:
+    metrics = run.metrics
+    if "loss" not in metrics or "main" not in metrics["branch"].values:
         raise UserError(f"rewind: the run {rewind.run} has no rows: there is nothing to go on from")
-    main = main.sel(branch="main")
-    end = int(main["step"].values[np.isfinite(main["loss"].values)][-1]) + 1
+    main = metrics.sel(branch="main")
+    end = int(main["step"].values[main["loss"].notnull().values].max()) + 1
     if isinstance(rewind.at, int):
         at = rewind.at
     elif old.rewind is not None:

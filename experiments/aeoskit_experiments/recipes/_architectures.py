@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aeoskit_experiments._errors import unknown
+from aeoskit_experiments.catalog import data_folder
 from aeoskit_experiments.pipelines import (
     Pipeline,
     data,
@@ -19,30 +20,66 @@ from aeoskit_experiments.pipelines._stage import Stage
 from aeoskit_experiments.recipes._registry import recipe
 from aeoskit_experiments.recipes._settings import EPS, Size, images
 
-# Model settings, the data if they are no images, learning rate, steps: on small data.
-_SMALL: dict[str, tuple[dict[str, Any], tuple[str, dict[str, Any]] | None, float, int]] = {
-    "mlp": ({"width": 64, "depth": 2}, None, 3e-3, 1000),
-    "cnn": ({"channels": 16, "depth": 2}, None, 3e-3, 1000),
-    "vgg": ({}, None, 2e-3, 600),
-    "resnet": ({}, None, 2e-3, 600),
-    "wide_resnet": ({}, None, 2e-3, 600),
-    "vit": ({}, None, 2e-3, 600),
-    "lstm": ({"width": 32}, None, 3e-3, 600),
-    "transformer": (
-        {"size": "tiny"},
-        ("markov", {"examples": 64, "length": 32}),
+# Of each case: the model and its settings, the data if they are no images, learning rate, steps.
+_Case = tuple[str, dict[str, Any], tuple[str, dict[str, Any]] | None, float, int]
+
+_CHAIN = ("markov", {"examples": 64, "length": 16, "vocabulary": 16})
+# Targets that are wrong now and then are never fitted, so that the curvature stays.
+_PAIRS = ("sorting", {"pairs": True, "examples": 128, "label_noise": 0.2})
+
+_SMALL: dict[str, _Case] = {
+    "mlp": ("mlp", {"width": 64, "depth": 2}, None, 3e-3, 1000),
+    "cnn": ("cnn", {"channels": 16, "depth": 2}, None, 3e-3, 600),
+    "vgg": ("vgg", {"channels": 8}, None, 3e-3, 500),
+    "resnet": ("resnet", {"channels": 8, "blocks": 1}, None, 3e-3, 400),
+    "resnet-batch": ("resnet", {"channels": 8, "blocks": 1, "norm": "batch"}, None, 3e-3, 400),
+    "wide_resnet": ("wide_resnet", {"channels": 4, "widen": 2}, None, 3e-3, 400),
+    "vit": ("vit", {"width": 16}, None, 3e-3, 500),
+    "lstm": ("lstm", {"width": 32}, None, 1e-2, 500),
+    "lstm-tokens": ("lstm", {"width": 32}, _CHAIN, 3e-3, 400),
+    "transformer": ("transformer", {"width": 32}, _CHAIN, 3e-3, 400),
+    "transformer-text": (
+        "transformer",
+        {"width": 32},
+        ("text", {"examples": 64, "length": 32}),
         3e-3,
         400,
+    ),
+    "encoder_decoder": ("encoder_decoder", {"width": 32, "layers": 1}, _PAIRS, 3e-3, 400),
+}
+_TEXT = ("wikitext", {"examples": 4096, "length": 128, "tokenizer": "bpe", "vocabulary": 4096})
+_PAPER: dict[str, _Case] = {
+    "mlp": ("mlp", {"width": 200, "depth": 5}, None, 1e-4, PAPER_STEPS),
+    "cnn": ("cnn", {"channels": 64, "depth": 3}, None, 1e-4, PAPER_STEPS),
+    "vgg": ("vgg", {"channels": 64}, None, 1e-4, PAPER_STEPS),
+    "resnet": ("resnet", {}, None, 1e-4, PAPER_STEPS),
+    "resnet-batch": ("resnet", {"norm": "batch"}, None, 1e-4, PAPER_STEPS),
+    "wide_resnet": ("wide_resnet", {"depth": 16, "widen": 4}, None, 1e-4, PAPER_STEPS),
+    "vit": ("vit", {"width": 192, "depth": 6, "heads": 3}, None, 1e-4, PAPER_STEPS),
+    "lstm": ("lstm", {"width": 256}, None, 1e-4, PAPER_STEPS),
+    "lstm-tokens": ("lstm", {"width": 512}, _TEXT, 3e-4, PAPER_STEPS),
+    "transformer": (
+        "transformer",
+        {"layers": 6, "heads": 8, "width": 256},
+        ("markov", {"examples": 4096, "length": 128, "vocabulary": 256}),
+        3e-4,
+        PAPER_STEPS,
+    ),
+    "transformer-text": (
+        "transformer",
+        {"layers": 6, "heads": 8, "width": 256},
+        _TEXT,
+        3e-4,
+        PAPER_STEPS,
     ),
     "encoder_decoder": (
-        {"size": "tiny"},
-        ("sorting", {"pairs": True, "examples": 64}),
-        3e-3,
-        400,
+        "encoder_decoder",
+        {"layers": 3, "heads": 8, "width": 256},
+        ("sorting", {"pairs": True, "examples": 4096, "length": 32, "label_noise": 0.2}),
+        3e-4,
+        PAPER_STEPS,
     ),
 }
-
-_PAPER = _SMALL
 
 
 @recipe
@@ -54,6 +91,7 @@ def e04_architectures(
     steps: int | None = None,
     every: int = 10,
     examples: int | None = None,
+    wikitext: str | None = None,
     seed: int = 0,
 ) -> dict[str, Pipeline]:
     """Adam under many architectures: the same plateau at 38/lr (E4).
@@ -65,6 +103,7 @@ def e04_architectures(
         steps: Steps of full-batch training; none gives each its own.
         every: Steps between two measurements.
         examples: How many images or sequences.
+        wikitext: WikiText's folder or zip at the paper's size; none looks in the data folder.
         seed: Seed of data and initial parameters.
     """
     names = (architecture,) if isinstance(architecture, str) else tuple(architecture)
@@ -73,10 +112,10 @@ def e04_architectures(
     for name in names:
         if name not in cases:
             raise unknown("architecture", name, cases)
-        settings, sequences, rate, length = cases[name]
+        network, settings, sequences, rate, length = cases[name]
         suite[name] = pipe(
-            _data(size, sequences, examples, seed),
-            model(name, seed=seed, **settings),
+            _data(size, sequences, examples, wikitext, seed),
+            model(network, seed=seed, **settings),
             loss("mse" if size == "small" and sequences is None else "cross_entropy"),
             optimizer("adam", lr=rate if lr is None else lr, beta2=0.99, eps=EPS[size]),
             track("preconditioned_sharpness", every=every),
@@ -87,10 +126,16 @@ def e04_architectures(
 
 
 def _data(
-    size: str, sequences: tuple[str, dict[str, Any]] | None, examples: int | None, seed: int
+    size: str,
+    sequences: tuple[str, dict[str, Any]] | None,
+    examples: int | None,
+    wikitext: str | None,
+    seed: int,
 ) -> Stage:
     if sequences is None:
         return images(size, seed, examples=examples, small_examples=300)
     name, settings = sequences
-    taken = {} if examples is None else {"examples": examples}
+    taken: dict[str, Any] = {} if examples is None else {"examples": examples}
+    if name == "wikitext":
+        taken["path"] = str(data_folder() / "wikitext") if wikitext is None else wikitext
     return data(name, **{**settings, **taken}, seed=seed)

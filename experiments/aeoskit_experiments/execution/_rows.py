@@ -1,0 +1,147 @@
+"""What a run's summary says, row by row, of the branches and lanes of its record."""
+
+import dataclasses
+from typing import Any
+
+import xarray as xr
+
+from aeoskit.record import lane_selection
+from aeoskit_experiments.pipelines import Experiment, Track
+
+from ._build import build_optimizer, is_raw
+from ._draw import kind_of
+from ._names import rate_of
+from ._summary import measured, summarize_advance, summarize_run, threshold_row
+
+
+def run_rows(
+    dataset: xr.Dataset,
+    groups: list[tuple[dict[str, Any], Experiment]],
+    lanes: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """A row for each branch and lane: what it was, its numbers, and what they depend on."""
+    found = []
+    names = [str(name) for name in dataset["branch"].values]
+    for name in names:
+        for values, experiment in groups:
+            raw = runs_raw(experiment, name)
+            for lane in experiment.lanes():
+                coordinates = {**values, **lane}
+                row = {"branch": name, **_said(experiment, name, lane, coordinates)}
+                part = select(dataset, name, coordinates)
+                if any(
+                    item.name == name and item.ratio is not None for item in experiment.branches
+                ):
+                    # It was set there.
+                    rates = measured(part, "learning_rate")[1]
+                    row["lr"] = float(rates[-1]) if rates.size else None
+                row |= summarize_run(part, raw)
+                found.append(row | _asked(experiment))
+    return found
+
+
+def _asked(experiment: Experiment) -> dict[str, Any]:
+    """What the numbers of a row depend on that no column of the record says."""
+    said: dict[str, Any] = {}
+    train = experiment.train
+    if train is not None and train.epochs is not None:
+        said |= {"epochs": train.epochs, "planned_steps": train.steps}
+    if experiment.rewind is not None:
+        said["rewound_to"] = experiment.rewind.at
+    tracks = [probe for probe in experiment.probes if isinstance(probe, Track)]
+    sizes = {track.variant: track.examples for track in tracks}
+    if any(sizes.values()):
+        # One number where the probes agree, one for each (None: all examples) where not.
+        same = len(set(sizes.values())) == 1
+        said["probe_examples"] = next(iter(sizes.values())) if same else sizes
+    return said
+
+
+def select(dataset: xr.Dataset, branch: str, lane: dict[str, Any]) -> xr.Dataset:
+    """One branch and one lane of a record's dataset."""
+    return dataset.sel(branch=branch, **lane_selection(dataset, lane))
+
+
+def runs_raw(experiment: Experiment, branch: str) -> bool:
+    """Whether a branch's optimizer has no preconditioner."""
+    return is_raw(build_optimizer(_choice(experiment, branch), ({},)))
+
+
+def _choice(experiment: Experiment, branch: str) -> Any:
+    for item in experiment.branches:
+        if item.name == branch and item.optimizer is not None:
+            return item.optimizer
+    settings = {
+        name: value[0] if isinstance(value, tuple) else value
+        for name, value in experiment.optimizer.settings.items()  # type: ignore[union-attr]
+    }
+    return dataclasses.replace(experiment.optimizer, settings=settings)  # type: ignore[arg-type]
+
+
+def _said(
+    experiment: Experiment, branch: str, lane: dict[str, Any], coordinates: dict[str, Any]
+) -> dict[str, Any]:
+    """What a row says of its run: optimizer, learning rate, and the swept values."""
+    choice = _choice(experiment, branch)
+    transform = choice.settings.get("transform")
+    own = {"optimizer": transform or choice.variant, "lr": rate_of(choice)}
+    if choice.variant == experiment.optimizer.variant and not _switched(experiment, branch):  # type: ignore[union-attr]
+        return {**own, **coordinates}
+    # A branch with an optimizer of its own: the sweep's values are those of the run it left.
+    left = {f"main_{name}": value for name, value in coordinates.items() if name in {*own, *lane}}
+    return {**own, **{k: v for k, v in coordinates.items() if k not in {*own, *lane}}, **left}
+
+
+def _switched(experiment: Experiment, branch: str) -> bool:
+    return any(item.name == branch and item.optimizer is not None for item in experiment.branches)
+
+
+def sides_of(experiment: Experiment) -> tuple[str, str] | None:
+    """The first branches that are frozen below and above the threshold, if there are both."""
+    frozen = [item for item in experiment.branches if item.kind == "freeze"]
+    ratios = [(item.name, item.ratio) for item in frozen if item.ratio is not None]
+    below = [name for name, ratio in ratios if ratio < 1]
+    above = [name for name, ratio in ratios if ratio > 1]
+    return (below[0], above[0]) if below and above else None
+
+
+def threshold_rows(
+    dataset: xr.Dataset, groups: list[tuple[dict[str, Any], Experiment]], sides: tuple[str, str]
+) -> list[dict[str, Any]]:
+    """What each main run's threshold is worth, by its branches on either side."""
+    found = []
+    for values, experiment in groups:
+        raw = runs_raw(experiment, "main")
+        for lane in experiment.lanes():
+            coordinates = {**values, **lane}
+            runs = [
+                select(dataset, name, coordinates)
+                if name in dataset["branch"].values
+                else select(dataset, "main", coordinates).isel(step=slice(0, 0))
+                for name in ("main", *sides)
+            ]
+            said = _said(experiment, "main", lane, coordinates)
+            main, below, above = runs
+            found.append(said | threshold_row(main, below, above, raw))
+    return found
+
+
+def figure_kind(dataset: xr.Dataset, experiment: Experiment) -> str:
+    """What the branches or the probes are for, the edge otherwise."""
+    return kind_of(
+        dataset,
+        adaptive=not runs_raw(experiment, "main"),
+        sides=sides_of(experiment) is not None,
+    )
+
+
+def advance_of(dataset: xr.Dataset, lanes: list[dict[str, Any]]) -> dict[str, Any]:
+    """What sets AEoS apart from EoS, of the branches that show it."""
+    names = [str(name) for name in dataset["branch"].values]
+    # Of a sweep, its first lane.
+    empty = select(dataset, names[0], lanes[0]).isel(step=slice(0, 0))
+    chosen = [
+        select(dataset, name, lanes[0]) if name in names else empty
+        for name in ("main", "frozen", "momentum")
+    ]
+    return summarize_advance(*chosen)
