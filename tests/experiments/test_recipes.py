@@ -79,13 +79,13 @@ def test_one_case_of_a_suite_is_a_recipe_like_another() -> None:
     assert make_recipe("e05-optimizers", optimizers="adam").name == "e05-optimizers-adam"
     with pytest.raises(UserError, match="unknown optimizer 'adan'"):
         make_suite("e05-optimizers", optimizers="adan")
-    with pytest.raises(UserError, match="unknown architecture 'mpl'.*mlp"):
+    with pytest.raises(UserError, match=r"unknown architecture 'mpl'.*mlp"):
         make_suite("e04-architectures", architecture="mpl")
 
 
 def test_a_rewound_recipe_refuses_what_the_other_run_decided() -> None:
     for name in ("e03-frozen", "e09-branches"):
-        with pytest.raises(UserError, match="lr is 0.1, but the run there is rewound"):
+        with pytest.raises(UserError, match=r"lr is 0\.1, but the run there is rewound"):
             make_recipe(name, run="there", lr=0.1)
         stages = {stage.stage: stage for stage in make_recipe(name, run="there").stages}
         assert stages["rewind"].settings["run"] == "there"

@@ -18,7 +18,7 @@ from aeoskit_experiments.pipelines import (
 )
 from aeoskit_experiments.pipelines._stage import Stage
 from aeoskit_experiments.recipes._registry import recipe
-from aeoskit_experiments.recipes._settings import EPS, Size, images
+from aeoskit_experiments.recipes._settings import EPS, PAPER_STEPS, Size, images
 
 # Of each case: the model and its settings, the data if they are no images, learning rate, steps.
 _Case = tuple[str, dict[str, Any], tuple[str, dict[str, Any]] | None, float, int]
@@ -31,9 +31,9 @@ _SMALL: dict[str, _Case] = {
     "mlp": ("mlp", {"width": 64, "depth": 2}, None, 3e-3, 1000),
     "cnn": ("cnn", {"channels": 16, "depth": 2}, None, 3e-3, 600),
     "vgg": ("vgg", {"channels": 8}, None, 3e-3, 500),
-    "resnet": ("resnet", {"channels": 8, "blocks": 1}, None, 3e-3, 400),
-    "resnet-batch": ("resnet", {"channels": 8, "blocks": 1, "norm": "batch"}, None, 3e-3, 400),
-    "wide_resnet": ("wide_resnet", {"channels": 4, "widen": 2}, None, 3e-3, 400),
+    "resnet": ("resnet", {"channels": 8, "blocks": 1}, None, 1e-2, 300),
+    "resnet-batch": ("resnet", {"channels": 8, "blocks": 1, "norm": "batch"}, None, 1e-2, 300),
+    "wide_resnet": ("wide_resnet", {"channels": 4, "widen": 2}, None, 1e-2, 300),
     "vit": ("vit", {"width": 16}, None, 3e-3, 500),
     "lstm": ("lstm", {"width": 32}, None, 1e-2, 500),
     "lstm-tokens": ("lstm", {"width": 32}, _CHAIN, 3e-3, 400),
@@ -133,7 +133,7 @@ def _data(
     seed: int,
 ) -> Stage:
     if sequences is None:
-        return images(size, seed, examples=examples, small_examples=300)
+        return images(size, seed, examples=examples, small_examples=200)
     name, settings = sequences
     taken: dict[str, Any] = {} if examples is None else {"examples": examples}
     if name == "wikitext":
