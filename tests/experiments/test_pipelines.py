@@ -268,6 +268,7 @@ def test_swept_options_of_one_name_get_distinct_coordinates() -> None:
         (lambda: optimizer("bfgs", warmup=3), "unknown option 'warmup'"),
         (lambda: make_stage("model", ["mlp", "cnn"], {}), "only an optimizer's can be swept"),
         (lambda: make_stage("store", None, {"root": ["a", "b"]}), "cannot be swept"),
+        (lambda: store(checkpoint_every=[10, 20]), "checkpoint_every is 10,20, but it cannot be"),
         (lambda: pipe(name="a/b"), "name is 'a/b'"),
     ],
 )

@@ -37,6 +37,7 @@ class StageKind(msgspec.Struct, frozen=True):
         repeats: Whether a pipeline may have several.
         sweeps: Whether a list of variants is a sweep.
         texts: Whether an option with few choices may be swept.
+        numbers: Whether an option that is a number may be swept.
     """
 
     name: str
@@ -52,6 +53,7 @@ class StageKind(msgspec.Struct, frozen=True):
     repeats: bool = False
     sweeps: bool = False
     texts: bool = False
+    numbers: bool = True
 
 
 def _in(module: str, *names: str) -> dict[str, str]:
@@ -205,7 +207,11 @@ STAGES: dict[str, StageKind] = {
         ),
         StageKind("place", "over which devices", reference=f"{_SETTINGS}:Place", positional=True),
         StageKind(
-            "store", "where the record goes", reference=f"{_SETTINGS}:Store", positional=True
+            "store",
+            "where the record goes",
+            reference=f"{_SETTINGS}:Store",
+            positional=True,
+            numbers=False,
         ),
         StageKind("plot", "which figure", reference=f"{_SETTINGS}:Plot", positional=True),
     )
@@ -256,6 +262,7 @@ def options_for(stage: str, variant: str | None) -> tuple[Option, ...]:
         skip=kind.skip,
         floats=kind.floats,
         texts=kind.texts,
+        lists="welcome" if kind.numbers else "annotated",
     )
     taken = {option.name for option in own}
     more = kind.common
