@@ -45,7 +45,7 @@ def e11_warmup(
         loss_of(size),
         optimizer(
             "adam",
-            lr=by_size(size, lr, small=1e-2, paper=1e-3),
+            lr=by_size(size, lr, small=3e-2, paper=1e-3),
             warmup=by_size(size, warmup, small=(0, 500), paper=(0, 1000)),
             beta2=0.99,
             eps=EPS[size],
