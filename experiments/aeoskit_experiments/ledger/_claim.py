@@ -140,8 +140,10 @@ def claim(
         made = Claim(experiment, name, says, measure, works, unit)
         if experiment not in EXPERIMENTS:
             raise ValueError(f"claim {made.key}: the experiments are {', '.join(EXPERIMENTS)}.")
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-            raise ValueError(f"claim {made.key}: use letters, digits, '-' and '_' for its name.")
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+            raise ValueError(
+                f"claim {made.key}: use letters, digits, '.', '-' and '_' for its name."
+            )
         if made.key in CLAIMS:
             raise ValueError(f"claim {made.key} is there already: give it another name.")
         CLAIMS[made.key] = made
