@@ -128,7 +128,7 @@ def e03_frozen(
         examples: How many of them; not of a rewound run.
         seed: Seed of data and initial parameters; not of a rewound run.
     """
-    given = by_size(size, freeze_at, small=(50, 100, 400), paper=(250, 500, 1000))
+    given = by_size(size, freeze_at, small=(100, 200, 400), paper=(250, 500, 1000))
     freezes = sorted(given) if isinstance(given, Sequence) else [given]
     if run is not None:
         first, *_ = freezes

@@ -70,7 +70,7 @@ def plateau(run: Evidence) -> float:
 
 # E3
 
-FREEZES = (50, 100, 400)
+FREEZES = (100, 200, 400)
 
 
 def _ratio_frozen(run: Evidence, step: int) -> float:
