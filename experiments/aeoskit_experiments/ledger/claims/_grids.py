@@ -91,7 +91,7 @@ def grid_ratio(run: Evidence) -> float:
 @claim(
     "E11",
     "below",
-    says="early in the warmup, over its first fifth, the ratio to the threshold of each step's rate "
+    says="early in the warmup, over its first fifth, the ratio to each step's own threshold "
     "is below 1",
     needs=WARMUP,
 )
