@@ -99,7 +99,7 @@ ARCHITECTURES = {
     "lstm-tokens": "an LSTM on a Markov chain",
     "transformer": "a transformer on a Markov chain",
     "transformer-text": "a transformer on text",
-    "encoder_decoder": "an encoder-decoder that sorts",
+    "encoder_decoder": "an encoder-decoder on pairs of sequences",
 }
 
 
