@@ -24,8 +24,8 @@ from aeoskit_experiments.recipes._settings import EPS, PAPER_STEPS, Size, images
 _Case = tuple[str, dict[str, Any], tuple[str, dict[str, Any]] | None, float, int]
 
 _CHAIN = ("markov", {"examples": 64, "length": 16, "vocabulary": 16})
-# Random answers to so many questions take hundreds of steps to learn by heart; right ones or fewer are
-# fitted before the edge is reached.
+# Random answers to so many questions take hundreds of steps to learn by heart; right ones, or
+# fewer, are fitted before the edge is reached.
 _PAIRS = ("sorting", {"pairs": True, "examples": 512, "label_noise": 1.0})
 
 _SMALL: dict[str, _Case] = {
