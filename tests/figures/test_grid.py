@@ -90,6 +90,13 @@ def test_a_run_that_diverged_or_was_not_measured_says_so():
     assert cells(figure.axes[2])[0, 0] == "0.0625"
 
 
+def test_a_grid_of_which_all_diverged_is_drawn():
+    data = grid()
+    data["diverged_at"][:] = 41
+    figure = draw(grid_figure(data))
+    assert [set(cells(axes).values()) for axes in figure.axes] == [{"diverged\nat 41"}] * 2
+
+
 @pytest.mark.parametrize(
     ("chosen", "shape", "name"),
     [({"lr": [1]}, (1, 2), "η"), ({"beta2": [1]}, (3, 1), "η"), ({"lr": 1}, (1, 2), "")],
