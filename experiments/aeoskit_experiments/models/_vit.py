@@ -86,7 +86,8 @@ def vit(
         heads: Attention heads; the width is a multiple.
         width: Numbers that stand for a patch between the layers.
         activation: The nonlinearity of the networks.
-        init: Variance of the weights; lecun is 1/fan_in, he is 2/fan_in.
+        init: Variance of the weights; lecun is 1/fan_in, he is 2/fan_in. Those that write to the
+            residual stream are divided by √(2 depth) besides.
         scale: Factor on all initial weights.
 
     Returns:
