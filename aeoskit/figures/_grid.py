@@ -169,7 +169,8 @@ def _norm(name: str, values: np.ndarray) -> Normalize:
         # At least half a decade, lest a difference of a few percent look like all there is.
         pad = max((10**0.5 / (high / low)) ** 0.5, 1.0)
         return LogNorm(low / pad, high * pad)
-    return Normalize(low, high if high > low else low + 1)
+    # An error spans a factor of two at least, for the same reason.
+    return Normalize(min(low, high / 2), high if high > 0 else 1)
 
 
 def _written(name: str, value: float) -> str:

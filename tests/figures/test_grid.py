@@ -97,6 +97,15 @@ def test_a_grid_of_which_all_diverged_is_drawn():
     assert [set(cells(axes).values()) for axes in figure.axes] == [{"diverged\nat 41"}] * 2
 
 
+def test_errors_that_are_nearly_the_same_look_so():
+    data = grid()
+    data["test_error"] = 0.05 + 0 * data["ratio"]
+    data["test_error"][0, 0, 0] = 0.051
+    patches = grid_figure(data[["test_error", "diverged_at"]]).axes[0].patches
+    colors = np.array([patch.get_facecolor() for patch in patches])
+    assert 0 < np.abs(colors[0] - colors[1]).max() < 0.1
+
+
 @pytest.mark.parametrize(
     ("chosen", "shape", "name"),
     [({"lr": [1]}, (1, 2), "η"), ({"beta2": [1]}, (3, 1), "η"), ({"lr": 1}, (1, 2), "")],
