@@ -321,6 +321,19 @@ def test_what_is_no_file_is_not_read():
         cifar10(path="/dev/null")
 
 
+def test_what_may_not_be_read_is_said(tmp_path, monkeypatch):
+    folder = archives.put(tmp_path / "own", archives.idx_files())
+    archives.tar_gz(tmp_path / "own.tar.gz", archives.cifar10_files(1))
+
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")  # whoever runs this may read everything
+
+    monkeypatch.setattr(Path, "open", denied)
+    for make, path in ((cifar10, tmp_path / "own.tar.gz"), (idx, folder)):
+        with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)$"):
+            make(path=str(path))
+
+
 # MNIST's format
 
 
