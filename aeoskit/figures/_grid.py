@@ -51,7 +51,7 @@ def grid_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
     """
     grid = _grid(dataset)
     found = {name: _ends(dataset, grid, name) for name in _PANELS}
-    found = {name: values for name, values in found.items() if np.isfinite(values).any()}
+    found = {name: values for name, values in found.items() if values is not None}
     if not found:
         raise ValueError(
             f"the dataset holds {sorted(map(str, dataset.data_vars))}, but a grid figure needs "
@@ -115,16 +115,18 @@ def _lane(dataset: xr.Dataset, selection: dict[str, Any]) -> Lane:
     return Lane(kept, "", None, diverged)
 
 
-def _ends(dataset: xr.Dataset, grid: _Grid, name: str) -> np.ndarray:
-    """The median over the last fifth, NaN where there is none."""
+def _ends(dataset: xr.Dataset, grid: _Grid, name: str) -> np.ndarray | None:
+    """The median over the last fifth, NaN where there is none; None if no run was measured."""
+    measured = False
     ends = np.full((len(grid.across), len(grid.along)), np.nan)
     for place in np.ndindex(ends.shape):
         lane = grid.lanes[place[0]][place[1]]
         of = ratio_of(dataset, lane) if name == "ratio" else curve(dataset, lane, name)
         steps, values = of
+        measured |= bool(values.size)
         if values.size and lane.diverged_at < 0:
             ends[place] = np.median(values[steps >= steps[0] + 0.8 * (steps[-1] - steps[0])])
-    return ends
+    return ends if measured else None
 
 
 def _heat_map(axes: Axes, grid: _Grid, name: str, values: np.ndarray) -> None:
@@ -158,6 +160,8 @@ def _heat_map(axes: Axes, grid: _Grid, name: str, values: np.ndarray) -> None:
 
 def _norm(name: str, values: np.ndarray) -> Normalize:
     """Sharpness by its logarithm; the ratio from 0, so that runs at the edge look alike."""
+    if not values.size:  # all diverged
+        return Normalize()
     low, high = float(values.min()), float(values.max())
     if name == "ratio":
         return Normalize(0, max(high, 1.2))
@@ -165,7 +169,8 @@ def _norm(name: str, values: np.ndarray) -> Normalize:
         # At least half a decade, lest a difference of a few percent look like all there is.
         pad = max((10**0.5 / (high / low)) ** 0.5, 1.0)
         return LogNorm(low / pad, high * pad)
-    return Normalize(low, high if high > low else low + 1)
+    # An error spans a factor of two at least, for the same reason.
+    return Normalize(min(low, high / 2), high if high > 0 else 1)
 
 
 def _written(name: str, value: float) -> str:

@@ -60,7 +60,7 @@ def find_spikes(
         gap: steps between two such losses up to which both belong to one spike.
 
     Returns:
-        The spikes in order.
+        The spikes in order. Where the median is 0, nothing is a multiple of it, nor a spike.
 
     Example:
         >>> loss = np.ones(300)
@@ -73,7 +73,8 @@ def find_spikes(
     steps, loss = steps[keep], loss[keep]
     if not steps.size:
         return []
-    height = loss / running_median(steps, loss, width)
+    median = running_median(steps, loss, width)
+    height = np.divide(loss, median, out=np.zeros_like(loss), where=median > 0)
     high = np.flatnonzero((height > factor) & (steps >= steps[0] + width))
     if not high.size:
         return []
@@ -158,7 +159,6 @@ def spikes_figure(
                 top.set_ylabel("training loss")
                 bottom.set_ylabel("λ₁(P⁻¹H) / threshold")
         assert first is not None
-        log_axis(first[0])
         _bound(*first, losses, ratios)
         legend_above(figure, _handles(factor, width), title)
     return figure
@@ -197,6 +197,7 @@ def _bound(loss: Axes, ratio: Axes, losses: list[Any], ratios: list[Any]) -> Non
     """One scale for all runs."""
     positive = np.concatenate([values[values > 0] for _, values in losses])
     if positive.size:
+        log_axis(loss)
         loss.set_ylim(positive.min() / 1.3, positive.max() * 1.6)
     late = np.concatenate([values[len(values) // 5 :] for _, values in ratios])
     below, above = (float(q) for q in np.quantile(late, (0.02, 0.995)))

@@ -86,6 +86,10 @@ def verify_(
 def path(name: Name = None, json: Json = False) -> None:
     """Print where files are looked for: the data folder, or a data set's places in it."""
     places: list[Any] = [data_folder()] if name is None else looked_for(name)
+    if name is not None and not places and not json:
+        options = " and ".join(CATALOG[name].options)
+        why = f"its files are given to a run as {options}" if options else "it is read from no file"
+        raise UserError(f"data {name} has no place in the data folder: {why}")
     if json:
         print_json({"paths": [str(place) for place in places]})
         return

@@ -4,7 +4,7 @@ from typing import Any
 
 import einops
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from aeoskit.objective import AbstractOutputLoss, SoftmaxCrossEntropy, SquaredError
 
@@ -31,10 +31,8 @@ def misclassified(outputs: Array, targets: Any) -> Any:
     >>> misclassified(jnp.eye(2), (jnp.array([0, 0]), jnp.array([1.0, 3.0])))
     (Array(3., dtype=float32), Array(4., dtype=float32))
     """
-    labels, weights = targets if isinstance(targets, tuple) else (targets, None)
-    if labels.shape == outputs.shape:
-        labels = jnp.argmax(labels, axis=-1)
-    wrong = (jnp.argmax(outputs, axis=-1) != labels).astype(outputs.dtype)
+    right, weights = _right(outputs, targets)
+    wrong = (~right).astype(outputs.dtype)
     if weights is not None:
         return jnp.sum(weights * wrong), jnp.sum(weights)
     return einops.reduce(wrong, "n ... -> n", "mean")
@@ -106,9 +104,15 @@ def accuracy(outputs: Float[Array, "n *shape classes"], targets: PyTree) -> Floa
     >>> accuracy(jnp.eye(2), (jnp.array([0, 0]), jnp.array([1.0, 0.0])))
     Array(1., dtype=float32)
     """
-    targets, weights = targets if isinstance(targets, tuple) else (targets, None)
-    labels = targets if targets.ndim < outputs.ndim else jnp.argmax(targets, axis=-1)
-    right = jnp.argmax(outputs, axis=-1) == labels
+    right, weights = _right(outputs, targets)
     if weights is None:
         return jnp.mean(right)
     return jnp.sum(weights * right) / jnp.sum(weights)
+
+
+def _right(outputs: Array, targets: Any) -> tuple[Bool[Array, "n *length"], Array | None]:
+    """Where the largest output is the label's, and the weights, if there are any."""
+    labels, weights = targets if isinstance(targets, tuple) else (targets, None)
+    if labels.ndim == outputs.ndim:
+        labels = jnp.argmax(labels, axis=-1)
+    return jnp.argmax(outputs, axis=-1) == labels, weights

@@ -75,6 +75,8 @@ def test_verify_all(folder: Path, capsys: Capture) -> None:
         ("verify --path .", "name the one that this is"),
         ("verify digits --path .", "read from no file"),
         ("verify cifar10 --path nowhere", "where there is nothing"),
+        ("path mixture", "no place in the data folder: it is read from no file"),
+        ("path parallel", "no place in the data folder: its files are given to a run as source"),
         ("path cifr10", "did you mean 'cifar10'"),
         ("verfy", "did you mean 'verify'"),
     ],

@@ -261,6 +261,7 @@ REFUSED = {
     "blocks is 4: images of 8x8 can be halved 3 times": lambda: vgg(blocks=4).init(
         KEY, images(8, 8, 1)
     ),
+    "data are 1x1, but vgg halves images": lambda: vgg().init(KEY, images(1, 1, 1)),
     "blocks is 6: VGG has at most 5": lambda: vgg(blocks=6),
     "blocks is 0": lambda: resnet(blocks=0),
     "depth is 12.*give 10 or 16": lambda: wide_resnet(depth=12),

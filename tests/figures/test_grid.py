@@ -90,6 +90,22 @@ def test_a_run_that_diverged_or_was_not_measured_says_so():
     assert cells(figure.axes[2])[0, 0] == "0.0625"
 
 
+def test_a_grid_of_which_all_diverged_is_drawn():
+    data = grid()
+    data["diverged_at"][:] = 41
+    figure = draw(grid_figure(data))
+    assert [set(cells(axes).values()) for axes in figure.axes] == [{"diverged\nat 41"}] * 2
+
+
+def test_errors_that_are_nearly_the_same_look_so():
+    data = grid()
+    data["test_error"] = 0.05 + 0 * data["ratio"]
+    data["test_error"][0, 0, 0] = 0.051
+    patches = grid_figure(data[["test_error", "diverged_at"]]).axes[0].patches
+    colors = np.array([patch.get_facecolor() for patch in patches])
+    assert 0 < np.abs(colors[0] - colors[1]).max() < 0.1
+
+
 @pytest.mark.parametrize(
     ("chosen", "shape", "name"),
     [({"lr": [1]}, (1, 2), "η"), ({"beta2": [1]}, (3, 1), "η"), ({"lr": 1}, (1, 2), "")],

@@ -48,6 +48,13 @@ class TestFindSpikes:
         loss[700] = np.inf
         assert [(spike.onset, spike.peak) for spike in find_spikes(STEPS, loss)] == [(300, 301)]
         assert find_spikes([], []) == []
+
+    def test_a_loss_of_zero_has_no_multiples(self):
+        loss = np.where(STEPS < 500, 1.0, 0.0)
+        loss[[300, 900]] = 2.0, 1e-6
+        assert find_spikes(STEPS, loss) == [Spike(300, 300, 2.0)]
+
+    def test_nothing_measured_has_none(self):
         assert find_spikes(STEPS, np.full(1000, np.nan)) == []
 
 
@@ -98,6 +105,14 @@ def test_a_run_that_diverged_and_other_bounds():
     assert figure.axes[0].get_title(loc="left") == "β₂ = 0.999: 0 spikes"
     assert figure.axes[2].get_title(loc="left") == "β₂ = 0.9: 0 spikes, diverged at 500"
     assert max(lines(figure.axes[2], "loss")[0].get_xdata()) == 500
+
+
+def test_a_loss_of_zero_is_drawn():
+    data = record()
+    data["loss"][:] = 0.0
+    figure = spikes_figure(data)
+    figure.savefig("/dev/null", format="png")
+    assert "0 spikes" in figure.axes[0].get_title(loc="left")
 
 
 def test_refusals():

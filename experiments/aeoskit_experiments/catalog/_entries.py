@@ -230,7 +230,6 @@ CATALOG: dict[str, Entry] = {
             shape="tokens",
             origin="file",
             options=("source", "target"),
-            files=("*",),
         ),
         Entry(
             name="sorting",

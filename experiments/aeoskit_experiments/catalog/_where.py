@@ -126,7 +126,7 @@ def _wanted(item: Entry) -> str:
     if item.archive:
         return f"{item.archive}, or the folder that it unpacks to"
     if item.files and "*" in item.files[0]:
-        return "a file, or a folder with such"
+        return f"a file, or a folder with {' or '.join(item.files)}"
     if item.files:
         return f"a folder with {item.files[0]} and the {len(item.files) - 1} other files"
     return "a file"

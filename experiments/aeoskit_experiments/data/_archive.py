@@ -16,6 +16,30 @@ _CHUNK = 1 << 18
 _ROOM = 1 << 20
 
 
+def open_file(path: Path) -> io.BufferedReader:
+    """A file, open to be read.
+
+    Raises:
+        UserError: if it cannot be, or is none: a pipe or a device may have no end.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is no plain file: give the one that was offered")
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def leads_outside(name: str) -> bool:
+    r"""Whether a member's name leads out of its archive, which no honest one does.
+
+    >>> [leads_outside(name) for name in ("a/b", "/a", "a/../b", "C:b", "..\\b")]
+    [False, True, True, True, True]
+    """
+    path = PureWindowsPath(name)  # which knows both kinds of slashes, and drives
+    return bool(path.anchor) or ".." in path.parts
+
+
 def check_digest(
     file: io.BufferedReader, path: Path, published: str | None, own: str | None
 ) -> str:
@@ -87,7 +111,7 @@ def read_members(
                 _check_member(member, path)
                 name = PurePosixPath(member.name).name
                 if why := refuse(name):
-                    raise UserError(f"{path} has {_spell(member.name)}: {why}")
+                    raise UserError(f"{path} has {spell(member.name)}: {why}")
                 if name not in limits or not member.isfile():
                     continue
                 if name in found:
@@ -114,7 +138,7 @@ def read_members(
         tarfile.TarError,
     ) as error:
         raise UserError(
-            f"{path} cannot be read as .tar.gz ({_spell(error)}): it is broken or was cut short, "
+            f"{path} cannot be read as .tar.gz ({spell(error)}): it is broken or was cut short, "
             f"get it anew"
         ) from error
     return found
@@ -142,22 +166,19 @@ class _Bounded(io.RawIOBase):
 
 
 def _check_member(member: tarfile.TarInfo, path: Path) -> None:
-    name = PurePosixPath(member.name)
-    windows = PureWindowsPath(member.name)
-    outside = name.is_absolute() or bool(windows.anchor) or ".." in (*name.parts, *windows.parts)
-    what = "leads out of its folder" if outside else ""
+    what = "leads out of its folder" if leads_outside(member.name) else ""
     if not what and (member.issym() or member.islnk()):
         what = "is a link"
     elif not what and not (member.isfile() or member.isdir()):
         what = "is no plain file"
     if what:
         raise UserError(
-            f"{path}: its member {_spell(member.name)} {what}, which no honest archive of this "
+            f"{path}: its member {spell(member.name)} {what}, which no honest archive of this "
             f"kind has: get it anew"
         )
 
 
-def _spell(words: object) -> str:
+def spell(words: object) -> str:
     """What an archive says, on one line and not long."""
     text = " ".join(str(words).split())
     text = "".join(letter if letter.isprintable() else "?" for letter in text)

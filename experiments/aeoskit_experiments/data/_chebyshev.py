@@ -6,6 +6,7 @@ import numpy as np
 from aeoskit_experiments._errors import UserError
 
 from ._dataset import Dataset
+from ._sequences import check_at_least
 
 
 def chebyshev(*, examples: int = 20, degree: int = 4, noise: float = 0.0, seed: int = 0) -> Dataset:
@@ -31,11 +32,10 @@ def chebyshev(*, examples: int = 20, degree: int = 4, noise: float = 0.0, seed: 
         >>> data.inputs[:, 0].tolist(), data.targets[:, 0].tolist()
         ([-1.0, 0.0, 1.0], [1.0, -1.0, 1.0])
     """
-    for name, value, least in (("examples", examples, 2), ("degree", degree, 1)):
-        if value < least:
-            raise UserError(f"{name} is {value}: it must be at least {least}")
-    if not noise >= 0:
-        raise UserError(f"noise is {noise}: it must not be negative")
+    check_at_least(2, examples=examples)
+    check_at_least(1, degree=degree)
+    if not 0 <= noise < float("inf"):
+        raise UserError(f"noise is {noise}: it must be a number, and not negative")
     if seed < 0:
         raise UserError(f"seed is {seed}: it must not be negative")
     points = np.linspace(-1, 1, examples)

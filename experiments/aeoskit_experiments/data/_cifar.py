@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.catalog import entry, files_in, find, missing
 
-from ._archive import check_digest, read_members
+from ._archive import check_digest, open_file, read_members
 from ._dataset import Dataset
 from ._prepare import Images, Standardize, prepare
 
@@ -208,7 +208,7 @@ def _read_archive(
     item = entry(kind.name)
     if path.name.startswith(item.archive.replace("binary.tar.gz", "python")):
         raise UserError(f"{path} is {_PICKLES}, {item.archive}")
-    with path.open("rb") as file:
+    with open_file(path) as file:
         vouched = check_digest(file, path, item.checksums[item.archive], checksum)
         limits = {name: most * kind.record for name, most in files.items()}
         contents = read_members(file, path, limits, kind.refuse)
@@ -228,11 +228,14 @@ def _read_folder(kind: _Format, folder: Path, files: dict[str, int]) -> dict[str
         pickles = any((folder / name).is_file() for name in kind.pickled)
         why = f"it holds {_PICKLES}" if pickles else "it is not the binary version"
         raise UserError(f"{folder} lacks {', '.join(absent)}: {why}, {entry(kind.name).archive}")
+    contents = {}
     for path in paths:
         size, most = path.stat().st_size, files[path.name] * kind.record
         if size > most:
             raise UserError(f"{path} has {size:,} bytes, and can have at most {most:,}")
-    return {path.name: path.read_bytes() for path in paths}
+        with open_file(path) as file:
+            contents[path.name] = file.read()
+    return contents
 
 
 def _records(

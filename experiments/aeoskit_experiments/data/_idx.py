@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.catalog import entry, files_in, find, missing
 
-from ._archive import check_digest
+from ._archive import check_digest, open_file
 from ._dataset import Dataset
 from ._prepare import Images, Standardize, prepare
 
@@ -182,7 +182,7 @@ def read_idx(name: str, path: str | Path | None) -> tuple[Images, str]:
     checksums = entry(name).checksums
     arrays, vouched = [], []
     for file, axes in zip(paths, (3, 1, 3, 1), strict=True):
-        with file.open("rb") as opened:
+        with open_file(file) as opened:
             vouched.append(check_digest(opened, file, checksums.get(file.name), None))
             arrays.append(_array(opened, file, axes))
     pixels, labels, test_pixels, test_labels = arrays

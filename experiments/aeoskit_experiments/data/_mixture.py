@@ -13,6 +13,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from aeoskit_experiments._errors import UserError
 
 from ._dataset import Dataset
+from ._sequences import check_at_least, check_seed
+
+# Beyond, nothing within a class is left in single precision.
+_FARTHEST = 1e6
 
 
 def mixture(
@@ -53,16 +57,15 @@ def mixture(
         (8, 8, 3)
     """
     image_shape = parse_shape(shape)
-    for name, value, least in (("examples", examples, 1), ("classes", classes, 2)):
-        if value < least:
-            raise UserError(f"{name} is {value}: it must be at least {least}")
-    if not separation >= 0:
-        raise UserError(f"separation is {separation}: it must not be negative")
+    check_at_least(1, examples=examples)
+    check_at_least(2, classes=classes)
+    if not 0 <= separation <= _FARTHEST:
+        raise UserError(f"separation is {separation}: it must be from 0 to {_FARTHEST:g}")
     if not 0 <= label_noise <= 1:
         raise UserError(f"label_noise is {label_noise}: it is a probability, from 0 to 1")
-    for name, value in (("seed", seed), ("test", test)):
-        if value < 0:
-            raise UserError(f"{name} is {value}: it must not be negative")
+    check_seed(seed)
+    if test < 0:
+        raise UserError(f"test is {test}: it must not be negative")
     features = math.prod(image_shape)
     of_centers, of_train, of_test, of_noise = jax.random.split(jax.random.key(seed), 4)
     # A coordinate of a center has this variance, and around it 1.

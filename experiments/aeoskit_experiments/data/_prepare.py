@@ -128,7 +128,10 @@ def _check(
         most = total - trained
         why = f"{name} has {total} images, of which {trained} are trained on, and no test set"
     if test > most:
-        raise UserError(f"test is {test}: {why}, so give at most {most}")
+        mends = [f"give at most {most}"] if most else []
+        if images.test_labels is None and test < total:
+            mends.append(f"lower examples to {total - test}")
+        raise UserError(f"test is {test}: {why}, so {', or '.join(mends)}")
 
 
 def _scaled(

@@ -23,10 +23,15 @@ def check_at_least(least: int, **values: int) -> None:
             raise UserError(f"{name} is {value}: it must be at least {least}")
 
 
+def check_seed(seed: int) -> None:
+    """Refuses a seed of which jax would take a part, and draw what another seed draws."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed is {seed}: it must be from 0 to {2**32 - 1}")
+
+
 def check_draw(seed: int, label_noise: float) -> None:
     """Refuses a seed or a share of random targets that cannot be."""
-    if seed < 0:
-        raise UserError(f"seed is {seed}: it must not be negative")
+    check_seed(seed)
     if not 0 <= label_noise <= 1:
         raise UserError(f"label_noise is {label_noise}: it is a fraction, from 0 to 1")
 

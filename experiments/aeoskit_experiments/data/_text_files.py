@@ -3,13 +3,14 @@
 import hashlib
 import importlib.metadata
 import importlib.resources
-import lzma
 import struct
 import zipfile
 import zlib
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 
 from aeoskit_experiments._errors import UserError
+
+from ._archive import leads_outside, spell
 
 # WikiText-103 has 0.54 GB.
 LARGEST = 2**31
@@ -23,7 +24,6 @@ _BROKEN = (
     RuntimeError,
     struct.error,
     zlib.error,
-    lzma.LZMAError,
     zipfile.BadZipFile,
 )
 
@@ -107,11 +107,15 @@ def read_member(path: Path, names: tuple[str, ...]) -> tuple[bytes, str]:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             for member in members:
-                _check_name(member.filename, said)
+                if leads_outside(member.filename):
+                    raise UserError(
+                        f"{said}: its member {spell(member.filename)} leads out of the archive: do "
+                        f"not trust it"
+                    )
             for name in names:
                 found = [m for m in members if PurePosixPath(m.filename).name == name]
                 if len(found) > 1:
-                    listed = " and ".join(member.filename for member in found[:2])
+                    listed = " and ".join(spell(member.filename) for member in found[:2])
                     raise UserError(f"{said}: it has {listed}, so name a folder with one of them")
                 if found:
                     return _contents(archive, found[0], said), name
@@ -119,26 +123,26 @@ def read_member(path: Path, names: tuple[str, ...]) -> tuple[bytes, str]:
         raise
     except _BROKEN as error:
         raise UserError(
-            f"{said}: it is no zip archive, or not a whole one ({' '.join(str(error).split())}), "
-            f"so fetch it again"
+            f"{said}: it is no zip archive, or not a whole one ({spell(error)}), so fetch it again"
         ) from error
     raise UserError(f"{said}: the archive has no {' or '.join(names)}")
 
 
-def _check_name(name: str, said: str) -> None:
-    """Nothing is extracted, and yet an archive with such a name is not one to trust."""
-    parts = PureWindowsPath(name)  # which knows both kinds of slashes, and drives
-    if parts.anchor or ".." in parts.parts:
-        raise UserError(f"{said}: its member {name!r} leads out of the archive: do not trust it")
-
-
 def _contents(archive: zipfile.ZipFile, member: zipfile.ZipInfo, said: str) -> bytes:
     if member.flag_bits & 0x1:
-        raise UserError(f"{said}: {member.filename} is encrypted: unpack it, and name the folder")
+        raise UserError(
+            f"{said}: {spell(member.filename)} is encrypted: unpack it, and name the folder"
+        )
+    # Of the other methods zipfile inflates as much at once as four kilobytes of it hold.
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UserError(
+            f"{said}: {spell(member.filename)} is compressed by method {member.compress_type}, and "
+            f"only stored and deflated members are read: unpack it, and name the folder"
+        )
     if member.file_size > LARGEST:
         raise UserError(
-            f"{said}: {member.filename} has {member.file_size} bytes, and at most {LARGEST} are "
-            f"taken"
+            f"{said}: {spell(member.filename)} has {member.file_size} bytes, and at most {LARGEST} "
+            f"are taken"
         )
     with archive.open(member) as file:
         # The size that the archive states is not to be trusted: no more than that is inflated.

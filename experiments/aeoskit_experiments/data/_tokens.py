@@ -18,6 +18,8 @@ from ._sequences import check_at_least, check_draw, shifted
 
 # A chain is a matrix of vocabulary² probabilities.
 LARGEST_CHAIN = 4096
+# Far below it already, every token follows every other as often.
+_EVENEST = 1e9
 
 
 def tokens(
@@ -102,8 +104,10 @@ def markov(
             f"vocabulary is {vocabulary}: a chain is a matrix of its square, so give at most "
             f"{LARGEST_CHAIN}, or take data tokens"
         )
-    if not concentration > 0:
-        raise UserError(f"concentration is {concentration}: it must be positive")
+    if not 0 < concentration <= _EVENEST:
+        raise UserError(
+            f"concentration is {concentration}: it must be positive, and at most {_EVENEST:g}"
+        )
     alpha = np.full(vocabulary, concentration)
     chain = np.random.default_rng(seed).dirichlet(alpha, size=vocabulary)
     cumulative = jnp.asarray(np.cumsum(chain, axis=1), jnp.float32)

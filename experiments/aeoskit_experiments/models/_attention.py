@@ -17,23 +17,28 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from aeoskit_experiments._errors import UserError
 
 from ._model import ACTIVATIONS, draw_layer
+from ._norms import layer_norm, unit_norm, wide
 
 TransformerInit = Literal["lecun", "gpt2"]
 Precision = Literal["float32", "bfloat16"]
 
-# GPT-2's deviation of weights, at any width, and the constant inside its layer norms' roots.
+# GPT-2's deviation of weights, at any width.
 GPT2_DEVIATION = 0.02
-NORM_EPS = 1e-5
 # Of the network inside each layer, relative to the width.
 EXPANSION = 4
 
 
-def check_transformer(width: int, heads: int, init: str, precision: str) -> None:
-    """Refuses settings that no transformer can have."""
+def check_heads(width: int, heads: int) -> None:
+    """Refuses heads that do not share the width evenly."""
     if width % heads:
         raise UserError(
             f"heads is {heads}: they share a width of {width} evenly, so give a divisor of it"
         )
+
+
+def check_transformer(width: int, heads: int, init: str, precision: str) -> None:
+    """Refuses settings that no transformer can have."""
+    check_heads(width, heads)
     if init not in get_args(TransformerInit):
         raise UserError(f"init is {init!r}: it is one of {', '.join(get_args(TransformerInit))}")
     if precision not in get_args(Precision):
@@ -50,7 +55,7 @@ class Drawing:
         width: numbers that stand for a token between the layers.
         terms: how many the residual stream adds up, each from an attention or a network: what
             writes to it is divided by the root, so that at the start their variances add up to one.
-        init: deviation of the weights, lecun or gpt2.
+        init: deviation of the weights, lecun, he or gpt2.
         scale: factor on all of them.
     """
 
@@ -65,7 +70,8 @@ class Drawing:
         """A weight of this shape, and its bias."""
         if self.init == "gpt2":
             factor *= GPT2_DEVIATION * shape[0] ** 0.5
-        return draw_layer(key, shape, "lecun", self.scale * factor)
+        init = "lecun" if self.init == "gpt2" else self.init
+        return draw_layer(key, shape, init, self.scale * factor)
 
     def table(self, key: PRNGKeyArray, rows: int) -> Float[Array, "rows width"]:
         """A vector for each token or position."""
@@ -74,9 +80,14 @@ class Drawing:
 
     def norm(self) -> PyTree:
         """A layer norm, which at first does no more than that."""
+        return unit_norm(self.width)
+
+    def layer(self, key: PRNGKeyArray) -> PyTree:
+        """A layer of attention of a sequence to itself and a network."""
+        of_qkv, of_out, of_up, of_down = jax.random.split(key, 4)
         return {
-            "scale": jnp.ones(self.width, jnp.float32),
-            "bias": jnp.zeros(self.width, jnp.float32),
+            "attention": self.attention(of_qkv, of_out),
+            "network": self.network(of_up, of_down),
         }
 
     def attention(self, of_qkv: PRNGKeyArray, of_out: PRNGKeyArray) -> PyTree:
@@ -143,24 +154,9 @@ def rounded(x: Array, precision: str) -> Array:
     return x.astype(jnp.bfloat16) if precision == "bfloat16" else x
 
 
-def wide(x: Array) -> Array:
-    """In single precision at least: for exponentials and statistics."""
-    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
-
-
 def dense(x: Float[Array, "n t inputs"], layer: PyTree) -> Float[Array, "n t outputs"]:
     """The layer's matrix and its bias."""
     return x @ layer["weight"] + layer["bias"][None, None]
-
-
-def norm(x: Float[Array, "n t width"], layer: PyTree) -> Float[Array, "n t width"]:
-    """Layer normalization (Ba, Kiros and Hinton 2016), its statistics in single precision."""
-    exact = wide(x)
-    centred = exact - jnp.mean(exact, axis=-1, keepdims=True)
-    variance = jnp.mean(centred**2, axis=-1, keepdims=True)
-    unit = (centred * jax.lax.rsqrt(variance + NORM_EPS)).astype(x.dtype)
-    scale, bias = (layer[name].astype(x.dtype)[None, None] for name in ("scale", "bias"))
-    return unit * scale + bias
 
 
 def causal(length: int) -> Bool[Array, "1 1 t t"]:
@@ -168,11 +164,23 @@ def causal(length: int) -> Bool[Array, "1 1 t t"]:
     return jnp.tril(jnp.ones((length, length), bool))[None, None]
 
 
-def self_attention(
-    x: Float[Array, "n t width"], layer: PyTree, heads: int, seen: Bool[Array, "#n 1 #t t"]
+def self_layer(
+    x: Float[Array, "n t width"],
+    layer: PyTree,
+    heads: int,
+    seen: Bool[Array, "#n 1 #t t"] | None,
+    activation: str,
 ) -> Float[Array, "n t width"]:
-    """What a sequence's positions read of those that they see."""
-    qkv = dense(norm(x, layer["norm"]), layer["qkv"])
+    """`x` after a layer of attention to itself and a network, as `Drawing.layer` draws it."""
+    x = x + self_attention(x, layer["attention"], heads, seen)
+    return x + network(x, layer["network"], activation)
+
+
+def self_attention(
+    x: Float[Array, "n t width"], layer: PyTree, heads: int, seen: Bool[Array, "#n 1 #t t"] | None
+) -> Float[Array, "n t width"]:
+    """What a sequence's positions read of those that they see: of all, if that is None."""
+    qkv = dense(layer_norm(x, layer["norm"]), layer["qkv"])
     q, k, v = rearrange(qkv, "n t (three heads d) -> three n heads t d", three=3, heads=heads)
     return _read(q, k, v, layer["out"], seen)
 
@@ -186,7 +194,7 @@ def cross_attention(
 ) -> Float[Array, "n t width"]:
     """What a sequence's positions read of another's, which is normed already."""
     q = rearrange(
-        dense(norm(x, layer["norm"]), layer["q"]), "n t (heads d) -> n heads t d", heads=heads
+        dense(layer_norm(x, layer["norm"]), layer["q"]), "n t (heads d) -> n heads t d", heads=heads
     )
     kv = dense(memory, layer["kv"])
     k, v = rearrange(kv, "n s (two heads d) -> two n heads s d", two=2, heads=heads)
@@ -198,7 +206,7 @@ def _read(
     k: Float[Array, "n heads s d"],
     v: Float[Array, "n heads s d"],
     out: PyTree,
-    seen: Bool[Array, "#n 1 #t s"],
+    seen: Bool[Array, "#n 1 #t s"] | None,
 ) -> Float[Array, "n t width"]:
     """Scaled dot-product attention, all scores at once."""
     scores = wide(einsum(q, k, "n heads t d, n heads s d -> n heads t s"))
@@ -209,7 +217,7 @@ def _read(
 
 def network(x: Float[Array, "n t width"], layer: PyTree, activation: str) -> Array:
     """The network of a layer, the same at each position."""
-    h = ACTIVATIONS[activation](dense(norm(x, layer["norm"]), layer["up"]))
+    h = ACTIVATIONS[activation](dense(layer_norm(x, layer["norm"]), layer["up"]))
     return dense(h, layer["down"])
 
 
@@ -220,7 +228,7 @@ def logits(
     head = params["head"] if "head" in params else params["tokens"].T
     # As exact as the parameters: a loss takes differences of them.
     return jnp.matmul(
-        norm(x, params["norm"]),
+        layer_norm(x, params["norm"]),
         rounded(head, precision),
         preferred_element_type=params["tokens"].dtype,
     )

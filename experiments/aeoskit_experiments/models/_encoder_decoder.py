@@ -19,12 +19,13 @@ from ._attention import (
     cross_attention,
     logits,
     network,
-    norm,
     rounded,
     self_attention,
+    self_layer,
     through,
 )
 from ._model import Activation, Model, check_settings, pairs_of
+from ._norms import layer_norm
 
 PairSizeName = Literal["tiny", "base", "big"]
 PADDING = 0
@@ -78,18 +79,10 @@ class _Init:
 
     def _encoder(self, key: PRNGKeyArray, positions: int) -> PyTree:
         draw = self._draw(2 * self.size.layers)
-
-        def layer(key: PRNGKeyArray) -> PyTree:
-            of_qkv, of_out, of_up, of_down = jax.random.split(key, 4)
-            return {
-                "attention": draw.attention(of_qkv, of_out),
-                "network": draw.network(of_up, of_down),
-            }
-
         of_positions, of_layers = jax.random.split(key)
         return {
             "positions": draw.table(of_positions, positions),
-            "layers": draw.layers(of_layers, self.size.layers, self.stacked, layer),
+            "layers": draw.layers(of_layers, self.size.layers, self.stacked, draw.layer),
             "norm": draw.norm(),
         }
 
@@ -129,11 +122,10 @@ class _Apply:
         encoder, decoder = params["encoder"], params["decoder"]
 
         def encode(x: Float[Array, "n s width"], layer: PyTree) -> Float[Array, "n s width"]:
-            x = x + self_attention(x, layer["attention"], self.heads, seen)
-            return x + network(x, layer["network"], self.activation)
+            return self_layer(x, layer, self.heads, seen, self.activation)
 
         x = self._embed(params["tokens"], encoder["positions"], source, "source")
-        memory = norm(self._through(x, encoder["layers"], encode), encoder["norm"])
+        memory = layer_norm(self._through(x, encoder["layers"], encode), encoder["norm"])
         past = causal(known.shape[1])
 
         def decode(x: Float[Array, "n t width"], layer: PyTree) -> Float[Array, "n t width"]:

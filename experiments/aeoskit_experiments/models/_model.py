@@ -53,8 +53,8 @@ def check_settings(activation: str, init: str, scale: float, **positive: int) ->
         raise UserError(f"activation is {activation!r}: it is one of {', '.join(ACTIVATIONS)}")
     if init not in VARIANCES:
         raise UserError(f"init is {init!r}: it is one of {', '.join(VARIANCES)}")
-    if not scale > 0:
-        raise UserError(f"scale is {scale}: it must be positive")
+    if not 0 < scale < float("inf"):
+        raise UserError(f"scale is {scale}: it must be positive, and a number")
 
 
 # What each kind of data is called, a model of it, and such data.

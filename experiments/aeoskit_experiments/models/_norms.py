@@ -136,9 +136,14 @@ class Normalization:
         return x + norm["bias"][None, None, None]
 
 
+def wide(x: Array) -> Array:
+    """In single precision at least: for exponentials and statistics."""
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+
+
 def _standardized(x: Array, axes: tuple[int, ...]) -> Array:
-    wide = x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
-    centred = wide - jnp.mean(wide, axis=axes, keepdims=True)
+    exact = wide(x)
+    centred = exact - jnp.mean(exact, axis=axes, keepdims=True)
     variance = jnp.mean(centred**2, axis=axes, keepdims=True)
     return (centred * jax.lax.rsqrt(variance + NORM_EPS)).astype(x.dtype)
 

@@ -17,9 +17,8 @@ from ._attention import (
     causal,
     check_transformer,
     logits,
-    network,
     rounded,
-    self_attention,
+    self_layer,
     through,
 )
 from ._model import Activation, Model, check_settings, tokens_of
@@ -95,19 +94,11 @@ class _Init:
             )
         width, layers = self.size.width, self.size.layers
         draw = Drawing(width, 2 * layers, self.init, self.scale)
-
-        def layer(key: PRNGKeyArray) -> PyTree:
-            of_qkv, of_out, of_up, of_down = jax.random.split(key, 4)
-            return {
-                "attention": draw.attention(of_qkv, of_out),
-                "network": draw.network(of_up, of_down),
-            }
-
         of_tokens, of_positions, of_layers, of_head = jax.random.split(key, 4)
         params = {
             "tokens": draw.table(of_tokens, told.vocabulary),
             "positions": draw.table(of_positions, context or length),
-            "layers": draw.layers(of_layers, layers, self.stacked, layer),
+            "layers": draw.layers(of_layers, layers, self.stacked, draw.layer),
             "norm": draw.norm(),
         }
         if not self.tied:
@@ -142,8 +133,7 @@ class _Apply:
         return logits(x, params, self.precision)
 
     def _layer(self, x: Float[Array, "n t width"], layer: PyTree) -> Float[Array, "n t width"]:
-        x = x + self_attention(x, layer["attention"], self.heads, causal(x.shape[1]))
-        return x + network(x, layer["network"], self.activation)
+        return self_layer(x, layer, self.heads, causal(x.shape[1]), self.activation)
 
 
 def transformer(

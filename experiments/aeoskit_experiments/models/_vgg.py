@@ -31,6 +31,10 @@ class _Init:
     def __call__(self, key: PRNGKeyArray, dataset: AnyDataset) -> PyTree:
         side, inputs, images = square_images(dataset, "vgg")
         halvings = side.bit_length() - 1
+        if not halvings:
+            raise UserError(
+                "the data are 1x1, but vgg halves images: choose model mlp, or data digits"
+            )
         if self.blocks is not None and self.blocks > halvings:
             raise UserError(
                 f"blocks is {self.blocks}: images of {side}x{side} can be halved {halvings} times, "

@@ -149,6 +149,9 @@ def test_texts(folder):
     assert list(provenance("wikitext", {"path": str(place.parent)})) == ["wiki.train.raw"]
     assert verify("wikitext", place.parent / "texts" / "c.md")["status"] == "wrong"
     assert verify("wikitext")["status"] == "missing"
+    said = "not here: give a file, or a folder with wiki.* or */wiki.* as path"
+    assert verify("wikitext")["sentence"] == said
+    assert verify("parallel")["sentence"] == "not here: give a file as source and target"
     sides = {"source": str(place / "a.txt"), "target": str(place / "c.md")}
     assert list(provenance("parallel", sides)) == ["a.txt", "c.md"]
     with pytest.raises(UserError, match="by the run that reads it"):

