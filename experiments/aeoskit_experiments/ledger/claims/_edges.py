@@ -63,9 +63,11 @@ for _beta1 in MOMENTA:
 )
 def plateau(run: Evidence) -> float:
     """How much higher the preconditioned sharpness of the largest momentum ends."""
-    high, low = (run.row(beta1=float(beta1)) for beta1 in (MOMENTA[-1], MOMENTA[0]))
-    name, missing = "preconditioned_sharpness", "no preconditioned sharpness was measured"
-    return finite(high.get(name), missing) / finite(low.get(name), missing)
+    high, low = (
+        run.end("preconditioned_sharpness", beta1=float(beta1))
+        for beta1 in (MOMENTA[-1], MOMENTA[0])
+    )
+    return high / low
 
 
 # E3
@@ -210,6 +212,7 @@ def _spread(run: Evidence, batch: int) -> float:
     from aeoskit_experiments.execution import last_fifth
     from aeoskit_experiments.execution._summary import measured
 
+    run.ratio(batch=batch)  # of one that diverged nothing is said
     steps, ratio = measured(run.metrics(batch=batch), "ratio")
     low, middle, high = np.quantile(ratio[last_fifth(steps)], (0.25, 0.5, 0.75))
     return float((high - low) / middle)
