@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from aeoskit_experiments.ledger import (
     reproduce,
 )
 from aeoskit_experiments.ledger import claims as registered
+from aeoskit_experiments.ledger._bounds import SIZES
 from aeoskit_experiments.ledger._child import Child, Here
 from aeoskit_experiments.ledger._judge import Finding, judge
 from aeoskit_experiments.ledger._plan import make_suite
@@ -471,6 +473,24 @@ class TestRegistered:
     def test_every_reference_run_can_be_made(self) -> None:
         tasks = make_tasks(CLAIMS.values(), size="small", seeds=[0], grid=True, make=make_suite)
         assert [(task.key, task.refusal) for task in tasks if task.pipeline is None] == []
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_what_a_claim_is_about_is_in_its_recipe(self, size: str) -> None:
+        found: dict[str, set[str]] = {}
+        for claim in CLAIMS.values():
+            if size in claim.sizes:
+                found.setdefault(claim.experiment, set()).add(claim.name)
+                for work in claim.works("reference"):
+                    assert work.case in make_suite(work.recipe, {"size": size, "seed": 0})
+        rates = make_suite("e01-learning-rate", {"size": size, "seed": 0})["main"].stages[3]
+        assert {float(name.removeprefix("lr-")) for name in found["E1"]} == {*rates.settings["lr"]}
+        frozen = make_suite("e03-frozen", {"size": size, "seed": 0})["main"].declared().branches
+        assert found["E3"] == {item.name for item in frozen}
+
+    def test_a_claim_of_another_size_is_not_judged(self, tmp_path: Path) -> None:
+        here, there = a_claim("here"), a_claim("there")
+        there = dataclasses.replace(there, sizes=("paper",))
+        assert list(by_name(ledger_of(tmp_path, here, there))) == ["here"]
 
     def test_works_of_one_name_are_one(self) -> None:
         claims = [a_claim("one"), a_claim("two", final_loss, Work("good", options={"steps": 5}))]

@@ -127,7 +127,11 @@ def reproduce(
         asked = read_ledger(folder).asked.and_also(given)
     else:
         asked = Asked(**given)
-    chosen = [item for item in chosen if not asked.only or item.experiment in asked.only]
+    chosen = [
+        item
+        for item in chosen
+        if asked.size in item.sizes and (not asked.only or item.experiment in asked.only)
+    ]
     tables = read_bounds() if bounds is None else bounds
     _check_bounds(chosen, tables)
     judge = Judge(chosen, asked, tables)

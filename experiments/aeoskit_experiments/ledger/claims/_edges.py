@@ -1,6 +1,7 @@
 """E1 to E6: the ratio to the threshold is 1, whatever the settings, the network, the optimizer."""
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -19,21 +20,28 @@ def _with_mnist(recipe: str, case: str = "main", **options: object) -> tuple[Wor
     )
 
 
+def _by_value(values: dict[str, tuple[Any, ...]]) -> dict[Any, tuple[str, ...]]:
+    """At which sizes the recipe has each value."""
+    every = dict.fromkeys(value for some in values.values() for value in some)
+    return {value: tuple(size for size in values if value in values[size]) for value in every}
+
+
 # E1
 
-RATES = ("1e-3", "3e-3", "1e-2")
+RATES = {"small": ("1e-3", "3e-3", "1e-2"), "paper": ("3e-5", "1e-4", "3.2e-4", "1e-3")}
 
 
 def _ratio_at_rate(run: Evidence, rate: str) -> float:
     return run.ratio(lr=float(rate))
 
 
-for _rate in RATES:
+for _rate, _sizes in _by_value(RATES).items():
     claim(
         "E1",
         f"lr-{_rate}",
         says=f"Adam at η = {_rate} hovers at its own threshold, 38/η",
         needs=_with_mnist("e01-learning-rate"),
+        sizes=_sizes,
     )(functools.partial(_ratio_at_rate, rate=_rate))
 
 # E2
@@ -72,19 +80,20 @@ def plateau(run: Evidence) -> float:
 
 # E3
 
-FREEZES = (100, 200, 400)
+FREEZES = {"small": (100, 200, 400), "paper": (250, 500, 1000)}
 
 
 def _ratio_frozen(run: Evidence, step: int) -> float:
     return run.ratio(f"frozen-{step}")
 
 
-for _step in FREEZES:
+for _step, _sizes in _by_value(FREEZES).items():
     claim(
         "E3",
         f"frozen-{_step}",
         says=f"with P held from step {_step} on, λ₁(P⁻¹H) comes to the same threshold and stays",
         needs=_with_mnist("e03-frozen"),
+        sizes=_sizes,
     )(functools.partial(_ratio_frozen, step=_step))
 
 # E4
