@@ -483,7 +483,9 @@ class TestRegistered:
                 for work in claim.works("reference"):
                     assert work.case in make_suite(work.recipe, {"size": size, "seed": 0})
         rates = make_suite("e01-learning-rate", {"size": size, "seed": 0})["main"].stages[3]
-        assert {float(name.removeprefix("lr-")) for name in found["E1"]} == {*rates.settings["lr"]}
+        swept = rates.settings["lr"]
+        assert isinstance(swept, tuple)
+        assert {float(name.removeprefix("lr-")) for name in found["E1"]} == {*swept}
         frozen = make_suite("e03-frozen", {"size": size, "seed": 0})["main"].declared().branches
         assert found["E3"] == {item.name for item in frozen}
 

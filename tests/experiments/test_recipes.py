@@ -182,3 +182,14 @@ def test_a_suite_says_which_case_it_is_at_and_keeps_what_was_done(
         None,
         ["slow"],
     )
+
+
+def test_data_that_only_a_later_case_finds_wrong_are_said_before_the_first_runs(
+    tmp_path: Path,
+) -> None:
+    names = ["mlp", "transformer-text"]
+    suite = make_suite("e04-architectures", architecture=names, examples=1700, steps=20)
+    with pytest.raises(UserError, match="ask for at most") as caught:
+        execute_suite(suite, "two", folder=tmp_path / "none")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "none").exists()

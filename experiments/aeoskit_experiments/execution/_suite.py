@@ -13,7 +13,7 @@ import xarray as xr
 from aeoskit.figures import cases_figure, save
 from aeoskit.record import read_run, to_json_safe, write_atomically
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.pipelines import Pipeline, Store
+from aeoskit_experiments.pipelines import Choice, Pipeline, Store
 
 from ._execute import EXIT_CODES, Outcome, execute
 from ._listener import Listener, Silent
@@ -72,6 +72,7 @@ def execute_suite(
     begun = time.perf_counter()
     for pipeline in suite.values():
         pipeline.experiment()
+    _check_data(suite)
     place = _place(suite, name, root, folder)
     if why := from_leader(_taken(place) if is_leader() else ""):
         raise UserError(why)
@@ -132,6 +133,25 @@ def _place(
         further += 1
         found = plan.with_name(f"{plan.name}-{further}")
     return found
+
+
+def _check_data(suite: Mapping[str, Pipeline]) -> None:
+    """Where the cases differ in their data, each is made once: a later one's must not fail late."""
+    different: list[Choice] = []
+    for pipeline in suite.values():
+        for group in pipeline.inherited().groups():
+            data = group.pipeline.declared().data
+            if data is not None and data not in different:
+                different.append(data)
+    if len(different) < 2:
+        return  # the first case will say it
+    for data in different:
+        try:
+            data.build()
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(" ".join(str(error).split())) from error
 
 
 def _taken(place: Path) -> str:

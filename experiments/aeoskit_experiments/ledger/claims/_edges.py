@@ -136,7 +136,6 @@ OPTIMIZERS = {
     "adabelief": "AdaBelief",
     "padam": "Padam",
     "adafactor": "Adafactor with momentum",
-    "adagrad": "Adagrad",
     "amsgrad-previous": "AMSGrad as in the authors' code",
 }
 
@@ -147,6 +146,13 @@ for _name, _words in OPTIMIZERS.items():
         says=f"{_words} hovers at its own threshold",
         needs=_with_mnist("e05-optimizers", _name),
     )(_ratio)
+
+claim(
+    "E5",
+    "adagrad",
+    says="Adagrad comes up to its own threshold, or stays below, since its P can only grow",
+    needs=_with_mnist("e05-optimizers", "adagrad"),
+)(_ratio)
 
 claim(
     "E5",
