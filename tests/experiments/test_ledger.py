@@ -489,6 +489,17 @@ class TestRegistered:
         frozen = make_suite("e03-frozen", {"size": size, "seed": 0})["main"].declared().branches
         assert found["E3"] == {item.name for item in frozen}
 
+    def test_a_past_that_sweeps_is_not_rewound(self) -> None:
+        """Figure 8 has four learning rates: at the paper's size E9 trains one run of its own."""
+        past = Work("e07-advance", options={"dataset": "digits", "examples": 30})
+        claim = a_claim("e9", final_loss, Work("e09-branches", rewinds=past))
+        for size, rewinds in (("small", "e07-advance.seed0"), ("paper", None)):
+            tasks = make_tasks([claim], size=size, seeds=[0], grid=False, make=make_suite)
+            assert [task.work.recipe for task in tasks] == ["e07-advance", "e09-branches"]
+            assert tasks[1].rewinds == rewinds
+            assert tasks[1].pipeline is not None
+            assert tasks[1].pipeline.stages[0].settings["examples"] == 30
+
     def test_a_claim_of_another_size_is_not_judged(self, tmp_path: Path) -> None:
         here, there = a_claim("here"), a_claim("there")
         there = dataclasses.replace(there, sizes=("paper",))
