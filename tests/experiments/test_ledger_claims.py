@@ -121,8 +121,9 @@ def test_e2s_plateau_and_e6(tmp_path: Path) -> None:
     assert value("E2.plateau", evidence(tmp_path, momenta, nothing)) == 8
     lanes = [{"batch": 64}, {"batch": 500}, {"batch": 16}]
     rows = [{**lane, "ratio": ratio} for lane, ratio in zip(lanes, (0.5, 0.9, 0.3), strict=True)]
-    swing = 1 + np.where(STEPS % 20, 1, -1)[:, None] * np.array([[0.2, 0.1, 0.4]])
-    run = evidence(tmp_path, rows, {"main": {"loss": 1.0, "sharpness": 1.0, "ratio": swing}}, lanes)
+    # The loss goes up and down by a factor; the full batch's by the least.
+    swing = np.exp(np.where(STEPS % 20, 1, -1)[:, None] * np.array([[0.2, 0.1, 0.4]]))
+    run = evidence(tmp_path, rows, {"main": {"loss": swing, "sharpness": 1.0}}, lanes)
     assert (value("E6.smallest", run), value("E6.full", run)) == (0.3, 0.9)
     assert value("E6.monotone", run) == pytest.approx(0.2)
     assert value("E6.noise", run) == pytest.approx(4)

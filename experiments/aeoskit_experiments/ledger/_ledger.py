@@ -158,6 +158,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         works: All of them.
         rows: A row for each claim and setting.
         notes: What a reader must know of how it came about, a bound that was changed say.
+        pictures: Of a suite's cases together: the file, and the works that it shows.
     """
 
     format: int = FORMAT
@@ -170,6 +171,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     works: tuple[WorkState, ...] = ()
     rows: tuple[Row, ...] = ()
     notes: tuple[str, ...] = ()
+    pictures: dict[str, tuple[str, ...]] = {}
 
     @property
     def experiments(self) -> dict[str, Verdict]:

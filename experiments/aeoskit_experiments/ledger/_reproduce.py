@@ -30,6 +30,7 @@ from aeoskit_experiments.ledger._ledger import (
 )
 from aeoskit_experiments.ledger._markdown import markdown_page
 from aeoskit_experiments.ledger._page import html_page
+from aeoskit_experiments.ledger._pictures import draw_suites
 from aeoskit_experiments.ledger._plan import Make, Task, make_suite, make_tasks
 from aeoskit_experiments.ledger._records import clear, record_of, state_of, stored_run
 from aeoskit_experiments.ledger._rows import Judge
@@ -183,6 +184,11 @@ class _Book:
         self.states[task.key] = state
         return state
 
+    def draw(self) -> None:
+        """Draw the suites' cases together."""
+        pictures = draw_suites(self.path, self.tasks, self.runs)
+        self.ledger = msgspec.structs.replace(self.ledger, pictures=pictures)
+
     def write(self, status: Any) -> list[Row]:
         """Judge what can be, and write the files anew; returns the rows that got a verdict."""
         before = {(row.experiment, row.claim, row.setting): row.judged for row in self.ledger.rows}
@@ -239,6 +245,7 @@ def _run(book: _Book, runner: Runner, witness: Witness) -> LedgerOutcome:
     finally:
         runner.close(at_once=at_once)
     stopped = stopped and book.ledger.waiting > 0
+    book.draw()
     book.write("interrupted" if stopped else "finished")
     failed = any(row.verdict == "fail" for row in book.ledger.rows)
     return LedgerOutcome(book.path, book.ledger, 130 if stopped else int(failed))

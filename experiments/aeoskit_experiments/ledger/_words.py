@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from aeoskit_experiments.ledger._ledger import Ledger, Row
@@ -138,8 +139,14 @@ def figures_of(ledger: Ledger, rows: Sequence[Row]) -> list[tuple[str, str]]:
     """The pictures that belong to some rows: what each is of, and its file; one seed's of each."""
     wanted = {name for row in rows for name in row.works}
     found = []
+    together: set[str] = set()
+    for figure, works in ledger.pictures.items():
+        if wanted & {*works}:
+            found.append((f"{Path(figure).stem}, a panel a case", figure))
+            together |= {*works}
     for work in ledger.works:
         # The seed's part of the name stands last.
-        if work.figure and work.key.rpartition(".")[0] in wanted and work.seed == 0:
+        name = work.key.rpartition(".")[0]
+        if work.figure and name in wanted and name not in together and work.seed == 0:
             found.append((work.label, work.figure))
     return found

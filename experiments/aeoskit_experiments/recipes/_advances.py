@@ -27,7 +27,7 @@ Architecture = Literal["mlp", "cnn"]
 _EXAMPLES = {"digits": 1700, "mnist5k": 5000}
 _RATES = {("digits", "mlp"): 3e-5, ("mnist5k", "mlp"): 5e-5, ("digits", "cnn"): 5e-4}
 # The convolutional network begins at a sharpness of 0.7, the others at 8 to 15.
-_MOMENTUM_RATES = {"mlp": 1.0, "cnn": 4.0}
+_MOMENTUM_RATES = {"mlp": 2.0, "cnn": 4.0}
 
 
 def _setting(
@@ -118,7 +118,7 @@ def e08_blocked(
     size: Size = "small",
     lr: float | None = None,
     steps: int | None = None,
-    every: int = 5,
+    every: int = 2,
     dataset: Dataset | None = None,
     architecture: Architecture = "mlp",
     examples: int | None = None,
@@ -129,7 +129,7 @@ def e08_blocked(
 
     Args:
         size: Small (digits with random labels) or the paper's Figure 8, on CIFAR-10.
-        lr: Learning rate of EMA momentum; none takes 1, and 4 for cnn.
+        lr: Learning rate of EMA momentum; none takes 2, and 4 for cnn.
         steps: Steps of full-batch training, if the loss does not end it.
         every: Steps between two measurements.
         dataset: The images; digits or cifar10 by the size.

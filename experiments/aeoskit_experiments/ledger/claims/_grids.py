@@ -88,8 +88,8 @@ def grid_ratio(run: Evidence) -> float:
 @claim(
     "E11",
     "below",
-    says="early in the warmup, over its first fifth, the ratio to each step's own threshold is "
-    "below 1",
+    says="early in the warmup, over its first fifth, the ratio to each step's own threshold "
+    "is below 1",
     needs=WARMUP,
 )
 def below(run: Evidence) -> float:
