@@ -282,10 +282,14 @@ def print_notes(summary: Mapping[str, Any]) -> None:
             "the record has their residuals (raise --basis or --rtol)",
             highlight=False,
         )
-    sizes = {row["probe_examples"] for row in rows if isinstance(row.get("probe_examples"), int)}
+    said_sizes = [row.get("probe_examples") for row in rows]
+    # One number, or one for each probe; none is all examples.
+    each = [list(one.values()) if isinstance(one, Mapping) else [one] for one in said_sizes]
+    sizes = {size for one in each for size in one if size is not None}
     if sizes:
         said = ", ".join(map(str, sorted(sizes)))
-        _console().print(f"eigenvalues are of the loss on a fixed batch of {said} examples")
+        some = "some " if any(None in one for one in each) else ""
+        _console().print(f"{some}eigenvalues are of the loss on a fixed batch of {said} examples")
     if any("rewound_to" in row for row in rows):
         steps = sorted({row["rewound_to"] for row in rows if "rewound_to" in row})
         _console().print(f"rewound: main begins at step {', '.join(map(str, steps))}")

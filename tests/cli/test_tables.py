@@ -100,3 +100,13 @@ def test_what_no_column_says(capsys: Capture) -> None:
     assert probe[-4:] == ["batch", "of", "512", "examples"]
     assert begin == ["rewound:", "main", "begins", "at", "step", "40"]
     assert not {"60", "epochs", "planned"} & set(words)
+
+
+def test_probes_on_different_examples_are_told_of(capsys: Capture) -> None:
+    row = {"branch": "main", "optimizer": "adam", "lr": 1e-3, "threshold": 38e3, "ratio": 1.0}
+    sizes = {"preconditioned_sharpness": 512, "sharpness": None}
+    print_outcome({"runs": [{**row, "probe_examples": sizes}]}, [])
+    said = " ".join(word for line in fits(capsys) for word in line)
+    assert "some eigenvalues are of the loss on a fixed batch of 512 examples" in said
+    print_outcome({"runs": [row]}, [])
+    assert "fixed batch" not in " ".join(word for line in fits(capsys) for word in line)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from aeoskit.record import read_run
 from aeoskit_experiments import UserError
 from aeoskit_experiments.ledger import (
     CLAIMS,
@@ -24,11 +27,24 @@ from aeoskit_experiments.ledger import (
     reproduce,
 )
 from aeoskit_experiments.ledger import claims as registered
+from aeoskit_experiments.ledger._bounds import SIZES
 from aeoskit_experiments.ledger._child import Child, Here
 from aeoskit_experiments.ledger._judge import Finding, judge
 from aeoskit_experiments.ledger._plan import make_suite
+from aeoskit_experiments.ledger._records import same_request
 from aeoskit_experiments.ledger._reproduce import Unseen
-from aeoskit_experiments.pipelines import Pipeline, data, loss, model, optimizer, pipe, train
+from aeoskit_experiments.pipelines import (
+    Pipeline,
+    data,
+    loss,
+    model,
+    optimizer,
+    pipe,
+    plot,
+    rewind,
+    store,
+    train,
+)
 
 REASON = "Because <b>& so</b> on [D]."
 
@@ -37,7 +53,9 @@ def make(recipe: str, options: Mapping[str, Any]) -> Mapping[str, Pipeline]:
     """Suites that compile one small program between them: the learning rate is an array leaf."""
     if recipe == "absent":
         raise UserError("CIFAR-10 is not here: get its archive")
-    rate = {"good": 0.5, "wild": 1e9}[recipe]
+    if recipe == "onward" and "run" in options:
+        return {"main": pipe(rewind(options["run"], at=options["at"]), name=recipe)}
+    rate = {"good": 0.5, "wild": 1e9, "onward": 0.5}[recipe]
 
     def case(steps: int) -> Pipeline:
         return pipe(
@@ -46,6 +64,7 @@ def make(recipe: str, options: Mapping[str, Any]) -> Mapping[str, Pipeline]:
             loss("mse"),
             optimizer("gradient_descent", lr=rate),
             train(steps, chunk=5),
+            store(checkpoint_every=5),
             name=recipe,
         )
 
@@ -264,6 +283,91 @@ def test_ctrl_c_keeps_what_was_done_and_it_goes_on(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+PAST = Work("good", options={"lr": 0.5})
+
+
+def onward(at: int | str = 5) -> Claim:
+    """What goes on from the record of another work; `lr` is that one's own affair."""
+    return a_claim(
+        "onward",
+        lambda run: run.metrics()["step"].values[0],
+        Work("onward", "main", "reference", {"at": at, "lr": 0.5}, PAST),
+        experiment="E9",
+    )
+
+
+class TestWorksThatRewind:
+    """A work that goes on from another one's record."""
+
+    def test_the_past_runs_first_once_and_with_each_seed(self, tmp_path: Path) -> None:
+        folder, runner = tmp_path / "ledger", Counting()
+        claims = [onward(), a_claim("past", final_loss, PAST)]
+        outcome = ledger_of(folder, *claims, runner=runner, seeds=2)
+        assert runner.ran == ["good.seed0", "onward.seed0", "good.seed1", "onward.seed1"]
+        row = by_name(outcome)["onward"]
+        assert (row["verdict"], row["value"], row["values"]) == ("pass", 5, (5, 5))
+        for seed in (0, 1):
+            past, later = (
+                read_run(folder / "runs" / f"{name}.seed{seed}").metrics["loss"].values.ravel()
+                for name in ("good", "onward")
+            )
+            np.testing.assert_array_equal(past[5:], later)
+        # In another place it is the same ledger: nothing is run again, nor refused.
+        folder = folder.rename(tmp_path / "moved")
+        runner = Counting()
+        assert by_name(ledger_of(folder, *claims, runner=runner))["onward"]["verdict"] == "pass"
+        assert runner.ran == []
+
+    def test_a_past_that_is_run_again_takes_what_rewinds_it_along(self, tmp_path: Path) -> None:
+        ledger_of(tmp_path, onward())
+        # As one that was killed: its rows and states are there.
+        (tmp_path / "runs" / "good.seed0" / "summary.json").unlink()
+        runner = Counting()
+        assert ledger_of(tmp_path, onward(), runner=runner).exit_code == 0
+        assert runner.ran == ["good.seed0", "onward.seed0"]
+
+    def test_a_past_that_cannot_be_rewound_says_why(self, tmp_path: Path) -> None:
+        runner = Counting()
+        outcome = ledger_of(tmp_path / "far", onward(11), runner=runner)
+        assert runner.ran == ["good.seed0"]
+        row = by_name(outcome)["onward"]
+        assert row["verdict"] == "unreachable"
+        assert "at is 11, but training has only 10 steps in all" in row["reason"]
+
+        class Failing(Here):
+            """Carries nothing out."""
+
+            def run(self, *given: Any) -> dict[str, Any]:
+                return {"status": "failed", "error": "no memory"}
+
+        row = by_name(ledger_of(tmp_path / "failed", onward(), runner=Failing()))["onward"]
+        assert row["verdict"] == "unreachable"
+        assert row["reason"] == "good, seed 0, which it rewinds, failed"
+
+
+def test_a_moved_bound_is_told_of_whatever_happens_next(tmp_path: Path) -> None:
+    class Killed(Here):
+        """As if the process were killed while it runs."""
+
+        def run(self, *given: Any) -> dict[str, Any]:
+            raise SystemExit
+
+    claim = a_claim("one")
+    ledger_of(tmp_path, claim)
+    with pytest.raises(SystemExit):
+        ledger_of(tmp_path, claim, bounds=bounded(claim, low=-1.0), seeds=2, runner=Killed())
+    assert "were changed after it had been judged" in read_ledger(tmp_path).notes[0]
+    # Going on adds nothing to it, and loses nothing.
+    again = ledger_of(tmp_path, claim, bounds=bounded(claim, low=-1.0))
+    assert len(again.ledger.notes) == 1
+
+
+def test_a_figure_of_another_kind_is_the_same_request() -> None:
+    both = [pipe(train(10), plot(kind)) for kind in ("edge", "epsilon")]
+    assert same_request(both[0].to_dict(), both[1])
+    assert not same_request(both[0].to_dict(), pipe(train(11), plot("edge")))
+
+
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
@@ -369,6 +473,37 @@ class TestRegistered:
     def test_every_reference_run_can_be_made(self) -> None:
         tasks = make_tasks(CLAIMS.values(), size="small", seeds=[0], grid=True, make=make_suite)
         assert [(task.key, task.refusal) for task in tasks if task.pipeline is None] == []
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_what_a_claim_is_about_is_in_its_recipe(self, size: str) -> None:
+        found: dict[str, set[str]] = {}
+        for claim in CLAIMS.values():
+            if size in claim.sizes:
+                found.setdefault(claim.experiment, set()).add(claim.name)
+                for work in claim.works("reference"):
+                    assert work.case in make_suite(work.recipe, {"size": size, "seed": 0})
+        rates = make_suite("e01-learning-rate", {"size": size, "seed": 0})["main"].stages[3]
+        swept = rates.settings["lr"]
+        assert isinstance(swept, tuple)
+        assert {float(name.removeprefix("lr-")) for name in found["E1"]} == {*swept}
+        frozen = make_suite("e03-frozen", {"size": size, "seed": 0})["main"].declared().branches
+        assert found["E3"] == {item.name for item in frozen}
+
+    def test_a_past_that_sweeps_is_not_rewound(self) -> None:
+        """Figure 8 has four learning rates: at the paper's size E9 trains one run of its own."""
+        past = Work("e07-advance", options={"dataset": "digits", "examples": 30})
+        claim = a_claim("e9", final_loss, Work("e09-branches", rewinds=past))
+        for size, rewinds in (("small", "e07-advance.seed0"), ("paper", None)):
+            tasks = make_tasks([claim], size=size, seeds=[0], grid=False, make=make_suite)
+            assert [task.work.recipe for task in tasks] == ["e07-advance", "e09-branches"]
+            assert tasks[1].rewinds == rewinds
+            assert tasks[1].pipeline is not None
+            assert tasks[1].pipeline.stages[0].settings["examples"] == 30
+
+    def test_a_claim_of_another_size_is_not_judged(self, tmp_path: Path) -> None:
+        here, there = a_claim("here"), a_claim("there")
+        there = dataclasses.replace(there, sizes=("paper",))
+        assert list(by_name(ledger_of(tmp_path, here, there))) == ["here"]
 
     def test_works_of_one_name_are_one(self) -> None:
         claims = [a_claim("one"), a_claim("two", final_loss, Work("good", options={"steps": 5}))]

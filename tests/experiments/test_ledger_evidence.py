@@ -9,6 +9,7 @@ import pytest
 
 from aeoskit.record import create_run, read_run
 from aeoskit_experiments.ledger import CLAIMS, Evidence, OutOfReach, Refuted
+from aeoskit_experiments.ledger import claims as registered
 from aeoskit_experiments.ledger._judge import measure
 
 STEPS = np.arange(0, 200, 10)
@@ -47,7 +48,8 @@ def test_numbers_of_one_run_of_a_sweep(run: Evidence) -> None:
     assert run.fitted_step(lr=1e-3) == 170
     assert math.isinf(run.fitted_step(lr=3e-3))
     assert run.median("sharpness", first=100, last=140, lr=1e-3) == 40
-    assert run.median("sharpness", lr=3e-3) == 7
+    # Up to its divergence it has medians like another, and no peak: it was not held.
+    assert run.median("sharpness", last=4, lr=3e-3) == 7
     assert run.ratio_at_the_edge(lr=1e-3) == pytest.approx(1.1)
     # A single measurement of 900 moves no median.
     assert run.peak("sharpness", lr=1e-3) == 40
@@ -59,6 +61,12 @@ def test_numbers_of_one_run_of_a_sweep(run: Evidence) -> None:
 def test_where_there_is_no_number_it_says_why(run: Evidence) -> None:
     with pytest.raises(Refuted, match="main diverged at step 5"):
         run.ratio(lr=3e-3)
+    with pytest.raises(Refuted, match="main diverged at step 5"):
+        run.peak("sharpness", lr=3e-3)
+    with pytest.raises(Refuted, match="main diverged at step 5"):
+        run.median("sharpness", lr=3e-3)
+    with pytest.raises(Refuted, match="main diverged at step 5"):
+        run.end("sharpness", lr=3e-3)
     with pytest.raises(Refuted, match="before the edge"):
         run.edge_step(lr=3e-3)
     with pytest.raises(OutOfReach, match="branch frozen did not start: the main run ended at"):
@@ -74,8 +82,10 @@ def test_where_there_is_no_number_it_says_why(run: Evidence) -> None:
 
 
 def test_the_registered_claims_read_such_a_run(run: Evidence) -> None:
+    assert registered  # importing it fills the registry
     assert measure(CLAIMS["E1.lr-1e-3"], [run]).value == 1.1
     assert measure(CLAIMS["E1.lr-3e-3"], [run]).reason == "main diverged at step 5"
-    assert measure(CLAIMS["E7.growth"], [run]).value == 4
+    # Of a sweep the least: one that diverged before the edge did not grow there.
+    assert measure(CLAIMS["E7.growth"], [run]).kind == "refuted"
     assert measure(CLAIMS["E9.frozen-growth"], [run]).kind == "unreachable"
     assert measure(CLAIMS["E15.below"], [run]).reason == "no optimizer's P was frozen"

@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from aeoskit.record import read_run
 from aeoskit_experiments import UserError
-from aeoskit_experiments.execution import execute_suite
+from aeoskit_experiments.execution import Silent, execute_suite
 from aeoskit_experiments.pipelines import Pipeline, data, loss, model, optimizer, pipe, track, train
 from aeoskit_experiments.recipes import RECIPES, make_recipe, make_suite, recipe_options
 
@@ -85,11 +86,38 @@ def test_one_case_of_a_suite_is_a_recipe_like_another() -> None:
 
 def test_a_rewound_recipe_refuses_what_the_other_run_decided() -> None:
     for name in ("e03-frozen", "e09-branches"):
-        with pytest.raises(UserError, match=r"lr is 0\.1, but the run there is rewound"):
-            make_recipe(name, run="there", lr=0.1)
+        for option, value in {"lr": 0.1, "every": 7, "seed": 4, "examples": 50}.items():
+            with pytest.raises(UserError, match=f"{option} is {value}, but the run there is rewo"):
+                make_recipe(name, run="there", **{option: value})
         stages = {stage.stage: stage for stage in make_recipe(name, run="there").stages}
         assert stages["rewind"].settings["run"] == "there"
-        assert "data" not in stages
+        assert not {"data", "train"} & stages.keys()
+    stages = make_recipe("e09-branches", run="there", steps=50, stop_loss=0.2).stages
+    assert stages[1].options == {"steps": 50, "stop_loss": 0.2}
+
+
+def test_the_largest_batch_is_all_examples_and_no_batch_is_larger() -> None:
+    def sizes(**options: Any) -> Any:
+        return make_recipe("e06-batch-size", **options).stages[5].settings["batch"]
+
+    assert sizes() == (16, 64, 256, 500)
+    assert sizes(examples=100) == (16, 64, 100)
+    assert sizes(dataset="mnist5k") == (16, 64, 256, 5000)
+    assert sizes(size="paper", dataset="digits") == (256, 500)
+    assert sizes(batch=[8, 100], examples=100) == (8, 100)
+
+
+def test_test_rows_of_mnist_are_not_trained_on() -> None:
+    stages = make_recipe("e12-generalization", dataset="mnist5k").stages
+    assert (stages[0].settings["examples"], stages[0].settings["test"]) == (4000, 1000)
+
+
+def test_the_papers_epsilon_is_that_of_every_optimizer_that_adds_it_to_a_root() -> None:
+    found = {
+        case: pipeline.stages[3].settings["eps"]
+        for case, pipeline in make_suite("e05-optimizers", size="paper").items()
+    }
+    assert {case for case, eps in found.items() if eps != 1e-7} == {"adabelief", "adafactor"}
 
 
 def test_a_suite_leaves_a_folder_for_each_case_and_one_picture(runs: Path) -> None:
@@ -109,6 +137,12 @@ def test_a_suite_leaves_a_folder_for_each_case_and_one_picture(runs: Path) -> No
         assert stored["cases"][case] == json.loads(json.dumps(run.summary))
         # The threshold is 2/lr, and the quadratic's sharpness 1.
         assert outcome.outcomes[case].summary["runs"][0]["ratio"] == pytest.approx(lr / 2, rel=1e-3)
+    # What is there already is not overwritten, nor found out between two cases.
+    (runs / "half" / "fast").mkdir(parents=True)
+    with pytest.raises(UserError, match="exists already") as caught:
+        execute_suite({"slow": tiny(0.1), "fast": tiny(0.9)}, "pair", folder=runs / "half")
+    assert "\n" not in str(caught.value)
+    assert not (runs / "half" / "slow").exists()
     again = execute_suite({"slow": tiny(0.1)}, "pair", root=runs)
     assert again.folder != outcome.folder
 
@@ -117,4 +151,45 @@ def test_a_suite_is_checked_before_any_case_runs(tmp_path: Path) -> None:
     wrong = tiny(0.1, steps=1)
     with pytest.raises(UserError, match="every is 2, but training has only 1 steps"):
         execute_suite({"right": tiny(0.1), "wrong": wrong}, "pair", root=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_suite_says_which_case_it_is_at_and_keeps_what_was_done(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Heard(Silent):
+        """Remembers what it hears, and stops the second case before it began."""
+
+        said: ClassVar[list[str]] = []
+
+        def started(self, what: str, steps: int) -> None:
+            self.said.append(what)
+            if what.startswith("fast"):
+                raise KeyboardInterrupt
+
+        def noted(self, message: str) -> None:
+            self.said.append(message)
+
+    monkeypatch.setattr("aeoskit_experiments.execution._suite.cases_figure", lambda records: 1 / 0)
+    suite = {"slow": tiny(0.1), "fast": tiny(0.9), "last": tiny(0.5)}
+    outcome = execute_suite(suite, "pair", folder=runs / "said", listener=Heard())
+    assert Heard.said[:2] == ["slow: main", "fast: main"]
+    assert Heard.said[-1].startswith("no figure was drawn: ZeroDivisionError")
+    assert (outcome.status, outcome.exit_code, outcome.figures) == ("interrupted", 130, [])
+    stored = json.loads((outcome.folder / "suite.json").read_text())
+    assert (stored["status"], stored["figure"], list(stored["cases"])) == (
+        "interrupted",
+        None,
+        ["slow"],
+    )
+
+
+def test_data_that_only_a_later_case_finds_wrong_are_said_before_the_first_runs(
+    tmp_path: Path,
+) -> None:
+    names = ["mlp", "transformer-text"]
+    suite = make_suite("e04-architectures", architecture=names, examples=1700, steps=20)
+    with pytest.raises(UserError, match="ask for at most") as caught:
+        execute_suite(suite, "two", folder=tmp_path / "none")
+    assert "\n" not in str(caught.value)
     assert not (tmp_path / "none").exists()

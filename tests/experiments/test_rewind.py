@@ -1,7 +1,6 @@
 """A run by minibatches that is rewound: what it keeps and says, and that it is the same run."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from aeoskit_experiments.pipelines import (
     Stage,
     Train,
     UserError,
-    _registry,
     branch,
     data,
     loss,
@@ -40,7 +38,7 @@ from aeoskit_experiments.pipelines import (
 
 AT = 21
 WHOLE = {
-    "data": data("digits", examples=40),
+    "data": data("digits", examples=40, test=11),
     "model": model("mlp", width=4, depth=1),
     "loss": loss("mse"),
     "optimizer": optimizer("adam", lr=1e-2, warmup=5),
@@ -51,31 +49,6 @@ WHOLE = {
     "store": store(checkpoint_every=16),
     "branch": branch("freeze", at=AT),
 }
-
-
-def digits_with_test_rows(**options: Any) -> Any:
-    """Digits' own test rows are an option of the data's; here eleven are put there by hand."""
-    more = digits(**{**options, "examples": options["examples"] + 11})
-    return eqx.tree_at(
-        lambda d: (d.test_inputs, d.test_targets),
-        digits(**options),
-        (more.inputs[-11:], more.targets[-11:]),
-        is_leaf=lambda leaf: leaf is None,
-    )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def test_rows() -> Iterator[None]:
-    known = _registry.function_of
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            _registry,
-            "function_of",
-            lambda stage, variant: (
-                digits_with_test_rows if variant == "digits" else known(stage, variant)
-            ),
-        )
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +107,7 @@ class TestTheRun:
 
     def test_errors_are_those_of_the_parameters(self, first: Outcome) -> None:
         main = metrics(first).sel(branch="main", step=0)
-        dataset = digits_with_test_rows(examples=40)
+        dataset = digits(examples=40, test=11)
         network = mlp(width=4, depth=1)
         params = network.init(jax.random.key(0), dataset)
         for name, inputs, targets in (

@@ -12,11 +12,13 @@ import xarray as xr
 
 from aeoskit.figures import cases_figure, save
 from aeoskit.record import read_run, to_json_safe, write_atomically
-from aeoskit_experiments.pipelines import Pipeline, Store
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.pipelines import Choice, Pipeline, Store
 
 from ._execute import EXIT_CODES, Outcome, execute
-from ._listener import Listener
+from ._listener import Listener, Silent
 from ._names import optimizer_name
+from ._processes import from_leader, is_leader
 from ._room import make_room
 
 
@@ -70,23 +72,32 @@ def execute_suite(
     begun = time.perf_counter()
     for pipeline in suite.values():
         pipeline.experiment()
+    _check_data(suite)
     place = _place(suite, name, root, folder)
+    if why := from_leader(_taken(place) if is_leader() else ""):
+        raise UserError(why)
     outcomes: dict[str, Outcome] = {}
+    stopped = False
     for case, pipeline in suite.items():
         if outcomes:
             make_room()
-        outcomes[case] = execute(pipeline, folder=place / case, listener=listener)
-        if outcomes[case].status == "interrupted":
+        heard = listener if listener is None else _Named(listener, case)
+        try:
+            outcomes[case] = execute(pipeline, folder=place / case, listener=heard)
+        except KeyboardInterrupt:  # before the first row of this case
+            if not outcomes:
+                raise
+            stopped = True
+        if stopped or outcomes[case].status == "interrupted":
             break
-    status = next(
-        (word for word in ("interrupted", "diverged") if word in _statuses(outcomes)), "finished"
-    )
+    found = _statuses(outcomes) | ({"interrupted"} if stopped else set())
+    status = next((word for word in ("interrupted", "diverged") if word in found), "finished")
     leads = all(outcome.leads for outcome in outcomes.values())
     if not leads:
         return SuiteOutcome(
             place, outcomes, {"status": status}, [], status, EXIT_CODES[status], leads=False
         )
-    figures = save(cases_figure(_records(outcomes)), place / name)
+    figures = _drawn(outcomes, place / name, listener)
     summary = {
         "name": name,
         "runs": [
@@ -98,7 +109,7 @@ def execute_suite(
         "status": status,
         "seconds": time.perf_counter() - begun,
         "folder": str(place),
-        "figure": str(figures[0]),
+        "figure": str(figures[0]) if figures else None,
     }
     text = msgspec.json.format(msgspec.json.encode(to_json_safe(summary)), indent=2) + b"\n"
     write_atomically(place / "suite.json", lambda temporary: temporary.write_bytes(text))
@@ -122,6 +133,62 @@ def _place(
         further += 1
         found = plan.with_name(f"{plan.name}-{further}")
     return found
+
+
+def _check_data(suite: Mapping[str, Pipeline]) -> None:
+    """Where the cases differ in their data, each is made once: a later one's must not fail late."""
+    different: list[Choice] = []
+    for pipeline in suite.values():
+        for group in pipeline.inherited().groups():
+            data = group.pipeline.declared().data
+            if data is not None and data not in different:
+                different.append(data)
+    if len(different) < 2:
+        return  # the first case will say it
+    for data in different:
+        try:
+            data.build()
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(" ".join(str(error).split())) from error
+
+
+def _taken(place: Path) -> str:
+    """Why the cases' records cannot be made there; nothing if they can."""
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+        return ""
+    return f"the folder {place} exists already: choose another one or remove it first."
+
+
+class _Named(Silent):
+    """A listener that is told of which case a run is."""
+
+    def __init__(self, listener: Listener, case: str):
+        self._listener, self._case = listener, case
+
+    def started(self, what: str, steps: int) -> None:
+        self._listener.started(f"{self._case}: {what}", steps)
+
+    def advanced(self, what: str, done: int, shown: Mapping[str, float]) -> None:
+        self._listener.advanced(f"{self._case}: {what}", done, shown)
+
+    def finished(self, what: str) -> None:
+        self._listener.finished(f"{self._case}: {what}")
+
+    def noted(self, message: str) -> None:
+        self._listener.noted(f"{self._case}: {message}")
+
+
+def _drawn(outcomes: Mapping[str, Outcome], path: Path, listener: Listener | None) -> list[Path]:
+    """The figure's files; a suite without a picture is better than none."""
+    try:
+        figure = cases_figure(_records(outcomes))
+    except Exception as error:
+        if listener is not None:
+            listener.noted(f"no figure was drawn: {type(error).__name__}: {error}")
+        return []
+    return save(figure, path)
 
 
 def _statuses(outcomes: Mapping[str, Outcome]) -> set[str]:

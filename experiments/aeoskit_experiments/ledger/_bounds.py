@@ -10,10 +10,9 @@ from typing import Any
 import msgspec
 
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.ledger._claim import REFERENCE, Claim
+from aeoskit_experiments.ledger._claim import REFERENCE, SIZES, Claim
 
 FILE = Path(__file__).with_name("bounds.toml")
-SIZES = ("small", "paper")
 _FIELDS = ("low", "high", "reason")
 _GRID = "grid"
 
@@ -101,7 +100,7 @@ def complaints(claims: Iterable[Claim], tables: Mapping[str, Any]) -> list[str]:
     for claim in claims:
         known[claim.key] = claim
         for setting in claim.settings:
-            for size in SIZES:
+            for size in claim.sizes:
                 try:
                     bounds_of(claim, setting, size, tables)
                 except ValueError as error:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 REFERENCE = "reference"
 """The setting that an experiment's verdict is about; all others belong to the grid."""
 
+SIZES = ("small", "paper")
+
 Verdict = Literal["pass", "fail", "unreachable"]
 
 EXPERIMENTS: Mapping[str, str] = {
@@ -87,6 +89,7 @@ class Claim:
             a sentence, where there is no number.
         needs: The works of all settings.
         unit: Stands behind the number ("×").
+        sizes: At which it is judged: what it is about may be there at one of them only.
     """
 
     experiment: str
@@ -95,6 +98,7 @@ class Claim:
     measure: Measure
     needs: tuple[Work, ...]
     unit: str = ""
+    sizes: tuple[str, ...] = SIZES
 
     @property
     def key(self) -> str:
@@ -117,7 +121,13 @@ CLAIMS: dict[str, Claim] = {}
 
 
 def claim(
-    experiment: str, name: str, *, says: str, needs: Work | tuple[Work, ...], unit: str = ""
+    experiment: str,
+    name: str,
+    *,
+    says: str,
+    needs: Work | tuple[Work, ...],
+    unit: str = "",
+    sizes: tuple[str, ...] = SIZES,
 ) -> Callable[[Measure], Measure]:
     """Register a function as the measure of a claim.
 
@@ -127,6 +137,7 @@ def claim(
         says: The claim, in one sentence.
         needs: The works that it reads, of all settings; the measure gets those of one setting.
         unit: Stands behind the number.
+        sizes: At which it is judged.
 
     Returns:
         The decorator, which hands the function back: it may measure several claims.
@@ -137,7 +148,7 @@ def claim(
     works = (needs,) if isinstance(needs, Work) else tuple(needs)
 
     def register(measure: Measure) -> Measure:
-        made = Claim(experiment, name, says, measure, works, unit)
+        made = Claim(experiment, name, says, measure, works, unit, sizes)
         if experiment not in EXPERIMENTS:
             raise ValueError(f"claim {made.key}: the experiments are {', '.join(EXPERIMENTS)}.")
         if not re.fullmatch(r"[A-Za-z0-9._-]+", name):

@@ -76,6 +76,13 @@ class Evidence:
             raise OutOfReach(NOT_AT_THE_EDGE.format(steps=row.get("steps")))
         return int(row["edge_step"])
 
+    def end(self, name: str, branch: str = "main", **values: Any) -> float:
+        """The median of a sharpness over the last fifth of the run, as its summary has it."""
+        row = self.row(branch, **values)
+        if row.get("diverged_at") is not None:
+            raise Refuted(f"{branch} diverged at step {row['diverged_at']}")
+        return finite(row.get(name), f"no {name.replace('_', ' ')} was measured")
+
     def number(self, name: str, otherwise: str) -> float:
         """A number of the run's summary, `growth` of `advance`, say.
 
@@ -108,6 +115,7 @@ class Evidence:
 
         from aeoskit_experiments.execution._summary import measured
 
+        self._refuse_divergence(branch, last, **values)
         steps, found = measured(self.metrics(branch, **values), name)
         inside = found[(steps >= first) & (steps <= last)]
         if not inside.size:
@@ -156,11 +164,18 @@ class Evidence:
 
         steps, found = measured(self.metrics(branch, **values), name)
         last = self.fitted_step(branch, **values)
+        # What ran away was not held, whatever was measured before.
+        self._refuse_divergence(branch, last, **values)
         curve = running_median(steps, found)[(steps >= first) & (steps <= last)]
         curve = curve[np.isfinite(curve)]
         if not curve.size:
             raise OutOfReach(f"{name} was not measured in the window that the claim is about")
         return float(curve.max())
+
+    def _refuse_divergence(self, branch: str, last: float | int, **values: Any) -> None:
+        at = self.row(branch, **values).get("diverged_at")
+        if at is not None and at <= last:
+            raise Refuted(f"{branch} diverged at step {at}")
 
 
 def finite(value: Any, otherwise: str) -> float:

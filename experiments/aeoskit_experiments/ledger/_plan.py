@@ -27,7 +27,8 @@ class Task:
         pipeline: What to run; None if it cannot be made here. Of a work that rewinds another one's
             record it is what the recipe makes without one: to be checked, not to be run.
         refusal: Why it cannot be made.
-        remake: Of a work that rewinds: the pipeline, given that record.
+        remake: Of a work that rewinds: the pipeline, given that record. None where the record is a
+            sweep, which cannot be rewound: then the work trains a run of its own.
     """
 
     work: Work
@@ -44,7 +45,8 @@ class Task:
     @property
     def rewinds(self) -> str | None:
         """The key of the task whose record it rewinds, if it does."""
-        return None if self.work.rewinds is None else task_key(self.work.rewinds, self.seed)
+        past = self.work.rewinds
+        return None if past is None or self.remake is None else task_key(past, self.seed)
 
     def pipeline_on(self, records: Path) -> Pipeline:
         """What to run, given the folder that the records are in.
@@ -124,7 +126,10 @@ def _with_past(work: Work) -> list[Work]:
 def _task(
     work: Work, seed: int, size: str, make: Make, suites: dict[str, Mapping[str, Pipeline] | str]
 ) -> Task:
-    options = {**work.options, "size": size, "seed": seed}
+    past = work.rewinds
+    # Without a record it is to train what the past does.
+    inherited = {} if past is None else past.options
+    options = {**inherited, **work.options, "size": size, "seed": seed}
     name = f"{work.recipe} {sorted(options.items())}"
     try:
         if name not in suites:
@@ -135,10 +140,11 @@ def _task(
         if work.case not in suite:
             raise UserError(f"recipe {work.recipe} has no case {work.case!r} at size {size}")
         suite[work.case].experiment()
+        alone = past is None or _sweeps(past, size, seed, make)
     except UserError as error:
         suites.setdefault(name, str(error))
         return Task(work, seed, None, str(error))
-    if work.rewinds is None:
+    if alone:
         return Task(work, seed, suite[work.case])
 
     def remake(record: str) -> Pipeline:
@@ -147,6 +153,12 @@ def _task(
         return make(work.recipe, {**own, "size": size, "run": record})[work.case]
 
     return Task(work, seed, suite[work.case], remake=remake)
+
+
+def _sweeps(past: Work, size: str, seed: int, make: Make) -> bool:
+    """Whether a work has several runs side by side, of which none can be rewound."""
+    suite = make(past.recipe, {**past.options, "size": size, "seed": seed})
+    return past.case in suite and bool(suite[past.case].sweep())
 
 
 def make_suite(recipe: str, options: Mapping[str, Any]) -> Mapping[str, Pipeline]:

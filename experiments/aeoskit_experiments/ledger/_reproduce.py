@@ -128,7 +128,11 @@ def reproduce(
         asked = read_ledger(folder).asked.and_also(given)
     else:
         asked = Asked(**given)
-    chosen = [item for item in chosen if not asked.only or item.experiment in asked.only]
+    chosen = [
+        item
+        for item in chosen
+        if asked.size in item.sizes and (not asked.only or item.experiment in asked.only)
+    ]
     tables = read_bounds() if bounds is None else bounds
     _check_bounds(chosen, tables)
     judge = Judge(chosen, asked, tables)
@@ -154,7 +158,11 @@ class _Book:
         self._begun = time.perf_counter()
         self._before = 0.0 if before is None else before.seconds
         # All of them are looked at before the first one runs: a foreign record is refused here.
-        found = {task.key: stored_run(path, task) for task in tasks}
+        found: dict[str, Run | None] = {}
+        for task in tasks:
+            # A past that will be run again is another one: so will what rewinds it.
+            again = task.rewinds is not None and found[task.rewinds] is None
+            found[task.key] = None if again else stored_run(path, task)
         self.runs: dict[str, Run] = {key: run for key, run in found.items() if run is not None}
         self.states = {task.key: state_of(path, task, found[task.key]) for task in tasks}
         created = now() if before is None else before.created
@@ -162,6 +170,7 @@ class _Book:
         self.write("running")
         notes = () if before is None else (*before.notes, *_changed(before.rows, self.ledger.rows))
         self.ledger = msgspec.structs.replace(self.ledger, notes=tuple(dict.fromkeys(notes)))
+        self.write("running")  # before a run that may be killed
 
     def note(self, task: Task, status: str, error: str, seconds: float) -> WorkState:
         """A work has ended."""

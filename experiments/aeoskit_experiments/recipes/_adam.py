@@ -110,10 +110,10 @@ def e03_frozen(
     freeze_at: Ints | None = None,
     lr: float | None = None,
     steps: int | None = None,
-    every: int = 10,
+    every: int | None = None,
     dataset: Dataset | None = None,
     examples: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Pipeline:
     """Adam with its preconditioner frozen: λ₁(P⁻¹H) rises to the same threshold and stays (E3).
 
@@ -123,23 +123,26 @@ def e03_frozen(
         freeze_at: Steps at which P is frozen, each in a branch of its own.
         lr: Learning rate; not of a rewound run.
         steps: Steps of full-batch training.
-        every: Steps between two measurements; not of a rewound run.
+        every: Steps between two measurements, 10 if not said; not of a rewound run.
         dataset: The images, digits or cifar10 by the size; not of a rewound run.
         examples: How many of them; not of a rewound run.
-        seed: Seed of data and initial parameters; not of a rewound run.
+        seed: Seed of data and initial parameters, 0 if not said; not of a rewound run.
     """
     given = by_size(size, freeze_at, small=(100, 200, 400), paper=(250, 500, 1000))
     freezes = sorted(given) if isinstance(given, Sequence) else [given]
     if run is not None:
         first, *_ = freezes
         return pipe(
-            *rewound(run, first, steps, lr=lr, dataset=dataset, examples=examples),
+            *rewound(
+                run, first, steps, lr=lr, every=every, dataset=dataset, examples=examples, seed=seed
+            ),
             *(
                 branch("freeze", at="start" if at == first else at, name=f"frozen-{at}")
                 for at in freezes
             ),
             plot("edge"),
         )
+    seed = 0 if seed is None else seed
     return pipe(
         images(size, seed, dataset=dataset, examples=examples),
         fully_connected(size, seed),
@@ -151,7 +154,7 @@ def e03_frozen(
             beta2=0.999 if size == "paper" else 0.99,
             eps=EPS[size],
         ),
-        track("preconditioned_sharpness", every=every),
+        track("preconditioned_sharpness", every=10 if every is None else every),
         train(by_size(size, steps, small=1500, paper=PAPER_STEPS)),
         *(branch("freeze", at=at, name=f"frozen-{at}") for at in freezes),
         plot("edge"),

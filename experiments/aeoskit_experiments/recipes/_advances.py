@@ -160,12 +160,12 @@ def e09_branches(
     at: int | str = "edge",
     lr: float | None = None,
     steps: int | None = None,
-    every: int = 5,
+    every: int | None = None,
     dataset: Dataset | None = None,
     architecture: Architecture | None = None,
     examples: int | None = None,
-    stop_loss: float = 0.1,
-    seed: int = 0,
+    stop_loss: float | None = None,
+    seed: int | None = None,
 ) -> Pipeline:
     """From Adam at its edge: go on, freeze P, or switch to momentum; only Adam advances (E9).
 
@@ -177,12 +177,12 @@ def e09_branches(
         at: The step from which the branches go on, or edge.
         lr: Adam's learning rate; not of a rewound run.
         steps: Steps of full-batch training, if the loss does not end it.
-        every: Steps between two measurements; not of a rewound run.
+        every: Steps between two measurements, 5 if not said; not of a rewound run.
         dataset: The images, digits or cifar10 by the size; not of a rewound run.
         architecture: Five tanh layers (mlp), or cnn; not of a rewound run.
         examples: How many images; not of a rewound run.
-        stop_loss: Loss that ends a run: cross-entropy's curvature collapses once it is fitted.
-        seed: Seed of data and initial parameters; not of a rewound run.
+        stop_loss: Loss that ends a run, once it is fitted; 0.1, or as in the rewound run.
+        seed: Seed of data and initial parameters, 0 if not said; not of a rewound run.
     """
     when = "start" if run is not None else at
     branches = [
@@ -190,15 +190,24 @@ def e09_branches(
         branch("switch", optimizer="momentum", form="ema", ratio=0.95, at=when, name="momentum"),
     ]
     if run is not None:
-        given = {"lr": lr, "dataset": dataset, "architecture": architecture, "examples": examples}
-        return pipe(*rewound(run, at, steps, **given), *branches, plot("advance"))
+        given = {
+            "lr": lr,
+            "every": every,
+            "dataset": dataset,
+            "architecture": architecture,
+            "examples": examples,
+            "seed": seed,
+        }
+        return pipe(*rewound(run, at, steps, stop_loss, **given), *branches, plot("advance"))
     if lr is not None and not isinstance(lr, float | int):
         raise UserError(f"lr is {lr}: branches go on from one run, so give one learning rate")
     shape = architecture or "mlp"
+    seed = 0 if seed is None else seed
+    stop_loss = 0.1 if stop_loss is None else stop_loss
     return pipe(
         *_setting(size, seed, dataset, shape, examples),
         _adam(_rate(size, lr, dataset, shape)),
-        *_tracks(every),
+        *_tracks(5 if every is None else every),
         train(by_size(size, steps, small=3000, paper=8000), stop_loss=stop_loss),
         *branches,
         plot("advance"),

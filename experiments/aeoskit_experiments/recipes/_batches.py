@@ -11,6 +11,7 @@ from aeoskit_experiments.recipes._settings import (
     Ints,
     Size,
     by_size,
+    examples_of,
     fully_connected,
     images,
     loss_of,
@@ -36,7 +37,7 @@ def e06_batch_size(
 
     Args:
         size: Small (digits, minutes on two cores) or the paper's, on CIFAR-10.
-        batch: Sizes of the batch, the last one all examples.
+        batch: Sizes of the batch; none takes several, the last one all examples.
         sampling: Batches without replacement within an epoch, or with replacement.
         lr: Learning rate.
         steps: Steps of training, at every size of the batch.
@@ -45,12 +46,9 @@ def e06_batch_size(
         examples: How many of them.
         seed: Seed of data, initial parameters and batches.
     """
-    sizes = by_size(
-        size,
-        batch,
-        small=(16, 64, 256, examples or 500),
-        paper=(256, 1024, 4096, examples or 50_000),
-    )
+    whole = examples_of(size, dataset, examples)
+    parts = by_size(size, None, small=(16, 64, 256), paper=(256, 1024, 4096))
+    sizes = (*(part for part in parts if part < whole), whole) if batch is None else batch
     return pipe(
         images(size, seed, dataset=dataset, examples=examples),
         fully_connected(size, seed),

@@ -149,7 +149,7 @@ def e13_epsilon(
             track("preconditioned_sharpness", every=every),
             track("sharpness", every=every),
             train(by_size(size, steps, small=1500, paper=PAPER_STEPS)),
-            plot("epsilon"),
+            plot("edge"),
         )
         for value in values
     }

@@ -7,6 +7,7 @@ from aeoskit_experiments._errors import unknown
 from aeoskit_experiments.pipelines import Pipeline, optimizer, pipe, plot, track, train
 from aeoskit_experiments.recipes._registry import recipe
 from aeoskit_experiments.recipes._settings import (
+    EPS,
     PAPER_STEPS,
     Dataset,
     Size,
@@ -37,6 +38,8 @@ _CASES: dict[str, tuple[str, dict[str, Any], float, float]] = {
         1e-4,
     ),
 }
+# Where ε is no small number beside √ν: each keeps its own default.
+_OWN_EPS = ("adabelief", "adafactor", "adagrad")
 
 
 @recipe
@@ -69,6 +72,8 @@ def e05_optimizers(
         if name not in _CASES:
             raise unknown("optimizer", name, _CASES)
         variant, settings, small, paper = _CASES[name]
+        if size == "paper" and name not in _OWN_EPS:
+            settings = {"eps": EPS["paper"], **settings}
         suite[name] = pipe(
             images(size, seed, dataset=dataset, examples=examples),
             fully_connected(size, seed),

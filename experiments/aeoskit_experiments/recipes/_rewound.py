@@ -7,13 +7,16 @@ from aeoskit_experiments.pipelines import rewind, train
 from aeoskit_experiments.pipelines._stage import Stage
 
 
-def rewound(run: str, at: int | str, steps: int | None, **refused: Any) -> list[Stage]:
+def rewound(
+    run: str, at: int | str, steps: int | None, stop_loss: float | None = None, **refused: Any
+) -> list[Stage]:
     """The stage `rewind`, and `train` if the run shall be longer.
 
     Args:
         run: The run's folder.
         at: The step at which to go on, or edge.
         steps: Steps in all, those before included; None as many as the run had.
+        stop_loss: Loss that ends it; None is that of the run.
         refused: Options that the other run has decided already.
 
     Raises:
@@ -25,5 +28,6 @@ def rewound(run: str, at: int | str, steps: int | None, **refused: Any) -> list[
                 f"{name} is {value}, but the run {run} is rewound, whose own {name} it is: leave "
                 f"{name} out, or run"
             )
-    longer = [] if steps is None else [train(steps)]
-    return [rewind(run=run, at=at), *longer]
+    given = {"steps": steps, "stop_loss": stop_loss}
+    said = {name: value for name, value in given.items() if value is not None}
+    return [rewind(run=run, at=at), *([train(**said)] if said else [])]

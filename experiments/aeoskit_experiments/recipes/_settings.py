@@ -29,6 +29,16 @@ def by_size(size: str, given: Any, *, small: Any, paper: Any) -> Any:
     return paper if size == "paper" else small
 
 
+# Of CIFAR-10 the training set, of a mixture as many; of digits what the experiment says.
+_ALL = {"mnist5k": 5000, "cifar10": 50_000, "mixture": 50_000}
+
+
+def examples_of(size: str, dataset: str | None, examples: int | None, small: int = 500) -> int:
+    """How many images `images` takes."""
+    name = by_size(size, dataset, small="digits", paper="cifar10")
+    return _ALL.get(name, small) if examples is None else examples
+
+
 def images(
     size: str,
     seed: int,
@@ -42,15 +52,17 @@ def images(
 ) -> Stage:
     """The stage `data` of an experiment on images.
 
-    Of CIFAR-10 and a mixture all 50,000 are taken, of MNIST's 5,000 as many; digits are as the
-    experiment's small setting says.
+    Of CIFAR-10 and a mixture all 50,000 are taken, of MNIST's 5,000 what is not held back for
+    tests; digits are as the experiment's small setting says.
     """
     name = by_size(size, dataset, small="digits", paper="cifar10")
     settings: dict[str, Any] = {"seed": seed}
     if name == "digits":
         settings |= {"examples": small_examples, "label_noise": small_noise}
     if name == "mixture":
-        settings |= {"shape": "32x32x3", "examples": 50_000}
+        settings |= {"shape": "32x32x3", "examples": _ALL[name]}
+    if name == "mnist5k" and test:
+        settings["examples"] = _ALL[name] - test  # it has no test set of its own
     if examples is not None:
         settings["examples"] = examples
     if label_noise is not None:

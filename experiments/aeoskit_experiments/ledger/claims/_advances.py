@@ -42,9 +42,8 @@ BRANCHES = tuple(Work("e09-branches", setting=work.setting, rewinds=work) for wo
     needs=ADAM,
 )
 def growth(run: Evidence) -> float:
-    """Peak of the raw sharpness after the edge over its value there."""
-    edge = run.edge_step()
-    return run.peak("sharpness", first=edge) / _at(run, "main", edge)
+    """Peak of the raw sharpness after the edge over its value there; the least of a sweep."""
+    return min(_growth(run, lr) for lr in _rates(run))
 
 
 @claim(
@@ -54,8 +53,9 @@ def growth(run: Evidence) -> float:
     needs=ADAM,
 )
 def ratio(run: Evidence) -> float:
-    """The median ratio from the edge on."""
-    return run.ratio_at_the_edge()
+    """The median ratio from the edge on; of a sweep the one that is farthest from 1."""
+    found = [run.ratio_at_the_edge(lr=lr) for lr in _rates(run)]
+    return max(found, key=lambda value: abs(value - 1))
 
 
 @claim(
@@ -128,23 +128,35 @@ def switched_peak(run: Evidence) -> float:
     return run.peak("sharpness", "momentum") / run.row("momentum")["threshold"]
 
 
+def _rates(run: Evidence) -> list[float | int]:
+    """One learning rate at the small size, four side by side at the paper's."""
+    return [row["lr"] for row in run.rows()]
+
+
+def _growth(run: Evidence, lr: float | int) -> float:
+    edge = run.edge_step(lr=lr)
+    return run.peak("sharpness", first=edge, lr=lr) / _at(run, "main", edge, lr=lr)
+
+
 def _start(run: Evidence, branch: str) -> float:
     """The first step of a branch."""
     return float(_curve(run, branch)[0][0])
 
 
-def _at(run: Evidence, branch: str, step: float) -> float:
+def _at(run: Evidence, branch: str, step: float | int, **values: float | int) -> float:
     """The running median of the raw sharpness at the first measurement from a step on."""
-    steps, curve = _curve(run, branch)
-    return float(curve[steps >= step][0])
+    steps, curve = _curve(run, branch, **values)
+    later = curve[steps >= step]
+    if not later.size:
+        raise OutOfReach(f"no sharpness was measured on branch {branch} from step {step:g} on")
+    return float(later[0])
 
 
-def _curve(run: Evidence, branch: str) -> tuple[np.ndarray, np.ndarray]:
+def _curve(run: Evidence, branch: str, **values: float | int) -> tuple[np.ndarray, np.ndarray]:
     from aeoskit_experiments.execution import running_median
     from aeoskit_experiments.execution._summary import measured
 
-    run.row(branch)
-    steps, values = measured(run.metrics(branch), "sharpness")
+    steps, found = measured(run.metrics(branch, **values), "sharpness")
     if not steps.size:
         raise OutOfReach(f"no sharpness was measured on branch {branch}")
-    return steps, running_median(steps, values)
+    return steps, running_median(steps, found)

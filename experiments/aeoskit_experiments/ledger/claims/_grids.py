@@ -3,7 +3,7 @@
 import numpy as np
 
 from aeoskit_experiments.ledger._claim import OutOfReach, Work, claim
-from aeoskit_experiments.ledger._evidence import Evidence, finite
+from aeoskit_experiments.ledger._evidence import Evidence
 
 GRID = Work("e10-grid")
 REPORT = Work("e12-generalization")
@@ -13,7 +13,7 @@ SPIKES = Work("e14-spikes")
 # E10
 
 
-def _values(run: Evidence, name: str) -> list[float]:
+def _values(run: Evidence, name: str) -> list[float | int]:
     """The values of a swept option, the smallest first."""
     return sorted({row[name] for row in run.rows()})
 
@@ -30,13 +30,10 @@ def smaller_is_sharper(run: Evidence) -> float:
     """The raw sharpness at the end, of the smallest over the largest rate, least over β₂."""
     rates = _values(run, "lr")
     return min(
-        _end(run, rates[0], beta2) / _end(run, rates[-1], beta2) for beta2 in _values(run, "beta2")
+        run.end("sharpness", lr=rates[0], beta2=beta2)
+        / run.end("sharpness", lr=rates[-1], beta2=beta2)
+        for beta2 in _values(run, "beta2")
     )
-
-
-def _end(run: Evidence, lr: float, beta2: float) -> float:
-    row = run.row(lr=lr, beta2=beta2)
-    return finite(row.get("sharpness"), "no sharpness was measured")
 
 
 @claim(
@@ -148,8 +145,7 @@ def report(run: Evidence) -> float:
 )
 def heavy_ball(run: Evidence) -> float:
     """The raw sharpness over 38ε/η at the largest ε."""
-    row = run.row()
-    return row["sharpness"] / (row["threshold"] * 1.0)
+    return run.end("sharpness") / (run.row()["threshold"] * 1.0)
 
 
 @claim(
@@ -172,8 +168,7 @@ def adam(run: Evidence) -> float:
 )
 def beyond(run: Evidence) -> float:
     """The raw sharpness over 38ε/η at the smallest ε."""
-    row = run.row()
-    return row["sharpness"] / (row["threshold"] * 1e-7)
+    return run.end("sharpness") / (run.row()["threshold"] * 1e-7)
 
 
 # E14

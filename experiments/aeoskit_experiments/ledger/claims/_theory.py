@@ -3,7 +3,7 @@
 import functools
 
 from aeoskit_experiments.ledger._claim import Work, claim
-from aeoskit_experiments.ledger._evidence import Evidence, finite, share
+from aeoskit_experiments.ledger._evidence import Evidence, share
 
 QUADRATIC = Work("e15-theory")
 LIVE = {
@@ -40,8 +40,7 @@ def above(run: Evidence) -> float:
 
 
 def _live(run: Evidence, optimizer: str) -> float:
-    rows = [row for row in run.summary.get("rows", ()) if row.get("optimizer") == optimizer]
-    return finite(rows[0]["live_ratio"] if rows else None, f"{optimizer} was not measured")
+    return run.ratio(optimizer=optimizer)
 
 
 for _name, _words in LIVE.items():
