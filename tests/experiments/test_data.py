@@ -122,6 +122,7 @@ def test_no_quadratic(settings):
 
 def test_tokens_are_uniform_and_targets_are_one_further():
     data = tokens(examples=200, length=50, vocabulary=8)
+    assert isinstance(data.targets, jax.Array)
     assert (data.inputs.shape, data.inputs.dtype, data.vocabulary) == ((200, 50), jnp.int32, 8)
     np.testing.assert_array_equal(data.inputs[:, 1:], data.targets[:, :-1])
     counts = np.bincount(np.asarray(data.targets).ravel(), minlength=8)
@@ -133,6 +134,7 @@ def test_tokens_are_uniform_and_targets_are_one_further():
 
 def test_a_markov_chain_remembers_one_token():
     data = markov(examples=500, length=100, vocabulary=4, concentration=0.5)
+    assert isinstance(data.targets, jax.Array)
     np.testing.assert_array_equal(data.inputs[:, 1:], data.targets[:, :-1])
     before, at, after = (np.asarray(x) for x in (
         data.inputs[:, :-1], data.inputs[:, 1:], data.targets[:, 1:]))  # fmt: skip
