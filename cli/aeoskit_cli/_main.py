@@ -18,7 +18,7 @@ from aeoskit_cli._generate import (
     group_class,
 )
 from aeoskit_cli._placing import MANY, OPTIONS, Placing, placing, taken, with_options
-from aeoskit_cli._print import print_json, print_numbers, print_outcome, print_table
+from aeoskit_cli._print import print_json, print_outcome, print_table
 from aeoskit_cli._reproduce import reproduce
 from aeoskit_cli._sweep import make_sweep_app
 from aeoskit_experiments._errors import UserError
@@ -205,31 +205,11 @@ def pipe(words: Annotated[list[str] | None, typer.Argument(metavar="STAGE …")]
 
 
 def show(run: Run, json: Json = False) -> None:
-    """Show a run: as a command, as Python, and its numbers."""
-    stored = _read(run)
-    pipeline = Pipeline.from_dict(stored.pipeline)
-    summary = dict(stored.summary or {})
-    if json:
-        print_json(
-            {
-                "folder": str(stored.path),
-                "name": stored.name,
-                "created": stored.created,
-                "status": stored.status,
-                "command": pipeline.to_command(),
-                "python": pipeline.to_python(),
-                "pipeline": pipeline.to_dict(),
-                "environment": stored.environment,
-                "summary": summary,
-            }
-        )
-        return
-    print_table("", {"run": stored.name, "created": stored.created, "status": stored.status})
-    print("\nas a command\n")
-    print(f"  {pipeline.to_command()}")
-    print("\nas Python\n")
-    print("\n".join(f"  {line}" if line else "" for line in pipeline.to_python().splitlines()))
-    print_numbers(summary)
+    """Show a run: as a command, as Python, and its numbers; of a suite, its cases."""
+    from aeoskit_cli._show import show_record
+
+    _check_run(run)
+    show_record(run, json=json)
 
 
 def rerun(
@@ -343,16 +323,6 @@ def _execute_suite(
 def _check_run(path: Path) -> None:
     if not path.exists():
         raise UserError(f"there is no run {str(path)!r}: give the folder that a run printed")
-
-
-def _read(path: Path) -> Any:
-    _check_run(path)
-    from aeoskit.record import read_run
-
-    try:
-        return read_run(path)
-    except (ValueError, OSError) as error:
-        raise UserError(" ".join(str(error).split())) from error
 
 
 def _print_pipe_help() -> None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import pytest
 
 from aeoskit.record import read_run
+from aeoskit_cli import main
 from aeoskit_experiments import UserError
 from aeoskit_experiments.execution import Silent, execute_suite
 from aeoskit_experiments.pipelines import Pipeline, data, loss, model, optimizer, pipe, track, train
@@ -120,7 +121,9 @@ def test_the_papers_epsilon_is_that_of_every_optimizer_that_adds_it_to_a_root() 
     assert {case for case, eps in found.items() if eps != 1e-7} == {"adabelief", "adafactor"}
 
 
-def test_a_suite_leaves_a_folder_for_each_case_and_one_picture(runs: Path) -> None:
+def test_a_suite_leaves_a_folder_for_each_case_and_one_picture(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     outcome = execute_suite({"slow": tiny(0.1), "fast": tiny(0.9)}, "pair", root=runs)
     assert (outcome.status, outcome.exit_code) == ("finished", 0)
     assert [row["case"] for row in outcome.summary["runs"]] == ["slow", "fast"]
@@ -143,6 +146,13 @@ def test_a_suite_leaves_a_folder_for_each_case_and_one_picture(runs: Path) -> No
         execute_suite({"slow": tiny(0.1), "fast": tiny(0.9)}, "pair", folder=runs / "half")
     assert "\n" not in str(caught.value)
     assert not (runs / "half" / "slow").exists()
+    assert main(["show", str(outcome.folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "pair" in shown
+    assert all(str(outcome.folder / case) in shown.replace("\n", "") for case in ("slow", "fast"))
+    (outcome.folder / "suite.json").write_text("{}")
+    assert main(["show", str(outcome.folder)]) == 2
+    assert "is not what a suite leaves" in capsys.readouterr().err
     again = execute_suite({"slow": tiny(0.1)}, "pair", root=runs)
     assert again.folder != outcome.folder
 

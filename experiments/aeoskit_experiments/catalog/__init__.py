@@ -10,6 +10,7 @@ from ._survey import provenance as provenance
 from ._survey import survey as survey
 from ._survey import verify as verify
 from ._where import data_folder as data_folder
+from ._where import expanded as expanded
 from ._where import files_in as files_in
 from ._where import find as find
 from ._where import looked_for as looked_for

@@ -10,6 +10,30 @@ from ._entries import Entry, entry
 VARIABLE = "AEOSKIT_DATA"
 
 
+def expanded(path: str | os.PathLike[str], option: str = "path") -> Path:
+    """A path with the home folder in the place of `~`.
+
+    Args:
+        path: As the user gave it.
+        option: What it was given for.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: If it names the home of a user who is not known here.
+
+    >>> str(expanded("runs"))
+    'runs'
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{option} is {os.fspath(path)!r}: there is no such user here, give the whole path"
+        ) from None
+
+
 def data_folder() -> Path:
     """The folder for data: `AEOSKIT_DATA` if that is set, or `aeoskit/data` among caches.
 
@@ -18,7 +42,7 @@ def data_folder() -> Path:
     """
     named = os.environ.get(VARIABLE)
     if named:
-        return Path(named).expanduser().absolute()
+        return expanded(named, VARIABLE).absolute()
     caches = os.environ.get("XDG_CACHE_HOME")
     # As the XDG base directory specification has it: a relative path is to be ignored.
     if not caches or not Path(caches).is_absolute():
@@ -43,7 +67,7 @@ def looked_for(name: str, path: str | os.PathLike[str] | None = None) -> list[Pa
     item = entry(name)
     if path is None:
         return [data_folder() / place for place in item.places]
-    given = Path(path).expanduser()
+    given = expanded(path)
     if not given.exists():
         raise UserError(
             f"path is {os.fspath(path)!r}, where there is nothing: give {_wanted(item)}"

@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.catalog import expanded
 
 from ._dataset import PairDataset
 from ._sequences import BEGIN, END, PADDING, check_at_least, check_draw, noisy
@@ -111,7 +111,7 @@ def _columns(source: str) -> tuple[list[str], list[str]]:
 
 def _lines(path: str, option: str) -> list[str]:
     """A file's lines; what else Unicode takes for the end of a line does not end one."""
-    read = decode(read_file(Path(path).expanduser(), option), repr(path))
+    read = decode(read_file(expanded(path, option), option), repr(path))
     lines = read.split("\n")
     if not lines[-1]:
         lines.pop()

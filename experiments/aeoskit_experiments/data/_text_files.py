@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.catalog import expanded
 
 from ._archive import leads_outside, spell
 
@@ -72,7 +73,7 @@ def decode(data: bytes, name: str) -> str:
 
 def read_text(path: str) -> str:
     """The text of a file, or those of a folder's .txt and .tokens files in the order of names."""
-    where = Path(path).expanduser()
+    where = expanded(path)
     files = [where]
     if where.is_dir():
         try:

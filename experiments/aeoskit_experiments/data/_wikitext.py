@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.catalog import expanded
 
 from ._dataset import TokenDataset
 from ._sequences import check_at_least, check_draw
@@ -68,7 +69,7 @@ def wikitext(
 
 def read_wikitext(path: str, split: str) -> tuple[str, str]:
     """One of the parts, and what errors call it."""
-    data, name = _part(Path(path).expanduser(), split)
+    data, name = _part(expanded(path), split)
     return decode(data, name), name
 
 

@@ -73,6 +73,8 @@ def test_an_archive_comes_before_a_folder(folder):
         find("cifar")
     with pytest.raises(UserError, match="where there is nothing"):
         find("cifar10", folder / "nowhere")
+    with pytest.raises(UserError, match="there is no such user here"):
+        find("cifar10", "~nobody-of-this-name/cifar")
 
 
 def test_what_is_here(folder):
