@@ -147,9 +147,8 @@ def test_a_suite_leaves_a_folder_for_each_case_and_one_picture(
     assert "\n" not in str(caught.value)
     assert not (runs / "half" / "slow").exists()
     assert main(["show", str(outcome.folder)]) == 0
-    shown = capsys.readouterr().out
-    assert "pair" in shown
-    assert all(str(outcome.folder / case) in shown.replace("\n", "") for case in ("slow", "fast"))
+    shown = "".join(capsys.readouterr().out.split())  # long paths are broken
+    assert all(str(outcome.folder / case) in shown for case in ("slow", "fast"))
     (outcome.folder / "suite.json").write_text("{}")
     assert main(["show", str(outcome.folder)]) == 2
     assert "is not what a suite leaves" in capsys.readouterr().err
