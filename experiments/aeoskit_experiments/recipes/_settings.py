@@ -53,12 +53,14 @@ def images(
     """The stage `data` of an experiment on images.
 
     Of CIFAR-10 and a mixture all 50,000 are taken, of MNIST's 5,000 what is not held back for
-    tests; digits are as the experiment's small setting says.
+    tests, with as many wrong labels as digits; digits are as the experiment's small setting says.
     """
     name = by_size(size, dataset, small="digits", paper="cifar10")
     settings: dict[str, Any] = {"seed": seed}
     if name == "digits":
-        settings |= {"examples": small_examples, "label_noise": small_noise}
+        settings["examples"] = small_examples
+    if name in ("digits", "mnist5k"):
+        settings["label_noise"] = small_noise
     if name == "mixture":
         settings |= {"shape": "32x32x3", "examples": _ALL[name]}
     if name == "mnist5k" and test:
