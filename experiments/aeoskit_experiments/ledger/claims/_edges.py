@@ -180,7 +180,7 @@ def _ratios(run: Evidence) -> list[float]:
     "E6",
     "full",
     says="with all examples in the batch the ratio is that of full-batch training",
-    needs=BATCHES_WITH_REPLACEMENT,
+    needs=BATCHES,
 )
 def full(run: Evidence) -> float:
     """The ratio at the largest batch."""
