@@ -202,3 +202,12 @@ def test_data_that_only_a_later_case_finds_wrong_are_said_before_the_first_runs(
         execute_suite(suite, "two", folder=tmp_path / "none")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "none").exists()
+
+
+def test_settings_that_a_recipe_itself_cannot_take_are_refused() -> None:
+    with pytest.raises(UserError, match="margin is 2: it is a part of the threshold"):
+        make_recipe("e15-theory", margin=2.0)
+    # Images of 28 pixels are halved twice, others three times.
+    for dataset, depth in (("mnist5k", 2), ("digits", 3)):
+        pipeline = make_recipe("e07-advance", architecture="cnn", dataset=dataset)
+        assert pipeline.stages[1].settings["depth"] == depth

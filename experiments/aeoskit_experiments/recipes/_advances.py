@@ -50,7 +50,8 @@ def _setting(
         )
     ]
     if architecture == "cnn":
-        stages.append(model("cnn", channels=48, depth=3, activation="tanh", seed=seed))
+        depth = 2 if name == "mnist5k" else 3  # 28 pixels are halved twice, 8 and 32 three times
+        stages.append(model("cnn", channels=48, depth=depth, activation="tanh", seed=seed))
     else:
         width = 100 if small else 200
         stages.append(model("mlp", width=width, depth=5, activation="tanh", seed=seed))

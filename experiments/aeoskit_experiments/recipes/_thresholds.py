@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import (
     Pipeline,
     branch,
@@ -64,6 +65,8 @@ def threshold_table(
         condition: Its largest eigenvalue (1) over its smallest.
         seed: Seed of the quadratic and the start.
     """
+    if not 0 < margin < 1:
+        raise UserError(f"margin is {margin:g}: it is a part of the threshold, between 0 and 1")
     return pipe(
         data("quadratic", dimension=dimension, condition=condition, seed=seed),
         model("linear", seed=seed),
