@@ -8,6 +8,8 @@ from ._edge import edge_figure as edge_figure
 from ._edge import summary_figure as summary_figure
 from ._epsilon import epsilon_figure as epsilon_figure
 from ._grid import grid_figure as grid_figure
+from ._levels import Level as Level
+from ._levels import levels_figure as levels_figure
 from ._multiplier import multiplier_figure as multiplier_figure
 from ._save import save as save
 from ._spikes import Spike as Spike

@@ -234,6 +234,30 @@ def test_pages_lose_no_failing_claim_and_escape_what_they_say(whole: tuple[Any, 
     assert read_ledger(folder).rows == outcome.ledger.rows
 
 
+def test_all_plateaus_are_in_one_picture(tmp_path: Path) -> None:
+    """Those that should be 1: with no unit, and bounds to both sides of it."""
+
+    def at(value: float) -> Any:
+        return lambda run: value
+
+    def plain(name: str, value: float) -> Claim:
+        return dataclasses.replace(a_claim(name, at(value)), unit="")
+
+    one, two = plain("one", 1.02), plain("two", 0.5)
+    growth = a_claim("growth", at(6.0))
+    table = {"low": 0.9, "high": 1.1, "reason": REASON}
+    bounds = {"E1": {"one": table, "two": table, "growth": {"low": 5.0, "reason": REASON}}}
+    outcome = ledger_of(tmp_path / "both", one, two, growth, bounds=bounds)
+    assert outcome.ledger.plateaus == "figures/plateaus.png"
+    assert (outcome.folder / "figures/plateaus.png").stat().st_size > 1000
+    assert "](figures/plateaus.png)" in (outcome.folder / "ledger.md").read_text()
+    html = (outcome.folder / "ledger.html").read_text()
+    assert html.count("All numbers that should be 1") == 2  # said, and for those who do not see
+    assert read_ledger(outcome.folder).plateaus == outcome.ledger.plateaus
+    # A single one is no picture of many.
+    assert ledger_of(tmp_path / "one", one, growth, bounds=bounds).ledger.plateaus is None
+
+
 def test_seeds_and_spread_and_going_on(tmp_path: Path) -> None:
     shown = a_claim(
         "shown", lambda run: [4.0, 7.0][run.run.pipeline["stages"][0]["options"]["seed"]]

@@ -159,6 +159,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         rows: A row for each claim and setting.
         notes: What a reader must know of how it came about, a bound that was changed say.
         pictures: Of a suite's cases together: the file, and the works that it shows.
+        plateaus: The picture of all plateaus, each over its own threshold; None if there is none.
     """
 
     format: int = FORMAT
@@ -172,6 +173,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[Row, ...] = ()
     notes: tuple[str, ...] = ()
     pictures: dict[str, tuple[str, ...]] = {}
+    plateaus: str | None = None
 
     @property
     def experiments(self) -> dict[str, Verdict]:

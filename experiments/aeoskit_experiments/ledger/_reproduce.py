@@ -30,7 +30,7 @@ from aeoskit_experiments.ledger._ledger import (
 )
 from aeoskit_experiments.ledger._markdown import markdown_page
 from aeoskit_experiments.ledger._page import html_page
-from aeoskit_experiments.ledger._pictures import draw_suites
+from aeoskit_experiments.ledger._pictures import draw_plateaus, draw_suites
 from aeoskit_experiments.ledger._plan import Make, Task, make_suite, make_tasks
 from aeoskit_experiments.ledger._records import clear, record_of, state_of, stored_run
 from aeoskit_experiments.ledger._rows import Judge
@@ -185,9 +185,12 @@ class _Book:
         return state
 
     def draw(self) -> None:
-        """Draw the suites' cases together."""
-        pictures = draw_suites(self.path, self.tasks, self.runs)
-        self.ledger = msgspec.structs.replace(self.ledger, pictures=pictures)
+        """Draw the suites' cases together, and all plateaus."""
+        self.ledger = msgspec.structs.replace(
+            self.ledger,
+            pictures=draw_suites(self.path, self.tasks, self.runs),
+            plateaus=draw_plateaus(self.path, self.ledger.rows),
+        )
 
     def write(self, status: Any) -> list[Row]:
         """Judge what can be, and write the files anew; returns the rows that got a verdict."""

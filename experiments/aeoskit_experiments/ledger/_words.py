@@ -13,6 +13,10 @@ TAGS = (
     "[D] derived and checked, [R] recalled, [M] measured in runs of ours before, [A] asked for "
     "when this ledger was planned."
 )
+PLATEAUS = (
+    "All numbers that should be 1, each over its own threshold; the thin lines are the range over "
+    "the seeds"
+)
 _TIGHT = ("", "×", "%")
 
 
