@@ -144,8 +144,8 @@ def _free_port() -> int:
         return listening.getsockname()[1]
 
 
-def _start(count: int, folder: Path, *words: str) -> list[subprocess.Popen]:
-    """As many processes as one run."""
+def _start(count: int, command: str, *words: str) -> list[subprocess.Popen]:
+    """As many processes as one run: what follows the command's own options is in words."""
     port = _free_port()
     environment = {
         **os.environ,
@@ -155,10 +155,10 @@ def _start(count: int, folder: Path, *words: str) -> list[subprocess.Popen]:
     return [
         subprocess.Popen(
             [
-                *(sys.executable, "-m", "aeoskit_cli", "run", "adam-edge", *words),
-                *("--folder", str(folder), "--json", "--quiet"),
+                *(sys.executable, "-m", "aeoskit_cli", *command.split(), "--json", "--quiet"),
                 *("--coordinator", f"127.0.0.1:{port}"),
                 *("--processes", str(count), "--process", str(process)),
+                *words,
             ],
             env=environment,
             stdout=subprocess.PIPE,
@@ -170,6 +170,11 @@ def _start(count: int, folder: Path, *words: str) -> list[subprocess.Popen]:
 
 
 SMALL = ("--examples", "31", "--width", "4", "--every", "10", "--lr", "1e-2")
+# A run that compiles little, and whose chunks speak to each other all the same.
+ENDLESS = (
+    "data digits --examples 31 model linear loss mse optimizer gradient_descent --lr 1e-3 "
+    "train --steps 1000000 store --folder"
+)
 
 
 @pytest.mark.slow
@@ -181,7 +186,8 @@ def test_several_processes_have_the_numbers_of_one(tmp_path: Path) -> None:
     )
     for count in (2, 4):
         folder = tmp_path / str(count)
-        members = _start(count, folder, *SMALL, "--steps", "20")
+        words = (*SMALL, "--steps", "20", "--folder", str(folder))
+        members = _start(count, "run adam-edge", *words)
         said = [process.communicate(timeout=240) for process in members]
         assert [process.returncode for process in members] == [0] * count, said
         # The first one prints, and only it.
@@ -201,7 +207,7 @@ def test_several_processes_have_the_numbers_of_one(tmp_path: Path) -> None:
 def test_a_process_that_dies_ends_the_run(victim: int, tmp_path: Path) -> None:
     """Within a minute, in one sentence, with a record up to the last chunk."""
     folder = tmp_path / "run"
-    both = _start(2, folder, *SMALL, "--steps", "1000000")
+    both = _start(2, "pipe", *ENDLESS.split(), str(folder))
     deadline = time.monotonic() + 180
     while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").stat().st_size:
         assert time.monotonic() < deadline, [p.communicate() for p in both if p.poll() is not None]
