@@ -1,9 +1,10 @@
-"""The picture of many numbers that should all be the same: each with its spread and its bounds."""
+"""The picture of many ratios to a threshold: each with its spread, its bounds and its verdict."""
 
 import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,129 +12,149 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MultipleLocator
 
-from ._style import FAINT, INK, colors, legend_above, styled
+from ._style import FAINT, INK, PALETTE, colors, legend_above, styled
 
 _LINE = 0.165
 """Inches from one line to the next."""
+_MORE = 0.6
+"""Of that, what each further number in a line takes."""
+_END = 1.5
+_HUES = (*PALETTE, FAINT)
+_SHADE = "#e6ecf1"
+_DOT: dict[str, Any] = {"marker": "o", "ms": 3.6}
+_CROSS: dict[str, Any] = {"marker": "X", "ms": 5.5}
+_RING: dict[str, Any] = {"marker": "o", "ms": 3.6, "mfc": "white"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """A number of one line.
+    """A ratio to a threshold, and what was thought of it.
 
     Args:
-        group: lines of one group stand together, `E1` say.
+        group: `E1` say. Give the levels of a group one after the other.
         label: names the line within its group.
         setting: under what it was measured: settings share a line, and have a color each.
-        value: the number that was judged.
+        value: the number that was judged; None if there is none.
         values: those that it is the median of, one a seed; nothing for one that is alone.
-        low: its lower bound.
-        high: its upper bound.
+        low: its lower bound; None if it has none.
+        high: its upper bound; None if it has none.
+        verdict: "pass", "fail", or "open" for what could not be judged.
 
     Example:
-        >>> Level("E3", "frozen-100", "mnist5k", 0.74, (), 0.85, 1.15).within
-        False
+        >>> Level("E3", "frozen-100", "mnist5k", 0.74, (), 0.85, 1.15, "fail").verdict
+        'fail'
     """
 
     group: str
     label: str
     setting: str
-    value: float
+    value: float | None
     values: tuple[float, ...]
-    low: float
-    high: float
-
-    @property
-    def within(self) -> bool:
-        """Whether it lies within its bounds."""
-        return self.low <= self.value <= self.high
+    low: float | None
+    high: float | None
+    verdict: Literal["pass", "fail", "open"]
 
 
 def levels_figure(levels: Sequence[Level], title: str | None = None) -> Figure:
-    """Draws ratios to a threshold that should be 1: a line each, with bounds and spread.
+    """Draws ratios to a threshold, each on its line, with bounds and spread.
 
     Args:
         levels: the numbers, in the order of the lines. Those of one group and label share a line.
         title: what stands above the figure; None for nothing.
 
     Returns:
-        a figure with one panel. The shade of a line is the widest of its bounds; a dot is a number,
-        the thin line through it its range over the seeds; a cross is one outside of its own bounds.
-        What lies beyond 0 to 1.5 is drawn at the end, with its number beside it.
+        a figure with one panel from 0 to 1.5. A shade is a number's bounds, a thin line its range
+        over the seeds, a dot one that passed, a cross one that failed, a ring one that could not be
+        judged. Of what lies outside of the panel a triangle at its end tells the way, and a median
+        there has its number beside it; where there is no number at all the line says so.
 
     Raises:
-        ValueError: if there are no levels, or one of them is not finite.
+        ValueError: if there are no levels, or a number is not finite.
 
     Example:
-        >>> edge = Level("E1", "lr-1e-3", "reference", 0.99, (0.98, 0.99, 1.01), 0.9, 1.1)
+        >>> edge = Level("E1", "lr-1e-3", "reference", 0.99, (0.98, 0.99, 1.01), 0.9, 1.1, "pass")
         >>> [text.get_text() for text in levels_figure([edge]).legends[0].get_texts()]
         ['reference', 'bounds']
     """
     if not levels:
         raise ValueError("there are no levels, so that there is nothing to draw.")
     for level in levels:
-        for value in (level.value, *level.values):
-            if not math.isfinite(value):
-                raise ValueError(f"{level.group} {level.label} is {value}: give finite numbers.")
-    lines = list(dict.fromkeys((level.group, level.label) for level in levels))
+        for number in (level.value, level.low, level.high, *level.values):
+            if number is not None and not math.isfinite(number):
+                raise ValueError(f"{level.group} {level.label} is {number}: give finite numbers.")
+    lines: dict[tuple[str, str], list[Level]] = {}
+    for level in levels:
+        lines.setdefault((level.group, level.label), []).append(level)
     settings = list(dict.fromkeys(level.setting for level in levels))
-    palette = dict(zip(settings, colors(len(settings)), strict=True))
+    hues = _HUES if len(settings) <= len(_HUES) else colors(len(settings))
+    palette = dict(zip(settings, hues, strict=False))
+    heights = [1 + _MORE * (len(here) - 1) for here in lines.values()]
+    tops = [0.0, *itertools.accumulate(heights)]
     with styled():
-        figure = Figure(figsize=(6.6, _LINE * len(lines) + 1.1), layout="constrained")
+        figure = Figure(figsize=(6.6, _LINE * tops[-1] + 1.1), layout="constrained")
         axes = figure.subplots()
-        for place, line in enumerate(lines):
-            here = [level for level in levels if (level.group, level.label) == line]
-            _line(axes, place, here, palette)
-        _between_groups(axes, [group for group, _ in lines])
-        axes.axvline(1, color=INK, ls="--", lw=0.9, zorder=2)
-        axes.set_xlim(-0.03, 1.53)
+        for top, height, here in zip(tops, heights, lines.values(), strict=False):
+            first = top + (height - _MORE * (len(here) - 1)) / 2
+            for index, level in enumerate(here):
+                slot = 0.72 if len(here) == 1 else 0.86 * _MORE
+                _draw(axes, first + _MORE * index, slot, level, palette[level.setting])
+        groups = [group for group, _ in lines]
+        for top, (before, after) in zip(tops[1:], itertools.pairwise(groups), strict=False):
+            if before != after:
+                axes.axhline(top, color=FAINT, lw=0.4, zorder=0, label="_divider")
+        axes.axvline(1, color=INK, ls="--", lw=0.9, zorder=2, label="_threshold")
+        axes.set_xlim(-0.03, _END + 0.03)
         axes.xaxis.set_major_locator(MultipleLocator(0.25))
         axes.set_xlabel("measured / threshold")
-        axes.set_ylim(len(lines) - 0.4, -0.6)
-        axes.set_yticks(range(len(lines)), [f"{group}  {label}" for group, label in lines])
+        axes.set_ylim(tops[-1], 0)
+        middles = [top + height / 2 for top, height in zip(tops, heights, strict=False)]
+        axes.set_yticks(middles, [f"{group}  {label}" for group, label in lines])
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
         legend_above(figure, _handles(levels, palette), title)
     return figure
 
 
-def _line(axes: Axes, place: int, here: Sequence[Level], palette: dict[str, str]) -> None:
-    low, high = min(level.low for level in here), max(level.high for level in here)
-    axes.barh(place, high - low, left=low, height=0.72, color="#e9eef2", lw=0, zorder=1)
-    for index, level in enumerate(here):
-        # Side by side, as they lie over each other where all is well.
-        at = place + (0.5 * (index / (len(here) - 1) - 0.5) if len(here) > 1 else 0)
-        color = palette[level.setting]
-        spread = [min(max(value, 0), 1.5) for value in (level.value, *level.values)]
-        axes.plot([min(spread), max(spread)], [at, at], color=color, lw=0.9, zorder=3)
-        dot = {"marker": "o", "ms": 3.6} if level.within else {"marker": "X", "ms": 5.5}
-        axes.plot(spread[0], at, ls="", color=color, zorder=4, mew=0, **dot)
-        if not 0 <= level.value <= 1.5:
-            side = ("right", -4) if level.value > 1 else ("left", 4)
-            axes.annotate(
-                f"{level.value:.3g}",
-                (spread[0], at),
-                (side[1], 0),
-                textcoords="offset points",
-                ha=side[0],
-                va="center",
-                fontsize=6.5,
-                color=color,
-            )
+def _draw(axes: Axes, at: float, slot: float, level: Level, color: Any) -> None:
+    low = -1.0 if level.low is None else level.low
+    high = _END + 1 if level.high is None else level.high
+    axes.barh(at, high - low, left=low, height=slot, color=_SHADE, lw=0, zorder=1)
+    if level.value is None:
+        axes.text(0, at, "no number", color=color, fontsize=6.5, va="center")
+        return
+    known = (level.value, *level.values)
+    ends = min(known), max(known)
+    axes.plot(
+        [_within(end) for end in ends], [at, at], color=color, lw=0.9, zorder=3, label="_range"
+    )
+    for end in dict.fromkeys(ends):
+        if _within(end) != end:
+            sign = "<" if end < 0 else ">"
+            axes.plot(_within(end), at, sign, color=color, ms=3, mew=0, zorder=3, label="_beyond")
+    kind = {"pass": _DOT, "fail": _CROSS, "open": _RING}[level.verdict]
+    axes.plot(_within(level.value), at, ls="", color=color, zorder=4, label="_median", **kind)
+    if _within(level.value) != level.value:
+        axes.annotate(
+            f"{level.value:.3g}",
+            (_within(level.value), at),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=6.5,
+            color=color,
+        )
 
 
-def _between_groups(axes: Axes, groups: Sequence[str]) -> None:
-    for place, (before, after) in enumerate(itertools.pairwise(groups)):
-        if before != after:
-            axes.axhline(place + 0.5, color=FAINT, lw=0.4, zorder=0)
+def _within(value: float) -> float:
+    return min(max(value, 0.0), _END)
 
 
-def _handles(levels: Sequence[Level], palette: dict[str, str]) -> list[Line2D | Patch]:
+def _handles(levels: Sequence[Level], palette: dict[str, Any]) -> list[Line2D | Patch]:
     handles: list[Line2D | Patch] = [
-        Line2D([], [], color=color, marker="o", ms=3.6, lw=0.9, label=name)
-        for name, color in palette.items()
+        Line2D([], [], color=color, lw=0.9, label=name, **_DOT) for name, color in palette.items()
     ]
-    handles.append(Patch(color="#e9eef2", lw=0, label="bounds"))
-    if not all(level.within for level in levels):
-        handles.append(Line2D([], [], color=INK, marker="X", ms=5.5, ls="", label="outside"))
+    handles.append(Patch(color=_SHADE, lw=0, label="bounds"))
+    for verdict, words, kind in (("fail", "failed", _CROSS), ("open", "not judged", _RING)):
+        if any(level.verdict == verdict and level.value is not None for level in levels):
+            handles.append(Line2D([], [], color=INK, ls="", label=words, **kind))
     return handles

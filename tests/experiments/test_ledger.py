@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -30,6 +31,7 @@ from aeoskit_experiments.ledger import claims as registered
 from aeoskit_experiments.ledger._bounds import SIZES
 from aeoskit_experiments.ledger._child import Child, Here
 from aeoskit_experiments.ledger._judge import Finding, judge
+from aeoskit_experiments.ledger._pictures import levels_of
 from aeoskit_experiments.ledger._plan import make_suite
 from aeoskit_experiments.ledger._records import same_request
 from aeoskit_experiments.ledger._reproduce import Unseen
@@ -234,28 +236,44 @@ def test_pages_lose_no_failing_claim_and_escape_what_they_say(whole: tuple[Any, 
     assert read_ledger(folder).rows == outcome.ledger.rows
 
 
-def test_all_plateaus_are_in_one_picture(tmp_path: Path) -> None:
-    """Those that should be 1: with no unit, and bounds to both sides of it."""
-
+def test_all_ratios_are_in_one_picture(tmp_path: Path) -> None:
     def at(value: float) -> Any:
         return lambda run: value
 
-    def plain(name: str, value: float) -> Claim:
-        return dataclasses.replace(a_claim(name, at(value)), unit="")
+    def never(run: Any) -> float:
+        raise Refuted("it diverged")
 
-    one, two = plain("one", 1.02), plain("two", 0.5)
-    growth = a_claim("growth", at(6.0))
+    def a_ratio(name: str, measure: Any, *needs: Work) -> Claim:
+        return dataclasses.replace(a_claim(name, measure, *needs), ratio=True)
+
+    one, two = a_ratio("one", at(1.02)), a_ratio("two", at(0.5))
+    torn, absent = a_ratio("torn", never), a_ratio("absent", at(1.0), Work("absent"))
+    other = a_claim("other", at(1.0))
     table = {"low": 0.9, "high": 1.1, "reason": REASON}
-    bounds = {"E1": {"one": table, "two": table, "growth": {"low": 5.0, "reason": REASON}}}
-    outcome = ledger_of(tmp_path / "both", one, two, growth, bounds=bounds)
-    assert outcome.ledger.plateaus == "figures/plateaus.png"
-    assert (outcome.folder / "figures/plateaus.png").stat().st_size > 1000
-    assert "](figures/plateaus.png)" in (outcome.folder / "ledger.md").read_text()
+    claims = (one, two, torn, absent, other)
+    bounds = {"E1": {item.name: table for item in claims}}
+    outcome = ledger_of(tmp_path / "many", *claims, bounds=bounds)
+    assert outcome.ledger.ratios == "figures/ratios.png"
+    assert (outcome.folder / "figures/ratios.png").stat().st_size > 1000
+    assert "](figures/ratios.png)" in (outcome.folder / "ledger.md").read_text()
     html = (outcome.folder / "ledger.html").read_text()
-    assert html.count("All numbers that should be 1") == 2  # said, and for those who do not see
-    assert read_ledger(outcome.folder).plateaus == outcome.ledger.plateaus
+    assert html.count("All numbers that are ratios") == 2  # said, and for those who do not see
+    assert read_ledger(outcome.folder).ratios == outcome.ledger.ratios
+    found = {level.label: (level.value, level.verdict) for level in levels_of(outcome.ledger.rows)}
+    assert found == {
+        "one": (1.02, "pass"),
+        "two": (0.5, "fail"),
+        "torn": (None, "fail"),
+        "absent": (None, "open"),
+    }
+    # What only some of the seeds have shown is not judged yet; what none has is not drawn.
+    half, none = (
+        msgspec.structs.replace(outcome.ledger.rows[0], judged=judged, seeds=(0, 1))
+        for judged in (1, 0)
+    )
+    assert [level.verdict for level in levels_of([half, none])] == ["open"]
     # A single one is no picture of many.
-    assert ledger_of(tmp_path / "one", one, growth, bounds=bounds).ledger.plateaus is None
+    assert ledger_of(tmp_path / "one", one, other, bounds=bounds).ledger.ratios is None
 
 
 def test_seeds_and_spread_and_going_on(tmp_path: Path) -> None:

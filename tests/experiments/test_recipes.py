@@ -108,6 +108,31 @@ def test_the_largest_batch_is_all_examples_and_no_batch_is_larger() -> None:
     assert sizes(batch=[8, 100], examples=100) == (8, 100)
 
 
+@pytest.mark.parametrize(
+    ("options", "units", "rate"),
+    [
+        ({}, {"width": 30}, 2.0),
+        ({"architecture": "cnn"}, {"channels": 16}, 2.0),
+        ({"dataset": "mnist5k"}, {"width": 100}, 0.25),
+        ({"dataset": "mnist5k", "lr": 1.0}, {"width": 100}, 1.0),
+        ({"dataset": "mnist5k", "architecture": "cnn"}, {"channels": 48}, 2.0),
+        ({"size": "paper"}, {"width": 200}, 2.0),
+    ],
+)
+def test_momentum_alone_has_a_narrow_network_on_digits(
+    options: dict[str, Any], units: dict[str, int], rate: float
+) -> None:
+    stages = {stage.stage: stage.settings for stage in make_recipe("e08-blocked", **options).stages}
+    assert stages["model"].items() >= units.items()
+    assert stages["optimizer"]["lr"] == rate
+    # Adam's, which is rewound too, is the wide one everywhere.
+    options.pop("lr", None)
+    for name in ("e07-advance", "e09-branches"):
+        (model,) = [s.settings for s in make_recipe(name, **options).stages if s.stage == "model"]
+        wide = {"channels": 48} if "channels" in units else {"width": max(100, *units.values())}
+        assert model.items() >= wide.items()
+
+
 def test_test_rows_of_mnist_are_not_trained_on() -> None:
     stages = make_recipe("e12-generalization", dataset="mnist5k").stages
     assert (stages[0].settings["examples"], stages[0].settings["test"]) == (4000, 1000)

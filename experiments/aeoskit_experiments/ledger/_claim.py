@@ -90,6 +90,7 @@ class Claim:
         needs: The works of all settings.
         unit: Stands behind the number ("×").
         sizes: At which it is judged: what it is about may be there at one of them only.
+        ratio: Whether the number is a ratio to a threshold, which the picture of all of them shows.
     """
 
     experiment: str
@@ -99,6 +100,7 @@ class Claim:
     needs: tuple[Work, ...]
     unit: str = ""
     sizes: tuple[str, ...] = SIZES
+    ratio: bool = False
 
     @property
     def key(self) -> str:
@@ -128,6 +130,7 @@ def claim(
     needs: Work | tuple[Work, ...],
     unit: str = "",
     sizes: tuple[str, ...] = SIZES,
+    ratio: bool = False,
 ) -> Callable[[Measure], Measure]:
     """Register a function as the measure of a claim.
 
@@ -138,6 +141,7 @@ def claim(
         needs: The works that it reads, of all settings; the measure gets those of one setting.
         unit: Stands behind the number.
         sizes: At which it is judged.
+        ratio: Whether the number is a ratio to a threshold.
 
     Returns:
         The decorator, which hands the function back: it may measure several claims.
@@ -148,7 +152,7 @@ def claim(
     works = (needs,) if isinstance(needs, Work) else tuple(needs)
 
     def register(measure: Measure) -> Measure:
-        made = Claim(experiment, name, says, measure, works, unit, sizes)
+        made = Claim(experiment, name, says, measure, works, unit, sizes, ratio)
         if experiment not in EXPERIMENTS:
             raise ValueError(f"claim {made.key}: the experiments are {', '.join(EXPERIMENTS)}.")
         if not re.fullmatch(r"[A-Za-z0-9._-]+", name):

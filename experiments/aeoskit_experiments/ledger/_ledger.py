@@ -122,6 +122,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         works: The runs' names, without the seed.
         folder: The first one's record, relative to the ledger's.
         figure: The first one's picture, relative to the ledger's folder.
+        ratio: Whether the number is a ratio to a threshold.
     """
 
     experiment: str
@@ -142,6 +143,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     works: tuple[str, ...] = ()
     folder: str | None = None
     figure: str | None = None
+    ratio: bool = False
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,7 +161,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         rows: A row for each claim and setting.
         notes: What a reader must know of how it came about, a bound that was changed say.
         pictures: Of a suite's cases together: the file, and the works that it shows.
-        plateaus: The picture of all plateaus, each over its own threshold; None if there is none.
+        ratios: The picture of all ratios to a threshold; None if there is none.
     """
 
     format: int = FORMAT
@@ -173,7 +175,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[Row, ...] = ()
     notes: tuple[str, ...] = ()
     pictures: dict[str, tuple[str, ...]] = {}
-    plateaus: str | None = None
+    ratios: str | None = None
 
     @property
     def experiments(self) -> dict[str, Verdict]:

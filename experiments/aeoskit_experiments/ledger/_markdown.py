@@ -5,12 +5,12 @@ import re
 from aeoskit_experiments.ledger._claim import EXPERIMENTS, REFERENCE
 from aeoskit_experiments.ledger._ledger import Ledger, Row
 from aeoskit_experiments.ledger._words import (
-    PLATEAUS,
     TAGS,
     bounds_words,
     facts,
     figures_of,
     headline,
+    ratios_words,
     seconds_words,
     value_words,
 )
@@ -31,8 +31,8 @@ def markdown_page(ledger: Ledger) -> str:
     for name, said in facts(ledger).items():
         lines.append(f"- {name}: `{said}`" if name == "command" else f"- {name}: {_plain(said)}")
     lines += [f"- {_plain(note)}" for note in ledger.notes]
-    if ledger.plateaus is not None:
-        lines += ["", f"![{PLATEAUS}]({ledger.plateaus})"]
+    if ledger.ratios is not None:
+        lines += ["", f"![{ratios_words(ledger)}]({ledger.ratios})"]
     for experiment, verdict in ledger.experiments.items():
         rows = [row for row in ledger.rows if row.experiment == experiment]
         lines += ["", f"## {experiment}: {EXPERIMENTS[experiment]} ({verdict})", ""]

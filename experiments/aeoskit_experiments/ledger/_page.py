@@ -8,13 +8,13 @@ from pathlib import Path
 from aeoskit_experiments.ledger._claim import EXPERIMENTS, REFERENCE, Verdict
 from aeoskit_experiments.ledger._ledger import Ledger, Row, WorkState
 from aeoskit_experiments.ledger._words import (
-    PLATEAUS,
     TAGS,
     bounds_words,
     facts,
     figures_of,
     headline,
     number_words,
+    ratios_words,
     seconds_words,
     value_words,
 )
@@ -107,8 +107,8 @@ def html_page(ledger: Ledger, folder: Path) -> str:
         for name, text in facts(ledger).items()
     )
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in ledger.notes)
-    plateaus = "" if ledger.plateaus is None else _figure(PLATEAUS, folder / ledger.plateaus)
-    plateaus = f"<section>{plateaus}</section>\n" if plateaus else ""
+    ratios = "" if ledger.ratios is None else _figure(ratios_words(ledger), folder / ledger.ratios)
+    ratios = f"<section>{ratios}</section>\n" if ratios else ""
     shown: dict[str, str] = {}
     sections = "".join(_section(ledger, name, folder, shown) for name in ledger.experiments)
     return (
@@ -116,7 +116,7 @@ def html_page(ledger: Ledger, folder: Path) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>The ledger of claims</title><style>{_STYLE}</style></head>\n<body><main>"
         f'<h1>The ledger of claims</h1><p class="lead">{escape(headline(ledger))}.</p>'
-        f'<ul class="chips">{chips}</ul><dl>{said}</dl>{notes}\n{plateaus}{sections}'
+        f'<ul class="chips">{chips}</ul><dl>{said}</dl>{notes}\n{ratios}{sections}'
         f'{_failures(ledger.works)}<p class="soft tags">{escape(TAGS)}</p></main></body></html>\n'
     )
 

@@ -1,15 +1,19 @@
-"""One picture for a suite's cases in place of one for each, and one of all plateaus."""
+"""One picture for a suite's cases in place of one for each, and one of all ratios."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aeoskit.record import Run
 from aeoskit_experiments.ledger._claim import REFERENCE
 from aeoskit_experiments.ledger._ledger import Row
 from aeoskit_experiments.ledger._plan import Task
 
+if TYPE_CHECKING:
+    from aeoskit.figures import Level
+
 FIGURES = "figures"
-PLATEAUS = f"{FIGURES}/plateaus"
+RATIOS = f"{FIGURES}/ratios"
 
 
 def draw_suites(
@@ -52,32 +56,42 @@ def draw_suites(
     return drawn
 
 
-def draw_plateaus(folder: Path, rows: Sequence[Row]) -> str | None:
-    """Draw all numbers that should be 1, a line each: the plateaus over their own thresholds.
+def draw_ratios(folder: Path, rows: Sequence[Row]) -> str | None:
+    """Draw all numbers that are ratios to a threshold, a line each.
 
     Args:
         folder: The ledger's.
-        rows: All of them; those without a number, with another unit, or with bounds that are not
-            to both sides of 1 are left out.
+        rows: All of them.
 
     Returns:
         The picture's file, below the folder; None if there are fewer than two such numbers.
     """
-    from aeoskit.figures import Level, levels_figure, save
+    from aeoskit.figures import levels_figure, save
 
-    levels = [
-        Level(row.experiment, row.claim, row.setting, row.value, _known(row), low, high)
-        for row in rows
-        if not row.unit and row.value is not None
-        for low, high in [row.bounds]
-        if low is not None and high is not None and low < 1 < high
-    ]
+    levels = levels_of(rows)
     if len(levels) < 2:
         return None
     (folder / FIGURES).mkdir(exist_ok=True)
-    save(levels_figure(levels), folder / PLATEAUS)
-    return f"{PLATEAUS}.png"
+    save(levels_figure(levels), folder / RATIOS)
+    return f"{RATIOS}.png"
 
 
-def _known(row: Row) -> tuple[float, ...]:
-    return tuple(value for value in row.values if value is not None)
+def levels_of(rows: Sequence[Row]) -> "list[Level]":
+    """The rows that are ratios, as they are drawn; those that nothing was run for are left out."""
+    from aeoskit.figures import Level
+
+    return [
+        Level(
+            row.experiment,
+            row.claim,
+            row.setting,
+            row.value,
+            tuple(value for value in row.values if value is not None),
+            *row.bounds,
+            verdict="open"
+            if row.verdict == "unreachable" or row.judged < len(row.seeds)
+            else row.verdict,
+        )
+        for row in rows
+        if row.ratio and row.judged
+    ]

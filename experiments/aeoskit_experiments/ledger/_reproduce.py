@@ -30,7 +30,7 @@ from aeoskit_experiments.ledger._ledger import (
 )
 from aeoskit_experiments.ledger._markdown import markdown_page
 from aeoskit_experiments.ledger._page import html_page
-from aeoskit_experiments.ledger._pictures import draw_plateaus, draw_suites
+from aeoskit_experiments.ledger._pictures import draw_ratios, draw_suites
 from aeoskit_experiments.ledger._plan import Make, Task, make_suite, make_tasks
 from aeoskit_experiments.ledger._records import clear, record_of, state_of, stored_run
 from aeoskit_experiments.ledger._rows import Judge
@@ -185,11 +185,11 @@ class _Book:
         return state
 
     def draw(self) -> None:
-        """Draw the suites' cases together, and all plateaus."""
+        """Draw the suites' cases together, and all ratios."""
         self.ledger = msgspec.structs.replace(
             self.ledger,
             pictures=draw_suites(self.path, self.tasks, self.runs),
-            plateaus=draw_plateaus(self.path, self.ledger.rows),
+            ratios=draw_ratios(self.path, self._judge.rows(self.states, self.runs)),
         )
 
     def write(self, status: Any) -> list[Row]:

@@ -92,6 +92,7 @@ class Judge:
             works=tuple(work.key for work in works),
             folder=first.folder,
             figure=first.figure,
+            ratio=claim.ratio,
         )
 
 

@@ -13,10 +13,6 @@ TAGS = (
     "[D] derived and checked, [R] recalled, [M] measured in runs of ours before, [A] asked for "
     "when this ledger was planned."
 )
-PLATEAUS = (
-    "All numbers that should be 1, each over its own threshold; the thin lines are the range over "
-    "the seeds"
-)
 _TIGHT = ("", "×", "%")
 
 
@@ -137,6 +133,14 @@ def headline(ledger: Ledger) -> str:
     if counts["unreachable"]:
         claims.append(f"{counts['unreachable']} could not be judged here")
     return f"{said}; {', '.join(claims)}"
+
+
+def ratios_words(ledger: Ledger) -> str:
+    """What the picture of all ratios shows."""
+    said = "All numbers that are ratios to a threshold. Shaded: their bounds"
+    if ledger.asked.seeds > 1:
+        said += "; thin lines: the range over the seeds"
+    return f"{said}; crosses: claims that failed; rings: those that could not be judged"
 
 
 def figures_of(ledger: Ledger, rows: Sequence[Row]) -> list[tuple[str, str]]:

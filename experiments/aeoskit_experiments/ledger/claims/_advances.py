@@ -50,6 +50,7 @@ def growth(run: Evidence) -> float:
     "E7",
     "ratio",
     says="meanwhile Adam's preconditioned sharpness stays at its threshold",
+    ratio=True,
     needs=ADAM,
 )
 def ratio(run: Evidence) -> float:
@@ -62,6 +63,7 @@ def ratio(run: Evidence) -> float:
     "E8",
     "peak",
     says="momentum's raw sharpness never passes its threshold: its peak over that",
+    ratio=True,
     needs=MOMENTUM,
 )
 def momentum_peak(run: Evidence) -> float:
@@ -73,6 +75,7 @@ def momentum_peak(run: Evidence) -> float:
     "E8",
     "plateau",
     says="it is blocked there, not short of it: the median from its arrival on",
+    ratio=True,
     needs=MOMENTUM,
 )
 def momentum_plateau(run: Evidence) -> float:
@@ -121,6 +124,7 @@ def frozen_to_peak(run: Evidence) -> float:
     "E9",
     "momentum-peak",
     says="switched to momentum at .95 of its threshold, it never passes it: peak over threshold",
+    ratio=True,
     needs=BRANCHES,
 )
 def switched_peak(run: Evidence) -> float:

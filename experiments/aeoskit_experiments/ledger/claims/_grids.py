@@ -74,6 +74,7 @@ def _part_of_h(run: Evidence, lr: float, beta2: float) -> float:
     "E10",
     "ratio",
     says="everywhere on the grid the ratio is at its threshold: the farthest from 1",
+    ratio=True,
     needs=GRID,
 )
 def grid_ratio(run: Evidence) -> float:
@@ -90,6 +91,7 @@ def grid_ratio(run: Evidence) -> float:
     "below",
     says="early in the warmup, over its first fifth, the ratio to each step's own threshold "
     "is below 1",
+    ratio=True,
     needs=WARMUP,
 )
 def below(run: Evidence) -> float:
@@ -141,6 +143,7 @@ def report(run: Evidence) -> float:
     "E13",
     "heavy-ball",
     says="with ε ≫ √ν Adam is momentum with a step of η/ε: raw sharpness stops at 38ε/η",
+    ratio=True,
     needs=Work("e13-epsilon", "eps-1"),
 )
 def heavy_ball(run: Evidence) -> float:
@@ -152,6 +155,7 @@ def heavy_ball(run: Evidence) -> float:
     "E13",
     "adam",
     says="with a small ε the ratio is Adam's own",
+    ratio=True,
     needs=Work("e13-epsilon", "eps-1e-07"),
 )
 def adam(run: Evidence) -> float:

@@ -48,5 +48,6 @@ for _name, _words in LIVE.items():
         "E15",
         f"live-{_name}",
         says=f"with P live, {_words} never diverges: the ratio settles near 1",
+        ratio=True,
         needs=QUADRATIC,
     )(functools.partial(_live, optimizer=_name))
