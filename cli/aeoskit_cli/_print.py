@@ -214,18 +214,33 @@ def print_ledger(ledger: Any, folder: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from aeoskit_experiments.ledger import bounds_words, headline, seconds_words, value_words
+    from aeoskit_experiments.ledger import bounds_words, headline, number_words, seconds_words
 
-    table = Table(box=_box(), pad_edge=False, header_style="bold", padding=(0, 1))
-    for header in ("experiment", "claim", "value", "bounds", "verdict", "time"):
-        justify = "right" if header in ("value", "bounds", "time") else "left"
+    several = ledger.asked.seeds > 1
+    headers = (
+        "claim",
+        "value",
+        *(["of the seeds"] if several else []),
+        "bounds",
+        "verdict",
+        "time",
+    )
+    table = Table(box=_box(), pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for header in headers:
+        justify = "left" if header in ("claim", "verdict") else "right"
         table.add_column(header, justify=justify, overflow="fold")
     for row in ledger.rows:
-        setting = "" if row.setting == "reference" else f"\n({row.setting})"
-        value = value_words(row).replace(" (", "\n(")
-        cells = (row.experiment, row.claim + setting, value, bounds_words(row.bounds, row.unit))
+        setting = "" if row.setting == "reference" else f"\n   ({row.setting})"
+        spread = " to ".join(map(number_words, row.spread or ()))
         style = {"pass": "green", "fail": "bold red"}.get(row.verdict, "dim")
-        table.add_row(*cells, Text(row.verdict, style=style), seconds_words(row.seconds))
+        table.add_row(
+            f"{row.experiment} {row.claim}{setting}",
+            number_words(row.value, row.unit),
+            *([spread] if several else []),
+            bounds_words(row.bounds, row.unit),
+            Text(row.verdict, style=style),
+            seconds_words(row.seconds),
+        )
     _show(table)
     reasons: dict[tuple[str, str], list[str]] = {}
     for row in ledger.rows:

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from aeoskit_cli import main
+from aeoskit_cli._print import print_ledger
 from aeoskit_experiments import ledger as room
 from aeoskit_experiments.ledger import Ledger, LedgerOutcome, Row, WorkState
 from aeoskit_experiments.ledger._ledger import Asked
@@ -100,12 +102,51 @@ def test_it_prints_a_table_and_what_failed(asked: list[Any], capsys: Capture) ->
         "  unreachable E12 test: CIFAR-10 is not here",
     ]
     lines = [line.split() for line in out.splitlines()]
-    assert ["E7", "growth", "7.30×", "≥", "5×", "pass", "2", "min", "5", "s"] in lines
+    assert [
+        "E7",
+        "growth",
+        "7.30×",
+        "7",
+        "to",
+        "7.60",
+        "≥",
+        "5×",
+        "pass",
+        "2",
+        "min",
+        "5",
+        "s",
+    ] in lines
     assert "E7 growth (mnist5k): 0 of 2 seeds pass\n" in out
     assert "E12 test, sharpness: CIFAR-10 is not here\n" in out
     assert "1 of 2 experiments passed;\n1 of 4 claims passed, 1 failed, 2 could not be" in out
     assert "runs/mine/ledger.html" in out
     assert all(len(line) <= 80 for line in out.splitlines())
+
+
+def test_a_claim_with_its_spread_has_one_line_of_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    longest = row(
+        "E5",
+        "amsgrad-previous",
+        "pass",
+        unit="",
+        value=0.9871,
+        spread=(0.9712, 0.9944),
+        bounds=(0.85, 1.15),
+    )
+    alone = Ledger(created="", updated="", asked=Asked(), rows=(longest,))
+    print_ledger(msgspec.structs.replace(alone, asked=Asked(seeds=3)), Path("runs/mine"))
+    out = capsys.readouterr().out
+    whole = "E5 amsgrad-previous 0.987 0.971 to 0.994 0.85 to 1.15 pass 2 min 5 s"
+    assert whole.split() in [line.split() for line in out.splitlines()]
+    assert all(len(line) <= 80 for line in out.splitlines())
+    print_ledger(alone, Path("runs/mine"))
+    out = capsys.readouterr().out
+    assert whole.replace("0.971 to 0.994 ", "").split() in [x.split() for x in out.splitlines()]
+    assert "of the seeds" not in out
 
 
 def test_json_is_one_object(asked: list[Any], capsys: Capture) -> None:

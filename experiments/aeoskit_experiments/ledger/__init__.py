@@ -24,5 +24,6 @@ from aeoskit_experiments.ledger._reproduce import Witness as Witness
 from aeoskit_experiments.ledger._reproduce import reproduce as reproduce
 from aeoskit_experiments.ledger._words import bounds_words as bounds_words
 from aeoskit_experiments.ledger._words import headline as headline
+from aeoskit_experiments.ledger._words import number_words as number_words
 from aeoskit_experiments.ledger._words import seconds_words as seconds_words
 from aeoskit_experiments.ledger._words import value_words as value_words
