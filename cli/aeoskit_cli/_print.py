@@ -214,7 +214,13 @@ def print_ledger(ledger: Any, folder: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from aeoskit_experiments.ledger import bounds_words, headline, number_words, seconds_words
+    from aeoskit_experiments.ledger import (
+        bounds_words,
+        headline,
+        number_words,
+        seconds_words,
+        spread_words,
+    )
 
     several = ledger.asked.seeds > 1
     headers = (
@@ -231,12 +237,11 @@ def print_ledger(ledger: Any, folder: Path) -> None:
         table.add_column(header, justify=justify, overflow="fold")
     for row in ledger.rows:
         setting = "" if row.setting == "reference" else f"\n   ({row.setting})"
-        spread = " to ".join(map(number_words, row.spread or ()))
         style = {"pass": "green", "fail": "bold red"}.get(row.verdict, "dim")
         table.add_row(
             f"{row.experiment} {row.claim}{setting}",
             number_words(row.value, row.unit),
-            *([spread] if several else []),
+            *([spread_words(row)] if several else []),
             bounds_words(row.bounds, row.unit),
             Text(row.verdict, style=style),
             seconds_words(row.seconds),

@@ -26,4 +26,5 @@ from aeoskit_experiments.ledger._words import bounds_words as bounds_words
 from aeoskit_experiments.ledger._words import headline as headline
 from aeoskit_experiments.ledger._words import number_words as number_words
 from aeoskit_experiments.ledger._words import seconds_words as seconds_words
+from aeoskit_experiments.ledger._words import spread_words as spread_words
 from aeoskit_experiments.ledger._words import value_words as value_words

@@ -16,7 +16,7 @@ from aeoskit_experiments.ledger._words import (
     number_words,
     ratios_words,
     seconds_words,
-    value_words,
+    spread_words,
 )
 
 _TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
@@ -166,15 +166,12 @@ def _section(ledger: Ledger, experiment: str, folder: Path, shown: dict[str, str
 def _row(row: Row, why: str) -> str:
     setting = "" if row.setting == REFERENCE else escape(row.setting)
     reason = f'<p class="soft">{escape(row.reason)}</p>' if row.reason else ""
-    value = escape(value_words(row))
-    if len(row.seeds) > 1:
-        value = escape(number_words(row.value, row.unit))
-        if row.spread is not None:
-            low, high = (escape(number_words(number)) for number in row.spread)
-            value += f'<div class="soft">{low} to {high}</div>'
+    value = escape(number_words(row.value, row.unit))
+    spread = escape(spread_words(row))
+    value += f'<div class="soft">{spread}</div>' if spread else ""
     why = f'<p class="soft">{escape(why)}</p>' if why else ""
     return (
-        f"<tr><td>{escape(row.says)}{why}</td>"
+        f'<tr><td>{escape(row.says)} <code class="soft">{escape(row.claim)}</code>{why}</td>'
         f'<td data-name="setting">{setting}</td>'
         f'<td class="number" data-name="value">{value}</td>'
         f'<td class="number" data-name="bounds">{escape(bounds_words(row.bounds, row.unit))}</td>'

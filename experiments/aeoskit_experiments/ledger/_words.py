@@ -59,9 +59,15 @@ def bounds_words(bounds: tuple[float | None, float | None], unit: str = "") -> s
 def value_words(row: Row) -> str:
     """A row's number, with the spread of its seeds where there are several."""
     text = number_words(row.value, row.unit)
-    if row.spread is not None and len(row.seeds) > 1:
-        text += f" ({number_words(row.spread[0])} to {number_words(row.spread[1])})"
-    return text
+    spread = spread_words(row)
+    return f"{text} ({spread})" if spread else text
+
+
+def spread_words(row: Row) -> str:
+    """The range over a row's seeds; empty where there is one."""
+    if row.spread is None or len(row.seeds) < 2:
+        return ""
+    return " to ".join(map(number_words, row.spread))
 
 
 def seconds_words(seconds: float | None) -> str:
