@@ -20,17 +20,16 @@ from ._density import spectral_density as spectral_density
 from ._determinism import check_operator as check_operator
 from ._diagonal import diagonal as diagonal
 from ._diagonal import frobenius_norm as frobenius_norm
-from ._eigensolve import AbstractEigenSolver as AbstractEigenSolver
-from ._eigensolve import EigenProblem as EigenProblem
-from ._eigensolve import eigensolve as eigensolve
+from .solvers._eigensolve import AbstractEigenSolver as AbstractEigenSolver
+from .solvers._eigensolve import EigenProblem as EigenProblem
+from .solvers._eigensolve import eigensolve as eigensolve
 from ._error_bars import random_start_excess as random_start_excess
 from ._error_bars import ritz_gaps as ritz_gaps
 from ._error_bars import temple_bound as temple_bound
 from ._estimate import Estimate as Estimate
 from ._interior import ShiftInvert as ShiftInvert
-from ._lanczos import Lanczos as Lanczos
+from .solvers._lanczos import Lanczos as Lanczos
 from ._lobpcg import LOBPCG as LOBPCG
-from ._logdet import log_determinant as log_determinant
 from ._loops import loop_mode as loop_mode
 from ._matrix_preconditioners import (
     AbstractRotatedPreconditioner as AbstractRotatedPreconditioner,
@@ -44,7 +43,6 @@ from ._operators import IdentityPreconditioner as IdentityPreconditioner
 from ._operators import PreconditionedOperator as PreconditionedOperator
 from ._platform import compiling_for as compiling_for
 from ._platform import target_platform as target_platform
-from ._power import PowerIteration as PowerIteration
 from ._protocol import dense_matrix as dense_matrix
 from ._restriction import RestrictedOperator as RestrictedOperator
 from ._restriction import layers_of as layers_of

@@ -11,7 +11,7 @@ the slot that became free. A full basis is cut to an invariant subspace of H.
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -29,7 +29,7 @@ from ._arnoldi_state import (
     verdict,
 )
 from ._assisted import AbstractAssisted, has_eig
-from ._eigensolve import AbstractEigenSolver, EigenProblem
+from .solvers._eigensolve import AbstractEigenSolver, EigenProblem
 from ._krylov_schur import ENDS, analyse, kept_at_restart, restart, ritz_block
 from ._lanczos_start import start_vectors
 from ._options import Scalar, check_numbers
@@ -327,20 +327,24 @@ class Arnoldi(AbstractEigenSolver, AbstractAssisted):
         )
         return ArnoldiState(basis=state.basis, slots=slots, small=small), q, slot, row
 
-    def terminate(
+    def ended(
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: ArnoldiState
     ):
         """Whether the solve is over, and how."""
         dimension = structure_dimension(operator.in_structure())
         return verdict(self.rtol, self.atol, dimension, problem, state.small)
 
+    def terminate(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: Any):
+        """Whether the solve is over."""
+        return self.ended(operator, problem, state)[0]
+
     def finish(
-        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: ArnoldiState
+        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: ArnoldiState, start: Start
     ) -> EigenSolution:
         """The k best pairs and the warm start. No products: residuals come from the relation."""
         structure = vector_structure(operator)
         small, k = state.small, problem.k
-        _, result = self.terminate(operator, problem, state)
+        _, result = self.ended(operator, problem, state)
         rows = self.block_size(structure, k)
         valid = jnp.arange(rows) < small.size
         # A conjugate pair leaves its real and its imaginary part.

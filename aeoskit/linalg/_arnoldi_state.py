@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float, Int, PyTree, UInt32
 
-from ._eigensolve import EigenProblem
+from .solvers._eigensolve import EigenProblem
 from ._options import Scalar
 from ._results import EVIDENCE, RESULTS
 from ._tree import tree_dtype

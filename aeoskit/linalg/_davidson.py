@@ -1,13 +1,13 @@
 """Jacobi-Davidson: a subspace expanded by Newton corrections, each a short lineax solve."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ._eigensolve import AbstractEigenSolver, EigenProblem
+from .solvers._eigensolve import AbstractEigenSolver, EigenProblem
 from ._interior import as_shift, check_options, expansion, solve_for_direction
 from ._minres import MINRES
 from ._options import Scalar
@@ -149,15 +149,19 @@ class JacobiDavidson(AbstractEigenSolver):
         new = extract(problem, sigma, new, self.rtol, self.atol)
         return confirm(sigma, exploring, state, new, self.rtol, self.atol)
 
-    def terminate(
+    def ended(
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: SubspaceState
     ) -> tuple[Bool[Array, ""], RESULTS]:
         """Whether the solve is over, and how."""
         sigma = self._sigma(operator, problem)
         return ended(operator, problem, sigma, state, self.rtol, self.atol, self.explore)
 
+    def terminate(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: Any):
+        """Whether the solve is over."""
+        return self.ended(operator, problem, state)[0]
+
     def finish(
-        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: SubspaceState
+        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: SubspaceState, start: Start
     ) -> EigenSolution:
         """The pairs, nearest or outermost first. No products."""
         rows = self.block_size(operator.in_structure(), problem.k)

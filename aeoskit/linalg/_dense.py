@@ -1,7 +1,7 @@
 """The dense solver: the oracle, for small operators."""
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ._eigensolve import AbstractEigenSolver, EigenProblem
+from .solvers._eigensolve import AbstractEigenSolver, EigenProblem
 from ._error_bars import ritz_gaps, temple_bound
 from ._options import Scalar
 from ._results import EVIDENCE, RESULTS
@@ -120,7 +120,7 @@ class Dense(AbstractEigenSolver):
             key=state.key,
         )
 
-    def terminate(
+    def ended(
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: DenseState
     ):
         """After the one step."""
@@ -133,13 +133,17 @@ class Dense(AbstractEigenSolver):
         eps = jnp.finfo(state.values.dtype).eps
         return state.asymmetry > 10 * jnp.sqrt(eps) * jnp.max(jnp.abs(state.values))
 
+    def terminate(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: Any):
+        """Whether the solve is over."""
+        return self.ended(operator, problem, state)[0]
+
     def finish(
-        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: DenseState
+        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: DenseState, start: Start
     ) -> EigenSolution:
         """The k pairs asked for."""
         structure = operator.in_structure()
         n = state.values.shape[0]
-        _, result = self.terminate(operator, problem, state)
+        _, result = self.ended(operator, problem, state)
         order, _ = rank_ritz(state.values, jnp.asarray(n), problem.which)
         top = order[: problem.k][original_order(problem.k, problem.which)]
         eps = jnp.finfo(state.values.dtype).eps

@@ -3,12 +3,14 @@
 import math
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float
 
 
 def temple_bound(
-    residuals: Float[Array, " k"], gap: Float[Array, " k"] | float
-) -> Float[Array, " k"]:
+    residuals: Float[ArrayLike, " k"], gap: Float[ArrayLike, " k"] | float
+) -> Float[ArrayLike, " k"]:
     """The quadratic error bound of a symmetric operator's Ritz values, from a gap that is known.
 
     `min(residual, residual² / gap)`. It is a bound only if `gap` is a lower bound of the distance
@@ -28,14 +30,15 @@ def temple_bound(
         >>> temple_bound(jnp.array([0.5]), 2.0).tolist()
         [0.125]
     """
-    gap = jnp.broadcast_to(jnp.asarray(gap, residuals.dtype), residuals.shape)
-    safe = jnp.where(gap > 0, gap, 1)
-    return jnp.where(gap > 0, jnp.minimum(residuals, residuals**2 / safe), residuals)
+    xp = np if isinstance(residuals, np.ndarray) else jnp
+    gap = xp.broadcast_to(xp.asarray(gap, residuals.dtype), residuals.shape)
+    safe = xp.where(gap > 0, gap, 1)
+    return xp.where(gap > 0, xp.minimum(residuals, residuals**2 / safe), residuals)
 
 
 def ritz_gaps(
-    wanted: Float[Array, " k"], seen: Float[Array, " m"], valid: Bool[Array, " m"]
-) -> Float[Array, " k"]:
+    wanted: Float[ArrayLike, " k"], seen: Float[ArrayLike, " m"], valid: Bool[ArrayLike, " m"]
+) -> Float[ArrayLike, " k"]:
     """The distance from each wanted Ritz value to the nearest other one that was seen.
 
     Args:
@@ -51,11 +54,12 @@ def ritz_gaps(
         >>> ritz_gaps(values[:2], values, jnp.array([True, True, True])).tolist()
         [0.5, 0.5]
     """
-    distance = jnp.abs(wanted[:, None] - seen[None, :])
-    distance = jnp.where(valid[None, :], distance, jnp.inf)
+    xp = np if isinstance(wanted, np.ndarray) else jnp
+    distance = xp.abs(wanted[:, None] - seen[None, :])
+    distance = xp.where(valid[None, :], distance, xp.inf)
     # The nearest one is the value itself.
-    itself = jnp.arange(seen.shape[0])[None, :] == jnp.argmin(distance, axis=1)[:, None]
-    return jnp.min(jnp.where(itself, jnp.inf, distance), axis=1)
+    itself = xp.arange(seen.shape[0])[None, :] == xp.argmin(distance, axis=1)[:, None]
+    return xp.min(xp.where(itself, xp.inf, distance), axis=1)
 
 
 def random_start_excess(products: int, dimension: int, probability: float = 0.99) -> float:

@@ -9,7 +9,7 @@ import lineax as lx
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ._eigensolve import AbstractEigenSolver, EigenProblem
+from .solvers._eigensolve import AbstractEigenSolver, EigenProblem
 from ._minres import MINRES, products_spent
 from ._options import Scalar
 from ._orthogonal import once
@@ -199,7 +199,7 @@ class ShiftInvert(AbstractEigenSolver):
         new = extract(problem, sigma, new, self.rtol, self.atol)
         return confirm(sigma, exploring, state, new, self.rtol, self.atol)
 
-    def terminate(
+    def ended(
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: SubspaceState
     ) -> tuple[Bool[Array, ""], RESULTS]:
         """Whether the solve is over, and how."""
@@ -207,8 +207,12 @@ class ShiftInvert(AbstractEigenSolver):
             operator, problem, self._sigma(operator), state, self.rtol, self.atol, self.explore
         )
 
+    def terminate(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: Any):
+        """Whether the solve is over."""
+        return self.ended(operator, problem, state)[0]
+
     def finish(
-        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: SubspaceState
+        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: SubspaceState, start: Start
     ) -> EigenSolution:
         """The pairs, nearest first. No products."""
         rows = self.block_size(operator.in_structure(), problem.k)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
-from ._eigensolve import AbstractEigenSolver, EigenProblem
+from .solvers._eigensolve import AbstractEigenSolver, EigenProblem
 from ._error_bars import ritz_gaps, temple_bound
 from ._lanczos_start import given_vectors, start_evidence
 from ._lanczos_state import LanczosState, rayleigh_ritz, restart

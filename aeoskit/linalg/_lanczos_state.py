@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
-from ._eigensolve import EigenProblem
+from .solvers._eigensolve import EigenProblem
 from ._results import EVIDENCE, RESULTS
 from ._ritz import rank_ritz
 from ._tree import block_combine

@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 
-from ._eigensolve import EigenProblem
+from .solvers._eigensolve import EigenProblem
 from ._lanczos_state import LanczosState
 from ._results import RESULTS
 from ._ritz import rank_ritz, sort_key

@@ -9,7 +9,7 @@ the small eigenproblem's coefficients (Hetmaniuk and Lehoucq, J. Comput. Phys. 2
 Shao, Yang and Gu, SIAM J. Sci. Comput. 40, 2018).
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, PyTree
 
-from ._eigensolve import AbstractEigenSolver, EigenProblem
+from .solvers._eigensolve import AbstractEigenSolver, EigenProblem
 from ._error_bars import ritz_gaps, temple_bound
 from ._lobpcg_state import LOBPCGState, dependent, rayleigh_ritz, rebuilt
 from ._operators import AbstractPreconditioner
@@ -322,7 +322,7 @@ class LOBPCG(AbstractEigenSolver):
             & (state.matvecs + k <= problem.max_matvecs)
         )
 
-    def terminate(
+    def ended(
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: LOBPCGState
     ):
         """Whether the solve is over, and how."""
@@ -343,14 +343,18 @@ class LOBPCG(AbstractEigenSolver):
         spent = state.matvecs >= problem.max_matvecs
         return enough | spent | ~state.finite | (asymmetric & idle), result
 
+    def terminate(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: Any):
+        """Whether the solve is over."""
+        return self.ended(operator, problem, state)[0]
+
     def finish(
-        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: LOBPCGState
+        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: LOBPCGState, start: Start
     ) -> EigenSolution:
         """The k best pairs and the warm start. No products."""
         structure = operator.in_structure()
         dimension = structure_dimension(structure)
         k = problem.k
-        _, result = self.terminate(operator, problem, state)
+        _, result = self.ended(operator, problem, state)
         valid = (jnp.arange(k) < state.carried) & state.finite
         values = jnp.where(valid, state.values[:k], jnp.nan)
         residuals = jnp.where(valid, state.estimates[:k] + self._floor(state)[1], jnp.inf)

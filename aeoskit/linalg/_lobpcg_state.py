@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
-from ._eigensolve import EigenProblem
+from .solvers._eigensolve import EigenProblem
 from ._orthogonal import orthonormalise
 from ._results import EVIDENCE
 from ._ritz import rank_ritz

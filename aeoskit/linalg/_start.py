@@ -1,12 +1,16 @@
 """Where an eigen-solve begins, in every form in which a caller may say it."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int, PyTree, UInt32
+
+from ._packing import is_packed
 
 
 class Start(eqx.Module):
@@ -26,9 +30,9 @@ class Start(eqx.Module):
     """
 
     block: PyTree[Array] | None
-    key: UInt32[Array, "2"]
-    fresh: Bool[Array, ""]
-    age: Int[Array, ""]
+    key: UInt32[ArrayLike, "2"]
+    fresh: Bool[ArrayLike, ""]
+    age: Int[ArrayLike, ""]
     memory: PyTree = None
 
 
@@ -71,15 +75,16 @@ def as_start(start: Any, structure: PyTree) -> Start:
     """What the caller gave as `eigensolve(start=...)`, for an operator of that structure."""
     if isinstance(start, Start):
         shapes = start.block
-        if shapes is not None and not _is_block(shapes, structure):
+        flat = shapes is not None and is_packed(shapes, structure)
+        if shapes is not None and not flat and not _is_block(shapes, structure):
             raise ValueError(
                 "eigensolve(start=...): the state belongs to an operator of another structure; "
                 "pass a state of the same operator shapes, or a PRNG key."
             )
-        if shapes is None:
+        if shapes is None or flat:
             return start
         block = jax.tree.map(lambda x, s: x.astype(s.dtype), shapes, structure)
-        return eqx.tree_at(lambda s: s.block, start, block)
+        return dataclasses.replace(start, block=block)
     if start is None or _is_key(start):
         return Start(block=None, key=key_data(start), fresh=jnp.asarray(True), age=young())
     cold = jnp.asarray(False)

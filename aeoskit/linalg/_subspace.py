@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
-from ._eigensolve import EigenProblem
+from .solvers._eigensolve import EigenProblem
 from ._harmonic import GUARD, nearest_zero, small_product
 from ._lanczos_state import kept_at_restart
 from ._options import Scalar

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ._eigensolve import EigenProblem
+from .solvers._eigensolve import EigenProblem
 from ._error_bars import ritz_gaps, temple_bound
 from ._options import Scalar
 from ._orthogonal import draw, once

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, PyTree
 
-from ._eigensolve import AbstractEigenSolver, EigenProblem
+from .solvers._eigensolve import AbstractEigenSolver, EigenProblem
 from ._orthogonal import draw, once, orthonormalise, project_out
 from ._results import EVIDENCE, RESULTS
 from ._ritz import structure_dimension

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
-from ._eigensolve import EigenProblem
+from .solvers._eigensolve import EigenProblem
 from ._results import EVIDENCE
 from ._tree import block_combine, tree_where
 

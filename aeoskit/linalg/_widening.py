@@ -1,5 +1,6 @@
 """Operators on vectors of fewer than 32 bits, for solvers that keep their books in float32."""
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -72,6 +73,32 @@ register_operator(
     positive_semidefinite=of_part(lx.is_positive_semidefinite),
     negative_semidefinite=of_part(lx.is_negative_semidefinite),
 )
+
+
+@functools.singledispatch
+def product_error(operator: lx.AbstractLinearOperator) -> float:
+    """The relative error of an operator's products beyond rounding, in units of its norm.
+
+    Residuals hold it. An operator with products that are not exact (differences of gradients, say)
+    registers what they may be off by; one that is made of another has that one's.
+
+    Args:
+        operator: A square operator.
+
+    Returns:
+        A share of the operator's norm; 0 for products that are exact but for rounding.
+
+    Example:
+        >>> product_error(lx.DiagonalLinearOperator(jnp.ones(2)))
+        0.0
+    """
+    parts = (getattr(operator, name, None) for name in ("operator", "operator1", "operator2"))
+    return sum((product_error(p) for p in parts if isinstance(p, lx.AbstractLinearOperator)), 0.0)
+
+
+@product_error.register(WidenedOperator)
+def _(operator: WidenedOperator) -> float:
+    return narrow_unit(operator.operator.in_structure()) + product_error(operator.operator)
 
 
 def _unit(operator: lx.AbstractLinearOperator) -> float:

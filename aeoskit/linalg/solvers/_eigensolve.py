@@ -1,6 +1,7 @@
 """`eigensolve`, the solver interface, and the two drivers that every solver shares."""
 
 import abc
+import dataclasses
 from typing import Any, ClassVar, Literal, SupportsIndex
 
 import equinox as eqx
@@ -8,23 +9,26 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 from jax.core import Tracer
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from aeoskit.sharding import lie_like
 
-from ._assisted import AbstractAssisted, place
-from ._derivatives import with_derivatives, without_tangents
-from ._loops import loop_mode
-from ._options import with_arrays
-from ._protocol import structure_of
-from ._question import check_question
-from ._results import RESULTS
-from ._ritz import structure_dimension
-from ._solution import EigenSolution
-from ._start import Start, as_start, key_data, young
-from ._tree import block_zeros, tree_dtype
-from ._vector_structure import vector_structure
-from ._widening import WidenedOperator, narrow_unit, stricter, widen, with_rounding
+from .._assisted import AbstractAssisted, place
+from .._derivatives import with_derivatives, without_tangents
+from .._loops import loop_mode
+from .._orthogonal import bundled
+from .._options import with_arrays
+from .._packing import PackedOperator, is_packed, pack, packable, packed_structure, unpack
+from .._protocol import structure_of
+from .._question import check_question
+from .._results import RESULTS
+from .._ritz import structure_dimension
+from .._solution import EigenSolution
+from .._start import Start, as_start, key_data, young
+from .._tree import block_zeros, tree_dtype
+from .._vector_structure import vector_structure
+from .._widening import WidenedOperator, narrow_unit, stricter, widen, with_rounding
 
 
 class EigenProblem(eqx.Module):
@@ -33,34 +37,39 @@ class EigenProblem(eqx.Module):
     Attributes:
         k: How many.
         which: One of the solver's `ends`.
+        dimension: That of the operator.
         max_matvecs: The budget of products.
 
     Example:
-        >>> EigenProblem(k=2, which="largest", max_matvecs=jnp.asarray(400)).k
+        >>> EigenProblem(2, "largest", dimension=9, max_matvecs=jnp.asarray(400)).k
         2
     """
 
     k: int = eqx.field(static=True)
     which: str = eqx.field(static=True)
-    max_matvecs: Int[Array, ""]
+    dimension: int = eqx.field(static=True)
+    max_matvecs: Int[ArrayLike, ""]
 
 
 class AbstractEigenSolver(eqx.Module):
     """A solver is four pure functions; the drivers below run them.
 
-    `step` spends one product, or a block of them (for a direct solver, all); states have fixed
-    shapes.
+    `init`, `step` until `terminate`, `finish`. A step spends one product, or a block of them (for a
+    direct solver, all); states have fixed shapes.
 
     Attributes:
         ends: The values of `which` that the solver understands.
         symmetric: Whether it is for operators tagged symmetric only.
         rescales: Whether it computes in units of the operator's own size, so that no square of a
             norm leaves the range of the format.
+        eager: Whether the functions run on the host as they are, with NumPy for all that is small,
+            and call compiled programs for vectors only.
     """
 
     ends: eqx.AbstractClassVar[tuple[str, ...]]
     symmetric: eqx.AbstractClassVar[bool]
     rescales: ClassVar[bool] = False
+    eager: ClassVar[bool] = False
 
     @abc.abstractmethod
     def default_max_matvecs(self, dimension: int) -> int:
@@ -85,12 +94,12 @@ class AbstractEigenSolver(eqx.Module):
     @abc.abstractmethod
     def terminate(
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: Any
-    ) -> tuple[Bool[Array, ""], RESULTS]:
-        """Whether the solve is over, and how."""
+    ) -> Bool[ArrayLike, ""]:
+        """Whether the solve is over."""
 
     @abc.abstractmethod
     def finish(
-        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: Any
+        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: Any, start: Start
     ) -> EigenSolution:
         """The solution."""
 
@@ -116,7 +125,10 @@ class AbstractEigenSolver(eqx.Module):
             k: How many pairs the solves to come ask for.
             key: A PRNG key.
         """
+        arrays = structure
         structure = widen(structure_of(structure))
+        if packable(structure, arrays):
+            structure = packed_structure(structure)
         return Start(
             block=block_zeros(structure, self.block_size(structure, k)),
             key=key_data(key),
@@ -137,12 +149,14 @@ def _solve(
 ) -> EigenSolution:
     operator, state = _begin(operator, solver, problem, start)
     strict = stricter(solver, operator)
-    state = jax.lax.while_loop(
-        lambda s: ~strict.terminate(operator, problem, s)[0],
-        lambda s: strict.step(operator, problem, s),
-        state,
+    flat, restore = bundled(state)
+    flat = jax.lax.while_loop(
+        lambda s: ~strict.terminate(operator, problem, restore(s)),
+        lambda s: bundled(strict.step(operator, problem, restore(s)))[0],
+        flat,
     )
-    return _end(operator, solver, problem, state)
+    state = restore(flat)
+    return _end(operator, solver, problem, state, start)
 
 
 def _begin(
@@ -154,7 +168,7 @@ def _begin(
     operator = lx.linearise(operator)
     if start.block is not None:
         block = lie_like(start.block, vector_structure(operator), rows=True)
-        start = eqx.tree_at(lambda s: s.block, start, block)
+        start = dataclasses.replace(start, block=block)
     return operator, stricter(solver, operator).init(operator, problem, start)
 
 
@@ -163,18 +177,29 @@ def _end(
     solver: AbstractEigenSolver,
     problem: EigenProblem,
     state: PyTree,
+    start: Start,
 ) -> EigenSolution:
-    solution = stricter(solver, operator).finish(operator, problem, state)
-    return with_rounding(solution, solver, operator, solver.norm_seen(state))
+    solution = stricter(solver, operator).finish(operator, problem, state, start)
+    if not solver.eager:
+        solution = with_rounding(solution, solver, operator, solver.norm_seen(state))
+    return _unpacked(operator, solution)
+
+
+def _unpacked(operator: lx.AbstractLinearOperator, solution: EigenSolution) -> EigenSolution:
+    if not isinstance(operator, PackedOperator):
+        return solution
+    vectors = unpack(solution.vectors, operator.operator.in_structure())
+    return dataclasses.replace(solution, vectors=vectors)
 
 
 _compiled_solve = eqx.filter_jit(_solve)
 
 
-# The host driver: the same functions, one dispatch a product, for operators that are slower
-# inside a compiled loop (convolutions on CPU) and for progress.
+# The host driver: the same functions, a dispatch a product. A solver that is eager runs as it is;
+# for the others a step is compiled as a whole.
 
 
+_linearise = eqx.filter_jit(lambda operator: lx.linearise(operator))
 _host_begin = eqx.filter_jit(_begin)
 
 
@@ -185,14 +210,16 @@ def _host_step(
     operator, solver, problem = inputs
     solver = stricter(solver, operator)
     state = solver.step(operator, problem, state)
-    return state, solver.terminate(operator, problem, state)[0]
+    return state, solver.terminate(operator, problem, state)
 
 
 @eqx.filter_jit
 def _host_finish(
-    inputs: tuple[lx.AbstractLinearOperator, AbstractEigenSolver, EigenProblem], state: PyTree
+    inputs: tuple[lx.AbstractLinearOperator, AbstractEigenSolver, EigenProblem, Start],
+    state: PyTree,
 ) -> EigenSolution:
-    return _end(*inputs, state)
+    operator, solver, problem, start = inputs
+    return _end(operator, solver, problem, state, start)
 
 
 def _host_solve(
@@ -201,6 +228,8 @@ def _host_solve(
     problem: EigenProblem,
     start: Start,
 ) -> EigenSolution:
+    if solver.eager:
+        return _eager_solve(operator, solver, problem, start)
     operator, state = _host_begin(operator, solver, problem, start)
     inputs = (operator, solver, problem)
     done = False
@@ -209,7 +238,29 @@ def _host_solve(
         if isinstance(solver, AbstractAssisted) and solver.assisted:
             state, flag = stricter(solver, operator).assist(operator, problem, state)
         done = bool(flag)
-    return _host_finish(inputs, state)
+    return _host_finish((*inputs, start), state)
+
+
+_unpack = eqx.filter_jit(unpack)
+
+
+def _eager_solve(
+    operator: lx.AbstractLinearOperator,
+    solver: AbstractEigenSolver,
+    problem: EigenProblem,
+    start: Start,
+) -> EigenSolution:
+    operator = _linearise(operator)
+    solver, problem, small = jax.device_get((solver, problem, dataclasses.replace(start, block=None)))
+    start = dataclasses.replace(small, block=start.block)
+    state = solver.init(operator, problem, start)
+    while not solver.terminate(operator, problem, state):
+        state = solver.step(operator, problem, state)
+    solution = solver.finish(operator, problem, state, start)
+    if isinstance(operator, PackedOperator):
+        vectors = _unpack(solution.vectors, operator.operator.in_structure())
+        solution = dataclasses.replace(solution, vectors=vectors)
+    return solution
 
 
 def _traced(tree: PyTree) -> bool:
@@ -288,7 +339,12 @@ def eigensolve(
     structure = operator.in_structure()
     if max_matvecs is None:
         max_matvecs = solver.default_max_matvecs(structure_dimension(structure))
-    problem = EigenProblem(k=count, which=which, max_matvecs=jnp.asarray(max_matvecs, jnp.int32))
+    problem = EigenProblem(
+        k=count,
+        which=which,
+        dimension=structure_dimension(structure),
+        max_matvecs=jnp.asarray(max_matvecs, jnp.int32),
+    )
     begin = as_start(start, structure)
     traced = _traced((operator, solver, problem, begin))
     if driver not in ("compiled", "host", "auto"):
@@ -302,12 +358,14 @@ def eigensolve(
     placed, where = place(solver, operator, traced, driver)
     placed = with_arrays(placed, tree_dtype(structure))
     if where == "auto" and not traced:
-        where = loop_mode(_product, operator, jax.tree.map(_zeros, structure))
+        several = jax.process_count() > 1
+        where = "host" if solver.eager and not several else _mode(operator, structure)
+    flat, begin = _laid_out(operator, solver, problem, begin)
     run = _host_solve if where == "host" else _compiled_solve
     if not traced:
-        solution = run(operator, placed, problem, begin)
+        solution = run(flat, placed, problem, begin)
     else:
-        constant = without_tangents((operator, placed, problem, begin))
+        constant = without_tangents((flat, placed, problem, begin))
         solution = with_derivatives(operator, run(*constant), which, linear_solver)
     ended_well = (solution.result == RESULTS.successful) | (solution.result == RESULTS.estimate_met)
     if throw and not bool(ended_well):
@@ -319,5 +377,42 @@ def _product(operator: lx.AbstractLinearOperator, vector: PyTree) -> PyTree:
     return operator.mv(vector)
 
 
-def _zeros(s: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(s.shape, s.dtype)
+def _mode(operator: lx.AbstractLinearOperator, structure: PyTree) -> str:
+    zeros = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), structure)
+    return loop_mode(_product, operator, zeros)
+
+
+def _laid_out(
+    operator: lx.AbstractLinearOperator,
+    solver: AbstractEigenSolver,
+    problem: EigenProblem,
+    start: Start,
+) -> tuple[lx.AbstractLinearOperator, Start]:
+    """The operator and the start, packed where that gathers nothing; a start that is never empty.
+
+    A start for which there is no state yet has the shapes of one: cold and warm are one program.
+    """
+    structure = operator.in_structure()
+    flat = start.block is not None and is_packed(start.block, structure)
+    layout = vector_structure(operator)
+    packs = packable(layout, operator) or (flat and packable(layout, ()))
+    memory = solver.blank_memory(structure, problem.k)
+    if start.block is None and memory is not None:
+        block = block_zeros(
+            packed_structure(structure) if packs else layout, solver.block_size(structure, problem.k)
+        )
+        start = dataclasses.replace(start, block=block, memory=memory)
+    elif start.block is not None and flat != packs:
+        move = (lambda b: pack(b, structure, rows=True)) if packs else lambda b: unpack(b, structure)
+        start = dataclasses.replace(start, block=move(start.block))
+    if not _same_kind(start.memory, memory):
+        start = dataclasses.replace(start, memory=None)
+    return (PackedOperator(operator) if packs else operator), start
+
+
+def _same_kind(memory: PyTree, blank: PyTree) -> bool:
+    if type(memory) is not type(blank):
+        return False
+    shapes = [x.shape for x in jax.tree.leaves(memory)]
+    wanted = [x.shape for x in jax.tree.leaves(blank)]
+    return shapes == wanted and jax.tree.structure(memory) == jax.tree.structure(blank)

@@ -1,0 +1,127 @@
+"""Operators on one flat array a dtype: programs are many times smaller than leaf by leaf."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jax.core import Tracer
+from jaxtyping import Array, Float, PyTree
+
+from ._protocol import dense_matrix, linearised_part, of_part, register_operator
+from ._tree import tree_size
+from ._vector_structure import vector_structure
+
+
+def _dtypes(structure: PyTree) -> list[Any]:
+    return sorted({leaf.dtype for leaf in jax.tree.leaves(structure)}, key=str)
+
+
+def packed_structure(structure: PyTree) -> PyTree[jax.ShapeDtypeStruct]:
+    """One flat array a dtype."""
+    leaves = jax.tree.leaves(structure)
+    return tuple(
+        jax.ShapeDtypeStruct((tree_size([x for x in leaves if x.dtype == dtype]),), dtype)
+        for dtype in _dtypes(structure)
+    )
+
+
+def pack(tree: PyTree, structure: PyTree, rows: bool = False) -> PyTree[Array]:
+    """A vector (or a block of them) of that structure, as one flat array a dtype."""
+    pairs = list(zip(jax.tree.leaves(tree), jax.tree.leaves(structure), strict=True))
+
+    def flat(x: Array) -> Array:
+        return x.reshape(x.shape[0], -1) if rows else x.reshape(-1)
+
+    return tuple(
+        jnp.concatenate([flat(x) for x, s in pairs if s.dtype == dtype], axis=-1)
+        for dtype in _dtypes(structure)
+    )
+
+
+def unpack(flat: PyTree, structure: PyTree) -> PyTree[Array]:
+    """What was packed: a vector, or a block whose rows come first."""
+    leaves, treedef = jax.tree.flatten(structure)
+    parts, begins = dict(zip(_dtypes(structure), flat, strict=True)), {}
+    out = []
+    for leaf in leaves:
+        begin = begins.get(leaf.dtype, 0)
+        end = begins[leaf.dtype] = begin + leaf.size
+        part = parts[leaf.dtype][..., begin:end]
+        out.append(part.reshape(*part.shape[:-1], *leaf.shape))
+    return jax.tree.unflatten(treedef, out)
+
+
+class PackedOperator(lx.AbstractLinearOperator):
+    """A, on one flat array a dtype. A product costs one of A.
+
+    Args:
+        operator: A, square.
+    """
+
+    operator: lx.AbstractLinearOperator
+
+    def mv(self, vector: PyTree[Array]) -> PyTree[Array]:
+        """`A v`."""
+        structure = self.operator.in_structure()
+        return pack(self.operator.mv(unpack(vector, structure)), structure)
+
+    def as_matrix(self) -> Float[Array, "n n"]:
+        """The dense matrix (small operators only)."""
+        return dense_matrix(self)
+
+    def transpose(self) -> lx.AbstractLinearOperator:
+        """That of A."""
+        return PackedOperator(self.operator.transpose())
+
+    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """One flat array a dtype."""
+        return packed_structure(self.operator.in_structure())
+
+    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """The same."""
+        return self.in_structure()
+
+
+register_operator(
+    PackedOperator,
+    linearise=linearised_part,
+    symmetric=of_part(lx.is_symmetric),
+    positive_semidefinite=of_part(lx.is_positive_semidefinite),
+    negative_semidefinite=of_part(lx.is_negative_semidefinite),
+)
+
+
+@vector_structure.register(PackedOperator)
+def _(operator: PackedOperator) -> PyTree[jax.ShapeDtypeStruct]:
+    return operator.in_structure()
+
+
+def _spread(x: Any) -> bool:
+    known = isinstance(x, jax.Array) and not isinstance(x, Tracer)
+    return known and len(x.sharding.device_set) > 1 and not x.sharding.is_fully_replicated
+
+
+def packable(structure: PyTree, arrays: PyTree) -> bool:
+    """Whether vectors may be packed: a flat array would gather those that are sharded.
+
+    Under a transformation no one can look at how arrays lie; then only a process with one device
+    packs.
+    """
+    if any(getattr(leaf, "sharding", None) is not None for leaf in jax.tree.leaves(structure)):
+        return False
+    leaves = jax.tree.leaves(arrays)
+    if any(isinstance(x, Tracer) for x in leaves):
+        return jax.device_count() == 1
+    return not any(_spread(x) for x in leaves)
+
+
+def is_packed(block: PyTree, structure: PyTree) -> bool:
+    """Whether a block is one of packed vectors of that structure."""
+    flat = packed_structure(structure)
+    same = jax.tree.structure(block) == jax.tree.structure(flat)
+    return same and all(
+        x.ndim == 2 and x.shape[1:] == s.shape
+        for x, s in zip(jax.tree.leaves(block), jax.tree.leaves(flat), strict=True)
+    )
+

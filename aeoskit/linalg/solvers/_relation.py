@@ -1,0 +1,221 @@
+"""What is known of an operator on the span of a basis: small matrices, on the host or traced.
+
+With the rows V of the basis, the directions that were multiplied have coordinates X (orthonormal
+columns) and their images have coordinates Y, both in V:
+
+    A V X = V Y.
+
+Every product adds a column to both, and to V what was new in it (`_space.grow`), so that the
+relation is exact up to rounding. For Ritz vectors S of `XᵀY` the residuals are `V (Y S - X S Θ)`:
+their norms cost no product, whatever way the directions were chosen.
+
+The functions here take NumPy arrays (the host driver) or JAX's (a compiled program): `xp` is the
+namespace of whichever it is. They work on whole matrices where a column would do: a compiler for
+CPUs makes a kernel of every elementwise expression and every product with a vector, which takes it
+longer than the rest of the solve, and none of a product of matrices.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int
+
+from .._orthogonal import once
+
+# A direction shorter than this in what is left of it is no direction.
+_GONE = 1e-3
+
+
+class Relation(eqx.Module):
+    """What was multiplied.
+
+    Attributes:
+        tried: X; columns from `count` on are zero.
+        images: Y, likewise.
+        there: Which rows of the basis hold a vector.
+        size: How many rows are taken (some may be empty).
+        count: How many columns.
+    """
+
+    tried: Float[ArrayLike, "c c"]
+    images: Float[ArrayLike, "c c"]
+    there: Bool[ArrayLike, " c"]
+    size: Int[ArrayLike, ""]
+    count: Int[ArrayLike, ""]
+
+
+class Pairs(eqx.Module):
+    """Ritz pairs of a relation, best first, the first `count` of them.
+
+    Attributes:
+        values: In units.
+        vectors: S, in columns: coordinates in the columns of X.
+        errors: The coordinates in V of their residuals, in columns.
+        residuals: The norms of these, infinite where there is no pair.
+    """
+
+    values: Float[ArrayLike, " c"]
+    vectors: Float[ArrayLike, "c c"]
+    errors: Float[ArrayLike, "c c"]
+    residuals: Float[ArrayLike, " c"]
+
+
+def namespace(x: Any) -> Any:
+    """NumPy for what is on the host, jax.numpy for the rest."""
+    return np if isinstance(x, np.ndarray | np.generic) else jnp
+
+
+def matmul(a: Any, b: Any) -> Any:
+    """A product of small matrices; accelerators round it to fewer digits unless asked not to."""
+    if namespace(a) is np and namespace(b) is np:
+        return a @ b
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def when(predicate: Any, function: Any, value: Any) -> Any:
+    """`function(value)` if the predicate holds, else `value`."""
+    if isinstance(predicate, bool | np.bool_ | np.ndarray):
+        return function(value) if predicate else value
+    return once(predicate, function, value)
+
+
+def norms(columns: Any) -> Any:
+    """The norm of each column."""
+    return namespace(columns).sqrt((columns * columns).sum(axis=0))
+
+
+def off(orthonormal: Any, columns: Any) -> Any:
+    """What is left of the columns beside orthonormal ones (zero columns do no harm)."""
+    for _ in range(2):
+        columns = columns - matmul(orthonormal, matmul(orthonormal.T, columns))
+    return columns
+
+
+def eigh(matrix: Any) -> tuple[Any, Any]:
+    """Ascending values and vectors of a symmetric matrix."""
+    if namespace(matrix) is np:
+        return np.linalg.eigh(matrix)
+    return jnp.linalg.eigh(matrix, symmetrize_input=False)
+
+
+def best_first(matrix: Any, there: Any, bound: Any, which: str) -> tuple[Any, Any]:
+    """Eigenvalues and vectors of the symmetric part on the rows that are there, best first.
+
+    Args:
+        matrix: `(c, c)`, zero in rows and columns that are not there.
+        there: `(c,)`.
+        bound: More than the modulus of any eigenvalue.
+        which: The end.
+    """
+    xp = namespace(matrix)
+    sign = -1.0 if which == "largest" else 1.0
+    apart = xp.diag(xp.where(there, 0, 3 * bound).astype(matrix.dtype))
+    values, vectors = eigh((0.5 * sign) * (matrix + matrix.T) + apart)
+    values = sign * values
+    if which in ("largest", "smallest"):
+        return values, vectors
+    c = values.shape[0]
+    held = there.sum()
+    rank = xp.arange(c)
+    if which == "both":  # the ends in turn
+        order = xp.where(rank % 2 == 0, xp.maximum(held - 1 - rank // 2, 0), rank // 2)
+        order = xp.where(rank < held, order, rank)
+    else:
+        order = xp.argsort(xp.where(rank < held, -xp.abs(values), xp.inf))
+    return values[order], vectors[:, order]
+
+
+def ritz_pairs(relation: Relation, scale: Any, which: str) -> tuple[Pairs, Any]:
+    """The Ritz pairs on what was multiplied, each with its residual; the asymmetry seen."""
+    xp = namespace(relation.tried)
+    c = relation.tried.shape[0]
+    held = xp.arange(c) < relation.count
+    projected = matmul(relation.tried.T, relation.images)
+    values, vectors = best_first(projected, held, c**0.5 * scale + 1e-30, which)
+    values = xp.where(held, values, 0).astype(values.dtype)
+    vectors = xp.where(held[None, :], vectors, 0).astype(values.dtype)
+    images, ritz = matmul(relation.images, vectors), matmul(relation.tried, vectors)
+    errors = images - ritz * values[None, :]
+    residuals = xp.where(held, norms(errors), xp.inf).astype(values.dtype)
+    asymmetry = xp.max(xp.abs(projected - projected.T))
+    return Pairs(values, vectors, errors, residuals), asymmetry
+
+
+def learned(relation: Relation, x: Any, product: Any) -> Relation:
+    """The relation with one more column."""
+    xp = namespace(relation.tried)
+    index = xp.arange(x.shape[0])
+    column = (index == relation.count)[None, :] & product.finite
+    return Relation(
+        tried=xp.where(column, x[:, None], relation.tried),
+        images=xp.where(column, product.image[:, None], relation.images),
+        there=relation.there | ((index == relation.size) & product.added),
+        size=relation.size + product.added,
+        count=relation.count + product.finite,
+    )
+
+
+def unit_directions(relation: Relation, candidates: Any) -> Any:
+    """What is left of the candidates (columns) beside all that was multiplied, as units.
+
+    Zero where nothing is.
+    """
+    xp = namespace(candidates)
+    full = norms(candidates)
+    left = off(relation.tried, candidates)
+    length = norms(left)
+    sound = length > _GONE * xp.where(full > 0, full, xp.inf)
+    left = xp.where(sound[None, :], left / xp.where(sound, length, 1)[None, :], 0)
+    return left.astype(candidates.dtype)
+
+
+def compressed(relation: Relation, pairs: Pairs, kept: Any) -> tuple[Relation, Pairs, Any, Any]:
+    """The relation on the best `kept` pairs and what was not multiplied, and the columns of V.
+
+    Images of Ritz vectors are in the span of these, so that the relation stays exact (thick
+    restart: Wu and Simon, SIAM J. Matrix Anal. Appl. 22, 2000). Two rows are left free; where that
+    leaves too few for all that was not multiplied, those go in which the residuals have most of
+    their share, and the norm of the rest is returned too.
+    """
+    xp = namespace(relation.tried)
+    c = relation.tried.shape[0]
+    index = xp.arange(c)
+    kept = xp.minimum(xp.asarray(kept, np.int32), relation.count)
+    held = index < kept
+    best = xp.where(held[None, :], pairs.vectors, 0)
+    errors = xp.where(held[None, :], pairs.errors, 0)
+    ritz, images = matmul(relation.tried, best), matmul(relation.images, best)
+    # The complement of what was multiplied, among the rows; the residuals' share of it first.
+    size = xp.sqrt((errors * errors).sum())
+    shares = errors / xp.where(size > 0, size, 1)
+    rest = xp.diag(xp.where(relation.there, 1, 0).astype(ritz.dtype))
+    rest = rest - matmul(relation.tried, relation.tried.T)
+    shares = matmul(rest, shares)
+    weights, axes = eigh(-rest - matmul(shares, shares.T))
+    unseen = (weights < -0.5) & (index < c - 2 - kept)
+    behind = (index >= kept) & (index < kept + unseen.sum())
+    # The Ritz vectors, and the complement right behind them.
+    moved = (index[:, None] + kept == index[None, :]) & behind[None, :]
+    axes = xp.where(relation.there[:, None], axes, 0)
+    columns = (ritz + matmul(axes, moved.astype(ritz.dtype))).astype(ritz.dtype)
+    outside = images - matmul(columns, matmul(columns.T, images))
+    there = held | behind
+    unit = xp.diag(held.astype(ritz.dtype))
+    smaller = Relation(
+        tried=unit,
+        images=matmul(columns.T, images),
+        there=there,
+        size=there.sum().astype(np.int32),
+        count=kept,
+    )
+    pairs = Pairs(
+        values=xp.where(held, pairs.values, 0).astype(ritz.dtype),
+        vectors=unit,
+        errors=matmul(columns.T, errors),
+        residuals=xp.where(held, pairs.residuals, xp.inf).astype(ritz.dtype),
+    )
+    return smaller, pairs, columns, xp.max(norms(outside))

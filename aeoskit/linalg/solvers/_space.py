@@ -1,0 +1,307 @@
+"""A subspace that grows by products: all that touches vectors, in four small programs.
+
+The rows V of a basis are orthonormal, and what is known of the operator on their span is a pair of
+small matrices X and Y (see `_relation`). One product takes a direction out of the span, multiplies
+it, and adds what is new in the image as the next row. Everything else that a solver does is algebra
+of small matrices. So these are the only programs that a solve compiles for vectors; from the host
+they are dispatched one by one, under a transformation they are traced into the caller's program.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
+
+from .._orthogonal import draw, once
+from .._tree import (
+    block_combine,
+    block_dots,
+    block_gram,
+    block_row,
+    block_set_row,
+    block_zeros,
+    tree_dtype,
+    tree_norm,
+    tree_scale,
+    tree_where,
+)
+
+# Rows that one pass of orthogonalization reads at a time, so that its cost follows the filled part
+# of the basis and not its capacity.
+_CHUNK = 5
+# A vector that keeps this much of its norm in a pass is orthogonal to rounding (Kahan and Parlett).
+_KEPT = 0.7
+_PASSES = 5
+# In units of (machine epsilon * norm of the product): less than this is nothing new.
+NOTHING = 8.0
+
+
+class Product(eqx.Module):
+    """One product, in the coordinates of the rows.
+
+    Attributes:
+        image: `(c,)`, divided by `unit`.
+        norm: Of the image, divided by `unit`.
+        left: The norm of what is outside of the rows that there were.
+        added: Whether that became a row.
+        finite: Whether the product was.
+        unit: The power of two that numbers are divided by, so that no square overflows.
+    """
+
+    image: Float[ArrayLike, " c"]
+    norm: Float[ArrayLike, ""]
+    left: Float[ArrayLike, ""]
+    added: Bool[ArrayLike, ""]
+    finite: Bool[ArrayLike, ""]
+    unit: Float[ArrayLike, ""]
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, jax.Array | np.ndarray | np.generic)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _program(function: Callable[..., Any], static: Any, basis: PyTree, arrays: list[Any]) -> Any:
+    treedef, rest = static
+    it = iter(arrays)
+    leaves = [next(it) if x is None else x for x in rest]
+    return function(basis, *jax.tree.unflatten(treedef, leaves))
+
+
+def dispatched(function: Callable[..., Any], basis: PyTree, *args: Any) -> Any:
+    """`function(basis, *args)`: a compiled program from the host, traced where arguments are.
+
+    The basis is donated. `eqx.filter_jit` would do; it takes several times as long to call.
+    """
+    leaves, treedef = jax.tree.flatten(args)
+    if any(isinstance(x, jax.core.Tracer) for x in [*leaves, *jax.tree.leaves(basis)]):
+        return function(basis, *args)
+    rest = tuple(None if _is_array(x) else x for x in leaves)
+    return _program(function, (treedef, rest), basis, [x for x in leaves if _is_array(x)])
+
+
+def _rows(block: PyTree) -> int:
+    return jax.tree.leaves(block)[0].shape[0]
+
+
+def _chunks(basis: PyTree, carry: Any, low: Array, high: Array, body: Any) -> Any:
+    """`body(part, index, own, carry)` over the rows from `low` up to `high`, a few at a time."""
+    rows = _rows(basis)
+    chunk = min(_CHUNK, rows)
+
+    def turn(i: Array, carry: Any) -> Any:
+        # The last slice is moved back to fit: rows that were done already are not its own.
+        start = jnp.minimum(i * chunk, rows - chunk)
+        part = jax.tree.map(lambda b: jax.lax.dynamic_slice_in_dim(b, start, chunk, axis=0), basis)
+        index = start + jnp.arange(chunk)
+        return body(part, start, (index >= i * chunk) & (index >= low) & (index < high), carry)
+
+    return jax.lax.fori_loop(low // chunk, (high + chunk - 1) // chunk, turn, carry)
+
+
+def outside(
+    basis: PyTree, w: PyTree, size: Int[Array, ""], first: Int[Array, ""]
+) -> tuple[PyTree, Float[Array, " c"], Float[Array, ""]]:
+    """The part of `w` orthogonal to the first `size` rows, its components, and its norm.
+
+    The rows from `first` on are subtracted before all are: where the others have little in `w`,
+    that is as good as all of them twice.
+    """
+
+    def subtract(part: PyTree, start: Array, own: Array, carry: Any) -> Any:
+        w, h = carry
+        dots = jnp.where(own, block_dots(part, w), 0)
+        w = jax.tree.map(lambda x, y: (x - y).astype(x.dtype), w, block_combine(part, dots))
+        old = jax.lax.dynamic_slice_in_dim(h, start, dots.shape[0])
+        return w, jax.lax.dynamic_update_slice_in_dim(h, old + dots, start, axis=0)
+
+    def body(carry: Any) -> Any:
+        w, h, numbers = carry
+        turn, after = numbers[0], numbers[2]
+        low = jnp.where(turn == 0, first, 0)
+        w, h = _chunks(basis, (w, h), low, size, subtract)
+        return w, h, jnp.stack([turn + 1, after, tree_norm(w)])
+
+    def again(carry: Any) -> Array:
+        turn, before, after = carry[2]
+        least = 1 + (first > 0)
+        return (turn < least) | ((after < _KEPT * before) & (turn < _PASSES) & (after > 0))
+
+    h = jnp.zeros(_rows(basis), tree_dtype(basis))
+    numbers = jnp.stack([jnp.zeros_like(h[0]), jnp.zeros_like(h[0]), tree_norm(w)])
+    w, h, numbers = jax.lax.while_loop(again, body, (w, h, numbers))
+    return w, h, numbers[2]
+
+
+def _power_of_two(largest: Float[Array, ""]) -> Float[Array, ""]:
+    """A power of two near the largest entry: dividing by it is exact. 1 for zero and NaN."""
+    info = jnp.finfo(largest.dtype)
+    usable = jnp.isfinite(largest) & (largest > 0)
+    # Within the range in which the number and its inverse are both normal.
+    limit = float(-info.minexp - 1)
+    exponent = jnp.round(jnp.log2(jnp.where(usable, largest, 1)))
+    bits = jnp.clip(exponent, -limit, limit).astype(jnp.int32) - info.minexp + 1
+    kind = jnp.uint32 if info.bits == 32 else jnp.uint64
+    return jax.lax.bitcast_convert_type(bits.astype(kind) << info.nmant, largest.dtype)
+
+
+def _peak(vector: PyTree, dtype: Any) -> Float[Array, ""]:
+    leaves = [jnp.max(jnp.abs(x), initial=0).astype(dtype) for x in jax.tree.leaves(vector)]
+    return jnp.max(jnp.stack(leaves))
+
+
+def _grow(
+    basis: PyTree,
+    operator: lx.AbstractLinearOperator,
+    x: Float[Array, " c"],
+    size: Int[Array, ""],
+    first: Int[Array, ""],
+    unit: Float[Array, ""],
+) -> tuple[PyTree, Float[Array, " c+5"]]:
+    dtype = tree_dtype(basis)
+    q = block_combine(basis, x)
+    w = operator.mv(q)
+    peak = _peak(w, dtype)
+    unit = jnp.where(unit > 0, unit, _power_of_two(peak))
+    finite = jnp.isfinite(peak / unit)
+    w = jax.tree.map(lambda a, z: jnp.where(finite, a / unit, 0).astype(z.dtype), w, q)
+    norm = tree_norm(w)
+    w, image, left = outside(basis, w, size, first)
+    row = jnp.minimum(size, _rows(basis) - 1)
+    added = (size < _rows(basis)) & (left > NOTHING * jnp.finfo(dtype).eps * norm)
+    unit_row = tree_scale(1 / jnp.where(added, left, 1), w)
+    basis = block_set_row(basis, row, tree_where(added, unit_row, block_row(basis, row)))
+    image = jnp.where((jnp.arange(image.shape[0]) == row) & added, left, image)
+    numbers = jnp.stack([norm, left, added.astype(dtype), finite.astype(dtype), unit])
+    return basis, jnp.concatenate([image, numbers])
+
+
+def grow(
+    basis: PyTree, operator: lx.AbstractLinearOperator, x: Any, size: Any, first: Any, unit: Any
+) -> tuple[PyTree, Product]:
+    """Multiplies a direction; what is new in its image becomes the next row. One product.
+
+    Args:
+        basis: The rows; there has to be room for one more, unless they are the whole space.
+        operator: A.
+        x: The direction's coordinates.
+        size: How many rows there are.
+        first: The first row along which more than a little is expected in the image.
+        unit: The unit; 0: still to be chosen.
+    """
+    basis, flat = dispatched(_grow, basis, operator, x, size, first, unit)
+    if isinstance(x, np.ndarray):
+        flat = np.asarray(flat)
+    norm, left, added, finite, unit = flat[-5:]
+    return basis, Product(flat[:-5], norm, left, added > 0, finite > 0, unit)
+
+
+def _inject(
+    basis: PyTree, size: Int[Array, ""], key: UInt32[Array, "2"]
+) -> tuple[PyTree, UInt32[Array, "2"]]:
+    fresh, key = draw(key, block_row(basis, 0))
+    index = jnp.arange(_rows(basis))
+    for _ in range(2):
+        fresh = tree_scale(1 / tree_norm(fresh), fresh)
+        dots = jnp.where(index < size, block_dots(basis, fresh), 0)
+        inside = block_combine(basis, dots)
+        fresh = jax.tree.map(lambda x, y: (x - y).astype(x.dtype), fresh, inside)
+    return block_set_row(basis, size, tree_scale(1 / tree_norm(fresh), fresh)), key
+
+
+def inject(basis: PyTree, size: Any, key: Any) -> tuple[PyTree, Any]:
+    """A random row, orthogonal to those that there are. No products."""
+    basis, key_ = dispatched(_inject, basis, size, key)
+    return basis, np.asarray(key_) if isinstance(key, np.ndarray) else key_
+
+
+def _recombine(basis: PyTree, columns: Float[Array, "c p"]) -> PyTree:
+    return jax.tree.map(
+        lambda b, r: jax.lax.dynamic_update_slice_in_dim(b, r, 0, axis=0),
+        basis,
+        block_combine(basis, columns),
+    )
+
+
+def recombine(basis: PyTree, columns: Any) -> PyTree:
+    """The basis with its first rows replaced by combinations of all."""
+    return dispatched(_recombine, basis, columns)
+
+
+def _picked(basis: PyTree, wanted: Array, columns: Array) -> tuple[PyTree, PyTree]:
+    both = block_combine(basis, jnp.concatenate([wanted, columns], axis=1))
+    k = wanted.shape[1]
+    return jax.tree.map(lambda b: b[:k], both), jax.tree.map(lambda b: b[k:], both)
+
+
+def picked(basis: PyTree, wanted: Any, columns: Any) -> tuple[PyTree, PyTree]:
+    """Two blocks of combinations of the rows, whose coordinates are in columns."""
+    return dispatched(_picked, basis, wanted, columns)
+
+
+@eqx.filter_jit
+def padded(structure: PyTree, block: PyTree | None, rows: int, refresh: Any) -> PyTree:
+    """A basis of so many rows that begins with those of a block.
+
+    Rounding turns rows a little from solve to solve; with `refresh` one step of Newton's brings
+    them back to orthonormal ones.
+    """
+    basis = block_zeros(structure, rows)
+    if block is None:
+        return basis
+
+    def newton(block: PyTree) -> PyTree:
+        gram = block_gram(block, block)
+        return block_combine(block, 1.5 * jnp.eye(gram.shape[0], dtype=gram.dtype) - 0.5 * gram)
+
+    block = once(refresh, newton, block)
+    return jax.tree.map(
+        lambda b, x: jax.lax.dynamic_update_slice_in_dim(b, x[:rows].astype(b.dtype), 0, axis=0),
+        basis,
+        block,
+    )
+
+
+@eqx.filter_jit
+def orthonormal(
+    structure: PyTree, block: PyTree, rows: int, noise: Array, key: UInt32[Array, "2"]
+) -> tuple[PyTree, UInt32[Array, "2"]]:
+    """A basis that begins with the vectors of a caller's block, in order, made orthonormal.
+
+    Vectors that are zero, not finite or dependent are replaced by random ones; the first takes a
+    random part of length `noise`. No products.
+    """
+    count = min(_rows(block), rows)
+    def put(i: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
+        basis, key = carry
+        fresh, key = draw(key, block_row(basis, 0))
+        fresh = tree_scale(1 / tree_norm(fresh), fresh)
+        given = block_row(block, i)
+        dtype = tree_dtype(basis)
+        unit = _power_of_two(_peak(given, dtype))
+        given = jax.tree.map(lambda x, f: (x / unit).astype(f.dtype), given, fresh)
+        norm = tree_norm(given)
+        good = jnp.isfinite(norm) & (norm > 0)
+        level = jnp.where(i == 0, noise, 0)
+        given = jax.tree.map(
+            lambda x, f: jnp.where(good, x / norm + level * f, f).astype(f.dtype), given, fresh
+        )
+        left, _, norm = outside(basis, given, i, i * 0)
+        # Of a dependent vector nothing but rounding is left: its noise points anywhere.
+        dependent = norm < 1e-4
+        again, _, other = outside(basis, fresh, i, i * 0)
+        row = jax.tree.map(
+            lambda a, b: jnp.where(dependent, b / other, a / jnp.where(dependent, 1, norm)),
+            left,
+            again,
+        )
+        return block_set_row(basis, i, row), key
+
+    return jax.lax.fori_loop(0, count, put, (block_zeros(structure, rows), key))

@@ -1,0 +1,326 @@
+"""The loop that grows a subspace: what every method below has in common.
+
+A method says where a solve begins, which direction it multiplies next, when the wanted pairs are
+good enough, what a full basis keeps, and what it remembers. The rest stands here, once: products,
+the small problem, rotations, the search for what was overlooked, verdicts and error bars.
+"""
+
+import abc
+import dataclasses
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int, PyTree, UInt32
+
+from .._results import EVIDENCE
+from .._ritz import original_order
+from .._solution import EigenSolution
+from .._start import Start
+from .._tree import tree_dtype
+from .._vector_structure import vector_structure
+from .._widening import product_error
+from ._eigensolve import AbstractEigenSolver, EigenProblem
+from ._relation import Pairs, Relation, learned, matmul, namespace, ritz_pairs, when
+from ._space import grow, inject, orthonormal, padded, picked, recombine
+from ._verdict import ROTATION, Doubt, Health, Verdict, conclude, judge
+
+
+WITHOUT_END = np.iinfo(np.int32).max
+
+
+class Search(eqx.Module):
+    """What a solve does against overlooking a pair, beside growing its space.
+
+    Attributes:
+        asked: Whether it has to search from a random row beside the wanted pairs.
+        limit: After how many products that search ends in any case.
+        evidence: What can be said for the pairs in the end.
+        trusted: Whether that is anything.
+    """
+
+    asked: Bool[ArrayLike, ""]
+    limit: Int[ArrayLike, ""]
+    evidence: EVIDENCE
+    trusted: Bool[ArrayLike, ""]
+
+
+class SubspaceState(eqx.Module):
+    """What one product needs from those before it.
+
+    Attributes:
+        basis: Rows.
+        relation: What is known of the operator on their span.
+        pairs: The Ritz pairs.
+        health: What is known of the numbers.
+        doubt: The search for what was overlooked.
+        verdict: What is next.
+        own: What the method keeps beside these.
+        key: For random rows.
+        matvecs, restarts: Counts.
+    """
+
+    basis: PyTree
+    relation: Relation
+    pairs: Pairs
+    health: Health
+    doubt: Doubt
+    verdict: Verdict
+    own: Any
+    key: UInt32[ArrayLike, "2"]
+    matvecs: Int[ArrayLike, ""]
+    restarts: Int[ArrayLike, ""]
+
+
+class AbstractSubspaceSolver(AbstractEigenSolver):
+    """A method that grows a subspace, for symmetric operators.
+
+    `init`, `step` and `finish` run on the host, where all but vectors is NumPy and a product costs
+    a dispatch, or traced into a program: they are the same functions.
+    """
+
+    eager: ClassVar[bool] = True
+    rescales: ClassVar[bool] = True
+    rtol: eqx.AbstractVar[Any]
+    atol: eqx.AbstractVar[Any]
+    noise: eqx.AbstractVar[Any]
+
+    # What a method says.
+
+    @abc.abstractmethod
+    def capacity(self, dimension: int, k: int) -> int:
+        """How many rows the basis has."""
+
+    def given(self, k: int, dimension: int) -> int:
+        """How many of the vectors that a caller gives are used."""
+        return min(k, dimension)
+
+    @abc.abstractmethod
+    def begin(self, structure: PyTree, problem: EigenProblem, start: Start, xp: Any) -> Any:
+        """What the method keeps of the last solve's memory: `(own, unit)`."""
+
+    @abc.abstractmethod
+    def search(self, problem: EigenProblem, start: Start) -> Search:
+        """What is done against overlooking a pair."""
+
+    @abc.abstractmethod
+    def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any]:
+        """The coordinates of the next direction, a unit, orthogonal to all that was multiplied.
+
+        Also: the first row along which more than a little is expected in its image.
+        """
+
+    def wants_random(self, problem: EigenProblem, state: SubspaceState) -> Any:
+        """Whether the method itself wants a random row before its next product."""
+        return state.relation.size == 0
+
+    @abc.abstractmethod
+    def learn(
+        self, problem: EigenProblem, state: SubspaceState, x: Any, product: Any
+    ) -> SubspaceState:
+        """The method's own part of a product, before the pairs are known."""
+
+    @abc.abstractmethod
+    def settled(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any]:
+        """Whether the wanted pairs are good enough; which ones by the estimate of their value."""
+
+    def expected_errors(self, problem: EigenProblem, state: SubspaceState) -> Any | None:
+        """Estimates of the errors of the wanted values, in units; None: from residuals and gaps."""
+        return None
+
+    @abc.abstractmethod
+    def shrink(
+        self, problem: EigenProblem, state: SubspaceState
+    ) -> tuple[Relation, Pairs, Any, Any, Any]:
+        """What a full basis keeps: the relation, pairs and columns, what that lost, and `own`."""
+
+    @abc.abstractmethod
+    def remember(
+        self, problem: EigenProblem, state: SubspaceState, rows: int
+    ) -> tuple[Any, Any, Any]:
+        """The columns of the next start's block, the memory beside it, and its age."""
+
+    # What follows from it.
+
+    def init(
+        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, start: Start
+    ) -> SubspaceState:
+        """The start vectors as rows. No products."""
+        structure = vector_structure(operator)
+        dimension, dtype, k = problem.dimension, tree_dtype(structure), problem.k
+        xp = namespace(start.age)
+        c = self.capacity(dimension, k)
+        given = start.memory is None
+        own, unit = self.begin(structure, problem, start, xp)
+        key = start.key
+        if given:
+            count = min(jax.tree.leaves(start.block)[0].shape[0], self.given(problem.k, dimension))
+            noise = jnp.asarray(self.noise, dtype)
+            basis, key = orthonormal(structure, start.block, c, noise, key)
+            rows = np.asarray(count, np.int32)
+            there = xp.arange(c) < count
+        else:
+            count = self.block_size(structure, k)
+            refresh = ~start.fresh & (start.age % 8 == 7)
+            basis = padded(structure, start.block, c, jnp.asarray(refresh))
+            rows = xp.where(start.fresh, 0, count).astype(np.int32)
+            there = xp.arange(c) < rows
+            there = there & xp.pad(start.memory.there, (0, max(0, c - count)), constant_values=False)[:c]
+        search = self.search(problem, start)
+        square, zero = xp.zeros((c, c), dtype), xp.zeros((), dtype)
+        integer, no = xp.zeros((), np.int32), xp.asarray(False)
+        return SubspaceState(
+            basis=basis,
+            relation=Relation(square, square, there, xp.asarray(rows), integer),
+            pairs=Pairs(xp.zeros(c, dtype), square, square, xp.full(c, xp.inf, dtype)),
+            health=Health(
+                unit=xp.asarray(unit, dtype),
+                scale=zero,
+                lost=zero,
+                asymmetry=zero,
+                finite=~no,
+                error=xp.asarray(product_error(operator), dtype),
+            ),
+            doubt=Doubt(
+                asked=xp.asarray(search.asked),
+                running=no,
+                passed=no,
+                claimed=xp.zeros(k, dtype),
+                begun=integer,
+                limit=xp.asarray(search.limit, np.int32),
+            ),
+            verdict=Verdict(done=no, enough=no, inject=xp.asarray(rows) == 0, shrink=no),
+            own=own,
+            key=xp.asarray(key),
+            matvecs=integer,
+            restarts=integer,
+        )
+
+    def step(
+        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: SubspaceState
+    ) -> SubspaceState:
+        """One product."""
+        state = self._make_room(problem, state)
+        x, first = self.direction(problem, state)
+        relation, health = state.relation, state.health
+        xp = namespace(x)
+        basis, product = grow(state.basis, operator, x, relation.size, first, health.unit)
+        health = dataclasses.replace(
+            health,
+            unit=product.unit,
+            scale=xp.where(product.finite, xp.maximum(health.scale, product.norm), health.scale),
+            lost=xp.maximum(health.lost, xp.where(product.added, 0 * product.left, product.left)),
+            finite=health.finite & product.finite,
+        )
+        relation = learned(relation, x, product)
+        state = dataclasses.replace(
+            state, basis=basis, relation=relation, health=health, matvecs=state.matvecs + 1
+        )
+        state = self.learn(problem, state, x, product)
+        pairs, asymmetry = ritz_pairs(state.relation, state.health.scale, problem.which)
+        asymmetry = xp.maximum(state.health.asymmetry, asymmetry)
+        health = dataclasses.replace(state.health, asymmetry=asymmetry)
+        state = dataclasses.replace(state, pairs=pairs, health=health)
+        settled, _ = self.settled(problem, state)
+        doubt, verdict = judge(
+            state.pairs,
+            state.relation,
+            state.health,
+            state.doubt,
+            problem=problem,
+            rtol=self.rtol,
+            atol=self.atol,
+            settled=settled,
+            matvecs=state.matvecs,
+        )
+        return dataclasses.replace(
+            state,
+            doubt=doubt,
+            verdict=dataclasses.replace(
+                verdict, inject=verdict.inject | self.wants_random(problem, state)
+            ),
+        )
+
+    def _make_room(self, problem: EigenProblem, state: SubspaceState) -> SubspaceState:
+        c = state.relation.tried.shape[0]
+
+        def smaller(state: SubspaceState) -> SubspaceState:
+            relation, pairs, columns, lost, own = self.shrink(problem, state)
+            health = state.health
+            eps = np.finfo(health.scale.dtype).eps
+            return dataclasses.replace(
+                state,
+                basis=recombine(state.basis, columns),
+                relation=relation,
+                pairs=pairs,
+                health=dataclasses.replace(
+                    health, lost=health.lost + lost + ROTATION * eps * health.scale
+                ),
+                own=own,
+                restarts=state.restarts + 1,
+            )
+
+        def larger(state: SubspaceState) -> SubspaceState:
+            relation = state.relation
+            basis, key = inject(state.basis, relation.size, state.key)
+            new = namespace(relation.tried).arange(c) == relation.size
+            relation = dataclasses.replace(
+                relation, there=relation.there | new, size=relation.size + 1
+            )
+            return dataclasses.replace(state, basis=basis, relation=relation, key=key)
+
+        full = state.verdict.shrink
+        if c < problem.dimension:
+            full = full | (state.relation.size + state.verdict.inject >= c)
+        state = when(full, smaller, state)
+        return when(state.verdict.inject, larger, state)
+
+    def terminate(
+        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: SubspaceState
+    ) -> Any:
+        """Whether the solve is over."""
+        return state.verdict.done
+
+    def finish(
+        self,
+        operator: lx.AbstractLinearOperator,
+        problem: EigenProblem,
+        state: SubspaceState,
+        start: Start,
+    ) -> EigenSolution:
+        """The k best pairs, and the start of the next solve. No products."""
+        k = problem.k
+        search = self.search(problem, start)
+        _, value_met = self.settled(problem, state)
+        rows = self.block_size(operator.in_structure(), k)
+        wanted = matmul(state.relation.tried, state.pairs.vectors[:, :k])
+        columns, memory, age = self.remember(problem, state, rows)
+        back = original_order(k, problem.which)
+        vectors, block = picked(state.basis, wanted[:, back], columns)
+        return conclude(
+            problem=problem,
+            rtol=self.rtol,
+            atol=self.atol,
+            relation=state.relation,
+            pairs=state.pairs,
+            health=state.health,
+            doubt=state.doubt,
+            verdict=state.verdict,
+            evidence=search.evidence,
+            trusted=search.trusted,
+            vectors=vectors,
+            estimates=self.expected_errors(problem, state),
+            value_met=value_met,
+            stats={"matvecs": state.matvecs, "restarts": state.restarts},
+            state=Start(
+                block=block,
+                key=jnp.asarray(state.key),
+                fresh=jnp.asarray(False),
+                age=jnp.asarray(age, jnp.int32),
+                memory=jax.tree.map(jnp.asarray, memory),
+            ),
+        )

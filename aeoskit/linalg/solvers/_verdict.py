@@ -1,0 +1,249 @@
+"""When a solve is done, how it ended, and how large its error bars are: once, for every method."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int, PyTree
+
+from .._error_bars import ritz_gaps, temple_bound
+from .._results import EVIDENCE, RESULTS
+from .._ritz import original_order
+from .._solution import EigenSolution
+from ._relation import Pairs, Relation, namespace
+
+# In units of (machine epsilon * norm seen): what rounding alone adds to a residual, and what each
+# rotation of the basis does.
+FLOOR = 8.0
+ROTATION = 4.0
+# In units of (square root of epsilon * norm seen): asymmetry that is no rounding.
+_ASYMMETRY = 10.0
+# A pair beyond those wanted is no match for them if its residual is under the distance over this
+# times the root of the dimension. The random direction that it grew from has a share of about one
+# over that root in an eigenvector overlooked, the share cannot shrink, and it would show there.
+_OVERLOOKED = 20.0
+
+
+class Health(eqx.Module):
+    """What is known of the numbers.
+
+    Attributes:
+        unit: The power of two that they are divided by; 0 before the first product.
+        scale: The largest norm of a product of a unit vector.
+        lost: What the relation has lost to rotations, and to leaving out what is nothing new.
+        asymmetry: The largest difference of `<u, Av>` and `<Au, v>`.
+        finite: Whether all products were.
+        error: The relative error of a product, beyond rounding, that the operator admits.
+    """
+
+    unit: Float[ArrayLike, ""]
+    scale: Float[ArrayLike, ""]
+    lost: Float[ArrayLike, ""]
+    asymmetry: Float[ArrayLike, ""]
+    finite: Bool[ArrayLike, ""]
+    error: Float[ArrayLike, ""]
+
+
+class Doubt(eqx.Module):
+    """Whether the wanted pairs are all that there are: a search beside them, from a random row.
+
+    A Krylov space has one copy of each eigenvalue at most, and a start that was given may lack what
+    is wanted. So the pairs found are held, and a random direction orthogonal to them is followed
+    until its best pair is known not to belong to the wanted ones; if it does, once more.
+
+    Attributes:
+        asked: Whether a search has to be made.
+        running: Whether one is being made.
+        passed: Whether the last one found nothing.
+        claimed: The wanted values when it began.
+        begun: How many products had been spent then.
+        limit: After so many products it ends in any case.
+    """
+
+    asked: Bool[ArrayLike, ""]
+    running: Bool[ArrayLike, ""]
+    passed: Bool[ArrayLike, ""]
+    claimed: Float[ArrayLike, " k"]
+    begun: Int[ArrayLike, ""]
+    limit: Int[ArrayLike, ""]
+
+
+class Verdict(eqx.Module):
+    """What is next: the end, or a random row, before which all but the wanted pairs may go."""
+
+    done: Bool[ArrayLike, ""]
+    enough: Bool[ArrayLike, ""]
+    inject: Bool[ArrayLike, ""]
+    shrink: Bool[ArrayLike, ""]
+
+
+def floor(health: Health) -> Any:
+    """What a residual may be off by, in units."""
+    eps = np.finfo(health.scale.dtype).eps
+    return (FLOOR * eps + health.error) * health.scale + health.lost
+
+
+def tolerance(rtol: Any, atol: Any, values: Any, health: Health) -> Any:
+    """How large a residual may be, in units."""
+    xp = namespace(values)
+    return rtol * xp.abs(values) + atol / xp.where(health.unit > 0, health.unit, 1)
+
+
+def standing(rtol: Any, atol: Any, pairs: Pairs, health: Health) -> tuple[Any, Any]:
+    """By rank: whether a pair meets its tolerance; and whether it does, or is at the floor."""
+    least = floor(health)
+    converged = pairs.residuals + least <= tolerance(rtol, atol, pairs.values, health)
+    return converged, converged | (pairs.residuals <= least)
+
+
+def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -> Any:
+    """Whether the best pair beyond the wanted ones, at each end, may be one of them."""
+    xp = namespace(pairs.values)
+    k, ends = problem.k, 2 if problem.which == "both" else 1
+    beyond = np.arange(k, k + ends)
+    held = pairs.values[beyond - ends]
+    residuals = pairs.residuals[beyond]
+    converged = residuals + floor(health) <= tolerance(rtol, atol, held, health)
+    gap = xp.abs(held - pairs.values[beyond])
+    return ~(converged | (_OVERLOOKED * problem.dimension**0.5 * residuals <= gap))
+
+
+def searchable(problem: Any, c: int) -> bool:
+    """Whether there are pairs beyond the wanted ones to look at, in a basis of c rows."""
+    return c < problem.dimension and problem.k + 2 < c and (problem.which != "both" or problem.k > 1)
+
+
+def first_match(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -> Any:
+    """The rank of the first pair beyond the wanted ones that may be one of them."""
+    xp = namespace(pairs.values)
+    if not searchable(problem, pairs.values.shape[0]):
+        return xp.argmax(xp.where(xp.isfinite(pairs.residuals), pairs.residuals, -1))
+    return problem.k + xp.argmax(_matches(problem, rtol, atol, pairs, health))
+
+
+def judge(
+    pairs: Pairs,
+    relation: Relation,
+    health: Health,
+    doubt: Doubt,
+    *,
+    problem: Any,
+    rtol: Any,
+    atol: Any,
+    settled: Any,
+    matvecs: Any,
+) -> tuple[Doubt, Verdict]:
+    """What follows from the pairs, once `settled` says whether the wanted ones are good enough."""
+    xp = namespace(pairs.values)
+    complete = relation.count >= problem.dimension
+    begin = repeat = doubt.asked & False
+    if searchable(problem, relation.tried.shape[0]):
+        known = ~xp.any(_matches(problem, rtol, atol, pairs, health))
+        over = (doubt.running & settled & (matvecs > doubt.begun)) & (
+            known | (matvecs - doubt.begun >= doubt.limit)
+        )
+        wanted = pairs.values[: problem.k]
+        allowed = tolerance(rtol, atol, wanted, health) + pairs.residuals[: problem.k]
+        changed = xp.any(xp.abs(wanted - doubt.claimed) > allowed)
+        begin = doubt.asked & ~doubt.running & settled & ~doubt.passed
+        repeat = over & changed
+        doubt = Doubt(
+            asked=doubt.asked,
+            running=(doubt.running & ~over) | begin | repeat,
+            passed=doubt.passed | (over & ~changed),
+            claimed=xp.where(begin | repeat, wanted, doubt.claimed),
+            begun=xp.where(begin | repeat, matvecs, doubt.begun).astype(np.int32),
+            limit=doubt.limit,
+        )
+    eps = np.finfo(health.scale.dtype).eps
+    enough = (settled & (~doubt.asked | doubt.passed)) | complete
+    spent = matvecs >= problem.max_matvecs
+    asymmetric = is_asymmetric(health, eps)
+    exhausted = (relation.size == relation.count) & ~complete
+    return doubt, Verdict(
+        done=(matvecs > 0) & (enough | spent | ~health.finite | asymmetric),
+        enough=enough,
+        inject=begin | repeat | exhausted,
+        shrink=begin | repeat,
+    )
+
+
+def is_asymmetric(health: Health, eps: Any) -> Any:
+    """Whether products differ from symmetric ones by more than rounding."""
+    return health.asymmetry > _ASYMMETRY * (eps**0.5 + health.error) * health.scale
+
+
+def select(predicate: Any, a: Any, b: Any) -> Any:
+    """`a` where the predicate holds, else `b`: members of an enumeration, or arrays."""
+    if isinstance(predicate, bool | np.bool_ | np.ndarray):
+        return a if predicate else b
+    if isinstance(a, RESULTS):
+        return RESULTS.where(predicate, a, b)
+    if isinstance(a, EVIDENCE):
+        return EVIDENCE.where(predicate, a, b)
+    return jnp.where(predicate, a, b)
+
+
+def conclude(
+    *,
+    problem: Any,
+    rtol: Any,
+    atol: Any,
+    relation: Relation,
+    pairs: Pairs,
+    health: Health,
+    doubt: Doubt,
+    verdict: Verdict,
+    evidence: EVIDENCE,
+    trusted: Any,
+    vectors: PyTree,
+    estimates: Any | None,
+    value_met: Any | None,
+    stats: dict[str, Any],
+    state: Any,
+) -> EigenSolution:
+    """The solution: values, bars and verdicts of the k best pairs, in the operator's own units."""
+    xp, k = namespace(pairs.values), problem.k
+    eps = np.finfo(health.scale.dtype).eps
+    unit = xp.where(health.unit > 0, health.unit, 1)
+    found = (xp.arange(k) < relation.count) & health.finite
+    values = pairs.values[:k]
+    residuals = pairs.residuals[:k] + floor(health)
+    asymmetric = is_asymmetric(health, eps)
+    converged = found & ~asymmetric & (residuals <= tolerance(rtol, atol, values, health))
+    seen = xp.arange(pairs.values.shape[0]) < relation.count
+    if estimates is None:
+        estimates = temple_bound(residuals, ritz_gaps(values, pairs.values, seen))
+    estimates = xp.minimum(estimates, residuals)
+    residual_met = converged
+    if value_met is not None:
+        converged = converged | (found & ~asymmetric & value_met)
+    result = select(xp.all(residual_met), RESULTS.successful, RESULTS.estimate_met)
+    result = select(xp.all(converged), result, RESULTS.stagnation)
+    result = select(verdict.enough, result, RESULTS.max_matvecs_reached)
+    result = select(asymmetric, RESULTS.asymmetric, result)
+    result = select(health.finite, result, RESULTS.nonfinite)
+    complete = relation.count >= problem.dimension
+    # What was to be looked for a second time, and was not, has no evidence.
+    trusted = trusted & (~doubt.asked | doubt.passed)
+    evidence = select(trusted, evidence, EVIDENCE.none)
+    evidence = select(complete, EVIDENCE.whole_space, evidence)
+    back = original_order(k, problem.which)
+    nan, infinite = xp.asarray(xp.nan, values.dtype), xp.asarray(xp.inf, values.dtype)
+    bars = xp.where(found, unit * residuals, infinite)[back]
+    return EigenSolution(
+        values=jnp.asarray(xp.where(found, unit * values, nan)[back]),
+        vectors=vectors,
+        residuals=jnp.asarray(bars),
+        bounds=jnp.asarray(bars),
+        estimates=jnp.asarray(xp.where(found, unit * estimates, infinite)[back]),
+        converged=jnp.asarray(converged[back]),
+        is_top=jnp.asarray((converged & (trusted | complete))[back]),
+        evidence=evidence,
+        result=result,
+        stats={name: jnp.asarray(value, jnp.int32) for name, value in stats.items()},
+        state=state,
+    )
+
