@@ -52,7 +52,7 @@ from ._results import RESULTS as RESULTS
 from ._solution import EigenSolution as EigenSolution
 from ._start import Start as Start
 from ._trace import trace as trace
-from ._tracking import Tracking as Tracking
+from .solvers._tracking import Tracking as Tracking
 from ._tree import block_combine as block_combine
 from ._tree import block_dots as block_dots
 from ._tree import block_gram as block_gram

@@ -14,7 +14,7 @@ from .._results import EVIDENCE
 from .._ritz import WHICH, structure_dimension
 from .._start import Start
 from ._eigensolve import EigenProblem
-from ._relation import compressed, matmul, namespace, unit_directions
+from ._relation import compressed, kept_at_restart, matmul, namespace, unit_directions
 from ._subspace import AbstractSubspaceSolver, Search, SubspaceState, WITHOUT_END
 from ._verdict import first_match, select, standing
 
@@ -129,10 +129,16 @@ class Lanczos(AbstractSubspaceSolver):
         """No rows."""
         return LanczosMemory(there=jnp.zeros(self.block_size(structure, k), bool))
 
-    def begin(self, structure: PyTree, problem: EigenProblem, start: Start, xp: Any) -> Any:
+    def may_search(self, problem: EigenProblem) -> bool:
+        """Copies are looked for with k > 1, and what a warm start may lack."""
+        return self.copies if problem.k > 1 else self.explore > 0
+
+    def begin(
+        self, structure: PyTree, problem: EigenProblem, start: Start, count: int, xp: Any
+    ) -> Any:
         """The counts of start vectors; numbers are in units of the first product."""
         if start.memory is None:
-            return LanczosOwn(random=xp.zeros((), np.int32), given=xp.asarray(problem.k)), 0.0
+            return LanczosOwn(random=xp.zeros((), np.int32), given=xp.asarray(count, np.int32)), 0.0
         there = xp.sum(start.memory.there[: problem.k])
         return LanczosOwn(
             random=xp.where(start.fresh, self.block, 0).astype(np.int32),
@@ -162,7 +168,7 @@ class Lanczos(AbstractSubspaceSolver):
             trusted=asked | (start.fresh & cold),
         )
 
-    def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any]:
+    def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any, Any]:
         """A start vector while there are any; a random row; the residual that is wanted most."""
         relation, own, k = state.relation, state.own, problem.k
         xp = namespace(relation.tried)
@@ -182,7 +188,7 @@ class Lanczos(AbstractSubspaceSolver):
         plain = begins | state.verdict.inject
         row = xp.where(plain, row, last)
         x = xp.where(plain | ~xp.any(x != 0), rows[:, row], x)
-        return x, xp.maximum(relation.size - 2, 0)
+        return x, xp.maximum(relation.size - 2, 0), own
 
     def wants_random(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """While a cold start has not all its vectors."""
@@ -205,9 +211,11 @@ class Lanczos(AbstractSubspaceSolver):
         xp = namespace(state.relation.tried)
         c, k = state.relation.tried.shape[0], problem.k
         kept = xp.where(state.verdict.shrink, k, kept_at_restart(c - 1, k))
-        return *compressed(state.relation, state.pairs, kept), state.own
+        return *compressed(state.relation, state.pairs, kept, c - 2), state.own
 
-    def remember(self, problem: EigenProblem, state: SubspaceState, rows: int) -> Any:
+    def remember(
+        self, problem: EigenProblem, state: SubspaceState, start: Start, rows: int
+    ) -> Any:
         """The wanted vectors and the next ones."""
         xp = namespace(state.relation.tried)
         columns = matmul(state.relation.tried, state.pairs.vectors[:, :rows])
@@ -217,7 +225,3 @@ class Lanczos(AbstractSubspaceSolver):
         there = (xp.arange(rows) < state.relation.count) & state.health.finite
         return columns, LanczosMemory(there=there), xp.zeros((), np.int32)
 
-
-def kept_at_restart(m: int, k: int) -> int:
-    """How many Ritz vectors a restart keeps in a basis of m: the wanted, and half of the rest."""
-    return max(1, min(m - 1, k + max(1, (m - k) // 2)))

@@ -173,13 +173,15 @@ def unit_directions(relation: Relation, candidates: Any) -> Any:
     return left.astype(candidates.dtype)
 
 
-def compressed(relation: Relation, pairs: Pairs, kept: Any) -> tuple[Relation, Pairs, Any, Any]:
+def compressed(
+    relation: Relation, pairs: Pairs, kept: Any, most: Any, preference: Any | None = None
+) -> tuple[Relation, Pairs, Any, Any]:
     """The relation on the best `kept` pairs and what was not multiplied, and the columns of V.
 
     Images of Ritz vectors are in the span of these, so that the relation stays exact (thick
-    restart: Wu and Simon, SIAM J. Matrix Anal. Appl. 22, 2000). Two rows are left free; where that
-    leaves too few for all that was not multiplied, those go in which the residuals have most of
-    their share, and the norm of the rest is returned too.
+    restart: Wu and Simon, SIAM J. Matrix Anal. Appl. 22, 2000). Where `most` rows are too few for
+    all that was not multiplied, those go in which the residuals have most of their share, then
+    those that are preferred; the norm of what the images had outside is returned too.
     """
     xp = namespace(relation.tried)
     c = relation.tried.shape[0]
@@ -189,19 +191,19 @@ def compressed(relation: Relation, pairs: Pairs, kept: Any) -> tuple[Relation, P
     best = xp.where(held[None, :], pairs.vectors, 0)
     errors = xp.where(held[None, :], pairs.errors, 0)
     ritz, images = matmul(relation.tried, best), matmul(relation.images, best)
-    # The complement of what was multiplied, among the rows; the residuals' share of it first.
-    size = xp.sqrt((errors * errors).sum())
-    shares = errors / xp.where(size > 0, size, 1)
-    rest = xp.diag(xp.where(relation.there, 1, 0).astype(ritz.dtype))
-    rest = rest - matmul(relation.tried, relation.tried.T)
-    shares = matmul(rest, shares)
-    weights, axes = eigh(-rest - matmul(shares, shares.T))
-    unseen = (weights < -0.5) & (index < c - 2 - kept)
+    # The complement of what was multiplied, among the rows.
+    rest = xp.diag(relation.there.astype(ritz.dtype)) - matmul(relation.tried, relation.tried.T)
+    shares = matmul(rest, errors / (norms(errors) + 1e-30)[None, :])
+    weight = rest + 4 * matmul(shares, shares.T)
+    if preference is not None:
+        weight = weight + matmul(rest, matmul(preference, rest))
+    weights, axes = eigh(-weight)
+    unseen = (weights < -0.5) & (index < most - kept)
     behind = (index >= kept) & (index < kept + unseen.sum())
     # The Ritz vectors, and the complement right behind them.
     moved = (index[:, None] + kept == index[None, :]) & behind[None, :]
-    axes = xp.where(relation.there[:, None], axes, 0)
-    columns = (ritz + matmul(axes, moved.astype(ritz.dtype))).astype(ritz.dtype)
+    moved = xp.where(relation.there[:, None], matmul(axes, moved.astype(ritz.dtype)), 0)
+    columns = (ritz + moved).astype(ritz.dtype)
     outside = images - matmul(columns, matmul(columns.T, images))
     there = held | behind
     unit = xp.diag(held.astype(ritz.dtype))
@@ -219,3 +221,8 @@ def compressed(relation: Relation, pairs: Pairs, kept: Any) -> tuple[Relation, P
         residuals=xp.where(held, pairs.residuals, xp.inf).astype(ritz.dtype),
     )
     return smaller, pairs, columns, xp.max(norms(outside))
+
+
+def kept_at_restart(m: int, k: int) -> int:
+    """How many Ritz vectors a restart keeps in a basis of m: the wanted, and half of the rest."""
+    return max(1, min(m - 1, k + max(1, (m - k) // 2)))

@@ -67,24 +67,29 @@ def _is_array(x: Any) -> bool:
     return isinstance(x, jax.Array | np.ndarray | np.generic)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def _program(function: Callable[..., Any], static: Any, basis: PyTree, arrays: list[Any]) -> Any:
+def _run(function: Callable[..., Any], static: Any, basis: PyTree, arrays: list[Any]) -> Any:
     treedef, rest = static
     it = iter(arrays)
     leaves = [next(it) if x is None else x for x in rest]
     return function(basis, *jax.tree.unflatten(treedef, leaves))
 
 
-def dispatched(function: Callable[..., Any], basis: PyTree, *args: Any) -> Any:
+_program = jax.jit(_run, static_argnums=(0, 1))
+_program_in_place = jax.jit(_run, static_argnums=(0, 1), donate_argnums=2)
+
+
+def dispatched(function: Callable[..., Any], basis: PyTree, *args: Any, reads: bool = False) -> Any:
     """`function(basis, *args)`: a compiled program from the host, traced where arguments are.
 
-    The basis is donated. `eqx.filter_jit` would do; it takes several times as long to call.
+    The basis is donated unless it is only read. `eqx.filter_jit` would do; it takes several times
+    as long to call.
     """
     leaves, treedef = jax.tree.flatten(args)
     if any(isinstance(x, jax.core.Tracer) for x in [*leaves, *jax.tree.leaves(basis)]):
         return function(basis, *args)
     rest = tuple(None if _is_array(x) else x for x in leaves)
-    return _program(function, (treedef, rest), basis, [x for x in leaves if _is_array(x)])
+    program = _program if reads else _program_in_place
+    return program(function, (treedef, rest), basis, [x for x in leaves if _is_array(x)])
 
 
 def _rows(block: PyTree) -> int:
@@ -164,12 +169,14 @@ def _grow(
     size: Int[Array, ""],
     first: Int[Array, ""],
     unit: Float[Array, ""],
+    fixed: Bool[Array, ""],
 ) -> tuple[PyTree, Float[Array, " c+5"]]:
     dtype = tree_dtype(basis)
     q = block_combine(basis, x)
     w = operator.mv(q)
     peak = _peak(w, dtype)
-    unit = jnp.where(unit > 0, unit, _power_of_two(peak))
+    near = (peak > unit * 2.0**-30) & (peak < unit * 2.0**30)
+    unit = jnp.where((unit > 0) & (fixed | near), unit, _power_of_two(peak))
     finite = jnp.isfinite(peak / unit)
     w = jax.tree.map(lambda a, z: jnp.where(finite, a / unit, 0).astype(z.dtype), w, q)
     norm = tree_norm(w)
@@ -184,7 +191,13 @@ def _grow(
 
 
 def grow(
-    basis: PyTree, operator: lx.AbstractLinearOperator, x: Any, size: Any, first: Any, unit: Any
+    basis: PyTree,
+    operator: lx.AbstractLinearOperator,
+    x: Any,
+    size: Any,
+    first: Any,
+    unit: Any,
+    fixed: Any,
 ) -> tuple[PyTree, Product]:
     """Multiplies a direction; what is new in its image becomes the next row. One product.
 
@@ -195,8 +208,9 @@ def grow(
         size: How many rows there are.
         first: The first row along which more than a little is expected in the image.
         unit: The unit; 0: still to be chosen.
+        fixed: Whether another one is no longer possible.
     """
-    basis, flat = dispatched(_grow, basis, operator, x, size, first, unit)
+    basis, flat = dispatched(_grow, basis, operator, x, size, first, unit, fixed)
     if isinstance(x, np.ndarray):
         flat = np.asarray(flat)
     norm, left, added, finite, unit = flat[-5:]
@@ -243,7 +257,7 @@ def _picked(basis: PyTree, wanted: Array, columns: Array) -> tuple[PyTree, PyTre
 
 def picked(basis: PyTree, wanted: Any, columns: Any) -> tuple[PyTree, PyTree]:
     """Two blocks of combinations of the rows, whose coordinates are in columns."""
-    return dispatched(_picked, basis, wanted, columns)
+    return dispatched(_picked, basis, wanted, columns, reads=True)
 
 
 @eqx.filter_jit

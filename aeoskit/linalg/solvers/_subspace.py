@@ -100,18 +100,24 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         return min(k, dimension)
 
     @abc.abstractmethod
-    def begin(self, structure: PyTree, problem: EigenProblem, start: Start, xp: Any) -> Any:
-        """What the method keeps of the last solve's memory: `(own, unit)`."""
+    def may_search(self, problem: EigenProblem) -> bool:
+        """Whether a search from a random row is ever asked for: if not, no program has it."""
+
+    @abc.abstractmethod
+    def begin(
+        self, structure: PyTree, problem: EigenProblem, start: Start, count: int, xp: Any
+    ) -> tuple[Any, Any]:
+        """What the method keeps beside the relation, and the unit; `count` rows were given."""
 
     @abc.abstractmethod
     def search(self, problem: EigenProblem, start: Start) -> Search:
         """What is done against overlooking a pair."""
 
     @abc.abstractmethod
-    def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any]:
+    def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any, Any]:
         """The coordinates of the next direction, a unit, orthogonal to all that was multiplied.
 
-        Also: the first row along which more than a little is expected in its image.
+        Also: the first row along which more than a little is expected in its image; and `own`.
         """
 
     def wants_random(self, problem: EigenProblem, state: SubspaceState) -> Any:
@@ -123,6 +129,10 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         self, problem: EigenProblem, state: SubspaceState, x: Any, product: Any
     ) -> SubspaceState:
         """The method's own part of a product, before the pairs are known."""
+
+    def analyse(self, problem: EigenProblem, state: SubspaceState) -> Any:
+        """`own`, once the pairs are known."""
+        return state.own
 
     @abc.abstractmethod
     def settled(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any]:
@@ -140,7 +150,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
 
     @abc.abstractmethod
     def remember(
-        self, problem: EigenProblem, state: SubspaceState, rows: int
+        self, problem: EigenProblem, state: SubspaceState, start: Start, rows: int
     ) -> tuple[Any, Any, Any]:
         """The columns of the next start's block, the memory beside it, and its age."""
 
@@ -155,10 +165,9 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         xp = namespace(start.age)
         c = self.capacity(dimension, k)
         given = start.memory is None
-        own, unit = self.begin(structure, problem, start, xp)
         key = start.key
         if given:
-            count = min(jax.tree.leaves(start.block)[0].shape[0], self.given(problem.k, dimension))
+            count = min(jax.tree.leaves(start.block)[0].shape[0], self.given(k, dimension))
             noise = jnp.asarray(self.noise, dtype)
             basis, key = orthonormal(structure, start.block, c, noise, key)
             rows = np.asarray(count, np.int32)
@@ -170,6 +179,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
             rows = xp.where(start.fresh, 0, count).astype(np.int32)
             there = xp.arange(c) < rows
             there = there & xp.pad(start.memory.there, (0, max(0, c - count)), constant_values=False)[:c]
+        own, unit = self.begin(structure, problem, start, count, xp)
         search = self.search(problem, start)
         square, zero = xp.zeros((c, c), dtype), xp.zeros((), dtype)
         integer, no = xp.zeros((), np.int32), xp.asarray(False)
@@ -205,10 +215,12 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
     ) -> SubspaceState:
         """One product."""
         state = self._make_room(problem, state)
-        x, first = self.direction(problem, state)
+        x, first, own = self.direction(problem, state)
         relation, health = state.relation, state.health
         xp = namespace(x)
-        basis, product = grow(state.basis, operator, x, relation.size, first, health.unit)
+        basis, product = grow(
+            state.basis, operator, x, relation.size, first, health.unit, relation.count > 0
+        )
         health = dataclasses.replace(
             health,
             unit=product.unit,
@@ -218,13 +230,19 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         )
         relation = learned(relation, x, product)
         state = dataclasses.replace(
-            state, basis=basis, relation=relation, health=health, matvecs=state.matvecs + 1
+            state,
+            basis=basis,
+            relation=relation,
+            health=health,
+            own=own,
+            matvecs=state.matvecs + 1,
         )
         state = self.learn(problem, state, x, product)
         pairs, asymmetry = ritz_pairs(state.relation, state.health.scale, problem.which)
         asymmetry = xp.maximum(state.health.asymmetry, asymmetry)
         health = dataclasses.replace(state.health, asymmetry=asymmetry)
         state = dataclasses.replace(state, pairs=pairs, health=health)
+        state = dataclasses.replace(state, own=self.analyse(problem, state))
         settled, _ = self.settled(problem, state)
         doubt, verdict = judge(
             state.pairs,
@@ -236,6 +254,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
             atol=self.atol,
             settled=settled,
             matvecs=state.matvecs,
+            searches=self.may_search(problem),
         )
         return dataclasses.replace(
             state,
@@ -298,7 +317,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         _, value_met = self.settled(problem, state)
         rows = self.block_size(operator.in_structure(), k)
         wanted = matmul(state.relation.tried, state.pairs.vectors[:, :k])
-        columns, memory, age = self.remember(problem, state, rows)
+        columns, memory, age = self.remember(problem, state, start, rows)
         back = original_order(k, problem.which)
         vectors, block = picked(state.basis, wanted[:, back], columns)
         return conclude(

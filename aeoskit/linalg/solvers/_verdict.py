@@ -134,12 +134,13 @@ def judge(
     atol: Any,
     settled: Any,
     matvecs: Any,
+    searches: bool,
 ) -> tuple[Doubt, Verdict]:
     """What follows from the pairs, once `settled` says whether the wanted ones are good enough."""
     xp = namespace(pairs.values)
     complete = relation.count >= problem.dimension
     begin = repeat = doubt.asked & False
-    if searchable(problem, relation.tried.shape[0]):
+    if searches and searchable(problem, relation.tried.shape[0]):
         known = ~xp.any(_matches(problem, rtol, atol, pairs, health))
         over = (doubt.running & settled & (matvecs > doubt.begun)) & (
             known | (matvecs - doubt.begun >= doubt.limit)

@@ -1,0 +1,564 @@
+"""Tracking: the solver for an operator that changes a little from solve to solve."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import lineax as lx  # noqa: F401 (the example)
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int, PyTree
+
+from .._options import Scalar, check_numbers
+from .._results import EVIDENCE
+from .._ritz import structure_dimension
+from .._start import Start
+from .._tree import tree_dtype
+from ._eigensolve import EigenProblem
+from ._relation import (
+    Relation,
+    best_first,
+    compressed,
+    eigh,
+    kept_at_restart,
+    matmul,
+    namespace,
+    norms,
+    off,
+    unit_directions,
+    when,
+)
+from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
+from ._verdict import first_match, floor, select, standing
+
+# How fast the guesses follow what is measured: the curvature of directions of which nothing is
+# known, and the drift of a value from one solve to the next.
+_BULK_RATE = 0.1
+_DRIFT_RATE = 0.1
+# A direction that is older than this (in solves, squared overlap counted) tells of drift.
+_OLD = 0.5
+# A first image that differs from the expected one by this share of either is another operator's.
+_FORGET = 0.5
+# Columns of the explorer: itself, its last change, and, once it was multiplied in this solve, that
+# direction and what its image brought.
+_SELF, _CHANGE, _STEP, _BROUGHT = range(4)
+
+
+class Model(eqx.Module):
+    """What is believed of the operator, in coordinates of rows and in units.
+
+    Attributes:
+        matrix: F: the projection of the operator, exact on what was multiplied in this solve.
+        staleness: G: for a unit direction x, `xᵀGx` is how many solves ago F was measured there.
+        bulk: The curvature of directions of which nothing is known.
+        weight: How much was seen of these.
+        drift: By how much a value moves from solve to solve.
+    """
+
+    matrix: Float[ArrayLike, "r r"]
+    staleness: Float[ArrayLike, "r r"]
+    bulk: Float[ArrayLike, ""]
+    weight: Float[ArrayLike, ""]
+    drift: Float[ArrayLike, ""]
+
+
+class TrackingMemory(eqx.Module):
+    """What a solve leaves to the next one, beside rows: the model, and which rows there are."""
+
+    model: Model
+    there: Bool[ArrayLike, " r"]
+    unit: Float[ArrayLike, ""]
+
+
+class Explorer(eqx.Module):
+    """A direction that nothing wanted points to, followed from solve to solve."""
+
+    columns: Float[ArrayLike, "c 4"]
+    due: Bool[ArrayLike, ""]
+    explored: Bool[ArrayLike, ""]
+    exploring: Bool[ArrayLike, ""]
+
+
+class TrackingOwn(eqx.Module):
+    """Beside the relation.
+
+    Attributes:
+        model: Of all rows.
+        explorer: See there.
+        expected: `F x` and `G x` for the direction that is multiplied.
+        hopes: The model's vectors with what is old raised, best first.
+        gains: By how much the model expects each wanted value to rise, at most and in fact.
+        given: How many rows the caller gave.
+        old: How many rows come from the last solve.
+        cold: Whether the model grew in this solve alone.
+    """
+
+    model: Model
+    explorer: Explorer
+    expected: Float[ArrayLike, "2 c"]
+    hopes: Float[ArrayLike, "c c"]
+    gains: Float[ArrayLike, " k"]
+    given: Int[ArrayLike, ""]
+    old: Int[ArrayLike, ""]
+    cold: Bool[ArrayLike, ""]
+
+
+class Tracking(AbstractSubspaceSolver):
+    """The top (or bottom) pairs of a symmetric operator that changes a little at every step.
+
+    A solve starts from a *model* of the operator: the pairs wanted and `kept` vectors beyond them,
+    with what earlier solves measured on their span. It multiplies the model's best vector; where
+    the product disagrees, the model is corrected by the smallest change that agrees (a secant
+    update), and its new best direction is multiplied next. So every product goes to where the
+    value is expected to rise most, and vectors that were not multiplied still serve: they tell how
+    the residual is spread over the cluster at the top. With nothing known (a cold start) the same
+    steps are those of Lanczos, copies of eigenvalues included. A typical warm solve takes one to
+    three products. Residuals come from the products of the solve itself, never from the model.
+
+    **When it ends.** Each wanted pair has to meet the residual's tolerance, `||A v - θ v|| <=
+    rtol |θ| + atol`, without the model expecting a better value; or, with `value_rtol` > 0, the
+    model expects it to rise by no more than `value_rtol |θ|`. The second is an estimate of the
+    value's own error, of second order in the residual: at the edge it takes half of the products.
+    Such a solve ends with `RESULTS.estimate_met`, and `converged` says that either was met.
+    `estimates` holds the expected rise. The budget `max_matvecs` ends a solve anywhere, with
+    the residuals that were reached.
+
+    **Not locking in.** What the model knows of vectors that are not multiplied grows old; the
+    expected value of such a vector is raised by `hope` times the drift seen lately, for every solve
+    since it was measured, so that it is looked at before it can have overtaken the top one.
+    A direction that nothing wanted points to is sought by an *explorer*: every
+    `explore_every`-th solve spends one product on it (a step of LOBPCG beside the vectors kept),
+    and after `renew_every` such products it starts again from a random vector. An eigenvalue that
+    comes out of the bulk with no coupling to what is tracked is found when the explorer has turned
+    to it; until then the old pair is reported as converged (tried: a gain of 1 % a step led unseen
+    for 6 to 22 steps).
+
+    **After a jump.** Where the first product is far from what the model expects (by half), it was
+    of another operator: everything is forgotten, and the solve is a cold one.
+
+    Memory: `basis` vectors, `kept` + k + 2 in the state, and about four more.
+
+    Args:
+        basis: The number of vectors that the solver holds; it restarts when they are used up.
+            None: 20, or 3 k + 15 if that is more.
+        kept: How many vectors beyond the wanted ones are kept from solve to solve.
+        noise: The length of the random vector that is added to the first of the unit vectors that
+            a caller gives: without it, a start that lacks the wanted vector would never meet it.
+        rtol: See above; a tolerance under the floor of rounding ends in `RESULTS.stagnation`.
+        atol: See `rtol`.
+        value_rtol: See above; 0 asks for residuals.
+        hope: How much of the drift is added to what is old. 0: none.
+        explore_every: 0: never.
+        renew_every: 0: never.
+
+    Raises:
+        ValueError: An option out of range; at a solve, a basis too small for k.
+
+    Source: Powell's symmetric secant update (1970); Davidson's expansion (1975), with the model.
+
+    Example:
+        >>> from aeoskit.linalg import eigensolve
+        >>> operator = lx.DiagonalLinearOperator(jnp.array([1.0, 4.0, 2.0, 3.0]))
+        >>> first = eigensolve(operator, Tracking())
+        >>> moved = lx.DiagonalLinearOperator(jnp.array([1.0, 4.1, 2.0, 3.0]))
+        >>> second = eigensolve(moved, Tracking(), start=first.state)
+        >>> round(float(second.values[0]), 4), int(second.stats["matvecs"])
+        (4.1, 1)
+    """
+
+    ends: ClassVar[tuple[str, ...]] = ("largest", "smallest")
+    symmetric: ClassVar[bool] = True
+    basis: int | None = eqx.field(default=None, static=True)
+    kept: int = eqx.field(default=7, static=True)
+    rtol: Scalar = 1e-3
+    atol: Scalar = 0.0
+    value_rtol: Scalar = 0.0
+    hope: Scalar = 0.3
+    noise: Scalar = 0.1
+    explore_every: int = eqx.field(default=4, static=True)
+    renew_every: int = eqx.field(default=16, static=True)
+
+    def __check_init__(self):
+        check_numbers(
+            self,
+            ("rtol", "atol", "value_rtol", "hope", "noise"),
+            "rtol=1e-3, atol=0, value_rtol=0, hope=0.3, noise=0.1",
+        )
+        for name, least in (("basis", 3), ("kept", 0), ("explore_every", 0), ("renew_every", 0)):
+            count = getattr(self, name)
+            if count is not None and count < least:
+                raise ValueError(
+                    f"Tracking({name}={count}): at least {least}; the defaults are basis=None, "
+                    "kept=7, explore_every=4, renew_every=16."
+                )
+
+    def default_max_matvecs(self, dimension: int) -> int:
+        """400, or 20 products for each basis vector."""
+        return 20 * (self.basis or 20)
+
+    def block_size(self, structure: PyTree, k: int) -> int:
+        """The wanted pairs, those kept, the explorer and its last change."""
+        return min(k + self.kept + 2, structure_dimension(structure))
+
+    def blank_memory(self, structure: PyTree, k: int) -> TrackingMemory:
+        """A model that knows nothing."""
+        rows, dtype = self.block_size(structure, k), tree_dtype(structure)
+        square, zero = jnp.zeros((rows, rows), dtype), jnp.zeros((), dtype)
+        return TrackingMemory(
+            model=Model(square, square, zero, zero, zero), there=jnp.zeros(rows, bool), unit=zero
+        )
+
+    def capacity(self, dimension: int, k: int) -> int:
+        """`basis` rows."""
+        basis = max(20, 3 * k + 15) if self.basis is None else self.basis
+        rows = min(k + self.kept + 2, dimension)
+        c = min(basis, dimension)
+        if c < min(rows + max(2, k), dimension):
+            raise ValueError(
+                f"Tracking(basis={self.basis}, kept={self.kept}) is too small for k={k}: use "
+                f"basis={rows + max(2, k)} or more (or None), or a smaller kept."
+            )
+        return c
+
+    def given(self, k: int, dimension: int) -> int:
+        """As many as are kept."""
+        return min(k + self.kept, dimension)
+
+    def _best_rows(self, rows: int, dimension: int) -> int:
+        return rows if rows == dimension else rows - 2
+
+    def may_search(self, problem: EigenProblem) -> bool:
+        """Copies are looked for with k > 1."""
+        return problem.k > 1
+
+    def begin(
+        self, structure: PyTree, problem: EigenProblem, start: Start, count: int, xp: Any
+    ) -> Any:
+        """The model of the last solve, a solve older."""
+        k, dtype = problem.k, tree_dtype(structure)
+        c, rows = self.capacity(problem.dimension, k), self.block_size(structure, k)
+        best = self._best_rows(rows, problem.dimension)
+        memory = self._memory(start, structure, k, xp)
+        cold = xp.asarray(start.fresh | (start.memory is None))
+        wider = ((0, c - rows), (0, c - rows))
+        age = xp.where(cold, 0, start.age + 1)
+        explores = self.explore_every > 0 and best < rows
+        due = ~cold & (age % max(self.explore_every, 1) == 0) & explores
+        columns = np.zeros((c, 4), dtype)
+        if best < rows:
+            columns[best, _SELF] = columns[best + 1, _CHANGE] = 1
+        grown = np.diag((np.arange(c) < best).astype(dtype))
+        zero = xp.zeros((), dtype)
+        known = xp.where(cold, 0, 1).astype(dtype)
+        no = xp.asarray(False)
+        own = TrackingOwn(
+            model=dataclasses.replace(
+                memory.model,
+                matrix=known * xp.pad(memory.model.matrix, wider),
+                staleness=known * (xp.pad(memory.model.staleness, wider) + grown),
+            ),
+            explorer=Explorer(known * columns, due, no, no),
+            expected=xp.zeros((2, c), dtype),
+            hopes=xp.eye(c, dtype=dtype),
+            gains=xp.full(k, xp.inf, dtype),
+            given=xp.asarray(count if start.memory is None else 0, np.int32),
+            old=xp.asarray(xp.where(cold, 0, rows), np.int32),
+            cold=cold,
+        )
+        return own, xp.where(cold, zero, memory.unit)
+
+    def _memory(self, start: Start, structure: PyTree, k: int, xp: Any) -> TrackingMemory:
+        if start.memory is not None:
+            return start.memory
+        rows, dtype = self.block_size(structure, k), tree_dtype(structure)
+        square, zero = xp.zeros((rows, rows), dtype), xp.zeros((), dtype)
+        return TrackingMemory(Model(square, square, zero, zero, zero), xp.zeros(rows, bool), zero)
+
+    def search(self, problem: EigenProblem, start: Start) -> Search:
+        """Copies at a cold start; later the explorer."""
+        xp = namespace(start.age)
+        no = xp.asarray(False)
+        limit = xp.asarray(WITHOUT_END, np.int32)
+        if start.memory is None:
+            return Search(no, limit, EVIDENCE.none, no)
+        several = problem.k > 1
+        cold = EVIDENCE.fresh_direction if several else EVIDENCE.random_start
+        explores = self.explore_every > 0
+        warm = EVIDENCE.followed_direction if explores else EVIDENCE.none
+        return Search(
+            asked=start.fresh & several,
+            limit=limit,
+            evidence=select(start.fresh, cold, warm),
+            trusted=start.fresh | explores,
+        )
+
+    def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any, Any]:
+        """The model's best direction for the first wanted pair that is not settled."""
+        relation, own, k = state.relation, state.own, problem.k
+        xp = namespace(relation.tried)
+        c = relation.tried.shape[0]
+        index, dtype = xp.arange(c), relation.tried.dtype
+        settled = self._each(problem, state)[0]
+        through = xp.all(settled)
+        target = xp.argmin(settled)
+        begins = state.matvecs < own.given
+        explore = through & own.explorer.due & ~own.explorer.explored & ~begins
+        plain = begins | state.verdict.inject
+        row = xp.where(begins, state.matvecs, relation.size - 1)
+        main = own.hopes[:, target]
+        residual = state.pairs.errors[:, target]
+        if self.may_search(problem):
+            beyond = first_match(problem, self.rtol, self.atol, state.pairs, state.health)
+            residual = xp.where(through, state.pairs.errors[:, beyond], residual)
+            main = xp.where(through, residual, main)
+        main = xp.where(explore, own.explorer.columns[:, _SELF], main)
+        # What has not been multiplied at all, the last row in general.
+        unseen = relation.there & ((relation.tried**2).sum(axis=1) < 0.5)
+        last = xp.argmax(xp.where(unseen, index, -1))
+        stack = xp.stack([index == row, index == last], axis=1).astype(dtype)
+        stack = xp.concatenate(
+            [xp.where(plain, stack[:, :1], main[:, None]), residual[:, None], stack[:, 1:]], axis=1
+        )
+        units = unit_directions(relation, stack)
+        x = units[:, xp.argmax(xp.any(units != 0, axis=0))]
+        both = xp.stack([own.model.matrix, own.model.staleness])
+        explorer = dataclasses.replace(own.explorer, exploring=explore)
+        own = dataclasses.replace(own, expected=both @ x, explorer=explorer)
+        return x, xp.zeros((), np.int32), own
+
+    def learn(self, problem: EigenProblem, state: SubspaceState, x: Any, product: Any):
+        """The model that agrees with the product and changes least elsewhere (Frobenius).
+
+        The symmetric update of Powell (1970): `F + (I - xxᵀ)(y - Fx)xᵀ + x(y - Fx)ᵀ`, for unit x.
+        """
+        own, relation = state.own, state.relation
+        xp, index = namespace(x), np.arange(x.shape[0])
+        model, explorer = own.model, own.explorer
+        before, stale = own.expected[0], own.expected[1]
+        stale = xp.where(product.finite, stale, 0)
+        change = xp.where(product.finite, product.image - before, 0)
+        measured, expected, oldness = (x * product.image).sum(), (x * before).sum(), (x * stale).sum()
+        error = measured - expected
+        new = (index == relation.size - 1) & product.added
+        # What share of x the model knew nothing about.
+        unknown = xp.where(index >= own.old, x * x, 0).sum()
+        first = (state.matvecs == 1) & (model.weight == 0)
+        rate = xp.maximum(_BULK_RATE, 1 / (1 + model.weight))
+        bulk = xp.where(first, measured, model.bulk + rate * unknown * error)
+        tells = (oldness > _OLD) & ~explorer.exploring & product.finite
+        lately = xp.abs(error) / xp.maximum(oldness, _OLD)
+        drift = model.drift + xp.where(tells, _DRIFT_RATE * (lately - model.drift), 0)
+
+        def secant(matrix: Any, change: Any, along: Any) -> Any:
+            turned = change - along * x
+            return matrix + change[:, None] * x[None, :] + x[:, None] * turned[None, :]
+
+        matrix = secant(model.matrix, change, (x * change).sum())
+        matrix = (matrix + matrix.T) / 2 + xp.diag(xp.where(new, model.bulk, 0))
+        columns = explorer.columns
+        stepped = xp.stack([columns[:, 0], columns[:, 1], x, new.astype(x.dtype)], axis=1)
+        jumped = xp.sqrt((change * change).sum()) > _FORGET * xp.maximum(
+            product.norm, xp.sqrt((before * before).sum())
+        )
+        forget = jumped & (state.matvecs == 1) & ~own.cold
+        own = dataclasses.replace(
+            own,
+            model=Model(
+                matrix=matrix,
+                staleness=secant(model.staleness, -stale, -oldness),
+                bulk=xp.where(product.finite, bulk, model.bulk),
+                weight=xp.minimum(model.weight + xp.where(first, 1, unknown), 1e3),
+                drift=drift,
+            ),
+            explorer=dataclasses.replace(
+                explorer,
+                columns=xp.where(explorer.exploring, stepped, columns),
+                explored=explorer.explored | explorer.exploring,
+            ),
+        )
+        state = dataclasses.replace(state, own=own)
+        small = dataclasses.replace(state, basis=None)
+        small = when(forget, _forgotten, small)
+        return dataclasses.replace(small, basis=state.basis)
+
+    def analyse(self, problem: EigenProblem, state: SubspaceState) -> Any:
+        """The model's vectors, and what it expects of the wanted values."""
+        own, k = state.own, problem.k
+        xp = namespace(own.hopes)
+        sign = -1.0 if problem.which == "smallest" else 1.0
+        hopeful = own.model.matrix + (sign * self.hope * own.model.drift) * own.model.staleness
+        bound = xp.sqrt((hopeful * hopeful).sum()) + 1e-30
+        there = state.relation.there
+        hopeful = xp.where(there[:, None] & there[None, :], hopeful, 0)
+        values, hopes = best_first(hopeful, there, bound, problem.which)
+        held = xp.arange(k) < state.relation.count
+        gains = xp.maximum(sign * (values[:k] - state.pairs.values[:k]), 0)
+        gains = xp.where(held, gains, xp.inf).astype(values.dtype)
+        return dataclasses.replace(own, hopes=hopes, gains=gains)
+
+    def wants_random(self, problem: EigenProblem, state: SubspaceState) -> Any:
+        """At a cold start, and where the explorer is due and there is none."""
+        own = state.own
+        xp = namespace(own.hopes)
+        lacks = own.explorer.due & ~own.explorer.explored
+        lacks = lacks & ~xp.any(own.explorer.columns[:, _SELF] != 0)
+        through = xp.all(self._each(problem, state)[0])
+        return (state.relation.size == 0) | (lacks & through)
+
+    def _each(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any]:
+        """By wanted pair: whether it is good enough; whether by the estimate of its value."""
+        own, k = state.own, problem.k
+        xp = namespace(own.gains)
+        _, small = standing(self.rtol, self.atol, state.pairs, state.health)
+        # A pair that has converged while the model sees a better one is not the one wanted.
+        believed = own.gains <= 2 * state.pairs.residuals[:k] + floor(state.health)
+        # A model that grew in this solve alone knows too little for an estimate.
+        met = (own.gains <= self.value_rtol * xp.abs(state.pairs.values[:k])) & ~own.cold
+        return (small[:k] & believed) | met, met
+
+    def settled(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any]:
+        """All wanted pairs, given rows and the explorer where it is due."""
+        each, met = self._each(problem, state)
+        own = state.own
+        enough = namespace(each).all(each) & (state.relation.count >= problem.k)
+        sought = own.explorer.explored | ~own.explorer.due
+        return enough & sought & (state.matvecs >= own.given), met
+
+    def expected_errors(self, problem: EigenProblem, state: SubspaceState) -> Any:
+        """The rise that the model expects."""
+        return state.own.gains
+
+    def shrink(self, problem: EigenProblem, state: SubspaceState) -> Any:
+        """The wanted pairs, exact, and the model's best; with nothing but the exact, as Lanczos.
+
+        Elsewhere than on the pairs kept the model keeps its values, as a model.
+        """
+        relation, own, k = state.relation, state.own, problem.k
+        xp = namespace(relation.tried)
+        c = relation.tried.shape[0]
+        kept = xp.where(own.cold & ~state.verdict.shrink, kept_at_restart(c - 1, k), k)
+        most = xp.where(own.cold, c - 2, min(max(2 * k + 5, (c + 1) // 2), c - 2))
+        sign = -1.0 if problem.which == "smallest" else 1.0
+        size = xp.sqrt((own.model.matrix * own.model.matrix).sum()) + 1e-30
+        explorer = own.explorer.columns
+        preference = (sign / size) * own.model.matrix + matmul(explorer, explorer.T)
+        relation, pairs, columns, lost = compressed(
+            relation, state.pairs, kept, most, xp.eye(c, dtype=size.dtype) + preference
+        )
+
+        def turned(matrix: Any) -> Any:
+            return matmul(columns.T, matmul(matrix, columns))
+
+        own = dataclasses.replace(
+            own,
+            model=dataclasses.replace(
+                own.model,
+                matrix=turned(own.model.matrix),
+                staleness=turned(own.model.staleness),
+            ),
+            explorer=dataclasses.replace(own.explorer, columns=matmul(columns.T, explorer)),
+            hopes=matmul(columns.T, own.hopes),
+            old=relation.size,
+        )
+        return relation, pairs, columns, lost, own
+
+    def remember(
+        self, problem: EigenProblem, state: SubspaceState, start: Start, rows: int
+    ) -> Any:
+        """The model's best vectors and the explorer, and the model on their span."""
+        own, there = state.own, state.relation.there
+        xp = namespace(own.hopes)
+        best = self._best_rows(rows, problem.dimension)
+        matrix = xp.where(there[:, None] & there[None, :], own.model.matrix, 0)
+        bound = xp.sqrt((matrix * matrix).sum()) + 1e-30
+        columns = best_first(matrix, there, bound, problem.which)[1][:, :best]
+        columns = xp.where((xp.arange(best) < there.sum())[None, :], columns, 0)
+        columns = xp.where(there[:, None], columns, 0)
+        age = xp.where(own.cold, 0, start.age + 1)
+        if best < rows:
+            renew = xp.asarray(False)
+            if self.explore_every > 0 and self.renew_every > 0:
+                renew = own.explorer.explored & (age % (self.explore_every * self.renew_every) == 0)
+            sign = -1.0 if problem.which == "smallest" else 1.0
+            moved = _next_explorer(own.explorer.columns, columns, sign * matrix)
+            columns = xp.concatenate([columns, xp.where(renew, 0, moved)], axis=1)
+        columns = columns.astype(matrix.dtype)
+
+        def onto(matrix: Any) -> Any:
+            small = matmul(columns.T, matmul(matrix, columns))
+            return (small + small.T) / 2
+
+        model = dataclasses.replace(
+            own.model, matrix=onto(own.model.matrix), staleness=onto(own.model.staleness)
+        )
+        there = xp.any(columns != 0, axis=0)
+        return columns, TrackingMemory(model, there, state.health.unit), age
+
+
+def _forgotten(state: SubspaceState) -> SubspaceState:
+    """The state before anything was known."""
+    own, relation, health = state.own, state.relation, state.health
+    xp = namespace(relation.tried)
+
+    def nothing(x: Any) -> Any:
+        return xp.zeros_like(x)
+
+    blank = [nothing(x) for x in (own.model.matrix, own.model.bulk)]
+    return dataclasses.replace(
+        state,
+        relation=Relation(
+            nothing(relation.tried),
+            nothing(relation.images),
+            nothing(relation.there),
+            nothing(relation.size),
+            nothing(relation.count),
+        ),
+        health=dataclasses.replace(
+            health,
+            unit=nothing(health.unit),
+            scale=nothing(health.scale),
+            lost=nothing(health.lost),
+        ),
+        own=dataclasses.replace(
+            own,
+            model=Model(blank[0], blank[0], blank[1], blank[1], blank[1]),
+            explorer=dataclasses.replace(
+                own.explorer,
+                columns=nothing(own.explorer.columns),
+                due=nothing(own.explorer.due),
+            ),
+            old=nothing(own.old),
+            cold=xp.ones_like(own.cold),
+        ),
+    )
+
+
+def _next_explorer(columns: Any, best: Any, matrix: Any) -> Any:
+    """The explorer and its last change for the next solve: a step of a conjugate-gradient kind.
+
+    Once multiplied, the explorer becomes the best direction, beside the model's best, in the span
+    of itself, what its image brought and its last change (LOBPCG for one vector). A column of zeros
+    asks for a random vector.
+    """
+    xp = namespace(columns)
+    stepped = xp.any(columns[:, _STEP] != 0)
+    first = xp.where(stepped, columns[:, _STEP], columns[:, _SELF])
+    brought = xp.where(stepped, columns[:, _BROUGHT], 0)
+    span = off(best, xp.stack([first, brought, columns[:, _CHANGE]], axis=1))
+    lengths = norms(span)
+    span = xp.where(lengths > 1e-3, span / xp.where(lengths > 1e-3, lengths, 1), 0)
+    # An orthonormal basis of the span, dependent directions left out.
+    weights, turn = eigh(matmul(span.T, span))
+    turn = turn / xp.sqrt(xp.where(weights > 1e-6, weights, xp.inf))[None, :]
+    axes = matmul(span, turn)
+    small = matmul(axes.T, matmul(matrix, axes))
+    below = xp.where(weights > 1e-6, 0, xp.abs(small).sum() + 1)
+    _, rotation = eigh((small + small.T) / 2 - xp.diag(below))
+    top = matmul(axes, rotation)[:, -1:]
+    moved = xp.where(stepped, top, span[:, :1])
+    change = xp.where(stepped, span[:, :1], span[:, 2:])
+    change = off(moved, off(best, change))
+    length = norms(change)
+    change = xp.where(length > 1e-3, change / xp.where(length > 1e-3, length, 1), 0)
+    return xp.concatenate([moved, change], axis=1)
