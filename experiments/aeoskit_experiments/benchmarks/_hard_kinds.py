@@ -222,4 +222,6 @@ def draw(kind: str, count: int, seed: tuple[int, ...]) -> Sequences:
     norms = np.sqrt(np.square(matrices[:, 0].astype(np.float64)).sum(axis=(1, 2)))
     # Zeros are asked for with and without an absolute tolerance.
     atol = np.where((kind == "low-rank") & (np.arange(count) % 2 == 0), 1e-4 * norms, 0.0)
-    return Sequences(matrices, struck, atol, rng.uniform(-0.3, 0.3, count) * norms / 4)
+    # Away from zero, where a relative tolerance can be met.
+    shift = rng.choice([-1, 1], count) * rng.uniform(0.1, 0.3, count) * norms / 4
+    return Sequences(matrices, struck, atol, shift)
