@@ -6,7 +6,6 @@ truth is dense, in float64. `aeoskit bench hard` holds 10,000 sequences against 
 """
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -60,7 +59,7 @@ def top_four(solver, inputs, sign):
     ids=lambda solver: type(solver).__name__,
 )
 def test_a_linear_model_and_a_concave_loss(solver):
-    """Each value three times; and of the negative twelve zeros at the top, above a rank of twelve."""
+    """Each value three times; of the negative, twelve zeros at the top."""
     rng = np.random.default_rng(0)
     for _ in range(4):
         inputs = rng.normal(size=(4, 8)).astype(np.float32)

@@ -208,7 +208,7 @@ def draw(kind: str, count: int, seed: tuple[int, ...]) -> Sequences:
             lane = _drifting(rng, _DRAWS[kind](rng))
         if kind == "spike":
             other = lane[STRUCK] if rng.integers(2) else _DRAWS[kind](rng)
-            lane[STRUCK] = other * SPIKES[i % len(SPIKES)]
+            lane[STRUCK] = other * rng.choice(SPIKES)
             # Nothing larger than a format's range: an infinite entry is the kind below.
             size = 10 ** rng.uniform(-1, 1)
         else:
@@ -221,7 +221,7 @@ def draw(kind: str, count: int, seed: tuple[int, ...]) -> Sequences:
     matrices = ((matrices + matrices.transpose(0, 1, 3, 2)) / 2).astype(np.float32)
     norms = np.sqrt(np.square(matrices[:, 0].astype(np.float64)).sum(axis=(1, 2)))
     # Zeros are asked for with and without an absolute tolerance.
-    atol = np.where((kind == "low-rank") & (np.arange(count) % 2 == 0), 1e-4 * norms, 0.0)
+    atol = 1e-4 * norms * (rng.integers(2, size=count) if kind == "low-rank" else 0)
     # Away from zero, where a relative tolerance can be met.
     shift = rng.choice([-1, 1], count) * rng.uniform(0.1, 0.3, count) * norms / 4
     return Sequences(matrices, struck, atol, shift)
