@@ -37,11 +37,10 @@ class Lying(linalg.Dense):
     def finish(self, *arguments):
         true = super().finish(*arguments)
         asymmetric = true.result == linalg.RESULTS.asymmetric
-        wide = jnp.full_like(true.residuals, 0.1)
         lies = [
             {"residuals": 0.01 * true.residuals},
-            {"values": 1.02 * true.values, "residuals": wide, "bounds": wide},
-            {"bounds": 0 * wide},
+            {"values": true.values[::-1], "vectors": jax.tree.map(lambda x: x[::-1], true.vectors)},
+            {"bounds": 0 * true.bounds},
             {"converged": jnp.zeros_like(true.converged)},
             {"vectors": jax.tree.map(lambda x: 2 * x, true.vectors)},
             {"values": jnp.nan_to_num(true.values)},
