@@ -41,7 +41,7 @@ def test_kinds_are_what_they_are_called() -> None:
     norms = np.abs(spikes.matrices).max(axis=(2, 3))
     assert np.all(norms[:, STRUCK] > 20 * norms[:, 0])
     assert np.isfinite(spikes.matrices).all()
-    struck = ~np.isfinite(draw("NaN", 2, (0,)).matrices).all(axis=(2, 3))
+    struck = ~np.all(np.isfinite(draw("NaN", 2, (0,)).matrices), axis=(2, 3))
     assert struck.sum(axis=1).tolist() == [1, 1]
     assert struck[:, STRUCK].all()
 

@@ -212,7 +212,10 @@ def _verdict(
     """What was claimed, and what of it was false: of measurements of finite operators."""
     finite = np.all(np.isfinite(eigenvalues), axis=-1)[..., None]
     norm = np.where(finite, np.abs(eigenvalues).max(axis=-1, keepdims=True), 1)
-    values = answers["values"].astype(np.complex128)
+    values, vectors = (
+        x.astype(np.result_type(x.dtype, np.float64))
+        for x in (answers["values"], answers["vectors"])
+    )
     shift = sequences.shift.astype(np.float32)[:, None, None]
     asked = {"largest_magnitude": np.abs, "nearest": lambda x: np.abs(x - shift)}
     measured = asked.get(which, np.real)(values)
@@ -225,10 +228,9 @@ def _verdict(
         error = np.where(claimed & ~np.isfinite(error), np.inf, error)
         units = norm[..., None]
         matrices = sequences.matrices.astype(np.float64) / units
-        vectors = answers["vectors"].astype(np.complex128)
         vectors = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-        images = np.einsum("ltij,ltkj->ltki", matrices, vectors)
-        distances = images - (values / norm)[..., None] * vectors
+        # Symmetric: rows times the matrix are images.
+        distances = vectors @ matrices - (values / norm)[..., None] * vectors
         residuals = np.linalg.norm(distances, axis=-1)
         nearest = np.abs(values[..., None] - eigenvalues[..., None, :]).min(axis=-1) / norm
         known = finite & np.isfinite(values)
