@@ -22,7 +22,7 @@ def run_bench(words: list[str]) -> int:
         words: What stood after `aeoskit bench`.
 
     Returns:
-        The exit code.
+        The exit code: 1 where the benchmark holds a law and found it broken.
 
     Raises:
         UserError: For an unknown benchmark or option, or a value that makes no sense.
@@ -50,7 +50,7 @@ def run_bench(words: list[str]) -> int:
             print_json(result)
         else:
             _print_result(result)
-        return 0
+        return int(result.get("failed", False))
 
     json = typer.Option("--json", help="Print one JSON object on stdout, no tables")
     app = typer.Typer(add_completion=False)
@@ -72,7 +72,8 @@ def _progress(what: str) -> None:
 
 def _print_result(result: dict[str, Any]) -> None:
     """A table for each kind of rows, then the notes."""
-    tables = {key: rows for key, rows in result.items() if key != "notes" and rows}
+    rows_of = {key: rows for key, rows in result.items() if key not in ("notes", "failed")}
+    tables = {key: rows for key, rows in rows_of.items() if rows}
     for key, rows in tables.items():
         print_rows(rows, key if len(tables) > 1 and key != "rows" else "")
     for note in result.get("notes", ()):

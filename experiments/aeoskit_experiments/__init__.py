@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 BENCHMARKS = {
     "loop": "what our loops cost around a small CNN: steps, microbatches, Hessian products",
     "eigen": "how many products eigen-solvers need, ours and others', against the optimum",
+    "hard": "what eigen-solvers claim where they are known to err, against the truth",
     "gauss-newton": "memory and time of Gauss-Newton products over a large vocabulary",
     "scale": "what a device needs and sends, as there are more of them",
 }

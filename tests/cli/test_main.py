@@ -267,6 +267,23 @@ def test_a_benchmark_takes_the_options_of_its_function(
     assert json.loads(capsys.readouterr().out)["rows"][0]["ratio"] == 15
 
 
+def test_a_benchmark_that_holds_a_law_fails_where_it_is_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    from aeoskit_experiments import benchmarks
+
+    def hard(*, count: int = 1) -> dict[str, Any]:
+        """Claims."""
+        return {"rows": [{"kind": "cycle", "false": count}], "failed": count > 1}
+
+    monkeypatch.setitem(benchmarks.BENCHMARKS, "hard", hard)
+    assert main(["bench", "hard"]) == 0
+    assert main(["bench", "hard", "--count", "2"]) == 1
+    assert "failed" not in capsys.readouterr().out
+    assert main(["bench", "hard", "--count", "2", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["failed"] is True
+
+
 def test_a_wide_benchmark_fits_and_says_where_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:

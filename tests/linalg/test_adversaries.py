@@ -1,5 +1,7 @@
 """Questions that once got a wrong answer with a good conscience: true residuals are recomputed."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -19,7 +21,6 @@ from aeoskit.linalg import (
     Tracking,
     eigensolve,
 )
-from aeoskit.linalg._question import check_question
 
 from .spectra import orthogonal
 
@@ -198,8 +199,10 @@ def test_questions_that_make_no_sense(arguments, error, says):
     question = {"solver": Lanczos(), "k": 1, "which": "largest", "max_matvecs": 10}
     if "shape" in says:
         arguments = {"max_matvecs": jnp.asarray(arguments["max_matvecs"])}
+    # Outside of tests no one checks the types of a signature.
+    bare = inspect.unwrap(eigensolve)
     with pytest.raises(error, match=says):
-        check_question(of(np.diag(DIAGONAL)), **(question | arguments))
+        bare(of(np.diag(DIAGONAL)), **(question | arguments))
 
 
 def test_starts_that_are_none():

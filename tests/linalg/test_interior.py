@@ -16,7 +16,6 @@ from aeoskit.linalg import (
     ShiftInvert,
     eigensolve,
 )
-from aeoskit.linalg._minres import products_spent
 
 from .spectra import N, orthogonal, spectra, symmetric
 
@@ -105,35 +104,24 @@ lx.is_negative_semidefinite.register(Counting, lambda operator: False)
 
 
 @pytest.mark.parametrize(
-    ("linear_solver", "slack"),
+    ("linear_solver", "excess"),
     [
-        (MINRES(rtol=1e-2), 0),
-        (lx.CG(rtol=1e-2, atol=1e-2), 0),
-        (lx.BiCGStab(rtol=1e-2, atol=1e-2), 2),
-        (lx.GMRES(rtol=1e-2, atol=1e-2, restart=10), 11),
-        (lx.LSMR(rtol=1e-3, atol=1e-3), 2),
+        (MINRES(rtol=1e-2), 1.0),
+        (lx.CG(rtol=1e-2, atol=1e-2), 1.0),
+        (lx.GMRES(rtol=1e-2, atol=1e-2, restart=5), 3.0),
     ],
     ids=lambda x: type(x).__name__,
 )
-def test_products_of_a_linear_solver(linear_solver, slack):
-    """The count is that of the products made: exact, or from above by `slack`."""
+def test_every_product_counts(linear_solver, excess):
+    """Those of the linear solves too: exactly, or from above by a factor of `excess`."""
     op = Counting(jnp.linspace(1.0, 4.0, 30))
     CALLS.clear()
-    b = jnp.asarray(np.random.default_rng(0).normal(size=30), jnp.float32)
-    solution = lx.linear_solve(op, b, linear_solver)
+    # Below the spectrum the shifted operator is definite, as CG asks.
+    solution = eigensolve(op, JacobiDavidson(0.5, linear_solver=linear_solver), which="nearest")
     jax.effects_barrier()
-    spent = int(products_spent(linear_solver, solution.stats, 30))
-    assert 3 < len(CALLS) <= spent <= len(CALLS) + slack
-
-
-def test_every_product_counts():
-    op = Counting(jnp.linspace(1.0, 4.0, 30))
-    CALLS.clear()
-    solution = eigensolve(op, ShiftInvert(2.52), which="nearest")
-    jax.effects_barrier()
-    assert int(solution.stats["matvecs"]) == len(CALLS)
-    nearest = op.diagonal[jnp.argmin(jnp.abs(op.diagonal - 2.52))]
-    np.testing.assert_allclose(solution.values[0], nearest, rtol=1e-4)
+    spent = int(solution.stats["matvecs"])
+    assert 10 < len(CALLS) <= spent <= excess * len(CALLS)
+    np.testing.assert_allclose(solution.values[0], 1.0, rtol=1e-4)
 
 
 def test_a_linear_solver_that_fails_is_seen_in_the_residuals_and_is_not_fatal():

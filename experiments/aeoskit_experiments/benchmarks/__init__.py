@@ -5,6 +5,7 @@ from typing import Any
 
 from ._eigen import run_eigen_benchmark as run_eigen_benchmark
 from ._gauss_newton import run_gauss_newton_benchmark as run_gauss_newton_benchmark
+from ._hard import run_hard_benchmark as run_hard_benchmark
 from ._loop import run_loop_benchmark as run_loop_benchmark
 from ._scale import run_scale_benchmark as run_scale_benchmark
 
@@ -13,6 +14,7 @@ from ._scale import run_scale_benchmark as run_scale_benchmark
 BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "loop": run_loop_benchmark,
     "eigen": run_eigen_benchmark,
+    "hard": run_hard_benchmark,
     "gauss-newton": run_gauss_newton_benchmark,
     "scale": run_scale_benchmark,
 }

@@ -1,0 +1,364 @@
+"""Does a solver keep what solvers promise? A set of operators of known spectrum tells."""
+
+from typing import Any, NamedTuple, NoReturn
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from ._eigensolve import AbstractEigenSolver, eigensolve
+from ._results import RESULTS
+
+_STRUCTURE = {
+    "matrix": jax.ShapeDtypeStruct((4, 5), jnp.float32),
+    "vector": jax.ShapeDtypeStruct((4,), jnp.float32),
+}
+_DIMENSION = 24
+_PAIRS = 2
+_MEASUREMENTS = 4
+_SPENT = 3
+# A value is wrong from so many tolerances on: a residual of one does not tell apart what is nearer.
+_WRONG = 5.0
+# What products in float32 cannot tell, and one unit in the last place: shares of the norm.
+_ROUNDING, _UNIT = 1e-5, 1.2e-7
+
+
+class _Case(NamedTuple):
+    """Operators that are solved one after the other, each from the state of the one before."""
+
+    name: str
+    matrices: Float[np.ndarray, "measurements n n"]
+    budget: int = 4000
+    symmetric: bool = True
+
+
+def check_solver(
+    solver: AbstractEigenSolver,
+    *,
+    which: str | None = None,
+    overshoot: int = 0,
+    seed: int = 0,
+) -> None:
+    """Refuses a solver that breaks what `eigensolve` promises of all solvers.
+
+    It solves for two pairs of operators of known spectrum, in float32, on a pytree, cold and from
+    the last state, under `jit`, `vmap` and `scan`: spectra apart, repeated, clustered and of low
+    rank, zero, not finite, not symmetric, in one dimension, and with a budget that is too small.
+    What it looks at:
+
+    - shapes, unit vectors, orthogonal ones if the solver is for symmetric operators;
+    - values in their order, and converged where the spectrum is easy;
+    - residuals and bounds that are not under the true ones;
+    - no pair that is `converged` and `is_top` where the value is another one;
+    - a warm start of the same shapes after every solve, that `initial_state` has as well;
+    - a product that is not finite ends in `nonfinite`, without a value, and is got over;
+    - an operator that is tagged symmetric and is not ends in `asymmetric`;
+    - no more products than `max_matvecs`.
+
+    It works on the host, compiles two programs, and takes seconds to a minute.
+
+    Args:
+        solver: With the tolerances that it is to be tried at.
+        which: The end; the first that the solver knows if None.
+        overshoot: By how many products a step may exceed the budget; 0 for a solver that looks
+            after each.
+        seed: For the operators.
+
+    Raises:
+        ValueError: A promise is broken: which one, for which operator, and by how much.
+
+    Example:
+        >>> from aeoskit.linalg import Dense
+        >>> check_solver(Dense(), overshoot=24)
+    """
+    which = solver.ends[0] if which is None else which
+    if which not in solver.ends:
+        _refuse(solver, which, f"it finds {', '.join(solver.ends)} only; name one of these.")
+    _check_states(solver, which)
+    cases = _cases(solver, seed)
+    matrices = np.stack([case.matrices for case in cases]).astype(np.float32)
+    budgets = np.array([case.budget for case in cases], np.int32)
+    keys = jax.random.key_data(jax.random.split(jax.random.key(seed), len(cases)))
+    found = _solve_all(solver, which, (jnp.asarray(matrices), jnp.asarray(budgets), keys))
+    answers = jax.tree.map(np.asarray, found)
+    for i, case in enumerate(cases):
+        for t in range(_MEASUREMENTS):
+            answer = jax.tree.map(lambda x: x[i, t], answers)  # noqa: B023
+            _check_answer(solver, which, case, t, matrices[i, t].astype(np.float64), answer)
+            if answer["matvecs"] > case.budget + overshoot:
+                _refuse(
+                    solver,
+                    which,
+                    f"{answer['matvecs']} products were made of a budget of {case.budget}; look at "
+                    f"max_matvecs before each product, or state an overshoot.",
+                )
+    _check_one_dimension(solver, which)
+
+
+def _refuse(solver: AbstractEigenSolver, which: str, what: str) -> NoReturn:
+    raise ValueError(f"check_solver: {type(solver).__name__} for {which}: {what}")
+
+
+def _operator(matrix: Array, symmetric: bool) -> lx.AbstractLinearOperator:
+    tags = lx.symmetric_tag if symmetric else frozenset()
+    return lx.FunctionLinearOperator(eqx.Partial(_product, matrix), _STRUCTURE, tags)
+
+
+def _product(matrix: Array, vector: PyTree) -> PyTree:
+    flat = jnp.concatenate([vector["matrix"].reshape(-1), vector["vector"]])
+    image = jnp.matmul(matrix, flat, precision=jax.lax.Precision.HIGHEST)
+    return {"matrix": image[:20].reshape(4, 5), "vector": image[20:]}
+
+
+@eqx.filter_jit
+def _solve_all(
+    solver: AbstractEigenSolver, which: str, lanes: tuple[Array, Array, Array]
+) -> dict[str, Array]:
+    def sequence(lane: tuple[Array, Array, Array]) -> dict[str, Array]:
+        matrices, budget, key = lane
+
+        def one(state: PyTree, matrix: Array) -> tuple[PyTree, dict[str, Array]]:
+            solution = eigensolve(
+                _operator(matrix, solver.symmetric),
+                solver,
+                k=_PAIRS,
+                which=which,
+                start=state,
+                max_matvecs=budget,
+            )
+            names = ("values", "residuals", "bounds", "converged", "is_top")
+            rows = [x.reshape(_PAIRS, -1) for x in jax.tree.leaves(solution.vectors)]
+            floats = [x for x in jax.tree.leaves(solution.state) if eqx.is_inexact_array(x)]
+            return solution.state, {name: getattr(solution, name) for name in names} | {
+                "vectors": jnp.concatenate(rows, axis=1),
+                "matvecs": solution.stats["matvecs"],
+                "nonfinite": solution.result == RESULTS.nonfinite,
+                "asymmetric": solution.result == RESULTS.asymmetric,
+                "sound": jnp.stack([jnp.all(jnp.isfinite(x)) for x in floats]).all(),
+            }
+
+        state = solver.initial_state(_STRUCTURE, _PAIRS, key)
+        return jax.lax.scan(one, state, matrices)[1]
+
+    return jax.vmap(sequence)(lanes)
+
+
+def _cases(solver: AbstractEigenSolver, seed: int) -> list[_Case]:
+    rng = np.random.default_rng(seed)
+    # In units that leave a shift of the solver's inside the spectrum.
+    unit = 1 + 2 * float(np.abs(_shift(solver)))
+    apart = np.linspace(-1, 1, _DIMENSION)
+    cluster = 0.003 * np.arange(5)
+    spectra = {
+        "apart": apart,
+        "repeated": np.repeat(np.linspace(-1, 1, _DIMENSION // 4), 4),
+        "clustered": np.concatenate([1 - cluster, cluster - 1, 0.8 * apart[5:-5]]),
+        "of rank three": np.concatenate([[1.0, 0.8, 0.6], np.zeros(_DIMENSION - 3)]),
+        "zero": np.zeros(_DIMENSION),
+    }
+    cases = [_Case(name, _drifting(rng, unit * x)) for name, x in spectra.items()]
+    (first, *_) = cases
+    broken = first.matrices.copy()
+    broken[1] = np.nan
+    scaled = first.matrices * rng.uniform(0.7, 1.4, _DIMENSION)
+    return [
+        *cases,
+        _Case("not finite once", broken),
+        _Case("not symmetric", scaled, symmetric=False),
+        _Case("apart, with a budget of three products", first.matrices, budget=_SPENT),
+    ]
+
+
+def _drifting(
+    rng: np.random.Generator, spectrum: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, "measurements n n"]:
+    q = np.linalg.qr(rng.normal(size=(_DIMENSION, _DIMENSION)))[0]
+    skew = 0.01 * rng.normal(size=(_DIMENSION, _DIMENSION))
+    turn = np.linalg.solve(np.eye(_DIMENSION) - skew + skew.T, np.eye(_DIMENSION) + skew - skew.T)
+    sequence = []
+    for _ in range(_MEASUREMENTS):
+        matrix = (q * spectrum) @ q.T
+        sequence.append((matrix + matrix.T) / 2)
+        q = turn @ q
+    return np.stack(sequence)
+
+
+def _shift(solver: AbstractEigenSolver) -> np.ndarray:
+    """Of an interior solver; others may have none."""
+    shift = getattr(solver, "shift", None)
+    return np.asarray(0.0 if shift is None else shift)
+
+
+def _wanted(
+    solver: AbstractEigenSolver, which: str, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values by what `which` orders, descending, and that measure of each."""
+    shift = _shift(solver)
+    measures = {
+        "largest_magnitude": np.abs,
+        "nearest": lambda x: -np.abs(x - shift),
+        "smallest": lambda x: -np.real(x),
+        "smallest_real": lambda x: -np.real(x),
+    }
+    measure = measures.get(which, np.real)(values)
+    order = np.argsort(-measure, kind="stable")
+    return values[order], measure[order]
+
+
+def _check_answer(
+    solver: AbstractEigenSolver,
+    which: str,
+    case: _Case,
+    t: int,
+    matrix: Float[np.ndarray, "n n"],
+    answer: dict[str, Any],
+) -> None:
+    where = f"measurement {t + 1} of the operator '{case.name}'"
+    values = answer["values"]
+    if not answer["sound"]:
+        _refuse(solver, which, f"the state after {where} is not finite; leave out what is not.")
+    if not np.isfinite(matrix).all():
+        if not answer["nonfinite"] or answer["converged"].any() or np.isfinite(values).any():
+            _refuse(
+                solver,
+                which,
+                f"products were NaN in {where}, and it reports {values}; say nonfinite, with NaN "
+                "for each value.",
+            )
+        return
+    if solver.symmetric and not case.symmetric:
+        if answer["converged"].any() or (case.budget > _SPENT and not answer["asymmetric"]):
+            _refuse(
+                solver,
+                which,
+                f"{where} is tagged symmetric and is not, and the result is not asymmetric; "
+                "compare <u, A v> with <A u, v>.",
+            )
+        return
+    if answer["asymmetric"]:
+        _refuse(solver, which, f"{where} is symmetric and called asymmetric; allow for rounding.")
+    spectrum = np.linalg.eigvalsh(matrix) if case.symmetric else np.linalg.eigvals(matrix)
+    norm = max(float(np.linalg.norm(matrix, 2)), float(np.finfo(np.float32).tiny))
+    known = np.isfinite(values)
+    vectors = answer["vectors"]
+    gram = vectors.conj() @ vectors.T - np.eye(_PAIRS)
+    gram = gram if solver.symmetric else np.diag(np.diag(gram))
+    if np.abs(gram[np.ix_(known, known)]).max(initial=0) > 1e-3:
+        _refuse(
+            solver,
+            which,
+            f"the vectors of {where} are not orthonormal, by {np.abs(gram).max():.1e}; vectors "
+            "are of unit norm, and of a symmetric operator orthogonal.",
+        )
+    true = np.linalg.norm(vectors @ matrix.T - values[:, None] * vectors, axis=1)
+    nearest = np.abs(values[:, None] - spectrum).min(axis=1)
+    bars = {"residual": (answer["residuals"], true)}
+    if solver.symmetric:
+        bars["bound"] = (answer["bounds"], nearest)
+    for name, (bar, truth) in bars.items():
+        small = known & ~(truth <= 1.01 * bar + _UNIT * norm)
+        if small.any():
+            _refuse(
+                solver,
+                which,
+                f"a {name} of {where} is {bar[small][0]:.3e} where the true one is "
+                f"{truth[small][0]:.3e}; add what rounding and restarts lose.",
+            )
+    _check_values(solver, which, case, where, spectrum, norm, answer)
+    easy = case.name == "apart" or (case.name == "not finite once" and t != 2)
+    if easy and not answer["converged"].all():
+        _refuse(
+            solver,
+            which,
+            f"{where} has values well apart, and {values} have not converged in "
+            f"{answer['matvecs']} products; look at the residuals' allowance, and after a failure "
+            "at what the state has kept.",
+        )
+
+
+def _check_values(
+    solver: AbstractEigenSolver,
+    which: str,
+    case: _Case,
+    where: str,
+    spectrum: np.ndarray,
+    norm: float,
+    answer: dict[str, Any],
+) -> None:
+    values = answer["values"]
+    if which == "both":
+        truth = measure = np.array([spectrum.max(), spectrum.min()])
+        measured = np.real(values)
+    else:
+        truth, measure = (x[:_PAIRS] for x in _wanted(solver, which, spectrum))
+        measured = np.array([_wanted(solver, which, values[i : i + 1])[1][0] for i in range(2)])
+    rtol, atol = float(getattr(solver, "rtol", 1e-3)), float(getattr(solver, "atol", 0.0))
+    allowed = _WRONG * (rtol * np.abs(values) + atol) + _ROUNDING * norm
+    if not case.symmetric:
+        # A residual bounds the error only times the condition, which is about ten here.
+        allowed = 20 * allowed
+    claimed = answer["converged"] & answer["is_top"]
+    wrong = claimed & ~(np.abs(measured - measure) <= allowed)
+    if wrong.any():
+        _refuse(
+            solver,
+            which,
+            f"{where} has the eigenvalues {truth}, and {values} are claimed, converged and "
+            "is_top; is_top is for what could have seen a copy or a better one.",
+        )
+
+
+def _check_states(solver: AbstractEigenSolver, which: str) -> None:
+    """Every start leads to a state of the shapes that `initial_state` has; nothing is compiled."""
+    blank = solver.initial_state(_STRUCTURE, _PAIRS)
+
+    def after(matrix: Array, start: Any) -> Any:
+        operator = _operator(matrix, solver.symmetric)
+        solution = eigensolve(operator, solver, k=_PAIRS, which=which, start=start)
+        if jax.tree.map(jnp.shape, solution.vectors) != _ROWS:
+            shapes = jax.tree.map(jnp.shape, solution.vectors)
+            _refuse(solver, which, f"the vectors have shapes {shapes}, for {_ROWS}: (k, *leaf).")
+        for name in ("values", "residuals", "bounds", "estimates", "converged", "is_top"):
+            if jnp.shape(getattr(solution, name)) != (_PAIRS,):
+                shape = jnp.shape(getattr(solution, name))
+                _refuse(solver, which, f"`{name}` has the shape {shape}, for {(_PAIRS,)}.")
+        return solution.state
+
+    matrix = jax.ShapeDtypeStruct((_DIMENSION, _DIMENSION), jnp.float32)
+    for start in (None, blank):
+        state = eqx.filter_eval_shape(after, matrix, start)
+        if _shapes(state) != _shapes(blank):
+            _refuse(
+                solver,
+                which,
+                f"the state after a solve from {'None' if start is None else 'a blank state'} "
+                "differs from initial_state's in structure, shapes or dtypes; scan carries a "
+                "state only if they agree.",
+            )
+
+
+_ROWS = {name: (_PAIRS, *leaf.shape) for name, leaf in _STRUCTURE.items()}
+
+
+def _shapes(state: PyTree) -> tuple[Any, Any]:
+    leaves, treedef = jax.tree.flatten(eqx.filter(state, _is_array))
+    return treedef, [(x.shape, jnp.dtype(x.dtype)) for x in leaves]
+
+
+def _is_array(x: Any) -> bool:
+    return eqx.is_array(x) or isinstance(x, jax.ShapeDtypeStruct)
+
+
+def _check_one_dimension(solver: AbstractEigenSolver, which: str) -> None:
+    operator = lx.MatrixLinearOperator(jnp.full((1, 1), -3.0, jnp.float32), lx.symmetric_tag)
+    solution = eigensolve(operator, solver, k=1, which=which)
+    if not solution.converged[0] or abs(complex(solution.values[0]) + 3) > 1e-4:
+        _refuse(
+            solver,
+            which,
+            f"the operator -3 in one dimension has the value {solution.values[0]} after "
+            f"{solution.stats['matvecs']} products, converged: {bool(solution.converged[0])}.",
+        )

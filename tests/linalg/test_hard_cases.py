@@ -1,0 +1,71 @@
+"""What solvers claim on operators that are hard for them, at their default tolerances.
+
+The law: no pair that is `converged` and `is_top` has another value than the one asked for, no
+residual or bound is under the true one, and two measurements after a spike all is well again. The
+truth is dense, in float64. `aeoskit bench hard` holds 10,000 sequences against it; here are some.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import aeoskit as ak
+from aeoskit import linalg
+from aeoskit_experiments.benchmarks import run_hard_benchmark
+
+# Two of each kind for each program: it is the compiler that takes the time.
+SEQUENCES = {
+    "Lanczos": (52, 2),
+    "Tracking": (52, 2),
+    "LOBPCG": (26, 1),
+    "JacobiDavidson": (26, 1),
+    "Arnoldi": (26, 1),
+    "Dense": (26, 1),
+}
+
+
+@pytest.mark.parametrize("solver", SEQUENCES)
+def test_no_false_claim(solver):
+    """Repeated, clustered, exhausted, struck and unrelated: a cold solve and seven warm ones."""
+    count, questions = SEQUENCES[solver]
+    found = run_hard_benchmark(count=count, solvers=solver, questions=questions)
+    broken = ("false", "small_bars", "alarms", "late")
+    wrong = [row for row in found["rows"] if any(row[name] for name in broken)]
+    assert not wrong
+    assert not found["failed"]
+    # Silence would be no false claim either.
+    claims, pairs = (sum(row[name] for row in found["rows"]) for name in ("claims", "pairs"))
+    assert claims > pairs / 2
+
+
+def outputs(params, batch):
+    """A linear model's squared error, of either sign: H is I times 2 s X'X / n."""
+    inputs, targets, sign = batch
+    return sign * jnp.sum((inputs @ params - targets) ** 2, axis=-1)
+
+
+@eqx.filter_jit
+def top_four(solver, inputs, sign):
+    targets = jnp.zeros((len(inputs), 3))
+    objective = ak.Objective(outputs, (inputs, targets, jnp.full(len(inputs), sign)))
+    found = ak.sharpness(objective, jnp.zeros((8, 3)), k=4, solver=solver)
+    return found.values, found.converged & found.is_top
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [ak.Lanczos(atol=1e-4), ak.Tracking(atol=1e-4), linalg.LOBPCG(atol=1e-4)],
+    ids=lambda solver: type(solver).__name__,
+)
+def test_a_linear_model_and_a_concave_loss(solver):
+    """Each value three times; of the negative, twelve zeros at the top."""
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        inputs = rng.normal(size=(4, 8)).astype(np.float32)
+        for sign in (1.0, -1.0):
+            values, claimed = top_four(solver, jnp.asarray(inputs), jnp.asarray(sign))
+            gram = 2 * inputs.T.astype(np.float64) @ inputs / 4
+            truth = np.sort(np.repeat(sign * np.linalg.eigvalsh(gram), 3))[::-1][:4]
+            assert np.all((np.abs(values - truth) <= 5e-3 * np.abs(truth) + 5e-4) | ~claimed)
+            assert np.any(claimed)
