@@ -12,6 +12,7 @@ from ._arnoldi import Arnoldi as Arnoldi
 from ._axis_factor import AxisFactor as AxisFactor
 from ._axis_factor import multiply_along as multiply_along
 from ._axis_factor import symmetric_factor as symmetric_factor
+from ._check_solver import check_solver as check_solver
 from ._block_preconditioner import BlockPreconditioner as BlockPreconditioner
 from ._davidson import JacobiDavidson as JacobiDavidson
 from ._dense import Dense as Dense

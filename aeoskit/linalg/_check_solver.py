@@ -9,7 +9,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ._eigensolve import AbstractEigenSolver, eigensolve
+from .solvers._eigensolve import AbstractEigenSolver, eigensolve
 from ._results import RESULTS
 
 _STRUCTURE = {
