@@ -35,28 +35,30 @@ def once(predicate: Bool[Array, ""], function: Any, value: Any) -> Any:
 
 
 def bundled(tree: PyTree) -> tuple[PyTree, Any]:
-    """The tree with its scalars in one array a dtype, and the way back.
+    """The tree with its scalars in one array, and the way back.
 
-    A loop that carries them so compiles faster: the backend makes a kernel of every array.
+    A loop that carries them so compiles faster: the backend makes a kernel of every array. Counts
+    are exact up to 2^24.
     """
     leaves, treedef = jax.tree.flatten(tree)
-    small = [i for i, x in enumerate(leaves) if jnp.ndim(x) == 0]
-    dtypes = sorted({jnp.result_type(leaves[i]) for i in small}, key=str)
-    groups = [[i for i in small if jnp.result_type(leaves[i]) == d] for d in dtypes]
-    flat = (
-        [jnp.stack([leaves[i] for i in g]) for g in groups],
-        [x for i, x in enumerate(leaves) if i not in set(small)],
-    )
+    dtypes = [jnp.result_type(x) for x in leaves]
+    floats = [d for x, d in zip(leaves, dtypes, strict=True) if jnp.issubdtype(d, jnp.floating)]
+    wide = jnp.result_type(jnp.float32, *floats)
+    kinds = (jnp.bool_, jnp.int32, wide)
+    small = [i for i, x in enumerate(leaves) if jnp.ndim(x) == 0 and dtypes[i] in kinds]
+    rest = [x for i, x in enumerate(leaves) if i not in small]
+    flat = jnp.stack([jnp.asarray(leaves[i], wide) for i in small]) if small else None
 
-    def restore(flat: Any) -> PyTree:
-        out: list[Any] = [None] * len(leaves)
-        for group, values in zip(groups, flat[0], strict=True):
-            for j, i in enumerate(group):
-                out[i] = values[j]
-        rest = iter(flat[1])
-        return jax.tree.unflatten(treedef, [next(rest) if x is None else x for x in out])
+    def restore(bundle: Any) -> PyTree:
+        scalars, others = bundle[0], iter(bundle[1])
+        place = {i: j for j, i in enumerate(small)}
+        out = [
+            scalars[place[i]].astype(dtypes[i]) if i in place else next(others)
+            for i in range(len(leaves))
+        ]
+        return jax.tree.unflatten(treedef, out)
 
-    return flat, restore
+    return (flat, rest), restore
 
 
 def draw(key: UInt32[Array, "2"], like: PyTree) -> tuple[PyTree, UInt32[Array, "2"]]:

@@ -30,7 +30,7 @@ from ._space import grow, inject, orthonormal, padded, picked, recombine
 from ._verdict import ROTATION, Doubt, Health, Verdict, conclude, judge
 
 
-WITHOUT_END = np.iinfo(np.int32).max
+WITHOUT_END = 2**24 - 1
 
 
 class Search(eqx.Module):
@@ -280,23 +280,20 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
                     health, lost=health.lost + lost + ROTATION * eps * health.scale
                 ),
                 own=own,
-                restarts=state.restarts + 1,
+                restarts=state.restarts + (1 - state.verdict.shrink),
             )
-
-        def larger(state: SubspaceState) -> SubspaceState:
-            relation = state.relation
-            basis, key = inject(state.basis, relation.size, state.key)
-            new = namespace(relation.tried).arange(c) == relation.size
-            relation = dataclasses.replace(
-                relation, there=relation.there | new, size=relation.size + 1
-            )
-            return dataclasses.replace(state, basis=basis, relation=relation, key=key)
 
         full = state.verdict.shrink
         if c < problem.dimension:
             full = full | (state.relation.size + state.verdict.inject >= c)
         state = when(full, smaller, state)
-        return when(state.verdict.inject, larger, state)
+        relation, new = state.relation, state.verdict.inject
+        basis, key = when(
+            new, lambda c: inject(c[0], relation.size, c[1]), (state.basis, state.key)
+        )
+        there = relation.there | ((np.arange(c) == relation.size) & new)
+        relation = dataclasses.replace(relation, there=there, size=relation.size + new)
+        return dataclasses.replace(state, basis=basis, relation=relation, key=key)
 
     def terminate(
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: SubspaceState

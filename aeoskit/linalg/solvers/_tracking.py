@@ -547,7 +547,8 @@ def _next_explorer(columns: Any, best: Any, matrix: Any) -> Any:
     brought = xp.where(stepped, columns[:, _BROUGHT], 0)
     span = off(best, xp.stack([first, brought, columns[:, _CHANGE]], axis=1))
     lengths = norms(span)
-    span = xp.where(lengths > 1e-3, span / xp.where(lengths > 1e-3, lengths, 1), 0)
+    long = lengths[None, :] > 1e-3
+    span = xp.where(long, span / xp.where(long, lengths[None, :], 1), 0)
     # An orthonormal basis of the span, dependent directions left out.
     weights, turn = eigh(matmul(span.T, span))
     turn = turn / xp.sqrt(xp.where(weights > 1e-6, weights, xp.inf))[None, :]
@@ -559,6 +560,6 @@ def _next_explorer(columns: Any, best: Any, matrix: Any) -> Any:
     moved = xp.where(stepped, top, span[:, :1])
     change = xp.where(stepped, span[:, :1], span[:, 2:])
     change = off(moved, off(best, change))
-    length = norms(change)
+    length = norms(change)[None, :]
     change = xp.where(length > 1e-3, change / xp.where(length > 1e-3, length, 1), 0)
     return xp.concatenate([moved, change], axis=1)

@@ -105,7 +105,8 @@ def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -
     beyond = np.arange(k, k + ends)
     held = pairs.values[beyond - ends]
     residuals = pairs.residuals[beyond]
-    converged = residuals + floor(health) <= tolerance(rtol, atol, held, health)
+    least = floor(health)
+    converged = residuals + least <= xp.maximum(tolerance(rtol, atol, held, health), 2 * least)
     gap = xp.abs(held - pairs.values[beyond])
     return ~(converged | (_OVERLOOKED * problem.dimension**0.5 * residuals <= gap))
 
