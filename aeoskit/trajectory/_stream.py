@@ -13,7 +13,7 @@ from jaxtyping import Array, Int
 from aeoskit.linalg import loop_mode
 from aeoskit.probes import Measurement
 
-from ._carry import AnyOptimizer, Carry, Lane, Trajectory, lane_axes, take_lane
+from ._carry import AnyOptimizer, Carry, Lane, Trajectory, lane_axes, strong_types, take_lane
 from ._placed import cut_lanes, lie, pad_lanes, padded_lanes
 from ._step import advance_lane, blank, context_of, measure_due, step_with_probes
 
@@ -125,7 +125,7 @@ def stream(
     if mode == "auto":
         mode = choose_mode(trajectory, carry)
     chunk = chunk_length(steps, chunk)
-    carry = lie(trajectory, _copied(carry), trajectory.lanes)
+    carry = lie(trajectory, _beside(trajectory, _copied(carry)), trajectory.lanes)
     first = int(carry.step)
     for start in range(first, first + steps, chunk):
         length = min(chunk, first + steps - start)
@@ -173,7 +173,21 @@ def chunk_length(steps: int, chunk: int) -> int:
 
 @eqx.filter_jit
 def _copied(carry: Carry) -> Carry:
-    return jax.tree.map(jnp.copy, carry)
+    """A copy with the types that chunks return: one from a checkpoint or a user may have others."""
+    return strong_types(jax.tree.map(jnp.copy, carry))
+
+
+def _beside(trajectory: Trajectory, carry: Carry) -> Carry:
+    """The carry committed to a device where the data are, as chunks return it.
+
+    Otherwise the first chunk would be another program than those after it.
+    """
+    if trajectory.objective.placement is not None:
+        return carry
+    for leaf in jax.tree.leaves((trajectory.objective, carry)):
+        if isinstance(leaf, jax.Array) and leaf.committed and len(leaf.devices()) == 1:
+            return jax.device_put(carry, leaf.sharding)
+    return carry
 
 
 def _lane_step(trajectory: Trajectory, optimizer: AnyOptimizer, lane: Lane, step: Int[Array, ""]):
@@ -257,12 +271,13 @@ def _host_chunk(
 ) -> tuple[Carry, dict[str, np.ndarray]]:
     """A chunk as a host loop of compiled steps, lane by lane."""
     if trajectory.lanes is None:
-        lane, rows = _host_lane(trajectory, carry.lane, start, length)
+        lane, rows = _host_lane(trajectory, carry, start, length)
         return Carry(step=carry.step + length, lane=lane), rows
     lanes, columns = [], []
     for index in range(trajectory.lanes):
         single = trajectory.single(take_lane(trajectory.optimizer, index))
-        lane, rows = _host_lane(single, take_lane(carry.lane, index), start, length)
+        alone = Carry(step=carry.step, lane=take_lane(carry.lane, index))
+        lane, rows = _host_lane(single, alone, start, length)
         lanes.append(lane)
         columns.append(rows)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
@@ -319,15 +334,15 @@ def _host_step(
 
 
 def _host_lane(
-    trajectory: Trajectory, lane: Lane, start: int, length: int
+    trajectory: Trajectory, carry: Carry, start: int, length: int
 ) -> tuple[Lane, dict[str, np.ndarray]]:
     """A chunk of one lane; results stay on the device until its end."""
     solving = {name: probe for name, probe in trajectory.probes.items() if probe.solves}
-    form = _Form(trajectory, lane)
+    lane, form = carry.lane, _Form(trajectory, carry.lane)
     kept = [leaf for leaf in jax.tree.leaves(trajectory) if eqx.is_array(leaf)]
     carried = jax.tree.leaves(lane)
     # On the device from step to step: a Python int would be static, and compile for each.
-    number = jnp.asarray(start)
+    number = carry.step
     rows: list[Measurement] = []
     for step in range(start, start + length):
         row: Measurement = {}
