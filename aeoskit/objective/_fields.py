@@ -8,9 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ._accumulate import num_examples
+from ._finite import checked, one_or_nan
 from ._kinds import sum_and_weight
 from ._shards import sum_over
 
@@ -47,10 +49,12 @@ def value_and_gradient(objective: Any, params: PyTree) -> tuple[Any, PyTree]:
 
 
 def gradient_field() -> Field:
-    """The gradient of a batch's summed loss, and the batch's weight."""
+    """The gradient of a batch's summed loss, and the batch's weight: NaN where the loss is."""
 
     def field(loss: Any, point: PyTree, batch: PyTree) -> tuple[PyTree, Any]:
-        return jax.grad(lambda p: _batch_loss(loss, p, batch), has_aux=True)(point)
+        slope = jax.value_and_grad(lambda p: _batch_loss(loss, p, batch), has_aux=True)
+        (total, weight), grads = slope(point)
+        return grads, jnp.where(jnp.isfinite(total), weight, jnp.nan)
 
     return field
 
@@ -78,4 +82,5 @@ def linearize(field: Field, objective: Any, params: PyTree) -> Any:
         total, weight = sum_over(objective, part, point)
         return divide(total, weight, params)
 
-    return jax.linearize(mean, params)[1]
+    gradient, linear = jax.linearize(mean, params)
+    return checked(one_or_nan(gradient), linear)

@@ -1,5 +1,6 @@
 """Curvature of an objective, as lineax operators of our own."""
 
+import dataclasses
 import functools
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from aeoskit.linalg import vector_structure
 
 from . import _fields, _gauss_newton
+from ._finite import checked, one_or_nan, times
 from ._objective import Objective
 
 
@@ -23,6 +25,20 @@ def _structure(tree: PyTree) -> PyTree[jax.ShapeDtypeStruct]:
 @eqx.filter_jit
 def _apply(operator: Any, vector: PyTree) -> PyTree:
     return operator._product(vector)
+
+
+@eqx.filter_jit
+def _factor(operator: Any) -> Array:
+    """1, or NaN where the loss or, of a Hessian, its gradient are not finite."""
+    objective, params = jax.tree.map(
+        lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x,
+        (operator.objective, operator.params),
+    )
+    # A Gauss-Newton product goes through the model in reverse as a gradient does, and an output
+    # loss that knows its Hessian need not have a derivative.
+    hessian = isinstance(operator, HessianOperator)
+    seen = _fields.value_and_gradient if hessian else _fields.value
+    return one_or_nan(seen(objective, params))
 
 
 def _linear_map(operator: Any) -> Any:
@@ -74,10 +90,12 @@ class HessianOperator(lx.AbstractLinearOperator):
 
     objective: Objective
     params: PyTree
+    # NaN where loss or gradient are not finite; None as long as no one has looked.
+    factor: Float[Array, ""] | None = None
 
     def _product(self, vector: PyTree) -> PyTree:
         field = _fields.gradient_field()
-        return _fields.product(field, self.objective, self.params, vector)
+        return times(self.factor, _fields.product(field, self.objective, self.params, vector))
 
     def _linearized(self) -> Any:
         field = _fields.gradient_field()
@@ -132,12 +150,14 @@ class GaussNewtonOperator(lx.AbstractLinearOperator):
 
     objective: Objective
     params: PyTree
+    # NaN where loss or gradient are not finite; None as long as no one has looked.
+    factor: Float[Array, ""] | None = None
 
     def _product(self, vector: PyTree) -> PyTree:
-        return _gauss_newton.product(self.objective, self.params, vector)
+        return times(self.factor, _gauss_newton.product(self.objective, self.params, vector))
 
     def _linearized(self) -> Any:
-        return _gauss_newton.linearize(self.objective, self.params)
+        return checked(_factor(self), _gauss_newton.linearize(self.objective, self.params))
 
     def mv(self, vector: PyTree) -> PyTree:
         """The product `JᵀHJ v`; costs about one and a half gradients."""
@@ -239,7 +259,8 @@ def _reuse(operator: "HessianOperator | GaussNewtonOperator") -> Literal["linear
 @lx.linearise.register(GaussNewtonOperator)
 def _(operator: Any) -> lx.AbstractLinearOperator:
     if _reuse(operator) == "recompute":
-        return operator
+        known = operator.factor is not None
+        return operator if known else dataclasses.replace(operator, factor=_factor(operator))
     semidefinite = lx.is_positive_semidefinite(operator)
     return LinearizedOperator(_linear(operator), vector_structure(operator), semidefinite)
 
