@@ -42,8 +42,11 @@ class TrainingStep(eqx.Module):
         return self.objective.placement
 
     def __call__(self, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
-        """One step: a gradient and an update."""
-        grads = self.objective.gradient(params)
+        """One step: a gradient and an update; NaN where the loss is not finite."""
+        value, grads = self.objective.value_and_gradient(params)
+        # A trajectory ends there, however finite the gradient is.
+        factor = jnp.where(jnp.isfinite(value), 1.0, jnp.nan)
+        grads = jax.tree.map(lambda leaf: factor.astype(leaf.dtype) * leaf, grads)
         updates, state = self.optimizer.update(grads, state, params)
         return apply_updates(params, updates), state
 
