@@ -44,7 +44,8 @@ def sharpness(
 
     Returns:
         An `EigenSolution`: `values` (k,), with `residuals`, `bounds`, `result`, and `state` for the
-        next call's `start`.
+        next call's `start`. Where loss or gradient are not finite, values are NaN and `result` is
+        `nonfinite`.
 
     Costs `stats["matvecs"]` Hessian-vector products.
 
@@ -184,6 +185,8 @@ def preconditioned_sharpness(
 
     Returns:
         `PreconditionedSharpnessSolution`: `values`, `threshold`, `ratio`, `bounds`, `solution`.
+        Where the loss, its gradient or P are not finite, values are NaN and the solution's `result`
+        is `nonfinite`. At learning rate 0 the threshold is infinite and the ratio 0.
 
     Costs `solution.stats["matvecs"]` Hessian-vector products, and one gradient if none was passed.
 

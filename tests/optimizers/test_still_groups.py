@@ -50,7 +50,7 @@ def expected_ratio(rates, root, threshold):
 @pytest.mark.parametrize("still", ["a", "b", "c", "ab", "bc", "ac"])
 def test_the_others_values_hold_in_whatever_order(still):
     """Momentum, so that P is made of learning rates alone; all at once and each first or last."""
-    rates = {name: 0.0 if name in still else rate for name, rate in zip("abc", (0.1, 0.2, 0.3))}
+    rates = {"a": 0.1, "b": 0.2, "c": 0.3} | dict.fromkeys(still, 0.0)
 
     def make(rate):
         return optax.sgd(warmup(1.0) if rate == 0 else rate, momentum=0.9)
