@@ -15,7 +15,7 @@ from aeoskit.probes import Measurement
 
 from ._carry import AnyOptimizer, Carry, Lane, Trajectory, lane_axes, strong_types, take_lane
 from ._placed import cut_lanes, lie, pad_lanes, padded_lanes
-from ._step import advance_lane, blank, context_of, measure_due, step_with_probes
+from ._step import advance_lane, blanks, context_of, measure_due, step_with_probes
 
 Mode = Literal["scan", "host"]
 
@@ -216,12 +216,15 @@ def _scan_chunk(
     extra = 0 if lanes is None or run is None else run - lanes
     optimizer = pad_lanes(trajectory.optimizer, extra)
     padded = Carry(step=carry.step, lane=pad_lanes(carry.lane, extra))
-    _, shapes = eqx.filter_eval_shape(_lane_step, trajectory, optimizer, padded.lane, carry.step)
-    rows = {name: blank((capacity, *shape.shape), shape.dtype) for name, shape in shapes.items()}
+    # Traced once, for the rows' shapes and for the loop.
+    step = eqx.filter_closure_convert(
+        lambda lane, step: _lane_step(trajectory, optimizer, lane, step), padded.lane, padded.step
+    )
+    rows = blanks(step.out_struct[1], capacity)
 
     def body(index, state):
         carry, rows = state
-        lane, measurement = _lane_step(trajectory, optimizer, carry.lane, carry.step)
+        lane, measurement = step(carry.lane, carry.step)
         rows = {
             name: jax.lax.dynamic_update_index_in_dim(rows[name], value, index, 0)
             for name, value in measurement.items()
@@ -365,11 +368,11 @@ def _columns(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     examples: dict[str, np.ndarray] = {}
     for row in rows:
         examples = row | examples
-    blanks = {
+    missing = {
         name: np.full_like(value, np.nan if np.issubdtype(value.dtype, np.inexact) else 0)
         for name, value in ((name, np.asarray(value)) for name, value in examples.items())
     }
-    return {name: np.stack([row.get(name, blanks[name]) for row in rows]) for name in examples}
+    return {name: np.stack([row.get(name, missing[name]) for row in rows]) for name in examples}
 
 
 def _masks(trajectory: Trajectory, steps: np.ndarray) -> dict[str, np.ndarray]:

@@ -104,6 +104,21 @@ def test_a_chunk_is_compiled_once(compiled, mode, every):
     assert of_chunks(compiled(), mode) == 1
 
 
+@pytest.mark.parametrize("lanes", [None, 2])
+def test_a_probe_is_traced_once(lanes):
+    """Not once more for the shapes of rows, and for those of a step at which it is not due."""
+    traces = []
+
+    class Traced(Counter):
+        def measure(self, context, state):
+            traces.append(self.every)
+            return super().measure(context, state)
+
+    optimizer = None if lanes is None else stack_lanes([adam(1e-2), adam(3e-2)])
+    follow(*start(optimizer, {"often": Traced(1), "seldom": Traced(3)}, lanes=lanes))
+    assert sorted(traces) == [1, 3]
+
+
 def test_probes_lanes_and_what_comes_back_of_a_run_share_its_program(compiled):
     solver = Lanczos(basis=5)
     probes = CHEAP | {
