@@ -76,6 +76,7 @@ class HessianOperator(lx.AbstractLinearOperator):
     Args:
         objective: the objective; its data are leaves.
         params: the parameters `w`.
+        factor: what products are multiplied by, 1 or NaN; `lineax.linearise` finds it out.
 
     Example:
         >>> import jax.numpy as jnp, lineax as lx
@@ -90,7 +91,7 @@ class HessianOperator(lx.AbstractLinearOperator):
 
     objective: Objective
     params: PyTree
-    # NaN where loss or gradient are not finite; None as long as no one has looked.
+    # NaN where the loss or its gradient is not finite; None as long as no one has looked.
     factor: Float[Array, ""] | None = None
 
     def _product(self, vector: PyTree) -> PyTree:
@@ -134,6 +135,7 @@ class GaussNewtonOperator(lx.AbstractLinearOperator):
     Args:
         objective: the objective; its data are leaves.
         params: the parameters `w`.
+        factor: what products are multiplied by, 1 or NaN; `lineax.linearise` finds it out.
 
     Example:
         >>> import jax.numpy as jnp, lineax as lx
@@ -150,7 +152,7 @@ class GaussNewtonOperator(lx.AbstractLinearOperator):
 
     objective: Objective
     params: PyTree
-    # NaN where loss or gradient are not finite; None as long as no one has looked.
+    # NaN where the loss or its gradient is not finite; None as long as no one has looked.
     factor: Float[Array, ""] | None = None
 
     def _product(self, vector: PyTree) -> PyTree:
