@@ -1,0 +1,185 @@
+"""What a loss or a training step is made of, read off its trace: nothing is computed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core as jex_core
+from jaxtyping import PyTree
+
+# Where a first derivative jumps, or a function does.
+_KINKS = frozenset(
+    "max min abs sign clamp reduce_max reduce_min cummax cummin argmax argmin sort top_k floor "
+    "ceil round reduce_window_max reduce_window_min select_and_scatter_add select_n".split()
+)
+_HIDING = frozenset(("stop_gradient", "custom_jvp_call", "custom_vjp_call"))
+# Functions of jax's own with derivatives of their own, which are right.
+_KNOWN = frozenset("relu relu6 softmax _softmax logaddexp logaddexp2 xlogy xlog1py".split())
+# What moves numbers and makes none.
+_CARRIES = frozenset("broadcast_in_dim reshape squeeze select_n convert_element_type max".split())
+
+
+def _inner(equation: Any) -> Iterator[Any]:
+    for value in jax.tree.leaves(
+        list(equation.params.values()),
+        is_leaf=lambda x: isinstance(x, jex_core.Jaxpr | jex_core.ClosedJaxpr),
+    ):
+        if isinstance(value, jex_core.ClosedJaxpr):
+            value = value.jaxpr
+        if isinstance(value, jex_core.Jaxpr):
+            yield value
+
+
+def _floating(variable: Any) -> bool:
+    dtype = getattr(variable.aval, "dtype", None)
+    return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
+
+
+def _kinks(jaxpr: Any) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in _KINKS:
+            total += sum(v.aval.size for v in equation.invars if _floating(v))
+        # A loop without a length counts once: it is no part of a loss that has a gradient.
+        length = equation.params.get("length", 1)
+        total += sum(_kinks(inner) for inner in _inner(equation)) * length
+    return total
+
+
+def _narrow(jaxpr: Any) -> float:
+    """The relative rounding of the narrowest floating format under 32 bits; 0 for none."""
+    worst = 0.0
+    for equation in jaxpr.eqns:
+        for variable in (*equation.invars, *equation.outvars):
+            if _floating(variable) and jnp.finfo(variable.aval.dtype).bits < 32:
+                worst = max(worst, float(jnp.finfo(variable.aval.dtype).eps))
+        worst = max(worst, *(_narrow(inner) for inner in _inner(equation)), 0.0)
+    return worst
+
+
+def _is_shift(equation: Any, jaxpr: Any) -> bool:
+    """Whether a stopped maximum is subtracted from what it is the maximum of, as in softmax."""
+    makers = {v: e for e in jaxpr.eqns for v in e.outvars}
+    (stopped,) = equation.outvars
+    front = {v for v in equation.invars if not isinstance(v, jex_core.Literal)}
+    source = None
+    while front:
+        maker = makers.get(front.pop())
+        if maker is None:
+            continue
+        inputs = [v for v in maker.invars if not isinstance(v, jex_core.Literal)]
+        if maker.primitive.name == "reduce_max":
+            source = inputs[0]
+        elif maker.primitive.name in _CARRIES:
+            front.update(v for v in inputs if _floating(v))
+        else:
+            return False
+    if source is None:
+        return False
+    spread = {stopped}
+    for e in jaxpr.eqns:
+        names = e.invars[1:2] if e.primitive.name == "sub" else ()
+        if e.primitive.name in _CARRIES and any(
+            not isinstance(v, jex_core.Literal) and v in spread for v in e.invars
+        ):
+            spread.update(e.outvars)
+        elif any(v in spread for v in names) and e.invars[0] is source:
+            return True
+    return False
+
+
+def _hiding(jaxpr: Any) -> set[str]:
+    found: set[str] = set()
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name in _HIDING and not (
+            _is_shift(equation, jaxpr)
+            if name == "stop_gradient"
+            else equation.params.get("name") in _KNOWN
+        ):
+            found.add(name.removesuffix("_call"))
+        for inner in _inner(equation):
+            found |= _hiding(inner)
+    return found
+
+
+class Anatomy(eqx.Module):
+    """What a traced function has in it.
+
+    Attributes:
+        kinks: how many numbers pass through primitives whose derivative jumps.
+        hiding: names of primitives that may hide a part of the derivative.
+        narrow: the relative rounding of the narrowest format under 32 bits; 0 for none.
+        steady: whether two traces are the same.
+    """
+
+    kinks: float = eqx.field(static=True)
+    hiding: frozenset[str] = eqx.field(static=True)
+    narrow: float = eqx.field(static=True)
+    steady: bool = eqx.field(static=True)
+
+
+@functools.lru_cache(maxsize=256)
+def _of(treedef: Any, shapes: tuple[Any, ...], x64: bool) -> Anatomy:
+    del x64  # part of the key
+    function, args = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(*s) for s in shapes])
+    arrays, static = eqx.partition(function, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+
+    def trace() -> Any:
+        # A fresh function each time, since jax remembers traces by function.
+        def call(arrays: PyTree, args: Any) -> Any:
+            return eqx.combine(arrays, static)(*args)
+
+        return jax.make_jaxpr(call)(arrays, args)
+
+    first, second = trace(), trace()
+    return Anatomy(
+        kinks=_kinks(first.jaxpr),
+        hiding=frozenset(_hiding(first.jaxpr)),
+        narrow=_narrow(first.jaxpr),
+        steady=same_trace(first, second),
+    )
+
+
+def same_trace(one: Any, two: Any) -> bool:
+    """Whether two traces are the same, their constants included."""
+    return (
+        str(one) == str(two)
+        and len(one.consts) == len(two.consts)
+        and all(same_numbers(a, b) for a, b in zip(one.consts, two.consts, strict=True))
+    )
+
+
+def same_numbers(one: Any, two: Any) -> bool:
+    """Whether two arrays are equal; PRNG keys are compared by what is in them."""
+    if not hasattr(one, "dtype"):
+        return one is two or bool(one == two)
+    if jnp.issubdtype(one.dtype, jax.dtypes.extended):
+        one, two = jax.random.key_data(one), jax.random.key_data(two)
+    return np.array_equal(np.asarray(one), np.asarray(two))
+
+
+def anatomy(function: Callable[..., Any], *args: PyTree) -> Anatomy:
+    """What the trace of `function(*args)` holds; two traces for each new function and shapes.
+
+    Args:
+        function: hashable, or a module whose arrays are leaves.
+        args: pytrees of arrays or their structures.
+
+    Returns:
+        Its `Anatomy`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> anatomy(jnp.abs, jnp.ones(3)).kinks
+        3.0
+    """
+    leaves, treedef = jax.tree.flatten((function, args))
+    x64 = bool(jax.config.jax_enable_x64)  # pyright: ignore
+    return _of(treedef, tuple((x.shape, x.dtype) for x in leaves), x64)
