@@ -13,6 +13,8 @@ import numpy as np
 from jax.extend import core as jex_core
 from jaxtyping import PyTree
 
+from ._accumulate import num_examples
+
 # Where a first derivative jumps, or a function does.
 _KINKS = frozenset(
     "max min abs sign clamp reduce_max reduce_min cummax cummin argmax argmin sort top_k floor "
@@ -116,34 +118,43 @@ class Anatomy(eqx.Module):
         kinks: how many numbers pass through primitives whose derivative jumps.
         hiding: names of primitives that may hide a part of the derivative.
         narrow: the relative rounding of the narrowest format under 32 bits; 0 for none.
-        steady: whether two traces are the same.
     """
 
     kinks: float = eqx.field(static=True)
     hiding: frozenset[str] = eqx.field(static=True)
     narrow: float = eqx.field(static=True)
-    steady: bool = eqx.field(static=True)
+
+
+def trace(function: Callable[..., Any], *args: PyTree) -> Any:
+    """The trace of `function(*args)`, made anew: jax remembers traces by function."""
+    arrays, static = eqx.partition(
+        function, lambda x: isinstance(x, jax.ShapeDtypeStruct) or eqx.is_array(x)
+    )
+
+    def call(arrays: PyTree, args: Any) -> Any:
+        return eqx.combine(arrays, static)(*args)
+
+    return jax.make_jaxpr(call)(arrays, args)
 
 
 @functools.lru_cache(maxsize=256)
 def _of(treedef: Any, shapes: tuple[Any, ...], x64: bool) -> Anatomy:
     del x64  # part of the key
     function, args = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(*s) for s in shapes])
-    arrays, static = eqx.partition(function, lambda x: isinstance(x, jax.ShapeDtypeStruct))
-
-    def trace() -> Any:
-        # A fresh function each time, since jax remembers traces by function.
-        def call(arrays: PyTree, args: Any) -> Any:
-            return eqx.combine(arrays, static)(*args)
-
-        return jax.make_jaxpr(call)(arrays, args)
-
-    first, second = trace(), trace()
+    jaxpr = trace(function, *args).jaxpr
     return Anatomy(
-        kinks=_kinks(first.jaxpr),
-        hiding=frozenset(_hiding(first.jaxpr)),
-        narrow=_narrow(first.jaxpr),
-        steady=same_trace(first, second),
+        kinks=_kinks(jaxpr), hiding=frozenset(_hiding(jaxpr)), narrow=_narrow(jaxpr)
+    )
+
+
+def lacks_forward(jaxpr: Any) -> bool:
+    """Whether a traced derivative stands for one that a `custom_vjp` function does not have.
+
+    jax says so when it compiles, and not when it traces.
+    """
+    return any(
+        equation.primitive.name == "custom_lin" or any(map(lacks_forward, _inner(equation)))
+        for equation in jaxpr.eqns
     )
 
 
@@ -166,7 +177,7 @@ def same_numbers(one: Any, two: Any) -> bool:
 
 
 def anatomy(function: Callable[..., Any], *args: PyTree) -> Anatomy:
-    """What the trace of `function(*args)` holds; two traces for each new function and shapes.
+    """What the trace of `function(*args)` holds; one trace for each new function and shapes.
 
     Args:
         function: hashable, or a module whose arrays are leaves.
@@ -183,3 +194,14 @@ def anatomy(function: Callable[..., Any], *args: PyTree) -> Anatomy:
     leaves, treedef = jax.tree.flatten((function, args))
     x64 = bool(jax.config.jax_enable_x64)  # pyright: ignore
     return _of(treedef, tuple((x.shape, x.dtype) for x in leaves), x64)
+
+
+def loss_anatomy(objective: Any, params: PyTree) -> Anatomy:
+    """That of a loss, for the examples that it is given at a time."""
+    n = num_examples(objective.data)
+    size = min(objective.microbatch or n, n) or 1
+
+    def batch_of(x: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
+
+    return anatomy(objective.loss, params, jax.tree.map(batch_of, objective.data))

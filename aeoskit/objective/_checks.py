@@ -8,8 +8,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
+from aeoskit.linalg import tree_norm
+
 from ._accumulate import num_examples
-from ._anatomy import same_trace
+from ._anatomy import same_trace, trace
 from ._differences import directions
 from ._kinds import loss_kind
 
@@ -128,7 +130,7 @@ def check_objective(objective: Any, params: PyTree) -> None:
         parts = parts or (shards > 1 and objective.kind(params) != "mean")
         m = min(m, max(1, n // shards)) if parts else n
     head = jax.tree.map(lambda x: x[:m], data)
-    _check_deterministic(objective, params, head, value)
+    check_deterministic(objective, params, head, value)
     if parts and n > m:
         _check_parts(objective, params, data, m)
 
@@ -146,14 +148,14 @@ def _check_gradient(objective: Any, params: PyTree) -> None:
             )
 
 
-def _check_deterministic(objective: Any, params: PyTree, batch: PyTree, value: float) -> None:
-    # Traced twice, since numbers drawn by Python or numpy are drawn at trace time; through a fresh
-    # function each time, since jax remembers traces by function.
-    def trace() -> Any:
-        return jax.make_jaxpr(lambda params, batch: objective.loss(params, batch))(params, batch)
-
-    same = same_trace(trace(), trace())
-    again = float(objective.value(params))
+def check_deterministic(
+    objective: Any, params: PyTree, batch: PyTree, value: float | None = None
+) -> None:
+    """Refuses a loss that draws random numbers; `value` is that of all data, if it is known."""
+    # Numbers drawn by Python or NumPy are drawn at trace time.
+    loss = objective.loss
+    same = same_trace(trace(loss, params, batch), trace(loss, params, batch))
+    again = value if value is None else float(objective.value(params))
     if same and again == value:
         return
     results = []
@@ -185,19 +187,21 @@ def _check_parts(objective: Any, params: PyTree, data: PyTree, m: int) -> None:
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), head, tail)
     evaluate = jax.jit(lambda params, batch: objective.loss(params, batch))
     kind = loss_kind(jax.eval_shape(objective.loss, params, both), m + rest)
-    found = []
+    found, norms = [], (0.0, 0.0)
     for point in (params, _perturbed(params)):
         outputs = [evaluate(point, batch) for batch in (head, tail, both)]
         found.append(_parts_and_whole(outputs, kind, m, rest))
     if kind == "mean":
         # Means may agree where all losses are equal; their gradients do not.
         slope = jax.jit(jax.grad(lambda params, batch: objective.loss(params, batch)))
-        slopes = [slope(params, batch) for batch in (head, tail, both)]
-        flat = [
-            np.concatenate([np.asarray(x, np.float64).reshape(-1) for x in jax.tree.leaves(s)])
-            for s in slopes
-        ]
-        found.append(_parts_and_whole(flat, kind, m, rest))
+        one, two, whole = (slope(params, batch) for batch in (head, tail, both))
+        share = m / (m + rest)
+        expected = jax.tree.map(lambda a, b: share * a + (1 - share) * b, one, two)
+        apart = jax.tree.map(jnp.subtract, whole, expected)
+        gap, size, norm = (float(tree_norm(x)) for x in (apart, expected, whole))
+        scale = share * float(tree_norm(one)) + (1 - share) * float(tree_norm(two))
+        found.append((np.float64(size), np.float64(size + gap), np.float64(scale)))
+        norms = norm, size
     unit = 10 * float(jnp.finfo(jax.tree.leaves(outputs)[0].dtype).eps)
     for number, (expected, whole, scale) in enumerate(found):
         # Gradients are sums in which much cancels.
@@ -208,7 +212,8 @@ def _check_parts(objective: Any, params: PyTree, data: PyTree, m: int) -> None:
             continue
         fix = "if its weights are uneven (a mask), return (sum, weight); " if kind == "mean" else ""
         what = ("loss", "loss at parameters nearby", "gradient of the loss")[number]
-        norms = [np.linalg.norm(x) if number == 2 else np.mean(x) for x in (whole, expected)]
+        if number < 2:
+            norms = np.mean(whole), np.mean(expected)
         raise ValueError(
             f"the {what} of {m + rest} examples at once ({norms[0]:.6g}) is not that of its "
             f"microbatches of {m} together ({norms[1]:.6g}): it couples examples "

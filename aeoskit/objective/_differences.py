@@ -189,4 +189,6 @@ def relative_step(params: PyTree, vector: PyTree) -> Float[Array, ""]:
     """The h for which `h vector` is a small share of the parameters."""
     size, length = tree_norm(params), tree_norm(vector)
     size = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
-    return step_size(tree_dtype(params)) * size / jnp.where(length > 0, length, 1)
+    # A sixteenth of the balance for one variable: along the sharp directions of a network a step
+    # relative to all of its parameters is a long one.
+    return step_size(tree_dtype(params)) / 16 * size / jnp.where(length > 0, length, 1)

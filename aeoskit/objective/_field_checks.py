@@ -15,7 +15,8 @@ from aeoskit.linalg import tree_dot
 
 from . import _fields
 from ._accumulate import num_examples
-from ._anatomy import Anatomy, anatomy
+from ._anatomy import Anatomy, loss_anatomy
+from ._checks import check_deterministic
 from ._differences import Comparison, compare_derivative, directions
 from ._kinds import loss_kind
 
@@ -101,10 +102,6 @@ def _batch(objective: Any, params: PyTree) -> _Batch:
     return of(part if sound else head)
 
 
-def _anatomy(objective: Any, params: PyTree) -> Anatomy:
-    return anatomy(objective.loss, _shapes(params), _shapes(_head(objective)))
-
-
 def check_product(objective: Any, params: PyTree) -> None:
     """Refuses an objective whose products are not what differences of gradients are.
 
@@ -114,7 +111,7 @@ def check_product(objective: Any, params: PyTree) -> None:
     if _traced((objective, params)) or objective.product == "difference":
         return
     batch = _batch(objective, params)
-    seen = anatomy(batch.loss, _shapes(params), _shapes(batch.data))
+    seen = loss_anatomy(batch, params)
     direction = directions(params)
     image = _product(batch, params, direction)
     gradient = _Gradient(batch)
@@ -160,7 +157,7 @@ def is_gradient(objective: Any, params: PyTree) -> bool:
     if _traced((objective, params)):
         return False
     batch = _batch(objective, params)
-    kinks = anatomy(batch.loss, _shapes(params), _shapes(batch.data)).kinks
+    kinks = loss_anatomy(batch, params).kinks
     slope = _gradient(batch, params)
     for number in range(2):
         direction = directions(params, number)
@@ -190,14 +187,8 @@ def check_hidden(objective: Any, params: PyTree) -> None:
     key = (treedef, tuple((x.shape, x.dtype) for x in leaves))
     if key in _checked:
         return
-    seen = _anatomy(objective, params)
-    if not seen.steady:
-        raise ValueError(
-            "two traces of the loss differ: it draws random numbers in Python or NumPy, so that "
-            "each compiled program has its own loss; pass the randomness as data (a key per "
-            "example) or switch it off"
-        )
-    if seen.hiding:
+    check_deterministic(objective, params, _head(objective))
+    if loss_anatomy(objective, params).hiding:
         check_product(objective, params)
     if len(_checked) >= 1024:
         _checked.clear()

@@ -5,6 +5,7 @@ its weight. Gauss-Newton products, in `_gauss_newton`, need no such field.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 from jaxtyping import PyTree
 
 from ._accumulate import num_examples
+from ._anatomy import lacks_forward, loss_anatomy
 from ._differences import moved, relative_step
 from ._kinds import sum_and_weight
 from ._shards import sum_over
@@ -106,8 +108,9 @@ def product(field: Field, objective: Any, params: PyTree, vector: PyTree) -> PyT
     if objective.product == "difference":
         return difference(field, objective, params, vector, relative_step(params, vector))
     function = forward if objective.product == "forward" else reverse
-    with explained(objective, params):
-        return function(field, objective, params, vector)
+    derivative = functools.partial(function, field, objective, params, vector)
+    with explained(objective, params, derivative):
+        return derivative()
 
 
 def _mean(field: Field, objective: Any, like: PyTree) -> Callable[[PyTree], PyTree]:
@@ -128,16 +131,22 @@ def _only(pull: Any, vector: PyTree) -> PyTree:
 def linearize(field: Field, objective: Any, params: PyTree) -> Any:
     """The Jacobian of the mean field as a `jax.tree_util.Partial`: its primal pass is behind it."""
     mean = _mean(field, objective, params)
-    with explained(objective, params):
+    # A vector like the parameters is as good as any.
+    derivative = functools.partial(forward, field, objective, params, params)
+    with explained(objective, params, derivative):
         if objective.product == "reverse":
             return jax.tree_util.Partial(_only, jax.vjp(mean, params)[1])
         return jax.linearize(mean, params)[1]
 
 
 @contextlib.contextmanager
-def explained(objective: Any, params: PyTree) -> Iterator[None]:
+def explained(objective: Any, params: PyTree, derivative: Callable[[], PyTree]) -> Iterator[None]:
     """Where a loss has a gradient and no second derivative, says what to do about it."""
     try:
+        seen = loss_anatomy(objective, params)
+        if "custom_vjp" in seen.hiding and objective.product == "forward":
+            if lacks_forward(jax.make_jaxpr(derivative)().jaxpr):
+                raise NotImplementedError("a custom_vjp function has no forward derivative")
         yield
     except (TypeError, ValueError, NotImplementedError) as error:
         try:
