@@ -290,7 +290,7 @@ class Objective(eqx.Module):
         """Checks on real numbers that this is a mean loss at all; once, before any work.
 
         Costs a gradient and a value over all of the data; a dozen of values and, of a scalar mean,
-        three gradients of two microbatches; and a product and nine gradients of at most 32
+        three gradients of two microbatches; and a product and eleven gradients of at most 32
         examples (of a microbatch, where the loss takes no fewer).
 
         Args:

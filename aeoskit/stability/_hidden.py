@@ -47,7 +47,7 @@ def hides_derivative(held: HeldMap, seen: Probe) -> Bool[Array, ""]:
 
     A map that computes with an objective is looked at only where its loss may hide something.
     Outside of transformations it is compared once for each map and shapes: a derivative and
-    nine steps.
+    eleven steps.
 
     Args:
         held: the map and the point.
