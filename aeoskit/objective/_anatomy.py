@@ -17,14 +17,13 @@ from ._accumulate import num_examples
 
 # Where a first derivative jumps, or a function does.
 _KINKS = frozenset(
-    "max min abs sign clamp reduce_max reduce_min cummax cummin argmax argmin sort top_k floor "
-    "ceil round reduce_window_max reduce_window_min select_and_scatter_add select_n".split()
+    ["max", "min", "abs", "sign", "clamp", "reduce_max", "reduce_min", "cummax", "cummin", "argmax", "argmin", "sort", "top_k", "floor", "ceil", "round", "reduce_window_max", "reduce_window_min", "select_and_scatter_add", "select_n"]
 )
 _HIDING = frozenset(("stop_gradient", "custom_jvp_call", "custom_vjp_call"))
 # Functions of jax's own with derivatives of their own, which are right.
-_KNOWN = frozenset("relu relu6 softmax _softmax logaddexp logaddexp2 xlogy xlog1py".split())
+_KNOWN = frozenset(["relu", "relu6", "softmax", "_softmax", "logaddexp", "logaddexp2", "xlogy", "xlog1py"])
 # What moves numbers and makes none.
-_CARRIES = frozenset("broadcast_in_dim reshape squeeze select_n convert_element_type max".split())
+_CARRIES = frozenset(["broadcast_in_dim", "reshape", "squeeze", "select_n", "convert_element_type", "max"])
 
 
 def _inner(equation: Any) -> Iterator[Any]:
@@ -142,9 +141,7 @@ def _of(treedef: Any, shapes: tuple[Any, ...], x64: bool) -> Anatomy:
     del x64  # part of the key
     function, args = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(*s) for s in shapes])
     jaxpr = trace(function, *args).jaxpr
-    return Anatomy(
-        kinks=_kinks(jaxpr), hiding=frozenset(_hiding(jaxpr)), narrow=_narrow(jaxpr)
-    )
+    return Anatomy(kinks=_kinks(jaxpr), hiding=frozenset(_hiding(jaxpr)), narrow=_narrow(jaxpr))
 
 
 def lacks_forward(jaxpr: Any) -> bool:

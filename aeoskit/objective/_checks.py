@@ -174,9 +174,7 @@ def check_deterministic(
 
 def _perturbed(params: PyTree) -> PyTree:
     """Away from a start at which all losses are equal (zeros in the last layer)."""
-    return jax.tree.map(
-        lambda x, t: (x + 0.1 * t).astype(x.dtype), params, directions(params)
-    )
+    return jax.tree.map(lambda x, t: (x + 0.1 * t).astype(x.dtype), params, directions(params))
 
 
 def _check_parts(objective: Any, params: PyTree, data: PyTree, m: int) -> None:

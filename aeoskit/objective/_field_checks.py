@@ -123,7 +123,9 @@ def check_product(objective: Any, params: PyTree) -> None:
         _refuse(objective, params, found, off, seen)
 
 
-def _as_transpose(batch: _Batch, params: PyTree, direction: PyTree, image: PyTree, seen: Any) -> Any:
+def _as_transpose(
+    batch: _Batch, params: PyTree, direction: PyTree, image: PyTree, seen: Any
+) -> Any:
     """Whether a Jacobian that is not symmetric is another one than that of the differences."""
     plain = eqx.tree_at(lambda b: b.symmetric, batch, False)
     image = _product(plain, params, direction)
@@ -164,7 +166,9 @@ def is_gradient(objective: Any, params: PyTree) -> bool:
         if number:
             sizes = jax.tree.map(lambda t: jnp.sqrt(jnp.mean(jnp.square(t))), direction)
             direction = jax.tree.map(
-                lambda g, s: (s * g / jnp.maximum(jnp.sqrt(jnp.mean(g * g)), 1e-30)).astype(g.dtype),
+                lambda g, s: (s * g / jnp.maximum(jnp.sqrt(jnp.mean(g * g)), 1e-30)).astype(
+                    g.dtype
+                ),
                 slope,
                 sizes,
             )
@@ -193,5 +197,3 @@ def check_hidden(objective: Any, params: PyTree) -> None:
     if len(_checked) >= 1024:
         _checked.clear()
     _checked.add(key)
-
-

@@ -74,7 +74,7 @@ def _narrow_inside(operator: HessianOperator) -> bool:
 @eqx.filter_jit
 def _seen(
     operator: lx.AbstractLinearOperator, solution: EigenSolution
-) -> tuple[Float[Array, " k"], Float[Array, " k"]] | None:
+) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
     """For each pair, `||A v - θ v||` by a product of its own, and the norm of its error."""
 
     def part(v: PyTree) -> tuple[PyTree, PyTree]:

@@ -152,8 +152,8 @@ def flip_multiplier(
 
     **Hidden derivatives.** `stop_gradient` (targets of TD learning, BYOL, straight-through) hides
     from jax a part of what a step does. So one derivative along a random direction of the params is
-    compared with differences of steps, once for a map and shapes (eleven steps more); under `jit` in
-    each call. Where ReLUs and the like are many, their kinks scatter these differences, and
+    compared with differences of steps, once for a map and shapes (eleven steps more), under `jit`
+    in each call. Where ReLUs and the like are many, their kinks scatter these differences, and
     a part that is small beside that is not seen. With product="difference" there is no left solve,
     the default tolerance is 3e-3, and `residual` includes what the differences are off by.
 

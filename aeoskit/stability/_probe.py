@@ -42,9 +42,7 @@ class Probe(eqx.Module):
     products: Int[Array, ""]
 
 
-def probe(
-    held: HeldMap, scale: tuple[Array, ...] | None, product: Product = "forward"
-) -> Probe:
+def probe(held: HeldMap, scale: tuple[Array, ...] | None, product: Product = "forward") -> Probe:
     """One derivative along a random vector, and a few more where that one has a reason for them.
 
     A row of the Jacobian that is not finite (`√ν` at ν = 0) makes every product not finite there,

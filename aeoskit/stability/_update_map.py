@@ -423,8 +423,7 @@ def _(operator: MapJacobian, vector: Leaves) -> Leaves | None:
         for v, d, a, ours, x in zip(*parts, held.point, strict=True)
     )
     own = tuple(
-        x if ours else jnp.zeros_like(x)
-        for x, ours in zip(held.point, held.of_params, strict=True)
+        x if ours else jnp.zeros_like(x) for x, ours in zip(held.point, held.of_params, strict=True)
     )
     h = relative_step(own, along)
     near, far = (quotient(held, held.point, along, step) for step in (h, 2 * h))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import aeoskit as ak
 from aeoskit.linalg import Arnoldi, tree_norm
@@ -74,10 +75,10 @@ called_back.defvjp(
 def dense(loss):
     """The Jacobian of the field that trains, in float64: a central difference a column."""
     with jax.enable_x64(True):
-        flat, unravel = jax.flatten_util.ravel_pytree(jax.tree.map(_double, PARAMS))
+        flat, unravel = ravel_pytree(jax.tree.map(_double, PARAMS))
         batch = (_double(X), _double(Y))
         field = jax.jit(
-            lambda w: jax.flatten_util.ravel_pytree(
+            lambda w: ravel_pytree(
                 jax.grad(lambda p: jnp.mean(loss(p, batch)))(unravel(w))
             )[0]
         )
@@ -122,7 +123,8 @@ def test_each_product_is_that_of_the_hessian(hessian, activation, product, micro
     top = np.linalg.eigvalsh(hessian)[-1]
     solution = ak.sharpness(objective, PARAMS, solver=ak.Lanczos(rtol=1e-2))
     assert abs(solution.values[0] - top) <= solution.bounds[0]
-    assert solution.bounds[0] <= 0.01 * top and bool(solution.converged[0])
+    assert solution.bounds[0] <= 0.01 * top
+    assert bool(solution.converged[0])
     matrix = objective.hessian(PARAMS).as_matrix()
     np.testing.assert_allclose(matrix, hessian, atol=1e-2 * top)
 
@@ -155,8 +157,8 @@ def test_what_stop_gradient_hides_is_refused(activation):
     objective = Objective(loss, (X, Y))
     with pytest.raises(ValueError, match="stop_gradient"):
         ak.sharpness(objective, PARAMS)
+    optimizer = ak.gradient_descent(0.1)
     with pytest.raises(ValueError, match="stop_gradient"):
-        optimizer = ak.gradient_descent(0.1)
         ak.preconditioned_sharpness(objective, PARAMS, optimizer, optimizer.init(PARAMS))
 
 
