@@ -17,13 +17,19 @@ from ._accumulate import num_examples
 
 # Where a first derivative jumps, or a function does.
 _KINKS = frozenset(
-    ["max", "min", "abs", "sign", "clamp", "reduce_max", "reduce_min", "cummax", "cummin", "argmax", "argmin", "sort", "top_k", "floor", "ceil", "round", "reduce_window_max", "reduce_window_min", "select_and_scatter_add", "select_n"]
+    {
+        *("max", "min", "abs", "sign", "clamp", "select_n", "floor", "ceil", "round"),
+        *("reduce_max", "reduce_min", "cummax", "cummin", "argmax", "argmin", "sort", "top_k"),
+        *("reduce_window_max", "reduce_window_min", "select_and_scatter_add"),
+    }
 )
-_HIDING = frozenset(("stop_gradient", "custom_jvp_call", "custom_vjp_call"))
+_HIDING = frozenset({"stop_gradient", "custom_jvp_call", "custom_vjp_call"})
 # Functions of jax's own with derivatives of their own, which are right.
-_KNOWN = frozenset(["relu", "relu6", "softmax", "_softmax", "logaddexp", "logaddexp2", "xlogy", "xlog1py"])
+_KNOWN = frozenset({"relu", "relu6", "softmax", "_softmax", "logaddexp", "logaddexp2", "xlogy"})
 # What moves numbers and makes none.
-_CARRIES = frozenset(["broadcast_in_dim", "reshape", "squeeze", "select_n", "convert_element_type", "max"])
+_CARRIES = frozenset(
+    {"broadcast_in_dim", "reshape", "squeeze", "select_n", "convert_element_type", "max"}
+)
 
 
 def _inner(equation: Any) -> Iterator[Any]:

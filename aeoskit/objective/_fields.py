@@ -143,10 +143,11 @@ def linearize(field: Field, objective: Any, params: PyTree) -> Any:
 def explained(objective: Any, params: PyTree, derivative: Callable[[], PyTree]) -> Iterator[None]:
     """Where a loss has a gradient and no second derivative, says what to do about it."""
     try:
-        seen = loss_anatomy(objective, params)
-        if "custom_vjp" in seen.hiding and objective.product == "forward":
-            if lacks_forward(jax.make_jaxpr(derivative)().jaxpr):
-                raise NotImplementedError("a custom_vjp function has no forward derivative")
+        suspect = objective.product == "forward" and (
+            "custom_vjp" in loss_anatomy(objective, params).hiding
+        )
+        if suspect and lacks_forward(jax.make_jaxpr(derivative)().jaxpr):
+            raise NotImplementedError("a custom_vjp function has no forward derivative")
         yield
     except (TypeError, ValueError, NotImplementedError) as error:
         try:

@@ -36,7 +36,8 @@ def _own_transpose(operator: Any, symmetric: bool) -> Any:
     if not symmetric:
         raise ValueError(
             "the field that trains is not the gradient of its loss, and products with the "
-            "transpose of its Jacobian are not made: use a solver that needs none, aeoskit.linalg.Arnoldi()"
+            "transpose of its Jacobian are not made: use a solver that needs none, "
+            "aeoskit.linalg.Arnoldi()"
         )
     return operator
 

@@ -23,8 +23,8 @@ def top_of(
         raise ValueError(
             f"solver is {type(solver).__name__}, for symmetric operators, but the field that "
             "trains is not known to be the gradient of its loss, so that its Jacobian may not be "
-            "symmetric: pass solver=aeoskit.linalg.Arnoldi(), or, if you know that it is, make the objective with "
-            "symmetric=True"
+            "symmetric: pass solver=aeoskit.linalg.Arnoldi(), or, if you know that it is, make the "
+            "objective with symmetric=True"
         )
     which = "largest" if "largest" in solver.ends else "largest_real"
     solution = eigensolve(operator, solver, which=which, **options)

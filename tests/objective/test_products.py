@@ -78,9 +78,7 @@ def dense(loss):
         flat, unravel = ravel_pytree(jax.tree.map(_double, PARAMS))
         batch = (_double(X), _double(Y))
         field = jax.jit(
-            lambda w: ravel_pytree(
-                jax.grad(lambda p: jnp.mean(loss(p, batch)))(unravel(w))
-            )[0]
+            lambda w: ravel_pytree(jax.grad(lambda p: jnp.mean(loss(p, batch)))(unravel(w)))[0]
         )
         h = 1e-5
         columns = [
