@@ -47,7 +47,22 @@ def moved(point: PyTree, tangent: PyTree, h: Any) -> PyTree:
 
 
 def quotient(function: Callable[[PyTree], PyTree], point: PyTree, tangent: PyTree, h: Any) -> Any:
-    """`(f(x + h t) - f(x - h t)) / 2h`."""
+    """The central difference `(f(x + h t) - f(x - h t)) / 2h`; costs two evaluations.
+
+    Args:
+        function: f, of a pytree to a pytree.
+        point: x.
+        tangent: t, of the structure of x.
+        h: the step.
+
+    Returns:
+        A pytree like the function's values.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(quotient(jnp.square, jnp.array(3.0), jnp.array(1.0), 0.5))
+        6.0
+    """
     after, before = function(moved(point, tangent, h)), function(moved(point, tangent, -h))
     return jax.tree.map(lambda a, b: ((a - b) / (2 * h)).astype(a.dtype), after, before)
 
@@ -56,6 +71,18 @@ def directions(point: PyTree, number: int = 0) -> PyTree:
     """A random direction in which each leaf moves by its own root mean square.
 
     Leaves of zeros move by that of all leaves, or by 1 where all are zero.
+
+    Args:
+        point: a pytree of arrays.
+        number: which direction.
+
+    Returns:
+        A pytree like it.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> directions({"a": jnp.ones(3)})["a"].shape
+        (3,)
     """
 
     def mean_square(x: Array) -> Array:
@@ -202,7 +229,20 @@ def compare_derivative(
 
 
 def relative_step(params: PyTree, vector: PyTree) -> Float[Array, ""]:
-    """The h for which `h vector` is a small share of the parameters."""
+    """The h for which `h vector` is a small share of the parameters: 3e-4 of them in float32.
+
+    Args:
+        params: the parameters.
+        vector: a vector of their structure.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> bool(relative_step(jnp.ones(4), 2 * jnp.ones(4)) < 1e-3)
+        True
+    """
     size, length = tree_norm(params), tree_norm(vector)
     size = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
     # A sixteenth of the balance for one variable: along the sharp directions of a network a step

@@ -305,7 +305,7 @@ def test_steps_with_targets_that_are_stopped(which):
 def test_a_step_without_a_forward_derivative():
     point, args = (jnp.ones(2), jnp.zeros(2)), (jnp.asarray(1.5),)
     step = _td_step(_residual)
-    with pytest.raises(ValueError, match='custom_vjp.*product="difference"'):
+    with pytest.raises(ValueError, match=r'custom_vjp.*product="difference"'):
         flip_multiplier(step, point, args=args)
     found = flip_multiplier(step, point, args=args, product="difference")
     plain = flip_multiplier(_td_step(lambda x: x), point, args=args, product="difference")
