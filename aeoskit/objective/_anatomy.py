@@ -151,7 +151,9 @@ def trace(function: Callable[..., Any], *args: PyTree) -> Any:
 @functools.lru_cache(maxsize=256)
 def _of(treedef: Any, shapes: tuple[Any, ...], x64: bool) -> Anatomy:
     del x64  # part of the key
-    function, args = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(*s) for s in shapes])
+    function, args = jax.tree.unflatten(
+        treedef, [jax.ShapeDtypeStruct(*s) if isinstance(s, tuple) else s for s in shapes]
+    )
     jaxpr = trace(function, *args).jaxpr
     return Anatomy(kinks=_kinks(jaxpr), hiding=frozenset(_hiding(jaxpr)), narrow=_narrow(jaxpr))
 
@@ -202,7 +204,8 @@ def anatomy(function: Callable[..., Any], *args: PyTree) -> Anatomy:
     """
     leaves, treedef = jax.tree.flatten((function, args))
     x64 = bool(jax.config.jax_enable_x64)  # pyright: ignore
-    return _of(treedef, tuple((x.shape, x.dtype) for x in leaves), x64)
+    shapes = tuple((x.shape, x.dtype) if hasattr(x, "shape") else x for x in leaves)
+    return _of(treedef, shapes, x64)
 
 
 def loss_anatomy(objective: Any, params: PyTree) -> Anatomy:
