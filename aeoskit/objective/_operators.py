@@ -48,6 +48,16 @@ def _linear_map(operator: Any) -> Any:
 _linear = eqx.filter_jit(_linear_map)
 
 
+def _own_transpose(operator: Any, symmetric: bool) -> Any:
+    if not symmetric:
+        raise ValueError(
+            "the field that trains is not the gradient of its loss, and products with the "
+            "transpose of its Jacobian are not made: use a solver that needs none, "
+            "aeoskit.linalg.Arnoldi()"
+        )
+    return operator
+
+
 @eqx.filter_jit
 def _as_matrix(operator: Any) -> Array:
     """The dense matrix, a product per column, in the order of the leaves."""
@@ -72,6 +82,8 @@ class HessianOperator(lx.AbstractLinearOperator):
 
     A product runs the primal pass again, by forward-over-reverse differentiation of one microbatch
     after the other. `lineax.linearise` runs it once for many products (`Objective(reuse=...)`).
+    `Objective(product=...)` has other ways. Where the objective is not `symmetric`, it is the
+    Jacobian of the field that trains, and not tagged symmetric.
 
     Args:
         objective: the objective; its data are leaves.
@@ -111,8 +123,12 @@ class HessianOperator(lx.AbstractLinearOperator):
         return _as_matrix(self)
 
     def transpose(self) -> "HessianOperator":
-        """Itself: a Hessian is symmetric."""
-        return self
+        """Itself: a Hessian is symmetric.
+
+        Raises:
+            ValueError: it is the Jacobian of a field that is no gradient.
+        """
+        return _own_transpose(self, self.objective.symmetric)
 
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         """The structure of the parameters."""
@@ -183,7 +199,7 @@ class GaussNewtonOperator(lx.AbstractLinearOperator):
 
 
 class LinearizedOperator(lx.AbstractLinearOperator):
-    """A symmetric curvature operator whose primal pass is behind it: `lineax.linearise` makes it.
+    """A curvature operator whose primal pass is behind it: `lineax.linearise` makes it.
 
     Its leaves are the residuals of the linearization, so that it can leave one compiled program and
     enter another.
@@ -192,6 +208,7 @@ class LinearizedOperator(lx.AbstractLinearOperator):
         linear: the linear map, a pytree (`jax.linearize` returns one).
         structure: the structure of its vectors; with shardings, where they lie on a mesh.
         positive_semidefinite: whether it is.
+        symmetric: whether it is.
 
     Example:
         >>> import jax.numpy as jnp, lineax as lx
@@ -205,12 +222,20 @@ class LinearizedOperator(lx.AbstractLinearOperator):
     linear: PyTree
     structure: Any = eqx.field(static=True)
     positive_semidefinite: bool = eqx.field(static=True)
+    symmetric: bool = eqx.field(static=True)
 
-    def __init__(self, linear: PyTree, structure: PyTree, positive_semidefinite: bool):
+    def __init__(
+        self,
+        linear: PyTree,
+        structure: PyTree,
+        positive_semidefinite: bool,
+        symmetric: bool = True,
+    ):
         leaves, treedef = jax.tree.flatten(structure)
         self.linear = linear
         self.structure = (tuple(leaves), treedef)
         self.positive_semidefinite = positive_semidefinite
+        self.symmetric = symmetric
 
     def _product(self, vector: PyTree) -> PyTree:
         return self.linear(vector)
@@ -224,8 +249,12 @@ class LinearizedOperator(lx.AbstractLinearOperator):
         return _as_matrix(self)
 
     def transpose(self) -> "LinearizedOperator":
-        """Itself: the matrix is symmetric."""
-        return self
+        """Itself, where the matrix is symmetric.
+
+        Raises:
+            ValueError: it is not.
+        """
+        return _own_transpose(self, self.symmetric)
 
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         """The structure of the parameters."""
@@ -250,6 +279,13 @@ def residual_bytes(treedef: Any, shapes: tuple[Any, ...]) -> int:
 
 def _reuse(operator: "HessianOperator | GaussNewtonOperator") -> Literal["linearize", "recompute"]:
     objective = operator.objective
+    if isinstance(operator, HessianOperator) and (
+        objective.product == "difference"
+        # Of what is split over devices a reverse pass would be summed over them again.
+        or (objective.product == "reverse" and objective.placement is not None)
+        or not objective.symmetric
+    ):
+        return "recompute"
     if objective.reuse != "auto":
         return objective.reuse
     leaves, treedef = jax.tree.flatten(operator)
@@ -264,7 +300,9 @@ def _(operator: Any) -> lx.AbstractLinearOperator:
         known = operator.factor is not None
         return operator if known else dataclasses.replace(operator, factor=_factor(operator))
     semidefinite = lx.is_positive_semidefinite(operator)
-    return LinearizedOperator(_linear(operator), vector_structure(operator), semidefinite)
+    return LinearizedOperator(
+        _linear(operator), vector_structure(operator), semidefinite, lx.is_symmetric(operator)
+    )
 
 
 @vector_structure.register(HessianOperator)
@@ -314,7 +352,8 @@ def _same(operator: Any) -> Any:
 
 
 def _materialise(operator: Any) -> lx.AbstractLinearOperator:
-    function = lx.FunctionLinearOperator(operator.mv, operator.in_structure(), lx.symmetric_tag)
+    tags = lx.symmetric_tag if lx.is_symmetric(operator) else ()
+    function = lx.FunctionLinearOperator(operator.mv, operator.in_structure(), tags)
     return lx.materialise(function)
 
 
@@ -327,8 +366,18 @@ def _tridiagonal(operator: Any) -> tuple[Array, Array, Array]:
     return jnp.diagonal(matrix), jnp.diagonal(matrix, -1), jnp.diagonal(matrix, 1)
 
 
+@lx.is_symmetric.register(HessianOperator)
+def _(operator: Any) -> bool:
+    return operator.objective.symmetric
+
+
+@lx.is_symmetric.register(LinearizedOperator)
+def _(operator: Any) -> bool:
+    return operator.symmetric
+
+
+lx.is_symmetric.register(GaussNewtonOperator, _true)
 for _kind in (HessianOperator, GaussNewtonOperator, LinearizedOperator):
-    lx.is_symmetric.register(_kind, _true)
     lx.conj.register(_kind, _same)
     lx.materialise.register(_kind, _materialise)
     lx.diagonal.register(_kind, _diagonal)
