@@ -6,6 +6,9 @@ The rooms are imported when a name of theirs is asked for: the list of recipes n
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from aeoskit_experiments._cache import cache_state as cache_state
+from aeoskit_experiments._cache import clear_cache as clear_cache
+from aeoskit_experiments._cache import follow_cache as follow_cache
 from aeoskit_experiments._errors import UserError as UserError
 
 if TYPE_CHECKING:

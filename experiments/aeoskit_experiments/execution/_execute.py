@@ -11,6 +11,7 @@ import msgspec
 
 from aeoskit.record import create_run, environment, read_run
 from aeoskit.trajectory import choose_mode
+from aeoskit_experiments._cache import follow_cache
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments._supervise import tell_supervisor
 from aeoskit_experiments.catalog import provenance
@@ -82,11 +83,14 @@ def execute(
         UserError: bad input, before any work; nothing is left behind.
     """
     begun = time.perf_counter()
+    uncached = follow_cache()
     pipeline = pipeline.inherited()
     pipeline.experiment()  # The whole is checked before anything is made.
     groups = [(group.values, group.pipeline.declared()) for group in pipeline.groups()]
     store = pipeline.declared().store or Store()
     listener = listener if listener is not None and is_leader() else Silent()
+    if uncached:
+        listener.noted(uncached)
     with jax.default_matmul_precision(MATMUL_PRECISION), Interrupt() as interrupt:
         setup = _built(groups[0][1])
         if not any(axis.stage == "model" and axis.option != "seed" for axis in pipeline.sweep()):
