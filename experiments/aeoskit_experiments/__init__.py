@@ -25,6 +25,7 @@ BENCHMARKS = {
     "loop": "what our loops cost around a small CNN: steps, microbatches, Hessian products",
     "eigen": "how many products eigen-solvers need, ours and others', against the optimum",
     "gauss-newton": "memory and time of Gauss-Newton products over a large vocabulary",
+    "startup": "CPU seconds of a command by phase: imports, trace, lower, compile, run, draw",
     "scale": "what a device needs and sends, as there are more of them",
 }
 

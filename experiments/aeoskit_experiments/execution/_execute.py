@@ -22,6 +22,7 @@ from ._draw import draw
 from ._interrupt import Interrupt
 from ._listener import Listener, Silent
 from ._onlooker import AnyWriter, Onlooker
+from ._phase import phase
 from ._processes import from_leader, is_leader, noticing
 from ._rewind import with_past
 from ._room import make_room
@@ -100,7 +101,7 @@ def execute(
         writer = _create(pipeline, store, root, folder, lanes)
         status = "finished"
         try:
-            with noticing(writer.path):
+            with noticing(writer.path), phase("train"):
                 _train_groups(groups, setup, store, writer, listener, interrupt)
         except KeyboardInterrupt:
             if _empty(writer):
@@ -170,7 +171,8 @@ def _empty(writer: AnyWriter) -> bool:
 
 def _built(experiment: Experiment) -> Setup:
     try:
-        return build(experiment)
+        with phase("build"):
+            return build(experiment)
     except UserError:
         raise
     except ValueError as error:
@@ -269,7 +271,8 @@ def _conclude(
         summary["rows"] = rows
     if status == "finished" and all(item["diverged_at"] is not None for item in main):
         status = "diverged"
-    figures = draw(dataset, kind, runs, rows, writer.figure_path(pipeline.name), listener)
+    with phase("draw"):
+        figures = draw(dataset, kind, runs, rows, writer.figure_path(pipeline.name), listener)
     summary |= {
         "status": status,
         "seconds": time.perf_counter() - begun,
