@@ -3,6 +3,7 @@
 It imports nothing of ours before it watches imports, so it is no module of the package.
 """
 
+import itertools
 import json
 import runpy
 import sys
@@ -106,14 +107,14 @@ def main(result: str, words: list[str]) -> None:
     programs: list[tuple[str, Interval]] = []
     events: Counter[str] = Counter()
 
-    def heard(event: str, seconds: float, **known: Any) -> None:
+    def heard(event: str, duration_secs: float, **kwargs: str | int) -> None:
         now = time.perf_counter()
-        intervals[event].append((now - seconds, now))
+        intervals[event].append((now - duration_secs, now))
         if event == PHASES["compile"]:
-            programs.append((str(known.get("fun_name", "?")), (now - seconds, now)))
+            programs.append((str(kwargs.get("fun_name", "?")), intervals[event][-1]))
 
     jax.monitoring.register_event_duration_secs_listener(heard)
-    jax.monitoring.register_event_listener(lambda event, **known: events.update([event]))
+    jax.monitoring.register_event_listener(lambda event, **kwargs: events.update([event]))
     sys.argv = ["aeoskit", *words]
     code: Any = 0
     try:
@@ -140,9 +141,7 @@ def main(result: str, words: list[str]) -> None:
     Path(result).write_text(json.dumps(found))
 
 
-def phases(
-    kinds: list[list[Interval]], samples: list[tuple[float, float]]
-) -> dict[str, float]:
+def phases(kinds: list[list[Interval]], samples: list[tuple[float, float]]) -> dict[str, float]:
     """CPU seconds of each phase, a moment counting for the first kind that has it."""
     cpu = interpolation(samples)
     first, last = samples[1][0], samples[-1][0]
@@ -156,7 +155,7 @@ def phases(
     )
     open_ = [0] * len(kinds)
     names, at = list(seconds), 0
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in itertools.pairwise(edges):
         while at < len(events) and events[at][0] <= begin:
             open_[events[at][2]] += events[at][1]
             at += 1
