@@ -89,7 +89,7 @@ def build(experiment: Experiment) -> Setup:
     assert train is not None
     dataset = data.build()
     network = model.build()
-    params = network.init(jax.random.key(_whole(model.seed)), dataset)
+    params = _drawn(network.init, jax.random.key(_whole(model.seed)), dataset)
     placement = None if experiment.place is None else placement_of(experiment.place)
     examples = (dataset.inputs, dataset.targets)
     if placement is not None:
@@ -147,6 +147,14 @@ def build(experiment: Experiment) -> Setup:
         kept = tuple(name for name in trajectory.probes if name not in lost)
         start = Start(past, theirs, past.load(like), kept)
     return Setup(trajectory, carry, lanes, dataclasses.replace(train, steps=steps), start)
+
+
+@eqx.filter_jit
+def _drawn(
+    init: Callable[[PRNGKeyArray, AnyDataset], PyTree], key: PRNGKeyArray, dataset: AnyDataset
+) -> PyTree:
+    """The parameters, by one program in place of several for each shape."""
+    return init(key, dataset)
 
 
 @eqx.filter_jit
