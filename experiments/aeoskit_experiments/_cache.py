@@ -62,6 +62,12 @@ def follow_cache() -> str | None:
 
     Returns:
         A sentence for the user where nothing can be kept, None otherwise.
+
+    Raises:
+        UserError: If `AEOSKIT_CACHE` names the home of a user who is not known here.
+
+    Example:
+        >>> follow_cache()  # here, it is off
     """
     said = os.environ.get(VARIABLE)
     if said is None:
@@ -101,6 +107,10 @@ def cache_state() -> dict[str, Any]:
 
     Raises:
         UserError: If `AEOSKIT_CACHE` names the home of a user who is not known here.
+
+    Example:
+        >>> cache_state()["folder"] is None  # here, it is off
+        True
     """
     root = _root()
     sizes = [] if root is None else [entry.stat().st_size for entry in _entries(root)]
@@ -120,6 +130,10 @@ def clear_cache() -> int:
 
     Raises:
         UserError: If a file cannot be deleted.
+
+    Example:
+        >>> clear_cache()  # here, it is off
+        0
     """
     root, freed = _root(), 0
     for folder in [] if root is None else sorted({entry.parent for entry in _entries(root)}):
