@@ -17,6 +17,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, PyTree, UInt32
 
+from .._record import record
 from .._results import EVIDENCE
 from .._ritz import original_order
 from .._solution import EigenSolution
@@ -33,7 +34,8 @@ from ._verdict import ROTATION, Doubt, Health, Verdict, conclude, judge
 WITHOUT_END = 2**24 - 1
 
 
-class Search(eqx.Module):
+@record
+class Search:
     """What a solve does against overlooking a pair, beside growing its space.
 
     Attributes:
@@ -49,7 +51,8 @@ class Search(eqx.Module):
     trusted: Bool[ArrayLike, ""]
 
 
-class SubspaceState(eqx.Module):
+@record
+class SubspaceState:
     """What one product needs from those before it.
 
     Attributes:
@@ -315,7 +318,14 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         rows = self.block_size(operator.in_structure(), k)
         wanted = matmul(state.relation.tried, state.pairs.vectors[:, :k])
         columns, memory, age = self.remember(problem, state, start, rows)
-        back = original_order(k, problem.which)
+        xp, back = namespace(wanted), original_order(k, problem.which)
+        small = {
+            "key": state.key,
+            "fresh": xp.asarray(False),
+            "age": xp.asarray(age, np.int32),
+            "memory": memory,
+        }
+        small = jax.device_put(small) if xp is np else small
         vectors, block = picked(state.basis, wanted[:, back], columns)
         return conclude(
             problem=problem,
@@ -332,11 +342,5 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
             estimates=self.expected_errors(problem, state),
             value_met=value_met,
             stats={"matvecs": state.matvecs, "restarts": state.restarts},
-            state=Start(
-                block=block,
-                key=jnp.asarray(state.key),
-                fresh=jnp.asarray(False),
-                age=jnp.asarray(age, jnp.int32),
-                memory=jax.tree.map(jnp.asarray, memory),
-            ),
+            state=Start(block, **small),
         )
