@@ -18,7 +18,7 @@ from ._relation import Pairs, Relation, namespace
 # In units of (machine epsilon * norm seen): what rounding alone adds to a residual, and what each
 # rotation of the basis does.
 FLOOR = 8.0
-ROTATION = 4.0
+ROTATION = 1.0
 # In units of (square root of epsilon * norm seen): asymmetry that is no rounding.
 _ASYMMETRY = 10.0
 # A pair beyond those wanted is no match for them if its residual is under the distance over this
@@ -178,7 +178,9 @@ def judge(
 
 def is_asymmetric(health: Health, eps: Any) -> Any:
     """Whether products differ from symmetric ones by more than rounding."""
-    return health.asymmetry > _ASYMMETRY * (eps**0.5 + health.error) * health.scale
+    rounding = _ASYMMETRY * (eps**0.5 + health.error) * health.scale
+    # What the relation has lost is missing on one side only.
+    return health.asymmetry > rounding + 4 * health.lost
 
 
 def select(predicate: Any, a: Any, b: Any) -> Any:
