@@ -12,7 +12,7 @@ from .._error_bars import ritz_gaps, temple_bound
 from .._results import EVIDENCE, RESULTS
 from .._ritz import original_order
 from .._solution import EigenSolution
-from ._relation import Pairs, Relation, namespace
+from ._relation import Pairs, Relation, measure, namespace, splits_pair
 
 # In units of (machine epsilon * norm seen): what rounding alone adds to a residual, and what each
 # rotation of the basis does.
@@ -57,7 +57,7 @@ class Doubt(eqx.Module):
         asked: Whether a search has to be made.
         running: Whether one is being made.
         passed: Whether the last one found nothing.
-        claimed: The wanted values when it began.
+        claimed: The wanted values when it began (what they are ordered by).
         begun: How many products had been spent then.
         limit: After so many products it ends in any case.
     """
@@ -102,13 +102,15 @@ def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -
     """Whether the best pair beyond the wanted ones, at each end, may be one of them."""
     xp = namespace(pairs.values)
     k, ends = problem.k, 2 if problem.which == "both" else 1
-    beyond = np.arange(k, k + ends)
+    beyond = np.arange(k, k + ends) + splits_pair(pairs.values, k)
     held = pairs.values[beyond - ends]
     residuals = pairs.residuals[beyond]
     least = floor(health)
     converged = residuals + least <= xp.maximum(tolerance(rtol, atol, held, health), 2 * least)
-    gap = xp.abs(held - pairs.values[beyond])
-    return ~(converged | (_OVERLOOKED * problem.dimension**0.5 * residuals <= gap))
+    order = measure(pairs.values, problem.which)
+    gap = xp.abs(order[beyond - ends] - order[beyond])
+    reach = pairs.reach(pairs.residuals)[beyond]
+    return ~(converged | (_OVERLOOKED * problem.dimension**0.5 * reach <= gap))
 
 
 def searchable(problem: Any, c: int) -> bool:
@@ -121,7 +123,8 @@ def first_match(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health
     xp = namespace(pairs.values)
     if not searchable(problem, pairs.values.shape[0]):
         return xp.argmax(xp.where(xp.isfinite(pairs.residuals), pairs.residuals, -1))
-    return problem.k + xp.argmax(_matches(problem, rtol, atol, pairs, health))
+    first = xp.argmax(_matches(problem, rtol, atol, pairs, health))
+    return problem.k + splits_pair(pairs.values, problem.k) + first
 
 
 def judge(
@@ -146,8 +149,8 @@ def judge(
         over = (doubt.running & settled & (matvecs > doubt.begun)) & (
             known | (matvecs - doubt.begun >= doubt.limit)
         )
-        wanted = pairs.values[: problem.k]
-        allowed = tolerance(rtol, atol, wanted, health) + pairs.residuals[: problem.k]
+        values, wanted = pairs.values[: problem.k], measure(pairs.values, problem.which)[: problem.k]
+        allowed = tolerance(rtol, atol, values, health) + pairs.residuals[: problem.k]
         changed = xp.any(xp.abs(wanted - doubt.claimed) > allowed)
         begin = doubt.asked & ~doubt.running & settled & ~doubt.passed
         repeat = over & changed
@@ -218,7 +221,8 @@ def conclude(
     seen = xp.arange(pairs.values.shape[0]) < relation.count
     if estimates is None:
         estimates = temple_bound(residuals, ritz_gaps(values, pairs.values, seen))
-    estimates = xp.minimum(estimates, residuals)
+    bounds = pairs.reach(residuals)
+    estimates = xp.minimum(estimates, bounds)
     residual_met = converged
     if value_met is not None:
         converged = converged | (found & ~asymmetric & value_met)
@@ -234,18 +238,18 @@ def conclude(
     evidence = select(complete, EVIDENCE.whole_space, evidence)
     back = original_order(k, problem.which)
     nan, infinite = xp.asarray(xp.nan, values.dtype), xp.asarray(xp.inf, values.dtype)
-    bars = xp.where(found, unit * residuals, infinite)[back]
+    bars, bounds = (xp.where(found, unit * x, infinite)[back] for x in (residuals, bounds))
     return EigenSolution(
         values=jnp.asarray(xp.where(found, unit * values, nan)[back]),
         vectors=vectors,
         residuals=jnp.asarray(bars),
-        bounds=jnp.asarray(bars),
+        bounds=jnp.asarray(bounds),
         estimates=jnp.asarray(xp.where(found, unit * estimates, infinite)[back]),
         converged=jnp.asarray(converged[back]),
         is_top=jnp.asarray((converged & (trusted | complete))[back]),
         evidence=evidence,
         result=result,
-        stats={name: jnp.asarray(value, jnp.int32) for name, value in stats.items()},
+        stats={name: jnp.asarray(value) for name, value in stats.items()},
         state=state,
     )
 
