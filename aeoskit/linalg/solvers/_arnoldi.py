@@ -253,7 +253,7 @@ class Arnoldi(AbstractSubspaceSolver):
         """The best half of the pairs beyond the wanted; these alone before a search."""
         xp = namespace(state.relation.tried)
         c, k = state.relation.tried.shape[0], problem.k
-        kept = xp.where(state.verdict.shrink, k, kept_at_restart(c - 3, k))
+        kept = xp.where(state.verdict.shrink, k, min(kept_at_restart(c - 1, k), c - 4))
         kept = kept + splits_pair(state.pairs.values, kept)
         return *restarted(state.relation, state.pairs, kept, c - 2), state.own
 

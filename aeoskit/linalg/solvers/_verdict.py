@@ -237,7 +237,7 @@ def conclude(
     evidence = select(trusted, evidence, EVIDENCE.none)
     evidence = select(complete, EVIDENCE.whole_space, evidence)
     back = original_order(k, problem.which)
-    nan, infinite = xp.asarray(xp.nan, values.dtype), xp.asarray(xp.inf, values.dtype)
+    nan, infinite = xp.asarray(xp.nan, values.dtype), xp.asarray(xp.inf, residuals.dtype)
     bars, bounds = (xp.where(found, unit * x, infinite)[back] for x in (residuals, bounds))
     return EigenSolution(
         values=jnp.asarray(xp.where(found, unit * values, nan)[back]),
