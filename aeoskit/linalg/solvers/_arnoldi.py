@@ -183,9 +183,10 @@ class Arnoldi(AbstractSubspaceSolver):
     def begin(
         self, structure: PyTree, problem: EigenProblem, start: Start, count: int, xp: Any
     ) -> tuple[Any, Any]:
-        """How many given rows have to be multiplied; numbers are in units of the first product."""
-        given = count if start.memory is None else xp.sum(start.memory.wanted)
-        return xp.where(start.fresh, 0, given).astype(np.int32), 0.0
+        """How many rows are wanted ones, and how many there are; units are the first product's."""
+        wanted = count if start.memory is None else xp.sum(start.memory.wanted)
+        numbers = xp.stack([xp.asarray(wanted), xp.asarray(count)])
+        return xp.where(start.fresh, 0, numbers).astype(np.int32), 0.0
 
     def search(self, problem: EigenProblem, start: Start) -> Search:
         """Copies, and beside a warm start what it may lack."""
@@ -206,7 +207,7 @@ class Arnoldi(AbstractSubspaceSolver):
         )
 
     def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any, Any]:
-        """A given row while there are any; a random one; the residual that is wanted most."""
+        """A given row while it is of use; a random one; the residual that is wanted most."""
         relation, k = state.relation, problem.k
         xp = namespace(relation.tried)
         index = xp.arange(relation.tried.shape[0])
@@ -219,13 +220,12 @@ class Arnoldi(AbstractSubspaceSolver):
         rows = xp.eye(index.shape[0], dtype=parts.dtype)
         units = unit_directions(relation, xp.concatenate([rows, parts], axis=1))
         residual = units[:, index.shape[0] + xp.argmax(norms(parts))]
-        # Where the residual is of no use, what has not been multiplied: the last row in general.
-        begins = state.matvecs < state.own
-        unseen = relation.there & ((relation.tried**2).sum(axis=1) < 0.5)
-        plain = begins | state.verdict.inject
+        begins = state.matvecs < xp.where(xp.any(wanted), state.own[1], state.own[0])
         row = xp.where(begins, state.matvecs, relation.size - 1)
-        row = xp.where(plain, row, xp.argmax(xp.where(unseen, index, -1)))
-        x = xp.where(plain | ~xp.any(residual != 0), units[:, row], residual)
+        x = xp.where(begins | state.verdict.inject, units[:, row], residual)
+        # Where that is nothing, the row that has been multiplied least.
+        seen = xp.where(relation.there, (relation.tried**2).sum(axis=1), 2)
+        x = xp.where(xp.any(x != 0), x, units[:, xp.argmin(seen)])
         return x, xp.zeros((), np.int32), state.own
 
     def learn(
@@ -239,7 +239,7 @@ class Arnoldi(AbstractSubspaceSolver):
         k = problem.k
         _, settled = standing(self.rtol, self.atol, state.pairs, state.health)
         enough = namespace(settled).all(settled[:k]) & (state.relation.count >= k)
-        return enough & (state.matvecs >= state.own), None
+        return enough & (state.matvecs >= state.own[0]), None
 
     def expected_errors(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """Nothing better than the bounds."""
