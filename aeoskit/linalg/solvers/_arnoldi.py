@@ -251,11 +251,14 @@ class Arnoldi(AbstractSubspaceSolver):
 
     def shrink(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """The best half of the pairs beyond the wanted; these alone before a search."""
-        xp = namespace(state.relation.tried)
-        c, k = state.relation.tried.shape[0], problem.k
-        kept = xp.where(state.verdict.shrink, k, min(kept_at_restart(c - 1, k), c - 4))
+        relation, k = state.relation, problem.k
+        xp, c = namespace(relation.tried), relation.tried.shape[0]
+        # All that was not multiplied goes along, and a pair may need one more.
+        room = c - 3 - (xp.sum(relation.there) - relation.count)
+        kept = xp.maximum(k, xp.minimum(kept_at_restart(c - 1, k), room))
+        kept = xp.where(state.verdict.shrink, k, kept)
         kept = kept + splits_pair(state.pairs.values, kept)
-        return *restarted(state.relation, state.pairs, kept, c - 2), state.own
+        return *restarted(relation, state.pairs, kept, c - 2), state.own
 
     def remember(
         self, problem: EigenProblem, state: SubspaceState, start: Start, rows: int
