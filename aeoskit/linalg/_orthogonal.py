@@ -25,40 +25,37 @@ def once(predicate: Bool[Array, ""], function: Any, value: Any) -> Any:
     A loop of at most one turn, and not `lax.cond`: under `vmap` a `cond` runs both sides at every
     step, a loop only while some lane asks for it; and it updates the basis in place.
     """
-    flat, restore = bundled(value)
     out = jax.lax.while_loop(
         lambda carry: carry[0],
-        lambda carry: (jnp.zeros_like(carry[0]), bundled(function(restore(carry[1])))[0]),
-        (predicate, flat),
+        lambda carry: (jnp.zeros_like(carry[0]), function(carry[1])),
+        (predicate, value),
     )
-    return restore(out[1])
+    return out[1]
 
 
 def bundled(tree: PyTree) -> tuple[PyTree, Any]:
-    """The tree with its scalars in one array, and the way back.
+    """The tree with its scalars in one array a dtype, and the way back.
 
-    A loop that carries them so compiles faster: the backend makes a kernel of every array. Counts
-    are exact up to 2^24.
+    A loop that carries them so compiles faster: the backend makes a kernel of every array.
     """
     leaves, treedef = jax.tree.flatten(tree)
-    dtypes = [jnp.result_type(x) for x in leaves]
-    floats = [d for x, d in zip(leaves, dtypes, strict=True) if jnp.issubdtype(d, jnp.floating)]
-    wide = jnp.result_type(jnp.float32, *floats)
-    kinds = (jnp.bool_, jnp.int32, wide)
-    small = [i for i, x in enumerate(leaves) if jnp.ndim(x) == 0 and dtypes[i] in kinds]
-    rest = [x for i, x in enumerate(leaves) if i not in small]
-    flat = jnp.stack([jnp.asarray(leaves[i], wide) for i in small]) if small else None
+    small = [i for i, x in enumerate(leaves) if jnp.ndim(x) == 0]
+    dtypes = sorted({jnp.result_type(leaves[i]) for i in small}, key=str)
+    groups = [[i for i in small if jnp.result_type(leaves[i]) == d] for d in dtypes]
+    flat = (
+        [jnp.stack([leaves[i] for i in g]) for g in groups],
+        [x for i, x in enumerate(leaves) if i not in set(small)],
+    )
 
-    def restore(bundle: Any) -> PyTree:
-        scalars, others = bundle[0], iter(bundle[1])
-        place = {i: j for j, i in enumerate(small)}
-        out = [
-            scalars[place[i]].astype(dtypes[i]) if i in place else next(others)
-            for i in range(len(leaves))
-        ]
-        return jax.tree.unflatten(treedef, out)
+    def restore(flat: Any) -> PyTree:
+        out: list[Any] = [None] * len(leaves)
+        for group, values in zip(groups, flat[0], strict=True):
+            for j, i in enumerate(group):
+                out[i] = values[j]
+        rest = iter(flat[1])
+        return jax.tree.unflatten(treedef, [next(rest) if x is None else x for x in out])
 
-    return (flat, rest), restore
+    return flat, restore
 
 
 def draw(key: UInt32[Array, "2"], like: PyTree) -> tuple[PyTree, UInt32[Array, "2"]]:

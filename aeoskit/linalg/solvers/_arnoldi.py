@@ -12,6 +12,7 @@ from jaxtyping import Bool, PyTree
 
 from .._options import Scalar, check_numbers
 from .._platform import has_eig
+from .._record import record
 from .._results import EVIDENCE
 from .._ritz import structure_dimension
 from .._start import Start
@@ -43,7 +44,8 @@ _GUARD = 2
 _LEAST = 5
 
 
-class ArnoldiMemory(eqx.Module):
+@record
+class ArnoldiMemory:
     """Which rows of the block span the wanted vectors."""
 
     wanted: Bool[ArrayLike, " r"]
@@ -182,11 +184,11 @@ class Arnoldi(AbstractSubspaceSolver):
 
     def begin(
         self, structure: PyTree, problem: EigenProblem, start: Start, count: int, xp: Any
-    ) -> tuple[Any, Any]:
+    ) -> tuple[Any, Any, Any]:
         """How many rows are wanted ones, and how many there are; units are the first product's."""
         wanted = count if start.memory is None else xp.sum(start.memory.wanted)
         numbers = xp.stack([xp.asarray(wanted), xp.asarray(count)])
-        return xp.where(start.fresh, 0, numbers).astype(np.int32), 0.0
+        return xp.where(start.fresh, 0, numbers).astype(np.int32), 0.0, 0.0
 
     def search(self, problem: EigenProblem, start: Start) -> Search:
         """Copies, and beside a warm start what it may lack."""

@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from .._record import record
 from ._relation import Pairs, Relation, cut, eigh, matmul, namespace, norms, when
 
 ENDS = ("smallest_real", "largest_real", "largest_magnitude")
@@ -17,6 +18,7 @@ ENDS = ("smallest_real", "largest_real", "largest_magnitude")
 _EXACT = 10.0
 
 
+@record
 class GeneralPairs(Pairs):
     """Complex Ritz pairs, conjugate ones side by side, the upper one first.
 

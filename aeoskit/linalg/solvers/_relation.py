@@ -17,20 +17,21 @@ longer than the rest of the solve, and none of a product of matrices.
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Inexact, Int
 
+from .._record import record
 from .._orthogonal import once
 
 # A direction shorter than this in what is left of it is no direction.
 _GONE = 1e-3
 
 
-class Relation(eqx.Module):
+@record
+class Relation:
     """What was multiplied.
 
     Attributes:
@@ -48,7 +49,8 @@ class Relation(eqx.Module):
     count: Int[ArrayLike, ""]
 
 
-class Pairs(eqx.Module):
+@record
+class Pairs:
     """Ritz pairs of a relation, best first, the first `count` of them.
 
     Complex where the operator is not symmetric.

@@ -17,6 +17,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, PyTree, UInt32
 
+from .._record import record
 from .._results import EVIDENCE
 from .._ritz import original_order
 from .._solution import EigenSolution
@@ -33,7 +34,8 @@ from ._verdict import ROTATION, Doubt, Health, Verdict, conclude, judge
 WITHOUT_END = 2**24 - 1
 
 
-class Search(eqx.Module):
+@record
+class Search:
     """What a solve does against overlooking a pair, beside growing its space.
 
     Attributes:
@@ -49,7 +51,8 @@ class Search(eqx.Module):
     trusted: Bool[ArrayLike, ""]
 
 
-class SubspaceState(eqx.Module):
+@record
+class SubspaceState:
     """What one product needs from those before it.
 
     Attributes:
@@ -108,8 +111,11 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
     @abc.abstractmethod
     def begin(
         self, structure: PyTree, problem: EigenProblem, start: Start, count: int, xp: Any
-    ) -> tuple[Any, Any]:
-        """What the method keeps beside the relation, and the unit; `count` rows were given."""
+    ) -> tuple[Any, Any, Any]:
+        """What the method keeps beside the relation, the unit and the norm seen.
+
+        `count` rows were given.
+        """
 
     @abc.abstractmethod
     def search(self, problem: EigenProblem, start: Start) -> Search:
@@ -192,8 +198,10 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         else:
             refresh = ~start.fresh & (start.age % 8 == 7)
             basis = padded(structure, start.block, c, jnp.asarray(refresh))
-            there = there & xp.pad(start.memory.there, (0, max(0, c - count)), constant_values=False)[:c]
-        own, unit = self.begin(structure, problem, start, count, xp)
+            there = xp.pad(start.memory.there, (0, c - count)) & ~start.fresh
+            # Empty rows at the end are free.
+            rows = (there * np.arange(1, c + 1)).max().astype(np.int32)
+        own, unit, scale = self.begin(structure, problem, start, count, xp)
         search = self.search(problem, start)
         square, zero = xp.zeros((c, c), dtype), xp.zeros((), dtype)
         integer, no = xp.zeros((), np.int32), xp.asarray(False)
@@ -203,7 +211,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
             pairs=self.no_pairs(c, dtype, xp),
             health=Health(
                 unit=xp.asarray(unit, dtype),
-                scale=zero,
+                scale=xp.asarray(scale, dtype),
                 lost=zero,
                 asymmetry=zero,
                 finite=~no,
@@ -329,7 +337,14 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         rows = self.block_size(operator.in_structure(), k)
         wanted = matmul(state.relation.tried, state.pairs.vectors[:, :k])
         columns, memory, age = self.remember(problem, state, start, rows)
-        back = original_order(k, problem.which)
+        xp, back = namespace(wanted), original_order(k, problem.which)
+        small = {
+            "key": state.key,
+            "fresh": xp.asarray(False),
+            "age": xp.asarray(age, np.int32),
+            "memory": memory,
+        }
+        small = jax.device_put(small) if xp is np else small
         vectors, block = picked(state.basis, wanted[:, back], columns)
         return conclude(
             problem=problem,
@@ -346,15 +361,9 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
             estimates=self.expected_errors(problem, state),
             value_met=value_met,
             stats={
-                "matvecs": jnp.asarray(state.matvecs, jnp.int32),
-                "restarts": jnp.asarray(state.restarts, jnp.int32),
+                "matvecs": xp.asarray(state.matvecs, np.int32),
+                "restarts": xp.asarray(state.restarts, np.int32),
                 **self.more_stats(problem, state),
             },
-            state=Start(
-                block=block,
-                key=jnp.asarray(state.key),
-                fresh=jnp.asarray(False),
-                age=jnp.asarray(age, jnp.int32),
-                memory=jax.tree.map(jnp.asarray, memory),
-            ),
+            state=Start(block, **small),
         )

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, PyTree
 
+from .._record import record
 from .._error_bars import ritz_gaps, temple_bound
 from .._results import EVIDENCE, RESULTS
 from .._ritz import original_order
@@ -17,7 +18,7 @@ from ._relation import Pairs, Relation, measure, namespace, splits_pair
 # In units of (machine epsilon * norm seen): what rounding alone adds to a residual, and what each
 # rotation of the basis does.
 FLOOR = 8.0
-ROTATION = 4.0
+ROTATION = 1.0
 # In units of (square root of epsilon * norm seen): asymmetry that is no rounding.
 _ASYMMETRY = 10.0
 # A pair beyond those wanted is no match for them if its residual is under the distance over this
@@ -26,7 +27,8 @@ _ASYMMETRY = 10.0
 _OVERLOOKED = 20.0
 
 
-class Health(eqx.Module):
+@record
+class Health:
     """What is known of the numbers.
 
     Attributes:
@@ -46,7 +48,8 @@ class Health(eqx.Module):
     error: Float[ArrayLike, ""]
 
 
-class Doubt(eqx.Module):
+@record
+class Doubt:
     """Whether the wanted pairs are all that there are: a search beside them, from a random row.
 
     A Krylov space has one copy of each eigenvalue at most, and a start that was given may lack what
@@ -70,7 +73,8 @@ class Doubt(eqx.Module):
     limit: Int[ArrayLike, ""]
 
 
-class Verdict(eqx.Module):
+@record
+class Verdict:
     """What is next: the end, or a random row, before which all but the wanted pairs may go."""
 
     done: Bool[ArrayLike, ""]
@@ -177,7 +181,9 @@ def judge(
 
 def is_asymmetric(health: Health, eps: Any) -> Any:
     """Whether products differ from symmetric ones by more than rounding."""
-    return health.asymmetry > _ASYMMETRY * (eps**0.5 + health.error) * health.scale
+    rounding = _ASYMMETRY * (eps**0.5 + health.error) * health.scale
+    # What the relation has lost is missing on one side only.
+    return health.asymmetry > rounding + 4 * health.lost
 
 
 def select(predicate: Any, a: Any, b: Any) -> Any:
@@ -238,18 +244,17 @@ def conclude(
     evidence = select(complete, EVIDENCE.whole_space, evidence)
     back = original_order(k, problem.which)
     nan, infinite = xp.asarray(xp.nan, values.dtype), xp.asarray(xp.inf, residuals.dtype)
-    bars, bounds = (xp.where(found, unit * x, infinite)[back] for x in (residuals, bounds))
+    arrays = {
+        "values": xp.where(found, unit * values, nan)[back],
+        "residuals": xp.where(found, unit * residuals, infinite)[back],
+        "bounds": xp.where(found, unit * bounds, infinite)[back],
+        "estimates": xp.where(found, unit * estimates, infinite)[back],
+        "converged": converged[back],
+        "is_top": (converged & (trusted | complete))[back],
+        "stats": {name: xp.asarray(value) for name, value in stats.items()},
+    }
+    if xp is np:
+        arrays = jax.device_put(arrays)
     return EigenSolution(
-        values=jnp.asarray(xp.where(found, unit * values, nan)[back]),
-        vectors=vectors,
-        residuals=jnp.asarray(bars),
-        bounds=jnp.asarray(bounds),
-        estimates=jnp.asarray(xp.where(found, unit * estimates, infinite)[back]),
-        converged=jnp.asarray(converged[back]),
-        is_top=jnp.asarray((converged & (trusted | complete))[back]),
-        evidence=evidence,
-        result=result,
-        stats={name: jnp.asarray(value) for name, value in stats.items()},
-        state=state,
+        vectors=vectors, evidence=evidence, result=result, state=state, **arrays
     )
-
