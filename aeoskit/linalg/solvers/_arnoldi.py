@@ -228,7 +228,7 @@ class Arnoldi(AbstractSubspaceSolver):
         # Where that is nothing, the row that has been multiplied least.
         seen = xp.where(relation.there, (relation.tried**2).sum(axis=1), 2)
         x = xp.where(xp.any(x != 0), x, units[:, xp.argmin(seen)])
-        return x, xp.zeros((), np.int32), state.own
+        return x, xp.full((), -1, np.int32), state.own
 
     def learn(
         self, problem: EigenProblem, state: SubspaceState, x: Any, product: Any

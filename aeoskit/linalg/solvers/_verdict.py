@@ -25,6 +25,9 @@ _ASYMMETRY = 10.0
 # times the root of the dimension. The random direction that it grew from has a share of about one
 # over that root in an eigenvector overlooked, the share cannot shrink, and it would show there.
 _OVERLOOKED = 20.0
+# Where the operator is not symmetric Ritz values do not come from inside, one by one: an overlooked
+# one may be behind others. So many pairs are held to that, and all to the bare distance.
+_NEXT = 3
 
 
 @record
@@ -103,18 +106,27 @@ def standing(rtol: Any, atol: Any, pairs: Pairs, health: Health) -> tuple[Any, A
 
 
 def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -> Any:
-    """Whether the best pair beyond the wanted ones, at each end, may be one of them."""
+    """Whether the best pair beyond the wanted ones, at each end, may be one of them.
+
+    Of operators that are not symmetric: each pair beyond, the best first.
+    """
     xp = namespace(pairs.values)
     k, ends = problem.k, 2 if problem.which == "both" else 1
-    beyond = np.arange(k, k + ends) + splits_pair(pairs.values, k)
-    held = pairs.values[beyond - ends]
-    residuals = pairs.residuals[beyond]
+    factor = _OVERLOOKED * problem.dimension**0.5
+    beyond = np.arange(k, k + ends)
+    last = beyond - ends
+    if np.issubdtype(pairs.values.dtype, np.complexfloating):
+        last = k - 1 + splits_pair(pairs.values, k) + np.zeros(1, np.int32)
+        beyond = last + np.arange(1, pairs.values.shape[0] - k)
+        factor = np.where(np.arange(beyond.shape[0]) < _NEXT, factor, 1).astype(health.scale.dtype)
+    held, residuals = pairs.values[last], pairs.residuals[beyond]
     least = floor(health)
     converged = residuals + least <= xp.maximum(tolerance(rtol, atol, held, health), 2 * least)
     order = measure(pairs.values, problem.which)
-    gap = xp.abs(order[beyond - ends] - order[beyond])
+    gap = xp.abs(order[last] - order[beyond])
     reach = pairs.reach(pairs.residuals)[beyond]
-    return ~(converged | (_OVERLOOKED * problem.dimension**0.5 * reach <= gap))
+    known = converged | (factor * reach <= gap)
+    return ~known & (xp.isfinite(residuals) | (beyond == last[0] + 1))
 
 
 def searchable(problem: Any, c: int) -> bool:
