@@ -3,7 +3,6 @@
 from typing import Any, ClassVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import lineax as lx  # noqa: F401 (the example)
 import numpy as np
@@ -80,8 +79,8 @@ class Arnoldi(AbstractSubspaceSolver):
     pseudospectrum, so that pairs with tiny residuals may lie well inside or outside of the
     spectrum.
 
-    **The small problem** is a decomposition of a `basis × basis` matrix after every product. Outside
-    of transformations NumPy solves it, on any backend. Inside a compiled program XLA has it on CPU
+    **The small problem** is a decomposition of a `basis × basis` matrix after every product.
+    Outside of transformations NumPy solves it, on any backend. Inside a compiled program XLA has it on CPU
     and GPU; elsewhere (TPU) that is a `ValueError`.
 
     **Cost.** A cold solve for one pair spends products only until it has converged. A warm solve
@@ -245,7 +244,9 @@ class Arnoldi(AbstractSubspaceSolver):
 
     def expected_errors(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """Nothing better than the bounds."""
-        return namespace(state.pairs.residuals).full_like(state.pairs.residuals[: problem.k], np.inf)
+        return namespace(state.pairs.residuals).full_like(
+            state.pairs.residuals[: problem.k], np.inf
+        )
 
     def more_stats(self, problem: EigenProblem, state: SubspaceState) -> dict[str, Any]:
         """The condition numbers."""

@@ -40,6 +40,11 @@ class Relation:
         there: Which rows of the basis hold a vector.
         size: How many rows are taken (some may be empty).
         count: How many columns.
+
+    Example:
+        >>> one, none = np.eye(2), np.zeros((2, 2))
+        >>> Relation(one, np.diag([3.0, 1.0]), np.array([True, True]), 2, 2).size
+        2
     """
 
     tried: Float[ArrayLike, "c c"]
@@ -60,6 +65,10 @@ class Pairs:
         vectors: S, in columns: coordinates in the columns of X.
         errors: The coordinates in V of their residuals, in columns.
         residuals: The norms of these, infinite where there is no pair.
+
+    Example:
+        >>> Pairs(np.ones(1), np.eye(1), np.zeros((1, 1)), np.zeros(1)).reach(np.array([0.5]))
+        array([0.5])
     """
 
     values: Inexact[ArrayLike, " c"]
@@ -187,7 +196,18 @@ def learned(relation: Relation, x: Any, product: Any) -> Relation:
 def unit_directions(relation: Relation, candidates: Any) -> Any:
     """What is left of the candidates (columns) beside all that was multiplied, as units.
 
-    Zero where nothing is.
+    Args:
+        relation: What was multiplied.
+        candidates: `(c, p)`, coordinates in the rows.
+
+    Returns:
+        `(c, p)`, zero where nothing is left.
+
+    Example:
+        >>> tried, there = np.diag([1.0, 0.0]), np.array([True, True])
+        >>> relation = Relation(tried, tried, there, np.int32(2), np.int32(1))
+        >>> unit_directions(relation, np.array([[1.0], [2.0]])).tolist()
+        [[0.0], [1.0]]
     """
     xp = namespace(candidates)
     full = norms(candidates)
@@ -206,7 +226,25 @@ def compressed(
     Images of Ritz vectors are in the span of these, so that the relation stays exact (thick
     restart: Wu and Simon, SIAM J. Matrix Anal. Appl. 22, 2000). Where `most` rows are too few for
     all that was not multiplied, those go in which the residuals have most of their share, then
-    those that are preferred; the norm of what the images had outside is returned too.
+    those that are preferred.
+
+    Args:
+        relation: What was multiplied.
+        pairs: Its Ritz pairs.
+        kept: How many of these to keep.
+        most: How many rows there may be.
+        preference: `(c, c)`, for directions that were not multiplied.
+
+    Returns:
+        The relation, its pairs, the columns of V, and the norm of what images had outside of them.
+
+    Example:
+        >>> tried, images = np.diag([1.0, 0.0]), np.array([[2.0, 0.0], [0.5, 0.0]])
+        >>> relation = Relation(tried, images, np.array([True, True]), np.int32(2), np.int32(1))
+        >>> pairs, _ = ritz_pairs(relation, 2.1, "largest")
+        >>> smaller, *_ = compressed(relation, pairs, 1, 2)
+        >>> abs(smaller.images).tolist()
+        [[2.0, 0.0], [0.5, 0.0]]
     """
     xp = namespace(relation.tried)
     kept = xp.minimum(xp.asarray(kept, np.int32), relation.count)
@@ -276,5 +314,17 @@ def cut(
 
 
 def kept_at_restart(m: int, k: int) -> int:
-    """How many Ritz vectors a restart keeps in a basis of m: the wanted, and half of the rest."""
+    """How many Ritz vectors a restart keeps: the wanted, and half of the rest.
+
+    Args:
+        m: The size of the basis.
+        k: How many are wanted.
+
+    Returns:
+        A count under m.
+
+    Example:
+        >>> kept_at_restart(20, 2)
+        11
+    """
     return max(1, min(m - 1, k + max(1, (m - k) // 2)))

@@ -43,6 +43,11 @@ class Search:
         limit: After how many products that search ends in any case.
         evidence: What can be said for the pairs in the end.
         trusted: Whether that is anything.
+
+    Example:
+        >>> no = np.asarray(False)
+        >>> bool(Search(no, np.int32(0), EVIDENCE.random_start, ~no).trusted)
+        True
     """
 
     asked: Bool[ArrayLike, ""]
@@ -64,7 +69,12 @@ class SubspaceState:
         verdict: What is next.
         own: What the method keeps beside these.
         key: For random rows.
-        matvecs, restarts: Counts.
+        matvecs: How many products.
+        restarts: How many times the basis was full.
+
+    Example:
+        >>> SubspaceState.__dataclass_fields__["basis"].name
+        'basis'
     """
 
     basis: PyTree

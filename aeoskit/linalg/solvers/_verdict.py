@@ -99,7 +99,24 @@ def tolerance(rtol: Any, atol: Any, values: Any, health: Health) -> Any:
 
 
 def standing(rtol: Any, atol: Any, pairs: Pairs, health: Health) -> tuple[Any, Any]:
-    """By rank: whether a pair meets its tolerance; and whether it does, or is at the floor."""
+    """By rank: whether a pair meets its tolerance; and whether it does, or is at the floor.
+
+    Args:
+        rtol: Relative to the values.
+        atol: Absolute, in the operator's units.
+        pairs: Ritz pairs.
+        health: What is known of the numbers.
+
+    Returns:
+        Two arrays of booleans.
+
+    Example:
+        >>> pairs = Pairs(np.ones(2), np.eye(2), np.zeros((2, 2)), np.array([1e-5, 0.1]))
+        >>> one, zero = np.float64(1), np.float64(0)
+        >>> health = Health(one, one, zero, zero, np.True_, zero)
+        >>> [x.tolist() for x in standing(1e-3, 0.0, pairs, health)]
+        [[True, False], [True, False]]
+    """
     least = floor(health)
     converged = pairs.residuals + least <= tolerance(rtol, atol, pairs.values, health)
     return converged, converged | (pairs.residuals <= least)
@@ -165,7 +182,8 @@ def judge(
         over = (doubt.running & settled & (matvecs > doubt.begun)) & (
             known | (matvecs - doubt.begun >= doubt.limit)
         )
-        values, wanted = pairs.values[: problem.k], measure(pairs.values, problem.which)[: problem.k]
+        values = pairs.values[: problem.k]
+        wanted = measure(values, problem.which)
         allowed = tolerance(rtol, atol, values, health) + pairs.residuals[: problem.k]
         changed = xp.any(xp.abs(wanted - doubt.claimed) > allowed)
         begin = doubt.asked & ~doubt.running & settled & ~doubt.passed
@@ -267,6 +285,4 @@ def conclude(
     }
     if xp is np:
         arrays = jax.device_put(arrays)
-    return EigenSolution(
-        vectors=vectors, evidence=evidence, result=result, state=state, **arrays
-    )
+    return EigenSolution(vectors=vectors, evidence=evidence, result=result, state=state, **arrays)
