@@ -1,1 +1,1 @@
-"""Eigen-solvers: one loop that grows a subspace, and the methods that are parts over it."""
+"""The solvers: one loop for methods that grow a subspace, and the methods."""

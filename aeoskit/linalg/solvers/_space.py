@@ -119,7 +119,8 @@ def outside(
     """The part of `w` orthogonal to the first `size` rows, its components, and its norm.
 
     The rows from `first` on are subtracted before all are: where the others have little in `w`,
-    that is as good as all of them twice.
+    that is as good as all of them twice. With `first` -1 all are twice. (Once, where the rest is
+    long, is enough for one vector; the rows that come of it grow apart in hundreds of restarts.)
     """
 
     def subtract(part: PyTree, start: Array, own: Array, carry: Any) -> Any:
@@ -132,13 +133,13 @@ def outside(
     def body(carry: Any) -> Any:
         w, h, numbers = carry
         turn, after = numbers[0], numbers[2]
-        low = jnp.where(turn == 0, first, 0)
+        low = jnp.where(turn == 0, jnp.maximum(first, 0), 0)
         w, h = _chunks(basis, (w, h), low, size, subtract)
         return w, h, jnp.stack([turn + 1, after, tree_norm(w)])
 
     def again(carry: Any) -> Array:
         turn, before, after = carry[2]
-        least = 1 + (first > 0)
+        least = 1 + (first != 0)
         return (turn < least) | ((after < _KEPT * before) & (turn < _PASSES) & (after > 0))
 
     h = jnp.zeros(_rows(basis), tree_dtype(basis))
@@ -208,7 +209,7 @@ def grow(
         operator: A.
         x: The direction's coordinates.
         size: How many rows there are.
-        first: The first row along which more than a little is expected in the image.
+        first: The first row along which more than a little is expected in the image; -1: unknown.
         unit: The unit; 0: still to be chosen.
         fixed: Whether another one is no longer possible.
     """
@@ -252,9 +253,14 @@ def recombine(basis: PyTree, columns: Any) -> PyTree:
 
 
 def _picked(basis: PyTree, wanted: Array, columns: Array) -> tuple[PyTree, PyTree]:
-    both = block_combine(basis, jnp.concatenate([wanted, columns], axis=1))
-    k = wanted.shape[1]
-    return jax.tree.map(lambda b: b[:k], both), jax.tree.map(lambda b: b[k:], both)
+    k, several = wanted.shape[1], jnp.iscomplexobj(wanted)
+    parts = [wanted.real, wanted.imag] if several else [wanted]
+    both = block_combine(basis, jnp.concatenate([*parts, columns], axis=1))
+
+    def first(b: Array) -> Array:
+        return jax.lax.complex(b[:k], b[k : 2 * k]) if several else b[:k]
+
+    return jax.tree.map(first, both), jax.tree.map(lambda b: b[len(parts) * k :], both)
 
 
 def picked(basis: PyTree, wanted: Any, columns: Any) -> tuple[PyTree, PyTree]:
