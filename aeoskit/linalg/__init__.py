@@ -30,7 +30,7 @@ from ._error_bars import temple_bound as temple_bound
 from ._estimate import Estimate as Estimate
 from ._interior import ShiftInvert as ShiftInvert
 from .solvers._lanczos import Lanczos as Lanczos
-from ._lobpcg import LOBPCG as LOBPCG
+from .solvers._lobpcg import LOBPCG as LOBPCG
 from ._loops import loop_mode as loop_mode
 from ._matrix_preconditioners import (
     AbstractRotatedPreconditioner as AbstractRotatedPreconditioner,

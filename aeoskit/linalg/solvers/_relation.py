@@ -28,6 +28,8 @@ from .._orthogonal import once
 
 # A direction shorter than this in what is left of it is no direction.
 _GONE = 1e-3
+# In units of (machine epsilon * norm seen): what is shorter than this in an image is rounding.
+_ROUNDING = 16.0
 
 
 class Relation(eqx.Module):
@@ -56,12 +58,14 @@ class Pairs(eqx.Module):
         vectors: S, in columns: coordinates in the columns of X.
         errors: The coordinates in V of their residuals, in columns.
         residuals: The norms of these, infinite where there is no pair.
+        distances: What they are ranked by where that is not the value.
     """
 
     values: Float[ArrayLike, " c"]
     vectors: Float[ArrayLike, "c c"]
     errors: Float[ArrayLike, "c c"]
     residuals: Float[ArrayLike, " c"]
+    distances: Float[ArrayLike, " c"] | None = None
 
 
 def namespace(x: Any) -> Any:
@@ -219,6 +223,68 @@ def compressed(
         vectors=unit,
         errors=matmul(columns.T, errors),
         residuals=xp.where(held, pairs.residuals, xp.inf).astype(ritz.dtype),
+    )
+    return smaller, pairs, columns, xp.max(norms(outside))
+
+
+def kept(
+    relation: Relation, pairs: Pairs, count: Any, directions: Any, scale: Any, most: int
+) -> tuple[Relation, Pairs, Any, Any]:
+    """The relation on some of what was multiplied and what the images of that need, and columns.
+
+    `compressed` is the case of Ritz vectors of a space that grew from its own images, where all
+    that was not multiplied is kept. Here any directions are, and so a relation stays exact whatever
+    the space grew by (the locally optimal restart: Stathopoulos, SIAM J. Sci. Comput. 29, 2007).
+
+    Args:
+        relation: What there is.
+        pairs: Its pairs.
+        count: How many of the directions are the best pairs, in order.
+        directions: `(c, p)`: orthonormal columns, coordinates in those of X; zero ones come last.
+        scale: The norm seen.
+        most: How many rows may be taken; with 2 p nothing is lost.
+
+    Returns:
+        The relation; pairs, `count` of them; the columns of V; the norm of what images lost.
+    """
+    xp = namespace(relation.tried)
+    c, p = directions.shape
+    index = xp.arange(c)
+    tried = (directions * directions).sum(axis=0) > 0.5
+    ritz, images = matmul(relation.tried, directions), matmul(relation.images, directions)
+    beside = off(ritz, images)
+    # The directions as singular vectors of values above all others: what is orthogonal to them
+    # comes next, longest first, and is orthogonal to rounding.
+    above = 2 * xp.sqrt((beside * beside).sum()) + 1e-30
+    left, lengths, _ = xp.linalg.svd(
+        xp.concatenate([above * ritz, beside], axis=1), full_matrices=False
+    )
+    held = tried.sum()
+    width = min(left.shape[1], most)
+    eps = np.finfo(ritz.dtype).eps
+    unseen = (index[:width] >= held) & (lengths[:width] > _ROUNDING * eps * (scale + above))
+    columns = xp.where(unseen[None, :], left[:, :width], 0)
+    columns = columns + xp.pad(ritz, ((0, 0), (0, max(0, width - p))))[:, :width]
+    columns = xp.where(relation.there[:, None], columns, 0).astype(ritz.dtype)
+    wide = ((0, c - width), (0, c - p))
+    there = xp.pad(unseen, (0, c - width)) | (index < held)
+    unit = xp.diag((index < held).astype(ritz.dtype))
+    outside = images - matmul(columns, matmul(columns.T, images))
+    smaller = Relation(
+        tried=unit,
+        images=xp.pad(matmul(columns.T, images), wide),
+        there=there,
+        size=there.sum().astype(np.int32),
+        count=held.astype(np.int32),
+    )
+    best = index < count
+    errors = xp.pad(matmul(columns.T, xp.where(best[None, :], pairs.errors, 0)), wide[:1] + ((0, 0),))
+    pairs = Pairs(
+        values=xp.where(best, pairs.values, 0).astype(ritz.dtype),
+        vectors=unit * best[None, :],
+        errors=errors,
+        residuals=xp.where(best, pairs.residuals, xp.inf).astype(ritz.dtype),
+        distances=pairs.distances,
     )
     return smaller, pairs, columns, xp.max(norms(outside))
 

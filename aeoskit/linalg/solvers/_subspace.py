@@ -120,6 +120,20 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         Also: the first row along which more than a little is expected in its image; and `own`.
         """
 
+    def rows_a_product(self) -> int:
+        """How many rows a product may add: one for its image, one for its direction."""
+        return 1
+
+    def expand(
+        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: SubspaceState
+    ) -> SubspaceState:
+        """Adds a row that the next direction needs, where the method goes out of the span."""
+        return state
+
+    def extract(self, problem: EigenProblem, state: SubspaceState) -> tuple[Pairs, Any]:
+        """The pairs of the space, best first; the asymmetry seen."""
+        return ritz_pairs(state.relation, state.health.scale, problem.which)
+
     def wants_random(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """Whether the method itself wants a random row before its next product."""
         return state.relation.size == 0
@@ -141,6 +155,10 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
     def expected_errors(self, problem: EigenProblem, state: SubspaceState) -> Any | None:
         """Estimates of the errors of the wanted values, in units; None: from residuals and gaps."""
         return None
+
+    def counts(self, state: SubspaceState) -> dict[str, Any]:
+        """The method's own counts, beside products and restarts."""
+        return {}
 
     @abc.abstractmethod
     def shrink(
@@ -215,6 +233,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
     ) -> SubspaceState:
         """One product."""
         state = self._make_room(problem, state)
+        state = self.expand(operator, problem, state)
         x, first, own = self.direction(problem, state)
         relation, health = state.relation, state.health
         xp = namespace(x)
@@ -238,7 +257,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
             matvecs=state.matvecs + 1,
         )
         state = self.learn(problem, state, x, product)
-        pairs, asymmetry = ritz_pairs(state.relation, state.health.scale, problem.which)
+        pairs, asymmetry = self.extract(problem, state)
         asymmetry = xp.maximum(state.health.asymmetry, asymmetry)
         health = dataclasses.replace(state.health, asymmetry=asymmetry)
         state = dataclasses.replace(state, pairs=pairs, health=health)
@@ -294,7 +313,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
 
         full = state.verdict.shrink
         if c < problem.dimension:
-            full = full | (state.relation.size + state.verdict.inject >= c)
+            full = full | (state.relation.size + state.verdict.inject + self.rows_a_product() > c)
         state = when(full, smaller, state)
         return when(state.verdict.inject, larger, state)
 
@@ -334,7 +353,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
             vectors=vectors,
             estimates=self.expected_errors(problem, state),
             value_met=value_met,
-            stats={"matvecs": state.matvecs, "restarts": state.restarts},
+            stats={"matvecs": state.matvecs, "restarts": state.restarts} | self.counts(state),
             state=Start(
                 block=block,
                 key=jnp.asarray(state.key),

@@ -106,7 +106,8 @@ def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -
     held = pairs.values[beyond - ends]
     residuals = pairs.residuals[beyond]
     converged = residuals + floor(health) <= tolerance(rtol, atol, held, health)
-    gap = xp.abs(held - pairs.values[beyond])
+    by = pairs.values if pairs.distances is None else pairs.distances
+    gap = xp.abs(by[beyond - ends] - by[beyond])
     return ~(converged | (_OVERLOOKED * problem.dimension**0.5 * residuals <= gap))
 
 
