@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 
 from .._operators import AbstractPreconditioner
 from .._options import Scalar, check_numbers
+from .._packing import PackedOperator, pack, unpack
 from .._start import Start
 from .._tree import tree_dtype
 from ._eigensolve import EigenProblem
@@ -23,16 +24,24 @@ _DEPENDENT = 0.03
 
 
 class Preconditioned(AbstractExpansion):
-    """`K r`: an approximate inverse, applied to a residual. No products."""
+    """`K r`: an approximate inverse, applied to a residual. No products.
+
+    Attributes:
+        preconditioner: K, or what K is the inverse of.
+        packed: Whether vectors are.
+    """
 
     preconditioner: lx.AbstractLinearOperator
+    packed: bool = eqx.field(static=True)
 
     def __call__(self, residual: PyTree, known: PyTree) -> Any:
         """See `AbstractExpansion`."""
-        none = jnp.zeros((), jnp.int32)
-        if isinstance(self.preconditioner, AbstractPreconditioner):
-            return self.preconditioner.inv_mv(residual), none, none
-        return self.preconditioner.mv(residual), none, none
+        given, none = self.preconditioner, jnp.zeros((), jnp.int32)
+        apply = given.inv_mv if isinstance(given, AbstractPreconditioner) else given.mv
+        if not self.packed:
+            return apply(residual), none, none
+        structure = given.in_structure()
+        return pack(apply(unpack(residual, structure)), structure), none, none
 
 
 class LOBPCG(AbstractResidualSolver):
@@ -122,8 +131,10 @@ class LOBPCG(AbstractResidualSolver):
 
     def init(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, start: Start) -> Any:
         """The start vectors as rows. No products."""
-        given = self.preconditioner
-        if given is not None and given.in_structure() != operator.in_structure():
+        given, inner = self.preconditioner, operator
+        if isinstance(operator, PackedOperator):
+            inner = operator.operator
+        if given is not None and given.in_structure() != inner.in_structure():
             raise ValueError(
                 "LOBPCG(preconditioner=...): it acts on vectors of another structure than the "
                 "operator; give one for the same pytree."
@@ -147,7 +158,7 @@ class LOBPCG(AbstractResidualSolver):
         """The preconditioned residual as a row."""
         if self.preconditioner is None:
             return state
-        expansion = Preconditioned(self.preconditioner)
+        expansion = Preconditioned(self.preconditioner, isinstance(operator, PackedOperator))
         none = state.own.toward * 0
         state = dataclasses.replace(state, own=dataclasses.replace(state.own, toward=none))
 

@@ -29,7 +29,7 @@ from .._orthogonal import once
 # A direction shorter than this in what is left of it is no direction.
 _GONE = 1e-3
 # In units of (machine epsilon * norm seen): what is shorter than this in an image is rounding.
-_ROUNDING = 16.0
+_ROUNDING = 4.0
 
 
 class Relation(eqx.Module):
@@ -255,7 +255,7 @@ def kept(
     beside = off(ritz, images)
     # The directions as singular vectors of values above all others: what is orthogonal to them
     # comes next, longest first, and is orthogonal to rounding.
-    above = 2 * xp.sqrt((beside * beside).sum()) + 1e-30
+    above = 1.1 * xp.sqrt((beside * beside).sum()) + 1e-30
     left, lengths, _ = xp.linalg.svd(
         xp.concatenate([above * ritz, beside], axis=1), full_matrices=False
     )
@@ -266,15 +266,18 @@ def kept(
     columns = xp.where(unseen[None, :], left[:, :width], 0)
     columns = columns + xp.pad(ritz, ((0, 0), (0, max(0, width - p))))[:, :width]
     columns = xp.where(relation.there[:, None], columns, 0).astype(ritz.dtype)
+    # Singular vectors of rounding may point out of the rows.
+    sound = (columns * columns).sum(axis=0) > 0.999
+    columns = xp.where(sound[None, :], columns, 0)
     wide = ((0, c - width), (0, c - p))
-    there = xp.pad(unseen, (0, c - width)) | (index < held)
+    there = xp.pad(sound, (0, c - width))
     unit = xp.diag((index < held).astype(ritz.dtype))
     outside = images - matmul(columns, matmul(columns.T, images))
     smaller = Relation(
         tried=unit,
         images=xp.pad(matmul(columns.T, images), wide),
         there=there,
-        size=there.sum().astype(np.int32),
+        size=xp.max(xp.where(there, index + 1, 0)).astype(np.int32),
         count=held.astype(np.int32),
     )
     best = index < count

@@ -289,14 +289,15 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         def smaller(state: SubspaceState) -> SubspaceState:
             relation, pairs, columns, lost, own = self.shrink(problem, state)
             health = state.health
-            eps = np.finfo(health.scale.dtype).eps
+            # Rounding of one rotation and of the next add up like steps of a random walk.
+            lost = lost + ROTATION * np.finfo(health.scale.dtype).eps * health.scale
             return dataclasses.replace(
                 state,
                 basis=recombine(state.basis, columns),
                 relation=relation,
                 pairs=pairs,
                 health=dataclasses.replace(
-                    health, lost=health.lost + lost + ROTATION * eps * health.scale
+                    health, lost=namespace(lost).sqrt(health.lost**2 + lost**2)
                 ),
                 own=own,
                 restarts=state.restarts + 1,
