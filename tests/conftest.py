@@ -21,6 +21,8 @@ if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and (
 ):
     _FASTER = "--xla_cpu_use_fusion_emitters=false"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FASTER}".strip()
+# No test finds programs that another one compiled, nor leaves any among the user's.
+os.environ["AEOSKIT_CACHE"] = "off"
 
 import hypothesis
 import jax

@@ -25,13 +25,12 @@ def once(predicate: Bool[Array, ""], function: Any, value: Any) -> Any:
     A loop of at most one turn, and not `lax.cond`: under `vmap` a `cond` runs both sides at every
     step, a loop only while some lane asks for it; and it updates the basis in place.
     """
-    flat, restore = bundled(value)
     out = jax.lax.while_loop(
         lambda carry: carry[0],
-        lambda carry: (jnp.zeros_like(carry[0]), bundled(function(restore(carry[1])))[0]),
-        (predicate, flat),
+        lambda carry: (jnp.zeros_like(carry[0]), function(carry[1])),
+        (predicate, value),
     )
-    return restore(out[1])
+    return out[1]
 
 
 def bundled(tree: PyTree) -> tuple[PyTree, Any]:

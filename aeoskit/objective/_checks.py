@@ -8,7 +8,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
+from aeoskit.linalg import tree_norm
+
 from ._accumulate import num_examples
+from ._anatomy import same_trace, trace
+from ._differences import directions
 from ._kinds import loss_kind
 
 # How far whole and parts may be apart, relative to the loss: well above the rounding of float32
@@ -116,6 +120,7 @@ def check_objective(objective: Any, params: PyTree) -> None:
             f"the loss at the given parameters is {value}: start where it is finite "
             "(for a (sum, weight) loss, the weights must not add up to zero)"
         )
+    _check_gradient(objective, params)
     data, n, parts = objective.data, objective.n, objective.microbatch is not None
     m = objective.microbatch or n
     if objective.placement is not None:
@@ -125,25 +130,33 @@ def check_objective(objective: Any, params: PyTree) -> None:
         parts = parts or (shards > 1 and objective.kind(params) != "mean")
         m = min(m, max(1, n // shards)) if parts else n
     head = jax.tree.map(lambda x: x[:m], data)
-    _check_deterministic(objective, params, head, value)
+    check_deterministic(objective, params, head, value)
     if parts and n > m:
         _check_parts(objective, params, data, m)
 
 
-def _check_deterministic(objective: Any, params: PyTree, batch: PyTree, value: float) -> None:
-    # Traced twice, since numbers drawn by Python or numpy are drawn at trace time; through a fresh
-    # function each time, since jax remembers traces by function.
-    def trace() -> Any:
-        return jax.make_jaxpr(lambda params, batch: objective.loss(params, batch))(params, batch)
+def _check_gradient(objective: Any, params: PyTree) -> None:
+    gradient = objective.gradient(params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        count = int(jnp.sum(~jnp.isfinite(leaf)))
+        if count:
+            raise ValueError(
+                f"the loss is finite, but {count} of {leaf.size} entries of its gradient at "
+                f"{_path('params', path)} are not: inside jnp.where, keep the branch that is not "
+                "taken finite as well (its derivative is multiplied by zero), and roots and "
+                "norms away from zero"
+            )
 
-    one, two = trace(), trace()
-    same_text = str(one) == str(two)
-    same_constants = len(one.consts) == len(two.consts) and all(
-        np.array_equal(np.asarray(a), np.asarray(b))
-        for a, b in zip(one.consts, two.consts, strict=True)
-    )
-    again = float(objective.value(params))
-    if same_text and same_constants and again == value:
+
+def check_deterministic(
+    objective: Any, params: PyTree, batch: PyTree, value: float | None = None
+) -> None:
+    """Refuses a loss that draws random numbers; `value` is that of all data, if it is known."""
+    # Numbers drawn by Python or NumPy are drawn at trace time.
+    loss = objective.loss
+    same = same_trace(trace(loss, params, batch), trace(loss, params, batch))
+    again = value if value is None else float(objective.value(params))
+    if same and again == value:
         return
     results = []
     for _ in range(2):
@@ -159,6 +172,11 @@ def _check_deterministic(objective: Any, params: PyTree, batch: PyTree, value: f
         )
 
 
+def _perturbed(params: PyTree) -> PyTree:
+    """Away from a start at which all losses are equal (zeros in the last layer)."""
+    return jax.tree.map(lambda x, t: (x + 0.1 * t).astype(x.dtype), params, directions(params))
+
+
 def _check_parts(objective: Any, params: PyTree, data: PyTree, m: int) -> None:
     # Two microbatches are enough to see a coupling; the whole data may not fit at once.
     rest = min(m, num_examples(data) - m)
@@ -166,27 +184,50 @@ def _check_parts(objective: Any, params: PyTree, data: PyTree, m: int) -> None:
     tail = jax.tree.map(lambda x: x[-rest:], data)
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), head, tail)
     evaluate = jax.jit(lambda params, batch: objective.loss(params, batch))
-    parts = [evaluate(params, head), evaluate(params, tail)]
-    whole = evaluate(params, both)
-    kind = loss_kind(whole, m + rest)
-    parts = jax.tree.map(lambda x: np.asarray(x, np.float64), parts)
-    if kind == "per_example":
-        expected, found = np.concatenate(parts), np.asarray(whole, np.float64)
-        scale = np.mean(np.abs(expected))
-    elif kind == "weighted":
-        expected, found = parts[0][0] + parts[1][0], np.float64(whole[0])
-        scale = abs(parts[0][0]) + abs(parts[1][0])
-    else:
-        expected, found = np.average(parts, weights=[m, rest]), np.float64(whole)
-        scale = np.mean(np.abs(parts))
-    tolerance = max(TOLERANCE, 10 * float(jnp.finfo(jax.tree.leaves(whole)[0].dtype).eps))
-    if np.any(np.abs(found - expected) > tolerance * (np.abs(expected) + scale)):
-        mend = (
-            "if its weights are uneven (a mask), return (sum, weight); " if kind == "mean" else ""
-        )
+    kind = loss_kind(jax.eval_shape(objective.loss, params, both), m + rest)
+    found, norms = [], (0.0, 0.0)
+    for point in (params, _perturbed(params)):
+        outputs = [evaluate(point, batch) for batch in (head, tail, both)]
+        found.append(_parts_and_whole(outputs, kind, m, rest))
+    if kind == "mean":
+        # Means may agree where all losses are equal; their gradients do not.
+        slope = jax.jit(jax.grad(lambda params, batch: objective.loss(params, batch)))
+        one, two, whole = (slope(params, batch) for batch in (head, tail, both))
+        share = m / (m + rest)
+        expected = jax.tree.map(lambda a, b: share * a + (1 - share) * b, one, two)
+        apart = jax.tree.map(jnp.subtract, whole, expected)
+        gap, size, norm = (float(tree_norm(x)) for x in (apart, expected, whole))
+        scale = share * float(tree_norm(one)) + (1 - share) * float(tree_norm(two))
+        found.append((np.float64(size), np.float64(size + gap), np.float64(scale)))
+        norms = norm, size
+    unit = 10 * float(jnp.finfo(jax.tree.leaves(outputs)[0].dtype).eps)
+    for number, (expected, whole, scale) in enumerate(found):
+        # Gradients are sums in which much cancels.
+        tolerance = max(TOLERANCE * (1 if number < 2 else 10), unit)
+        if not np.all(np.isfinite(whole)) or not np.all(np.isfinite(expected)):
+            continue
+        if not np.any(np.abs(whole - expected) > tolerance * (np.abs(expected) + scale)):
+            continue
+        fix = "if its weights are uneven (a mask), return (sum, weight); " if kind == "mean" else ""
+        what = ("loss", "loss at parameters nearby", "gradient of the loss")[number]
+        if number < 2:
+            norms = np.mean(whole), np.mean(expected)
         raise ValueError(
-            f"the loss of {m + rest} examples at once ({np.mean(found):.6g}) is not that of its "
-            f"microbatches of {m} together ({np.mean(expected):.6g}): it couples examples "
-            f"(BatchNorm?); {mend}pass microbatch=None to evaluate it whole"
+            f"the {what} of {m + rest} examples at once ({norms[0]:.6g}) is not that of its "
+            f"microbatches of {m} together ({norms[1]:.6g}): it couples examples "
+            f"(BatchNorm?); {fix}pass microbatch=None to evaluate it whole"
             + ("" if objective.placement is None else " (on a mesh, return the mean itself)")
         )
+
+
+def _parts_and_whole(outputs: Any, kind: str, m: int, rest: int) -> tuple[Any, Any, Any]:
+    """What the whole should be by its parts, what it is, and what their errors are a share of."""
+    one, two, whole = jax.tree.map(lambda x: np.asarray(x, np.float64), outputs)
+    if kind == "per_example":
+        expected = np.concatenate([one, two])
+        return expected, whole, np.mean(np.abs(expected))
+    if kind == "weighted":
+        one, two, whole = (np.stack(x) for x in (one, two, whole))
+        return one + two, whole, np.abs(one) + np.abs(two)
+    expected = np.average([one, two], weights=[m, rest], axis=0)
+    return expected, whole, np.sqrt(np.mean(np.square([one, two])))

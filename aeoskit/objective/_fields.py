@@ -4,13 +4,19 @@ A field that is differentiated, once or per product, has the gradient's form: a 
 its weight. Gauss-Newton products, in `_gauss_newton`, need no such field.
 """
 
-from collections.abc import Callable
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ._accumulate import num_examples
+from ._anatomy import lacks_forward, loss_anatomy
+from ._differences import moved, relative_step
+from ._finite import checked, one_or_nan
 from ._kinds import sum_and_weight
 from ._shards import sum_over
 
@@ -47,15 +53,32 @@ def value_and_gradient(objective: Any, params: PyTree) -> tuple[Any, PyTree]:
 
 
 def gradient_field() -> Field:
-    """The gradient of a batch's summed loss, and the batch's weight."""
+    """The gradient of a batch's summed loss, and the batch's weight: NaN where the loss is."""
 
     def field(loss: Any, point: PyTree, batch: PyTree) -> tuple[PyTree, Any]:
-        return jax.grad(lambda p: _batch_loss(loss, p, batch), has_aux=True)(point)
+        slope = jax.value_and_grad(lambda p: _batch_loss(loss, p, batch), has_aux=True)
+        (total, weight), grads = slope(point)
+        return grads, jnp.where(jnp.isfinite(total), weight, jnp.nan)
 
     return field
 
 
-def product(field: Field, objective: Any, params: PyTree, vector: PyTree) -> PyTree:
+def difference(field: Field, objective: Any, params: PyTree, vector: PyTree, h: Any) -> PyTree:
+    """The central difference of the mean field along `vector`, one microbatch at a time."""
+
+    def part(
+        loss: Any, batch: PyTree, params: PyTree, vector: PyTree, h: PyTree
+    ) -> tuple[PyTree, Any]:
+        (step,) = h
+        after, weight = field(loss, moved(params, vector, step), batch)
+        before, _ = field(loss, moved(params, vector, -step), batch)
+        return jax.tree.map(lambda a, b: (a - b) / (2 * step), after, before), weight
+
+    total, weight = sum_over(objective, part, params, vector, (h,))
+    return divide(total, weight, params)
+
+
+def forward(field: Field, objective: Any, params: PyTree, vector: PyTree) -> PyTree:
     """The Jacobian of the mean field times `vector`, primal and all, one microbatch at a time."""
 
     def part(loss: Any, batch: PyTree, params: PyTree, vector: PyTree) -> tuple[PyTree, Any]:
@@ -68,14 +91,81 @@ def product(field: Field, objective: Any, params: PyTree, vector: PyTree) -> PyT
     return divide(total, weight, params)
 
 
-def linearize(field: Field, objective: Any, params: PyTree) -> Any:
-    """The Jacobian of the mean field as a `jax.tree_util.Partial`: its primal pass is behind it."""
+def reverse(field: Field, objective: Any, params: PyTree, vector: PyTree) -> PyTree:
+    """The same without forward derivatives: twice in reverse; three times where it has to be.
 
+    A Jacobian that is not symmetric is the transpose of what a reverse pass computes.
+    """
+
+    def part(loss: Any, batch: PyTree, params: PyTree, vector: PyTree) -> tuple[PyTree, Any]:
+        _, pull, weight = jax.vjp(lambda point: field(loss, point, batch), params, has_aux=True)
+        pulled = pull if objective.symmetric else jax.linear_transpose(lambda u: pull(u)[0], params)
+        (image,) = pulled(vector)
+        return image, weight
+
+    total, weight = sum_over(objective, part, params, vector)
+    return divide(total, weight, params)
+
+
+def product(field: Field, objective: Any, params: PyTree, vector: PyTree) -> PyTree:
+    """The Jacobian of the mean field times `vector`, as `objective.product` says."""
+    if objective.product == "difference":
+        return difference(field, objective, params, vector, relative_step(params, vector))
+    function = forward if objective.product == "forward" else reverse
+    derivative = functools.partial(function, field, objective, params, vector)
+    with explained(objective, params, derivative):
+        return derivative()
+
+
+def _mean(field: Field, objective: Any, like: PyTree) -> Callable[[PyTree], PyTree]:
     def part(loss: Any, batch: PyTree, point: PyTree) -> tuple[PyTree, Any]:
         return field(loss, point, batch)
 
     def mean(point: PyTree) -> PyTree:
         total, weight = sum_over(objective, part, point)
-        return divide(total, weight, params)
+        return divide(total, weight, like)
 
-    return jax.linearize(mean, params)[1]
+    return mean
+
+
+def _only(pull: Any, vector: PyTree) -> PyTree:
+    return pull(vector)[0]
+
+
+def linearize(field: Field, objective: Any, params: PyTree) -> Any:
+    """The Jacobian of the mean field as a `jax.tree_util.Partial`: its primal pass is behind it."""
+    mean = _mean(field, objective, params)
+    # A vector like the parameters is as good as any.
+    derivative = functools.partial(forward, field, objective, params, params)
+    with explained(objective, params, derivative):
+        if objective.product == "reverse":
+            gradient, pull = jax.vjp(mean, params)
+            linear = jax.tree_util.Partial(_only, pull)
+        else:
+            gradient, linear = jax.linearize(mean, params)
+    return checked(one_or_nan(gradient), linear)
+
+
+@contextlib.contextmanager
+def explained(objective: Any, params: PyTree, derivative: Callable[[], PyTree]) -> Iterator[None]:
+    """Where a loss has a gradient and no second derivative, says what to do about it."""
+    try:
+        suspect = objective.product == "forward" and (
+            "custom_vjp" in loss_anatomy(objective, params).hiding
+        )
+        if suspect and lacks_forward(jax.make_jaxpr(derivative)().jaxpr):
+            raise NotImplementedError("a custom_vjp function has no forward derivative")
+        yield
+    except (TypeError, ValueError, NotImplementedError) as error:
+        try:
+            jax.eval_shape(lambda: value_and_gradient(objective, params))
+        except Exception:  # it is not the second derivative that is missing
+            raise error from None
+        reason = " ".join(str(error).split())[:120]
+        ways = 'product="difference" (two gradients a product)'
+        if objective.product == "forward":
+            ways = f'product="reverse" (its transpose), or {ways} where that fails too'
+        raise ValueError(
+            f"the gradient of the loss has no {objective.product} derivative, as with custom_vjp, "
+            f"a callback or an attention kernel (jax: {reason}): make the objective with {ways}"
+        ) from error

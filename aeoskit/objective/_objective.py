@@ -14,6 +14,7 @@ from aeoskit.sharding import Placement, as_placement
 from . import _fields
 from ._accumulate import num_examples, parts_of
 from ._checks import check_data, check_objective, check_params
+from ._field_checks import check_hidden, check_product, is_gradient
 from ._function import ModelLoss, StableFunction
 from ._kinds import LossKind, loss_kind
 from ._shards import split, take
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ._operators import GaussNewtonOperator, HessianOperator
 
 Reuse = Literal["auto", "linearize", "recompute"]
+Product = Literal["forward", "reverse", "difference"]
 
 
 @eqx.filter_jit
@@ -62,6 +64,13 @@ class Objective(eqx.Module):
             `jax.vmap`, those of each lane).
         params: if given, `check(params)` is run at construction.
         placement: where the data lie, a `Placement` or a mesh: see `place`.
+        product: how a Hessian product is made. `"forward"`: by a forward derivative of the
+            gradient. `"reverse"`: by one in reverse, for a loss without a forward derivative
+            (`custom_vjp`). `"difference"`: by a central difference of two gradients, for a loss
+            without any second derivative (callbacks, attention kernels), and for a field that is
+            not the gradient of its loss (`stop_gradient`), whose Jacobian no derivative sees.
+        symmetric: whether that Jacobian is symmetric; None: that of `"forward"` is, that of the
+            others if `check` finds that the field is the gradient of the loss.
 
     Raises:
         TypeError: if the loss cannot be called or hashed, or the data are not arrays.
@@ -90,6 +99,8 @@ class Objective(eqx.Module):
     residual_budget: int = eqx.field(static=True)
     tail: PyTree | None
     placement: Placement | None = eqx.field(static=True)
+    product: Product = eqx.field(static=True)
+    symmetric: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -101,6 +112,8 @@ class Objective(eqx.Module):
         residual_budget: int = 2**30,
         params: PyTree | None = None,
         placement: Placement | Mesh | None = None,
+        product: Product = "forward",
+        symmetric: bool | None = None,
     ):
         self.loss = _as_loss(loss)
         self.placement = None if placement is None else as_placement(placement)
@@ -112,15 +125,24 @@ class Objective(eqx.Module):
             )
         if reuse not in get_args(Reuse):
             raise ValueError(f"reuse is {reuse!r}: it must be one of {', '.join(get_args(Reuse))}")
+        if product not in get_args(Product):
+            raise ValueError(
+                f"product is {product!r}: it must be one of {', '.join(get_args(Product))}"
+            )
         if residual_budget < 0:
             raise ValueError(f"residual_budget is {residual_budget}: it must be at least 0 bytes")
         self.microbatch = None if microbatch == n else microbatch
         self.reuse = reuse
         self.residual_budget = residual_budget
+        self.product = product
+        self.symmetric = product == "forward" if symmetric is None else symmetric
         if self.placement is not None:
             self.data, self.tail = split(self.data, self.placement)
-        if params is not None:
-            self.check(params)
+        if params is None:
+            return
+        self.check(params)
+        if symmetric is None and product != "forward":
+            self.symmetric = is_gradient(self, params)
 
     @staticmethod
     def from_model(
@@ -133,6 +155,8 @@ class Objective(eqx.Module):
         residual_budget: int = 2**30,
         params: PyTree | None = None,
         placement: Placement | Mesh | None = None,
+        product: Product = "forward",
+        symmetric: bool | None = None,
     ) -> "Objective":
         """The mean of `output_loss(model(params, inputs), targets)`: it has a Gauss-Newton matrix.
 
@@ -145,6 +169,8 @@ class Objective(eqx.Module):
             residual_budget: as for `Objective`.
             params: as for `Objective`.
             placement: as for `Objective`.
+            product: as for `Objective`.
+            symmetric: as for `Objective`.
 
         Returns:
             The objective.
@@ -173,6 +199,8 @@ class Objective(eqx.Module):
             residual_budget=residual_budget,
             params=params,
             placement=placement,
+            product=product,
+            symmetric=symmetric,
         )
 
     @property
@@ -214,6 +242,8 @@ class Objective(eqx.Module):
             reuse=self.reuse,
             residual_budget=self.residual_budget,
             placement=where,
+            product=self.product,
+            symmetric=self.symmetric,
         )
 
     def _examples(self) -> PyTree:
@@ -259,18 +289,25 @@ class Objective(eqx.Module):
     def check(self, params: PyTree) -> None:
         """Checks on real numbers that this is a mean loss at all; once, before any work.
 
+        Costs a gradient and a value over all of the data; a dozen of values and, of a scalar mean,
+        three gradients of two microbatches; and a product and eleven gradients of at most 32
+        examples (of a microbatch, where the loss takes no fewer).
+
         Args:
             params: parameters at which the loss is evaluated. Traced ones are not looked at.
 
         Raises:
             TypeError: if a leaf of the parameters is not a floating array.
-            ValueError: if the data or the loss are not finite, the loss has the wrong shape, two
-                evaluations differ (random numbers), or the whole is not the weighted mean of the
-                microbatches (batch statistics).
+            ValueError: if the data, the loss or its gradient are not finite, the loss has the wrong
+                shape, two evaluations differ (random numbers), the whole is not the weighted
+                mean of the microbatches (batch statistics, a masked mean), the gradient has no
+                derivative of the kind that `product` names, or that is another one than
+                differences of gradients are (`stop_gradient`).
         """
         check_params(params)
         self.kind(params)
         check_objective(self, params)
+        check_product(self, params)
 
     def value(self, params: PyTree) -> Float[Array, ""]:
         """The mean loss `L(w)`.
@@ -332,20 +369,31 @@ class Objective(eqx.Module):
             reuse=self.reuse,
             residual_budget=self.residual_budget,
             placement=self.placement,
+            product=self.product,
+            symmetric=self.symmetric,
         )
 
     def hessian(self, params: PyTree) -> "HessianOperator":
         """The Hessian of the mean loss at `params`, as a symmetric lineax operator.
 
+        Where the loss has something in it that may hide a part of its derivative (`stop_gradient`,
+        custom derivatives), products are compared with differences, once for a loss and shapes and
+        outside of transformations, as in `check`.
+
         Args:
             params: the parameters `w`.
 
         Returns:
-            The operator `v -> ∇²L(w) v`; a product costs two to three gradients.
+            The operator `v -> ∇²L(w) v`; a product costs two to three gradients. If the objective
+            says so (`symmetric`), it is the Jacobian of the field that trains, not symmetric.
+
+        Raises:
+            ValueError: if products are not what differences of gradients are.
         """
         from ._operators import HessianOperator  # the operators hold an Objective
 
         check_params(params)
+        check_hidden(self, params)
         return HessianOperator(self, params)
 
     def gauss_newton(self, params: PyTree) -> "GaussNewtonOperator":

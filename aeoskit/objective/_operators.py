@@ -1,5 +1,6 @@
 """Curvature of an objective, as lineax operators of our own."""
 
+import dataclasses
 import functools
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from aeoskit.linalg import vector_structure
 
 from . import _fields, _gauss_newton
+from ._finite import checked, one_or_nan, times
 from ._objective import Objective
 
 
@@ -25,11 +27,35 @@ def _apply(operator: Any, vector: PyTree) -> PyTree:
     return operator._product(vector)
 
 
+@eqx.filter_jit
+def _factor(operator: Any) -> Array:
+    """1, or NaN where the loss or, of a Hessian, its gradient are not finite."""
+    objective, params = jax.tree.map(
+        lambda x: jax.lax.stop_gradient(x) if eqx.is_inexact_array(x) else x,
+        (operator.objective, operator.params),
+    )
+    # A Gauss-Newton product goes through the model in reverse as a gradient does, and an output
+    # loss that knows its Hessian need not have a derivative.
+    hessian = isinstance(operator, HessianOperator)
+    seen = _fields.value_and_gradient if hessian else _fields.value
+    return one_or_nan(seen(objective, params))
+
+
 def _linear_map(operator: Any) -> Any:
     return operator._linearized()
 
 
 _linear = eqx.filter_jit(_linear_map)
+
+
+def _own_transpose(operator: Any, symmetric: bool) -> Any:
+    if not symmetric:
+        raise ValueError(
+            "the field that trains is not the gradient of its loss, and products with the "
+            "transpose of its Jacobian are not made: use a solver that needs none, "
+            "aeoskit.linalg.Arnoldi()"
+        )
+    return operator
 
 
 @eqx.filter_jit
@@ -56,10 +82,13 @@ class HessianOperator(lx.AbstractLinearOperator):
 
     A product runs the primal pass again, by forward-over-reverse differentiation of one microbatch
     after the other. `lineax.linearise` runs it once for many products (`Objective(reuse=...)`).
+    `Objective(product=...)` has other ways. Where the objective is not `symmetric`, it is the
+    Jacobian of the field that trains, and not tagged symmetric.
 
     Args:
         objective: the objective; its data are leaves.
         params: the parameters `w`.
+        factor: what products are multiplied by, 1 or NaN; `lineax.linearise` finds it out.
 
     Example:
         >>> import jax.numpy as jnp, lineax as lx
@@ -74,10 +103,12 @@ class HessianOperator(lx.AbstractLinearOperator):
 
     objective: Objective
     params: PyTree
+    # NaN where the loss or its gradient is not finite; None as long as no one has looked.
+    factor: Float[Array, ""] | None = None
 
     def _product(self, vector: PyTree) -> PyTree:
         field = _fields.gradient_field()
-        return _fields.product(field, self.objective, self.params, vector)
+        return times(self.factor, _fields.product(field, self.objective, self.params, vector))
 
     def _linearized(self) -> Any:
         field = _fields.gradient_field()
@@ -92,8 +123,12 @@ class HessianOperator(lx.AbstractLinearOperator):
         return _as_matrix(self)
 
     def transpose(self) -> "HessianOperator":
-        """Itself: a Hessian is symmetric."""
-        return self
+        """Itself: a Hessian is symmetric.
+
+        Raises:
+            ValueError: it is the Jacobian of a field that is no gradient.
+        """
+        return _own_transpose(self, self.objective.symmetric)
 
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         """The structure of the parameters."""
@@ -116,6 +151,7 @@ class GaussNewtonOperator(lx.AbstractLinearOperator):
     Args:
         objective: the objective; its data are leaves.
         params: the parameters `w`.
+        factor: what products are multiplied by, 1 or NaN; `lineax.linearise` finds it out.
 
     Example:
         >>> import jax.numpy as jnp, lineax as lx
@@ -132,12 +168,14 @@ class GaussNewtonOperator(lx.AbstractLinearOperator):
 
     objective: Objective
     params: PyTree
+    # NaN where the loss or its gradient is not finite; None as long as no one has looked.
+    factor: Float[Array, ""] | None = None
 
     def _product(self, vector: PyTree) -> PyTree:
-        return _gauss_newton.product(self.objective, self.params, vector)
+        return times(self.factor, _gauss_newton.product(self.objective, self.params, vector))
 
     def _linearized(self) -> Any:
-        return _gauss_newton.linearize(self.objective, self.params)
+        return checked(_factor(self), _gauss_newton.linearize(self.objective, self.params))
 
     def mv(self, vector: PyTree) -> PyTree:
         """The product `JᵀHJ v`; costs about one and a half gradients."""
@@ -161,7 +199,7 @@ class GaussNewtonOperator(lx.AbstractLinearOperator):
 
 
 class LinearizedOperator(lx.AbstractLinearOperator):
-    """A symmetric curvature operator whose primal pass is behind it: `lineax.linearise` makes it.
+    """A curvature operator whose primal pass is behind it: `lineax.linearise` makes it.
 
     Its leaves are the residuals of the linearization, so that it can leave one compiled program and
     enter another.
@@ -170,6 +208,7 @@ class LinearizedOperator(lx.AbstractLinearOperator):
         linear: the linear map, a pytree (`jax.linearize` returns one).
         structure: the structure of its vectors; with shardings, where they lie on a mesh.
         positive_semidefinite: whether it is.
+        symmetric: whether it is.
 
     Example:
         >>> import jax.numpy as jnp, lineax as lx
@@ -183,12 +222,20 @@ class LinearizedOperator(lx.AbstractLinearOperator):
     linear: PyTree
     structure: Any = eqx.field(static=True)
     positive_semidefinite: bool = eqx.field(static=True)
+    symmetric: bool = eqx.field(static=True)
 
-    def __init__(self, linear: PyTree, structure: PyTree, positive_semidefinite: bool):
+    def __init__(
+        self,
+        linear: PyTree,
+        structure: PyTree,
+        positive_semidefinite: bool,
+        symmetric: bool = True,
+    ):
         leaves, treedef = jax.tree.flatten(structure)
         self.linear = linear
         self.structure = (tuple(leaves), treedef)
         self.positive_semidefinite = positive_semidefinite
+        self.symmetric = symmetric
 
     def _product(self, vector: PyTree) -> PyTree:
         return self.linear(vector)
@@ -202,8 +249,12 @@ class LinearizedOperator(lx.AbstractLinearOperator):
         return _as_matrix(self)
 
     def transpose(self) -> "LinearizedOperator":
-        """Itself: the matrix is symmetric."""
-        return self
+        """Itself, where the matrix is symmetric.
+
+        Raises:
+            ValueError: it is not.
+        """
+        return _own_transpose(self, self.symmetric)
 
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         """The structure of the parameters."""
@@ -228,6 +279,13 @@ def residual_bytes(treedef: Any, shapes: tuple[Any, ...]) -> int:
 
 def _reuse(operator: "HessianOperator | GaussNewtonOperator") -> Literal["linearize", "recompute"]:
     objective = operator.objective
+    if isinstance(operator, HessianOperator) and (
+        objective.product == "difference"
+        # Of what is split over devices a reverse pass would be summed over them again.
+        or (objective.product == "reverse" and objective.placement is not None)
+        or not objective.symmetric
+    ):
+        return "recompute"
     if objective.reuse != "auto":
         return objective.reuse
     leaves, treedef = jax.tree.flatten(operator)
@@ -239,9 +297,12 @@ def _reuse(operator: "HessianOperator | GaussNewtonOperator") -> Literal["linear
 @lx.linearise.register(GaussNewtonOperator)
 def _(operator: Any) -> lx.AbstractLinearOperator:
     if _reuse(operator) == "recompute":
-        return operator
+        known = operator.factor is not None
+        return operator if known else dataclasses.replace(operator, factor=_factor(operator))
     semidefinite = lx.is_positive_semidefinite(operator)
-    return LinearizedOperator(_linear(operator), vector_structure(operator), semidefinite)
+    return LinearizedOperator(
+        _linear(operator), vector_structure(operator), semidefinite, lx.is_symmetric(operator)
+    )
 
 
 @vector_structure.register(HessianOperator)
@@ -291,7 +352,8 @@ def _same(operator: Any) -> Any:
 
 
 def _materialise(operator: Any) -> lx.AbstractLinearOperator:
-    function = lx.FunctionLinearOperator(operator.mv, operator.in_structure(), lx.symmetric_tag)
+    tags = lx.symmetric_tag if lx.is_symmetric(operator) else ()
+    function = lx.FunctionLinearOperator(operator.mv, operator.in_structure(), tags)
     return lx.materialise(function)
 
 
@@ -304,8 +366,18 @@ def _tridiagonal(operator: Any) -> tuple[Array, Array, Array]:
     return jnp.diagonal(matrix), jnp.diagonal(matrix, -1), jnp.diagonal(matrix, 1)
 
 
+@lx.is_symmetric.register(HessianOperator)
+def _(operator: Any) -> bool:
+    return operator.objective.symmetric
+
+
+@lx.is_symmetric.register(LinearizedOperator)
+def _(operator: Any) -> bool:
+    return operator.symmetric
+
+
+lx.is_symmetric.register(GaussNewtonOperator, _true)
 for _kind in (HessianOperator, GaussNewtonOperator, LinearizedOperator):
-    lx.is_symmetric.register(_kind, _true)
     lx.conj.register(_kind, _same)
     lx.materialise.register(_kind, _materialise)
     lx.diagonal.register(_kind, _diagonal)

@@ -17,7 +17,7 @@ from aeoskit.linalg import (
 )
 
 from ._hyperparameters import cast_to
-from ._optax_groups import read_groups, same_rule
+from ._optax_groups import moving, quotient, read_groups, same_rule
 from ._optax_metrics import KNOWN, diagonal_of
 from ._optax_parts import parts_of
 from ._optax_reading import WAY_OUT
@@ -91,7 +91,8 @@ class OptaxOptimizer(eqx.Module):
     `named_chain`, `inject_hyperparams`, `masked`, `partition`, `MultiSteps`, `apply_if_finite`,
     `schedule_free`). Clipping by a norm is part of P, as a factor held fixed. With groups of
     parameters that differ in learning rate alone, P is scaled so that one threshold holds for all:
-    that of the first group.
+    that of the first group that moves. Where a group does not, at learning rate 0, P is infinite,
+    `P^{-1/2}` zero. Where none does, P is that of equal rates, and the threshold infinite.
 
     Args:
         transform: An optax `GradientTransformation`.
@@ -185,13 +186,16 @@ class OptaxOptimizer(eqx.Module):
             if len(groups) == 1:
                 return IdentityPreconditioner(whole)
             diagonal = jax.tree.map(jnp.ones_like, whole)
+        metric = positive(DiagonalPreconditioner(diagonal))
         if len(groups) == 1:
-            return positive(DiagonalPreconditioner(diagonal))
-        leaves, treedef = jax.tree.flatten(diagonal)
+            return metric
+        # After the check: infinite where the learning rate is 0.
+        leaves, treedef = jax.tree.flatten(metric.diagonal)
+        unit = moving(groups).lr
         for group in groups:
             for i in group.leaves or ():
-                leaves[i] = leaves[i] * cast_to(_quotient(groups[0].lr, group.lr), leaves[i])
-        return positive(DiagonalPreconditioner(jax.tree.unflatten(treedef, leaves)))
+                leaves[i] = leaves[i] * cast_to(quotient(unit, group.lr), leaves[i])
+        return DiagonalPreconditioner(jax.tree.unflatten(treedef, leaves))
 
     def threshold(self, state: PyTree, params: PyTree | None = None) -> Float[Array, ""]:
         """The value of `λ₁(P⁻¹H)` above which the coming step's recursion diverges, P constant.
@@ -201,15 +205,16 @@ class OptaxOptimizer(eqx.Module):
             params: the present parameters, where groups of them are treated apart.
 
         Returns:
-            A scalar: where the groups differ in weight decay, the smallest of their thresholds.
+            A scalar: where the groups differ in weight decay, the smallest of their thresholds;
+            infinite where nothing moves, at learning rate 0.
 
         Raises:
             ValueError: if the transformation is not known, or its groups have different momentum
                 rules.
         """
         groups = read_groups(parts_of(self.transform, state, KNOWN, None, params), params)
-        first = groups[0]
-        found = first.threshold()
+        first, unit = groups[0], moving(groups).lr
+        found = first.threshold_in(unit)
         for group in groups[1:]:
             same = same_rule(first, group)
             if same is False:
@@ -217,13 +222,11 @@ class OptaxOptimizer(eqx.Module):
                     "the groups of parameters have different momentum rules, so that no one "
                     f"threshold holds for all: {WAY_OUT}"
                 )
-            # P is in units of the first group's learning rate, and so is every group's threshold.
-            own = group.threshold() * _quotient(group.lr, first.lr)
-            found = jnp.where(same, jnp.minimum(found, own), jnp.nan)
+            found = jnp.where(same, jnp.minimum(found, group.threshold_in(unit)), jnp.nan)
         return found
 
     def learning_rate(self, state: PyTree, params: PyTree | None = None) -> Float[Array, ""]:
-        """The learning rate of the coming step, of the first group of parameters.
+        """The learning rate of the coming step, of the first group of parameters that moves.
 
         Args:
             state: the state.
@@ -233,7 +236,7 @@ class OptaxOptimizer(eqx.Module):
             A scalar.
         """
         parts = parts_of(self.transform, state, KNOWN, None, params)
-        return read_groups(parts, params)[0].lr
+        return moving(read_groups(parts, params)).lr
 
     def recursion(self, state: PyTree, params: PyTree | None = None) -> Recursion:
         """The linear recurrence of the coming step, P constant: what a multiplier is read with.
@@ -243,7 +246,7 @@ class OptaxOptimizer(eqx.Module):
             params: the present parameters, where groups of them are treated apart.
 
         Returns:
-            A `Recursion`: with several groups that of the first, in whose units P is.
+            A `Recursion`: with several groups that of the first that moves, in whose units P is.
 
         Raises:
             ValueError: if the transformation is not known, its groups differ in their rules, or it
@@ -256,12 +259,8 @@ class OptaxOptimizer(eqx.Module):
                 "no one momentum rule describes this transformation: pass `equivalent_ratio` the "
                 "characteristic polynomial, or compare multipliers themselves."
             )
+        first = moving(groups)
         return Recursion(first.rule, first.lr, first.decay, first.inside)
-
-
-def _quotient(a: Array, b: Array) -> Array:
-    """1 where both are equal, at zero too: the start of two warmups."""
-    return jnp.where(a == b, 1.0, a / jnp.where(a == b, 1.0, b))
 
 
 def from_optax(transform: Any) -> OptaxOptimizer:

@@ -59,6 +59,32 @@ class Group(NamedTuple):
             return self.rule.threshold(self.lr, 0 * self.lr) / share - self.decay
         return self.rule.threshold(self.lr, self.decay) - self.inside
 
+    def threshold_in(self, unit: Scalar) -> Scalar:
+        """The same with P in units of another learning rate; infinite where nothing moves."""
+        own = self.threshold() * quotient(self.lr, unit)
+        return jnp.where(self.lr == 0, jnp.inf, own)
+
+
+def quotient(a: Array, b: Array) -> Array:
+    """1 where both are equal, at zero too: the start of two warmups."""
+    return jnp.where(a == b, 1.0, a / jnp.where(a == b, 1.0, b))
+
+
+def moving(groups: list[Group]) -> Group:
+    """The first group that moves, in whose units P is, or the first of all; with its leaves.
+
+    A learning rate is known when the program runs, so that its numbers are chosen then; the rule is
+    that of the first group, which the others have to share.
+    """
+    found = groups[0]
+    for group in groups[1:]:
+        still = found.lr == 0
+        lr, decay, inside = (
+            jnp.where(still, b, a) for a, b in zip(found[2:5], group[2:5], strict=True)
+        )
+        found = found._replace(lr=lr, decay=decay, inside=inside)
+    return found
+
 
 def check_known(parts: list[Part]) -> None:
     """Refuses what no metric is known of, by name."""

@@ -277,11 +277,14 @@ class Optimizer(AbstractOptimizer):
             lr: the learning rate of the step.
 
         Returns:
-            A scalar: `weight_decay`, or that over lr where decay is not scaled; 0 for none.
+            A scalar: `weight_decay`, or that over lr where decay is not scaled; 0 for none, and
+            where lr is 0, at which it has no finite one.
         """
         if self.weight_decay is None:
             return jnp.zeros_like(lr)
-        return self.weight_decay if self.decay_scaled else self.weight_decay / lr
+        if self.decay_scaled:
+            return self.weight_decay
+        return jnp.where(lr == 0, 0.0, self.weight_decay / jnp.where(lr == 0, 1.0, lr))
 
     def learning_rate(
         self, state: OptimizerState, params: PyTree | None = None

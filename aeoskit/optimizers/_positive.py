@@ -1,9 +1,10 @@
-"""Whether P is positive definite: looked at where it can be, outside of compiled functions."""
+"""Whether P is positive definite: refused outside of compiled functions, made NaN inside."""
 
 from __future__ import annotations
 
 from typing import NamedTuple, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ from jaxtyping import Array
 
 from aeoskit.linalg import (
     AbstractPreconditioner,
+    AxisFactor,
     BlockPreconditioner,
     DiagonalPreconditioner,
     KroneckerPreconditioner,
@@ -31,7 +33,11 @@ class _Entries(NamedTuple):
 
 
 def positive(preconditioner: P) -> P:
-    """P itself, refused where it is not positive definite. Traced values are not looked at.
+    """P itself, refused where it is not positive definite.
+
+    Inside a traced function, which cannot refuse, P is NaN there, and so is what is measured with
+    it: second moments that overflow (of gradients above 1.8e19 in float32) would make `P⁻¹` and all
+    eigenvalues zero.
 
     Args:
         preconditioner: P. Of a kind that is not known here, nothing is looked at.
@@ -57,9 +63,33 @@ def positive(preconditioner: P) -> P:
                 f"the metric has entries that are zero, negative or not finite, in {name}{what} "
                 f"(the least is {float(jnp.min(array)):.3g}), and no P^(-1/2): give the optimizer "
                 "an eps above 0 in the precision of that leaf, or P positive entries, and look at "
-                "the gradients if it is NaN."
+                "the gradients if it is NaN or infinite."
             )
+    return _marked(preconditioner)
+
+
+def _marked(preconditioner: P) -> P:
+    """P with NaN in place of traced entries that no P has."""
+    if isinstance(preconditioner, BlockPreconditioner):
+        parts = tuple(_marked(part) for part in preconditioner.parts)
+        return eqx.tree_at(lambda block: block.parts, preconditioner, parts)
+    if isinstance(preconditioner, DiagonalPreconditioner | RotatedDiagonalPreconditioner):
+        diagonal = jax.tree.map(_marked_entries, preconditioner.diagonal)
+        return eqx.tree_at(lambda P: P.diagonal, preconditioner, diagonal)
+    if isinstance(preconditioner, KroneckerPreconditioner):
+        factors = jax.tree.map(
+            lambda factor: AxisFactor(_marked_entries(factor.values), factor.vectors),
+            preconditioner.factors,
+            is_leaf=lambda node: isinstance(node, AxisFactor),
+        )
+        return eqx.tree_at(lambda P: P.factors, preconditioner, factors)
     return preconditioner
+
+
+def _marked_entries(entries: Array) -> Array:
+    if is_concrete(entries) or not isinstance(entries, jax.Array):
+        return entries
+    return jnp.where(jnp.isfinite(entries) & (entries > 0), entries, jnp.nan)
 
 
 def _entries_of(preconditioner: AbstractPreconditioner, size: int) -> list[list[_Entries]]:

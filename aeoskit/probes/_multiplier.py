@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
 from aeoskit.linalg import Arnoldi
-from aeoskit.objective import Objective
+from aeoskit.objective import Objective, loss_anatomy
 from aeoskit.optimizers import OptimistixOptimizer, apply_updates
 from aeoskit.sharding import Placement
 from aeoskit.stability import flip_multiplier
@@ -41,9 +41,21 @@ class TrainingStep(eqx.Module):
         """Where the objective's data lie."""
         return self.objective.placement
 
+    @property
+    def product(self) -> str:
+        """By differences, where the objective's products are not made by a forward derivative."""
+        return "forward" if self.objective.product == "forward" else "difference"
+
+    def may_hide(self, params: PyTree) -> bool:
+        """Whether the loss has something in it that may hide a part of its derivative."""
+        return bool(loss_anatomy(self.objective, params).hiding)
+
     def __call__(self, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
-        """One step: a gradient and an update."""
-        grads = self.objective.gradient(params)
+        """One step: a gradient and an update; NaN where the loss is not finite."""
+        value, grads = self.objective.value_and_gradient(params)
+        # A trajectory ends there, however finite the gradient is.
+        factor = jnp.where(jnp.isfinite(value), 1.0, jnp.nan)
+        grads = jax.tree.map(lambda leaf: factor.astype(leaf.dtype) * leaf, grads)
         updates, state = self.optimizer.update(grads, state, params)
         return apply_updates(params, updates), state
 

@@ -5,20 +5,19 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Inexact, Int, PRNGKeyArray, PyTree
 
 from aeoskit.linalg import (
     AbstractEigenSolver,
     EigenSolution,
-    Lanczos,
     PreconditionedOperator,
     Tracking,
-    eigensolve,
 )
 from aeoskit.objective import Objective
 from aeoskit.optimizers import as_optimizer
 
 from ._base import AbstractProbe, Measurement, ProbeContext, check_every, check_k
+from ._top import top_of
 
 
 def sharpness(
@@ -37,14 +36,18 @@ def sharpness(
         objective: the mean loss over the data.
         params: where to take the Hessian: any pytree of floating arrays.
         k: how many eigenvalues.
-        solver: an eigen-solver; `Lanczos()` by default.
+        solver: an eigen-solver; by default `Lanczos()`, and `Arnoldi()` if the field that trains is
+            no gradient (`Objective(symmetric=...)`).
         start: a PRNG key, a vector, a block or the `state` of the previous solution (warm start).
         max_matvecs: budget of Hessian-vector products.
         driver: `"compiled"`, `"host"` or `"auto"`, as in `eigensolve`.
 
     Returns:
         An `EigenSolution`: `values` (k,), with `residuals`, `bounds`, `result`, and `state` for the
-        next call's `start`.
+        next call's `start`. Where the field that trains is no gradient they are the eigenvalues of
+        largest real part of its Jacobian, complex: gradient descent along it is stable in the mode
+        of an eigenvalue μ up to the learning rate `2 Re(μ) / |μ|²`. Where loss or gradient are not
+        finite, values are NaN and `result` is `nonfinite`.
 
     Costs `stats["matvecs"]` Hessian-vector products.
 
@@ -58,11 +61,10 @@ def sharpness(
         >>> print(f"{solution.values[0]:.3f}")
         3.000
     """
-    return eigensolve(
+    return top_of(
         objective.hessian(params),
-        Lanczos() if solver is None else solver,
+        solver,
         k=k,
-        which="largest",
         start=start,
         max_matvecs=max_matvecs,
         driver=driver,
@@ -73,9 +75,11 @@ class PreconditionedSharpnessSolution(eqx.Module):
     """What `preconditioned_sharpness` returns.
 
     Attributes:
-        values: the largest eigenvalues of `P⁻¹H`, (k,).
+        values: the largest eigenvalues of `P⁻¹H`, (k,); complex, by falling real part, where the
+            field that trains is no gradient.
         threshold: the optimizer's stability threshold in the same units (`38/η` for Adam).
-        ratio: `values[0] / threshold`; 1 is the edge of stability.
+        ratio: `values[0] / threshold`; 1 is the edge of stability. NaN if that value is complex,
+            of which the threshold does not speak: `leading_multipliers` of the step does.
         bounds: error bar of each value, (k,).
         solution: the whole `EigenSolution`: residuals, result, products spent, warm start.
 
@@ -89,7 +93,7 @@ class PreconditionedSharpnessSolution(eqx.Module):
         0.25
     """
 
-    values: Float[Array, " k"]
+    values: Inexact[Array, " k"]
     threshold: Float[Array, ""]
     ratio: Float[Array, ""]
     bounds: Float[Array, " k"]
@@ -177,13 +181,16 @@ def preconditioned_sharpness(
         grads: the gradient of the coming step; by default the full-batch gradient at `params`
             (pass the minibatch gradient in minibatch training).
         k: how many eigenvalues.
-        solver: an eigen-solver; `Lanczos()` by default.
+        solver: an eigen-solver; by default `Lanczos()`, and `Arnoldi()` if the field that trains is
+            no gradient (`Objective(symmetric=...)`).
         start: a PRNG key, a vector, a block or the previous `solution.state` (warm start).
         max_matvecs: budget of Hessian-vector products.
         driver: `"compiled"`, `"host"` or `"auto"`, as in `eigensolve`.
 
     Returns:
         `PreconditionedSharpnessSolution`: `values`, `threshold`, `ratio`, `bounds`, `solution`.
+        Where the loss, its gradient or P are not finite, values are NaN and the solution's `result`
+        is `nonfinite`. At learning rate 0 the threshold is infinite and the ratio 0.
 
     Costs `solution.stats["matvecs"]` Hessian-vector products, and one gradient if none was passed.
 
@@ -197,24 +204,27 @@ def preconditioned_sharpness(
         0.50 of 0.50: ratio 1.00
     """
     optimizer = _ours(optimizer)
+    objective.hessian(params)  # checks what it may hide, which inside jit it cannot
     if grads is None:
         grads = _jitted_gradient(objective, params)
     operator = _jitted_preconditioned_operator(objective, params, optimizer, optimizer_state, grads)
-    solution = eigensolve(
+    solution = top_of(
         operator,
-        Lanczos() if solver is None else solver,
+        solver,
         k=k,
-        which="largest",
         start=start,
         max_matvecs=max_matvecs,
         driver=driver,
     )
     threshold = _jitted_threshold(optimizer, optimizer_state, params)
-    threshold = threshold.astype(solution.values.dtype)
+    threshold = threshold.astype(solution.residuals.dtype)
+    top = solution.values[0]
+    if jnp.iscomplexobj(top):  # thresholds are those of real eigenvalues
+        top = jnp.where(top.imag == 0, top.real, jnp.nan)
     return PreconditionedSharpnessSolution(
         values=solution.values,
         threshold=threshold,
-        ratio=solution.values[0] / threshold,
+        ratio=top / threshold,
         bounds=solution.bounds,
         solution=solution,
     )
@@ -226,7 +236,7 @@ def _names(prefix: str) -> tuple[str, ...]:
 
 def _named(prefix: str, solution: EigenSolution) -> Measurement:
     matvecs = jnp.asarray(solution.stats["matvecs"])
-    measured = (solution.values, solution.residuals, solution.converged, matvecs)
+    measured = (solution.values.real, solution.residuals, solution.converged, matvecs)
     return dict(zip(_names(prefix), measured, strict=True))
 
 

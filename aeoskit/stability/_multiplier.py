@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Int
 
 from aeoskit.linalg import Arnoldi, eigensolve
+from aeoskit.objective import with_product_error
 
+from ._hidden import hides_derivative
 from ._left import right_start, solve_left
 from ._multipliers import MULTIPLIER_RESULTS as MULTIPLIER_RESULTS
 from ._multipliers import Multipliers as Multipliers
 from ._multipliers import finish
 from ._probe import Probe, probe
 from ._scaling import given_scale
-from ._update_map import HeldMap, MapJacobian, Reuse, check_pair
+from ._update_map import HeldMap, MapJacobian, Product, Reuse, check_pair
 
 Condition = Literal["left", "search_space"]
 
@@ -54,11 +59,14 @@ def _solve(
     reuse: str,
     driver: Any,
     condition: str,
+    product: str | None,
 ) -> Multipliers:
     if condition not in ("left", "search_space"):
         raise ValueError(f"{name}(condition={condition!r}): choose left or search_space.")
     if reuse not in ("linearize", "recompute"):
         raise ValueError(f"{name}(reuse={reuse!r}): choose linearize or recompute.")
+    if product not in (None, "forward", "difference"):
+        raise ValueError(f"{name}(product={product!r}): choose forward or difference.")
     if isinstance(scale, str) and scale != "auto":
         raise ValueError(f'{name}(scale={scale!r}): "auto", None, or a prefix of (params, state).')
     params, optimizer_state = check_pair(name, state)
@@ -66,19 +74,44 @@ def _solve(
     given = None
     if not isinstance(scale, str):
         given = given_scale(held, check_pair("scale", (1.0, 1.0) if scale is None else scale))
-    seen = _probe(held, given)
+    way: Any = product or held.product
+    with _explained(held, way):
+        seen = _probe(held, given, way)
     _refuse(held, seen)
+    hidden = jnp.zeros((), bool) if way == "difference" else hides_derivative(held, seen)
     held = seen.map
-    operator = MapJacobian(held, seen.scale, seen.alive, fill, reuse)  # pyright: ignore
+    operator = MapJacobian(held, seen.scale, seen.alive, fill, reuse, product=way)  # pyright: ignore
     if solver is None:
-        solver = Arnoldi(basis=max(40, 2 * k + 20), rtol=1e-4, atol=1e-4)
+        # A difference of two steps is not known to more digits.
+        tolerance = 1e-4 if way == "forward" else 3e-3
+        solver = Arnoldi(basis=max(40, 2 * k + 20), rtol=tolerance, atol=tolerance)
     options: Any = dict(k=k, which=which, max_matvecs=max_matvecs, driver=driver)
     solution = eigensolve(operator, solver, start=right_start(start, seen), **options)
+    solution = with_product_error(solution, operator, solver)
     left = transposed = None
-    if condition == "left":
+    if condition == "left" and way == "forward":
         transposed, left = solve_left(operator, seen, solution, start, solver, options)
     single, refused = which == "smallest_real", jnp.any(seen.constant)
-    return finish(held, seen, solution, left, transposed, single, refused)
+    return finish(held, seen, solution, left, transposed, single, refused, hidden)
+
+
+@contextlib.contextmanager
+def _explained(held: HeldMap, product: str) -> Iterator[None]:
+    """Where a step has no forward derivative, says what to do about it."""
+    try:
+        yield
+    except (TypeError, ValueError, NotImplementedError) as error:
+        try:
+            jax.eval_shape(held, held.point)
+        except Exception:  # it is not the derivative that is missing
+            raise error from None
+        if product == "difference":
+            raise
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(
+            "the update map has no forward derivative, as with custom_vjp, a callback or an "
+            f'attention kernel in it (jax: {reason}): pass product="difference"'
+        ) from error
 
 
 def flip_multiplier(
@@ -94,6 +127,7 @@ def flip_multiplier(
     reuse: Reuse | str = "linearize",
     driver: Literal["compiled", "host", "auto"] = "auto",
     condition: Condition | str = "left",
+    product: Product | str | None = None,
 ) -> Multipliers:
     """The eigenvalue of smallest real part of the Jacobian of a whole update map, at a point.
 
@@ -115,6 +149,13 @@ def flip_multiplier(
     away as the leaves are large, but the difference between the two updates is not what that
     derivative makes. It may go unseen where the step is under some hundred roundings of the
     parameters, and where no sign flips on the way. Quantized updates are not looked for.
+
+    **Hidden derivatives.** `stop_gradient` (targets of TD learning, BYOL, straight-through) hides
+    from jax a part of what a step does. So one derivative along a random direction of the params is
+    compared with differences of steps, once for a map and shapes (eleven steps more), under `jit`
+    in each call. Where ReLUs and the like are many, their kinks scatter these differences, and
+    a part that is small beside that is not seen. With product="difference" there is no left solve,
+    the default tolerance is 3e-3, and `residual` includes what the differences are off by.
 
     **Scaling.** Arnoldi works with `D⁻¹ J D`, which has the same eigenvalues. "auto" reads D from
     the state: parameters in units of the step's root mean square, first moments in units of √ν,
@@ -155,6 +196,9 @@ def flip_multiplier(
         driver: as in `eigensolve`.
         condition: "left" solves for the left eigenvector; "search_space" spares its cost, and has a
             condition that is too low, and a `bound` that is none.
+        product: "forward", or "difference": derivatives in the params are then central differences
+            of two steps, for a step that hides them (`stop_gradient`) or has none (`custom_vjp`).
+            None asks the map's attribute `product`, and is "forward" without one.
 
     Returns:
         `Multipliers` of shape ().
@@ -162,8 +206,9 @@ def flip_multiplier(
     Raises:
         TypeError: the map is not callable, or a leaf that moves is complex.
         ValueError: the point is no pair, nothing is left to move, the map returns another
-            structure; or the update is piecewise constant. Under `jit` the last cannot be raised:
-            `result` is then `not_differentiable` and the value NaN.
+            structure; the update is piecewise constant, or its derivative is not what its steps
+            do. Under `jit` the last two cannot be raised: `result` is then `not_differentiable` or
+            `hidden_derivative`, and the value NaN.
 
     Source: Kuznetsov, *Elements of Applied Bifurcation Theory*, chapter 4 (the flip); its use on
     whole optimizers is ours.
@@ -192,6 +237,7 @@ def flip_multiplier(
         reuse,
         driver,
         condition,
+        product,
     )
 
 
@@ -209,6 +255,7 @@ def leading_multipliers(
     reuse: Reuse | str = "linearize",
     driver: Literal["compiled", "host", "auto"] = "auto",
     condition: Condition | str = "left",
+    product: Product | str | None = None,
 ) -> Multipliers:
     """The k eigenvalues of largest modulus of the Jacobian of a whole update map.
 
@@ -230,6 +277,7 @@ def leading_multipliers(
         reuse: "linearize" or "recompute".
         driver: as in `eigensolve`.
         condition: "left" or "search_space".
+        product: "forward" or "difference".
 
     Returns:
         `Multipliers` of shape `(k,)`, the largest modulus first, conjugate pairs side by side.
@@ -259,4 +307,5 @@ def leading_multipliers(
         reuse,
         driver,
         condition,
+        product,
     )

@@ -33,6 +33,10 @@ with warnings.catch_warnings():
             "derivative does not see the loss and no multiplier is defined. Look at the curvature "
             "in the optimizer's own norm instead."
         )
+        hidden_derivative = (
+            "The derivative of the update map is not what its steps do: stop_gradient or a custom "
+            'derivative hides a part of it. Pass product="difference".'
+        )
 
 
 class Multipliers(eqx.Module):
@@ -42,7 +46,7 @@ class Multipliers(eqx.Module):
 
     Attributes:
         value: the eigenvalue; of a conjugate pair that of positive imaginary part. NaN where
-            `result` is `nonfinite` or `not_differentiable`.
+            `result` is `nonfinite`, `not_differentiable` or `hidden_derivative`.
         residual: upper estimate of `||D⁻¹JD v - θ v||` for unit v, D the scale.
         condition: `1/|yᴴx|` of the unit left and right eigenvectors, in the scaled coordinates. It
             is that number where `left_found`; elsewhere it is only what the search space sees of
@@ -116,6 +120,7 @@ def finish(
     transposed: TransposedJacobian | None,
     single: bool,
     refused: Array,
+    hidden: Array,
 ) -> Multipliers:
     """The solutions in the users' coordinates, with NaN where there is no multiplier.
 
@@ -127,12 +132,14 @@ def finish(
         transposed: the transpose.
         single: whether the arrays have the shape ().
         refused: whether the update is piecewise constant.
+        hidden: whether its derivative is not that of its steps.
     """
-    sound = seen.usable & ~refused
+    sound = seen.usable & ~refused & ~hidden
     member = MULTIPLIER_RESULTS
     result = member.where(
         seen.usable, member.promote(solution.result), member.promote(RESULTS.nonfinite)
     )
+    result = member.where(hidden, member.hidden_derivative, result)
     result = member.where(refused, member.not_differentiable, result)
 
     def one(number: Int[Array, ""]) -> tuple[Any, ...]:

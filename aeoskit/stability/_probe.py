@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from aeoskit.linalg import tree_random_like
 
 from ._scaling import automatic_scale, like_params, magnitudes
-from ._update_map import HeldMap, Leaves
+from ._update_map import HeldMap, Leaves, Product, derivative
 
 # In units of epsilon: a derivative that is this near to a multiple of the identity counts as one.
 _SAME = 64.0
@@ -42,7 +42,7 @@ class Probe(eqx.Module):
     products: Int[Array, ""]
 
 
-def probe(held: HeldMap, scale: tuple[Array, ...] | None) -> Probe:
+def probe(held: HeldMap, scale: tuple[Array, ...] | None, product: Product = "forward") -> Probe:
     """One derivative along a random vector, and a few more where that one has a reason for them.
 
     A row of the Jacobian that is not finite (`√ν` at ν = 0) makes every product not finite there,
@@ -51,14 +51,14 @@ def probe(held: HeldMap, scale: tuple[Array, ...] | None) -> Probe:
     size = magnitudes(held.point)
     draw = tree_random_like(jax.random.key(0), held.point)
     tangent = tuple((s * t).astype(x.dtype) for s, t, x in zip(size, draw, held.point, strict=True))
-    after, image = jax.jvp(held, (held.point,), (tangent,))
+    after, image = derivative(held, held.point, tangent, product)
     alive = tuple(jnp.isfinite(t) for t in image)
     sound = jnp.all(jnp.stack([jnp.all(jnp.isfinite(y)) for y in after]))
     whole = jnp.all(jnp.stack([jnp.all(a) for a in alive]))
     raised, zeros = _raised(held)
 
     def again() -> tuple[Any, ...]:
-        after, image = jax.jvp(held, (raised,), (tangent,))
+        after, image = derivative(held, raised, tangent, product)
         left = tuple(jnp.isfinite(t) for t in image)
         # What the raising mended is dead all the same.
         return raised, after, image, _with_state(held, left, alive, zeros)
@@ -78,7 +78,7 @@ def probe(held: HeldMap, scale: tuple[Array, ...] | None) -> Probe:
     suspect = same & jnp.asarray(held.of_params)
     constant = jax.lax.cond(
         jnp.any(suspect),
-        lambda: suspect & _jumps(held, tangent, after, factors, alive),
+        lambda: suspect & _jumps(held, tangent, after, factors, alive, product),
         lambda: jnp.zeros_like(suspect),
     )
     return Probe(
@@ -154,7 +154,12 @@ def _multiples(
 
 
 def _jumps(
-    held: HeldMap, tangent: Leaves, after: Leaves, factors: Array, alive: tuple[Array, ...]
+    held: HeldMap,
+    tangent: Leaves,
+    after: Leaves,
+    factors: Array,
+    alive: tuple[Array, ...],
+    product: Product,
 ) -> Bool[Array, " leaves"]:
     """For each leaf: its derivative is the same multiple further away, but it did not get there.
 
@@ -165,7 +170,7 @@ def _jumps(
 
     def at(h: Array) -> Array:
         there = tuple((x + h * t).astype(x.dtype) for x, t in zip(point, tangent, strict=True))
-        moved, image = jax.jvp(held, (there,), (tangent,))
+        moved, image = derivative(held, there, tangent, product)
         _, same = _multiples(tangent, image, alive, factors)
         flags = []
         for i, (x, y, a) in enumerate(zip(after, moved, alive, strict=True)):

@@ -18,10 +18,12 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from aeoskit.linalg import dense_matrix, restrict, tree_random_like, vector_structure
 from aeoskit.linalg._protocol import never, register_operator, structure_of
+from aeoskit.objective import product_error, quotient, relative_step
 from aeoskit.sharding import Placement, lie_like
 
 Leaves = tuple[Array, ...]
 Reuse = Literal["linearize", "recompute"]
+Product = Literal["forward", "difference"]
 # In units of epsilon times the largest entry: products that differ by less are the same.
 _SAME = 64.0
 
@@ -138,6 +140,17 @@ class HeldMap(eqx.Module):
         return getattr(self._tree()[0], "placement", None)
 
     @property
+    def product(self) -> Product:
+        """How the map's derivatives are to be made, if it says so in an attribute of this name."""
+        said = getattr(self._tree()[0], "product", "forward")
+        return said if said == "difference" else "forward"
+
+    @property
+    def may_hide(self) -> bool:
+        """Whether something may hide a part of the derivative, if the map knows; else true."""
+        return getattr(self._tree()[0], "may_hide", lambda params: True)(self.at(self.point)[0])
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The paths of the leaves that move."""
         return tuple(self._path(i) for i in self.moving)
@@ -199,6 +212,36 @@ class HeldMap(eqx.Module):
         return tuple(out)
 
 
+def derivative(
+    held: HeldMap, point: Leaves, tangent: Leaves, product: Product
+) -> tuple[Leaves, Leaves]:
+    """The map at a point, and its derivative along a tangent.
+
+    By "difference" that in the parameters is a central difference of two steps; the optimizer's own
+    derivative in its state is taken as it is, since no gradient of a loss is in it.
+    """
+    if product == "forward":
+        return jax.jvp(held, (point,), (tangent,))
+
+    def of_state(state: Leaves) -> Leaves:
+        rest = iter(state)
+        return held(
+            tuple(x if ours else next(rest) for x, ours in zip(point, held.of_params, strict=True))
+        )
+
+    def state(leaves: Leaves) -> Leaves:
+        return tuple(x for x, ours in zip(leaves, held.of_params, strict=True) if not ours)
+
+    def only(leaves: Leaves) -> Leaves:
+        pairs = zip(leaves, held.of_params, strict=True)
+        return tuple(x if ours else jnp.zeros_like(x) for x, ours in pairs)
+
+    after, image = jax.jvp(of_state, (state(point),), (state(tangent),))
+    along = only(tangent)
+    by_params = quotient(held, point, along, relative_step(only(point), along))
+    return after, jax.tree.map(jnp.add, image, by_params)
+
+
 class MapJacobian(lx.AbstractLinearOperator):
     """`D⁻¹ J D`, J the Jacobian of an update map at its point: the eigenvalues of J.
 
@@ -212,6 +255,7 @@ class MapJacobian(lx.AbstractLinearOperator):
         fill: the eigenvalue of coordinates that are not alive.
         reuse: "linearize", or "recompute" where a linearization would not fit into memory.
         linear: the linearization; `lineax.linearise` makes it.
+        product: "forward", or "difference" for derivatives in the params by two steps.
     """
 
     map: HeldMap
@@ -220,6 +264,7 @@ class MapJacobian(lx.AbstractLinearOperator):
     fill: float = eqx.field(static=True, default=1.0)
     reuse: Reuse = eqx.field(static=True, default="linearize")
     linear: Callable[..., Leaves] | None = None
+    product: Product = eqx.field(static=True, default="forward")
 
     def mv(self, vector: Leaves) -> Leaves:
         """`D⁻¹ J D v`: one derivative of the map."""
@@ -229,7 +274,7 @@ class MapJacobian(lx.AbstractLinearOperator):
             for v, d, a, x in zip(vector, self.scale, self.alive, point, strict=True)
         )
         if self.linear is None:
-            image = jax.jvp(self.map, (point,), (tangent,))[1]
+            image = derivative(self.map, point, tangent, self.product)[1]
         else:
             image = self.linear(tangent)
         image = tuple(
@@ -257,6 +302,8 @@ class MapJacobian(lx.AbstractLinearOperator):
 
 def _linearised(operator: MapJacobian) -> MapJacobian:
     if operator.reuse == "recompute" or operator.linear is not None:
+        return operator
+    if operator.product == "difference":
         return operator
     _, linear = jax.linearize(operator.map, operator.map.point)
     return eqx.tree_at(lambda o: o.linear, operator, linear, is_leaf=lambda x: x is None)
@@ -363,3 +410,24 @@ register_operator(TransposedJacobian, linearise=_transpose_linearised, symmetric
 def _(operator: MapJacobian) -> PyTree[jax.ShapeDtypeStruct]:
     structure, placement = operator.in_structure(), operator.map.placement
     return structure if placement is None else placement.basis_structure(structure)
+
+
+@product_error.register(MapJacobian)
+def _(operator: MapJacobian, vector: Leaves) -> Leaves | None:
+    """The difference between the central differences of one step and of two."""
+    if operator.product == "forward":
+        return None
+    held, parts = operator.map, (vector, operator.scale, operator.alive, operator.map.of_params)
+    along = tuple(
+        jnp.where(a & ours, (d * v).astype(x.dtype), 0).astype(x.dtype)
+        for v, d, a, ours, x in zip(*parts, held.point, strict=True)
+    )
+    own = tuple(
+        x if ours else jnp.zeros_like(x) for x, ours in zip(held.point, held.of_params, strict=True)
+    )
+    h = relative_step(own, along)
+    near, far = (quotient(held, held.point, along, step) for step in (h, 2 * h))
+    return tuple(
+        jnp.where(a, ((x - y) / d).astype(v.dtype), jnp.zeros((), v.dtype))
+        for x, y, v, d, a in zip(near, far, vector, operator.scale, operator.alive, strict=True)
+    )

@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from aeoskit.objective import Objective
@@ -193,7 +194,7 @@ class Trajectory(eqx.Module):
                     for i, name in enumerate(names)
                 },
                 key=key,
-                diverged_at=jnp.asarray(-1),
+                diverged_at=jnp.asarray(-1, int),
                 initial_loss=jnp.asarray(jnp.inf, jnp.result_type(float)),
             )
 
@@ -203,7 +204,7 @@ class Trajectory(eqx.Module):
             lane = eqx.filter_vmap(
                 lane_of, in_axes=(lane_axes(self.optimizer),), axis_size=self.lanes
             )(self.optimizer)
-        return Carry(step=jnp.asarray(0), lane=lane)
+        return strong_types(Carry(step=jnp.asarray(0, int), lane=lane))
 
 
 def copy_tree(tree: PyTree) -> PyTree:
@@ -225,6 +226,17 @@ def copy_tree(tree: PyTree) -> PyTree:
     )
 
 
+def strong_types(tree: PyTree) -> PyTree:
+    """The tree without weakly typed arrays.
+
+    A program depends on that: a carry that is weakly typed before the first chunk, and not after
+    it, compiles a chunk twice. Buffers of optax and of a user's own probe may be weakly typed.
+    """
+    return jax.tree.map(
+        lambda leaf: leaf.astype(leaf.dtype) if getattr(leaf, "weak_type", False) else leaf, tree
+    )
+
+
 def stack_lanes(optimizers: list[Optimizer]) -> Optimizer:
     """One optimizer whose array leaves carry a lane axis: a sweep is a `vmap` over it.
 
@@ -235,7 +247,8 @@ def stack_lanes(optimizers: list[Optimizer]) -> Optimizer:
         An optimizer with leaves stacked along a new first axis.
 
     Raises:
-        ValueError: no optimizer, or optimizers of different structure.
+        ValueError: no optimizer, or optimizers that differ in anything else, by its name and both
+            values: a static field, a Python number, a function, a shape, a dtype.
 
     Example:
         >>> import aeoskit as ak
@@ -245,18 +258,71 @@ def stack_lanes(optimizers: list[Optimizer]) -> Optimizer:
     """
     if not optimizers:
         raise ValueError("stack_lanes was given no optimizer; pass at least one.")
-    structures = {jax.tree.structure(optimizer) for optimizer in optimizers}
-    shapes = {
-        tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(optimizer)) for optimizer in optimizers
-    }
-    if len(structures) != 1 or len(shapes) != 1:
-        raise ValueError(
-            "the optimizers of a sweep differ in structure, not in values of their array leaves "
-            "only; run each kind as a group of its own."
-        )
+    first = optimizers[0]
+    for number, other in enumerate(optimizers[1:], start=2):
+        found = _difference(first, other, "")
+        if found is not None:
+            name, one, two = found
+            raise ValueError(
+                f"{name.lstrip('.') or 'the optimizer'} is {one} in the first optimizer of the "
+                f"sweep and {two} in number {number}, but all lanes are one program of one "
+                "structure, in which only the values of arrays differ: hold it in a jax array, or "
+                "run each kind as a group of its own."
+            )
     return jax.tree.map(
         lambda *leaves: jnp.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0], *optimizers
     )
+
+
+def _difference(one: Any, two: Any, name: str) -> tuple[str, str, str] | None:
+    """The name of the first part in which two trees differ by more than arrays' values, and both.
+
+    `jax.tree.map` looks at neither: static fields and leaves that are no arrays are the first's.
+    """
+    both = name, _shown(one), _shown(two)
+    if one is two:
+        return None
+    if type(one) is not type(two):
+        return both
+    if eqx.is_array(one):
+        return None if (one.shape, one.dtype) == (two.shape, two.dtype) else both
+    nodes = [
+        jax.tree_util.tree_flatten_with_path(x, is_leaf=lambda y, x=x: y is not x)
+        for x in (one, two)
+    ]
+    (children, treedef), (others, other) = nodes
+    if [path for path, _ in children] != [path for path, _ in others]:
+        return both
+    if [path for path, _ in children] == [()]:  # A leaf.
+        return None if _same(one, two) else both
+    for (path, a), (_, b) in zip(children, others, strict=True):
+        found = _difference(a, b, name + jax.tree_util.keystr(path))
+        if found is not None:
+            return found
+    for field in dataclasses.fields(one) if dataclasses.is_dataclass(one) else ():
+        a, b = (getattr(x, field.name, None) for x in (one, two))
+        if field.metadata.get("static", False) and not _same(a, b):
+            return f"{name}.{field.name}", _shown(a), _shown(b)
+    return None if dataclasses.is_dataclass(one) or treedef == other else both
+
+
+def _same(one: Any, two: Any) -> bool:
+    """Whether two values that are no arrays of a tree are alike; NaN is as good as itself."""
+    if type(one) is not type(two):
+        return False
+    if isinstance(one, np.ndarray | jax.Array):
+        return np.array_equal(one, two)
+    return bool(one == two) or (one != one and two != two)
+
+
+def _shown(value: Any) -> str:
+    if eqx.is_array(value):
+        return f"an array of {value.dtype} and shape {value.shape}"
+    if dataclasses.is_dataclass(value):
+        return f"{type(value).__name__}(...)"
+    if callable(value):
+        return f"the function {getattr(value, '__qualname__', value)}"
+    return repr(value) if len(repr(value)) < 80 else f"{repr(value)[:77]}..."
 
 
 def lane_axes(tree: PyTree) -> PyTree:

@@ -5,7 +5,7 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Int
 
 from aeoskit.linalg import tree_norm
 from aeoskit.optimizers import OptimistixOptimizer, apply_updates
@@ -63,15 +63,16 @@ def context_of(
     )
 
 
-def blank_measurement(probe: AbstractProbe, context: ProbeContext, state: PyTree) -> Measurement:
-    """What stands in a row where a probe was not due: the reader drops it by the period."""
-    shapes, _ = eqx.filter_eval_shape(probe.measure, context, state)
-    return {name: blank(shape.shape, shape.dtype) for name, shape in shapes.items()}
-
-
-def blank(shape: tuple[int, ...], dtype) -> Array:
-    """NaN where the type has one, otherwise zero."""
-    return jnp.full(shape, jnp.nan if jnp.issubdtype(dtype, jnp.inexact) else 0, dtype)
+def blanks(shapes: dict[str, jax.ShapeDtypeStruct], *rows: int) -> Measurement:
+    """Rows where nothing was measured: NaN where the type has one, otherwise zero."""
+    return {
+        name: jnp.full(
+            (*rows, *leaf.shape),
+            jnp.nan if jnp.issubdtype(leaf.dtype, jnp.inexact) else 0,
+            leaf.dtype,
+        )
+        for name, leaf in shapes.items()
+    }
 
 
 def measure_due(
@@ -85,10 +86,13 @@ def measure_due(
         if probe.every == 1:
             new, states[name] = probe.measure(context, state)
         else:
-            skipped = blank_measurement(probe, context, state)
+            # Traced once, for its shapes and for the program. What stands in a row where the probe
+            # was not due is dropped by the reader, by the period.
+            measure = eqx.filter_closure_convert(probe.measure, context, state)
+            skipped = blanks(measure.out_struct[0])
             new, states[name] = jax.lax.cond(
                 context.step % probe.every == 0,
-                lambda probe=probe, state=state: probe.measure(context, state),
+                lambda measure=measure, state=state: measure(context, state),
                 lambda skipped=skipped, state=state: (skipped, state),
             )
         measurement |= new

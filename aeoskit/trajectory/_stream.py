@@ -13,9 +13,9 @@ from jaxtyping import Array, Int
 from aeoskit.linalg import loop_mode
 from aeoskit.probes import Measurement
 
-from ._carry import AnyOptimizer, Carry, Lane, Trajectory, lane_axes, take_lane
+from ._carry import AnyOptimizer, Carry, Lane, Trajectory, lane_axes, strong_types, take_lane
 from ._placed import cut_lanes, lie, pad_lanes, padded_lanes
-from ._step import advance_lane, blank, context_of, measure_due, step_with_probes
+from ._step import advance_lane, blanks, context_of, measure_due, step_with_probes
 
 Mode = Literal["scan", "host"]
 
@@ -125,7 +125,7 @@ def stream(
     if mode == "auto":
         mode = choose_mode(trajectory, carry)
     chunk = chunk_length(steps, chunk)
-    carry = lie(trajectory, _copied(carry), trajectory.lanes)
+    carry = lie(trajectory, _beside(trajectory, _copied(carry)), trajectory.lanes)
     first = int(carry.step)
     for start in range(first, first + steps, chunk):
         length = min(chunk, first + steps - start)
@@ -173,7 +173,21 @@ def chunk_length(steps: int, chunk: int) -> int:
 
 @eqx.filter_jit
 def _copied(carry: Carry) -> Carry:
-    return jax.tree.map(jnp.copy, carry)
+    """A copy with the types that chunks return: one from a checkpoint or a user may have others."""
+    return strong_types(jax.tree.map(jnp.copy, carry))
+
+
+def _beside(trajectory: Trajectory, carry: Carry) -> Carry:
+    """The carry committed to a device where the data are, as chunks return it.
+
+    Otherwise the first chunk would be another program than those after it.
+    """
+    if trajectory.objective.placement is not None:
+        return carry
+    for leaf in jax.tree.leaves((trajectory.objective, carry)):
+        if isinstance(leaf, jax.Array) and leaf.committed and len(leaf.devices()) == 1:
+            return jax.device_put(carry, leaf.sharding)
+    return carry
 
 
 def _lane_step(trajectory: Trajectory, optimizer: AnyOptimizer, lane: Lane, step: Int[Array, ""]):
@@ -202,12 +216,15 @@ def _scan_chunk(
     extra = 0 if lanes is None or run is None else run - lanes
     optimizer = pad_lanes(trajectory.optimizer, extra)
     padded = Carry(step=carry.step, lane=pad_lanes(carry.lane, extra))
-    _, shapes = eqx.filter_eval_shape(_lane_step, trajectory, optimizer, padded.lane, carry.step)
-    rows = {name: blank((capacity, *shape.shape), shape.dtype) for name, shape in shapes.items()}
+    # Traced once, for the rows' shapes and for the loop.
+    step = eqx.filter_closure_convert(
+        lambda lane, step: _lane_step(trajectory, optimizer, lane, step), padded.lane, padded.step
+    )
+    rows = blanks(step.out_struct[1], capacity)
 
     def body(index, state):
         carry, rows = state
-        lane, measurement = _lane_step(trajectory, optimizer, carry.lane, carry.step)
+        lane, measurement = step(carry.lane, carry.step)
         rows = {
             name: jax.lax.dynamic_update_index_in_dim(rows[name], value, index, 0)
             for name, value in measurement.items()
@@ -257,12 +274,13 @@ def _host_chunk(
 ) -> tuple[Carry, dict[str, np.ndarray]]:
     """A chunk as a host loop of compiled steps, lane by lane."""
     if trajectory.lanes is None:
-        lane, rows = _host_lane(trajectory, carry.lane, start, length)
+        lane, rows = _host_lane(trajectory, carry, start, length)
         return Carry(step=carry.step + length, lane=lane), rows
     lanes, columns = [], []
     for index in range(trajectory.lanes):
         single = trajectory.single(take_lane(trajectory.optimizer, index))
-        lane, rows = _host_lane(single, take_lane(carry.lane, index), start, length)
+        alone = Carry(step=carry.step, lane=take_lane(carry.lane, index))
+        lane, rows = _host_lane(single, alone, start, length)
         lanes.append(lane)
         columns.append(rows)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
@@ -319,15 +337,15 @@ def _host_step(
 
 
 def _host_lane(
-    trajectory: Trajectory, lane: Lane, start: int, length: int
+    trajectory: Trajectory, carry: Carry, start: int, length: int
 ) -> tuple[Lane, dict[str, np.ndarray]]:
     """A chunk of one lane; results stay on the device until its end."""
     solving = {name: probe for name, probe in trajectory.probes.items() if probe.solves}
-    form = _Form(trajectory, lane)
+    lane, form = carry.lane, _Form(trajectory, carry.lane)
     kept = [leaf for leaf in jax.tree.leaves(trajectory) if eqx.is_array(leaf)]
     carried = jax.tree.leaves(lane)
     # On the device from step to step: a Python int would be static, and compile for each.
-    number = jnp.asarray(start)
+    number = carry.step
     rows: list[Measurement] = []
     for step in range(start, start + length):
         row: Measurement = {}
@@ -350,11 +368,11 @@ def _columns(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     examples: dict[str, np.ndarray] = {}
     for row in rows:
         examples = row | examples
-    blanks = {
+    missing = {
         name: np.full_like(value, np.nan if np.issubdtype(value.dtype, np.inexact) else 0)
         for name, value in ((name, np.asarray(value)) for name, value in examples.items())
     }
-    return {name: np.stack([row.get(name, blanks[name]) for row in rows]) for name in examples}
+    return {name: np.stack([row.get(name, missing[name]) for row in rows]) for name in examples}
 
 
 def _masks(trajectory: Trajectory, steps: np.ndarray) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from aeoskit_cli._subject import split
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import Option
 
+CLEAR = "--clear-cache"
 _OPTIONS = (
     Option("mesh", "text", nullable=True, many=False, help="Axes of devices: data=4,model=2"),
     Option(
@@ -36,6 +37,8 @@ def run_doctor(words: list[str]) -> int:
     if words and words[0] in ("-h", "--help"):
         _print_help()
         return 0
+    if CLEAR in words:
+        return _clear([word for word in words if word != CLEAR])
     values, pipeline, json = split(
         "doctor", words, {option.flag: option for option in _OPTIONS}, "--mesh"
     )
@@ -90,6 +93,19 @@ def _print_layout(found: Any, name: str) -> None:
     print(found.sentence)
 
 
+def _clear(rest: list[str]) -> int:
+    if rest and rest != ["--json"]:
+        raise UserError(f"doctor {CLEAR} takes nothing beside it but --json: leave {rest[0]} out")
+    from aeoskit_experiments._cache import clear_cache
+
+    freed = clear_cache()
+    if rest:
+        print_json({"freed_bytes": freed})
+    else:
+        print(f"compiled programs deleted: {freed / 2**20:.1f} MiB")
+    return 0
+
+
 def _examine(json: bool) -> int:
     from aeoskit_experiments import examine
 
@@ -111,6 +127,8 @@ def _examine(json: bool) -> int:
             },
         )
         print()
+        print_table("compiled programs", _cache_rows(report["cache"]))
+        print()
         print_table(
             f"self-test ({report['seconds']:.1f} s)",
             {
@@ -122,16 +140,28 @@ def _examine(json: bool) -> int:
     return 0 if report["ok"] else 1
 
 
+def _cache_rows(cache: dict[str, Any]) -> dict[str, str]:
+    if cache["folder"] is None:
+        return {"kept": "no (AEOSKIT_CACHE is off, --no-cache was given, or there is no home)"}
+    return {
+        "kept in": cache["folder"],
+        "size": f"{cache['bytes'] / 2**20:.1f} MiB ({cache['programs']} programs), at most "
+        f"{cache['limit'] / 2**20:.0f} MiB a number of threads",
+    }
+
+
 def _print_help() -> None:
     print(
         inspect.cleandoc(
             """
             Usage: aeoskit doctor [--json]
+                   aeoskit doctor --clear-cache
                    aeoskit doctor --mesh AXES [--params …] [RECIPE | pipe STAGE …]
 
             Say what is installed, and test that its numbers are right; or, with a mesh,
             what of a run (adam-edge, if none is named) would lie on which device, and how
             much memory each needs, before anything runs. The devices need not be here.
+            --clear-cache deletes the compiled programs that earlier commands have kept.
             """
         )
         + "\n"

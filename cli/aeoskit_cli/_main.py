@@ -21,6 +21,7 @@ from aeoskit_cli._placing import MANY, OPTIONS, Placing, placing, taken, with_op
 from aeoskit_cli._print import print_json, print_outcome, print_table
 from aeoskit_cli._reproduce import reproduce
 from aeoskit_cli._sweep import make_sweep_app
+from aeoskit_experiments._cache import cache_for_command
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments._supervise import (
     LOST,
@@ -41,6 +42,7 @@ Folder = Annotated[
 Run = Annotated[Path, typer.Argument(help="The folder of a run", metavar="RUN")]
 
 USER_ERROR, INTERRUPTED = 2, 130
+NO_CACHE = "--no-cache"
 ORDER = (
     "list",
     "run",
@@ -68,6 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         should be; 130 after Ctrl-C. An exception that nobody foresaw is raised.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # It may stand anywhere in front of `--`, on any command.
+    end = words.index("--") if "--" in words else len(words)
+    off = NO_CACHE in words[:end]
+    words = [word for word in words[:end] if word != NO_CACHE] + words[end:]
+    with cache_for_command(off=off):
+        return _run(words)
+
+
+def _run(words: list[str]) -> int:
     if any(word.partition("=")[0] in MANY for word in words) and not is_member():
         code, said = supervise(words)
         return _fail(said, words, code) if said else code
@@ -107,6 +118,7 @@ def make_app() -> typer.Typer:
         context_settings=HELP,
         rich_markup_mode="rich",
     )
+    app.callback()(_before_commands)
     app.command("list", cls=Command, context_settings=HELP)(list_)
     recipes = typer.Typer(
         help="Run a recipe: train, track, store and draw.",
@@ -144,6 +156,15 @@ def make_app() -> typer.Typer:
     # Its options are those of the benchmark, whose import takes seconds.
     app.command("bench", cls=RawCommand, add_help_option=False)(bench)
     return app
+
+
+def _before_commands(
+    no_cache: Annotated[
+        bool,
+        typer.Option(NO_CACHE, help="Compile all programs anew, and keep none (on any command)"),
+    ] = False,
+) -> None:
+    """For the help; `main` has taken the option, wherever it stood."""
 
 
 def _recipe_action(name: str) -> Any:

@@ -6,6 +6,9 @@ The rooms are imported when a name of theirs is asked for: the list of recipes n
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from aeoskit_experiments._cache import cache_state as cache_state
+from aeoskit_experiments._cache import clear_cache as clear_cache
+from aeoskit_experiments._cache import follow_cache as follow_cache
 from aeoskit_experiments._errors import UserError as UserError
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ BENCHMARKS = {
     "eigen": "how many products eigen-solvers need, ours and others', against the optimum",
     "hard": "what eigen-solvers claim where they are known to err, against the truth",
     "gauss-newton": "memory and time of Gauss-Newton products over a large vocabulary",
+    "startup": "CPU seconds of a command by phase: imports, trace, lower, compile, run, draw",
     "scale": "what a device needs and sends, as there are more of them",
 }
 

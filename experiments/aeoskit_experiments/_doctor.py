@@ -12,14 +12,17 @@ import numpy as np
 import aeoskit as ak
 from aeoskit.linalg import dense_matrix
 from aeoskit.record import environment
+from aeoskit_experiments._cache import cache_state, follow_cache
 
 
 def examine() -> dict[str, Any]:
     """Gather versions, devices and precision, and test three numbers against their oracles.
 
     Returns:
-        `environment`, `tests` (each with `name`, `error`, `bound`, `ok`), `seconds` and `ok`.
+        `environment`, `cache` (`folder`, `programs`, `bytes`, `limit`), `tests` (each with `name`,
+        `error`, `bound`, `ok`), `seconds` and `ok`.
     """
+    follow_cache()
     begun = time.perf_counter()
     tests = []
     with jax.default_matmul_precision("highest"):
@@ -33,6 +36,7 @@ def examine() -> dict[str, Any]:
     where = environment()
     return {
         "environment": {**where, "matmul_precision": "highest"},
+        "cache": cache_state(),
         "tests": tests,
         "seconds": time.perf_counter() - begun,
         "ok": all(test["ok"] for test in tests),

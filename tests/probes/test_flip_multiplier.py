@@ -110,3 +110,24 @@ def test_the_training_step_is_the_trajectorys():
 def test_a_period_that_is_none_is_refused(every: Any):
     with pytest.raises(ValueError, match="at least 1"):
         FlipMultiplier(every=every)
+
+
+def test_targets_that_are_stopped():
+    """Values of states that follow each other: the multiplier is that of the step, by differences.
+
+    Its derivative as jax has it gives -1.4 for 0.76.
+    """
+
+    def td(w, x):
+        return 0.5 * (x * w - jax.lax.stop_gradient(1.0 + 0.9 * x * w)) ** 2
+
+    def measured(objective):
+        trajectory = Trajectory(objective, gradient_descent(2.4), {"flip": FlipMultiplier()})
+        carry = trajectory.init(jnp.asarray(3.0), jax.random.key(0))
+        (chunk,) = stream(trajectory, carry, 2, chunk=2)
+        return chunk.measurements["multiplier"]
+
+    data = jnp.ones(4)
+    by_differences = Objective(td, data, params=jnp.asarray(3.0), product="difference")
+    np.testing.assert_allclose(measured(by_differences), 0.76, atol=1e-3)
+    assert np.all(np.isnan(measured(Objective(td, data))))

@@ -151,3 +151,15 @@ def test_kronecker_factors(x64):
         for objective in (case.objective, placed)
     )
     cases.same(one.mv(case.vector), other.mv(case.vector))
+
+
+@pytest.mark.parametrize("product", ["reverse", "difference"])
+def test_other_products_on_a_mesh(product):
+    x, w = jax.random.normal(jax.random.key(0), (13, 4)), jnp.ones((4, 2)) / 3
+
+    def loss(w, x):
+        return jnp.sum(jnp.tanh(x @ w) ** 2, 1)
+
+    expected = Objective(loss, x).hessian(w).as_matrix()
+    placed = Objective(loss, x, product=product, microbatch=3, placement=make_mesh("data=2"))
+    np.testing.assert_allclose(placed.hessian(w).as_matrix(), expected, atol=1e-3)

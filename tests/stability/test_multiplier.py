@@ -249,3 +249,64 @@ def test_period_two_orbit_of_gradient_descent_is_the_closed_form(x64: None):
     )
     assert bool(moved.is_orbit)
     np.testing.assert_allclose(moved.first[0], -moved.second[0], rtol=1e-8)
+
+
+# Three states in a row, each valued by the next: its update is no gradient of anything.
+FEATURES = jnp.array([[1.0, 0.5], [0.2, -1.0], [-0.7, 0.3]])
+NEXT = 0.6 * jnp.roll(FEATURES, 1, axis=0) + 0.4 * FEATURES
+TD = FEATURES.T @ (FEATURES - 0.9 * NEXT) / 3
+
+
+@jax.custom_vjp
+def _residual(x):
+    return x
+
+
+_residual.defvjp(lambda x: (_residual(x), None), lambda _, c: (c,))
+
+
+def _td_step(wrap):
+    def step(params, state, rate):
+        def loss(w):
+            target = jax.lax.stop_gradient(1.0 + 0.9 * NEXT @ w)
+            return 0.5 * jnp.mean(wrap(FEATURES @ w - target) ** 2)
+
+        state = 0.5 * state + jax.grad(loss)(params)
+        return params - rate * state, state
+
+    return step
+
+
+@pytest.mark.parametrize("which", [flip_multiplier, leading_multipliers])
+def test_steps_with_targets_that_are_stopped(which):
+    point, args = (jnp.ones(2), jnp.zeros(2)), (jnp.asarray(1.5),)
+    step = _td_step(lambda x: x)
+    with pytest.raises(
+        ValueError, match=r'at (params|state) .*stop_gradient.*product="difference"'
+    ) as caught:
+        which(step, point, args=args)
+    assert "\n" not in str(caught.value)
+    inside = jax.jit(lambda point: which(step, point, args=args))(point)
+    assert bool(inside.result == MULTIPLIER_RESULTS.hidden_derivative)
+    assert bool(jnp.all(jnp.isnan(inside.value)))
+    found = which(step, point, args=args, product="difference")
+    identity = np.eye(2)
+    jacobian = np.block([[identity - 1.5 * TD, -0.75 * identity], [TD, 0.5 * identity]])
+    values = np.linalg.eigvals(jacobian)
+    single = which is flip_multiplier
+    key = (lambda z: z.real) if single else (lambda z: -abs(z))
+    value = np.atleast_1d(found.value)[0]
+    right = min(values.tolist(), key=key)
+    bound = np.atleast_1d(found.bound)[0]
+    assert min(abs(value - right), abs(value - np.conj(right))) <= max(bound, 1e-4)
+    assert bound < 0.03
+
+
+def test_a_step_without_a_forward_derivative():
+    point, args = (jnp.ones(2), jnp.zeros(2)), (jnp.asarray(1.5),)
+    step = _td_step(_residual)
+    with pytest.raises(ValueError, match=r'custom_vjp.*product="difference"'):
+        flip_multiplier(step, point, args=args)
+    found = flip_multiplier(step, point, args=args, product="difference")
+    plain = flip_multiplier(_td_step(lambda x: x), point, args=args, product="difference")
+    np.testing.assert_allclose(found.value, plain.value, atol=1e-3)

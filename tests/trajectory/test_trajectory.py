@@ -1,5 +1,7 @@
 """The loop: its numbers against a plain loop, lanes, branches, divergence, and what it costs."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,9 +9,20 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from aeoskit.linalg import Lanczos
+from aeoskit.linalg import DiagonalPreconditioner, IdentityPreconditioner, Lanczos
 from aeoskit.objective import Objective
-from aeoskit.optimizers import adam, apply_updates, gradient_descent, momentum
+from aeoskit.optimizers import (
+    RMS,
+    AbstractMomentum,
+    Frozen,
+    LinearWarmup,
+    Optimizer,
+    adam,
+    adamw,
+    apply_updates,
+    gradient_descent,
+    momentum,
+)
 from aeoskit.probes import LossAndGradient, PreconditionedSharpness, Sharpness, StabilityThreshold
 from aeoskit.trajectory import (
     Continue,
@@ -410,5 +423,78 @@ class TestBadInput:
             next(stream(trajectory, carry, 3, mode="fast"))  # type: ignore[arg-type]
 
     def test_optimizers_of_two_kinds_do_not_stack(self):
-        with pytest.raises(ValueError, match="structure"):
+        with pytest.raises(ValueError, match=r"momentum_rule is EMA.* and NoMomentum"):
             stack_lanes([adam(1e-2), gradient_descent(0.1)])
+
+
+class Decayed(AbstractMomentum):
+    """A rule of a user: its decay rate is a Python number, and it has no array leaf."""
+
+    beta: float
+
+    def init(self, params):
+        return jax.tree.map(jnp.zeros_like, params)
+
+    def update(self, direction, state):
+        state = jax.tree.map(lambda m, g: self.beta * m + g, state, direction)
+        return state, state
+
+    def threshold(self, lr, weight_decay):
+        return (2 + 2 * self.beta) / lr
+
+    def recurrence(self, curvature, lr, weight_decay):
+        return jnp.array([[1 - lr * curvature, -lr * self.beta], [curvature, self.beta]])
+
+    def bias_correction(self, count):
+        return jnp.ones_like(count, dtype=float)
+
+
+def frozen(diagonal):
+    return Optimizer(0.1, None, Frozen(DiagonalPreconditioner({"w": diagonal})))
+
+
+class TestWhatCannotBeSwept:
+    """Lanes are one program: what is no array in it is the same for all of them, or refused."""
+
+    @pytest.mark.parametrize(
+        ("one", "two", "name", "values"),
+        [
+            (Optimizer(0.1, Decayed(0.9)), Optimizer(0.1, Decayed(0.1)), "beta", "0.9 .* 0.1"),
+            (Optimizer(0.1, Decayed(1.0)), Optimizer(0.1, Decayed(1)), "beta", "1.0 .* 1 "),
+            (
+                Optimizer(0.1, None, RMS(power=0.5)),
+                Optimizer(0.1, None, RMS(power=0.25)),
+                "preconditioner_rule.power",
+                "0.5 .* 0.25",
+            ),
+            (adam(np.cos), adam(np.sin), "schedule.function", "cos .* sin"),
+            (adam(0.1), adam(LinearWarmup(0.1, 5)), "schedule", "Constant.* LinearWarmup"),
+            (adam(0.1), adamw(0.1, weight_decay=0.2), "weight_decay", "None .* an array"),
+            (frozen(jnp.ones(2)), frozen(jnp.ones(3)), r"diagonal\['w'\]", r"\(2,\) .* \(3,\)"),
+            (
+                frozen(jnp.ones(2)),
+                frozen(jnp.ones(2, jnp.bfloat16)),
+                r"diagonal\['w'\]",
+                "float32 .* bfloat16",
+            ),
+            (
+                Optimizer(0.1, None, Frozen(IdentityPreconditioner(jnp.ones(2)))),
+                Optimizer(0.1, None, Frozen(IdentityPreconditioner(jnp.ones(3)))),
+                "preconditioner.structure",
+                ".*",
+            ),
+        ],
+    )
+    def test_a_difference_is_refused_by_its_name_and_both_values(self, one, two, name, values):
+        with pytest.raises(ValueError, match=f"{name} is .*{values}"):
+            stack_lanes([one, one, two])
+
+    def test_what_is_alike_stacks(self):
+        rates, decay = (0.1, 0.2, 0.3), Decayed(float("nan"))
+        sweep: Any = stack_lanes([Optimizer(lr, decay) for lr in rates])
+        np.testing.assert_allclose(sweep.schedule.lr, rates)
+        sweep = stack_lanes([frozen(scale * jnp.ones(2)) for scale in rates])
+        diagonal = sweep.preconditioner_rule.preconditioner.diagonal["w"]
+        np.testing.assert_allclose(diagonal[:, 0], rates, rtol=1e-6)
+        sweep = stack_lanes([adam(np.cos, beta1=beta1) for beta1 in rates])
+        np.testing.assert_allclose(sweep.momentum_rule.beta1, rates)

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
@@ -253,10 +254,12 @@ def _eager_solve(
     operator = _linearise(operator)
     solver, problem, small = jax.device_get((solver, problem, dataclasses.replace(start, block=None)))
     start = dataclasses.replace(small, block=start.block)
-    state = solver.init(operator, problem, start)
-    while not solver.terminate(operator, problem, state):
-        state = solver.step(operator, problem, state)
-    solution = solver.finish(operator, problem, state, start)
+    # As in a compiled program: what is not finite is looked at, not warned of.
+    with np.errstate(all="ignore"):
+        state = solver.init(operator, problem, start)
+        while not solver.terminate(operator, problem, state):
+            state = solver.step(operator, problem, state)
+        solution = solver.finish(operator, problem, state, start)
     if isinstance(operator, PackedOperator):
         vectors = _unpack(solution.vectors, operator.operator.in_structure())
         solution = dataclasses.replace(solution, vectors=vectors)
@@ -405,14 +408,16 @@ def _laid_out(
     elif start.block is not None and flat != packs:
         move = (lambda b: pack(b, structure, rows=True)) if packs else lambda b: unpack(b, structure)
         start = dataclasses.replace(start, block=move(start.block))
-    if not _same_kind(start.memory, memory):
+    if type(start.memory) is not type(memory):
         start = dataclasses.replace(start, memory=None)
+    elif _shapes(start.memory) != _shapes(memory):
+        raise ValueError(
+            f"eigensolve(start=...): the state is that of a solve for another k, or of "
+            f"{type(solver).__name__} with other options: pass its `block`, or a PRNG key."
+        )
     return (PackedOperator(operator) if packs else operator), start
 
 
-def _same_kind(memory: PyTree, blank: PyTree) -> bool:
-    if type(memory) is not type(blank):
-        return False
-    shapes = [x.shape for x in jax.tree.leaves(memory)]
-    wanted = [x.shape for x in jax.tree.leaves(blank)]
-    return shapes == wanted and jax.tree.structure(memory) == jax.tree.structure(blank)
+def _shapes(memory: PyTree) -> Any:
+    leaves, treedef = jax.tree.flatten(memory)
+    return [x.shape for x in leaves], treedef

@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Int, PyTree
 
+from .._record import record
 from .._options import Scalar, check_numbers
 from .._results import EVIDENCE
 from .._ritz import WHICH, structure_dimension
@@ -23,13 +24,15 @@ from ._verdict import first_match, select, standing
 _GUARD = 2
 
 
-class LanczosMemory(eqx.Module):
+@record
+class LanczosMemory:
     """Which rows of the block hold a vector."""
 
     there: Bool[ArrayLike, " r"]
 
 
-class LanczosOwn(eqx.Module):
+@record
+class LanczosOwn:
     """How many random and given rows a solve begins with, each of which has its product."""
 
     random: Int[ArrayLike, ""]

@@ -17,13 +17,13 @@ longer than the rest of the solve, and none of a product of matrices.
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
+from .._record import record
 from .._orthogonal import once
 
 # A direction shorter than this in what is left of it is no direction.
@@ -32,7 +32,8 @@ _GONE = 1e-3
 _ROUNDING = 4.0
 
 
-class Relation(eqx.Module):
+@record
+class Relation:
     """What was multiplied.
 
     Attributes:
@@ -50,7 +51,8 @@ class Relation(eqx.Module):
     count: Int[ArrayLike, ""]
 
 
-class Pairs(eqx.Module):
+@record
+class Pairs:
     """Ritz pairs of a relation, best first, the first `count` of them.
 
     Attributes:

@@ -19,6 +19,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
+from .._record import record
 from .._orthogonal import draw, once
 from .._tree import (
     block_combine,
@@ -46,7 +47,8 @@ NOTHING = 8.0
 _NEW = 1e-3
 
 
-class Product(eqx.Module):
+@record
+class Product:
     """One product, in the coordinates of the rows.
 
     Attributes:

@@ -17,6 +17,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, PyTree, UInt32
 
+from .._record import record
 from .._results import EVIDENCE
 from .._ritz import original_order
 from .._solution import EigenSolution
@@ -30,10 +31,11 @@ from ._space import grow, inject, orthonormal, padded, picked, recombine
 from ._verdict import ROTATION, Doubt, Health, Verdict, conclude, judge
 
 
-WITHOUT_END = np.iinfo(np.int32).max
+WITHOUT_END = 2**24 - 1
 
 
-class Search(eqx.Module):
+@record
+class Search:
     """What a solve does against overlooking a pair, beside growing its space.
 
     Attributes:
@@ -49,7 +51,8 @@ class Search(eqx.Module):
     trusted: Bool[ArrayLike, ""]
 
 
-class SubspaceState(eqx.Module):
+@record
+class SubspaceState:
     """What one product needs from those before it.
 
     Attributes:
@@ -300,23 +303,20 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
                     health, lost=namespace(lost).sqrt(health.lost**2 + lost**2)
                 ),
                 own=own,
-                restarts=state.restarts + 1,
+                restarts=state.restarts + (1 - state.verdict.shrink),
             )
-
-        def larger(state: SubspaceState) -> SubspaceState:
-            relation = state.relation
-            basis, key = inject(state.basis, relation.size, state.key)
-            new = namespace(relation.tried).arange(c) == relation.size
-            relation = dataclasses.replace(
-                relation, there=relation.there | new, size=relation.size + 1
-            )
-            return dataclasses.replace(state, basis=basis, relation=relation, key=key)
 
         full = state.verdict.shrink
         if c < problem.dimension:
             full = full | (state.relation.size + state.verdict.inject + self.rows_a_product() > c)
         state = when(full, smaller, state)
-        return when(state.verdict.inject, larger, state)
+        relation, new = state.relation, state.verdict.inject
+        basis, key = when(
+            new, lambda c: inject(c[0], relation.size, c[1]), (state.basis, state.key)
+        )
+        there = relation.there | ((np.arange(c) == relation.size) & new)
+        relation = dataclasses.replace(relation, there=there, size=relation.size + new)
+        return dataclasses.replace(state, basis=basis, relation=relation, key=key)
 
     def terminate(
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: SubspaceState
@@ -338,7 +338,14 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         rows = self.block_size(operator.in_structure(), k)
         wanted = matmul(state.relation.tried, state.pairs.vectors[:, :k])
         columns, memory, age = self.remember(problem, state, start, rows)
-        back = original_order(k, problem.which)
+        xp, back = namespace(wanted), original_order(k, problem.which)
+        small = {
+            "key": state.key,
+            "fresh": xp.asarray(False),
+            "age": xp.asarray(age, np.int32),
+            "memory": memory,
+        }
+        small = jax.device_put(small) if xp is np else small
         vectors, block = picked(state.basis, wanted[:, back], columns)
         return conclude(
             problem=problem,
@@ -354,12 +361,6 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
             vectors=vectors,
             estimates=self.expected_errors(problem, state),
             value_met=value_met,
-            stats={"matvecs": state.matvecs, "restarts": state.restarts} | self.counts(state),
-            state=Start(
-                block=block,
-                key=jnp.asarray(state.key),
-                fresh=jnp.asarray(False),
-                age=jnp.asarray(age, jnp.int32),
-                memory=jax.tree.map(jnp.asarray, memory),
-            ),
+            stats={"matvecs": state.matvecs, "restarts": state.restarts},
+            state=Start(block, **small),
         )

@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, PyTree
 
+from .._record import record
 from .._options import Scalar, check_numbers
 from .._results import EVIDENCE
 from .._ritz import structure_dimension
@@ -45,7 +46,8 @@ _FORGET = 0.5
 _SELF, _CHANGE, _STEP, _BROUGHT = range(4)
 
 
-class Model(eqx.Module):
+@record
+class Model:
     """What is believed of the operator, in coordinates of rows and in units.
 
     Attributes:
@@ -63,7 +65,8 @@ class Model(eqx.Module):
     drift: Float[ArrayLike, ""]
 
 
-class TrackingMemory(eqx.Module):
+@record
+class TrackingMemory:
     """What a solve leaves to the next one, beside rows: the model, and which rows there are."""
 
     model: Model
@@ -71,7 +74,8 @@ class TrackingMemory(eqx.Module):
     unit: Float[ArrayLike, ""]
 
 
-class Explorer(eqx.Module):
+@record
+class Explorer:
     """A direction that nothing wanted points to, followed from solve to solve."""
 
     columns: Float[ArrayLike, "c 4"]
@@ -80,7 +84,8 @@ class Explorer(eqx.Module):
     exploring: Bool[ArrayLike, ""]
 
 
-class TrackingOwn(eqx.Module):
+@record
+class TrackingOwn:
     """Beside the relation.
 
     Attributes:
@@ -547,7 +552,8 @@ def _next_explorer(columns: Any, best: Any, matrix: Any) -> Any:
     brought = xp.where(stepped, columns[:, _BROUGHT], 0)
     span = off(best, xp.stack([first, brought, columns[:, _CHANGE]], axis=1))
     lengths = norms(span)
-    span = xp.where(lengths > 1e-3, span / xp.where(lengths > 1e-3, lengths, 1), 0)
+    long = lengths[None, :] > 1e-3
+    span = xp.where(long, span / xp.where(long, lengths[None, :], 1), 0)
     # An orthonormal basis of the span, dependent directions left out.
     weights, turn = eigh(matmul(span.T, span))
     turn = turn / xp.sqrt(xp.where(weights > 1e-6, weights, xp.inf))[None, :]
@@ -559,6 +565,6 @@ def _next_explorer(columns: Any, best: Any, matrix: Any) -> Any:
     moved = xp.where(stepped, top, span[:, :1])
     change = xp.where(stepped, span[:, :1], span[:, 2:])
     change = off(moved, off(best, change))
-    length = norms(change)
+    length = norms(change)[None, :]
     change = xp.where(length > 1e-3, change / xp.where(length > 1e-3, length, 1), 0)
     return xp.concatenate([moved, change], axis=1)

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, PyTree
 
+from .._record import record
 from .._error_bars import ritz_gaps, temple_bound
 from .._results import EVIDENCE, RESULTS
 from .._ritz import original_order
@@ -26,7 +27,8 @@ _ASYMMETRY = 10.0
 _OVERLOOKED = 20.0
 
 
-class Health(eqx.Module):
+@record
+class Health:
     """What is known of the numbers.
 
     Attributes:
@@ -46,7 +48,8 @@ class Health(eqx.Module):
     error: Float[ArrayLike, ""]
 
 
-class Doubt(eqx.Module):
+@record
+class Doubt:
     """Whether the wanted pairs are all that there are: a search beside them, from a random row.
 
     A Krylov space has one copy of each eigenvalue at most, and a start that was given may lack what
@@ -70,7 +73,8 @@ class Doubt(eqx.Module):
     limit: Int[ArrayLike, ""]
 
 
-class Verdict(eqx.Module):
+@record
+class Verdict:
     """What is next: the end, or a random row, before which all but the wanted pairs may go."""
 
     done: Bool[ArrayLike, ""]
@@ -105,9 +109,9 @@ def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -
     beyond = np.arange(k, k + ends)
     held = pairs.values[beyond - ends]
     residuals = pairs.residuals[beyond]
-    converged = residuals + floor(health) <= tolerance(rtol, atol, held, health)
-    by = pairs.values if pairs.distances is None else pairs.distances
-    gap = xp.abs(by[beyond - ends] - by[beyond])
+    least = floor(health)
+    converged = residuals + least <= xp.maximum(tolerance(rtol, atol, held, health), 2 * least)
+    gap = xp.abs(held - pairs.values[beyond])
     return ~(converged | (_OVERLOOKED * problem.dimension**0.5 * residuals <= gap))
 
 
@@ -235,17 +239,17 @@ def conclude(
     back = original_order(k, problem.which)
     nan, infinite = xp.asarray(xp.nan, values.dtype), xp.asarray(xp.inf, values.dtype)
     bars = xp.where(found, unit * residuals, infinite)[back]
+    arrays = {
+        "values": xp.where(found, unit * values, nan)[back],
+        "residuals": bars,
+        "bounds": bars,
+        "estimates": xp.where(found, unit * estimates, infinite)[back],
+        "converged": converged[back],
+        "is_top": (converged & (trusted | complete))[back],
+        "stats": {name: xp.asarray(value, np.int32) for name, value in stats.items()},
+    }
+    if xp is np:
+        arrays = jax.device_put(arrays)
     return EigenSolution(
-        values=jnp.asarray(xp.where(found, unit * values, nan)[back]),
-        vectors=vectors,
-        residuals=jnp.asarray(bars),
-        bounds=jnp.asarray(bars),
-        estimates=jnp.asarray(xp.where(found, unit * estimates, infinite)[back]),
-        converged=jnp.asarray(converged[back]),
-        is_top=jnp.asarray((converged & (trusted | complete))[back]),
-        evidence=evidence,
-        result=result,
-        stats={name: jnp.asarray(value, jnp.int32) for name, value in stats.items()},
-        state=state,
+        vectors=vectors, evidence=evidence, result=result, state=state, **arrays
     )
-

@@ -8,6 +8,7 @@ from ._gauss_newton import run_gauss_newton_benchmark as run_gauss_newton_benchm
 from ._hard import run_hard_benchmark as run_hard_benchmark
 from ._loop import run_loop_benchmark as run_loop_benchmark
 from ._scale import run_scale_benchmark as run_scale_benchmark
+from ._startup import run_startup_benchmark as run_startup_benchmark
 
 # The names are repeated in the package's `BENCHMARKS`, which lists them without importing jax. A
 # function's keyword arguments are the command's options; it returns `rows`, for a table.
@@ -16,5 +17,6 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "eigen": run_eigen_benchmark,
     "hard": run_hard_benchmark,
     "gauss-newton": run_gauss_newton_benchmark,
+    "startup": run_startup_benchmark,
     "scale": run_scale_benchmark,
 }

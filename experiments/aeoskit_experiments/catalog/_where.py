@@ -43,11 +43,16 @@ def data_folder() -> Path:
     named = os.environ.get(VARIABLE)
     if named:
         return expanded(named, VARIABLE).absolute()
+    return cache_home() / "aeoskit" / "data"
+
+
+def cache_home() -> Path:
+    """The user's folder for caches: `XDG_CACHE_HOME`, or `~/.cache`."""
     caches = os.environ.get("XDG_CACHE_HOME")
     # As the XDG base directory specification has it: a relative path is to be ignored.
     if not caches or not Path(caches).is_absolute():
-        caches = str(Path.home() / ".cache")
-    return Path(caches) / "aeoskit" / "data"
+        return Path.home() / ".cache"
+    return Path(caches)
 
 
 def looked_for(name: str, path: str | os.PathLike[str] | None = None) -> list[Path]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import importlib.resources
 import struct
 import zipfile
 import zlib
@@ -12,6 +11,7 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.catalog import expanded
 
 from ._archive import leads_outside, spell
+from ._scikit_learn import shipped
 
 # WikiText-103 has 0.54 GB.
 LARGEST = 2**31
@@ -152,8 +152,7 @@ def _contents(archive: zipfile.ZipFile, member: zipfile.ZipInfo, said: str) -> b
 
 def embedded_text() -> tuple[str, str]:
     """The descriptions of data sets that scikit-learn ships, and what errors call them."""
-    folder = importlib.resources.files("sklearn") / "datasets" / "descr"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".rst")), key=lambda f: f.name)
+    files = sorted(shipped("descr").glob("*.rst"), key=lambda file: file.name)
     data = b"".join(file.read_bytes() for file in files)
     version, digest = importlib.metadata.version("scikit-learn"), hashlib.sha256(data).hexdigest()
     name = f"the text of scikit-learn {version} (sha256 {digest[:12]}…)"

@@ -1,15 +1,44 @@
-"""Carrying a pipeline out: building, training, branching, recording, summing up."""
+"""Carrying a pipeline out: building, training, branching, recording, summing up.
 
-from ._execute import Outcome as Outcome
-from ._execute import execute as execute
-from ._listener import Listener as Listener
-from ._listener import Silent as Silent
-from ._processes import Membership as Membership
-from ._processes import join as join
-from ._suite import SuiteOutcome as SuiteOutcome
-from ._suite import execute_suite as execute_suite
-from ._summary import summarize_advance as summarize_advance
-from ._summary import summarize_run as summarize_run
-from ._windows import edge_step as edge_step
-from ._windows import last_fifth as last_fifth
-from ._windows import running_median as running_median
+Modules are imported when a name of theirs is asked for: who only waits for runs needs no xarray.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._execute import Outcome as Outcome
+    from ._execute import execute as execute
+    from ._listener import Listener as Listener
+    from ._listener import Silent as Silent
+    from ._processes import Membership as Membership
+    from ._processes import join as join
+    from ._suite import SuiteOutcome as SuiteOutcome
+    from ._suite import execute_suite as execute_suite
+    from ._summary import summarize_advance as summarize_advance
+    from ._summary import summarize_run as summarize_run
+    from ._windows import edge_step as edge_step
+    from ._windows import last_fifth as last_fifth
+    from ._windows import running_median as running_median
+
+_HOMES = {
+    "Outcome": "_execute",
+    "execute": "_execute",
+    "Listener": "_listener",
+    "Silent": "_listener",
+    "Membership": "_processes",
+    "join": "_processes",
+    "SuiteOutcome": "_suite",
+    "execute_suite": "_suite",
+    "summarize_advance": "_summary",
+    "summarize_run": "_summary",
+    "edge_step": "_windows",
+    "last_fifth": "_windows",
+    "running_median": "_windows",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

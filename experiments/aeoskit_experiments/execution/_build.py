@@ -10,7 +10,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 
 from aeoskit.linalg import (
     AbstractEigenSolver,
@@ -89,7 +89,7 @@ def build(experiment: Experiment) -> Setup:
     assert train is not None
     dataset = data.build()
     network = model.build()
-    params = network.init(jax.random.key(_whole(model.seed)), dataset)
+    params = _drawn(network.init, jax.random.key(_whole(model.seed)), dataset)
     placement = None if experiment.place is None else placement_of(experiment.place)
     examples = (dataset.inputs, dataset.targets)
     if placement is not None:
@@ -135,18 +135,32 @@ def build(experiment: Experiment) -> Setup:
         lanes=len(lanes) if len(lanes) > 1 else None,
     )
     key = jax.random.key(train.seed)
-    carry = trajectory.init(params, key)
+    carry = _initial(trajectory, params, key)
     start = None
     if past is not None:
         theirs, like = trajectory, carry
         if past.experiment.probes != experiment.probes:
             theirs = dataclasses.replace(trajectory, probes=made(past.experiment.probes))
-            like = theirs.init(params, key)
+            like = _initial(theirs, params, key)
         before = set(past.experiment.probes)
         lost = {probe.variant for probe in experiment.probes if probe not in before}
         kept = tuple(name for name in trajectory.probes if name not in lost)
         start = Start(past, theirs, past.load(like), kept)
     return Setup(trajectory, carry, lanes, dataclasses.replace(train, steps=steps), start)
+
+
+@eqx.filter_jit
+def _drawn(
+    init: Callable[[PRNGKeyArray, AnyDataset], PyTree], key: PRNGKeyArray, dataset: AnyDataset
+) -> PyTree:
+    """The parameters, by one program in place of several for each shape."""
+    return init(key, dataset)
+
+
+@eqx.filter_jit
+def _initial(trajectory: Trajectory, params: PyTree, key: PRNGKeyArray) -> Carry:
+    """The state before the first step, by one program in place of one for each array."""
+    return trajectory.init(params, key)
 
 
 def build_optimizer(choice: Choice, lanes: tuple[dict[str, float], ...]) -> AnyOptimizer:

@@ -11,6 +11,7 @@ import msgspec
 
 from aeoskit.record import create_run, environment, read_run
 from aeoskit.trajectory import choose_mode
+from aeoskit_experiments._cache import follow_cache
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments._supervise import tell_supervisor
 from aeoskit_experiments.catalog import provenance
@@ -21,6 +22,7 @@ from ._draw import draw
 from ._interrupt import Interrupt
 from ._listener import Listener, Silent
 from ._onlooker import AnyWriter, Onlooker
+from ._phase import phase
 from ._processes import from_leader, is_leader, noticing
 from ._rewind import with_past
 from ._room import make_room
@@ -82,11 +84,14 @@ def execute(
         UserError: bad input, before any work; nothing is left behind.
     """
     begun = time.perf_counter()
+    uncached = follow_cache()
     pipeline = pipeline.inherited()
     pipeline.experiment()  # The whole is checked before anything is made.
     groups = [(group.values, group.pipeline.declared()) for group in pipeline.groups()]
     store = pipeline.declared().store or Store()
     listener = listener if listener is not None and is_leader() else Silent()
+    if uncached:
+        listener.noted(uncached)
     with jax.default_matmul_precision(MATMUL_PRECISION), Interrupt() as interrupt:
         setup = _built(groups[0][1])
         if not any(axis.stage == "model" and axis.option != "seed" for axis in pipeline.sweep()):
@@ -96,7 +101,7 @@ def execute(
         writer = _create(pipeline, store, root, folder, lanes)
         status = "finished"
         try:
-            with noticing(writer.path):
+            with noticing(writer.path), phase("train"):
                 _train_groups(groups, setup, store, writer, listener, interrupt)
         except KeyboardInterrupt:
             if _empty(writer):
@@ -166,7 +171,8 @@ def _empty(writer: AnyWriter) -> bool:
 
 def _built(experiment: Experiment) -> Setup:
     try:
-        return build(experiment)
+        with phase("build"):
+            return build(experiment)
     except UserError:
         raise
     except ValueError as error:
@@ -265,7 +271,8 @@ def _conclude(
         summary["rows"] = rows
     if status == "finished" and all(item["diverged_at"] is not None for item in main):
         status = "diverged"
-    figures = draw(dataset, kind, runs, rows, writer.figure_path(pipeline.name), listener)
+    with phase("draw"):
+        figures = draw(dataset, kind, runs, rows, writer.figure_path(pipeline.name), listener)
     summary |= {
         "status": status,
         "seconds": time.perf_counter() - begun,

@@ -2,9 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
-
-import xarray as xr
+from typing import TYPE_CHECKING, Any
 
 from aeoskit.record import Run, load_checkpoint, read_run
 from aeoskit.trajectory import Carry, Trajectory, chunk_length
@@ -12,8 +10,8 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import Experiment, Rewind, Train
 from aeoskit_experiments.pipelines._inherit import stored_pipeline
 
-from ._summary import ratio_curve
-from ._windows import edge_step
+if TYPE_CHECKING:  # a run that is not rewound, or only planned, needs it not
+    import xarray as xr
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Past:
     experiment: Experiment
     at: int
     checkpoint: int
-    rows: xr.Dataset
+    rows: "xr.Dataset"
 
     def load(self, like: Carry) -> Carry:
         """The state at the checkpoint.
@@ -111,7 +109,7 @@ def find_past(rewind: Rewind, raw: bool) -> Past:
     return Past(run, old, at, _checkpoint(run, at), _before(main, at))
 
 
-def with_past(dataset: xr.Dataset, rewind: Rewind) -> xr.Dataset:
+def with_past(dataset: "xr.Dataset", rewind: Rewind) -> "xr.Dataset":
     """A rewound run's measurements with those of the other main run before them.
 
     Args:
@@ -124,7 +122,7 @@ def with_past(dataset: xr.Dataset, rewind: Rewind) -> xr.Dataset:
     return dataset.combine_first(rows.reindex(branch=dataset["branch"]))
 
 
-def _before(main: xr.Dataset, at: int) -> xr.Dataset:
+def _before(main: "xr.Dataset", at: int) -> "xr.Dataset":
     return main.isel(step=main["step"].values < at)
 
 
@@ -143,8 +141,11 @@ def _checkpoint(run: Run, at: int) -> int:
     return early[-1]
 
 
-def _edge(main: xr.Dataset, old: Experiment, end: int, raw: bool) -> int | None:
+def _edge(main: "xr.Dataset", old: Experiment, end: int, raw: bool) -> int | None:
     """The end of the first chunk in which the ratio had risen to 0.9: where a branch begins."""
+    from ._summary import ratio_curve  # which draws xarray and matplotlib in
+    from ._windows import edge_step
+
     assert old.train is not None
     steps, ratio = ratio_curve(main, raw)
     for step in _ends(old.train, [item.at for item in old.branches], end):

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray, PyTree
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.data import AnyDataset, Dataset, TokenDataset
 
-from ._model import Init, Model, check_settings, draw_layer, wrong_kind
+from ._model import Init, Model, check_settings, draw_layer, scaled_normal, wrong_kind
 
 # In the order of their parts in a layer's arrays.
 GATES = ("input", "forget", "cell", "output")
@@ -29,9 +29,8 @@ class _Init:
         params = {}
         if isinstance(dataset, TokenDataset):
             # A token is one input of 1 among zeros: its row has the variance of one input.
-            params["tokens"] = self.scale * jax.random.normal(
-                of_tokens, (dataset.vocabulary, self.width), jnp.float32
-            )
+            shape = (dataset.vocabulary, self.width)
+            params["tokens"] = scaled_normal(of_tokens, shape, self.scale)
             features, classes = self.width, dataset.vocabulary
         elif isinstance(dataset, Dataset):
             _, columns, channels = dataset.image_shape

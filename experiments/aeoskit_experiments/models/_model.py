@@ -116,5 +116,17 @@ def draw_layer(
     for size in shape[:-1]:
         fan_in *= size
     deviation = scale * (VARIANCES[init] / fan_in) ** 0.5
-    weight = deviation * jax.random.normal(key, shape, jnp.float32)
+    weight = scaled_normal(key, shape, deviation)
     return {"weight": weight, "bias": jnp.zeros(shape[-1], jnp.float32)}
+
+
+def scaled_normal(
+    key: PRNGKeyArray, shape: tuple[int, ...], deviation: float
+) -> Float[Array, "..."]:
+    """Normal numbers of a deviation, the same bits whether drawn alone or in a larger program.
+
+    Without the barrier, a compiler that sees both multiplies the deviation by the factor that is
+    the last step of the draw, which rounds differently.
+    """
+    normal = jax.random.normal(key, shape, jnp.float32)
+    return deviation * jax.lax.optimization_barrier(normal)
