@@ -8,7 +8,6 @@ training.
 
 from ._algebra import DeflatedOperator as DeflatedOperator
 from ._algebra import ShiftedOperator as ShiftedOperator
-from ._arnoldi import Arnoldi as Arnoldi
 from ._axis_factor import AxisFactor as AxisFactor
 from ._axis_factor import multiply_along as multiply_along
 from ._axis_factor import symmetric_factor as symmetric_factor
@@ -21,6 +20,7 @@ from ._density import spectral_density as spectral_density
 from ._determinism import check_operator as check_operator
 from ._diagonal import diagonal as diagonal
 from ._diagonal import frobenius_norm as frobenius_norm
+from .solvers._arnoldi import Arnoldi as Arnoldi
 from .solvers._eigensolve import AbstractEigenSolver as AbstractEigenSolver
 from .solvers._eigensolve import EigenProblem as EigenProblem
 from .solvers._eigensolve import eigensolve as eigensolve

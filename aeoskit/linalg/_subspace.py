@@ -17,8 +17,8 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from .solvers._eigensolve import EigenProblem
+from .solvers._relation import kept_at_restart
 from ._harmonic import GUARD, nearest_zero, small_product
-from ._lanczos_state import kept_at_restart
 from ._options import Scalar
 from ._orthogonal import draw, once, orthonormalise
 from ._results import EVIDENCE

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Inexact, Int
 
 from .._record import record
 from .._orthogonal import once
@@ -55,19 +55,27 @@ class Relation:
 class Pairs:
     """Ritz pairs of a relation, best first, the first `count` of them.
 
+    Complex where the operator is not symmetric.
+
     Attributes:
         values: In units.
         vectors: S, in columns: coordinates in the columns of X.
         errors: The coordinates in V of their residuals, in columns.
         residuals: The norms of these, infinite where there is no pair.
-        distances: What they are ranked by where that is not the value.
     """
 
-    values: Float[ArrayLike, " c"]
-    vectors: Float[ArrayLike, "c c"]
-    errors: Float[ArrayLike, "c c"]
+    values: Inexact[ArrayLike, " c"]
+    vectors: Inexact[ArrayLike, "c c"]
+    errors: Inexact[ArrayLike, "c c"]
     residuals: Float[ArrayLike, " c"]
-    distances: Float[ArrayLike, " c"] | None = None
+
+    def reach(self, residuals: Any) -> Any:
+        """How far an eigenvalue may be from the first values, if these are their residuals."""
+        return residuals
+
+    def order(self, which: str) -> Any:
+        """The numbers by which they are ranked."""
+        return measure(self.values, which)
 
 
 def namespace(x: Any) -> Any:
@@ -91,7 +99,24 @@ def when(predicate: Any, function: Any, value: Any) -> Any:
 
 def norms(columns: Any) -> Any:
     """The norm of each column."""
-    return namespace(columns).sqrt((columns * columns).sum(axis=0))
+    squares = (columns * columns.conj()).real if _is_complex(columns) else columns * columns
+    return namespace(columns).sqrt(squares.sum(axis=0))
+
+
+def _is_complex(x: Any) -> bool:
+    return np.issubdtype(x.dtype, np.complexfloating)
+
+
+def measure(values: Any, which: str) -> Any:
+    """What `which` orders the values by: their moduli, their real parts, or they themselves."""
+    if which == "largest_magnitude":
+        return namespace(values).abs(values)
+    return values.real if _is_complex(values) else values
+
+
+def splits_pair(values: Any, k: Any) -> Any:
+    """1 if the first k of the values leave out the lower one of a conjugate pair, else 0."""
+    return (values[k - 1].imag > 0).astype(np.int32) if _is_complex(values) else 0
 
 
 def off(orthonormal: Any, columns: Any) -> Any:
@@ -190,16 +215,50 @@ def compressed(
     those that are preferred; the norm of what the images had outside is returned too.
     """
     xp = namespace(relation.tried)
-    c = relation.tried.shape[0]
-    index = xp.arange(c)
     kept = xp.minimum(xp.asarray(kept, np.int32), relation.count)
-    held = index < kept
+    held = xp.arange(relation.tried.shape[0]) < kept
     best = xp.where(held[None, :], pairs.vectors, 0)
     errors = xp.where(held[None, :], pairs.errors, 0)
+    axes = errors / (norms(errors) + 1e-30)[None, :]
+    smaller, columns, outside = cut(relation, best, axes, kept, most, preference)
+    pairs = Pairs(
+        values=xp.where(held, pairs.values, 0).astype(best.dtype),
+        vectors=smaller.tried,
+        errors=matmul(columns.T, errors),
+        residuals=xp.where(held, pairs.residuals, xp.inf).astype(best.dtype),
+    )
+    return smaller, pairs, columns, xp.max(outside)
+
+
+def cut(
+    relation: Relation,
+    best: Any,
+    shares: Any,
+    kept: Any,
+    most: Any,
+    preference: Any | None = None,
+) -> tuple[Relation, Any, Any]:
+    """The relation on `kept` orthonormal combinations of X and what was not multiplied.
+
+    Args:
+        relation: What was multiplied.
+        best: The combinations, in columns; zero columns from `kept` on.
+        shares: Unit residuals, in columns: rows in which they have their shares go first.
+        kept: How many.
+        most: How many rows there may be.
+        preference: `(c, c)`, for other directions.
+
+    Returns:
+        The relation, the columns of V, and the norms of what each image had outside of them.
+    """
+    xp = namespace(relation.tried)
+    c = relation.tried.shape[0]
+    index = xp.arange(c)
+    held = index < kept
     ritz, images = matmul(relation.tried, best), matmul(relation.images, best)
     # The complement of what was multiplied, among the rows.
     rest = xp.diag(relation.there.astype(ritz.dtype)) - matmul(relation.tried, relation.tried.T)
-    shares = matmul(rest, errors / (norms(errors) + 1e-30)[None, :])
+    shares = matmul(rest, shares)
     weight = rest + 4 * matmul(shares, shares.T)
     if preference is not None:
         weight = weight + matmul(rest, matmul(preference, rest))
@@ -212,21 +271,14 @@ def compressed(
     columns = (ritz + moved).astype(ritz.dtype)
     outside = images - matmul(columns, matmul(columns.T, images))
     there = held | behind
-    unit = xp.diag(held.astype(ritz.dtype))
     smaller = Relation(
-        tried=unit,
+        tried=xp.diag(held.astype(ritz.dtype)),
         images=matmul(columns.T, images),
         there=there,
         size=there.sum().astype(np.int32),
         count=kept,
     )
-    pairs = Pairs(
-        values=xp.where(held, pairs.values, 0).astype(ritz.dtype),
-        vectors=unit,
-        errors=matmul(columns.T, errors),
-        residuals=xp.where(held, pairs.residuals, xp.inf).astype(ritz.dtype),
-    )
-    return smaller, pairs, columns, xp.max(norms(outside))
+    return smaller, columns, norms(outside)
 
 
 def kept(
@@ -289,7 +341,6 @@ def kept(
         vectors=unit * best[None, :],
         errors=errors,
         residuals=xp.where(best, pairs.residuals, xp.inf).astype(ritz.dtype),
-        distances=pairs.distances,
     )
     return smaller, pairs, columns, xp.max(norms(outside))
 

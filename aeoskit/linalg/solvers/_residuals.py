@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, PyTree
 
+from .._record import record
 from .._results import EVIDENCE
 from .._ritz import structure_dimension
 from .._start import Start
@@ -22,13 +23,15 @@ from ._verdict import first_match, select, standing
 GUARD = 2
 
 
-class ResidualMemory(eqx.Module):
+@record
+class ResidualMemory:
     """Which rows of the block hold a vector."""
 
     there: Bool[ArrayLike, " r"]
 
 
-class ResidualOwn(eqx.Module):
+@record
+class ResidualOwn:
     """Beside the relation.
 
     Attributes:
@@ -83,9 +86,10 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
                 random=xp.zeros((), np.int32), given=xp.asarray(count, np.int32)
             ), 0.0
         there = xp.sum(start.memory.there[: problem.k])
+        cold = start.fresh | (there == 0)
         return ResidualOwn(
-            random=xp.where(start.fresh, self.random_rows(), 0).astype(np.int32),
-            given=xp.where(start.fresh, 0, there).astype(np.int32),
+            random=xp.where(cold, self.random_rows(), 0).astype(np.int32),
+            given=xp.where(cold, 0, there).astype(np.int32),
         ), 0.0
 
     def search(self, problem: EigenProblem, start: Start) -> Search:

@@ -323,9 +323,14 @@ def recombine(basis: PyTree, columns: Any) -> PyTree:
 
 
 def _picked(basis: PyTree, wanted: Array, columns: Array) -> tuple[PyTree, PyTree]:
-    both = block_combine(basis, jnp.concatenate([wanted, columns], axis=1))
-    k = wanted.shape[1]
-    return jax.tree.map(lambda b: b[:k], both), jax.tree.map(lambda b: b[k:], both)
+    k, several = wanted.shape[1], jnp.iscomplexobj(wanted)
+    parts = [wanted.real, wanted.imag] if several else [wanted]
+    both = block_combine(basis, jnp.concatenate([*parts, columns], axis=1))
+
+    def first(b: Array) -> Array:
+        return jax.lax.complex(b[:k], b[k : 2 * k]) if several else b[:k]
+
+    return jax.tree.map(first, both), jax.tree.map(lambda b: b[len(parts) * k :], both)
 
 
 def picked(basis: PyTree, wanted: Any, columns: Any) -> tuple[PyTree, PyTree]:

@@ -80,7 +80,7 @@ class SubspaceState:
 
 
 class AbstractSubspaceSolver(AbstractEigenSolver):
-    """A method that grows a subspace, for symmetric operators.
+    """A method that grows a subspace; what is not overridden is for symmetric operators.
 
     `init`, `step` and `finish` run on the host, where all but vectors is NumPy and a product costs
     a dispatch, or traced into a program: they are the same functions.
@@ -88,6 +88,8 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
 
     eager: ClassVar[bool] = True
     rescales: ClassVar[bool] = True
+    # Whether the rows of a state's block are orthonormal, as this solver has left them.
+    keeps_rows: ClassVar[bool] = True
     rtol: eqx.AbstractVar[Any]
     atol: eqx.AbstractVar[Any]
     noise: eqx.AbstractVar[Any]
@@ -133,10 +135,6 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         """Adds a row that the next direction needs, where the method goes out of the span."""
         return state
 
-    def extract(self, problem: EigenProblem, state: SubspaceState) -> tuple[Pairs, Any]:
-        """The pairs of the space, best first; the asymmetry seen."""
-        return ritz_pairs(state.relation, state.health.scale, problem.which)
-
     def wants_random(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """Whether the method itself wants a random row before its next product."""
         return state.relation.size == 0
@@ -159,10 +157,6 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         """Estimates of the errors of the wanted values, in units; None: from residuals and gaps."""
         return None
 
-    def counts(self, state: SubspaceState) -> dict[str, Any]:
-        """The method's own counts, beside products and restarts."""
-        return {}
-
     @abc.abstractmethod
     def shrink(
         self, problem: EigenProblem, state: SubspaceState
@@ -174,6 +168,19 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         self, problem: EigenProblem, state: SubspaceState, start: Start, rows: int
     ) -> tuple[Any, Any, Any]:
         """The columns of the next start's block, the memory beside it, and its age."""
+
+    def no_pairs(self, c: int, dtype: Any, xp: Any) -> Pairs:
+        """What there is before the first product, in the shapes of the small problem's pairs."""
+        square = xp.zeros((c, c), dtype)
+        return Pairs(xp.zeros(c, dtype), square, square, xp.full(c, xp.inf, dtype))
+
+    def small_problem(self, problem: EigenProblem, state: SubspaceState) -> tuple[Pairs, Any]:
+        """The Ritz pairs, and the asymmetry seen."""
+        return ritz_pairs(state.relation, state.health.scale, problem.which)
+
+    def more_stats(self, problem: EigenProblem, state: SubspaceState) -> dict[str, Any]:
+        """What `stats` holds beside the counts."""
+        return {}
 
     # What follows from it.
 
@@ -187,19 +194,20 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         c = self.capacity(dimension, k)
         given = start.memory is None
         key = start.key
+        count = self.block_size(structure, k)
         if given:
             count = min(jax.tree.leaves(start.block)[0].shape[0], self.given(k, dimension))
-            noise = jnp.asarray(self.noise, dtype)
+        rows = xp.where(start.fresh, 0, count).astype(np.int32)
+        there = xp.arange(c) < rows
+        if given or not self.keeps_rows:
+            noise = jnp.asarray(self.noise if given else 0.0, dtype)
             basis, key = orthonormal(structure, start.block, c, noise, key)
-            rows = np.asarray(count, np.int32)
-            there = xp.arange(c) < count
         else:
-            count = self.block_size(structure, k)
             refresh = ~start.fresh & (start.age % 8 == 7)
             basis = padded(structure, start.block, c, jnp.asarray(refresh))
-            rows = xp.where(start.fresh, 0, count).astype(np.int32)
-            there = xp.arange(c) < rows
             there = there & xp.pad(start.memory.there, (0, max(0, c - count)), constant_values=False)[:c]
+            # What was not finite left nothing: the solve is a cold one.
+            rows = xp.where(xp.any(there), rows, 0).astype(np.int32)
         own, unit = self.begin(structure, problem, start, count, xp)
         search = self.search(problem, start)
         square, zero = xp.zeros((c, c), dtype), xp.zeros((), dtype)
@@ -207,7 +215,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         return SubspaceState(
             basis=basis,
             relation=Relation(square, square, there, xp.asarray(rows), integer),
-            pairs=Pairs(xp.zeros(c, dtype), square, square, xp.full(c, xp.inf, dtype)),
+            pairs=self.no_pairs(c, dtype, xp),
             health=Health(
                 unit=xp.asarray(unit, dtype),
                 scale=zero,
@@ -260,7 +268,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
             matvecs=state.matvecs + 1,
         )
         state = self.learn(problem, state, x, product)
-        pairs, asymmetry = self.extract(problem, state)
+        pairs, asymmetry = self.small_problem(problem, state)
         asymmetry = xp.maximum(state.health.asymmetry, asymmetry)
         health = dataclasses.replace(state.health, asymmetry=asymmetry)
         state = dataclasses.replace(state, pairs=pairs, health=health)
@@ -361,6 +369,10 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
             vectors=vectors,
             estimates=self.expected_errors(problem, state),
             value_met=value_met,
-            stats={"matvecs": state.matvecs, "restarts": state.restarts},
+            stats={
+                "matvecs": xp.asarray(state.matvecs, np.int32),
+                "restarts": xp.asarray(state.restarts, np.int32),
+                **self.more_stats(problem, state),
+            },
             state=Start(block, **small),
         )

@@ -13,7 +13,7 @@ from .._error_bars import ritz_gaps, temple_bound
 from .._results import EVIDENCE, RESULTS
 from .._ritz import original_order
 from .._solution import EigenSolution
-from ._relation import Pairs, Relation, namespace
+from ._relation import Pairs, Relation, measure, namespace, splits_pair
 
 # In units of (machine epsilon * norm seen): what rounding alone adds to a residual, and what each
 # rotation of the basis does.
@@ -60,7 +60,7 @@ class Doubt:
         asked: Whether a search has to be made.
         running: Whether one is being made.
         passed: Whether the last one found nothing.
-        claimed: The wanted values when it began.
+        claimed: The wanted values when it began (what they are ordered by).
         begun: How many products had been spent then.
         limit: After so many products it ends in any case.
     """
@@ -106,13 +106,15 @@ def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -
     """Whether the best pair beyond the wanted ones, at each end, may be one of them."""
     xp = namespace(pairs.values)
     k, ends = problem.k, 2 if problem.which == "both" else 1
-    beyond = np.arange(k, k + ends)
+    beyond = np.arange(k, k + ends) + splits_pair(pairs.values, k)
     held = pairs.values[beyond - ends]
     residuals = pairs.residuals[beyond]
     least = floor(health)
     converged = residuals + least <= xp.maximum(tolerance(rtol, atol, held, health), 2 * least)
-    gap = xp.abs(held - pairs.values[beyond])
-    return ~(converged | (_OVERLOOKED * problem.dimension**0.5 * residuals <= gap))
+    order = pairs.order(problem.which)
+    gap = xp.abs(order[beyond - ends] - order[beyond])
+    reach = pairs.reach(pairs.residuals)[beyond]
+    return ~(converged | (_OVERLOOKED * problem.dimension**0.5 * reach <= gap))
 
 
 def searchable(problem: Any, c: int) -> bool:
@@ -125,7 +127,8 @@ def first_match(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health
     xp = namespace(pairs.values)
     if not searchable(problem, pairs.values.shape[0]):
         return xp.argmax(xp.where(xp.isfinite(pairs.residuals), pairs.residuals, -1))
-    return problem.k + xp.argmax(_matches(problem, rtol, atol, pairs, health))
+    first = xp.argmax(_matches(problem, rtol, atol, pairs, health))
+    return problem.k + splits_pair(pairs.values, problem.k) + first
 
 
 def judge(
@@ -150,8 +153,8 @@ def judge(
         over = (doubt.running & settled & (matvecs > doubt.begun)) & (
             known | (matvecs - doubt.begun >= doubt.limit)
         )
-        wanted = pairs.values[: problem.k]
-        allowed = tolerance(rtol, atol, wanted, health) + pairs.residuals[: problem.k]
+        values, wanted = pairs.values[: problem.k], measure(pairs.values, problem.which)[: problem.k]
+        allowed = tolerance(rtol, atol, values, health) + pairs.residuals[: problem.k]
         changed = xp.any(xp.abs(wanted - doubt.claimed) > allowed)
         begin = doubt.asked & ~doubt.running & settled & ~doubt.passed
         repeat = over & changed
@@ -222,7 +225,8 @@ def conclude(
     seen = xp.arange(pairs.values.shape[0]) < relation.count
     if estimates is None:
         estimates = temple_bound(residuals, ritz_gaps(values, pairs.values, seen))
-    estimates = xp.minimum(estimates, residuals)
+    bounds = pairs.reach(residuals)
+    estimates = xp.minimum(estimates, bounds)
     residual_met = converged
     if value_met is not None:
         converged = converged | (found & ~asymmetric & value_met)
@@ -237,16 +241,16 @@ def conclude(
     evidence = select(trusted, evidence, EVIDENCE.none)
     evidence = select(complete, EVIDENCE.whole_space, evidence)
     back = original_order(k, problem.which)
-    nan, infinite = xp.asarray(xp.nan, values.dtype), xp.asarray(xp.inf, values.dtype)
-    bars = xp.where(found, unit * residuals, infinite)[back]
+    nan, infinite = xp.asarray(xp.nan, values.dtype), xp.asarray(xp.inf, residuals.dtype)
+    bars, bounds = (xp.where(found, unit * x, infinite)[back] for x in (residuals, bounds))
     arrays = {
         "values": xp.where(found, unit * values, nan)[back],
         "residuals": bars,
-        "bounds": bars,
+        "bounds": bounds,
         "estimates": xp.where(found, unit * estimates, infinite)[back],
         "converged": converged[back],
         "is_top": (converged & (trusted | complete))[back],
-        "stats": {name: xp.asarray(value, np.int32) for name, value in stats.items()},
+        "stats": stats,
     }
     if xp is np:
         arrays = jax.device_put(arrays)
