@@ -15,7 +15,7 @@ from .._start import Start
 from .._tree import tree_dtype
 from ._eigensolve import EigenProblem
 from ._relation import kept, namespace, norms, off, when
-from ._residuals import AbstractResidualSolver
+from ._residuals import AbstractResidualSolver, with_row
 from ._space import AbstractExpansion, append
 from ._subspace import SubspaceState
 
@@ -190,15 +190,3 @@ class LOBPCG(AbstractResidualSolver):
         return *kept(
             state.relation, state.pairs, count, directions, state.health.scale, most
         ), state.own
-
-
-def with_row(state: SubspaceState, basis: PyTree, added: Any, own: Any) -> SubspaceState:
-    """The state with a row that was appended, unless nothing was."""
-    relation = state.relation
-    index = namespace(relation.tried).arange(relation.tried.shape[0])
-    relation = dataclasses.replace(
-        relation,
-        there=relation.there | ((index == relation.size) & added),
-        size=(relation.size + added).astype(relation.size.dtype),
-    )
-    return dataclasses.replace(state, basis=basis, relation=relation, own=own)

@@ -15,6 +15,7 @@ CPUs makes a kernel of every elementwise expression and every product with a vec
 longer than the rest of the solve, and none of a product of matrices.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -335,11 +336,12 @@ def kept(
         count=held.astype(np.int32),
     )
     best = index < count
-    errors = xp.pad(matmul(columns.T, xp.where(best[None, :], pairs.errors, 0)), wide[:1] + ((0, 0),))
-    pairs = Pairs(
+    errors = matmul(columns.T, xp.where(best[None, :], pairs.errors, 0))
+    pairs = dataclasses.replace(
+        pairs,
         values=xp.where(best, pairs.values, 0).astype(ritz.dtype),
         vectors=unit * best[None, :],
-        errors=errors,
+        errors=xp.pad(errors, wide[:1] + ((0, 0),)),
         residuals=xp.where(best, pairs.residuals, xp.inf).astype(ritz.dtype),
     )
     return smaller, pairs, columns, xp.max(norms(outside))

@@ -190,3 +190,15 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
             columns = xp.pad(columns, ((0, 0), (0, missing)))
         there = (xp.arange(rows) < state.relation.count) & state.health.finite
         return columns, ResidualMemory(there=there), xp.zeros((), np.int32)
+
+
+def with_row(state: SubspaceState, basis: PyTree, added: Any, own: Any) -> SubspaceState:
+    """The state with a row that was appended, unless nothing was."""
+    relation = state.relation
+    index = namespace(relation.tried).arange(relation.tried.shape[0])
+    relation = dataclasses.replace(
+        relation,
+        there=relation.there | ((index == relation.size) & added),
+        size=(relation.size + added).astype(relation.size.dtype),
+    )
+    return dataclasses.replace(state, basis=basis, relation=relation, own=own)
