@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._minres import MINRES, products_spent
 from .._options import Scalar, check_numbers
+from .._results import EVIDENCE
 from .._record import record
 from .._shifted import ComplementOperator
 from .._start import Start
@@ -23,7 +24,7 @@ from ._eigensolve import EigenProblem
 from ._relation import Pairs, Relation, eigh, kept, kept_at_restart, matmul, namespace, norms, when
 from ._residuals import GUARD, AbstractResidualSolver, with_row
 from ._space import AbstractExpansion, append
-from ._subspace import SubspaceState
+from ._subspace import WITHOUT_END, Search, SubspaceState
 
 # A target is gone after for itself once its residual is this share of its distance to the shift:
 # sooner, and the pair nearest to wherever the solve began would be found.
@@ -269,6 +270,13 @@ class JacobiDavidson(AbstractResidualSolver):
     def may_search(self, problem: EigenProblem) -> bool:
         """A search was asked for by `explore`."""
         return bool(self.explore)
+
+    def search(self, problem: EigenProblem, start: Start) -> Search:
+        """Also for one pair, and from vectors given: corrections see what they go after."""
+        xp = namespace(start.age)
+        asked = xp.asarray(bool(self.explore))
+        limit = xp.asarray(WITHOUT_END, np.int32)
+        return Search(asked, limit, EVIDENCE.fresh_direction, asked)
 
     def no_pairs(self, c: int, dtype: Any, xp: Any) -> Pairs:
         """With distances, which are used for "nearest"."""
