@@ -29,6 +29,9 @@ from ._subspace import WITHOUT_END, Search, SubspaceState
 # A target is gone after for itself once its residual is this share of its distance to the shift:
 # sooner, and the pair nearest to wherever the solve began would be found.
 _ISOLATED = 0.1
+# A shift beyond so many times the norm seen is taken to be there: what is nearest is the same, and
+# `A - σ` keeps its digits.
+_OUTSIDE = 8.0
 
 
 @record
@@ -91,15 +94,16 @@ def nearest_pairs(relation: Relation, shift: Any, k: int) -> NearestPairs:
     distance = xp.maximum(xp.abs(values), norms(matmul(images, head)))
     head = head[:, xp.argsort(xp.where(values < above / 2, distance, xp.inf))]
     vectors = xp.concatenate([head, vectors[:, q:]], axis=1)
-    images, ritz = matmul(images, vectors), matmul(relation.tried, vectors)
+    # Of A itself: no digit is lost to the shift.
+    images, ritz = matmul(relation.images, vectors), matmul(relation.tried, vectors)
     values = (ritz * images).sum(axis=0)
     errors = images - ritz * values[None, :]
     return NearestPairs(
-        values=xp.where(held, shift + values, 0).astype(dtype),
+        values=xp.where(held, values, 0).astype(dtype),
         vectors=vectors.astype(dtype),
         errors=errors.astype(dtype),
         residuals=xp.where(held, norms(errors), xp.inf).astype(dtype),
-        distances=xp.abs(values).astype(dtype),
+        distances=xp.abs(values - shift).astype(dtype),
     )
 
 
@@ -254,9 +258,11 @@ class JacobiDavidson(AbstractResidualSolver):
         return 2
 
     def _sigma(self, problem: EigenProblem, health: Any) -> Any:
-        """The shift in units."""
-        unit = namespace(health.unit).where(health.unit > 0, health.unit, 1)
-        return (self.shift / unit).astype(unit.dtype)
+        """The shift in units; one that is far outside of the spectrum may as well be nearer."""
+        xp = namespace(health.unit)
+        unit = xp.where(health.unit > 0, health.unit, 1)
+        far = _OUTSIDE * health.scale
+        return xp.clip(self.shift / unit, -far, far).astype(unit.dtype)
 
     def begin(
         self, structure: PyTree, problem: EigenProblem, start: Start, count: int, xp: Any
@@ -319,7 +325,8 @@ class JacobiDavidson(AbstractResidualSolver):
             isolated = (error < _ISOLATED * xp.abs(value - sigma)) & ~through & ~fresh
             value = xp.where(isolated, value, sigma)
         else:
-            wanted = wanted & ~fresh & (error <= self.switch * health.scale)
+            # What was overlooked is sought as by Lanczos: corrections hold on to what they have.
+            wanted = wanted & ~fresh & ~through & (error <= self.switch * health.scale)
         last = (index == relation.size - 1).astype(relation.tried.dtype)
         right = xp.where(fresh, last, pairs.errors[:, target])
         # The pairs before the target have converged; those after it are left alone.

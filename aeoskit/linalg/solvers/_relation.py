@@ -344,7 +344,8 @@ def kept(
         errors=xp.pad(errors, wide[:1] + ((0, 0),)),
         residuals=xp.where(best, pairs.residuals, xp.inf).astype(ritz.dtype),
     )
-    return smaller, pairs, columns, xp.max(norms(outside))
+    # Rounding is counted for every rotation.
+    return smaller, pairs, columns, xp.maximum(xp.max(norms(outside)) - 2 * eps * scale, 0)
 
 
 def kept_at_restart(m: int, k: int) -> int:

@@ -300,15 +300,14 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         def smaller(state: SubspaceState) -> SubspaceState:
             relation, pairs, columns, lost, own = self.shrink(problem, state)
             health = state.health
-            # Rounding of one rotation and of the next add up like steps of a random walk.
-            lost = lost + ROTATION * np.finfo(health.scale.dtype).eps * health.scale
+            eps = np.finfo(health.scale.dtype).eps
             return dataclasses.replace(
                 state,
                 basis=recombine(state.basis, columns),
                 relation=relation,
                 pairs=pairs,
                 health=dataclasses.replace(
-                    health, lost=namespace(lost).sqrt(health.lost**2 + lost**2)
+                    health, lost=health.lost + lost + ROTATION * eps * health.scale
                 ),
                 own=own,
                 restarts=state.restarts + (1 - state.verdict.shrink),
