@@ -328,6 +328,7 @@ class JacobiDavidson(AbstractResidualSolver):
             # What was overlooked is sought as by Lanczos: corrections hold on to what they have.
             wanted = wanted & ~fresh & ~through & (error <= self.switch * health.scale)
         last = (index == relation.size - 1).astype(relation.tried.dtype)
+        wanted = wanted & ~fresh
         right = xp.where(fresh, last, pairs.errors[:, target])
         # The pairs before the target have converged; those after it are left alone.
         known = (index < xp.minimum(target, k)) | ((index == target) & ~fresh)

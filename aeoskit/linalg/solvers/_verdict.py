@@ -106,13 +106,16 @@ def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -
     """Whether the best pair beyond the wanted ones, at each end, may be one of them."""
     xp = namespace(pairs.values)
     k, ends = problem.k, 2 if problem.which == "both" else 1
-    beyond = np.arange(k, k + ends) + splits_pair(pairs.values, k)
-    held = pairs.values[beyond - ends]
+    # Inside the spectrum what is nearer need not come first: two have to be known.
+    looks = 2 if problem.which == "nearest" else ends
+    beyond = np.arange(k, k + looks) + splits_pair(pairs.values, k)
+    last = np.minimum(beyond - ends, k - 1) if problem.which == "nearest" else beyond - ends
+    held = pairs.values[last]
     residuals = pairs.residuals[beyond]
     least = floor(health)
     converged = residuals + least <= xp.maximum(tolerance(rtol, atol, held, health), 2 * least)
     order = pairs.order(problem.which)
-    gap = xp.abs(order[beyond - ends] - order[beyond])
+    gap = xp.abs(order[last] - order[beyond])
     reach = pairs.reach(pairs.residuals)[beyond]
     return ~(converged | (_OVERLOOKED * problem.dimension**0.5 * reach <= gap))
 
