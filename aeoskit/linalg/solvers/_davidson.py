@@ -83,7 +83,7 @@ def nearest_pairs(relation: Relation, shift: Any, k: int) -> NearestPairs:
     harmonic = xp.where(held[None, :], harmonic, 0)
     # Orthonormal, each span of leading columns as it was.
     vectors = xp.where(held[None, :], xp.linalg.qr(harmonic)[0], 0)
-    q = min(c, k + GUARD)
+    q = min(c, k + GUARD + 2)
     head = vectors[:, :q]
     small = matmul(head.T, matmul(projected, head))
     above = 2 * xp.sqrt((small * small).sum()) + 1
@@ -188,10 +188,10 @@ class JacobiDavidson(AbstractResidualSolver):
     solver (`MINRES` five, `lineax.GMRES` its `restart` + 1), and one linearization.
 
     **What was overlooked.** When all wanted pairs have converged they are held, and a random
-    direction is followed beside them, as in `Lanczos`, until its best pair is known not to be one
-    of them: a nearer pair or a copy takes its place, and another direction is drawn. It costs about
-    what one more pair costs. It is evidence, not proof. `explore=False` does without, and then
-    `is_top` is false.
+    direction is followed beside them until its best pairs (one at an end, as in `Lanczos`, three
+    inside the spectrum) are known not to be among them: a nearer pair or a copy takes its place, and
+    another direction is drawn. That about doubles the products. It is evidence, not proof.
+    `explore=False` does without, and then `is_top` is false.
 
     Source: Sleijpen and van der Vorst, *A Jacobi-Davidson iteration method for linear eigenvalue
     problems*, SIAM J. Matrix Anal. Appl. 17 (1996).
@@ -227,7 +227,7 @@ class JacobiDavidson(AbstractResidualSolver):
     rtol: Scalar = 1e-3
     atol: Scalar = 0.0
     noise: Scalar = 0.1
-    explore: int = eqx.field(default=1, static=True)
+    explore: bool = eqx.field(default=True, static=True)
     switch: Scalar = 0.1
 
     def __check_init__(self):
@@ -275,12 +275,12 @@ class JacobiDavidson(AbstractResidualSolver):
 
     def may_search(self, problem: EigenProblem) -> bool:
         """A search was asked for by `explore`."""
-        return bool(self.explore)
+        return self.explore
 
     def search(self, problem: EigenProblem, start: Start) -> Search:
         """Also for one pair, and from vectors given: corrections see what they go after."""
         xp = namespace(start.age)
-        asked = xp.asarray(bool(self.explore))
+        asked = xp.asarray(self.explore)
         limit = xp.asarray(WITHOUT_END, np.int32)
         return Search(asked, limit, EVIDENCE.fresh_direction, asked)
 

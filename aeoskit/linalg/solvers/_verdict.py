@@ -106,8 +106,8 @@ def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -
     """Whether the best pair beyond the wanted ones, at each end, may be one of them."""
     xp = namespace(pairs.values)
     k, ends = problem.k, 2 if problem.which == "both" else 1
-    # Inside the spectrum what is nearer need not come first: two have to be known.
-    looks = 2 if problem.which == "nearest" else ends
+    # Inside the spectrum what is nearer need not come first: three have to be known.
+    looks = 3 if problem.which == "nearest" else ends
     beyond = np.arange(k, k + looks) + splits_pair(pairs.values, k)
     last = np.minimum(beyond - ends, k - 1) if problem.which == "nearest" else beyond - ends
     held = pairs.values[last]
@@ -122,7 +122,7 @@ def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -
 
 def searchable(problem: Any, c: int) -> bool:
     """Whether there are pairs beyond the wanted ones to look at, in a basis of c rows."""
-    return c < problem.dimension and problem.k + 2 < c and (problem.which != "both" or problem.k > 1)
+    return c < problem.dimension and problem.k + 3 < c and (problem.which != "both" or problem.k > 1)
 
 
 def first_match(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -> Any:
