@@ -28,4 +28,22 @@ def record(cls: _T) -> Any:
         >>> jax.tree.leaves(Pair(1, 2))
         [1, 2]
     """
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+    made = dataclasses.dataclass(frozen=True)(cls)
+    names = tuple(field.name for field in dataclasses.fields(made))
+    keys = tuple(jax.tree_util.GetAttrKey(name) for name in names)
+
+    def with_keys(value: Any) -> tuple[Any, None]:
+        return [(key, getattr(value, name)) for key, name in zip(keys, names, strict=True)], None
+
+    def flat(value: Any) -> tuple[Any, None]:
+        return [getattr(value, name) for name in names], None
+
+    def built(_: None, children: Any) -> Any:
+        # Not by the constructor: JAX puts placeholders where numbers belong, and it checks types.
+        value = object.__new__(made)
+        for name, child in zip(names, children, strict=True):
+            object.__setattr__(value, name, child)
+        return value
+
+    jax.tree_util.register_pytree_with_keys(made, with_keys, built, flat)
+    return made

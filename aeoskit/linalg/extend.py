@@ -22,6 +22,7 @@ from ._protocol import register_operator as register_operator
 from ._protocol import structure_of as structure_of
 from ._start import Start as Start
 from ._start import as_start as as_start
+from ._start import leafwise as leafwise
 from ._widening import product_error as product_error
 from ._widening import widen as widen
 from .solvers._eigensolve import AbstractEigenSolver as AbstractEigenSolver

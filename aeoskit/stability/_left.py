@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float
 
 from aeoskit.linalg import EigenSolution, eigensolve
-from aeoskit.linalg.extend import Start, as_start, structure_of, widen
+from aeoskit.linalg.extend import Start, as_start, leafwise, structure_of, widen
 
 from ._probe import Probe
 from ._update_map import MapJacobian, TransposedJacobian
@@ -121,6 +121,7 @@ def _has_transpose(transposed: TransposedJacobian) -> bool:
 
 def _rescaled(start: Start, seen: Probe, up: bool) -> Start:
     """Its vectors times D, or divided by it; nothing in coordinates that are not alive."""
+    start = leafwise(start, widen(structure_of(seen.map.point)))
     if start.block is None:
         return start
     block = tuple(

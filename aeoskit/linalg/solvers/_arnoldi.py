@@ -12,6 +12,7 @@ from jaxtyping import Bool, PyTree
 
 from .._options import Scalar, check_numbers
 from .._platform import has_eig
+from .._record import record
 from .._results import EVIDENCE
 from .._ritz import structure_dimension
 from .._start import Start
@@ -43,7 +44,8 @@ _GUARD = 2
 _LEAST = 5
 
 
-class ArnoldiMemory(eqx.Module):
+@record
+class ArnoldiMemory:
     """Which rows of the block span the wanted vectors."""
 
     wanted: Bool[ArrayLike, " r"]
@@ -183,10 +185,11 @@ class Arnoldi(AbstractSubspaceSolver):
 
     def begin(
         self, structure: PyTree, problem: EigenProblem, start: Start, count: int, xp: Any
-    ) -> tuple[Any, Any]:
-        """How many given rows have to be multiplied; numbers are in units of the first product."""
-        given = count if start.memory is None else xp.sum(start.memory.wanted)
-        return xp.where(start.fresh, 0, given).astype(np.int32), 0.0
+    ) -> tuple[Any, Any, Any]:
+        """How many rows are wanted ones, and how many there are; units are the first product's."""
+        wanted = count if start.memory is None else xp.sum(start.memory.wanted)
+        numbers = xp.stack([xp.asarray(wanted), xp.asarray(count)])
+        return xp.where(start.fresh, 0, numbers).astype(np.int32), 0.0, 0.0
 
     def search(self, problem: EigenProblem, start: Start) -> Search:
         """Copies, and beside a warm start what it may lack."""
@@ -207,7 +210,7 @@ class Arnoldi(AbstractSubspaceSolver):
         )
 
     def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any, Any]:
-        """A given row while there are any; a random one; the residual that is wanted most."""
+        """A given row while it is of use; a random one; the residual that is wanted most."""
         relation, k = state.relation, problem.k
         xp = namespace(relation.tried)
         index = xp.arange(relation.tried.shape[0])
@@ -220,14 +223,13 @@ class Arnoldi(AbstractSubspaceSolver):
         rows = xp.eye(index.shape[0], dtype=parts.dtype)
         units = unit_directions(relation, xp.concatenate([rows, parts], axis=1))
         residual = units[:, index.shape[0] + xp.argmax(norms(parts))]
-        # Where the residual is of no use, what has not been multiplied: the last row in general.
-        begins = state.matvecs < state.own
-        unseen = relation.there & ((relation.tried**2).sum(axis=1) < 0.5)
-        plain = begins | state.verdict.inject
+        begins = state.matvecs < xp.where(xp.any(wanted), state.own[1], state.own[0])
         row = xp.where(begins, state.matvecs, relation.size - 1)
-        row = xp.where(plain, row, xp.argmax(xp.where(unseen, index, -1)))
-        x = xp.where(plain | ~xp.any(residual != 0), units[:, row], residual)
-        return x, xp.zeros((), np.int32), state.own
+        x = xp.where(begins | state.verdict.inject, units[:, row], residual)
+        # Where that is nothing, the row that has been multiplied least.
+        seen = xp.where(relation.there, (relation.tried**2).sum(axis=1), 2)
+        x = xp.where(xp.any(x != 0), x, units[:, xp.argmin(seen)])
+        return x, xp.full((), -1, np.int32), state.own
 
     def learn(
         self, problem: EigenProblem, state: SubspaceState, x: Any, product: Any
@@ -240,7 +242,7 @@ class Arnoldi(AbstractSubspaceSolver):
         k = problem.k
         _, settled = standing(self.rtol, self.atol, state.pairs, state.health)
         enough = namespace(settled).all(settled[:k]) & (state.relation.count >= k)
-        return enough & (state.matvecs >= state.own), None
+        return enough & (state.matvecs >= state.own[0]), None
 
     def expected_errors(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """Nothing better than the bounds."""
@@ -252,11 +254,14 @@ class Arnoldi(AbstractSubspaceSolver):
 
     def shrink(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """The best half of the pairs beyond the wanted; these alone before a search."""
-        xp = namespace(state.relation.tried)
-        c, k = state.relation.tried.shape[0], problem.k
-        kept = xp.where(state.verdict.shrink, k, min(kept_at_restart(c - 1, k), c - 4))
+        relation, k = state.relation, problem.k
+        xp, c = namespace(relation.tried), relation.tried.shape[0]
+        # All that was not multiplied goes along, and a pair may need one more.
+        room = c - 3 - (xp.sum(relation.there) - relation.count)
+        kept = xp.maximum(k, xp.minimum(kept_at_restart(c - 1, k), room))
+        kept = xp.where(state.verdict.shrink, k, kept)
         kept = kept + splits_pair(state.pairs.values, kept)
-        return *restarted(state.relation, state.pairs, kept, c - 2), state.own
+        return *restarted(relation, state.pairs, kept, c - 2), state.own
 
     def remember(
         self, problem: EigenProblem, state: SubspaceState, start: Start, rows: int

@@ -268,10 +268,10 @@ class JacobiDavidson(AbstractResidualSolver):
         self, structure: PyTree, problem: EigenProblem, start: Start, count: int, xp: Any
     ) -> Any:
         """The counts of start vectors; no correction yet."""
-        own, unit = super().begin(structure, problem, start, count, xp)
+        own, *units = super().begin(structure, problem, start, count, xp)
         c, dtype = self.capacity(problem.dimension, problem.k), tree_dtype(structure)
         zero = xp.zeros((), np.int32)
-        return dataclasses.replace(own, toward=xp.zeros(c, dtype), failed=zero), unit
+        return dataclasses.replace(own, toward=xp.zeros(c, dtype), failed=zero), *units
 
     def may_search(self, problem: EigenProblem) -> bool:
         """A search was asked for by `explore`."""

@@ -141,12 +141,13 @@ class Lanczos(AbstractSubspaceSolver):
     ) -> Any:
         """The counts of start vectors; numbers are in units of the first product."""
         if start.memory is None:
-            return LanczosOwn(random=xp.zeros((), np.int32), given=xp.asarray(count, np.int32)), 0.0
+            none = xp.zeros((), np.int32)
+            return LanczosOwn(random=none, given=xp.asarray(count, np.int32)), 0.0, 0.0
         there = xp.sum(start.memory.there[: problem.k])
         return LanczosOwn(
             random=xp.where(start.fresh, self.block, 0).astype(np.int32),
             given=xp.where(start.fresh, 0, there).astype(np.int32),
-        ), 0.0
+        ), 0.0, 0.0
 
     def search(self, problem: EigenProblem, start: Start) -> Search:
         """Copies, and beside a warm start what it may lack."""
@@ -211,10 +212,16 @@ class Lanczos(AbstractSubspaceSolver):
 
     def shrink(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """The best half of the pairs beyond the wanted; these alone before a search."""
-        xp = namespace(state.relation.tried)
-        c, k = state.relation.tried.shape[0], problem.k
-        kept = xp.where(state.verdict.shrink, k, kept_at_restart(c - 1, k))
-        return *compressed(state.relation, state.pairs, kept, c - 2), state.own
+        relation, k = state.relation, problem.k
+        xp = namespace(relation.tried)
+        c = relation.tried.shape[0]
+        best = kept_at_restart(c - 1, k)
+        most = min(best + 2 * k, c - 2)
+        # All that was not multiplied has to find room, or residuals would lose their share in it.
+        unseen = relation.there.sum() - relation.count
+        kept = xp.where(state.verdict.shrink, k, xp.clip(most - unseen, k, best))
+        smaller, pairs, columns, lost = compressed(relation, state.pairs, kept, most)
+        return smaller, pairs, columns[:, :most], lost, state.own
 
     def remember(
         self, problem: EigenProblem, state: SubspaceState, start: Start, rows: int

@@ -145,12 +145,12 @@ class LOBPCG(AbstractResidualSolver):
         self, structure: PyTree, problem: EigenProblem, start: Start, count: int, xp: Any
     ) -> Any:
         """The counts of start vectors; no change yet."""
-        own, unit = super().begin(structure, problem, start, count, xp)
+        own, *units = super().begin(structure, problem, start, count, xp)
         c, dtype = self.capacity(problem.dimension, problem.k), tree_dtype(structure)
         own = dataclasses.replace(own, before=xp.zeros((c, problem.k), dtype))
         if self.preconditioner is not None:
             own = dataclasses.replace(own, toward=xp.zeros(c, dtype))
-        return own, unit
+        return own, *units
 
     def expand(
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: SubspaceState

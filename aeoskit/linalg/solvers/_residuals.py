@@ -82,15 +82,14 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
     ) -> Any:
         """The counts of start vectors; numbers are in units of the first product."""
         if start.memory is None:
-            return ResidualOwn(
-                random=xp.zeros((), np.int32), given=xp.asarray(count, np.int32)
-            ), 0.0
+            none = xp.zeros((), np.int32)
+            return ResidualOwn(random=none, given=xp.asarray(count, np.int32)), 0.0, 0.0
         there = xp.sum(start.memory.there[: problem.k])
         cold = start.fresh | (there == 0)
         return ResidualOwn(
             random=xp.where(cold, self.random_rows(), 0).astype(np.int32),
             given=xp.where(cold, 0, there).astype(np.int32),
-        ), 0.0
+        ), 0.0, 0.0
 
     def search(self, problem: EigenProblem, start: Start) -> Search:
         """Copies, and beside a warm start what it may lack."""

@@ -122,7 +122,8 @@ def outside(
     """The part of `w` orthogonal to the first `size` rows, its components, and its norm.
 
     The rows from `first` on are subtracted before all are: where the others have little in `w`,
-    that is as good as all of them twice.
+    that is as good as all of them twice. With `first` -1 all are twice. (Once, where the rest is
+    long, is enough for one vector; the rows that come of it grow apart in hundreds of restarts.)
     """
 
     def subtract(part: PyTree, start: Array, own: Array, carry: Any) -> Any:
@@ -135,13 +136,13 @@ def outside(
     def body(carry: Any) -> Any:
         w, h, numbers = carry
         turn, after = numbers[0], numbers[2]
-        low = jnp.where(turn == 0, first, 0)
+        low = jnp.where(turn == 0, jnp.maximum(first, 0), 0)
         w, h = _chunks(basis, (w, h), low, size, subtract)
         return w, h, jnp.stack([turn + 1, after, tree_norm(w)])
 
     def again(carry: Any) -> Array:
         turn, before, after = carry[2]
-        least = 1 + (first > 0)
+        least = 1 + (first != 0)
         return (turn < least) | ((after < _KEPT * before) & (turn < _PASSES) & (after > 0))
 
     h = jnp.zeros(_rows(basis), tree_dtype(basis))
@@ -211,7 +212,7 @@ def grow(
         operator: A.
         x: The direction's coordinates.
         size: How many rows there are.
-        first: The first row along which more than a little is expected in the image.
+        first: The first row along which more than a little is expected in the image; -1: unknown.
         unit: The unit; 0: still to be chosen.
         fixed: Whether another one is no longer possible.
     """

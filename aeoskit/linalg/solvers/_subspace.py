@@ -111,8 +111,11 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
     @abc.abstractmethod
     def begin(
         self, structure: PyTree, problem: EigenProblem, start: Start, count: int, xp: Any
-    ) -> tuple[Any, Any]:
-        """What the method keeps beside the relation, and the unit; `count` rows were given."""
+    ) -> tuple[Any, Any, Any]:
+        """What the method keeps beside the relation, the unit and the norm seen.
+
+        `count` rows were given.
+        """
 
     @abc.abstractmethod
     def search(self, problem: EigenProblem, start: Start) -> Search:
@@ -205,10 +208,10 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         else:
             refresh = ~start.fresh & (start.age % 8 == 7)
             basis = padded(structure, start.block, c, jnp.asarray(refresh))
-            there = there & xp.pad(start.memory.there, (0, max(0, c - count)), constant_values=False)[:c]
-            # What was not finite left nothing: the solve is a cold one.
-            rows = xp.where(xp.any(there), rows, 0).astype(np.int32)
-        own, unit = self.begin(structure, problem, start, count, xp)
+            there = xp.pad(start.memory.there, (0, c - count)) & ~start.fresh
+            # Empty rows at the end are free.
+            rows = (there * np.arange(1, c + 1)).max().astype(np.int32)
+        own, unit, scale = self.begin(structure, problem, start, count, xp)
         search = self.search(problem, start)
         square, zero = xp.zeros((c, c), dtype), xp.zeros((), dtype)
         integer, no = xp.zeros((), np.int32), xp.asarray(False)
@@ -218,7 +221,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
             pairs=self.no_pairs(c, dtype, xp),
             health=Health(
                 unit=xp.asarray(unit, dtype),
-                scale=zero,
+                scale=xp.asarray(scale, dtype),
                 lost=zero,
                 asymmetry=zero,
                 finite=~no,

@@ -1,6 +1,7 @@
 """Tracking: the solver for an operator that changes a little from solve to solve."""
 
 import dataclasses
+from functools import partial
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -41,6 +42,8 @@ _DRIFT_RATE = 0.1
 _OLD = 0.5
 # A first image that differs from the expected one by this share of either is another operator's.
 _FORGET = 0.5
+# What is smaller than this share of the model tells nothing of a jump.
+_ROUGH = 1e-2
 # Columns of the explorer: itself, its last change, and, once it was multiplied in this solve, that
 # direction and what its image brought.
 _SELF, _CHANGE, _STEP, _BROUGHT = range(4)
@@ -67,11 +70,21 @@ class Model:
 
 @record
 class TrackingMemory:
-    """What a solve leaves to the next one, beside rows: the model, and which rows there are."""
+    """What a solve leaves to the next one, beside rows.
+
+    Attributes:
+        model: Of the rows.
+        there: Which rows there are.
+        unit: What numbers are divided by.
+        scale: The norm of the operator, as far as solves have seen it, each solve by half.
+        complete: Whether the wanted pairs were known to be all that there are.
+    """
 
     model: Model
     there: Bool[ArrayLike, " r"]
     unit: Float[ArrayLike, ""]
+    scale: Float[ArrayLike, ""]
+    complete: Bool[ArrayLike, ""]
 
 
 @record
@@ -211,14 +224,18 @@ class Tracking(AbstractSubspaceSolver):
         rows, dtype = self.block_size(structure, k), tree_dtype(structure)
         square, zero = jnp.zeros((rows, rows), dtype), jnp.zeros((), dtype)
         return TrackingMemory(
-            model=Model(square, square, zero, zero, zero), there=jnp.zeros(rows, bool), unit=zero
+            model=Model(square, square, zero, zero, zero), there=jnp.zeros(rows, bool),
+            unit=zero,
+            scale=zero,
+            complete=jnp.asarray(True),
         )
 
     def capacity(self, dimension: int, k: int) -> int:
         """`basis` rows."""
         basis = max(20, 3 * k + 15) if self.basis is None else self.basis
         rows = min(k + self.kept + 2, dimension)
-        c = min(basis, dimension)
+        # Two rows may be empty: no explorer.
+        c = min(basis, dimension + 2)
         if c < min(rows + max(2, k), dimension):
             raise ValueError(
                 f"Tracking(basis={self.basis}, kept={self.kept}) is too small for k={k}: use "
@@ -255,7 +272,7 @@ class Tracking(AbstractSubspaceSolver):
             columns[best, _SELF] = columns[best + 1, _CHANGE] = 1
         grown = np.diag((np.arange(c) < best).astype(dtype))
         zero = xp.zeros((), dtype)
-        known = xp.where(cold, 0, 1).astype(dtype)
+        known, there = xp.where(cold, 0, 1).astype(dtype), memory.there.astype(dtype)
         no = xp.asarray(False)
         own = TrackingOwn(
             model=dataclasses.replace(
@@ -263,7 +280,7 @@ class Tracking(AbstractSubspaceSolver):
                 matrix=known * xp.pad(memory.model.matrix, wider),
                 staleness=known * (xp.pad(memory.model.staleness, wider) + grown),
             ),
-            explorer=Explorer(known * columns, due, no, no),
+            explorer=Explorer(known * columns * xp.pad(there, wider[0])[:, None], due, no, no),
             expected=xp.zeros((2, c), dtype),
             hopes=xp.eye(c, dtype=dtype),
             gains=xp.full(k, xp.inf, dtype),
@@ -271,14 +288,15 @@ class Tracking(AbstractSubspaceSolver):
             old=xp.asarray(xp.where(cold, 0, rows), np.int32),
             cold=cold,
         )
-        return own, xp.where(cold, zero, memory.unit)
+        return own, xp.where(cold, zero, memory.unit), xp.where(cold, zero, memory.scale)
 
     def _memory(self, start: Start, structure: PyTree, k: int, xp: Any) -> TrackingMemory:
         if start.memory is not None:
             return start.memory
         rows, dtype = self.block_size(structure, k), tree_dtype(structure)
         square, zero = xp.zeros((rows, rows), dtype), xp.zeros((), dtype)
-        return TrackingMemory(Model(square, square, zero, zero, zero), xp.zeros(rows, bool), zero)
+        blank = Model(square, square, zero, zero, zero)
+        return TrackingMemory(blank, xp.zeros(rows, bool), zero, zero, xp.asarray(True))
 
     def search(self, problem: EigenProblem, start: Start) -> Search:
         """Copies at a cold start; later the explorer."""
@@ -291,11 +309,12 @@ class Tracking(AbstractSubspaceSolver):
         cold = EVIDENCE.fresh_direction if several else EVIDENCE.random_start
         explores = self.explore_every > 0
         warm = EVIDENCE.followed_direction if explores else EVIDENCE.none
+        asked = (start.fresh | ~start.memory.complete) & several
         return Search(
-            asked=start.fresh & several,
+            asked=asked,
             limit=limit,
-            evidence=select(start.fresh, cold, warm),
-            trusted=start.fresh | explores,
+            evidence=select(asked | start.fresh, cold, warm),
+            trusted=asked | start.fresh | explores,
         )
 
     def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any, Any]:
@@ -309,6 +328,7 @@ class Tracking(AbstractSubspaceSolver):
         target = xp.argmin(settled)
         begins = state.matvecs < own.given
         explore = through & own.explorer.due & ~own.explorer.explored & ~begins
+        # An explorer that is no more is the random row that was drawn for it.
         plain = begins | state.verdict.inject
         row = xp.where(begins, state.matvecs, relation.size - 1)
         main = own.hopes[:, target]
@@ -363,10 +383,9 @@ class Tracking(AbstractSubspaceSolver):
         matrix = (matrix + matrix.T) / 2 + xp.diag(xp.where(new, model.bulk, 0))
         columns = explorer.columns
         stepped = xp.stack([columns[:, 0], columns[:, 1], x, new.astype(x.dtype)], axis=1)
-        jumped = xp.sqrt((change * change).sum()) > _FORGET * xp.maximum(
-            product.norm, xp.sqrt((before * before).sum())
-        )
-        forget = jumped & (state.matvecs == 1) & ~own.cold
+        seen = xp.maximum(product.norm, xp.sqrt((before * before).sum()))
+        seen = xp.maximum(_FORGET * seen, _ROUGH * xp.sqrt((model.matrix * model.matrix).sum()))
+        forget = (xp.sqrt((change * change).sum()) > seen) & (state.matvecs == 1) & ~own.cold
         own = dataclasses.replace(
             own,
             model=Model(
@@ -384,7 +403,7 @@ class Tracking(AbstractSubspaceSolver):
         )
         state = dataclasses.replace(state, own=own)
         small = dataclasses.replace(state, basis=None)
-        small = when(forget, _forgotten, small)
+        small = when(forget, partial(_forgotten, self.may_search(problem)), small)
         return dataclasses.replace(small, basis=state.basis)
 
     def analyse(self, problem: EigenProblem, state: SubspaceState) -> Any:
@@ -442,8 +461,12 @@ class Tracking(AbstractSubspaceSolver):
         relation, own, k = state.relation, state.own, problem.k
         xp = namespace(relation.tried)
         c = relation.tried.shape[0]
-        kept = xp.where(own.cold & ~state.verdict.shrink, kept_at_restart(c - 1, k), k)
-        most = xp.where(own.cold, c - 2, min(max(2 * k + 5, (c + 1) // 2), c - 2))
+        unseen = relation.there.sum() - relation.count
+        half = min(max(2 * k + 5, (c + 1) // 2), c - 2)
+        largest = min(max(half, kept_at_restart(c - 1, k) + 2 * k), c - 2)
+        most = xp.where(own.cold, largest, half)
+        exact = xp.clip(most - unseen, k, kept_at_restart(c - 1, k))
+        kept = xp.where(own.cold & ~state.verdict.shrink, exact, k)
         sign = -1.0 if problem.which == "smallest" else 1.0
         size = xp.sqrt((own.model.matrix * own.model.matrix).sum()) + 1e-30
         explorer = own.explorer.columns
@@ -466,7 +489,7 @@ class Tracking(AbstractSubspaceSolver):
             hopes=matmul(columns.T, own.hopes),
             old=relation.size,
         )
-        return relation, pairs, columns, lost, own
+        return relation, pairs, columns[:, :largest], lost, own
 
     def remember(
         self, problem: EigenProblem, state: SubspaceState, start: Start, rows: int
@@ -498,10 +521,13 @@ class Tracking(AbstractSubspaceSolver):
             own.model, matrix=onto(own.model.matrix), staleness=onto(own.model.staleness)
         )
         there = xp.any(columns != 0, axis=0)
-        return columns, TrackingMemory(model, there, state.health.unit), age
+        complete = ~state.doubt.asked | state.doubt.passed
+        health = state.health
+        memory = TrackingMemory(model, there, health.unit, health.scale / 2, complete)
+        return columns, memory, age
 
 
-def _forgotten(state: SubspaceState) -> SubspaceState:
+def _forgotten(several: bool, state: SubspaceState) -> SubspaceState:
     """The state before anything was known."""
     own, relation, health = state.own, state.relation, state.health
     xp = namespace(relation.tried)
@@ -525,6 +551,8 @@ def _forgotten(state: SubspaceState) -> SubspaceState:
             scale=nothing(health.scale),
             lost=nothing(health.lost),
         ),
+        # Not known to be all that there are, any more.
+        doubt=dataclasses.replace(state.doubt, asked=xp.full_like(state.doubt.asked, several)),
         own=dataclasses.replace(
             own,
             model=Model(blank[0], blank[0], blank[1], blank[1], blank[1]),
