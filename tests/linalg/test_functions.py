@@ -10,7 +10,6 @@ from aeoskit.linalg import (
     RESULTS,
     diagonal,
     frobenius_norm,
-    log_determinant,
     spectral_density,
     trace,
 )
@@ -176,35 +175,6 @@ def test_the_density_of_a_known_spectrum(x64):
     assert abs(mean - np.mean(np.exp(spectrum))) < SIGMAS * std_error
 
 
-def test_log_determinant(x64):
-    """Well conditioned: within its error; badly: within what it says of the quadrature."""
-    for condition in (1e6, 10.0):
-        spectrum = np.logspace(0, np.log10(condition), N) - 0.5
-        operator = TreeOperator(jnp.asarray(symmetric(spectrum)))
-        estimate = log_determinant(operator, 0.5, key=jax.random.key(2), probes=8, steps=12)
-        assert bool(estimate.result == RESULTS.successful)
-        error = abs(float(estimate.value) - np.sum(np.log(spectrum + 0.5)))
-        quadrature = float(estimate.stats["quadrature_error"])
-        assert error < SIGMAS * float(estimate.std_error) + quadrature
-        assert (quadrature > 1.0) == (condition > 100)
-    traces = len(TRACES)
-    low = log_determinant(operator, -3.0, key=jax.random.key(2), probes=8, steps=12)
-    assert len(TRACES) == traces, "another shift must not retrace"
-    assert bool(low.result == RESULTS.not_positive_definite)
-    assert np.isnan(low.value)
-
-
-def test_log_determinant_refuses_to_guess(x64):
-    """Singular to rounding is not positive definite; NaN has its own name."""
-    for matrix, result in (
-        (SPECTRA["rank_deficient"], RESULTS.not_positive_definite),
-        (np.full((N, N), np.nan), RESULTS.nonfinite),
-    ):
-        operator = TreeOperator(jnp.asarray(matrix))
-        estimate = log_determinant(operator, key=jax.random.key(2), probes=8, steps=12)
-        assert bool(estimate.result == result)
-        assert np.isnan(estimate.value)
-        assert np.isinf(estimate.std_error)
 
 
 def test_not_finite_is_said(x64):
@@ -246,7 +216,7 @@ def test_malformed_questions():
         trace(operator, key=key, method="hutch")
     with pytest.raises(ValueError, match="max_matvecs=2"):
         trace(operator, key=key, method="hutch++", max_matvecs=2)
-    for function in (trace, spectral_density, log_determinant):
+    for function in (trace, spectral_density):
         with pytest.raises(ValueError, match="not tagged symmetric"):
             function(skew, key=key)
         with pytest.raises(TypeError, match="lineax"):

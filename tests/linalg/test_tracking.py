@@ -6,7 +6,7 @@ import lineax as lx
 import numpy as np
 import pytest
 
-from aeoskit.linalg import Lanczos, eigensolve
+from aeoskit.linalg import Lanczos, Tracking, eigensolve
 
 from .spectra import orthogonal
 
@@ -35,7 +35,7 @@ def rising(rng):
 def test_no_lock_in(spectrum, k):
     values = spectrum(np.random.default_rng(1))
     q = jnp.asarray(orthogonal(DIM), jnp.float32)
-    solver = Lanczos()
+    solver = Tracking()
 
     def body(state, lam):
         matrix = (q * lam[None]) @ q.T
@@ -53,8 +53,7 @@ def test_no_lock_in(spectrum, k):
     assert np.median(error) <= 1e-4
     assert np.all(converged)
     cold = 24  # about what a solve from a random vector needs here
-    # The look at directions that nothing wanted points to is part of the price.
-    assert np.mean(matvecs[1:]) <= 0.85 * cold * k
+    assert np.mean(matvecs[1:]) <= 0.5 * cold * k
 
 
 def test_warm_start_saves_products():
@@ -109,15 +108,5 @@ def test_a_jump_out_of_the_unseen_is_noticed(value, solves):
     path[solves:] = value
     for seed in range(3):
         wrong = false_convergence(path, [10, 5, 4], seed) > 1e-2
-        # The next long search is at most that far away, as the docstring says.
-        assert not np.any(wrong[solves + Lanczos().renew_every - 1 :])
+        # Every solve looks in a fresh direction.
         assert np.sum(wrong) <= 2
-
-
-def test_the_explorer_is_renewed_on_schedule():
-    op = lx.DiagonalLinearOperator(jnp.linspace(0.0, 1.0, DIM))
-    state, ages = Lanczos().initial_state(op.in_structure()), []
-    for _ in range(2 * Lanczos().renew_every + 1):
-        state = eigensolve(op, start=state).state
-        ages.append(int(state.age))
-    assert ages == [*range(Lanczos().renew_every)] * 2 + [0]

@@ -187,11 +187,14 @@ class Lanczos(AbstractSubspaceSolver):
         residual = unit_directions(relation, state.pairs.errors)
         unseen = relation.there & ((relation.tried**2).sum(axis=1) < 0.5)
         last = xp.argmax(xp.where(unseen, index, -1))
-        rows = unit_directions(relation, xp.eye(index.shape[0], dtype=residual.dtype))
-        x = residual[:, target]
         plain = begins | state.verdict.inject
         row = xp.where(plain, row, last)
-        x = xp.where(plain | ~xp.any(x != 0), rows[:, row], x)
+        # A random row takes what the last solve saw beyond the wanted: it grows from solve to solve.
+        beyond = (index >= own.given) & (index < own.given + _GUARD) & relation.there
+        beyond = beyond & state.verdict.inject & (own.given > 0) & (state.restarts == 0)
+        rows = ((index == row) | beyond).astype(residual.dtype)[:, None]
+        x = residual[:, target]
+        x = xp.where(plain | ~xp.any(x != 0), unit_directions(relation, rows)[:, 0], x)
         return x, xp.maximum(relation.size - 2, 0), own
 
     def wants_random(self, problem: EigenProblem, state: SubspaceState) -> Any:

@@ -152,7 +152,7 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
             plain = plain & ~xp.any(own.toward != 0)
         row = xp.where(plain, row, last)
         x = xp.where(plain | ~xp.any(x != 0), rows[:, row], x)
-        return x, xp.maximum(relation.size - 2, 0) if own.toward is None else np.int32(0), own
+        return x, xp.maximum(relation.size - 2, 0) if own.toward is None else 0 * relation.size, own
 
     def wants_random(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """While a cold start has not all its vectors."""
