@@ -76,7 +76,8 @@ class LOBPCG(AbstractResidualSolver):
             `AbstractPreconditioner`, which stands for the operator itself, by its `inv_mv`.
         noise: The length of the random vector that is added to the first of the unit vectors that
             a caller gives.
-        explore: The most products that a warm solve for one pair spends on a random direction.
+        explore: The most products that a warm solve for one pair spends on a random direction. More
+            than in `Lanczos`: with so few rows a solve settles on the second pair more easily.
 
     Raises:
         ValueError: An option out of range; at a solve, a block smaller than k, or a preconditioner
@@ -100,14 +101,14 @@ class LOBPCG(AbstractResidualSolver):
     atol: Scalar = 0.0
     preconditioner: lx.AbstractLinearOperator | None = None
     noise: Scalar = 0.1
-    explore: int = eqx.field(default=4, static=True)
+    explore: int = eqx.field(default=8, static=True)
 
     def __check_init__(self):
         if self.block is not None and self.block < 1:
             raise ValueError(f"LOBPCG(block={self.block}): keep k vectors at least, or say None.")
         check_numbers(self, ("rtol", "atol", "noise"), "rtol=1e-3, atol=0, noise=0.1")
         if self.explore < 0:
-            raise ValueError(f"LOBPCG(explore={self.explore}): a count is not negative; use 4.")
+            raise ValueError(f"LOBPCG(explore={self.explore}): a count is not negative; use 8.")
 
     def default_max_matvecs(self, dimension: int) -> int:
         """500."""
