@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, PyTree
 
 from .._minres import MINRES, products_spent
 from .._options import Scalar, check_numbers
-from .._results import EVIDENCE
 from .._record import record
+from .._results import EVIDENCE
 from .._shifted import ComplementOperator
 from .._start import Start
 from .._tree import tree_dtype, tree_norm, tree_size, tree_where
@@ -356,9 +356,7 @@ class JacobiDavidson(AbstractResidualSolver):
         c, p = state.relation.tried.shape[0], kept_at_restart(self.basis, k)
         count = xp.where(state.verdict.shrink, k, p)
         best = xp.where(xp.arange(p) < count, state.pairs.vectors[:, :p], 0)
-        return *kept(
-            state.relation, state.pairs, count, best, state.health.scale, c - 2
-        ), state.own
+        return *kept(state.relation, state.pairs, count, best, state.health.scale, c - 2), state.own
 
     def more_stats(self, problem: EigenProblem, state: SubspaceState) -> dict[str, Any]:
         """Linear solves that failed."""

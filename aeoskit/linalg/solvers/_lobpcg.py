@@ -183,7 +183,7 @@ class LOBPCG(AbstractResidualSolver):
         change = off(best, state.own.before)
         lengths = norms(change)
         some = (lengths > 1e-6) & ~state.verdict.shrink
-        change = xp.where(some, change / xp.where(some, lengths, 1), 0)
+        change = xp.where(some[None, :], change / xp.where(some, lengths, 1)[None, :], 0)
         axes, weights, _ = xp.linalg.svd(change, full_matrices=False)
         axes = xp.where((weights > _DEPENDENT)[None, :], off(best, axes), 0)
         directions = xp.concatenate([best, axes], axis=1).astype(best.dtype)

@@ -86,10 +86,14 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
             return ResidualOwn(random=none, given=xp.asarray(count, np.int32)), 0.0, 0.0
         there = xp.sum(start.memory.there[: problem.k])
         cold = start.fresh | (there == 0)
-        return ResidualOwn(
-            random=xp.where(cold, self.random_rows(), 0).astype(np.int32),
-            given=xp.where(cold, 0, there).astype(np.int32),
-        ), 0.0, 0.0
+        return (
+            ResidualOwn(
+                random=xp.where(cold, self.random_rows(), 0).astype(np.int32),
+                given=xp.where(cold, 0, there).astype(np.int32),
+            ),
+            0.0,
+            0.0,
+        )
 
     def search(self, problem: EigenProblem, start: Start) -> Search:
         """Copies, and beside a warm start what it may lack."""
@@ -117,7 +121,8 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
 
     def target(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any]:
         """The rank of the pair to go after: the first wanted one that is not settled, or the first
-        beyond them that may be one of them; and which it is."""
+        beyond them that may be one of them; and which it is.
+        """
         relation, k = state.relation, problem.k
         xp = namespace(relation.tried)
         index = xp.arange(relation.tried.shape[0])
@@ -160,10 +165,9 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
 
     def learn(self, problem: EigenProblem, state: SubspaceState, x: Any, product: Any) -> Any:
         """What was wanted before this product."""
-        own = state.own
-        if own.before is None:
+        own, k, vectors = state.own, problem.k, state.pairs.vectors
+        if own.before is None or vectors.shape[1] < 2 * k:
             return state
-        k, vectors = problem.k, state.pairs.vectors
         # While others are looked for, the wanted pairs do not change.
         before = namespace(vectors).where(
             state.doubt.running, vectors[:, k : 2 * k], vectors[:, :k]
@@ -178,9 +182,7 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
         enough = xp.all(settled[:k]) & (state.relation.count >= k)
         return enough & (state.matvecs >= state.own.random + state.own.given), None
 
-    def remember(
-        self, problem: EigenProblem, state: SubspaceState, start: Start, rows: int
-    ) -> Any:
+    def remember(self, problem: EigenProblem, state: SubspaceState, start: Start, rows: int) -> Any:
         """The wanted vectors and the next ones."""
         xp = namespace(state.relation.tried)
         columns = matmul(state.relation.tried, state.pairs.vectors[:, :rows])

@@ -372,6 +372,7 @@ def orthonormal(
     random part of length `noise`. No products.
     """
     count = min(_rows(block), rows)
+
     def put(i: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
         basis, key = carry
         fresh, key = draw(key, block_row(basis, 0))

@@ -316,10 +316,10 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
                 restarts=state.restarts + (1 - state.verdict.shrink),
             )
 
-        full = state.verdict.shrink
+        # A basis of the whole space is never full, and has nothing to search for.
         if c < problem.dimension:
-            full = full | (state.relation.size + state.verdict.inject + self.rows_a_product() > c)
-        state = when(full, smaller, state)
+            taken = state.relation.size + state.verdict.inject + self.rows_a_product()
+            state = when(state.verdict.shrink | (taken > c), smaller, state)
         relation, new = state.relation, state.verdict.inject
         basis, key = when(
             new, lambda c: inject(c[0], relation.size, c[1]), (state.basis, state.key)
