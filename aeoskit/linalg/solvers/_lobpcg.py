@@ -63,9 +63,10 @@ class LOBPCG(AbstractResidualSolver):
     **More than one pair, starts, evidence.** As in `Lanczos`: with k > 1 a random direction is
     followed beside the pairs found, until it is known to hold no copy of them.
 
-    **Rounding.** Every cut turns the vectors that are kept, and residuals allow for what that loses:
-    `4 ε ||A||` each. Where that allowance is all that keeps a pair from its tolerance, the solve
-    ends in `RESULTS.stagnation`, or begins anew from the vectors found (a warm start).
+    **Rounding.** Every cut turns the vectors that are kept, and residuals allow for what that
+    loses: `ε ||A||` each, and more where images had more outside. Where that allowance is all that
+    keeps a pair from its tolerance, the solve ends in `RESULTS.stagnation`; one that starts from
+    its state begins with fresh products.
 
     Args:
         block: How many Ritz vectors a cut keeps; k + 2 if None. Those beyond k make up for the
