@@ -1,0 +1,1 @@
+"""Eigen-solvers: one loop that grows a subspace, and the methods that are parts over it."""
