@@ -13,7 +13,7 @@ from ._axis_factor import multiply_along as multiply_along
 from ._axis_factor import symmetric_factor as symmetric_factor
 from ._check_solver import check_solver as check_solver
 from ._block_preconditioner import BlockPreconditioner as BlockPreconditioner
-from ._davidson import JacobiDavidson as JacobiDavidson
+from .solvers._davidson import JacobiDavidson as JacobiDavidson
 from ._dense import Dense as Dense
 from ._density import SpectralDensity as SpectralDensity
 from ._density import spectral_density as spectral_density
@@ -28,9 +28,8 @@ from ._error_bars import random_start_excess as random_start_excess
 from ._error_bars import ritz_gaps as ritz_gaps
 from ._error_bars import temple_bound as temple_bound
 from ._estimate import Estimate as Estimate
-from ._interior import ShiftInvert as ShiftInvert
 from .solvers._lanczos import Lanczos as Lanczos
-from ._lobpcg import LOBPCG as LOBPCG
+from .solvers._lobpcg import LOBPCG as LOBPCG
 from ._loops import loop_mode as loop_mode
 from ._matrix_preconditioners import (
     AbstractRotatedPreconditioner as AbstractRotatedPreconditioner,

@@ -25,7 +25,7 @@ from ._nonsymmetric import (
     restarted,
 )
 from ._relation import (
-    Relation,
+    Pairs,
     kept_at_restart,
     matmul,
     namespace,
@@ -173,9 +173,10 @@ class Arnoldi(AbstractSubspaceSolver):
         """Complex ones."""
         return no_pairs(c, dtype, xp)
 
-    def small_problem(self, relation: Relation, scale: Any, which: str) -> tuple[GeneralPairs, Any]:
+    def small_problem(self, problem: EigenProblem, state: SubspaceState) -> tuple[Pairs, Any]:
         """Those of a general matrix, which is not asked for its symmetry."""
-        return general_ritz_pairs(relation, scale, which), 0 * scale
+        scale = state.health.scale
+        return general_ritz_pairs(state.relation, scale, problem.which), 0 * scale
 
     def may_search(self, problem: EigenProblem) -> bool:
         """Copies are looked for with k > 1, and what a warm start may lack."""

@@ -15,6 +15,7 @@ CPUs makes a kernel of every elementwise expression and every product with a vec
 longer than the rest of the solve, and none of a product of matrices.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -28,6 +29,8 @@ from .._orthogonal import once
 
 # A direction shorter than this in what is left of it is no direction.
 _GONE = 1e-3
+# In units of (machine epsilon * norm seen): what is shorter than this in an image is rounding.
+_ROUNDING = 4.0
 
 
 @record
@@ -79,6 +82,10 @@ class Pairs:
     def reach(self, residuals: Any) -> Any:
         """How far an eigenvalue may be from the first values, if these are their residuals."""
         return residuals
+
+    def order(self, which: str) -> Any:
+        """The numbers by which they are ranked."""
+        return measure(self.values, which)
 
 
 def namespace(x: Any) -> Any:
@@ -311,6 +318,72 @@ def cut(
         count=kept,
     )
     return smaller, columns, norms(outside)
+
+
+def kept(
+    relation: Relation, pairs: Pairs, count: Any, directions: Any, scale: Any, most: int
+) -> tuple[Relation, Pairs, Any, Any]:
+    """The relation on some of what was multiplied and what the images of that need, and columns.
+
+    `compressed` is the case of Ritz vectors of a space that grew from its own images, where all
+    that was not multiplied is kept. Here any directions are, and so a relation stays exact whatever
+    the space grew by (the locally optimal restart: Stathopoulos, SIAM J. Sci. Comput. 29, 2007).
+
+    Args:
+        relation: What there is.
+        pairs: Its pairs.
+        count: How many of the directions are the best pairs, in order.
+        directions: `(c, p)`: orthonormal columns, coordinates in those of X; zero ones come last.
+        scale: The norm seen.
+        most: How many rows may be taken; with 2 p nothing is lost.
+
+    Returns:
+        The relation; pairs, `count` of them; the columns of V; the norm of what images lost.
+    """
+    xp = namespace(relation.tried)
+    c, p = directions.shape
+    index = xp.arange(c)
+    tried = (directions * directions).sum(axis=0) > 0.5
+    ritz, images = matmul(relation.tried, directions), matmul(relation.images, directions)
+    beside = off(ritz, images)
+    # The directions as singular vectors of values above all others: what is orthogonal to them
+    # comes next, longest first, and is orthogonal to rounding.
+    above = 1.1 * xp.sqrt((beside * beside).sum()) + 1e-30
+    left, lengths, _ = xp.linalg.svd(
+        xp.concatenate([above * ritz, beside], axis=1), full_matrices=False
+    )
+    held = tried.sum()
+    width = min(left.shape[1], most)
+    eps = np.finfo(ritz.dtype).eps
+    unseen = (index[:width] >= held) & (lengths[:width] > _ROUNDING * eps * (scale + above))
+    columns = xp.where(unseen[None, :], left[:, :width], 0)
+    columns = columns + xp.pad(ritz, ((0, 0), (0, max(0, width - p))))[:, :width]
+    columns = xp.where(relation.there[:, None], columns, 0).astype(ritz.dtype)
+    # Singular vectors of rounding may point out of the rows.
+    sound = (columns * columns).sum(axis=0) > 0.999
+    columns = xp.where(sound[None, :], columns, 0)
+    wide = ((0, c - width), (0, c - p))
+    there = xp.pad(sound, (0, c - width))
+    unit = xp.diag((index < held).astype(ritz.dtype))
+    outside = images - matmul(columns, matmul(columns.T, images))
+    smaller = Relation(
+        tried=unit,
+        images=xp.pad(matmul(columns.T, images), wide),
+        there=there,
+        size=xp.max(xp.where(there, index + 1, 0)).astype(np.int32),
+        count=held.astype(np.int32),
+    )
+    best = index < count
+    errors = matmul(columns.T, xp.where(best[None, :], pairs.errors, 0))
+    pairs = dataclasses.replace(
+        pairs,
+        values=xp.where(best, pairs.values, 0).astype(ritz.dtype),
+        vectors=unit * best[None, :],
+        errors=xp.pad(errors, wide[:1] + ((0, 0),)),
+        residuals=xp.where(best, pairs.residuals, xp.inf).astype(ritz.dtype),
+    )
+    # Rounding is counted for every rotation.
+    return smaller, pairs, columns, xp.maximum(xp.max(norms(outside)) - 2 * eps * scale, 0)
 
 
 def kept_at_restart(m: int, k: int) -> int:

@@ -138,6 +138,16 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         Also: the first row along which more than a little is expected in its image; and `own`.
         """
 
+    def rows_a_product(self) -> int:
+        """How many rows a product may add: one for its image, one for its direction."""
+        return 1
+
+    def expand(
+        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: SubspaceState
+    ) -> SubspaceState:
+        """Adds a row that the next direction needs, where the method goes out of the span."""
+        return state
+
     def wants_random(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """Whether the method itself wants a random row before its next product."""
         return state.relation.size == 0
@@ -177,9 +187,9 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         square = xp.zeros((c, c), dtype)
         return Pairs(xp.zeros(c, dtype), square, square, xp.full(c, xp.inf, dtype))
 
-    def small_problem(self, relation: Relation, scale: Any, which: str) -> tuple[Pairs, Any]:
+    def small_problem(self, problem: EigenProblem, state: SubspaceState) -> tuple[Pairs, Any]:
         """The Ritz pairs, and the asymmetry seen."""
-        return ritz_pairs(relation, scale, which)
+        return ritz_pairs(state.relation, state.health.scale, problem.which)
 
     def more_stats(self, problem: EigenProblem, state: SubspaceState) -> dict[str, Any]:
         """What `stats` holds beside the counts."""
@@ -247,6 +257,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
     ) -> SubspaceState:
         """One product."""
         state = self._make_room(problem, state)
+        state = self.expand(operator, problem, state)
         x, first, own = self.direction(problem, state)
         relation, health = state.relation, state.health
         xp = namespace(x)
@@ -270,7 +281,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
             matvecs=state.matvecs + 1,
         )
         state = self.learn(problem, state, x, product)
-        pairs, asymmetry = self.small_problem(state.relation, state.health.scale, problem.which)
+        pairs, asymmetry = self.small_problem(problem, state)
         asymmetry = xp.maximum(state.health.asymmetry, asymmetry)
         scale = xp.maximum(state.health.scale, xp.max(xp.abs(pairs.values)))
         health = dataclasses.replace(state.health, asymmetry=asymmetry, scale=scale)
@@ -316,10 +327,10 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
                 restarts=state.restarts + (1 - state.verdict.shrink),
             )
 
-        full = state.verdict.shrink
+        # A basis of the whole space is never full, and has nothing to search for.
         if c < problem.dimension:
-            full = full | (state.relation.size + state.verdict.inject >= c)
-        state = when(full, smaller, state)
+            taken = state.relation.size + state.verdict.inject + self.rows_a_product()
+            state = when(state.verdict.shrink | (taken > c), smaller, state)
         relation, new = state.relation, state.verdict.inject
         basis, key = when(
             new, lambda c: inject(c[0], relation.size, c[1]), (state.basis, state.key)

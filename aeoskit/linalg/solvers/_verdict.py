@@ -28,6 +28,8 @@ _OVERLOOKED = 20.0
 # Where the operator is not symmetric Ritz values do not come from inside, one by one: an overlooked
 # one may be behind others. So many pairs are held to that, and all to the bare distance.
 _NEXT = 3
+# Nor do they inside the spectrum.
+_INSIDE = 3
 
 
 @record
@@ -132,6 +134,8 @@ def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -
     factor = _OVERLOOKED * problem.dimension**0.5
     beyond = np.arange(k, k + ends)
     last = beyond - ends
+    if problem.which == "nearest":
+        last, beyond = np.asarray([k - 1]), np.arange(k, k + _INSIDE)
     if np.issubdtype(pairs.values.dtype, np.complexfloating):
         last = k - 1 + splits_pair(pairs.values, k) + np.zeros(1, np.int32)
         beyond = last + np.arange(1, pairs.values.shape[0] - k)
@@ -139,16 +143,17 @@ def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -
     held, residuals = pairs.values[last], pairs.residuals[beyond]
     least = floor(health)
     converged = residuals + least <= xp.maximum(tolerance(rtol, atol, held, health), 2 * least)
-    order = measure(pairs.values, problem.which)
+    order = pairs.order(problem.which)
     gap = xp.abs(order[last] - order[beyond])
     reach = pairs.reach(pairs.residuals)[beyond]
     known = converged | (factor * reach <= gap)
-    return ~known & (xp.isfinite(residuals) | (beyond == last[0] + 1))
+    needed = (beyond == last[0] + 1) | (problem.which == "nearest")
+    return ~known & (xp.isfinite(residuals) | needed)
 
 
 def searchable(problem: Any, c: int) -> bool:
     """Whether there are pairs beyond the wanted ones to look at, in a basis of c rows."""
-    return c < problem.dimension and problem.k + 2 < c and (problem.which != "both" or problem.k > 1)
+    return c < problem.dimension and problem.k + 3 < c and (problem.which != "both" or problem.k > 1)
 
 
 def first_match(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -> Any:
