@@ -32,6 +32,7 @@ LIBRARY = [
     "aeoskit",
     "aeoskit.sharding",
     "aeoskit.linalg",
+    "aeoskit.linalg.extend",
     "aeoskit.objective",
     "aeoskit.optimizers",
     "aeoskit.stability",
@@ -94,6 +95,14 @@ def test_imports_run_downward():
         [*command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_linalg_keeps_its_privates():
+    """Whoever writes a solver or an operator has `aeoskit.linalg.extend`."""
+    own = PACKAGES["aeoskit"] / "linalg"
+    private = re.compile(r"aeoskit\.linalg(?:\.\w+)*\._\w+|from \.+linalg(?:\.\w+)*\._")
+    users = [p for p in MODULES if own not in p.parents and private.search(p.read_text())]
+    assert not [_relative(path) for path in users]
 
 
 @pytest.mark.parametrize("word", NEVER_IN_THE_LIBRARY)

@@ -8,19 +8,19 @@ training.
 
 from ._algebra import DeflatedOperator as DeflatedOperator
 from ._algebra import ShiftedOperator as ShiftedOperator
-from ._arnoldi import Arnoldi as Arnoldi
 from ._axis_factor import AxisFactor as AxisFactor
 from ._axis_factor import multiply_along as multiply_along
 from ._axis_factor import symmetric_factor as symmetric_factor
 from ._check_solver import check_solver as check_solver
 from ._block_preconditioner import BlockPreconditioner as BlockPreconditioner
-from ._davidson import JacobiDavidson as JacobiDavidson
+from .solvers._davidson import JacobiDavidson as JacobiDavidson
 from ._dense import Dense as Dense
 from ._density import SpectralDensity as SpectralDensity
 from ._density import spectral_density as spectral_density
 from ._determinism import check_operator as check_operator
 from ._diagonal import diagonal as diagonal
 from ._diagonal import frobenius_norm as frobenius_norm
+from .solvers._arnoldi import Arnoldi as Arnoldi
 from .solvers._eigensolve import AbstractEigenSolver as AbstractEigenSolver
 from .solvers._eigensolve import EigenProblem as EigenProblem
 from .solvers._eigensolve import eigensolve as eigensolve
@@ -28,9 +28,8 @@ from ._error_bars import random_start_excess as random_start_excess
 from ._error_bars import ritz_gaps as ritz_gaps
 from ._error_bars import temple_bound as temple_bound
 from ._estimate import Estimate as Estimate
-from ._interior import ShiftInvert as ShiftInvert
 from .solvers._lanczos import Lanczos as Lanczos
-from ._lobpcg import LOBPCG as LOBPCG
+from .solvers._lobpcg import LOBPCG as LOBPCG
 from ._loops import loop_mode as loop_mode
 from ._matrix_preconditioners import (
     AbstractRotatedPreconditioner as AbstractRotatedPreconditioner,

@@ -63,6 +63,18 @@ def draw(key: UInt32[Array, "2"], like: PyTree) -> tuple[PyTree, UInt32[Array, "
 
     A start vector asks for little: a hash of a counter. The draws of `jax.random` take the compiler
     0.4 s a leaf and use, these a twentieth of that.
+
+    Args:
+        key: Two words.
+        like: A vector or a structure.
+
+    Returns:
+        A vector that lies like it, and the next key.
+
+    Example:
+        >>> vector, _ = draw(jnp.zeros(2, jnp.uint32), jnp.zeros(3))
+        >>> vector.shape
+        (3,)
     """
     leaves, treedef = jax.tree.flatten(like)
     fresh = []

@@ -2,9 +2,14 @@
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Iterator
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import PyTree
 
 _target: contextvars.ContextVar[str | None] = contextvars.ContextVar("target", default=None)
 
@@ -45,3 +50,25 @@ def compiling_for(platform: str) -> Iterator[None]:
         yield
     finally:
         _target.reset(token)
+
+
+@functools.cache
+def has_eig(platform: str) -> bool:
+    """Whether a compiled program can hold `eig` there: asked of the compiler, not of a list."""
+    program = jax.jit(jax.lax.linalg.eig).trace(jax.ShapeDtypeStruct((2, 2), jnp.float32))
+    try:
+        program.lower(lowering_platforms=(platform,))
+    except NotImplementedError:
+        return False
+    return True
+
+
+def platform_of(tree: PyTree) -> str:
+    """Where its arrays are; under a transformation, where its program will run."""
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer):
+            return next(iter(leaf.devices())).platform
+    device: Any = jax.config.jax_default_device  # pyright: ignore
+    if device is None:
+        return target_platform()
+    return device if isinstance(device, str) else device.platform

@@ -15,7 +15,18 @@ from ._tree import tree_dtype
 
 
 def structure_of(tree: PyTree) -> PyTree:
-    """Shapes and dtypes of a pytree of arrays."""
+    """Shapes and dtypes of a pytree of arrays.
+
+    Args:
+        tree: Of arrays, or of structures.
+
+    Returns:
+        A pytree of `jax.ShapeDtypeStruct`.
+
+    Example:
+        >>> structure_of({"w": jnp.ones((2, 3))})["w"].shape
+        (2, 3)
+    """
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
@@ -53,27 +64,85 @@ def dense_matrix(operator: lx.AbstractLinearOperator) -> Float[Array, "n n"]:
 
 
 def always(operator: Any) -> bool:
-    """A property that every operator of a class has."""
+    """A property that every operator of a class has.
+
+    Args:
+        operator: Any.
+
+    Returns:
+        True.
+
+    Example:
+        >>> always(lx.DiagonalLinearOperator(jnp.ones(2)))
+        True
+    """
     return True
 
 
 def never(operator: Any) -> bool:
-    """A property that no operator of a class is known to have."""
+    """A property that no operator of a class is known to have.
+
+    Args:
+        operator: Any.
+
+    Returns:
+        False.
+
+    Example:
+        >>> never(lx.DiagonalLinearOperator(jnp.ones(2)))
+        False
+    """
     return False
 
 
 def itself(operator: Any) -> Any:
-    """The operator."""
+    """The operator: `lineax.linearise` of one that is linear as it is.
+
+    Args:
+        operator: Any.
+
+    Returns:
+        The same.
+
+    Example:
+        >>> itself(3)
+        3
+    """
     return operator
 
 
 def of_part(query: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """A property that an operator shares with its `operator` field."""
+    """A property that an operator shares with its `operator` field.
+
+    Args:
+        query: The property.
+
+    Returns:
+        That of the field.
+
+    Example:
+        >>> class Wrapped:
+        ...     operator = 3
+        >>> of_part(lambda part: part > 2)(Wrapped())
+        True
+    """
     return lambda operator: query(operator.operator)
 
 
 def linearised_part(operator: Any) -> Any:
-    """`lineax.linearise` handed on to the `operator` field."""
+    """`lineax.linearise` handed on to the `operator` field.
+
+    Args:
+        operator: One with such a field.
+
+    Returns:
+        The operator, with that linearized.
+
+    Example:
+        >>> part = lx.DiagonalLinearOperator(jnp.ones(2))
+        >>> linearised_part(lx.TaggedLinearOperator(part, lx.symmetric_tag)).in_size()
+        2
+    """
     return eqx.tree_at(lambda o: o.operator, operator, lx.linearise(operator.operator))
 
 
@@ -114,6 +183,21 @@ def register_operator(
 
     Without this, `lx.linearise`, `A + B` and lineax's solvers refuse the class. `singledispatch`
     follows the class hierarchy, so that an abstract class covers those defined elsewhere.
+
+    Args:
+        cls: The class.
+        linearise: The operator with what is not linear done once, for many products: `itself` or
+            `linearised_part`, for instance.
+        symmetric: Whether an operator is: `always`, `never`, `of_part(lineax.is_symmetric)`, ...
+        positive_semidefinite: Likewise.
+        negative_semidefinite: Likewise.
+
+    Example:
+        >>> class Mine(lx.MatrixLinearOperator):
+        ...     pass
+        >>> register_operator(Mine, linearise=itself, symmetric=always)
+        >>> lx.is_symmetric(Mine(jnp.eye(2)))
+        True
     """
     lx.linearise.register(cls, linearise)
     lx.conj.register(cls, itself)

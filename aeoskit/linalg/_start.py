@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
-from ._packing import is_packed
+from ._packing import is_packed, unpack
 
 
 class Start(eqx.Module):
@@ -34,6 +34,30 @@ class Start(eqx.Module):
     fresh: Bool[ArrayLike, ""]
     age: Int[ArrayLike, ""]
     memory: PyTree = None
+
+
+def leafwise(start: Start, structure: PyTree) -> Start:
+    """The start with its vectors leaf by leaf, as the operator has them.
+
+    The state of a solution may hold them packed into one array a dtype.
+
+    Args:
+        start: The state of a solution.
+        structure: The operator's `in_structure()`.
+
+    Returns:
+        A start.
+
+    Example:
+        >>> block = (jnp.ones((1, 5)),)
+        >>> packed = Start(block, jnp.zeros(2, jnp.uint32), jnp.asarray(True), jnp.asarray(0))
+        >>> structure = jax.eval_shape(lambda: {"a": jnp.zeros(2), "b": jnp.zeros(3)})
+        >>> leafwise(packed, structure).block["b"].shape
+        (1, 3)
+    """
+    if start.block is None or not is_packed(start.block, structure):
+        return start
+    return dataclasses.replace(start, block=unpack(start.block, structure))
 
 
 def young() -> Int[Array, ""]:
@@ -72,7 +96,22 @@ def _named(x: Any) -> Any:
 
 
 def as_start(start: Any, structure: PyTree) -> Start:
-    """What the caller gave as `eigensolve(start=...)`, for an operator of that structure."""
+    """What the caller gave as `eigensolve(start=...)`, for an operator of that structure.
+
+    Args:
+        start: As in `eigensolve`.
+        structure: The operator's `in_structure()`, of 32 bits at least.
+
+    Returns:
+        A start.
+
+    Raises:
+        ValueError: It is none, or one of another structure.
+
+    Example:
+        >>> as_start(jnp.ones(3), jax.ShapeDtypeStruct((3,), jnp.float32)).block.shape
+        (1, 3)
+    """
     if isinstance(start, Start):
         shapes = start.block
         flat = shapes is not None and is_packed(shapes, structure)

@@ -16,7 +16,18 @@ from ._tree import tree_dtype, tree_size
 
 
 def widen(tree: PyTree) -> PyTree:
-    """The tree (arrays or their structures) with leaves of at least float32."""
+    """The tree with leaves of at least float32.
+
+    Args:
+        tree: Of arrays, or of their structures.
+
+    Returns:
+        A tree of the same.
+
+    Example:
+        >>> widen(jnp.ones(2, jnp.bfloat16)).dtype
+        dtype('float32')
+    """
 
     def wide(x: Any) -> Any:
         dtype = jnp.result_type(x.dtype, jnp.float32)

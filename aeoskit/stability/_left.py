@@ -10,9 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float
 
 from aeoskit.linalg import EigenSolution, eigensolve
-from aeoskit.linalg._protocol import structure_of
-from aeoskit.linalg._start import Start, as_start
-from aeoskit.linalg._widening import widen
+from aeoskit.linalg.extend import Start, as_start, leafwise, structure_of, widen
 
 from ._probe import Probe
 from ._update_map import MapJacobian, TransposedJacobian
@@ -22,6 +20,21 @@ from ._update_map import MapJacobian, TransposedJacobian
 # overlap is at most `ρ + ρ'`, so that for two eigenvalues taken for one `bound` is about their
 # distance.
 _NEAR = 0.1
+
+
+class BothMemories(eqx.Module):
+    """What the state of both solves remembers beside the right vectors."""
+
+    right: Any
+    left: Start
+
+
+def _memory(start: Start) -> Any:
+    return start.memory
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
 
 
 class Left(eqx.Module):
@@ -108,6 +121,7 @@ def _has_transpose(transposed: TransposedJacobian) -> bool:
 
 def _rescaled(start: Start, seen: Probe, up: bool) -> Start:
     """Its vectors times D, or divided by it; nothing in coordinates that are not alive."""
+    start = leafwise(start, widen(structure_of(seen.map.point)))
     if start.block is None:
         return start
     block = tuple(
@@ -122,21 +136,23 @@ def right_start(start: Any, seen: Probe) -> Any:
     if not isinstance(start, Start):
         return start
     start = as_start(start, widen(structure_of(seen.map.point)))
-    bare = Start(block=start.block, key=start.key, fresh=start.fresh, age=start.age)
-    return _rescaled(bare, seen, up=False)
+    own = start.memory.right if isinstance(start.memory, BothMemories) else start.memory
+    return _rescaled(eqx.tree_at(_memory, start, own, is_leaf=_is_none), seen, up=False)
 
 
 def left_start(start: Any, seen: Probe, right: Any) -> Any:
     """Where the transposed solve begins: where the last one ended, or with the right vectors."""
-    if isinstance(start, Start) and isinstance(start.memory, Start):
-        left = as_start(start.memory, widen(structure_of(seen.map.point)))
+    if isinstance(start, Start) and isinstance(start.memory, BothMemories):
+        left = as_start(start.memory.left, widen(structure_of(seen.map.point)))
         return _rescaled(left, seen, up=True)
     parts = tuple(jnp.concatenate([v.real, v.imag]) for v in right.vectors)
     return tuple(_finite(v) for v in parts)
 
 
 def warm_start(right: EigenSolution, left: EigenSolution | None, seen: Probe) -> Start:
-    """The state of both solves in the users' coordinates, the left one as `memory`."""
+    """The state of both solves in the users' coordinates, the left one in `memory`."""
     state = _rescaled(right.state, seen, up=True)
-    memory = None if left is None else _rescaled(left.state, seen, up=False)
-    return Start(block=state.block, key=state.key, fresh=state.fresh, age=state.age, memory=memory)
+    if left is None:
+        return state
+    memory = BothMemories(right=state.memory, left=_rescaled(left.state, seen, up=False))
+    return eqx.tree_at(_memory, state, memory, is_leaf=_is_none)

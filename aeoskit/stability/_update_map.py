@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from aeoskit.linalg import dense_matrix, restrict, tree_random_like, vector_structure
-from aeoskit.linalg._protocol import never, register_operator, structure_of
+from aeoskit.linalg.extend import never, register_operator, structure_of
 from aeoskit.objective import product_error, quotient, relative_step
 from aeoskit.sharding import Placement, lie_like
 

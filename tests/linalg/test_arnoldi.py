@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg
 
-from aeoskit.linalg import EVIDENCE, RESULTS, Arnoldi, eigensolve
+from aeoskit.linalg import EVIDENCE, RESULTS, Arnoldi, compiling_for, eigensolve
 
 from .spectra import TreeOperator, orthogonal
 
@@ -94,7 +94,8 @@ def batch():
     """All cases in one compiled program, k=2 with a basis that has to restart."""
     names, matrices = zip(*cases(), strict=True)
     matrices = np.stack(matrices)
-    solver = Arnoldi(basis=9, rtol=1e-9, atol=1e-11)
+    # Without copies: beside pairs of operators far from normal, looking for them has no end.
+    solver = Arnoldi(basis=9, rtol=1e-9, atol=1e-11, copies=False)
 
     def solve(matrix, key):
         return eigensolve(plain(matrix), solver, k=2, which=LM, start=key, max_matvecs=120)
@@ -175,7 +176,7 @@ def test_nonfinite(x64):
     assert not np.asarray(s.converged)[i].any()
     assert not np.asarray(s.is_top)[i].any()
     assert int(s.stats["matvecs"][i]) == 1
-    assert np.isfinite(np.asarray(s.state.block)).all()
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(s.state.block))
 
 
 def test_products_and_condition_numbers(x64):
@@ -187,7 +188,7 @@ def test_products_and_condition_numbers(x64):
         "rotations": rotations(np.linspace(1, 0.1, n // 2), 0.3 + np.arange(n // 2) / 4),
         "grcar": grcar(n),
     }
-    solver = Arnoldi(basis=basis, rtol=1e-8)
+    solver = Arnoldi(basis=basis, rtol=1e-8, copies=False)
     for name, matrix in matrices.items():
         s = eigensolve(plain(matrix), solver, k=k, which="largest_real", max_matvecs=2000)
         assert bool(s.result == RESULTS.successful), name
@@ -204,8 +205,8 @@ def test_products_and_condition_numbers(x64):
         assert ((ratio > 0.3) & (ratio < 1.001)).all(), (name, ratio)
         error = np.abs(np.asarray(s.values) - wanted)
         assert (error <= 3 * np.asarray(s.bounds) + 1e-13).all()
-        assert bool(s.evidence == EVIDENCE.random_start)
-        assert np.asarray(s.is_top).all()
+        assert bool(s.evidence == EVIDENCE.none)
+        assert not np.asarray(s.is_top).any()
         linear = Counted(matrix)
         start = np.random.default_rng(1).normal(size=n)
         scipy.sparse.linalg.eigs(linear, k=k, which="LR", ncv=basis, tol=1e-8, v0=start)
@@ -260,8 +261,9 @@ def test_starts_on_a_pytree():
     warm = eigensolve(operator, solver, which=which, start=cold.state)
     assert check(warm) < spent
     assert bool(warm.evidence == EVIDENCE.fresh_direction)
+    cell = {"a": jnp.zeros((7, 8)), "b": jnp.zeros(4)}
     for value in (0.0, np.nan, np.inf):
-        block = jax.tree.map(lambda x, value=value: jnp.full_like(x, value), cold.state.block)
+        block = jax.tree.map(lambda x, value=value: jnp.full((3, *x.shape), value, x.dtype), cell)
         check(eigensolve(operator, solver, which=which, start=block))
     short = eigensolve(operator, solver, which=which, start=empty, max_matvecs=3)
     assert bool(short.result == RESULTS.max_matvecs_reached)
@@ -290,24 +292,46 @@ def test_whole_space(x64):
     np.testing.assert_allclose(s.stats["condition"], condition[nearest], rtol=1e-8)
 
 
-def test_host_solves_the_small_problem(x64):
+def test_the_drivers_agree(x64):
+    """NumPy solves the small problem of the one, LAPACK through XLA that of the other."""
     matrix = rotations(1.1 ** -np.arange(N // 2), np.linspace(0.3, 2.8, N // 2))
     # A basis of 9 stalls here from one start in seven, between two pairs that compete.
-    solver = Arnoldi(basis=10, rtol=1e-8, small="host")
-    s = eigensolve(plain(matrix), solver, k=2, which="smallest_real")
-    assert int(s.stats["restarts"]) > 0
-    assert bool(s.result == RESULTS.successful)
-    np.testing.assert_allclose(s.values, best(matrix, "smallest_real", 2), atol=1e-7)
+    solver = Arnoldi(basis=10, rtol=1e-8)
+    for driver in ("host", "compiled"):
+        s = eigensolve(plain(matrix), solver, k=2, which="smallest_real", driver=driver)
+        assert int(s.stats["restarts"]) > 0
+        assert bool(s.result == RESULTS.successful)
+        np.testing.assert_allclose(s.values, best(matrix, "smallest_real", 2), atol=1e-7)
+
+
+def test_copies(x64):
+    """Of real values and of a pair, far from the start of a Krylov space that has one of each."""
+    n, pair = 60, np.array([[0.0, 1.2], [-1.2, 0.0]])
+    matrix = np.diag(np.r_[np.zeros(4), [1.6, 1.6], 0.8 * np.linspace(-1, 1, n - 6)])
+    matrix[:4, :4] = np.kron(np.eye(2), pair)
+    skew = np.eye(n) + 0.1 * np.triu(np.random.default_rng(0).normal(size=(n, n)), 1) / np.sqrt(n)
+    matrix = skew @ matrix @ np.linalg.inv(skew)
+    s = eigensolve(plain(matrix), Arnoldi(), k=6, which=LM)
+    assert np.asarray(s.converged & s.is_top).all()
+    wanted = [1.6, 1.6, 1.2j, -1.2j, 1.2j, -1.2j]
+    np.testing.assert_allclose(s.values, wanted, atol=5e-3)
+    # One copy of each, and nothing is claimed, where they are not looked for.
+    s = eigensolve(plain(matrix), Arnoldi(copies=False), k=6, which=LM)
+    assert abs(s.values[1] - 1.6) > 0.1
+    assert not np.asarray(s.is_top).any()
+    # The next operator, from the state: all are held, and searched beside.
+    cold = eigensolve(plain(matrix), Arnoldi(), k=6, which=LM)
+    warm = eigensolve(plain(1.01 * matrix), Arnoldi(), k=6, which=LM, start=cold.state)
+    np.testing.assert_allclose(warm.values, 1.01 * np.array(wanted), atol=5e-3)
+    assert np.asarray(warm.is_top).all()
+    assert int(warm.stats["matvecs"]) < int(cold.stats["matvecs"])
 
 
 def test_where_the_backend_cannot():
-    assert Arnoldi().place("tpu").assisted
-    assert not Arnoldi().place("cpu").assisted
-    operator, solver = plain(np.eye(4), np.float32), Arnoldi(small="host")
-    with pytest.raises(ValueError, match="outside of jit"):
+    """Elsewhere NumPy solves the small problem, which a compiled program cannot ask."""
+    operator, solver = plain(np.eye(4), np.float32), Arnoldi()
+    with compiling_for("tpu"), pytest.raises(ValueError, match="outside of jit"):
         jax.jit(lambda o: eigensolve(o, solver, which="largest_real").values)(operator)
-    with pytest.raises(ValueError, match="driver"):
-        eigensolve(operator, solver, which="largest_real", driver="compiled")
 
 
 def test_one_and_two_dimensions():

@@ -10,7 +10,7 @@ import pytest
 from jaxtyping import Array
 
 from aeoskit import linalg
-from aeoskit.linalg._check_solver import check_solver
+from aeoskit.linalg import check_solver
 
 # The products of one step beyond the budget: all of a direct solver, a linear solve of another.
 SOLVERS = {

@@ -235,9 +235,9 @@ def test_smaller_than_every_basis(name, n):
     check(name, solution, matrices)
     true = np.linalg.eigvalsh(matrices.astype(np.float64))[:, ::-1]
     scale = np.max(np.abs(true), axis=1, keepdims=True)
-        assert np.all(np.abs(solution["values"] - true) <= 1e-5 * scale)
-        # What is not zero is found to its tolerance.
-        assert np.all(solution["converged"] | (np.abs(true) < 1e-2 * scale) | (scale == 0))
+    assert np.all(np.abs(solution["values"] - true) <= 1e-5 * scale)
+    # What is not zero is found to its tolerance.
+    assert np.all(solution["converged"] | (np.abs(true) < 1e-2 * scale) | (scale == 0))
 
 
 @pytest.mark.parametrize("name", SOLVERS)

@@ -1,4 +1,4 @@
-"""Eigenvalues inside of the spectrum: shift and invert, Jacobi-Davidson, MINRES."""
+"""Eigenvalues inside of the spectrum: Jacobi-Davidson, MINRES."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,6 @@ from aeoskit.linalg import (
     RESULTS,
     JacobiDavidson,
     Lanczos,
-    ShiftInvert,
     eigensolve,
 )
 
@@ -41,8 +40,7 @@ def summary(solution):
     return s.values, s.vectors, s.residuals, s.converged, s.stats, s.result == RESULTS.successful
 
 
-@pytest.mark.parametrize("solver", [ShiftInvert, JacobiDavidson])
-def test_nearest_to_a_shift(solver):
+def test_nearest_to_a_shift():
     """Against the dense spectrum; what is called converged has that residual, of A itself."""
     matrices, shifts = batch()
 
@@ -50,7 +48,7 @@ def test_nearest_to_a_shift(solver):
     @jax.vmap
     def solve(matrix, shift):
         op = lx.MatrixLinearOperator(matrix, lx.symmetric_tag)
-        method = solver(shift, rtol=1e-4, atol=1e-4)
+        method = JacobiDavidson(shift, rtol=1e-4, atol=1e-4)
         return summary(eigensolve(op, method, k=3, which="nearest"))
 
     # The shift is swept with the matrices, by `vmap`.
@@ -69,7 +67,7 @@ def test_nearest_to_a_shift(solver):
         missed += not np.allclose(np.sort(np.abs(values[i] - shift)), nearest, atol=1e-3 * scale)
     assert converged.all()
     assert good.all()
-    assert missed <= (0 if solver is ShiftInvert else 2)
+    assert missed == 0
     assert stats["matvecs"].max() < 3000
 
 
@@ -128,7 +126,7 @@ def test_a_linear_solver_that_fails_is_seen_in_the_residuals_and_is_not_fatal():
     matrix = spectra()["indefinite"].astype(np.float32)
     op = lx.MatrixLinearOperator(jnp.asarray(matrix), lx.symmetric_tag)
     # CG is not for an indefinite system: the caller was wrong to vouch for it.
-    wrong = ShiftInvert(-20.3, lx.CG(rtol=1e-6, atol=1e-6, max_steps=3))
+    wrong = JacobiDavidson(-20.3, lx.CG(rtol=1e-6, atol=1e-6, max_steps=3))
     solution = eigensolve(op, wrong, which="nearest", max_matvecs=60)
     vector, value = np.asarray(solution.vectors[0], float), float(solution.values[0])
     true = np.linalg.norm(matrix @ vector - value * vector)
@@ -157,7 +155,7 @@ def test_warm_starts_and_what_is_not_finite():
     nearest = values[np.argmin(np.abs(values + 20.3))]
     np.testing.assert_allclose(warm.values[0], nearest, rtol=1e-5)
     assert int(warm.stats["matvecs"]) < 0.7 * int(cold.stats["matvecs"])
-    assert bool(cold.evidence == EVIDENCE.random_start)
+    assert bool(cold.evidence == EVIDENCE.fresh_direction)
     assert bool(warm.evidence == EVIDENCE.fresh_direction)
     lost = solve(jnp.full((N, N), jnp.nan, jnp.float32), cold.state)
     assert bool(lost.result == RESULTS.nonfinite)
@@ -166,8 +164,7 @@ def test_warm_starts_and_what_is_not_finite():
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(lost.state.block))
 
 
-@pytest.mark.parametrize("solver", [ShiftInvert, JacobiDavidson])
-def test_outliers_over_a_bulk(solver):
+def test_outliers_over_a_bulk():
     """The start is in the bulk: what is nearest to it is not what is nearest to the shift."""
     values = np.concatenate([[3.0, 2.5, 2.0], np.linspace(-0.5, 1.5, 57)])
     q = orthogonal(60, 0)
@@ -175,13 +172,13 @@ def test_outliers_over_a_bulk(solver):
 
     @jax.jit
     def solve(shift):
-        return eigensolve(op, solver(shift, rtol=1e-3), which="nearest")
+        return eigensolve(op, JacobiDavidson(shift, rtol=1e-3), which="nearest")
 
     for shift, wanted in ((2.4, 2.5), (1.8, 2.0), (2.8, 3.0)):
         solution = solve(jnp.asarray(shift, jnp.float32))
         assert solution.converged.all()
         np.testing.assert_allclose(solution.values, wanted, rtol=1e-4)
-        assert int(solution.stats["matvecs"]) < 150
+        assert int(solution.stats["matvecs"]) < 250
 
 
 def test_jacobi_davidson_at_an_end():
@@ -199,7 +196,7 @@ def test_derivative_of_an_interior_pair(x64):
 
     def ours(t, shift):
         op = lx.MatrixLinearOperator(base + t * other, lx.symmetric_tag)
-        s = eigensolve(op, ShiftInvert(shift, rtol=1e-10), which="nearest")
+        s = eigensolve(op, JacobiDavidson(shift, rtol=1e-10), which="nearest")
         return s.values[0] + s.vectors[0, 0] ** 2
 
     def truth(t):
@@ -252,9 +249,9 @@ def test_minres(x64):
     assert int(steps) == 0
 
 
-@pytest.mark.parametrize("solver", [ShiftInvert, JacobiDavidson])
-def test_options_that_make_no_sense(solver):
-    for options in ({"rtol": -1.0}, {"atol": np.inf}, {"basis": 2}, {"explore": -1}):
+def test_options_that_make_no_sense():
+    solver = JacobiDavidson
+    for options in ({"rtol": -1.0}, {"atol": np.inf}, {"basis": 2}, {"switch": -1.0}):
         with pytest.raises(ValueError, match=next(iter(options))):
             solver(0.0, **options)
     op = lx.DiagonalLinearOperator(jnp.arange(30.0))

@@ -256,7 +256,7 @@ def test_scale_does_not_matter(scale):
 def test_a_block_sees_both_of_a_pair(x64):
     rng = np.random.default_rng(0)
     double = symmetric(np.concatenate([[10, 10, 9, 9], rng.uniform(-1, 8, 146)]))
-    solver = Lanczos(basis=24, rtol=1e-6, block=2, copies=False)
+    solver = Lanczos(basis=24, rtol=1e-6, block=4, copies=False)
     for matrix in (MATRICES["wilkinson"], MATRICES["repeated"], double):
         solution = eigensolve(operator(matrix), solver, k=4)
         check_honest(solution, matrix, 1e-6)

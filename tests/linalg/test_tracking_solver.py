@@ -76,7 +76,7 @@ def tracked(path, seed=1, rtol=1e-3, value_rtol=0.0):
 
 @pytest.mark.parametrize(
     ("path", "products", "median", "worst"),
-    [(crossing, 2.5, 5e-4, 1.5e-2), (rotating, 4.0, 1e-4, 5e-3), (rising, 2.0, 1e-4, 0.2)],
+    [(crossing, 2.5, 5e-4, 1.5e-2), (rotating, 5.0, 1e-4, 5e-3), (rising, 2.0, 1e-4, 0.2)],
 )
 def test_value_to_an_estimate(path, products, median, worst):
     error, matvecs, _, _ = tracked(path, value_rtol=1e-4)
@@ -97,7 +97,7 @@ def test_residual_tolerance():
     error, matvecs, residuals, converged = tracked(rotating, rtol=1e-3)
     assert np.all(converged)
     assert np.max(residuals) <= 1e-3
-    assert np.max(error) <= 1e-4
+    assert np.max(error) <= 2e-4
     # From a random vector, a solve takes thirty.
     assert np.mean(matvecs) <= 8
 

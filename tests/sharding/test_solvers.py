@@ -24,7 +24,6 @@ from aeoskit.linalg import (
     PowerIteration,
     RestrictedOperator,
     ShiftedOperator,
-    ShiftInvert,
     Tracking,
     diagonal,
     eigensolve,
@@ -52,7 +51,6 @@ SOLVERS = {
     "arnoldi": Arnoldi(rtol=1e-9),
     "tracking": Tracking(rtol=1e-9),
     "davidson": JacobiDavidson(0.1, rtol=1e-8),
-    "invert": ShiftInvert(0.1, rtol=1e-8),
     "dense": Dense(),
 }
 

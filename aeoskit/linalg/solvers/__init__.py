@@ -1,0 +1,1 @@
+"""The solvers: one loop for methods that grow a subspace, and the methods."""

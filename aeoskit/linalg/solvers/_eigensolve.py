@@ -15,12 +15,12 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from aeoskit.sharding import lie_like
 
-from .._assisted import AbstractAssisted, place
 from .._derivatives import with_derivatives, without_tangents
 from .._loops import loop_mode
 from .._orthogonal import bundled
 from .._options import with_arrays
 from .._packing import PackedOperator, is_packed, pack, packable, packed_structure, unpack
+from .._platform import platform_of
 from .._protocol import structure_of
 from .._question import check_question
 from .._results import RESULTS
@@ -103,6 +103,9 @@ class AbstractEigenSolver(eqx.Module):
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: Any, start: Start
     ) -> EigenSolution:
         """The solution."""
+
+    def check_platform(self, platform: str) -> None:
+        """Raises a ValueError where programs for a platform cannot hold the solver."""
 
     def norm_seen(self, state: Any) -> Float[Array, ""]:
         """The longest product of a unit vector that a state knows of: rounding is a share of it.
@@ -236,8 +239,6 @@ def _host_solve(
     done = False
     while not done:
         state, flag = _host_step(inputs, state)
-        if isinstance(solver, AbstractAssisted) and solver.assisted:
-            state, flag = stricter(solver, operator).assist(operator, problem, state)
         done = bool(flag)
     return _host_finish((*inputs, start), state)
 
@@ -358,11 +359,12 @@ def eigensolve(
             f"eigensolve({option}) works on the host, not under jit, vmap or scan: leave it out "
             "and look at `solution.result`."
         )
-    placed, where = place(solver, operator, traced, driver)
-    placed = with_arrays(placed, tree_dtype(structure))
+    placed, where = with_arrays(solver, tree_dtype(structure)), driver
     if where == "auto" and not traced:
         several = jax.process_count() > 1
         where = "host" if solver.eager and not several else _mode(operator, structure)
+    if where != "host":
+        solver.check_platform(platform_of(operator))
     flat, begin = _laid_out(operator, solver, problem, begin)
     run = _host_solve if where == "host" else _compiled_solve
     if not traced:

@@ -95,7 +95,7 @@ class Lanczos(AbstractSubspaceSolver):
     rtol: Scalar = 1e-3
     atol: Scalar = 0.0
     noise: Scalar = 0.1
-    explore: int = eqx.field(default=4, static=True)
+    explore: int = eqx.field(default=5, static=True)
     copies: bool = eqx.field(default=True, static=True)
 
     def __check_init__(self):
@@ -106,7 +106,7 @@ class Lanczos(AbstractSubspaceSolver):
         check_numbers(self, ("rtol", "atol", "noise"), "rtol=1e-3, atol=0, noise=0.1")
         if self.explore < 0:
             raise ValueError(
-                f"Lanczos(explore={self.explore}): a count is not negative; the default is 4."
+                f"Lanczos(explore={self.explore}): a count is not negative; the default is 5."
             )
 
     def default_max_matvecs(self, dimension: int) -> int:

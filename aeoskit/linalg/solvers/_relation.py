@@ -15,19 +15,22 @@ CPUs makes a kernel of every elementwise expression and every product with a vec
 longer than the rest of the solve, and none of a product of matrices.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Inexact, Int
 
 from .._record import record
 from .._orthogonal import once
 
 # A direction shorter than this in what is left of it is no direction.
 _GONE = 1e-3
+# In units of (machine epsilon * norm seen): what is shorter than this in an image is rounding.
+_ROUNDING = 4.0
 
 
 @record
@@ -40,6 +43,11 @@ class Relation:
         there: Which rows of the basis hold a vector.
         size: How many rows are taken (some may be empty).
         count: How many columns.
+
+    Example:
+        >>> one, none = np.eye(2), np.zeros((2, 2))
+        >>> Relation(one, np.diag([3.0, 1.0]), np.array([True, True]), 2, 2).size
+        2
     """
 
     tried: Float[ArrayLike, "c c"]
@@ -53,17 +61,31 @@ class Relation:
 class Pairs:
     """Ritz pairs of a relation, best first, the first `count` of them.
 
+    Complex where the operator is not symmetric.
+
     Attributes:
         values: In units.
         vectors: S, in columns: coordinates in the columns of X.
         errors: The coordinates in V of their residuals, in columns.
         residuals: The norms of these, infinite where there is no pair.
+
+    Example:
+        >>> Pairs(np.ones(1), np.eye(1), np.zeros((1, 1)), np.zeros(1)).reach(np.array([0.5]))
+        array([0.5])
     """
 
-    values: Float[ArrayLike, " c"]
-    vectors: Float[ArrayLike, "c c"]
-    errors: Float[ArrayLike, "c c"]
+    values: Inexact[ArrayLike, " c"]
+    vectors: Inexact[ArrayLike, "c c"]
+    errors: Inexact[ArrayLike, "c c"]
     residuals: Float[ArrayLike, " c"]
+
+    def reach(self, residuals: Any) -> Any:
+        """How far an eigenvalue may be from the first values, if these are their residuals."""
+        return residuals
+
+    def order(self, which: str) -> Any:
+        """The numbers by which they are ranked."""
+        return measure(self.values, which)
 
 
 def namespace(x: Any) -> Any:
@@ -87,7 +109,24 @@ def when(predicate: Any, function: Any, value: Any) -> Any:
 
 def norms(columns: Any) -> Any:
     """The norm of each column."""
-    return namespace(columns).sqrt((columns * columns).sum(axis=0))
+    squares = (columns * columns.conj()).real if _is_complex(columns) else columns * columns
+    return namespace(columns).sqrt(squares.sum(axis=0))
+
+
+def _is_complex(x: Any) -> bool:
+    return np.issubdtype(x.dtype, np.complexfloating)
+
+
+def measure(values: Any, which: str) -> Any:
+    """What `which` orders the values by: their moduli, their real parts, or they themselves."""
+    if which == "largest_magnitude":
+        return namespace(values).abs(values)
+    return values.real if _is_complex(values) else values
+
+
+def splits_pair(values: Any, k: Any) -> Any:
+    """1 if the first k of the values leave out the lower one of a conjugate pair, else 0."""
+    return (values[k - 1].imag > 0).astype(np.int32) if _is_complex(values) else 0
 
 
 def off(orthonormal: Any, columns: Any) -> Any:
@@ -164,7 +203,18 @@ def learned(relation: Relation, x: Any, product: Any) -> Relation:
 def unit_directions(relation: Relation, candidates: Any) -> Any:
     """What is left of the candidates (columns) beside all that was multiplied, as units.
 
-    Zero where nothing is.
+    Args:
+        relation: What was multiplied.
+        candidates: `(c, p)`, coordinates in the rows.
+
+    Returns:
+        `(c, p)`, zero where nothing is left.
+
+    Example:
+        >>> tried, there = np.diag([1.0, 0.0]), np.array([True, True])
+        >>> relation = Relation(tried, tried, there, np.int32(2), np.int32(1))
+        >>> unit_directions(relation, np.array([[1.0], [2.0]])).tolist()
+        [[0.0], [1.0]]
     """
     xp = namespace(candidates)
     full = norms(candidates)
@@ -183,19 +233,71 @@ def compressed(
     Images of Ritz vectors are in the span of these, so that the relation stays exact (thick
     restart: Wu and Simon, SIAM J. Matrix Anal. Appl. 22, 2000). Where `most` rows are too few for
     all that was not multiplied, those go in which the residuals have most of their share, then
-    those that are preferred; the norm of what the images had outside is returned too.
+    those that are preferred.
+
+    Args:
+        relation: What was multiplied.
+        pairs: Its Ritz pairs.
+        kept: How many of these to keep.
+        most: How many rows there may be.
+        preference: `(c, c)`, for directions that were not multiplied.
+
+    Returns:
+        The relation, its pairs, the columns of V, and the norm of what images had outside of them.
+
+    Example:
+        >>> tried, images = np.diag([1.0, 0.0]), np.array([[2.0, 0.0], [0.5, 0.0]])
+        >>> relation = Relation(tried, images, np.array([True, True]), np.int32(2), np.int32(1))
+        >>> pairs, _ = ritz_pairs(relation, 2.1, "largest")
+        >>> smaller, *_ = compressed(relation, pairs, 1, 2)
+        >>> abs(smaller.images).tolist()
+        [[2.0, 0.0], [0.5, 0.0]]
+    """
+    xp = namespace(relation.tried)
+    kept = xp.minimum(xp.asarray(kept, np.int32), relation.count)
+    held = xp.arange(relation.tried.shape[0]) < kept
+    best = xp.where(held[None, :], pairs.vectors, 0)
+    errors = xp.where(held[None, :], pairs.errors, 0)
+    axes = errors / (norms(errors) + 1e-30)[None, :]
+    smaller, columns, outside = cut(relation, best, axes, kept, most, preference)
+    pairs = Pairs(
+        values=xp.where(held, pairs.values, 0).astype(best.dtype),
+        vectors=smaller.tried,
+        errors=matmul(columns.T, errors),
+        residuals=xp.where(held, pairs.residuals, xp.inf).astype(best.dtype),
+    )
+    return smaller, pairs, columns, xp.max(outside)
+
+
+def cut(
+    relation: Relation,
+    best: Any,
+    shares: Any,
+    kept: Any,
+    most: Any,
+    preference: Any | None = None,
+) -> tuple[Relation, Any, Any]:
+    """The relation on `kept` orthonormal combinations of X and what was not multiplied.
+
+    Args:
+        relation: What was multiplied.
+        best: The combinations, in columns; zero columns from `kept` on.
+        shares: Unit residuals, in columns: rows in which they have their shares go first.
+        kept: How many.
+        most: How many rows there may be.
+        preference: `(c, c)`, for other directions.
+
+    Returns:
+        The relation, the columns of V, and the norms of what each image had outside of them.
     """
     xp = namespace(relation.tried)
     c = relation.tried.shape[0]
     index = xp.arange(c)
-    kept = xp.minimum(xp.asarray(kept, np.int32), relation.count)
     held = index < kept
-    best = xp.where(held[None, :], pairs.vectors, 0)
-    errors = xp.where(held[None, :], pairs.errors, 0)
     ritz, images = matmul(relation.tried, best), matmul(relation.images, best)
     # The complement of what was multiplied, among the rows.
     rest = xp.diag(relation.there.astype(ritz.dtype)) - matmul(relation.tried, relation.tried.T)
-    shares = matmul(rest, errors / (norms(errors) + 1e-30)[None, :])
+    shares = matmul(rest, shares)
     weight = rest + 4 * matmul(shares, shares.T)
     if preference is not None:
         weight = weight + matmul(rest, matmul(preference, rest))
@@ -208,23 +310,94 @@ def compressed(
     columns = (ritz + moved).astype(ritz.dtype)
     outside = images - matmul(columns, matmul(columns.T, images))
     there = held | behind
-    unit = xp.diag(held.astype(ritz.dtype))
     smaller = Relation(
-        tried=unit,
+        tried=xp.diag(held.astype(ritz.dtype)),
         images=matmul(columns.T, images),
         there=there,
         size=there.sum().astype(np.int32),
         count=kept,
     )
-    pairs = Pairs(
-        values=xp.where(held, pairs.values, 0).astype(ritz.dtype),
-        vectors=unit,
-        errors=matmul(columns.T, errors),
-        residuals=xp.where(held, pairs.residuals, xp.inf).astype(ritz.dtype),
+    return smaller, columns, norms(outside)
+
+
+def kept(
+    relation: Relation, pairs: Pairs, count: Any, directions: Any, scale: Any, most: int
+) -> tuple[Relation, Pairs, Any, Any]:
+    """The relation on some of what was multiplied and what the images of that need, and columns.
+
+    `compressed` is the case of Ritz vectors of a space that grew from its own images, where all
+    that was not multiplied is kept. Here any directions are, and so a relation stays exact whatever
+    the space grew by (the locally optimal restart: Stathopoulos, SIAM J. Sci. Comput. 29, 2007).
+
+    Args:
+        relation: What there is.
+        pairs: Its pairs.
+        count: How many of the directions are the best pairs, in order.
+        directions: `(c, p)`: orthonormal columns, coordinates in those of X; zero ones come last.
+        scale: The norm seen.
+        most: How many rows may be taken; with 2 p nothing is lost.
+
+    Returns:
+        The relation; pairs, `count` of them; the columns of V; the norm of what images lost.
+    """
+    xp = namespace(relation.tried)
+    c, p = directions.shape
+    index = xp.arange(c)
+    tried = (directions * directions).sum(axis=0) > 0.5
+    ritz, images = matmul(relation.tried, directions), matmul(relation.images, directions)
+    beside = off(ritz, images)
+    # The directions as singular vectors of values above all others: what is orthogonal to them
+    # comes next, longest first, and is orthogonal to rounding.
+    above = 1.1 * xp.sqrt((beside * beside).sum()) + 1e-30
+    left, lengths, _ = xp.linalg.svd(
+        xp.concatenate([above * ritz, beside], axis=1), full_matrices=False
     )
-    return smaller, pairs, columns, xp.max(norms(outside))
+    held = tried.sum()
+    width = min(left.shape[1], most)
+    eps = np.finfo(ritz.dtype).eps
+    unseen = (index[:width] >= held) & (lengths[:width] > _ROUNDING * eps * (scale + above))
+    columns = xp.where(unseen[None, :], left[:, :width], 0)
+    columns = columns + xp.pad(ritz, ((0, 0), (0, max(0, width - p))))[:, :width]
+    columns = xp.where(relation.there[:, None], columns, 0).astype(ritz.dtype)
+    # Singular vectors of rounding may point out of the rows.
+    sound = (columns * columns).sum(axis=0) > 0.999
+    columns = xp.where(sound[None, :], columns, 0)
+    wide = ((0, c - width), (0, c - p))
+    there = xp.pad(sound, (0, c - width))
+    unit = xp.diag((index < held).astype(ritz.dtype))
+    outside = images - matmul(columns, matmul(columns.T, images))
+    smaller = Relation(
+        tried=unit,
+        images=xp.pad(matmul(columns.T, images), wide),
+        there=there,
+        size=xp.max(xp.where(there, index + 1, 0)).astype(np.int32),
+        count=held.astype(np.int32),
+    )
+    best = index < count
+    errors = matmul(columns.T, xp.where(best[None, :], pairs.errors, 0))
+    pairs = dataclasses.replace(
+        pairs,
+        values=xp.where(best, pairs.values, 0).astype(ritz.dtype),
+        vectors=unit * best[None, :],
+        errors=xp.pad(errors, wide[:1] + ((0, 0),)),
+        residuals=xp.where(best, pairs.residuals, xp.inf).astype(ritz.dtype),
+    )
+    # Rounding is counted for every rotation.
+    return smaller, pairs, columns, xp.maximum(xp.max(norms(outside)) - 2 * eps * scale, 0)
 
 
 def kept_at_restart(m: int, k: int) -> int:
-    """How many Ritz vectors a restart keeps in a basis of m: the wanted, and half of the rest."""
+    """How many Ritz vectors a restart keeps: the wanted, and half of the rest.
+
+    Args:
+        m: The size of the basis.
+        k: How many are wanted.
+
+    Returns:
+        A count under m.
+
+    Example:
+        >>> kept_at_restart(20, 2)
+        11
+    """
     return max(1, min(m - 1, k + max(1, (m - k) // 2)))

@@ -1,4 +1,4 @@
-"""A subspace that grows by products: all that touches vectors, in four small programs.
+"""A subspace that grows by products: all that touches vectors, in five small programs.
 
 The rows V of a basis are orthonormal, and what is known of the operator on their span is a pair of
 small matrices X and Y (see `_relation`). One product takes a direction out of the span, multiplies
@@ -7,7 +7,7 @@ of small matrices. So these are the only programs that a solve compiles for vect
 they are dispatched one by one, under a transformation they are traced into the caller's program.
 """
 
-import functools
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +33,7 @@ from .._tree import (
     tree_scale,
     tree_where,
 )
+from ._relation import namespace
 
 # Rows that one pass of orthogonalization reads at a time, so that its cost follows the filled part
 # of the basis and not its capacity.
@@ -42,6 +43,8 @@ _KEPT = 0.7
 _PASSES = 5
 # In units of (machine epsilon * norm of the product): less than this is nothing new.
 NOTHING = 8.0
+# A unit vector with less than this beside the rows is taken as a combination of them.
+_NEW = 1e-3
 
 
 @record
@@ -119,7 +122,8 @@ def outside(
     """The part of `w` orthogonal to the first `size` rows, its components, and its norm.
 
     The rows from `first` on are subtracted before all are: where the others have little in `w`,
-    that is as good as all of them twice.
+    that is as good as all of them twice. With `first` -1 all are twice. (Once, where the rest is
+    long, is enough for one vector; the rows that come of it grow apart in hundreds of restarts.)
     """
 
     def subtract(part: PyTree, start: Array, own: Array, carry: Any) -> Any:
@@ -132,13 +136,13 @@ def outside(
     def body(carry: Any) -> Any:
         w, h, numbers = carry
         turn, after = numbers[0], numbers[2]
-        low = jnp.where(turn == 0, first, 0)
+        low = jnp.where(turn == 0, jnp.maximum(first, 0), 0)
         w, h = _chunks(basis, (w, h), low, size, subtract)
         return w, h, jnp.stack([turn + 1, after, tree_norm(w)])
 
     def again(carry: Any) -> Array:
         turn, before, after = carry[2]
-        least = 1 + (first > 0)
+        least = 1 + (first != 0)
         return (turn < least) | ((after < _KEPT * before) & (turn < _PASSES) & (after > 0))
 
     h = jnp.zeros(_rows(basis), tree_dtype(basis))
@@ -208,7 +212,7 @@ def grow(
         operator: A.
         x: The direction's coordinates.
         size: How many rows there are.
-        first: The first row along which more than a little is expected in the image.
+        first: The first row along which more than a little is expected in the image; -1: unknown.
         unit: The unit; 0: still to be chosen.
         fixed: Whether another one is no longer possible.
     """
@@ -219,23 +223,91 @@ def grow(
     return basis, Product(flat[:-5], norm, left, added > 0, finite > 0, unit)
 
 
+def _beside(
+    basis: PyTree, vector: PyTree, size: Int[Array, ""], least: float
+) -> tuple[PyTree, Float[Array, " c"], Bool[Array, ""]]:
+    """The basis with what is new in a vector as the next row, the unit vector's coordinates."""
+    index = jnp.arange(_rows(basis))
+    coordinates = jnp.zeros(_rows(basis), tree_dtype(basis))
+    share = tree_norm(vector)
+    vector = tree_scale(1 / share, vector)
+    share = jnp.ones_like(share)
+    for _ in range(2):
+        dots = jnp.where(index < size, block_dots(basis, vector), 0)
+        inside = block_combine(basis, dots)
+        vector = jax.tree.map(lambda x, y: (x - y).astype(x.dtype), vector, inside)
+        coordinates = coordinates + share * dots
+        left = tree_norm(vector)
+        vector, share = tree_scale(1 / left, vector), share * left
+    added = (share > least) & (size < _rows(basis))
+    row = jnp.minimum(size, _rows(basis) - 1)
+    basis = block_set_row(basis, row, tree_where(added, vector, block_row(basis, row)))
+    return basis, jnp.where((index == row) & added, share, coordinates), added
+
+
 def _inject(
     basis: PyTree, size: Int[Array, ""], key: UInt32[Array, "2"]
 ) -> tuple[PyTree, UInt32[Array, "2"]]:
     fresh, key = draw(key, block_row(basis, 0))
-    index = jnp.arange(_rows(basis))
-    for _ in range(2):
-        fresh = tree_scale(1 / tree_norm(fresh), fresh)
-        dots = jnp.where(index < size, block_dots(basis, fresh), 0)
-        inside = block_combine(basis, dots)
-        fresh = jax.tree.map(lambda x, y: (x - y).astype(x.dtype), fresh, inside)
-    return block_set_row(basis, size, tree_scale(1 / tree_norm(fresh), fresh)), key
+    return _beside(basis, fresh, size, -1.0)[0], key
 
 
 def inject(basis: PyTree, size: Any, key: Any) -> tuple[PyTree, Any]:
     """A random row, orthogonal to those that there are. No products."""
     basis, key_ = dispatched(_inject, basis, size, key)
     return basis, np.asarray(key_) if isinstance(key, np.ndarray) else key_
+
+
+class AbstractExpansion(eqx.Module):
+    """Where a method goes from a residual, out of the span of the rows."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, residual: PyTree, known: PyTree
+    ) -> tuple[PyTree, Int[ArrayLike, ""], Int[ArrayLike, ""]]:
+        """The direction (of any length), how many products it took, and whether it failed.
+
+        Args:
+            residual: A vector.
+            known: A block of orthonormal vectors (or zeros) that are known already.
+        """
+
+
+def _append(
+    basis: PyTree,
+    expansion: AbstractExpansion,
+    residual: Float[Array, " c"],
+    known: Float[Array, "c p"],
+    size: Int[Array, ""],
+) -> tuple[PyTree, Float[Array, " c+3"]]:
+    right = block_combine(basis, residual)
+    vector, spent, failed = expansion(right, block_combine(basis, known))
+    # No square of an entry leaves the range of the format.
+    peak = _peak(vector, residual.dtype)
+    usable = jnp.isfinite(peak) & (peak > 0)
+    unit = _power_of_two(peak)
+    vector = jax.tree.map(
+        lambda v, r: jnp.where(usable, v / unit, r).astype(r.dtype), vector, right
+    )
+    basis, coordinates, added = _beside(basis, vector, size, _NEW)
+    numbers = jnp.stack([added, spent, failed | ~usable]).astype(residual.dtype)
+    return basis, jnp.concatenate([jnp.where(jnp.isfinite(coordinates), coordinates, 0), numbers])
+
+
+def append(
+    basis: PyTree, expansion: AbstractExpansion, residual: Any, known: Any, size: Any
+) -> tuple[PyTree, Any, Any, Any, Any]:
+    """What an expansion makes of a residual, as the next row where it is not in the span.
+
+    Returns:
+        The basis; the coordinates of the unit direction, zero if there is none; whether a row was
+        added; how many products that took; whether it failed.
+    """
+    basis, flat = dispatched(_append, basis, expansion, residual, known, size)
+    if isinstance(residual, np.ndarray):
+        flat = np.asarray(flat)
+    spent = namespace(flat).asarray(flat[-2]).astype(np.int32)
+    return basis, flat[:-3], flat[-3] > 0, spent, flat[-1] > 0
 
 
 def _recombine(basis: PyTree, columns: Float[Array, "c p"]) -> PyTree:
@@ -252,9 +324,14 @@ def recombine(basis: PyTree, columns: Any) -> PyTree:
 
 
 def _picked(basis: PyTree, wanted: Array, columns: Array) -> tuple[PyTree, PyTree]:
-    both = block_combine(basis, jnp.concatenate([wanted, columns], axis=1))
-    k = wanted.shape[1]
-    return jax.tree.map(lambda b: b[:k], both), jax.tree.map(lambda b: b[k:], both)
+    k, several = wanted.shape[1], jnp.iscomplexobj(wanted)
+    parts = [wanted.real, wanted.imag] if several else [wanted]
+    both = block_combine(basis, jnp.concatenate([*parts, columns], axis=1))
+
+    def first(b: Array) -> Array:
+        return jax.lax.complex(b[:k], b[k : 2 * k]) if several else b[:k]
+
+    return jax.tree.map(first, both), jax.tree.map(lambda b: b[len(parts) * k :], both)
 
 
 def picked(basis: PyTree, wanted: Any, columns: Any) -> tuple[PyTree, PyTree]:
@@ -295,6 +372,7 @@ def orthonormal(
     random part of length `noise`. No products.
     """
     count = min(_rows(block), rows)
+
     def put(i: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
         basis, key = carry
         fresh, key = draw(key, block_row(basis, 0))

@@ -43,6 +43,11 @@ class Search:
         limit: After how many products that search ends in any case.
         evidence: What can be said for the pairs in the end.
         trusted: Whether that is anything.
+
+    Example:
+        >>> no = np.asarray(False)
+        >>> bool(Search(no, np.int32(0), EVIDENCE.random_start, ~no).trusted)
+        True
     """
 
     asked: Bool[ArrayLike, ""]
@@ -64,7 +69,12 @@ class SubspaceState:
         verdict: What is next.
         own: What the method keeps beside these.
         key: For random rows.
-        matvecs, restarts: Counts.
+        matvecs: How many products.
+        restarts: How many times the basis was full.
+
+    Example:
+        >>> SubspaceState.__dataclass_fields__["basis"].name
+        'basis'
     """
 
     basis: PyTree
@@ -80,7 +90,7 @@ class SubspaceState:
 
 
 class AbstractSubspaceSolver(AbstractEigenSolver):
-    """A method that grows a subspace, for symmetric operators.
+    """A method that grows a subspace; what is not overridden is for symmetric operators.
 
     `init`, `step` and `finish` run on the host, where all but vectors is NumPy and a product costs
     a dispatch, or traced into a program: they are the same functions.
@@ -88,6 +98,8 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
 
     eager: ClassVar[bool] = True
     rescales: ClassVar[bool] = True
+    # Whether the rows of a state's block are orthonormal, as this solver has left them.
+    keeps_rows: ClassVar[bool] = True
     rtol: eqx.AbstractVar[Any]
     atol: eqx.AbstractVar[Any]
     noise: eqx.AbstractVar[Any]
@@ -126,6 +138,16 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         Also: the first row along which more than a little is expected in its image; and `own`.
         """
 
+    def rows_a_product(self) -> int:
+        """How many rows a product may add: one for its image, one for its direction."""
+        return 1
+
+    def expand(
+        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: SubspaceState
+    ) -> SubspaceState:
+        """Adds a row that the next direction needs, where the method goes out of the span."""
+        return state
+
     def wants_random(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """Whether the method itself wants a random row before its next product."""
         return state.relation.size == 0
@@ -160,6 +182,19 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
     ) -> tuple[Any, Any, Any]:
         """The columns of the next start's block, the memory beside it, and its age."""
 
+    def no_pairs(self, c: int, dtype: Any, xp: Any) -> Pairs:
+        """What there is before the first product, in the shapes of the small problem's pairs."""
+        square = xp.zeros((c, c), dtype)
+        return Pairs(xp.zeros(c, dtype), square, square, xp.full(c, xp.inf, dtype))
+
+    def small_problem(self, problem: EigenProblem, state: SubspaceState) -> tuple[Pairs, Any]:
+        """The Ritz pairs, and the asymmetry seen."""
+        return ritz_pairs(state.relation, state.health.scale, problem.which)
+
+    def more_stats(self, problem: EigenProblem, state: SubspaceState) -> dict[str, Any]:
+        """What `stats` holds beside the counts."""
+        return {}
+
     # What follows from it.
 
     def init(
@@ -172,14 +207,15 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         c = self.capacity(dimension, k)
         given = start.memory is None
         key = start.key
+        count = self.block_size(structure, k)
         if given:
             count = min(jax.tree.leaves(start.block)[0].shape[0], self.given(k, dimension))
-            noise = jnp.asarray(self.noise, dtype)
+        rows = xp.where(start.fresh, 0, count).astype(np.int32)
+        there = xp.arange(c) < rows
+        if given or not self.keeps_rows:
+            noise = jnp.asarray(self.noise if given else 0.0, dtype)
             basis, key = orthonormal(structure, start.block, c, noise, key)
-            rows = np.asarray(count, np.int32)
-            there = xp.arange(c) < count
         else:
-            count = self.block_size(structure, k)
             refresh = ~start.fresh & (start.age % 8 == 7)
             basis = padded(structure, start.block, c, jnp.asarray(refresh))
             there = xp.pad(start.memory.there, (0, c - count)) & ~start.fresh
@@ -192,7 +228,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         return SubspaceState(
             basis=basis,
             relation=Relation(square, square, there, xp.asarray(rows), integer),
-            pairs=Pairs(xp.zeros(c, dtype), square, square, xp.full(c, xp.inf, dtype)),
+            pairs=self.no_pairs(c, dtype, xp),
             health=Health(
                 unit=xp.asarray(unit, dtype),
                 scale=xp.asarray(scale, dtype),
@@ -221,6 +257,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
     ) -> SubspaceState:
         """One product."""
         state = self._make_room(problem, state)
+        state = self.expand(operator, problem, state)
         x, first, own = self.direction(problem, state)
         relation, health = state.relation, state.health
         xp = namespace(x)
@@ -244,9 +281,10 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
             matvecs=state.matvecs + 1,
         )
         state = self.learn(problem, state, x, product)
-        pairs, asymmetry = ritz_pairs(state.relation, state.health.scale, problem.which)
+        pairs, asymmetry = self.small_problem(problem, state)
         asymmetry = xp.maximum(state.health.asymmetry, asymmetry)
-        health = dataclasses.replace(state.health, asymmetry=asymmetry)
+        scale = xp.maximum(state.health.scale, xp.max(xp.abs(pairs.values)))
+        health = dataclasses.replace(state.health, asymmetry=asymmetry, scale=scale)
         state = dataclasses.replace(state, pairs=pairs, health=health)
         state = dataclasses.replace(state, own=self.analyse(problem, state))
         settled, _ = self.settled(problem, state)
@@ -289,10 +327,10 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
                 restarts=state.restarts + (1 - state.verdict.shrink),
             )
 
-        full = state.verdict.shrink
+        # A basis of the whole space is never full, and has nothing to search for.
         if c < problem.dimension:
-            full = full | (state.relation.size + state.verdict.inject >= c)
-        state = when(full, smaller, state)
+            taken = state.relation.size + state.verdict.inject + self.rows_a_product()
+            state = when(state.verdict.shrink | (taken > c), smaller, state)
         relation, new = state.relation, state.verdict.inject
         basis, key = when(
             new, lambda c: inject(c[0], relation.size, c[1]), (state.basis, state.key)
@@ -344,6 +382,10 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
             vectors=vectors,
             estimates=self.expected_errors(problem, state),
             value_met=value_met,
-            stats={"matvecs": state.matvecs, "restarts": state.restarts},
+            stats={
+                "matvecs": xp.asarray(state.matvecs, np.int32),
+                "restarts": xp.asarray(state.restarts, np.int32),
+                **self.more_stats(problem, state),
+            },
             state=Start(block, **small),
         )

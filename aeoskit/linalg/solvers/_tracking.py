@@ -447,7 +447,8 @@ class Tracking(AbstractSubspaceSolver):
         # A pair that has converged while the model sees a better one is not the one wanted.
         believed = own.gains <= 2 * state.pairs.residuals[:k] + floor(state.health)
         # A model that grew in this solve alone knows too little for an estimate.
-        met = (own.errors <= self.value_rtol * xp.abs(state.pairs.values[:k])) & ~own.cold
+        allowed = self.value_rtol * xp.abs(state.pairs.values[:k])
+        met = (self.expected_errors(problem, state) <= allowed) & (~own.cold | small[:k])
         return (small[:k] & believed) | met, met
 
     def settled(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any]:
@@ -460,7 +461,7 @@ class Tracking(AbstractSubspaceSolver):
 
     def expected_errors(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """The rise that the model expects, or what the residual says of it with the model's gap."""
-        return state.own.errors
+        return state.own.errors + state.health.error * state.health.scale
 
     def shrink(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """The wanted pairs, exact, and the model's best; with nothing but the exact, as Lanczos.

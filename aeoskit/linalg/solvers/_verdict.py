@@ -13,7 +13,7 @@ from .._error_bars import ritz_gaps, temple_bound
 from .._results import EVIDENCE, RESULTS
 from .._ritz import original_order
 from .._solution import EigenSolution
-from ._relation import Pairs, Relation, namespace
+from ._relation import Pairs, Relation, measure, namespace, splits_pair
 
 # In units of (machine epsilon * norm seen): what rounding alone adds to a residual, and what each
 # rotation of the basis does.
@@ -25,6 +25,11 @@ _ASYMMETRY = 10.0
 # times the root of the dimension. The random direction that it grew from has a share of about one
 # over that root in an eigenvector overlooked, the share cannot shrink, and it would show there.
 _OVERLOOKED = 20.0
+# Where the operator is not symmetric Ritz values do not come from inside, one by one: an overlooked
+# one may be behind others. So many pairs are held to that, and all to the bare distance.
+_NEXT = 3
+# Nor do they inside the spectrum.
+_INSIDE = 3
 
 
 @record
@@ -60,7 +65,7 @@ class Doubt:
         asked: Whether a search has to be made.
         running: Whether one is being made.
         passed: Whether the last one found nothing.
-        claimed: The wanted values when it began.
+        claimed: The wanted values when it began (what they are ordered by).
         begun: How many products had been spent then.
         limit: After so many products it ends in any case.
     """
@@ -96,28 +101,59 @@ def tolerance(rtol: Any, atol: Any, values: Any, health: Health) -> Any:
 
 
 def standing(rtol: Any, atol: Any, pairs: Pairs, health: Health) -> tuple[Any, Any]:
-    """By rank: whether a pair meets its tolerance; and whether it does, or is at the floor."""
+    """By rank: whether a pair meets its tolerance; and whether it does, or is at the floor.
+
+    Args:
+        rtol: Relative to the values.
+        atol: Absolute, in the operator's units.
+        pairs: Ritz pairs.
+        health: What is known of the numbers.
+
+    Returns:
+        Two arrays of booleans.
+
+    Example:
+        >>> pairs = Pairs(np.ones(2), np.eye(2), np.zeros((2, 2)), np.array([1e-5, 0.1]))
+        >>> one, zero = np.float64(1), np.float64(0)
+        >>> health = Health(one, one, zero, zero, np.True_, zero)
+        >>> [x.tolist() for x in standing(1e-3, 0.0, pairs, health)]
+        [[True, False], [True, False]]
+    """
     least = floor(health)
     converged = pairs.residuals + least <= tolerance(rtol, atol, pairs.values, health)
     return converged, converged | (pairs.residuals <= least)
 
 
 def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -> Any:
-    """Whether the best pair beyond the wanted ones, at each end, may be one of them."""
+    """Whether the best pair beyond the wanted ones, at each end, may be one of them.
+
+    Of operators that are not symmetric: each pair beyond, the best first.
+    """
     xp = namespace(pairs.values)
     k, ends = problem.k, 2 if problem.which == "both" else 1
+    factor = _OVERLOOKED * problem.dimension**0.5
     beyond = np.arange(k, k + ends)
-    held = pairs.values[beyond - ends]
-    residuals = pairs.residuals[beyond]
+    last = beyond - ends
+    if problem.which == "nearest":
+        last, beyond = np.asarray([k - 1]), np.arange(k, k + _INSIDE)
+    if np.issubdtype(pairs.values.dtype, np.complexfloating):
+        last = k - 1 + splits_pair(pairs.values, k) + np.zeros(1, np.int32)
+        beyond = last + np.arange(1, pairs.values.shape[0] - k)
+        factor = np.where(np.arange(beyond.shape[0]) < _NEXT, factor, 1).astype(health.scale.dtype)
+    held, residuals = pairs.values[last], pairs.residuals[beyond]
     least = floor(health)
     converged = residuals + least <= xp.maximum(tolerance(rtol, atol, held, health), 2 * least)
-    gap = xp.abs(held - pairs.values[beyond])
-    return ~(converged | (_OVERLOOKED * problem.dimension**0.5 * residuals <= gap))
+    order = pairs.order(problem.which)
+    gap = xp.abs(order[last] - order[beyond])
+    reach = pairs.reach(pairs.residuals)[beyond]
+    known = converged | (factor * reach <= gap)
+    needed = (beyond == last[0] + 1) | (problem.which == "nearest")
+    return ~known & (xp.isfinite(residuals) | needed)
 
 
 def searchable(problem: Any, c: int) -> bool:
     """Whether there are pairs beyond the wanted ones to look at, in a basis of c rows."""
-    return c < problem.dimension and problem.k + 2 < c and (problem.which != "both" or problem.k > 1)
+    return c < problem.dimension and problem.k + 3 < c and (problem.which != "both" or problem.k > 1)
 
 
 def first_match(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -> Any:
@@ -125,7 +161,8 @@ def first_match(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health
     xp = namespace(pairs.values)
     if not searchable(problem, pairs.values.shape[0]):
         return xp.argmax(xp.where(xp.isfinite(pairs.residuals), pairs.residuals, -1))
-    return problem.k + xp.argmax(_matches(problem, rtol, atol, pairs, health))
+    first = xp.argmax(_matches(problem, rtol, atol, pairs, health))
+    return problem.k + splits_pair(pairs.values, problem.k) + first
 
 
 def judge(
@@ -150,8 +187,9 @@ def judge(
         over = (doubt.running & settled & (matvecs > doubt.begun)) & (
             known | (matvecs - doubt.begun >= doubt.limit)
         )
-        wanted = pairs.values[: problem.k]
-        allowed = tolerance(rtol, atol, wanted, health) + pairs.residuals[: problem.k]
+        values = pairs.values[: problem.k]
+        wanted = measure(values, problem.which)
+        allowed = tolerance(rtol, atol, values, health) + pairs.residuals[: problem.k]
         changed = xp.any(xp.abs(wanted - doubt.claimed) > allowed)
         begin = doubt.asked & ~doubt.running & settled & ~doubt.passed
         repeat = over & changed
@@ -224,7 +262,8 @@ def conclude(
     seen = xp.arange(pairs.values.shape[0]) < relation.count
     if estimates is None:
         estimates = temple_bound(residuals, ritz_gaps(values, pairs.values, seen))
-    estimates = xp.minimum(estimates, residuals)
+    bounds = pairs.reach(residuals)
+    estimates = xp.minimum(estimates, bounds)
     residual_met = converged
     if value_met is not None:
         converged = converged | (found & ~asymmetric & value_met)
@@ -239,19 +278,16 @@ def conclude(
     evidence = select(trusted, evidence, EVIDENCE.none)
     evidence = select(complete, EVIDENCE.whole_space, evidence)
     back = original_order(k, problem.which)
-    nan, infinite = xp.asarray(xp.nan, values.dtype), xp.asarray(xp.inf, values.dtype)
-    bars = xp.where(found, unit * residuals, infinite)[back]
+    nan, infinite = xp.asarray(xp.nan, values.dtype), xp.asarray(xp.inf, residuals.dtype)
     arrays = {
         "values": xp.where(found, unit * values, nan)[back],
-        "residuals": bars,
-        "bounds": bars,
+        "residuals": xp.where(found, unit * residuals, infinite)[back],
+        "bounds": xp.where(found, unit * bounds, infinite)[back],
         "estimates": xp.where(found, unit * estimates, infinite)[back],
         "converged": converged[back],
         "is_top": (converged & (trusted | complete))[back],
-        "stats": {name: xp.asarray(value, np.int32) for name, value in stats.items()},
+        "stats": {name: xp.asarray(value) for name, value in stats.items()},
     }
     if xp is np:
         arrays = jax.device_put(arrays)
-    return EigenSolution(
-        vectors=vectors, evidence=evidence, result=result, state=state, **arrays
-    )
+    return EigenSolution(vectors=vectors, evidence=evidence, result=result, state=state, **arrays)

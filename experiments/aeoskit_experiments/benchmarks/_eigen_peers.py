@@ -19,7 +19,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
-from aeoskit.linalg._orthogonal import draw
+from aeoskit.linalg.extend import draw
 
 BASIS = 20
 

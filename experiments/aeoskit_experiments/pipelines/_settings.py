@@ -106,7 +106,7 @@ class Track:
     rtol: float = 1e-3
     basis: int = 20
     solver: Literal["tracking", "lanczos", "dense"] = "tracking"
-    value_rtol: float = 0.0
+    value_rtol: float = 0.01
     examples: int | None = None
 
 

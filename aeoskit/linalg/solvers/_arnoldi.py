@@ -1,0 +1,276 @@
+"""Arnoldi with Krylov-Schur restart, for operators that are not symmetric."""
+
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import lineax as lx  # noqa: F401 (the example)
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Bool, PyTree
+
+from .._options import Scalar, check_numbers
+from .._platform import has_eig
+from .._record import record
+from .._results import EVIDENCE
+from .._ritz import structure_dimension
+from .._start import Start
+from ._eigensolve import EigenProblem
+from ._nonsymmetric import (
+    ENDS,
+    GeneralPairs,
+    general_ritz_pairs,
+    nested_basis,
+    no_pairs,
+    restarted,
+)
+from ._relation import (
+    Pairs,
+    kept_at_restart,
+    matmul,
+    namespace,
+    norms,
+    splits_pair,
+    unit_directions,
+)
+from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
+from ._verdict import first_match, select, standing
+
+# Vectors beyond the wanted ones that a warm start keeps; one is there in case k splits a pair.
+_GUARD = 2
+# Rows beside the wanted pairs that a basis needs at a restart: the rest of a pair, one more Ritz
+# vector, what was not multiplied, and the next two.
+_LEAST = 5
+
+
+@record
+class ArnoldiMemory:
+    """Which rows of the block span the wanted vectors."""
+
+    wanted: Bool[ArrayLike, " r"]
+
+
+class Arnoldi(AbstractSubspaceSolver):
+    """Krylov-Schur Arnoldi for any real operator: one product a step, tested after each.
+
+    `values` and `vectors` are complex (leaves `(k, *leaf)`, of unit norm, not orthogonal to each
+    other). Complex eigenvalues come in conjugate pairs, side by side, positive imaginary part
+    first; where k cuts a pair, that one is returned. A restart never splits a pair. Every product
+    is with a real vector, and the basis is real.
+
+    **Error bars.** `residuals` are `||A v - θ v||`, with an allowance for rounding. They bound no
+    error: for an operator that is not normal, a small residual says that θ is an eigenvalue of an
+    operator nearby. `bounds` (and `estimates`, the same numbers) are *residual × condition*, the
+    first-order error of a simple eigenvalue, with the condition number `1/|yᴴx|` of the unit left
+    and right eigenvectors of the *projected* matrix: an estimate, though it is called `bounds`.
+    It sees the left eigenvector through the basis only, so that it is never too high, and low
+    until the basis is the whole space: by a third or so on random matrices, by thirty times on a
+    badly scaled one, by orders of magnitude on Grcar's. For the condition number itself solve the
+    transposed operator too. `stats["condition"]` holds the estimates, `(k,)`.
+
+    **More than one pair.** As for `Lanczos`: a Krylov space holds one copy of each eigenvalue, so
+    that with k > 1 the pairs found are held and a random direction beside them is followed, until
+    its best pair is known not to be one of them. `copies=False` does without, and then `is_top` is
+    false.
+
+    **What `converged` does not say.** As for `Lanczos`: that there is no better pair. `is_top`
+    says that it was looked for: a random start, a fresh direction beside a warm start, or the
+    whole space. On operators far from normal (Grcar's matrix) Ritz values first fill the
+    pseudospectrum, so that pairs with tiny residuals may lie well inside or outside of the
+    spectrum.
+
+    **The small problem** is a decomposition of a `basis × basis` matrix after every product.
+    Outside of transformations NumPy solves it, on any backend. Inside a compiled program XLA has it on CPU
+    and GPU; elsewhere (TPU) that is a `ValueError`.
+
+    **Cost.** A cold solve for one pair spends products only until it has converged. A warm solve
+    spends k at least, one more if k cuts a pair, and `explore`. Memory: `basis` vectors, those
+    kept at a restart (about half), and about four more.
+
+    Args:
+        basis: The number of vectors that the solver holds, one more excepted; at least k + 4.
+        rtol: A pair has converged when `||A v - θ v|| <= rtol |θ| + atol`. The test adds an
+            allowance for rounding, 8 epsilons of the largest product and what restarts lost, to
+            the residual: a tolerance under that floor ends in `RESULTS.stagnation`, never in
+            `converged`.
+        atol: See `rtol`; an eigenvalue zero needs one.
+        noise: The length of the random vector that is added to the first of the unit vectors that
+            a caller gives.
+        explore: The most products that a warm solve for one pair spends on a random direction.
+        copies: Whether a solve for several pairs looks for copies.
+
+    Raises:
+        ValueError: An option out of range; at a solve, a basis too small for k; a backend that
+            cannot solve the small problem inside a compiled program that has to hold it.
+
+    Source: Stewart, *A Krylov-Schur algorithm for large eigenproblems*, SIAM J. Matrix Anal.
+    Appl. 23 (2001).
+
+    Example:
+        >>> from aeoskit.linalg import eigensolve
+        >>> turn = jnp.array([[0.0, 2.0, 0.0], [-2.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
+        >>> operator = lx.MatrixLinearOperator(turn)
+        >>> solution = eigensolve(operator, Arnoldi(), k=2, which="largest_magnitude")
+        >>> solution.values.imag.round(3).tolist()
+        [2.0, -2.0]
+    """
+
+    ends: ClassVar[tuple[str, ...]] = ENDS
+    symmetric: ClassVar[bool] = False
+    # A caller may have scaled a state's vectors: multipliers are solved for in scaled coordinates.
+    keeps_rows: ClassVar[bool] = False
+    basis: int = eqx.field(default=30, static=True)
+    rtol: Scalar = 1e-3
+    atol: Scalar = 0.0
+    noise: Scalar = 0.1
+    explore: int = eqx.field(default=4, static=True)
+    copies: bool = eqx.field(default=True, static=True)
+
+    def __check_init__(self):
+        if self.basis < 5:
+            raise ValueError(f"Arnoldi(basis={self.basis}): a basis needs 5 vectors; use 30.")
+        check_numbers(self, ("rtol", "atol", "noise"), "rtol=1e-3, atol=0, noise=0.1")
+        if self.explore < 0:
+            raise ValueError(
+                f"Arnoldi(explore={self.explore}): a count is not negative; the default is 4."
+            )
+
+    def check_platform(self, platform: str) -> None:
+        """A compiled program has to hold the decomposition of a general matrix."""
+        if not has_eig(platform):
+            raise ValueError(
+                f"eigensolve: programs for {platform} cannot hold the small problem of Arnoldi, "
+                "which a compiled solve needs: call eigensolve outside of jit, vmap and scan, "
+                'with driver="auto" or "host", or run this part on the CPU (jax.default_device).'
+            )
+
+    def default_max_matvecs(self, dimension: int) -> int:
+        """20 products for each basis vector."""
+        return 20 * self.basis
+
+    def block_size(self, structure: PyTree, k: int) -> int:
+        """The wanted vectors and two more."""
+        return min(k + _GUARD, structure_dimension(structure))
+
+    def capacity(self, dimension: int, k: int) -> int:
+        """`basis` rows, and one for the last residual."""
+        if self.basis + 1 < min(k + _LEAST, dimension):
+            raise ValueError(
+                f"Arnoldi(basis={self.basis}) is too small for k={k}: use "
+                f"basis={k + _LEAST - 1} or more (2k + 20 is a good choice)."
+            )
+        return min(self.basis + 1, dimension)
+
+    def given(self, k: int, dimension: int) -> int:
+        """One more than wanted: k may split a pair."""
+        return min(k + 1, dimension)
+
+    def blank_memory(self, structure: PyTree, k: int) -> ArnoldiMemory:
+        """No rows."""
+        return ArnoldiMemory(wanted=jnp.zeros(self.block_size(structure, k), bool))
+
+    def no_pairs(self, c: int, dtype: Any, xp: Any) -> GeneralPairs:
+        """Complex ones."""
+        return no_pairs(c, dtype, xp)
+
+    def small_problem(self, problem: EigenProblem, state: SubspaceState) -> tuple[Pairs, Any]:
+        """Those of a general matrix, which is not asked for its symmetry."""
+        scale = state.health.scale
+        return general_ritz_pairs(state.relation, scale, problem.which), 0 * scale
+
+    def may_search(self, problem: EigenProblem) -> bool:
+        """Copies are looked for with k > 1, and what a warm start may lack."""
+        return self.copies if problem.k > 1 else self.explore > 0
+
+    def begin(
+        self, structure: PyTree, problem: EigenProblem, start: Start, count: int, xp: Any
+    ) -> tuple[Any, Any, Any]:
+        """How many rows are wanted ones, and how many there are; units are the first product's."""
+        wanted = count if start.memory is None else xp.sum(start.memory.wanted)
+        numbers = xp.stack([xp.asarray(wanted), xp.asarray(count)])
+        return xp.where(start.fresh, 0, numbers).astype(np.int32), 0.0, 0.0
+
+    def search(self, problem: EigenProblem, start: Start) -> Search:
+        """Copies, and beside a warm start what it may lack."""
+        xp, several = namespace(start.age), problem.k > 1
+        if start.memory is None:
+            no = xp.asarray(False)
+            return Search(no, xp.zeros((), np.int32), EVIDENCE.none, no)
+        looked = several and self.copies
+        asked = xp.where(start.fresh, looked, self.may_search(problem))
+        evidence = EVIDENCE.fresh_direction
+        if not looked:
+            evidence = select(start.fresh, EVIDENCE.random_start, evidence)
+        return Search(
+            asked=asked,
+            limit=xp.asarray(WITHOUT_END if several else self.explore, np.int32),
+            evidence=evidence,
+            trusted=asked | (start.fresh & (not several)),
+        )
+
+    def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any, Any]:
+        """A given row while it is of use; a random one; the residual that is wanted most."""
+        relation, k = state.relation, problem.k
+        xp = namespace(relation.tried)
+        index = xp.arange(relation.tried.shape[0])
+        _, settled = standing(self.rtol, self.atol, state.pairs, state.health)
+        wanted = (index < k) & ~settled & (index < relation.count)
+        beyond = first_match(problem, self.rtol, self.atol, state.pairs, state.health)
+        error = state.pairs.errors[:, xp.where(xp.any(wanted), xp.argmax(wanted), beyond)]
+        # Its real and its imaginary part are two directions: the longer one now.
+        parts = xp.stack([error.real, error.imag], axis=1)
+        rows = xp.eye(index.shape[0], dtype=parts.dtype)
+        units = unit_directions(relation, xp.concatenate([rows, parts], axis=1))
+        residual = units[:, index.shape[0] + xp.argmax(norms(parts))]
+        begins = state.matvecs < xp.where(xp.any(wanted), state.own[1], state.own[0])
+        row = xp.where(begins, state.matvecs, relation.size - 1)
+        x = xp.where(begins | state.verdict.inject, units[:, row], residual)
+        # Where that is nothing, the row that has been multiplied least.
+        seen = xp.where(relation.there, (relation.tried**2).sum(axis=1), 2)
+        x = xp.where(xp.any(x != 0), x, units[:, xp.argmin(seen)])
+        return x, xp.full((), -1, np.int32), state.own
+
+    def learn(
+        self, problem: EigenProblem, state: SubspaceState, x: Any, product: Any
+    ) -> SubspaceState:
+        """Nothing of its own."""
+        return state
+
+    def settled(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any]:
+        """All k pairs, and every given row had its product."""
+        k = problem.k
+        _, settled = standing(self.rtol, self.atol, state.pairs, state.health)
+        enough = namespace(settled).all(settled[:k]) & (state.relation.count >= k)
+        return enough & (state.matvecs >= state.own[0]), None
+
+    def expected_errors(self, problem: EigenProblem, state: SubspaceState) -> Any:
+        """Nothing better than the bounds."""
+        return namespace(state.pairs.residuals).full_like(
+            state.pairs.residuals[: problem.k], np.inf
+        )
+
+    def more_stats(self, problem: EigenProblem, state: SubspaceState) -> dict[str, Any]:
+        """The condition numbers."""
+        return {"condition": state.pairs.condition[: problem.k]}
+
+    def shrink(self, problem: EigenProblem, state: SubspaceState) -> Any:
+        """The best half of the pairs beyond the wanted; these alone before a search."""
+        relation, k = state.relation, problem.k
+        xp, c = namespace(relation.tried), relation.tried.shape[0]
+        # All that was not multiplied goes along, and a pair may need one more.
+        room = c - 3 - (xp.sum(relation.there) - relation.count)
+        kept = xp.maximum(k, xp.minimum(kept_at_restart(c - 1, k), room))
+        kept = xp.where(state.verdict.shrink, k, kept)
+        kept = kept + splits_pair(state.pairs.values, kept)
+        return *restarted(relation, state.pairs, kept, c - 2), state.own
+
+    def remember(
+        self, problem: EigenProblem, state: SubspaceState, start: Start, rows: int
+    ) -> tuple[Any, Any, Any]:
+        """The space of the wanted vectors and the next ones, in their order."""
+        relation, values, k = state.relation, state.pairs.values, problem.k
+        xp = namespace(relation.tried)
+        columns = matmul(relation.tried, nested_basis(state.pairs, relation.count))[:, :rows]
+        wanted = xp.minimum(k + splits_pair(values, k), relation.count)
+        wanted = (xp.arange(rows) < wanted) & state.health.finite
+        return columns, ArnoldiMemory(wanted=wanted), xp.zeros((), np.int32)
