@@ -195,7 +195,7 @@ class Lanczos(AbstractSubspaceSolver):
         rows = ((index == row) | beyond).astype(residual.dtype)[:, None]
         x = residual[:, target]
         x = xp.where(plain | ~xp.any(x != 0), unit_directions(relation, rows)[:, 0], x)
-        return x, xp.maximum(relation.size - 2, 0), own
+        return x, xp.where(relation.size > 2, relation.size - 2, -1), own
 
     def wants_random(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """While a cold start has not all its vectors."""

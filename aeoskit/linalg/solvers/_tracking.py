@@ -356,7 +356,7 @@ class Tracking(AbstractSubspaceSolver):
         both = xp.stack([own.model.matrix, own.model.staleness])
         explorer = dataclasses.replace(own.explorer, exploring=explore)
         own = dataclasses.replace(own, expected=both @ x, explorer=explorer)
-        return x, xp.zeros((), np.int32), own
+        return x, xp.asarray(-1, np.int32), own
 
     def learn(self, problem: EigenProblem, state: SubspaceState, x: Any, product: Any):
         """The model that agrees with the product and changes least elsewhere (Frobenius).
