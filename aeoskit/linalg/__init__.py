@@ -11,25 +11,18 @@ from ._algebra import ShiftedOperator as ShiftedOperator
 from ._axis_factor import AxisFactor as AxisFactor
 from ._axis_factor import multiply_along as multiply_along
 from ._axis_factor import symmetric_factor as symmetric_factor
-from ._check_solver import check_solver as check_solver
 from ._block_preconditioner import BlockPreconditioner as BlockPreconditioner
-from .solvers._davidson import JacobiDavidson as JacobiDavidson
+from ._check_solver import check_solver as check_solver
 from ._dense import Dense as Dense
 from ._density import SpectralDensity as SpectralDensity
 from ._density import spectral_density as spectral_density
 from ._determinism import check_operator as check_operator
 from ._diagonal import diagonal as diagonal
 from ._diagonal import frobenius_norm as frobenius_norm
-from .solvers._arnoldi import Arnoldi as Arnoldi
-from .solvers._eigensolve import AbstractEigenSolver as AbstractEigenSolver
-from .solvers._eigensolve import EigenProblem as EigenProblem
-from .solvers._eigensolve import eigensolve as eigensolve
 from ._error_bars import random_start_excess as random_start_excess
 from ._error_bars import ritz_gaps as ritz_gaps
 from ._error_bars import temple_bound as temple_bound
 from ._estimate import Estimate as Estimate
-from .solvers._lanczos import Lanczos as Lanczos
-from .solvers._lobpcg import LOBPCG as LOBPCG
 from ._loops import loop_mode as loop_mode
 from ._matrix_preconditioners import (
     AbstractRotatedPreconditioner as AbstractRotatedPreconditioner,
@@ -52,7 +45,6 @@ from ._results import RESULTS as RESULTS
 from ._solution import EigenSolution as EigenSolution
 from ._start import Start as Start
 from ._trace import trace as trace
-from .solvers._tracking import Tracking as Tracking
 from ._tree import block_combine as block_combine
 from ._tree import block_dots as block_dots
 from ._tree import block_gram as block_gram
@@ -68,3 +60,11 @@ from ._tree import tree_scale as tree_scale
 from ._tree import tree_size as tree_size
 from ._tree import tree_where as tree_where
 from ._vector_structure import vector_structure as vector_structure
+from .solvers._arnoldi import Arnoldi as Arnoldi
+from .solvers._davidson import JacobiDavidson as JacobiDavidson
+from .solvers._eigensolve import AbstractEigenSolver as AbstractEigenSolver
+from .solvers._eigensolve import EigenProblem as EigenProblem
+from .solvers._eigensolve import eigensolve as eigensolve
+from .solvers._lanczos import Lanczos as Lanczos
+from .solvers._lobpcg import LOBPCG as LOBPCG
+from .solvers._tracking import Tracking as Tracking

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .solvers._eigensolve import AbstractEigenSolver, EigenProblem
 from ._error_bars import ritz_gaps, temple_bound
 from ._options import Scalar
 from ._results import EVIDENCE, RESULTS
@@ -17,6 +16,7 @@ from ._ritz import WHICH, original_order, rank_ritz, structure_dimension
 from ._solution import EigenSolution
 from ._start import Start
 from ._tree import tree_dtype
+from .solvers._eigensolve import AbstractEigenSolver, EigenProblem
 
 
 class DenseState(eqx.Module):
@@ -120,9 +120,7 @@ class Dense(AbstractEigenSolver):
             key=state.key,
         )
 
-    def ended(
-        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: DenseState
-    ):
+    def ended(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: DenseState):
         """After the one step."""
         asymmetric = self._asymmetric(state)
         result = RESULTS.where(asymmetric, RESULTS.asymmetric, RESULTS.successful)
@@ -138,7 +136,11 @@ class Dense(AbstractEigenSolver):
         return self.ended(operator, problem, state)[0]
 
     def finish(
-        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: DenseState, start: Start
+        self,
+        operator: lx.AbstractLinearOperator,
+        problem: EigenProblem,
+        state: DenseState,
+        start: Start,
     ) -> EigenSolution:
         """The k pairs asked for."""
         structure = operator.in_structure()

@@ -79,7 +79,9 @@ def draw(key: UInt32[Array, "2"], like: PyTree) -> tuple[PyTree, UInt32[Array, "
     leaves, treedef = jax.tree.flatten(like)
     fresh = []
     for i, leaf in enumerate(leaves):
-        words = _hash(_hash(_counter(leaf.shape) + key[0]) ^ (key[1] + jnp.uint32(i * _GOLDEN % 2**32)))
+        words = _hash(
+            _hash(_counter(leaf.shape) + key[0]) ^ (key[1] + jnp.uint32(i * _GOLDEN % 2**32))
+        )
         # 24 bits, so that float32 holds them exactly.
         uniform = (words >> 8).astype(jnp.float32) * 2.0**-23 - (1 - 2.0**-24)
         fresh.append(uniform.astype(leaf.dtype))

@@ -124,4 +124,3 @@ def is_packed(block: PyTree, structure: PyTree) -> bool:
         x.ndim == 2 and x.shape[1:] == s.shape
         for x, s in zip(jax.tree.leaves(block), jax.tree.leaves(flat), strict=True)
     )
-

@@ -7,8 +7,8 @@ how much its products err: an operator that knows registers itself there.
 
 A **solver** is a final subclass of `AbstractEigenSolver`: `init`, `step`, `terminate`, `finish`.
 One that grows a subspace by products is a subclass of `AbstractSubspaceSolver`, which has the loop,
-the search for what was overlooked, verdicts and error bars; such a method says where it begins, which
-direction is next, when it is settled, and what a full basis keeps. `aeoskit.linalg.check_solver`
+the search for what was overlooked, verdicts and error bars; such a method says where it begins,
+which direction is next, when it is settled, and what a full basis keeps. `aeoskit.linalg.check_solver`
 holds any solver to what `eigensolve` promises.
 """
 

@@ -175,8 +175,6 @@ def test_the_density_of_a_known_spectrum(x64):
     assert abs(mean - np.mean(np.exp(spectrum))) < SIGMAS * std_error
 
 
-
-
 def test_not_finite_is_said(x64):
     # From numpy: a weak type would compile everything anew.
     operator = TreeOperator(jnp.asarray(np.full((N, N), np.nan)))

@@ -6,7 +6,6 @@ import equinox as eqx
 import jax.numpy as jnp
 import lineax as lx  # noqa: F401 (the example)
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Bool, PyTree
 
 from .._options import Scalar, check_numbers
@@ -47,7 +46,7 @@ _LEAST = 5
 class ArnoldiMemory:
     """Which rows of the block span the wanted vectors."""
 
-    wanted: Bool[ArrayLike, " r"]
+    wanted: Bool[Any, " r"]
 
 
 class Arnoldi(AbstractSubspaceSolver):
@@ -80,8 +79,8 @@ class Arnoldi(AbstractSubspaceSolver):
     spectrum.
 
     **The small problem** is a decomposition of a `basis × basis` matrix after every product.
-    Outside of transformations NumPy solves it, on any backend. Inside a compiled program XLA has it on CPU
-    and GPU; elsewhere (TPU) that is a `ValueError`.
+    Outside of transformations NumPy solves it, on any backend. Inside a compiled program XLA has it
+    on CPU and GPU; elsewhere (TPU) that is a `ValueError`.
 
     **Cost.** A cold solve for one pair spends products only until it has converged. A warm solve
     spends k at least, one more if k cuts a pair, and `explore`. Memory: `basis` vectors, those

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jax.core import Tracer
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from .._minres import MINRES, products_spent
@@ -42,7 +41,7 @@ class NearestPairs(Pairs):
         distances: Of the values to the shift.
     """
 
-    distances: Float[ArrayLike, " c"]
+    distances: Float[Any, " c"]
 
     def order(self, which: str) -> Any:
         """The distances."""
@@ -120,8 +119,8 @@ class Correction(AbstractExpansion):
     """
 
     operator: lx.AbstractLinearOperator
-    shift: Float[ArrayLike, ""]
-    factor: Float[ArrayLike, ""]
+    shift: Float[Any, ""]
+    factor: Float[Any, ""]
     solver: lx.AbstractLinearSolver
 
     def __call__(self, residual: PyTree, known: PyTree) -> Any:

@@ -10,15 +10,14 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jax.core import Tracer
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from aeoskit.sharding import lie_like
 
 from .._derivatives import with_derivatives, without_tangents
 from .._loops import loop_mode
-from .._orthogonal import bundled
 from .._options import with_arrays
+from .._orthogonal import bundled
 from .._packing import PackedOperator, is_packed, pack, packable, packed_structure, unpack
 from .._platform import platform_of
 from .._protocol import structure_of
@@ -49,7 +48,7 @@ class EigenProblem(eqx.Module):
     k: int = eqx.field(static=True)
     which: str = eqx.field(static=True)
     dimension: int = eqx.field(static=True)
-    max_matvecs: Int[ArrayLike, ""]
+    max_matvecs: Int[Any, ""]
 
 
 class AbstractEigenSolver(eqx.Module):
@@ -95,7 +94,7 @@ class AbstractEigenSolver(eqx.Module):
     @abc.abstractmethod
     def terminate(
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: Any
-    ) -> Bool[ArrayLike, ""]:
+    ) -> Bool[Any, ""]:
         """Whether the solve is over."""
 
     @abc.abstractmethod
@@ -253,7 +252,9 @@ def _eager_solve(
     start: Start,
 ) -> EigenSolution:
     operator = _linearise(operator)
-    solver, problem, small = jax.device_get((solver, problem, dataclasses.replace(start, block=None)))
+    solver, problem, small = jax.device_get(
+        (solver, problem, dataclasses.replace(start, block=None))
+    )
     start = dataclasses.replace(small, block=start.block)
     # As in a compiled program: what is not finite is looked at, not warned of.
     with np.errstate(all="ignore"):
@@ -404,11 +405,14 @@ def _laid_out(
     memory = solver.blank_memory(structure, problem.k)
     if start.block is None and memory is not None:
         block = block_zeros(
-            packed_structure(structure) if packs else layout, solver.block_size(structure, problem.k)
+            packed_structure(structure) if packs else layout,
+            solver.block_size(structure, problem.k),
         )
         start = dataclasses.replace(start, block=block, memory=memory)
     elif start.block is not None and flat != packs:
-        move = (lambda b: pack(b, structure, rows=True)) if packs else lambda b: unpack(b, structure)
+        move = (
+            (lambda b: pack(b, structure, rows=True)) if packs else lambda b: unpack(b, structure)
+        )
         start = dataclasses.replace(start, block=move(start.block))
     if type(start.memory) is not type(memory):
         start = dataclasses.replace(start, memory=None)

@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jax.typing import ArrayLike
-from jaxtyping import Bool, Float, Int, PyTree, UInt32
+from jaxtyping import Bool, Int, PyTree, UInt32
 
 from .._record import record
 from .._results import EVIDENCE
@@ -29,7 +28,6 @@ from ._eigensolve import AbstractEigenSolver, EigenProblem
 from ._relation import Pairs, Relation, learned, matmul, namespace, ritz_pairs, when
 from ._space import grow, inject, orthonormal, padded, picked, recombine
 from ._verdict import ROTATION, Doubt, Health, Verdict, conclude, judge
-
 
 WITHOUT_END = 2**24 - 1
 
@@ -50,10 +48,10 @@ class Search:
         True
     """
 
-    asked: Bool[ArrayLike, ""]
-    limit: Int[ArrayLike, ""]
+    asked: Bool[Any, ""]
+    limit: Int[Any, ""]
     evidence: EVIDENCE
-    trusted: Bool[ArrayLike, ""]
+    trusted: Bool[Any, ""]
 
 
 @record
@@ -84,9 +82,9 @@ class SubspaceState:
     doubt: Doubt
     verdict: Verdict
     own: Any
-    key: UInt32[ArrayLike, "2"]
-    matvecs: Int[ArrayLike, ""]
-    restarts: Int[ArrayLike, ""]
+    key: UInt32[Any, "2"]
+    matvecs: Int[Any, ""]
+    restarts: Int[Any, ""]
 
 
 class AbstractSubspaceSolver(AbstractEigenSolver):
