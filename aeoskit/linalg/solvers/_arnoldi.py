@@ -8,12 +8,10 @@ import lineax as lx  # noqa: F401 (the example)
 import numpy as np
 from jaxtyping import Bool, PyTree
 
-from .._options import Scalar, check_numbers
 from .._platform import has_eig
-from .._record import record
 from .._results import EVIDENCE
-from .._ritz import structure_dimension
-from .._start import Start
+from ..vectors._record import record
+from ..vectors._tree import tree_size
 from ._eigensolve import EigenProblem
 from ._nonsymmetric import (
     ENDS,
@@ -23,6 +21,7 @@ from ._nonsymmetric import (
     no_pairs,
     restarted,
 )
+from ._options import Scalar, check_numbers
 from ._relation import (
     Pairs,
     kept_at_restart,
@@ -32,6 +31,7 @@ from ._relation import (
     splits_pair,
     unit_directions,
 )
+from ._start import Start
 from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
 from ._verdict import first_match, select, standing
 
@@ -149,7 +149,7 @@ class Arnoldi(AbstractSubspaceSolver):
 
     def block_size(self, structure: PyTree, k: int) -> int:
         """The wanted vectors and two more."""
-        return min(k + _GUARD, structure_dimension(structure))
+        return min(k + _GUARD, tree_size(structure))
 
     def capacity(self, dimension: int, k: int) -> int:
         """`basis` rows, and one for the last residual."""

@@ -14,21 +14,20 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from aeoskit.sharding import lie_like
 
-from .._derivatives import with_derivatives, without_tangents
 from .._loops import loop_mode
-from .._options import with_arrays
-from .._orthogonal import bundled
-from .._packing import PackedOperator, is_packed, pack, packable, packed_structure, unpack
 from .._platform import platform_of
-from .._protocol import structure_of
-from .._question import check_question
 from .._results import RESULTS
-from .._ritz import structure_dimension
-from .._solution import EigenSolution
-from .._start import Start, as_start, key_data, young
-from .._tree import block_zeros, tree_dtype
-from .._vector_structure import vector_structure
-from .._widening import WidenedOperator, narrow_unit, stricter, widen, with_rounding
+from ..operators._packing import PackedOperator, is_packed, pack, packable, packed_structure, unpack
+from ..operators._protocol import structure_of
+from ..operators._widening import WidenedOperator, narrow_unit, stricter, widen, with_rounding
+from ..vectors._random import bundled
+from ..vectors._structure import vector_structure
+from ..vectors._tree import block_zeros, tree_dtype, tree_size
+from ._derivatives import with_derivatives, without_tangents
+from ._options import with_arrays
+from ._question import check_question
+from ._solution import EigenSolution
+from ._start import Start, as_start, key_data, young
 
 
 class EigenProblem(eqx.Module):
@@ -343,11 +342,11 @@ def eigensolve(
         operator = WidenedOperator(operator)
     structure = operator.in_structure()
     if max_matvecs is None:
-        max_matvecs = solver.default_max_matvecs(structure_dimension(structure))
+        max_matvecs = solver.default_max_matvecs(tree_size(structure))
     problem = EigenProblem(
         k=count,
         which=which,
-        dimension=structure_dimension(structure),
+        dimension=tree_size(structure),
         max_matvecs=jnp.asarray(max_matvecs, jnp.int32),
     )
     begin = as_start(start, structure)

@@ -6,11 +6,11 @@ import equinox as eqx
 import jax.numpy as jnp  # noqa: F401 (the example)
 import lineax as lx  # noqa: F401 (the example)
 
-from .._options import Scalar, check_numbers
-from .._ritz import WHICH
 from ._eigensolve import EigenProblem
+from ._options import Scalar, check_numbers
 from ._relation import compressed, kept_at_restart, namespace
 from ._residuals import GUARD, AbstractResidualSolver
+from ._ritz import WHICH
 from ._subspace import SubspaceState
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from .._record import record
+from ..vectors._record import record
 from ._relation import Pairs, Relation, cut, eigh, matmul, namespace, norms, when
 
 ENDS = ("smallest_real", "largest_real", "largest_magnitude")

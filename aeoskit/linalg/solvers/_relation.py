@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Inexact, Int
 
-from .._orthogonal import once
-from .._record import record
+from ..vectors._random import once
+from ..vectors._record import record
 
 # A direction shorter than this in what is left of it is no direction.
 _GONE = 1e-3

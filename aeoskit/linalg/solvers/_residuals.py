@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
-from .._record import record
 from .._results import EVIDENCE
-from .._ritz import structure_dimension
-from .._start import Start
+from ..vectors._record import record
+from ..vectors._tree import tree_size
 from ._eigensolve import EigenProblem
 from ._relation import matmul, namespace, unit_directions
+from ._start import Start
 from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
 from ._verdict import first_match, select, standing
 
@@ -66,7 +66,7 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
 
     def block_size(self, structure: PyTree, k: int) -> int:
         """The wanted vectors and two more."""
-        return min(k + GUARD, structure_dimension(structure))
+        return min(k + GUARD, tree_size(structure))
 
     def blank_memory(self, structure: PyTree, k: int) -> ResidualMemory:
         """No rows."""
@@ -154,7 +154,7 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
         if own.toward is not None:
             plain = plain & ~xp.any(own.toward != 0)
         row = xp.where(plain, row, last)
-        # A random row takes what the last solve saw beyond the wanted: it grows from solve to solve.
+        # A random row takes what the last solve saw beyond the wanted: that grows in time.
         guards = (index >= own.given) & (index < own.given + GUARD) & relation.there
         guards = guards & plain & ~begins & (own.given > 0) & (state.restarts == 0)
         rows = ((index == row) | guards).astype(residual.dtype)[:, None]

@@ -18,9 +18,9 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
-from .._orthogonal import draw, once
-from .._record import record
-from .._tree import (
+from ..vectors._random import draw, once
+from ..vectors._record import record
+from ..vectors._tree import (
     block_combine,
     block_dots,
     block_gram,

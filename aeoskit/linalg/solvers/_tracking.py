@@ -10,13 +10,11 @@ import lineax as lx  # noqa: F401 (the example)
 import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
-from .._options import Scalar, check_numbers
-from .._record import record
 from .._results import EVIDENCE
-from .._ritz import structure_dimension
-from .._start import Start
-from .._tree import tree_dtype
+from ..vectors._record import record
+from ..vectors._tree import tree_dtype, tree_size
 from ._eigensolve import EigenProblem
+from ._options import Scalar, check_numbers
 from ._relation import (
     Relation,
     best_first,
@@ -30,6 +28,7 @@ from ._relation import (
     unit_directions,
     when,
 )
+from ._start import Start
 from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
 from ._verdict import first_match, floor, select, standing
 
@@ -221,7 +220,7 @@ class Tracking(AbstractSubspaceSolver):
 
     def block_size(self, structure: PyTree, k: int) -> int:
         """The wanted pairs, those kept, the explorer and its last change."""
-        return min(k + self.kept + 2, structure_dimension(structure))
+        return min(k + self.kept + 2, tree_size(structure))
 
     def blank_memory(self, structure: PyTree, k: int) -> TrackingMemory:
         """A model that knows nothing."""

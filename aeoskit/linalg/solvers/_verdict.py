@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
-from .._error_bars import ritz_gaps, temple_bound
-from .._record import record
 from .._results import EVIDENCE, RESULTS
-from .._ritz import original_order
-from .._solution import EigenSolution
+from ..vectors._record import record
+from ._error_bars import ritz_gaps, temple_bound
 from ._relation import Pairs, Relation, measure, namespace, splits_pair
+from ._ritz import original_order
+from ._solution import EigenSolution
 
 # In units of (machine epsilon * norm seen): what rounding alone adds to a residual, and what each
 # rotation of the basis does.

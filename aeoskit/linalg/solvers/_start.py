@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
-from ._packing import is_packed, unpack
+from ..operators._packing import is_packed, unpack
 
 
 class Start(eqx.Module):

@@ -1,6 +1,7 @@
 """Error bars of eigenvalues: what a residual proves, and what it only suggests."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
