@@ -9,8 +9,8 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .solvers._eigensolve import AbstractEigenSolver, eigensolve
 from ._results import RESULTS
+from .solvers._eigensolve import AbstractEigenSolver, eigensolve
 
 _STRUCTURE = {
     "matrix": jax.ShapeDtypeStruct((4, 5), jnp.float32),

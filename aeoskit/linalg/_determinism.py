@@ -9,8 +9,7 @@ import lineax as lx
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from ._ritz import structure_dimension
-from ._tree import tree_axpy, tree_dot, tree_norm, tree_random_like
+from .vectors._tree import tree_axpy, tree_dot, tree_norm, tree_random_like, tree_size
 
 # For low precision, where the square root of epsilon would let everything pass.
 _LOOSEST = 0.3
@@ -108,7 +107,7 @@ def check_operator(
     left, right = float(tree_dot(v, a)), float(tree_dot(b, u))
     # Independent random vectors: without any symmetry the two would differ by about this.
     natural = max(float(tree_norm(v)) * size, float(tree_norm(u)) * other)
-    natural /= structure_dimension(structure) ** 0.5
+    natural /= tree_size(structure) ** 0.5
     if abs(left - right) > tolerance * natural:
         _refuse(
             f"the operator should be symmetric, but <v, A u> = {left:.6e} and <A v, u> = "

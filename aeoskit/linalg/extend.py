@@ -7,24 +7,21 @@ how much its products err: an operator that knows registers itself there.
 
 A **solver** is a final subclass of `AbstractEigenSolver`: `init`, `step`, `terminate`, `finish`.
 One that grows a subspace by products is a subclass of `AbstractSubspaceSolver`, which has the loop,
-the search for what was overlooked, verdicts and error bars; such a method says where it begins, which
-direction is next, when it is settled, and what a full basis keeps. `aeoskit.linalg.check_solver`
+the search for what was overlooked, verdicts and error bars; such a method says where it begins,
+which direction is next, when it is settled, and what a full basis keeps.
+`aeoskit.linalg.check_solver`
 holds any solver to what `eigensolve` promises.
 """
 
-from ._orthogonal import draw as draw
-from ._protocol import always as always
-from ._protocol import itself as itself
-from ._protocol import linearised_part as linearised_part
-from ._protocol import never as never
-from ._protocol import of_part as of_part
-from ._protocol import register_operator as register_operator
-from ._protocol import structure_of as structure_of
-from ._start import Start as Start
-from ._start import as_start as as_start
-from ._start import leafwise as leafwise
-from ._widening import product_error as product_error
-from ._widening import widen as widen
+from .operators._protocol import always as always
+from .operators._protocol import itself as itself
+from .operators._protocol import linearised_part as linearised_part
+from .operators._protocol import never as never
+from .operators._protocol import of_part as of_part
+from .operators._protocol import register_operator as register_operator
+from .operators._protocol import structure_of as structure_of
+from .operators._widening import product_error as product_error
+from .operators._widening import widen as widen
 from .solvers._eigensolve import AbstractEigenSolver as AbstractEigenSolver
 from .solvers._eigensolve import EigenProblem as EigenProblem
 from .solvers._relation import Pairs as Pairs
@@ -32,7 +29,11 @@ from .solvers._relation import Relation as Relation
 from .solvers._relation import compressed as compressed
 from .solvers._relation import kept_at_restart as kept_at_restart
 from .solvers._relation import unit_directions as unit_directions
+from .solvers._start import Start as Start
+from .solvers._start import as_start as as_start
+from .solvers._start import leafwise as leafwise
 from .solvers._subspace import AbstractSubspaceSolver as AbstractSubspaceSolver
 from .solvers._subspace import Search as Search
 from .solvers._subspace import SubspaceState as SubspaceState
 from .solvers._verdict import standing as standing
+from .vectors._random import draw as draw

@@ -6,15 +6,12 @@ import equinox as eqx
 import jax.numpy as jnp
 import lineax as lx  # noqa: F401 (the example)
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Bool, PyTree
 
-from .._options import Scalar, check_numbers
 from .._platform import has_eig
-from .._record import record
 from .._results import EVIDENCE
-from .._ritz import structure_dimension
-from .._start import Start
+from ..vectors._record import record
+from ..vectors._tree import tree_size
 from ._eigensolve import EigenProblem
 from ._nonsymmetric import (
     ENDS,
@@ -24,6 +21,7 @@ from ._nonsymmetric import (
     no_pairs,
     restarted,
 )
+from ._options import Scalar, check_numbers
 from ._relation import (
     Pairs,
     kept_at_restart,
@@ -33,6 +31,7 @@ from ._relation import (
     splits_pair,
     unit_directions,
 )
+from ._start import Start
 from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
 from ._verdict import first_match, select, standing
 
@@ -47,7 +46,7 @@ _LEAST = 5
 class ArnoldiMemory:
     """Which rows of the block span the wanted vectors."""
 
-    wanted: Bool[ArrayLike, " r"]
+    wanted: Bool[Any, " r"]
 
 
 class Arnoldi(AbstractSubspaceSolver):
@@ -80,8 +79,8 @@ class Arnoldi(AbstractSubspaceSolver):
     spectrum.
 
     **The small problem** is a decomposition of a `basis × basis` matrix after every product.
-    Outside of transformations NumPy solves it, on any backend. Inside a compiled program XLA has it on CPU
-    and GPU; elsewhere (TPU) that is a `ValueError`.
+    Outside of transformations NumPy solves it, on any backend. Inside a compiled program XLA has it
+    on CPU and GPU; elsewhere (TPU) that is a `ValueError`.
 
     **Cost.** A cold solve for one pair spends products only until it has converged. A warm solve
     spends k at least, one more if k cuts a pair, and `explore`. Memory: `basis` vectors, those
@@ -150,7 +149,7 @@ class Arnoldi(AbstractSubspaceSolver):
 
     def block_size(self, structure: PyTree, k: int) -> int:
         """The wanted vectors and two more."""
-        return min(k + _GUARD, structure_dimension(structure))
+        return min(k + _GUARD, tree_size(structure))
 
     def capacity(self, dimension: int, k: int) -> int:
         """`basis` rows, and one for the last residual."""

@@ -9,21 +9,20 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jax.core import Tracer
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from .._minres import MINRES, products_spent
-from .._options import Scalar, check_numbers
-from .._record import record
 from .._results import EVIDENCE
-from .._shifted import ComplementOperator
-from .._start import Start
-from .._tree import tree_dtype, tree_norm, tree_size, tree_where
-from .._widening import widen
+from ..operators._shifted import ComplementOperator
+from ..operators._widening import widen
+from ..vectors._record import record
+from ..vectors._tree import tree_dtype, tree_norm, tree_size, tree_where
 from ._eigensolve import EigenProblem
+from ._minres import MINRES, products_spent
+from ._options import Scalar, check_numbers
 from ._relation import Pairs, Relation, eigh, kept, kept_at_restart, matmul, namespace, norms, when
 from ._residuals import GUARD, AbstractResidualSolver, with_row
 from ._space import AbstractExpansion, append
+from ._start import Start
 from ._subspace import WITHOUT_END, Search, SubspaceState
 
 # A target is gone after for itself once its residual is this share of its distance to the shift:
@@ -42,7 +41,7 @@ class NearestPairs(Pairs):
         distances: Of the values to the shift.
     """
 
-    distances: Float[ArrayLike, " c"]
+    distances: Float[Any, " c"]
 
     def order(self, which: str) -> Any:
         """The distances."""
@@ -120,8 +119,8 @@ class Correction(AbstractExpansion):
     """
 
     operator: lx.AbstractLinearOperator
-    shift: Float[ArrayLike, ""]
-    factor: Float[ArrayLike, ""]
+    shift: Float[Any, ""]
+    factor: Float[Any, ""]
     solver: lx.AbstractLinearSolver
 
     def __call__(self, residual: PyTree, known: PyTree) -> Any:

@@ -10,26 +10,24 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jax.core import Tracer
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from aeoskit.sharding import lie_like
 
-from .._derivatives import with_derivatives, without_tangents
 from .._loops import loop_mode
-from .._orthogonal import bundled
-from .._options import with_arrays
-from .._packing import PackedOperator, is_packed, pack, packable, packed_structure, unpack
 from .._platform import platform_of
-from .._protocol import structure_of
-from .._question import check_question
 from .._results import RESULTS
-from .._ritz import structure_dimension
-from .._solution import EigenSolution
-from .._start import Start, as_start, key_data, young
-from .._tree import block_zeros, tree_dtype
-from .._vector_structure import vector_structure
-from .._widening import WidenedOperator, narrow_unit, stricter, widen, with_rounding
+from ..operators._packing import PackedOperator, is_packed, pack, packable, packed_structure, unpack
+from ..operators._protocol import structure_of
+from ..operators._widening import WidenedOperator, narrow_unit, stricter, widen, with_rounding
+from ..vectors._random import bundled
+from ..vectors._structure import vector_structure
+from ..vectors._tree import block_zeros, tree_dtype, tree_size
+from ._derivatives import with_derivatives, without_tangents
+from ._options import with_arrays
+from ._question import check_question
+from ._solution import EigenSolution
+from ._start import Start, as_start, key_data, young
 
 
 class EigenProblem(eqx.Module):
@@ -49,7 +47,7 @@ class EigenProblem(eqx.Module):
     k: int = eqx.field(static=True)
     which: str = eqx.field(static=True)
     dimension: int = eqx.field(static=True)
-    max_matvecs: Int[ArrayLike, ""]
+    max_matvecs: Int[Any, ""]
 
 
 class AbstractEigenSolver(eqx.Module):
@@ -95,7 +93,7 @@ class AbstractEigenSolver(eqx.Module):
     @abc.abstractmethod
     def terminate(
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: Any
-    ) -> Bool[ArrayLike, ""]:
+    ) -> Bool[Any, ""]:
         """Whether the solve is over."""
 
     @abc.abstractmethod
@@ -253,7 +251,9 @@ def _eager_solve(
     start: Start,
 ) -> EigenSolution:
     operator = _linearise(operator)
-    solver, problem, small = jax.device_get((solver, problem, dataclasses.replace(start, block=None)))
+    solver, problem, small = jax.device_get(
+        (solver, problem, dataclasses.replace(start, block=None))
+    )
     start = dataclasses.replace(small, block=start.block)
     # As in a compiled program: what is not finite is looked at, not warned of.
     with np.errstate(all="ignore"):
@@ -342,11 +342,11 @@ def eigensolve(
         operator = WidenedOperator(operator)
     structure = operator.in_structure()
     if max_matvecs is None:
-        max_matvecs = solver.default_max_matvecs(structure_dimension(structure))
+        max_matvecs = solver.default_max_matvecs(tree_size(structure))
     problem = EigenProblem(
         k=count,
         which=which,
-        dimension=structure_dimension(structure),
+        dimension=tree_size(structure),
         max_matvecs=jnp.asarray(max_matvecs, jnp.int32),
     )
     begin = as_start(start, structure)
@@ -404,11 +404,14 @@ def _laid_out(
     memory = solver.blank_memory(structure, problem.k)
     if start.block is None and memory is not None:
         block = block_zeros(
-            packed_structure(structure) if packs else layout, solver.block_size(structure, problem.k)
+            packed_structure(structure) if packs else layout,
+            solver.block_size(structure, problem.k),
         )
         start = dataclasses.replace(start, block=block, memory=memory)
     elif start.block is not None and flat != packs:
-        move = (lambda b: pack(b, structure, rows=True)) if packs else lambda b: unpack(b, structure)
+        move = (
+            (lambda b: pack(b, structure, rows=True)) if packs else lambda b: unpack(b, structure)
+        )
         start = dataclasses.replace(start, block=move(start.block))
     if type(start.memory) is not type(memory):
         start = dataclasses.replace(start, memory=None)

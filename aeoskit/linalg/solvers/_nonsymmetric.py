@@ -6,10 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from .._record import record
+from ..vectors._record import record
 from ._relation import Pairs, Relation, cut, eigh, matmul, namespace, norms, when
 
 ENDS = ("smallest_real", "largest_real", "largest_magnitude")
@@ -26,7 +25,7 @@ class GeneralPairs(Pairs):
         condition: `1/|yᴴx|` of the unit left and right eigenvectors of the projected matrix.
     """
 
-    condition: Float[ArrayLike, " c"]
+    condition: Float[Any, " c"]
 
     def reach(self, residuals: Any) -> Any:
         """To first order, as far as the basis shows the left eigenvectors."""

@@ -21,11 +21,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Inexact, Int
 
-from .._record import record
-from .._orthogonal import once
+from ..vectors._random import once
+from ..vectors._record import record
 
 # A direction shorter than this in what is left of it is no direction.
 _GONE = 1e-3
@@ -50,11 +49,11 @@ class Relation:
         2
     """
 
-    tried: Float[ArrayLike, "c c"]
-    images: Float[ArrayLike, "c c"]
-    there: Bool[ArrayLike, " c"]
-    size: Int[ArrayLike, ""]
-    count: Int[ArrayLike, ""]
+    tried: Float[Any, "c c"]
+    images: Float[Any, "c c"]
+    there: Bool[Any, " c"]
+    size: Int[Any, ""]
+    count: Int[Any, ""]
 
 
 @record
@@ -74,10 +73,10 @@ class Pairs:
         array([0.5])
     """
 
-    values: Inexact[ArrayLike, " c"]
-    vectors: Inexact[ArrayLike, "c c"]
-    errors: Inexact[ArrayLike, "c c"]
-    residuals: Float[ArrayLike, " c"]
+    values: Inexact[Any, " c"]
+    vectors: Inexact[Any, "c c"]
+    errors: Inexact[Any, "c c"]
+    residuals: Float[Any, " c"]
 
     def reach(self, residuals: Any) -> Any:
         """How far an eigenvalue may be from the first values, if these are their residuals."""
@@ -379,7 +378,7 @@ def kept(
         pairs,
         values=xp.where(best, pairs.values, 0).astype(ritz.dtype),
         vectors=unit * best[None, :],
-        errors=xp.pad(errors, wide[:1] + ((0, 0),)),
+        errors=xp.pad(errors, (wide[0], (0, 0))),
         residuals=xp.where(best, pairs.residuals, xp.inf).astype(ritz.dtype),
     )
     # Rounding is counted for every rotation.

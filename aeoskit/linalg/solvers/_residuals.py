@@ -6,15 +6,14 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, PyTree
 
-from .._record import record
 from .._results import EVIDENCE
-from .._ritz import structure_dimension
-from .._start import Start
+from ..vectors._record import record
+from ..vectors._tree import tree_size
 from ._eigensolve import EigenProblem
 from ._relation import matmul, namespace, unit_directions
+from ._start import Start
 from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
 from ._verdict import first_match, select, standing
 
@@ -27,7 +26,7 @@ GUARD = 2
 class ResidualMemory:
     """Which rows of the block hold a vector."""
 
-    there: Bool[ArrayLike, " r"]
+    there: Bool[Any, " r"]
 
 
 @record
@@ -41,11 +40,11 @@ class ResidualOwn:
         failed: How many linear solves did.
     """
 
-    random: Int[ArrayLike, ""]
-    given: Int[ArrayLike, ""]
-    toward: Float[ArrayLike, " c"] | None = None
-    before: Float[ArrayLike, "c k"] | None = None
-    failed: Int[ArrayLike, ""] | None = None
+    random: Int[Any, ""]
+    given: Int[Any, ""]
+    toward: Float[Any, " c"] | None = None
+    before: Float[Any, "c k"] | None = None
+    failed: Int[Any, ""] | None = None
 
 
 class AbstractResidualSolver(AbstractSubspaceSolver):
@@ -67,7 +66,7 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
 
     def block_size(self, structure: PyTree, k: int) -> int:
         """The wanted vectors and two more."""
-        return min(k + GUARD, structure_dimension(structure))
+        return min(k + GUARD, tree_size(structure))
 
     def blank_memory(self, structure: PyTree, k: int) -> ResidualMemory:
         """No rows."""
@@ -147,7 +146,6 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
         residual = unit_directions(relation, state.pairs.errors)
         unseen = relation.there & ((relation.tried**2).sum(axis=1) < 0.5)
         last = xp.argmax(xp.where(unseen, index, -1))
-        rows = unit_directions(relation, xp.eye(index.shape[0], dtype=residual.dtype))
         x = residual[:, self.target(problem, state)[0]]
         if own.toward is not None:
             toward = unit_directions(relation, own.toward[:, None])[:, 0]
@@ -156,8 +154,13 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
         if own.toward is not None:
             plain = plain & ~xp.any(own.toward != 0)
         row = xp.where(plain, row, last)
-        x = xp.where(plain | ~xp.any(x != 0), rows[:, row], x)
-        return x, xp.maximum(relation.size - 2, 0) if own.toward is None else 0 * relation.size, own
+        # A random row takes what the last solve saw beyond the wanted: that grows in time.
+        guards = (index >= own.given) & (index < own.given + GUARD) & relation.there
+        guards = guards & plain & ~begins & (own.given > 0) & (state.restarts == 0)
+        rows = ((index == row) | guards).astype(residual.dtype)[:, None]
+        x = xp.where(plain | ~xp.any(x != 0), unit_directions(relation, rows)[:, 0], x)
+        far = relation.size > 2 if own.toward is None else relation.size < 0
+        return x, xp.where(far, relation.size - 2, -1), own
 
     def wants_random(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """While a cold start has not all its vectors."""

@@ -16,12 +16,11 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
-from .._record import record
-from .._orthogonal import draw, once
-from .._tree import (
+from ..vectors._random import draw, once
+from ..vectors._record import record
+from ..vectors._tree import (
     block_combine,
     block_dots,
     block_gram,
@@ -60,12 +59,12 @@ class Product:
         unit: The power of two that numbers are divided by, so that no square overflows.
     """
 
-    image: Float[ArrayLike, " c"]
-    norm: Float[ArrayLike, ""]
-    left: Float[ArrayLike, ""]
-    added: Bool[ArrayLike, ""]
-    finite: Bool[ArrayLike, ""]
-    unit: Float[ArrayLike, ""]
+    image: Float[Any, " c"]
+    norm: Float[Any, ""]
+    left: Float[Any, ""]
+    added: Bool[Any, ""]
+    finite: Bool[Any, ""]
+    unit: Float[Any, ""]
 
 
 def _is_array(x: Any) -> bool:
@@ -264,7 +263,7 @@ class AbstractExpansion(eqx.Module):
     @abc.abstractmethod
     def __call__(
         self, residual: PyTree, known: PyTree
-    ) -> tuple[PyTree, Int[ArrayLike, ""], Int[ArrayLike, ""]]:
+    ) -> tuple[PyTree, Int[Any, ""], Int[Any, ""]]:
         """The direction (of any length), how many products it took, and whether it failed.
 
         Args:

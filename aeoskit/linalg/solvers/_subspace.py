@@ -14,22 +14,20 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jax.typing import ArrayLike
-from jaxtyping import Bool, Float, Int, PyTree, UInt32
+from jaxtyping import Bool, Int, PyTree, UInt32
 
-from .._record import record
 from .._results import EVIDENCE
-from .._ritz import original_order
-from .._solution import EigenSolution
-from .._start import Start
-from .._tree import tree_dtype
-from .._vector_structure import vector_structure
-from .._widening import product_error
+from ..operators._widening import product_error
+from ..vectors._record import record
+from ..vectors._structure import vector_structure
+from ..vectors._tree import tree_dtype
 from ._eigensolve import AbstractEigenSolver, EigenProblem
 from ._relation import Pairs, Relation, learned, matmul, namespace, ritz_pairs, when
+from ._ritz import original_order
+from ._solution import EigenSolution
 from ._space import grow, inject, orthonormal, padded, picked, recombine
+from ._start import Start
 from ._verdict import ROTATION, Doubt, Health, Verdict, conclude, judge
-
 
 WITHOUT_END = 2**24 - 1
 
@@ -50,10 +48,10 @@ class Search:
         True
     """
 
-    asked: Bool[ArrayLike, ""]
-    limit: Int[ArrayLike, ""]
+    asked: Bool[Any, ""]
+    limit: Int[Any, ""]
     evidence: EVIDENCE
-    trusted: Bool[ArrayLike, ""]
+    trusted: Bool[Any, ""]
 
 
 @record
@@ -84,9 +82,9 @@ class SubspaceState:
     doubt: Doubt
     verdict: Verdict
     own: Any
-    key: UInt32[ArrayLike, "2"]
-    matvecs: Int[ArrayLike, ""]
-    restarts: Int[ArrayLike, ""]
+    key: UInt32[Any, "2"]
+    matvecs: Int[Any, ""]
+    restarts: Int[Any, ""]
 
 
 class AbstractSubspaceSolver(AbstractEigenSolver):

@@ -8,16 +8,13 @@ import equinox as eqx
 import jax.numpy as jnp
 import lineax as lx  # noqa: F401 (the example)
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, PyTree
 
-from .._record import record
-from .._options import Scalar, check_numbers
 from .._results import EVIDENCE
-from .._ritz import structure_dimension
-from .._start import Start
-from .._tree import tree_dtype
+from ..vectors._record import record
+from ..vectors._tree import tree_dtype, tree_size
 from ._eigensolve import EigenProblem
+from ._options import Scalar, check_numbers
 from ._relation import (
     Relation,
     best_first,
@@ -31,6 +28,7 @@ from ._relation import (
     unit_directions,
     when,
 )
+from ._start import Start
 from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
 from ._verdict import first_match, floor, select, standing
 
@@ -44,8 +42,8 @@ _OLD = 0.5
 _FORGET = 0.5
 # What is smaller than this share of the model tells nothing of a jump.
 _ROUGH = 1e-2
-# The error of a value in units of residual² over the model's gap: at most this in nine of ten solves
-# along training, before the edge and at it (`aeoskit bench accuracy`).
+# The error of a value in units of residual² over the model's gap: at most this in nine of ten
+# solves along training, before the edge and at it (`aeoskit bench accuracy`).
 _CALIBRATED = 2.0
 # Columns of the explorer: itself, its last change, and, once it was multiplied in this solve, that
 # direction and what its image brought.
@@ -64,11 +62,11 @@ class Model:
         drift: By how much a value moves from solve to solve.
     """
 
-    matrix: Float[ArrayLike, "r r"]
-    staleness: Float[ArrayLike, "r r"]
-    bulk: Float[ArrayLike, ""]
-    weight: Float[ArrayLike, ""]
-    drift: Float[ArrayLike, ""]
+    matrix: Float[Any, "r r"]
+    staleness: Float[Any, "r r"]
+    bulk: Float[Any, ""]
+    weight: Float[Any, ""]
+    drift: Float[Any, ""]
 
 
 @record
@@ -84,20 +82,20 @@ class TrackingMemory:
     """
 
     model: Model
-    there: Bool[ArrayLike, " r"]
-    unit: Float[ArrayLike, ""]
-    scale: Float[ArrayLike, ""]
-    complete: Bool[ArrayLike, ""]
+    there: Bool[Any, " r"]
+    unit: Float[Any, ""]
+    scale: Float[Any, ""]
+    complete: Bool[Any, ""]
 
 
 @record
 class Explorer:
     """A direction that nothing wanted points to, followed from solve to solve."""
 
-    columns: Float[ArrayLike, "c 4"]
-    due: Bool[ArrayLike, ""]
-    explored: Bool[ArrayLike, ""]
-    exploring: Bool[ArrayLike, ""]
+    columns: Float[Any, "c 4"]
+    due: Bool[Any, ""]
+    explored: Bool[Any, ""]
+    exploring: Bool[Any, ""]
 
 
 @record
@@ -118,13 +116,13 @@ class TrackingOwn:
 
     model: Model
     explorer: Explorer
-    expected: Float[ArrayLike, "2 c"]
-    hopes: Float[ArrayLike, "c c"]
-    gains: Float[ArrayLike, " k"]
-    errors: Float[ArrayLike, " k"]
-    given: Int[ArrayLike, ""]
-    old: Int[ArrayLike, ""]
-    cold: Bool[ArrayLike, ""]
+    expected: Float[Any, "2 c"]
+    hopes: Float[Any, "c c"]
+    gains: Float[Any, " k"]
+    errors: Float[Any, " k"]
+    given: Int[Any, ""]
+    old: Int[Any, ""]
+    cold: Bool[Any, ""]
 
 
 class Tracking(AbstractSubspaceSolver):
@@ -222,14 +220,15 @@ class Tracking(AbstractSubspaceSolver):
 
     def block_size(self, structure: PyTree, k: int) -> int:
         """The wanted pairs, those kept, the explorer and its last change."""
-        return min(k + self.kept + 2, structure_dimension(structure))
+        return min(k + self.kept + 2, tree_size(structure))
 
     def blank_memory(self, structure: PyTree, k: int) -> TrackingMemory:
         """A model that knows nothing."""
         rows, dtype = self.block_size(structure, k), tree_dtype(structure)
         square, zero = jnp.zeros((rows, rows), dtype), jnp.zeros((), dtype)
         return TrackingMemory(
-            model=Model(square, square, zero, zero, zero), there=jnp.zeros(rows, bool),
+            model=Model(square, square, zero, zero, zero),
+            there=jnp.zeros(rows, bool),
             unit=zero,
             scale=zero,
             complete=jnp.asarray(True),
@@ -325,7 +324,7 @@ class Tracking(AbstractSubspaceSolver):
 
     def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any, Any]:
         """The model's best direction for the first wanted pair that is not settled."""
-        relation, own, k = state.relation, state.own, problem.k
+        relation, own = state.relation, state.own
         xp = namespace(relation.tried)
         c = relation.tried.shape[0]
         index, dtype = xp.arange(c), relation.tried.dtype
@@ -356,7 +355,7 @@ class Tracking(AbstractSubspaceSolver):
         both = xp.stack([own.model.matrix, own.model.staleness])
         explorer = dataclasses.replace(own.explorer, exploring=explore)
         own = dataclasses.replace(own, expected=both @ x, explorer=explorer)
-        return x, xp.zeros((), np.int32), own
+        return x, xp.asarray(-1, np.int32), own
 
     def learn(self, problem: EigenProblem, state: SubspaceState, x: Any, product: Any):
         """The model that agrees with the product and changes least elsewhere (Frobenius).
@@ -369,7 +368,11 @@ class Tracking(AbstractSubspaceSolver):
         before, stale = own.expected[0], own.expected[1]
         stale = xp.where(product.finite, stale, 0)
         change = xp.where(product.finite, product.image - before, 0)
-        measured, expected, oldness = (x * product.image).sum(), (x * before).sum(), (x * stale).sum()
+        measured, expected, oldness = (
+            (x * product.image).sum(),
+            (x * before).sum(),
+            (x * stale).sum(),
+        )
         error = measured - expected
         new = (index == relation.size - 1) & product.added
         # What share of x the model knew nothing about.
@@ -502,9 +505,7 @@ class Tracking(AbstractSubspaceSolver):
         )
         return relation, pairs, columns[:, :largest], lost, own
 
-    def remember(
-        self, problem: EigenProblem, state: SubspaceState, start: Start, rows: int
-    ) -> Any:
+    def remember(self, problem: EigenProblem, state: SubspaceState, start: Start, rows: int) -> Any:
         """The model's best vectors and the explorer, and the model on their span."""
         own, there = state.own, state.relation.there
         xp = namespace(own.hopes)

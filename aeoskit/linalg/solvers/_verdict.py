@@ -5,15 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, PyTree
 
-from .._record import record
-from .._error_bars import ritz_gaps, temple_bound
 from .._results import EVIDENCE, RESULTS
-from .._ritz import original_order
-from .._solution import EigenSolution
+from ..vectors._record import record
+from ._error_bars import ritz_gaps, temple_bound
 from ._relation import Pairs, Relation, measure, namespace, splits_pair
+from ._ritz import original_order
+from ._solution import EigenSolution
 
 # In units of (machine epsilon * norm seen): what rounding alone adds to a residual, and what each
 # rotation of the basis does.
@@ -45,12 +44,12 @@ class Health:
         error: The relative error of a product, beyond rounding, that the operator admits.
     """
 
-    unit: Float[ArrayLike, ""]
-    scale: Float[ArrayLike, ""]
-    lost: Float[ArrayLike, ""]
-    asymmetry: Float[ArrayLike, ""]
-    finite: Bool[ArrayLike, ""]
-    error: Float[ArrayLike, ""]
+    unit: Float[Any, ""]
+    scale: Float[Any, ""]
+    lost: Float[Any, ""]
+    asymmetry: Float[Any, ""]
+    finite: Bool[Any, ""]
+    error: Float[Any, ""]
 
 
 @record
@@ -70,22 +69,22 @@ class Doubt:
         limit: After so many products it ends in any case.
     """
 
-    asked: Bool[ArrayLike, ""]
-    running: Bool[ArrayLike, ""]
-    passed: Bool[ArrayLike, ""]
-    claimed: Float[ArrayLike, " k"]
-    begun: Int[ArrayLike, ""]
-    limit: Int[ArrayLike, ""]
+    asked: Bool[Any, ""]
+    running: Bool[Any, ""]
+    passed: Bool[Any, ""]
+    claimed: Float[Any, " k"]
+    begun: Int[Any, ""]
+    limit: Int[Any, ""]
 
 
 @record
 class Verdict:
     """What is next: the end, or a random row, before which all but the wanted pairs may go."""
 
-    done: Bool[ArrayLike, ""]
-    enough: Bool[ArrayLike, ""]
-    inject: Bool[ArrayLike, ""]
-    shrink: Bool[ArrayLike, ""]
+    done: Bool[Any, ""]
+    enough: Bool[Any, ""]
+    inject: Bool[Any, ""]
+    shrink: Bool[Any, ""]
 
 
 def floor(health: Health) -> Any:
@@ -153,7 +152,9 @@ def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -
 
 def searchable(problem: Any, c: int) -> bool:
     """Whether there are pairs beyond the wanted ones to look at, in a basis of c rows."""
-    return c < problem.dimension and problem.k + 3 < c and (problem.which != "both" or problem.k > 1)
+    return (
+        c < problem.dimension and problem.k + 3 < c and (problem.which != "both" or problem.k > 1)
+    )
 
 
 def first_match(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -> Any:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from aeoskit.sharding import lie_like
 
-from ._protocol import (
+from ..operators._protocol import (
     always,
     dense_matrix,
     itself,
@@ -19,10 +19,9 @@ from ._protocol import (
     register_operator,
     structure_of,
 )
-from ._restriction import Where, restrict
-from ._ritz import structure_dimension
-from ._tree import tree_dtype
-from ._vector_structure import vector_structure
+from ..operators._restriction import Where, restrict
+from ..vectors._structure import vector_structure
+from ..vectors._tree import tree_dtype, tree_size
 
 
 class AbstractPreconditioner(lx.AbstractLinearOperator):
@@ -210,7 +209,7 @@ def _(operator):
 @lx.diagonal.register(IdentityPreconditioner)
 def _(operator):
     structure = operator.in_structure()
-    return jnp.ones(structure_dimension(structure), tree_dtype(structure))
+    return jnp.ones(tree_size(structure), tree_dtype(structure))
 
 
 register_operator(

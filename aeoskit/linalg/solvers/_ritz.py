@@ -1,20 +1,13 @@
 """The order of Ritz values that `which` asks for."""
 
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
-
-from ._tree import tree_size
+from jaxtyping import Array, Bool, Float, Int
 
 Which: TypeAlias = Literal["largest", "smallest", "both", "largest_magnitude"]
 WHICH = ("largest", "smallest", "both", "largest_magnitude")
-
-
-def structure_dimension(structure: PyTree) -> int:
-    """The dimension of the space (a Python integer)."""
-    return tree_size(structure)
 
 
 def rank_ritz(
@@ -46,11 +39,3 @@ def original_order(k: int, which: str) -> np.ndarray:
     if which == "both":
         return np.concatenate([np.arange(0, k, 2), np.arange(1, k, 2)])
     return np.arange(k)
-
-
-def sort_key(state: Any, problem: Any) -> Float[Array, ""]:
-    """A number that changes whenever the wanted values do: infinity before there are k."""
-    order, valid = rank_ritz(state.ritz_values, state.size, problem.which)
-    k = min(problem.k, order.shape[0])
-    values = jnp.sum(jnp.abs(state.ritz_values[order[:k]]))
-    return jnp.where(valid[k - 1], values, jnp.inf)

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._results import RESULTS
+from ..vectors._tree import tree_size
 from ._estimate import check_question, mean_and_error
 from ._quadrature import gauss_rule, quadratures
-from ._results import RESULTS
-from ._ritz import structure_dimension
 
 _POINTS = 512
 
@@ -161,6 +161,6 @@ def spectral_density(
         raise ValueError(f"spectral_density(grid={grid}): two points or more, or an array of them.")
     if isinstance(sigma, float | int) and not sigma > 0:
         raise ValueError(f"spectral_density(sigma={sigma}): a width is positive.")
-    steps = min(steps, structure_dimension(operator.in_structure()))
+    steps = min(steps, tree_size(operator.in_structure()))
     width = None if sigma is None else jnp.asarray(sigma, jnp.result_type(float))
     return _density(operator, key, probes, steps, grid, width)

@@ -7,10 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
-from ._packing import is_packed, unpack
+from ..operators._packing import is_packed, unpack
 
 
 class Start(eqx.Module):
@@ -30,9 +29,9 @@ class Start(eqx.Module):
     """
 
     block: PyTree[Array] | None
-    key: UInt32[ArrayLike, "2"]
-    fresh: Bool[ArrayLike, ""]
-    age: Int[ArrayLike, ""]
+    key: UInt32[Any, "2"]
+    fresh: Bool[Any, ""]
+    age: Int[Any, ""]
     memory: PyTree = None
 
 

@@ -8,9 +8,9 @@ import lineax as lx
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
+from ..vectors._structure import vector_structure
+from ..vectors._tree import tree_size
 from ._protocol import dense_matrix, linearised_part, of_part, register_operator
-from ._tree import tree_size
-from ._vector_structure import vector_structure
 
 
 def _dtypes(structure: PyTree) -> list[Any]:
@@ -124,4 +124,3 @@ def is_packed(block: PyTree, structure: PyTree) -> bool:
         x.ndim == 2 and x.shape[1:] == s.shape
         for x, s in zip(jax.tree.leaves(block), jax.tree.leaves(flat), strict=True)
     )
-

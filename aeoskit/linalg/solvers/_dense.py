@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .solvers._eigensolve import AbstractEigenSolver, EigenProblem
+from .._results import EVIDENCE, RESULTS
+from ..vectors._tree import tree_dtype, tree_size
+from ._eigensolve import AbstractEigenSolver, EigenProblem
 from ._error_bars import ritz_gaps, temple_bound
 from ._options import Scalar
-from ._results import EVIDENCE, RESULTS
-from ._ritz import WHICH, original_order, rank_ritz, structure_dimension
+from ._ritz import WHICH, original_order, rank_ritz
 from ._solution import EigenSolution
 from ._start import Start
-from ._tree import tree_dtype
 
 
 class DenseState(eqx.Module):
@@ -44,7 +44,7 @@ def _unflatten_rows(rows: Float[Array, "m n"], structure: PyTree) -> PyTree:
     leaves, treedef = jax.tree.flatten(structure)
     parts, begin = [], 0
     for leaf in leaves:
-        end = begin + structure_dimension(leaf)
+        end = begin + tree_size(leaf)
         parts.append(rows[:, begin:end].reshape(len(rows), *leaf.shape).astype(leaf.dtype))
         begin = end
     return jax.tree.unflatten(treedef, parts)
@@ -87,7 +87,7 @@ class Dense(AbstractEigenSolver):
 
     def init(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, start: Start):
         """Nothing yet."""
-        n = structure_dimension(operator.in_structure())
+        n = tree_size(operator.in_structure())
         dtype = tree_dtype(operator.in_structure())
         return DenseState(
             values=jnp.zeros(n, dtype),
@@ -102,7 +102,7 @@ class Dense(AbstractEigenSolver):
     def step(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: DenseState):
         """All n products and the decomposition."""
         structure = operator.in_structure()
-        n = structure_dimension(structure)
+        n = tree_size(structure)
         identity = _unflatten_rows(jnp.eye(n, dtype=tree_dtype(structure)), structure)
         matrix = _flatten_rows(jax.lax.map(operator.mv, identity))
         finite = jnp.all(jnp.isfinite(matrix))
@@ -120,9 +120,7 @@ class Dense(AbstractEigenSolver):
             key=state.key,
         )
 
-    def ended(
-        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: DenseState
-    ):
+    def ended(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: DenseState):
         """After the one step."""
         asymmetric = self._asymmetric(state)
         result = RESULTS.where(asymmetric, RESULTS.asymmetric, RESULTS.successful)
@@ -138,7 +136,11 @@ class Dense(AbstractEigenSolver):
         return self.ended(operator, problem, state)[0]
 
     def finish(
-        self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: DenseState, start: Start
+        self,
+        operator: lx.AbstractLinearOperator,
+        problem: EigenProblem,
+        state: DenseState,
+        start: Start,
     ) -> EigenSolution:
         """The k pairs asked for."""
         structure = operator.in_structure()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, PyTree
 
-from ._tree import tree_axpy, tree_dot, tree_dtype, tree_norm, tree_scale
+from ..vectors._tree import tree_axpy, tree_dot, tree_dtype, tree_norm, tree_scale
 
 
 class MINRES(lx.AbstractLinearSolver):

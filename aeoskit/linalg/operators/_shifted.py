@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
+from ..vectors._tree import block_combine, block_dots
 from ._protocol import always, dense_matrix, itself, register_operator
-from ._tree import block_combine, block_dots
 from ._widening import widen
 
 

@@ -14,7 +14,10 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, PyTree
 
+from ..operators._protocol import structure_of
+from ..operators._restriction import Where, select
 from ._axis_factor import AxisFactor, alike, at_least_float32, floored, multiply_along, power_of
+from ._base import AbstractPreconditioner
 from ._factor_checks import (
     check_not_negative,
     check_orthogonal,
@@ -22,9 +25,6 @@ from ._factor_checks import (
     check_shape,
     check_symmetric,
 )
-from ._operators import AbstractPreconditioner
-from ._protocol import structure_of
-from ._restriction import Where, select
 
 # An axis: an AxisFactor, a symmetric matrix, the vector of a diagonal, or None for the identity.
 Axis = Any

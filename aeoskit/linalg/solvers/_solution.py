@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Inexact, PyTree
 
-from ._results import EVIDENCE, RESULTS
+from .._results import EVIDENCE, RESULTS
 
 
 class EigenSolution(eqx.Module):

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, PyTree
 
-from ._operators import AbstractPreconditioner
+from ._base import AbstractPreconditioner
 
 
 class BlockPreconditioner(AbstractPreconditioner):

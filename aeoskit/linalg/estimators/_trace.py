@@ -6,6 +6,17 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from ..vectors._structure import vector_structure
+from ..vectors._tree import (
+    block_combine,
+    block_dots,
+    tree_dot,
+    tree_dtype,
+    tree_norm,
+    tree_random_like,
+    tree_scale,
+    tree_size,
+)
 from ._estimate import (
     Estimate,
     check_question,
@@ -14,17 +25,6 @@ from ._estimate import (
     orthonormal_rows,
     rademacher_like,
 )
-from ._ritz import structure_dimension
-from ._tree import (
-    block_combine,
-    block_dots,
-    tree_dot,
-    tree_dtype,
-    tree_norm,
-    tree_random_like,
-    tree_scale,
-)
-from ._vector_structure import vector_structure
 
 _LEAST = {"hutchinson": 1, "hutch++": 3, "xtrace": 2}
 _PRECISION = jax.lax.Precision.HIGHEST
@@ -33,12 +33,12 @@ _PRECISION = jax.lax.Precision.HIGHEST
 def unit_diagonal(operator: lx.AbstractLinearOperator) -> Float[Array, " n"]:
     """The diagonal by unit vectors, in the order of the leaves: n products."""
     leaves, treedef = jax.tree.flatten(operator.in_structure())
-    n = structure_dimension(leaves)
+    n = tree_size(leaves)
 
     def entry(index: Array) -> Array:
         parts, begin = [], 0
         for leaf in leaves:
-            end = begin + structure_dimension(leaf)
+            end = begin + tree_size(leaf)
             unit = (jnp.arange(begin, end) == index).astype(leaf.dtype)
             parts.append(unit.reshape(leaf.shape))
             begin = end
@@ -93,7 +93,7 @@ def _xtrace(operator: lx.AbstractLinearOperator, key: Array, budget: int) -> Est
     `R^{-T}`, normalized: orthogonal to every column of R but the i-th.
     """
     structure = vector_structure(operator)
-    n = structure_dimension(structure)
+    n = tree_size(structure)
     m = budget // 2
     keys = jax.random.split(key, m)
 
@@ -138,7 +138,7 @@ def _xtrace(operator: lx.AbstractLinearOperator, key: Array, budget: int) -> Est
 @eqx.filter_jit
 def _trace(operator: lx.AbstractLinearOperator, key: Array, method: str, budget: int) -> Estimate:
     operator = lx.linearise(operator)
-    n = structure_dimension(operator.in_structure())
+    n = tree_size(operator.in_structure())
     if budget >= n:
         exact = jnp.sum(unit_diagonal(operator))
         return make_estimate(exact, jnp.zeros((), tree_dtype(operator.in_structure())), n)

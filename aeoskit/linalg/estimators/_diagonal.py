@@ -6,11 +6,10 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, PRNGKeyArray
 
-from ._estimate import Estimate, check_question, make_estimate, mean_and_error, rademacher_like
-from ._ritz import structure_dimension
+from ..vectors._structure import vector_structure
+from ..vectors._tree import tree_dtype, tree_size
+from ._estimate import Estimate, check_question, make_estimate, rademacher_like
 from ._trace import unit_diagonal
-from ._tree import tree_dot, tree_dtype
-from ._vector_structure import vector_structure
 
 
 @eqx.filter_jit
@@ -19,7 +18,7 @@ def _diagonal(operator: lx.AbstractLinearOperator, key: Array, budget: int) -> E
     structure = vector_structure(operator)
     dtype = tree_dtype(structure)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, dtype), structure)
-    n = structure_dimension(structure)
+    n = tree_size(structure)
     if budget >= n:
         flat, begin, parts = unit_diagonal(operator), 0, []
         leaves, treedef = jax.tree.flatten(zeros)
@@ -80,48 +79,3 @@ def diagonal(
     """
     check_question("diagonal", operator, symmetric=False, max_matvecs=(max_matvecs, 1))
     return _diagonal(operator, key, max_matvecs)
-
-
-@eqx.filter_jit
-def _frobenius(operator: lx.AbstractLinearOperator, key: Array, budget: int) -> Estimate:
-    operator = lx.linearise(operator)
-    structure = vector_structure(operator)
-
-    def square(k: Array) -> Array:
-        image = operator.mv(rademacher_like(k, structure))
-        return tree_dot(image, image)
-
-    mean, error = mean_and_error(jax.lax.map(square, jax.random.split(key, budget)))
-    norm = jnp.sqrt(mean)
-    # A zero operator has no error; otherwise the error of a square root.
-    return make_estimate(norm, jnp.where(norm > 0, error / (2 * norm), error), budget)
-
-
-def frobenius_norm(
-    operator: lx.AbstractLinearOperator, *, key: PRNGKeyArray, max_matvecs: int = 30
-) -> Estimate:
-    """The Frobenius norm of an operator, the root of the sum of its squared entries.
-
-    `||A v||²` over vectors of random signs has the mean `||A||_F²`, so that the *square* of the
-    value is unbiased; for a symmetric operator it is the sum of the squared eigenvalues. Costs
-    `max_matvecs` products and holds two vectors.
-
-    Args:
-        operator: On any pytree of real floating-point leaves.
-        key: For the probes.
-        max_matvecs: The budget of products.
-
-    Returns:
-        An `Estimate`; the error is that of the square, over twice the norm.
-
-    Raises:
-        ValueError: A budget under 1.
-        TypeError: Not a lineax operator.
-
-    Example:
-        >>> operator = lx.DiagonalLinearOperator(jnp.array([3.0, 4.0]))
-        >>> float(frobenius_norm(operator, key=jax.random.key(0)).value)
-        5.0
-    """
-    check_question("frobenius_norm", operator, symmetric=False, max_matvecs=(max_matvecs, 1))
-    return _frobenius(operator, key, max_matvecs)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
+from ..vectors._structure import vector_structure
 from ._protocol import dense_matrix, linearised_part, of_part, register_operator
-from ._vector_structure import vector_structure
 
 # A path, paths, a predicate on a path (a callable), or a prefix of booleans: see `restrict`.
 Where: TypeAlias = Any

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jax.core import Tracer
 
-from ._ritz import structure_dimension
+from ..vectors._tree import tree_size
 
 
 def check_question(operator: Any, solver: Any, k: Any, which: str, max_matvecs: Any) -> int:
@@ -36,7 +36,7 @@ def check_question(operator: Any, solver: Any, k: Any, which: str, max_matvecs: 
             f"eigensolve: the operator acts on {', '.join(dtypes)} leaves; it works on real "
             "floating-point vectors only, so filter the others out of the parameters first."
         )
-    dimension, columns = structure_dimension(structure), operator.out_structure()
+    dimension, columns = tree_size(structure), operator.out_structure()
     if jax.tree.map(lambda s: s.shape, structure) != jax.tree.map(lambda s: s.shape, columns):
         raise ValueError(
             "eigensolve: the operator is not square: it takes "

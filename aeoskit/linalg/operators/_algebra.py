@@ -16,8 +16,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
+from ..vectors._tree import block_combine, block_dots, block_gram, tree_dtype
 from ._protocol import dense_matrix, linearised_part, of_part, register_operator
-from ._tree import block_combine, block_dots, block_gram, tree_dtype
 
 
 class ShiftedOperator(lx.AbstractLinearOperator):

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
+from .._results import RESULTS
+from ..solvers._solution import EigenSolution
+from ..vectors._tree import tree_dtype, tree_size
 from ._protocol import dense_matrix, linearised_part, of_part, register_operator
-from ._results import RESULTS
-from ._solution import EigenSolution
-from ._tree import tree_dtype, tree_size
 
 
 def widen(tree: PyTree) -> PyTree:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from aeoskit.sharding import lie_like
 
-from ._tree import block_combine, block_dots, tree_dtype, tree_norm, tree_scale
+from ._tree import block_combine, block_dots, tree_dtype
 
 # Rows of the basis that one pass of orthogonalisation reads at a time, so that its cost follows
 # the filled part of the basis and not its capacity.
@@ -79,7 +79,9 @@ def draw(key: UInt32[Array, "2"], like: PyTree) -> tuple[PyTree, UInt32[Array, "
     leaves, treedef = jax.tree.flatten(like)
     fresh = []
     for i, leaf in enumerate(leaves):
-        words = _hash(_hash(_counter(leaf.shape) + key[0]) ^ (key[1] + jnp.uint32(i * _GOLDEN % 2**32)))
+        words = _hash(
+            _hash(_counter(leaf.shape) + key[0]) ^ (key[1] + jnp.uint32(i * _GOLDEN % 2**32))
+        )
         # 24 bits, so that float32 holds them exactly.
         uniform = (words >> 8).astype(jnp.float32) * 2.0**-23 - (1 - 2.0**-24)
         fresh.append(uniform.astype(leaf.dtype))
@@ -133,34 +135,3 @@ def project_out(
         return w, jax.lax.dynamic_update_slice_in_dim(h, old + dots, start, axis=0)
 
     return jax.lax.fori_loop(0, early + turns, body, (w, jnp.zeros(rows, dtype)))
-
-
-def orthonormalise(
-    basis: PyTree, q: PyTree, size: Int[Array, ""], needed: Bool[Array, ""] | None = None
-) -> PyTree:
-    """A unit vector along the part of `q` orthogonal to the basis, repeated until it holds.
-
-    Zero if it does not: where nothing but rounding is left of `q`, that may be in the basis again.
-    With `needed`, a `q` of about unit norm is taken as it is: if false, it is orthogonal already.
-    """
-
-    def unit(v: PyTree) -> tuple[PyTree, Array]:
-        norm = tree_norm(v)
-        return tree_scale(jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), 0), v), norm
-
-    def body(carry: tuple[PyTree, Array, Array]) -> tuple[PyTree, Array, Array]:
-        v, _, turn = carry
-        v, norm = unit(project_out(basis, v, size)[0])
-        return v, norm, turn + 1
-
-    def again(carry: tuple[PyTree, Array, Array]) -> Bool[Array, ""]:
-        _, norm, turn = carry
-        # Kahan and Parlett: a vector that keeps most of its norm is orthogonal to rounding.
-        if needed is not None:
-            return needed & ((turn < 2) | ((norm < _KEPT) & (turn < 4)))
-        return (turn == 0) | ((norm < _KEPT) & (turn < 4))
-
-    first, norm = unit(q) if needed is None else (q, jnp.ones((), tree_dtype(basis)))
-    carry = (first, norm, jnp.zeros((), jnp.int32))
-    vector, norm, _ = jax.lax.while_loop(again, body, carry)
-    return tree_scale(jnp.where(norm < _KEPT, 0, 1).astype(norm.dtype), vector)

@@ -10,8 +10,7 @@ import lineax as lx
 from einops import rearrange
 from jaxtyping import Array, Float, PyTree
 
-from ._ritz import structure_dimension
-from ._tree import tree_dtype
+from ..vectors._tree import tree_dtype, tree_size
 
 
 def structure_of(tree: PyTree) -> PyTree:
@@ -47,13 +46,13 @@ def dense_matrix(operator: lx.AbstractLinearOperator) -> Float[Array, "n n"]:
     """
     structure = operator.in_structure()
     leaves, treedef = jax.tree.flatten(structure)
-    n = structure_dimension(structure)
+    n = tree_size(structure)
     dtype = tree_dtype(structure)
 
     def column(unit: Array) -> Array:
         parts, begin = [], 0
         for leaf in leaves:
-            end = begin + structure_dimension(leaf)
+            end = begin + tree_size(leaf)
             parts.append(unit[begin:end].reshape(leaf.shape).astype(leaf.dtype))
             begin = end
         image = operator.mv(jax.tree.unflatten(treedef, parts))

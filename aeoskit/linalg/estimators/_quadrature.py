@@ -5,10 +5,17 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from ..vectors._structure import vector_structure
+from ..vectors._tree import (
+    block_set_row,
+    block_zeros,
+    tree_dot,
+    tree_dtype,
+    tree_norm,
+    tree_scale,
+    tree_size,
+)
 from ._estimate import leaf_eps, project_out_again, rademacher_like
-from ._ritz import structure_dimension
-from ._tree import block_set_row, block_zeros, tree_dot, tree_dtype, tree_norm, tree_scale
-from ._vector_structure import vector_structure
 
 # In units of epsilon times the largest entry of T: below it, what is left of a product is noise.
 _INVARIANT = 100.0
@@ -57,7 +64,7 @@ def tridiagonalise(
     carry = (block_zeros(structure, steps), start, zeros, zeros, size, scale, jnp.asarray(True))
     carry = jax.lax.while_loop(lambda c: c[-1] & (c[4] < steps), body, carry)
     _, _, diagonal, off, size, _, open_ = carry
-    whole = structure_dimension(structure) == steps
+    whole = tree_size(structure) == steps
     return diagonal, off, size, ~open_ | ((size == steps) & whole)
 
 

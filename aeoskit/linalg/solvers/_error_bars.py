@@ -1,16 +1,14 @@
 """Error bars of eigenvalues: what a residual proves, and what it only suggests."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
 
-def temple_bound(
-    residuals: Float[ArrayLike, " k"], gap: Float[ArrayLike, " k"] | float
-) -> Float[ArrayLike, " k"]:
+def temple_bound(residuals: Float[Any, " k"], gap: Float[Any, " k"] | float) -> Float[Any, " k"]:
     """The quadratic error bound of a symmetric operator's Ritz values, from a gap that is known.
 
     `min(residual, residual² / gap)`. It is a bound only if `gap` is a lower bound of the distance
@@ -37,8 +35,8 @@ def temple_bound(
 
 
 def ritz_gaps(
-    wanted: Float[ArrayLike, " k"], seen: Float[ArrayLike, " m"], valid: Bool[ArrayLike, " m"]
-) -> Float[ArrayLike, " k"]:
+    wanted: Float[Any, " k"], seen: Float[Any, " m"], valid: Bool[Any, " m"]
+) -> Float[Any, " k"]:
     """The distance from each wanted Ritz value to the nearest other one that was seen.
 
     Args:

@@ -16,9 +16,9 @@ from jaxtyping import Array, Float, PyTree
 
 from aeoskit.sharding import lie_like
 
-from ._orthogonal import project_out
-from ._results import RESULTS
-from ._tree import block_row, block_set_row, tree_dtype, tree_norm, tree_scale
+from .._results import RESULTS
+from ..vectors._random import project_out
+from ..vectors._tree import block_row, block_set_row, tree_dtype, tree_norm, tree_scale
 
 
 class Estimate(eqx.Module):

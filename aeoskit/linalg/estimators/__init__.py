@@ -1,0 +1,1 @@
+"""Functions of the spectrum from products: traces, densities, diagonals."""

@@ -1,0 +1,1 @@
+"""Preconditioners: positive definite operators with their inverse square roots."""
