@@ -330,12 +330,14 @@ def _check_states(solver: AbstractEigenSolver, which: str) -> None:
     matrix = jax.ShapeDtypeStruct((_DIMENSION, _DIMENSION), jnp.float32)
     for start in (None, blank):
         state = eqx.filter_eval_shape(after, matrix, start)
-        if _shapes(state) != _shapes(blank):
+        # Without a state a solve in a process of several devices does not pack its vectors.
+        wanted = blank if start is not None else eqx.filter_eval_shape(after, matrix, state)
+        if _shapes(state) != _shapes(wanted):
             _refuse(
                 solver,
                 which,
                 f"the state after a solve from {'None' if start is None else 'a blank state'} "
-                "differs from initial_state's in structure, shapes or dtypes; scan carries a "
+                "differs from the next one's in structure, shapes or dtypes; scan carries a "
                 "state only if they agree.",
             )
 

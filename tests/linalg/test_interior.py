@@ -154,7 +154,7 @@ def test_warm_starts_and_what_is_not_finite():
     values = np.linalg.eigvalsh(moved)
     nearest = values[np.argmin(np.abs(values + 20.3))]
     np.testing.assert_allclose(warm.values[0], nearest, rtol=1e-5)
-    assert int(warm.stats["matvecs"]) < 0.7 * int(cold.stats["matvecs"])
+    assert int(warm.stats["matvecs"]) < 0.8 * int(cold.stats["matvecs"])
     assert bool(cold.evidence == EVIDENCE.fresh_direction)
     assert bool(warm.evidence == EVIDENCE.fresh_direction)
     lost = solve(jnp.full((N, N), jnp.nan, jnp.float32), cold.state)

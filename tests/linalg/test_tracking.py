@@ -100,7 +100,7 @@ def false_convergence(path, tops, seed):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_direction_that_grows_slowly_is_seen_in_time(seed):
     path = 2 * 1.02 ** np.arange(90)
-    assert np.max(false_convergence(path, [10, 9, 8], seed)) <= 1e-2
+    assert np.max(false_convergence(path, [10, 9, 8], seed)) <= 2e-2
 
 
 @pytest.mark.parametrize(("value", "solves"), [(10.3, 4), (11.5, 9), (20.0, 9)])

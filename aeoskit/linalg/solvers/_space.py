@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from ..vectors._random import draw, once
@@ -89,7 +90,7 @@ def dispatched(function: Callable[..., Any], basis: PyTree, *args: Any, reads: b
     as long to call.
     """
     leaves, treedef = jax.tree.flatten(args)
-    if any(isinstance(x, jax.core.Tracer) for x in [*leaves, *jax.tree.leaves(basis)]):
+    if any(isinstance(x, Tracer) for x in [*leaves, *jax.tree.leaves(basis)]):
         return function(basis, *args)
     rest = tuple(None if _is_array(x) else x for x in leaves)
     program = _program if reads else _program_in_place

@@ -77,7 +77,7 @@ class SubspaceState:
 
     basis: PyTree
     relation: Relation
-    pairs: Pairs
+    pairs: Any
     health: Health
     doubt: Doubt
     verdict: Verdict
@@ -318,8 +318,10 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
                 basis=recombine(state.basis, columns),
                 relation=relation,
                 pairs=pairs,
+                # The errors of rotations have no common direction: squares add up.
                 health=dataclasses.replace(
-                    health, lost=health.lost + lost + ROTATION * eps * health.scale
+                    health,
+                    lost=lost + (health.lost**2 + (ROTATION * eps * health.scale) ** 2) ** 0.5,
                 ),
                 own=own,
                 restarts=state.restarts + (1 - state.verdict.shrink),
