@@ -76,7 +76,7 @@ CASES = {
     "raw": Case(_raw, 50, 1000),
     "standard": Case(_standard, 50, 1000),
     "noisy": Case(_noisy, 50, 1000),
-    "cnn": Case(_cnn, 50, 1000),
+    "cnn": Case(_cnn, 200, 1000),
     "gpt": Case(_gpt, 50, 1000),
 }
 

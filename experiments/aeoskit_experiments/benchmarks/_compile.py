@@ -49,11 +49,13 @@ def run_compile_benchmark(
         next one, from its state.
 
     Raises:
-        UserError: For a number of leaves that makes no sense.
+        UserError: For nets without leaves, or with fewer parameters than `lobpcg_standard` takes.
     """
     counts = leaves if isinstance(leaves, tuple) else (leaves,)
     if min(counts) < 1:
         raise UserError(f"bench compile: leaves is {counts}: give 1 or more")
+    if width is not None and width < 3:
+        raise UserError(f"bench compile: width is {width}: lobpcg_standard asks for 3 or more")
     rows = []
     with _nothing_kept():
         jax.block_until_ready(jax.jit(jnp.sin)(1.0))  # the backend is there
