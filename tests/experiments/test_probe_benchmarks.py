@@ -43,7 +43,7 @@ def test_errors_are_against_the_truth() -> None:
     problem = training_problem("B", examples=20, width=2, steps=2)
     found = _accuracy.Sequence.of(problem, 2, 1)
     moved = dataclasses.replace(found, values=1.01 * found.values)
-    row = moved.row(Tracking(rtol=1e-4))
+    row = moved.row(Tracking(rtol=1e-4, value_rtol=0.0))
     assert row["median_error"] == pytest.approx(0.01 / 1.01, rel=1e-2)
     assert row["covered"] == 0
 
@@ -76,8 +76,8 @@ def test_overhead_rows() -> None:
         assert row["parameters"] == 64 * 2 + 2 + 2 * 2 + 2 + 2 * 10 + 10
         assert row["products"] >= 1
         assert all(np.isfinite(value) for value in row.values() if isinstance(value, float))
-    # Both loops train and measure the same.
-    assert rows[0]["products"] == rows[1]["products"]
+    # Both loops train and measure the same, from other starts.
+    assert abs(rows[0]["products"] - rows[1]["products"]) <= 1
 
 
 @pytest.mark.parametrize(

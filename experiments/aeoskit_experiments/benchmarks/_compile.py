@@ -111,7 +111,8 @@ def _rows(objective: Objective, params: Params) -> list[dict[str, Any]]:
             lambda p, state, solver=solver: _solve(objective, p, solver, state),
             (params, solver.initial_state(params)),
         )
-    rows = [{"program": name} | _compiled(*what) for name, what in programs.items()]
+    rows: list[dict[str, Any]] = []
+    rows += [{"program": name} | _compiled(*what) for name, what in programs.items()]
     rows += _eager_rows(objective, params)
     totals = {row["program"]: row["seconds"] for row in rows}
     for row in rows:

@@ -24,7 +24,7 @@ DEFAULT = ("A", "B", "C", "matrices")
 _KINDS: dict[str, Callable[..., AbstractEigenSolver]] = {
     "Lanczos": Lanczos,
     "LOBPCG": LOBPCG,
-    "Tracking": Tracking,
+    "Tracking": lambda rtol: Tracking(rtol=rtol, value_rtol=0.0),
 }
 SOLVERS = tuple(_KINDS)
 # The eigenvalue's error is compared with what the optimum found at this tolerance.
@@ -140,7 +140,7 @@ def _solvers(names: tuple[str, ...], k: int, rtol: float) -> dict[str, AbstractE
 def _tracking_solvers() -> dict[str, AbstractEigenSolver]:
     return {
         "Lanczos warm": Lanczos(basis=BASIS, rtol=1e-3),
-        "Tracking": Tracking(),
+        "Tracking": Tracking(rtol=1e-3, value_rtol=0.0),
         "Tracking 1e-2": Tracking(value_rtol=1e-2),
         "Tracking 1e-4": Tracking(value_rtol=1e-4),
     }
