@@ -124,7 +124,7 @@ def run_accuracy_benchmark(
             case = CASES[name]
             for place in where:
                 progress(f"{name}, {place}: training and truth")
-                problem = case.make().later(case.before if place == "before" else case.edge)
+                problem = case.make().advanced(case.before if place == "before" else case.edge)
                 found = Sequence.of(problem, measurements, every)
                 truth.append({"problem": name, "place": place} | found.truth_row())
                 for setting, solver in SETTINGS.items():
@@ -172,7 +172,7 @@ class Sequence:
             values.append(value)
             products.append(count)
             ratios.append(value / float(now.optimizer.threshold(now.state, now.params)))
-            now = now.later(every)
+            now = now.advanced(every)
         found = np.array(values), float(np.median(ratios)), float(np.mean(products))
         return Sequence(problem, operators, *found)
 

@@ -73,13 +73,8 @@ class TrainingProblem(eqx.Module):
         return PreconditionedOperator(hessian, point.preconditioner)
 
     def advanced(self, steps: int) -> "TrainingProblem":
-        """The problem after more steps of training, in one compiled scan."""
-        params, state = _train(self, steps)
-        return eqx.tree_at(lambda p: (p.params, p.state), self, (params, state))
-
-    def later(self, steps: int) -> "TrainingProblem":
-        """As `advanced`, by one program for all counts: its rounding differs."""
-        params, state = _train_by_count(self, jnp.asarray(steps))
+        """The problem after more steps of training: one program, however many they are."""
+        params, state = _train(self, jnp.asarray(steps))
         return eqx.tree_at(lambda p: (p.params, p.state), self, (params, state))
 
     def points(self, steps: int) -> Point:
@@ -108,15 +103,7 @@ def _step(problem: TrainingProblem, carry: tuple[PyTree, OptimizerState], grads:
 
 
 @eqx.filter_jit
-def _train(problem: TrainingProblem, steps: int) -> Any:
-    def step(carry: Any, _: None) -> Any:
-        return _step(problem, carry, problem.objective.gradient(carry[0])), None
-
-    return jax.lax.scan(step, (problem.params, problem.state), length=steps)[0]
-
-
-@eqx.filter_jit
-def _train_by_count(problem: TrainingProblem, steps: Int[Array, ""]) -> Any:
+def _train(problem: TrainingProblem, steps: Int[Array, ""]) -> Any:
     def step(_: Any, carry: Any) -> Any:
         return _step(problem, carry, problem.objective.gradient(carry[0]))
 

@@ -77,7 +77,7 @@ def run_overhead_benchmark(
     rows = []
     for name in names:
         progress(f"{name}: training")
-        problem = _problem(name, width).later(warmup)
+        problem = _problem(name, width).advanced(warmup)
         progress(f"{name}: loops")
         rows += _rows(problem, steps, every, repeats, Tracking(value_rtol=value_rtol))
     return {"rows": rows}
