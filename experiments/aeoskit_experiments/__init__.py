@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 BENCHMARKS = {
     "loop": "what our loops cost around a small CNN: steps, microbatches, Hessian products",
     "eigen": "how many products eigen-solvers need, ours and others', against the optimum",
+    "accuracy": "how near a probe's eigenvalue is along training, for how many products",
+    "overhead": "what a probe every ten steps costs beside the training",
+    "compile": "what it takes to compile a solve, in units of one product",
     "hard": "what eigen-solvers claim where they are known to err, against the truth",
     "gauss-newton": "memory and time of Gauss-Newton products over a large vocabulary",
     "startup": "CPU seconds of a command by phase: imports, trace, lower, compile, run, draw",

@@ -147,9 +147,34 @@ def test_points_are_the_training_that_goes_on() -> None:
 
 def test_wall_row() -> None:
     operator = matrix_problem("clustered", n=40)
-    row = wall_row("clustered", operator, Dense(), repeats=1)
+    row = wall_row("clustered", operator, Dense(), repeats=1, gradient=lambda: jnp.zeros(3))
     spent = row["matvecs"] * row["product_seconds"] + row["linearize_seconds"]
     assert row["ratio"] == pytest.approx(row["solve_seconds"] / spent)
     assert row["matvecs"] == 40
     assert row["bytes"] > 40 * 40 * 4
-    assert math.isfinite(row["compile_seconds"])
+    assert row["gradients"] == pytest.approx(row["solve_seconds"] / row["gradient_seconds"])
+    assert math.isnan(wall_row("clustered", operator, Dense(), repeats=1)["gradients"])
+
+
+def test_power_iteration_is_a_peer() -> None:
+    power = find_peers()[0]["power iteration"]
+    flat = FlatOperator(lx.DiagonalLinearOperator(jnp.array([1.0, 2.0, -8.0])), limit=200)
+    answer = power(flat, 1, 1e-4, jax.random.key(0), 8.0)
+    assert answer is not None
+    # The largest in modulus; the error falls by a factor of 4 a product.
+    assert answer.converged
+    assert answer.matvecs == flat.count < 15
+    assert answer.values.tolist() == [pytest.approx(-8, rel=1e-6)]
+    assert power(flat, 2, 1e-4, jax.random.key(0), 8.0) is None
+    few = power(FlatOperator(flat.linear, limit=2), 1, 1e-6, jax.random.key(0), 8.0)
+    assert few is not None
+    assert (few.matvecs, few.converged) == (2, False)
+
+
+def test_what_a_search_for_copies_costs_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_eigen, "MATRICES", ("repeated",))
+    _small(monkeypatch)
+    rows = run_eigen_benchmark(problems="matrices", ks=(1, 3), peers=False, limit=200)["rows"]
+    by_name = {(row["k"], row["solver"]): row for row in rows}
+    assert set(by_name) == {(1, "Lanczos"), (3, "Lanczos"), (3, "Lanczos copies=False")}
+    assert by_name[3, "Lanczos"]["matvecs"] > by_name[3, "Lanczos copies=False"]["matvecs"]

@@ -10,8 +10,7 @@ import jax
 import lineax as lx
 import numpy as np
 
-import aeoskit.linalg
-from aeoskit.linalg import AbstractEigenSolver, Lanczos, eigensolve
+from aeoskit.linalg import LOBPCG, AbstractEigenSolver, Lanczos, Tracking, eigensolve
 from aeoskit_experiments._errors import UserError, unknown
 
 from ._eigen_optimum import optimum
@@ -22,7 +21,12 @@ from ._eigen_wall import wall_row
 
 PROBLEMS = ("A", "B", "B2", "C", "D", "matrices")
 DEFAULT = ("A", "B", "C", "matrices")
-SOLVERS = ("Lanczos", "LOBPCG", "PowerIteration")
+_KINDS: dict[str, Callable[..., AbstractEigenSolver]] = {
+    "Lanczos": Lanczos,
+    "LOBPCG": LOBPCG,
+    "Tracking": lambda rtol: Tracking(rtol=rtol, value_rtol=0.0),
+}
+SOLVERS = tuple(_KINDS)
 # The eigenvalue's error is compared with what the optimum found at this tolerance.
 _TRUTH = 1e-5
 
@@ -47,7 +51,7 @@ def run_eigen_benchmark(
 
     Args:
         problems: Which, of A, B, B2, C, D, matrices; none is A,B,C,matrices, with --full all.
-        solvers: Ours: Lanczos, LOBPCG, PowerIteration; none is Lanczos, with --full all.
+        solvers: Ours: Lanczos, LOBPCG, Tracking; none is Lanczos, with --full all.
         ks: How many of the largest eigenvalues.
         rtols: Relative residuals; none is 1e-3, with --full 1e-2,1e-3,1e-5.
         steps: Training steps that are tracked; none is 25, with --full 500.
@@ -99,7 +103,7 @@ def run_eigen_benchmark(
                 rows += cold_rows(label, problem.operator_name, operator, setting)
                 if name in ("C", "D"):
                     progress(f"{label}: wall time")
-                    wall.append(wall_row(label, operator))
+                    wall.append(wall_row(label, operator, gradient=problem.gradient))
                 else:
                     count = steps or (500 if full else 25)
                     progress(f"{label}: tracking over {count} steps")
@@ -125,19 +129,21 @@ def _variants(name: str) -> list[tuple[str, dict[str, Any]]]:
     return [(name, {})]
 
 
-def _solvers(names: tuple[str, ...], rtol: float) -> dict[str, AbstractEigenSolver]:
-    """Those of ours that there are."""
-    kinds = {name: getattr(aeoskit.linalg, name, None) for name in names}
-    return {name: kind(rtol=rtol) for name, kind in kinds.items() if kind is not None}
+def _solvers(names: tuple[str, ...], k: int, rtol: float) -> dict[str, AbstractEigenSolver]:
+    """Ours; for several pairs also what they cost without a search for copies."""
+    made: dict[str, AbstractEigenSolver] = {name: _KINDS[name](rtol=rtol) for name in names}
+    if k > 1 and "Lanczos" in made:
+        made["Lanczos copies=False"] = Lanczos(rtol=rtol, copies=False)
+    return made
 
 
 def _tracking_solvers() -> dict[str, AbstractEigenSolver]:
-    made: dict[str, AbstractEigenSolver] = {"Lanczos warm": Lanczos(basis=BASIS, rtol=1e-3)}
-    kind = getattr(aeoskit.linalg, "Tracking", None)
-    if kind is not None:
-        made["Tracking"] = kind()
-        made["Tracking 1e-4"] = kind(value_rtol=1e-4)
-    return made
+    return {
+        "Lanczos warm": Lanczos(basis=BASIS, rtol=1e-3),
+        "Tracking": Tracking(rtol=1e-3, value_rtol=0.0),
+        "Tracking 1e-2": Tracking(value_rtol=1e-2),
+        "Tracking 1e-4": Tracking(value_rtol=1e-4),
+    }
 
 
 def _ours(
@@ -208,7 +214,7 @@ def cold_rows(
         counts = [found[k, rtol] for found, _ in best]
         fewest = None if None in counts else _mean(counts)
         runs: dict[str, list[Answer]] = {}
-        for solver_name, solver in _solvers(setting.solvers, rtol).items():
+        for solver_name, solver in _solvers(setting.solvers, k, rtol).items():
             runs[solver_name] = [_ours(operator, solver, k, limit, key) for key in keys]
         for peer_name, peer in setting.peers.items():
             answers = [peer(flat, k, rtol, key, abs(truth[k - 1])) for key in keys]

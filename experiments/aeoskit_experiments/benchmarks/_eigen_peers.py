@@ -228,12 +228,32 @@ def _matfree(
     return Answer(np.zeros(0), np.zeros((0, flat.n)), spent, False, seconds)
 
 
+def _power(flat: FlatOperator, k: int, rtol: float, key: jax.Array, scale: float) -> Answer | None:
+    """Power iteration: the largest in modulus, tested after every product."""
+    if k > 1:
+        return None
+
+    def run() -> tuple[np.ndarray, np.ndarray, bool]:
+        vector, answer, value, converged = flat.start(key), np.zeros(flat.n), 0.0, False
+        while flat.count < flat.limit and not converged:
+            vector = vector / np.linalg.norm(vector)
+            image = flat.product(vector)
+            value = vector @ image
+            converged = bool(np.linalg.norm(image - value * vector) <= rtol * abs(value))
+            answer, vector = vector, image
+        return np.array([value]), answer[None], converged
+
+    (values, vectors, converged), seconds = _timed(flat, run)
+    return Answer(values, vectors, flat.count, converged, seconds)
+
+
 # Name, the module that it needs and how to get it, and the function.
 _ALL: dict[str, tuple[str, Peer]] = {
     "scipy eigsh": ("scipy", _eigsh),
     "scipy lobpcg": ("scipy", _lobpcg),
     "jax lobpcg": ("jax", _jax_lobpcg),
     "matfree": ("matfree", _matfree),
+    "power iteration": ("numpy", _power),
 }
 
 

@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, Int, PyTree
 
 from aeoskit.linalg import AbstractPreconditioner, PreconditionedOperator
 from aeoskit.objective import Objective
 from aeoskit.optimizers import Optimizer, OptimizerState, adam, apply_updates
 from aeoskit_experiments._errors import unknown
-from aeoskit_experiments.data import Dataset, digits
+from aeoskit_experiments.data import Dataset, TokenDataset, digits
 from aeoskit_experiments.losses import cross_entropy, mse
 from aeoskit_experiments.models import Model, cnn, mlp
 
@@ -59,7 +59,11 @@ class TrainingProblem(eqx.Module):
 
     def operator(self) -> lx.AbstractLinearOperator:
         """The operator at the present parameters."""
-        return self.operator_at(_point(self))
+        return _operator(self)
+
+    def gradient(self) -> PyTree:
+        """The gradient at the present parameters, by one compiled program."""
+        return _gradient(self)
 
     def operator_at(self, point: Point) -> lx.AbstractLinearOperator:
         """The operator at another moment (one of `points`)."""
@@ -69,8 +73,8 @@ class TrainingProblem(eqx.Module):
         return PreconditionedOperator(hessian, point.preconditioner)
 
     def advanced(self, steps: int) -> "TrainingProblem":
-        """The problem after more steps of training, in one compiled scan."""
-        params, state = _train(self, steps)
+        """The problem after more steps of training: one program, however many they are."""
+        params, state = _train(self, jnp.asarray(steps))
         return eqx.tree_at(lambda p: (p.params, p.state), self, (params, state))
 
     def points(self, steps: int) -> Point:
@@ -79,12 +83,17 @@ class TrainingProblem(eqx.Module):
 
 
 @eqx.filter_jit
-def _point(problem: TrainingProblem) -> Point:
+def _gradient(problem: TrainingProblem) -> PyTree:
+    return problem.objective.gradient(problem.params)
+
+
+@eqx.filter_jit
+def _operator(problem: TrainingProblem) -> lx.AbstractLinearOperator:
     preconditioner = None
     if problem.preconditioned:
         grads = problem.objective.gradient(problem.params)
         preconditioner = problem.optimizer.preconditioner(problem.state, grads)
-    return Point(problem.params, preconditioner)
+    return problem.operator_at(Point(problem.params, preconditioner))
 
 
 def _step(problem: TrainingProblem, carry: tuple[PyTree, OptimizerState], grads: PyTree) -> Any:
@@ -94,11 +103,11 @@ def _step(problem: TrainingProblem, carry: tuple[PyTree, OptimizerState], grads:
 
 
 @eqx.filter_jit
-def _train(problem: TrainingProblem, steps: int) -> Any:
-    def step(carry: Any, _: None) -> Any:
-        return _step(problem, carry, problem.objective.gradient(carry[0])), None
+def _train(problem: TrainingProblem, steps: Int[Array, ""]) -> Any:
+    def step(_: Any, carry: Any) -> Any:
+        return _step(problem, carry, problem.objective.gradient(carry[0]))
 
-    return jax.lax.scan(step, (problem.params, problem.state), length=steps)[0]
+    return jax.lax.fori_loop(0, steps, step, (problem.params, problem.state))
 
 
 @eqx.filter_jit
@@ -114,15 +123,16 @@ def _points(problem: TrainingProblem, steps: int) -> Any:
     return jax.lax.scan(step, (problem.params, problem.state), length=steps)[1]
 
 
-def _problem(
+def prepared(
     name: str,
-    data: Dataset,
+    data: Dataset | TokenDataset,
     model: Model,
     loss: Callable[..., Any],
     optimizer: Optimizer,
     preconditioned: bool,
     seed: int,
 ) -> TrainingProblem:
+    """A problem that was not trained yet."""
     params = model.init(jax.random.key(seed), data)
     return TrainingProblem(
         name=name,
@@ -215,7 +225,7 @@ def training_problem(
         loss, optimizer, preconditioned, length = cross_entropy, adam(1e-3), False, 100
     else:
         raise unknown("reference problem", name, ("A", "B", "B2", "C", "D"))
-    problem = _problem(name, data, model, loss, optimizer, preconditioned, seed)
+    problem = prepared(name, data, model, loss, optimizer, preconditioned, seed)
     problem = problem.advanced(length if steps is None else steps)
     if name == "D" and convolution == "lax":
         same = cnn(channels=width or 16, convolution="lax")

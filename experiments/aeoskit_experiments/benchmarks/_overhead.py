@@ -1,0 +1,224 @@
+"""`aeoskit bench overhead`: what a probe every ten steps costs beside the training."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+
+from aeoskit.linalg import Tracking
+from aeoskit.objective import Objective
+from aeoskit.optimizers import Optimizer, adam, apply_updates
+from aeoskit.probes import PreconditionedSharpness, preconditioned_sharpness
+from aeoskit.trajectory import Trajectory, stream
+from aeoskit_experiments._errors import UserError, unknown
+from aeoskit_experiments.data import digits
+from aeoskit_experiments.losses import mse
+from aeoskit_experiments.models import mlp
+
+from ._eigen_problems import TrainingProblem, prepared, training_problem
+
+# The gradient that a linearization has in it costs a probe so many gradients more.
+GRADIENTS = 0.7
+# Gradients and products that are timed together.
+_COUNT = 20
+NAMES = ("17k", "657k")
+Clock = tuple[float, float]
+
+
+def run_overhead_benchmark(
+    *,
+    problems: str | None = None,
+    steps: int = 50,
+    every: int = 10,
+    warmup: int = 200,
+    repeats: int = 4,
+    value_rtol: float = 1e-2,
+    width: int | None = None,
+    progress: Callable[[str], None] = lambda what: None,
+) -> dict[str, Any]:
+    """Loops with a probe of P⁻¹H every ten steps against the same loops without.
+
+    All of them take turns in one run, and go on from the same step. A time is the least of the
+    repeats: wall time, and CPU seconds of the process, which other work on the machine disturbs
+    less.
+
+    Args:
+        problems: Which, of 17k (digits) and 657k (problem C of `bench eigen`); none is both.
+        steps: Of a loop, a multiple of `every`.
+        every: Steps between two probes.
+        warmup: Training steps before.
+        repeats: How often everything is timed.
+        value_rtol: Of the probe's `Tracking`; 0 asks for residuals.
+        width: Of the network's two hidden layers (for tests).
+        progress: Is told what begins.
+
+    Returns:
+        `rows`, one a problem and loop (`Trajectory`, or one's own: a compiled step, and
+        `preconditioned_sharpness` called from Python): `products` a probe; `ratio` of the loop with
+        probes to that without, by wall time, and `cpu_ratio`; `steady` and `cpu_steady`, what a
+        probe costs over its products × a linearized product + 0.7 gradients; `step_gradients`, a
+        plain step in units of one gradient, and `product_gradients`, a linearized product (wall).
+
+    Raises:
+        UserError: For an unknown problem, or steps that are no multiple of `every`.
+    """
+    names = NAMES if problems is None else tuple(x.strip() for x in problems.split(","))
+    for name in names:
+        if name not in NAMES:
+            raise unknown("problem", name, NAMES, where="bench overhead")
+    if steps % every:
+        raise UserError(f"bench overhead: steps is {steps}: give a multiple of {every}, the period")
+    rows = []
+    for name in names:
+        progress(f"{name}: training")
+        problem = _problem(name, width).advanced(warmup)
+        progress(f"{name}: loops")
+        rows += _rows(problem, steps, every, repeats, Tracking(value_rtol=value_rtol))
+    return {"rows": rows}
+
+
+def _problem(name: str, width: int | None) -> TrainingProblem:
+    if name == "17k":
+        model = mlp(width=width or 100)
+        return prepared(name, digits(examples=1000), model, mse, adam(1e-3), True, seed=0)
+    problem = training_problem("C", steps=0, width=width)
+    return dataclasses.replace(problem, preconditioned=True)
+
+
+@eqx.filter_jit
+def _step(objective: Objective, optimizer: Optimizer, params: Any, state: Any, grads: Any) -> Any:
+    updates, state = optimizer.update(grads, state, params)
+    params = apply_updates(params, updates)
+    return params, state, *objective.value_and_gradient(params)
+
+
+@eqx.filter_jit
+def _gradient(objective: Objective, params: Any) -> Any:
+    return objective.value_and_gradient(params)
+
+
+@eqx.filter_jit
+def _linear(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
+    return lx.linearise(operator)
+
+
+@eqx.filter_jit
+def _product(linear: lx.AbstractLinearOperator, vector: Any) -> Any:
+    return linear.mv(vector)
+
+
+def _rows(
+    problem: TrainingProblem, steps: int, every: int, repeats: int, solver: Tracking
+) -> list[dict[str, Any]]:
+    products: dict[str, float] = {}
+    linear = _linear(problem.operator())
+    vector = jax.tree.map(jnp.ones_like, problem.params)
+    runs = {
+        "Trajectory plain": _trajectory(problem, steps, None, products),
+        "Trajectory": _trajectory(
+            problem, steps, PreconditionedSharpness(every=every, solver=solver), products
+        ),
+        "own plain": _own(problem, steps, None, None, products),
+        "own": _own(problem, steps, every, solver, products),
+        "gradient": _again(_COUNT, lambda: _gradient(problem.objective, problem.params)),
+        "product": _again(_COUNT, lambda: _product(linear, vector)),
+    }
+    for run in runs.values():
+        run()  # compiles
+    least: dict[str, np.ndarray] = {name: np.full(2, np.inf) for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            least[name] = np.minimum(least[name], run())
+    gradient, product = least["gradient"] / _COUNT, least["product"] / _COUNT
+    rows = []
+    for loop in ("Trajectory", "own"):
+        plain, probed = least[f"{loop} plain"], least[loop]
+        ratio = probed / plain
+        goal = products[loop] * product + GRADIENTS * gradient
+        steady = (probed - plain) / (steps // every) / goal
+        rows.append(
+            {
+                "problem": problem.name,
+                "parameters": sum(x.size for x in jax.tree.leaves(problem.params)),
+                "loop": loop,
+                "products": products[loop],
+                "ratio": float(ratio[0]),
+                "cpu_ratio": float(ratio[1]),
+                "steady": float(steady[0]),
+                "cpu_steady": float(steady[1]),
+                "step_gradients": float(plain[0] / steps / gradient[0]),
+                "product_gradients": float(product[0] / gradient[0]),
+            }
+        )
+    return rows
+
+
+def _timed(run: Callable[[], Any]) -> Clock:
+    wall, cpu = time.perf_counter(), time.process_time()
+    jax.block_until_ready(run())
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def _again(count: int, run: Callable[[], Any]) -> Callable[[], Clock]:
+    def all_of_them() -> None:
+        for _ in range(count):
+            jax.block_until_ready(run())
+
+    return lambda: _timed(all_of_them)
+
+
+def _trajectory(
+    problem: TrainingProblem, steps: int, probe: Any, products: dict[str, float]
+) -> Callable[[], Clock]:
+    probes = {} if probe is None else {"edge": probe}
+    trajectory = Trajectory(problem.objective, problem.optimizer, probes)
+    carry = trajectory.init(problem.params, jax.random.key(0))
+    carry = eqx.tree_at(lambda c: c.lane.optimizer_state, carry, problem.state)
+    # The first probe is cold: it is not part of the loop that is timed.
+    *_, last = stream(trajectory, carry, steps, chunk=steps)
+
+    def run() -> Any:
+        *_, chunk = stream(trajectory, last.carry, steps, chunk=steps)
+        if probe is not None:
+            spent = chunk.measurements["preconditioned_sharpness_matvecs"]
+            measured = chunk.measured["preconditioned_sharpness_matvecs"]
+            products["Trajectory"] = float(np.mean(np.asarray(spent)[np.asarray(measured)]))
+        return chunk.carry.lane.params
+
+    return lambda: _timed(run)
+
+
+def _own(
+    problem: TrainingProblem,
+    steps: int,
+    every: int | None,
+    solver: Tracking | None,
+    products: dict[str, float],
+) -> Callable[[], Clock]:
+    """A compiled step, and the probe called between two of them."""
+    objective, optimizer = problem.objective, problem.optimizer
+
+    def loop(params: Any, state: Any, memory: Any) -> Any:
+        spent = []
+        _, grads = _gradient(objective, params)
+        for i in range(steps):
+            if every is not None and i % every == 0:
+                edge = preconditioned_sharpness(
+                    objective, params, optimizer, state, grads=grads, solver=solver, start=memory
+                )
+                memory = edge.solution.state
+                spent.append(int(edge.solution.stats["matvecs"]))
+            params, state, value, grads = _step(objective, optimizer, params, state, grads)
+            float(value)  # as loops do that print
+        if spent:
+            products["own"] = float(np.mean(spent))
+        return params, state, memory
+
+    begun = loop(problem.params, problem.state, None)
+    return lambda: _timed(lambda: loop(*begun))
