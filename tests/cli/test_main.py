@@ -290,7 +290,7 @@ def test_a_wide_benchmark_fits_and_says_where_it_is(
     from aeoskit_experiments import benchmarks
 
     row = {"problem": "indefinite", "operator": "matrix", "k": 1, "rtol": 1e-5}
-    row |= {"solver": "PowerIteration", "matvecs": 300, "optimum": None, "residual": 1.23e-5}
+    row |= {"solver": "LOBPCG", "matvecs": 300, "optimum": None, "residual": 1.23e-5}
     row |= {"error": float("inf"), "seconds": 12.345, "converged": False}
 
     def eigen(*, full: bool = True, progress: Any = None) -> dict[str, Any]:
@@ -305,7 +305,7 @@ def test_a_wide_benchmark_fits_and_says_where_it_is(
     out, err = capsys.readouterr()
     assert err == "matrices\n"
     assert "…" not in out
-    words = ["indefinite", "matrix", "1", "1e-5", "PowerIteration", "300", "–", "1.2e-05", "–"]
+    words = ["indefinite", "matrix", "1", "1e-5", "LOBPCG", "300", "–", "1.2e-05", "–"]
     assert [*words, "12.35", "no"] in [line.split() for line in out.splitlines()]
     assert ["Tracking", "3", "no"] in [line.split() for line in out.splitlines()]
     assert out.endswith("one is left out\n")

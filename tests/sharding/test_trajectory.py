@@ -13,7 +13,6 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import aeoskit as ak
-from aeoskit.linalg import PowerIteration
 from aeoskit.sharding import Placement, make_mesh
 
 _spec = importlib.util.spec_from_file_location(
@@ -83,7 +82,7 @@ def test_a_sweep_over_devices_with_split_data(x64):
     placement = Placement(make_mesh("data=2,sweep=2"))
     probes = {"loss": ak.LossAndGradient()}
     one = train(objective, optimizer, probes, lanes=3)
-    probes |= {"edge": ak.Sharpness(every=STEPS, solver=PowerIteration(rtol=1e-6))}
+    probes |= {"edge": ak.Sharpness(every=STEPS, solver=ak.Tracking(rtol=1e-6))}
     rows, carry = train(objective.place(placement), optimizer, probes, lanes=3)
     assert rows["loss"].shape == (STEPS, 3)
     top = np.linalg.eigvalsh(objective.hessian(cases.make_params()).as_matrix())[-1]
