@@ -30,7 +30,7 @@ SOLVERS = {
     "Tracking": (Tracking(basis=16), "largest"),
     "LOBPCG": (LOBPCG(), "largest"),
     "Arnoldi": (Arnoldi(basis=12), "largest_real"),
-    "JacobiDavidson": (JacobiDavidson(3.3, basis=12), "nearest"),
+    "JacobiDavidson": (JacobiDavidson(shift=3.3, basis=12), "nearest"),
 }
 
 
@@ -96,7 +96,7 @@ def test_a_track_survives_what_is_not_finite(name):
 
 @pytest.mark.parametrize(
     "solver",
-    [Lanczos(rtol=3e-2), Tracking(rtol=3e-2), JacobiDavidson(0.15, rtol=3e-2)],
+    [Lanczos(rtol=3e-2), Tracking(rtol=3e-2), JacobiDavidson(shift=0.15, rtol=3e-2)],
     ids=lambda solver: type(solver).__name__,
 )
 def test_small_values_of_a_large_operator_in_sixteen_bits(solver):
@@ -118,7 +118,7 @@ def test_small_values_of_a_large_operator_in_sixteen_bits(solver):
 
 def test_a_zero_operator():
     """No ghost at the shift: zero, exactly, in the whole space."""
-    solution = eigensolve(of(np.zeros((6, 6))), JacobiDavidson(0.3), which="nearest")
+    solution = eigensolve(of(np.zeros((6, 6))), JacobiDavidson(shift=0.3), which="nearest")
     assert bool(solution.result == RESULTS.successful)
     assert bool(solution.evidence == EVIDENCE.whole_space)
     assert float(solution.values[0]) == 0
@@ -207,7 +207,7 @@ def test_starts_that_are_none():
 @pytest.mark.parametrize("shift", [jnp.ones(3), 1j, float("nan"), float("inf"), "near"])
 def test_shifts_that_are_none(shift):
     with pytest.raises((ValueError, TypeError), match="shift"):
-        JacobiDavidson(shift)
+        JacobiDavidson(shift=shift)
 
 
 def test_an_operator_that_is_not_square():

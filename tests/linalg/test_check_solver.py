@@ -19,7 +19,7 @@ SOLVERS = {
     "LOBPCG": (linalg.LOBPCG(), {}),
     "Tracking": (linalg.Tracking(), {}),
     "Arnoldi": (linalg.Arnoldi(), {}),
-    "JacobiDavidson": (linalg.JacobiDavidson(0.3), {"overshoot": 21}),
+    "JacobiDavidson": (linalg.JacobiDavidson(shift=0.3), {"overshoot": 21}),
 }
 
 

@@ -36,7 +36,7 @@ SOLVERS = {
     "LOBPCG": LOBPCG(rtol=RTOL),
     "Tracking": Tracking(rtol=RTOL, kept=2),
     "Dense": Dense(rtol=RTOL),
-    "JacobiDavidson": JacobiDavidson(0.3, rtol=RTOL),
+    "JacobiDavidson": JacobiDavidson(shift=0.3, rtol=RTOL),
 }
 WHICH = {"JacobiDavidson": "nearest", "Arnoldi": "largest_magnitude"}
 # Products of a step that begins within the budget: all of them, or a linear solve.

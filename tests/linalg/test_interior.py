@@ -48,7 +48,7 @@ def test_nearest_to_a_shift():
     @jax.vmap
     def solve(matrix, shift):
         op = lx.MatrixLinearOperator(matrix, lx.symmetric_tag)
-        method = JacobiDavidson(shift, rtol=1e-4, atol=1e-4)
+        method = JacobiDavidson(shift=shift, rtol=1e-4, atol=1e-4)
         return summary(eigensolve(op, method, k=3, which="nearest"))
 
     # The shift is swept with the matrices, by `vmap`.
@@ -115,7 +115,9 @@ def test_every_product_counts(linear_solver, excess):
     op = Counting(jnp.linspace(1.0, 4.0, 30))
     CALLS.clear()
     # Below the spectrum the shifted operator is definite, as CG asks.
-    solution = eigensolve(op, JacobiDavidson(0.5, linear_solver=linear_solver), which="nearest")
+    solution = eigensolve(
+        op, JacobiDavidson(shift=0.5, linear_solver=linear_solver), which="nearest"
+    )
     jax.effects_barrier()
     spent = int(solution.stats["matvecs"])
     assert 10 < len(CALLS) <= spent <= excess * len(CALLS)
@@ -126,7 +128,7 @@ def test_a_linear_solver_that_fails_is_seen_in_the_residuals_and_is_not_fatal():
     matrix = spectra()["indefinite"].astype(np.float32)
     op = lx.MatrixLinearOperator(jnp.asarray(matrix), lx.symmetric_tag)
     # CG is not for an indefinite system: the caller was wrong to vouch for it.
-    wrong = JacobiDavidson(-20.3, lx.CG(rtol=1e-6, atol=1e-6, max_steps=3))
+    wrong = JacobiDavidson(shift=-20.3, linear_solver=lx.CG(rtol=1e-6, atol=1e-6, max_steps=3))
     solution = eigensolve(op, wrong, which="nearest", max_matvecs=60)
     vector, value = np.asarray(solution.vectors[0], float), float(solution.values[0])
     true = np.linalg.norm(matrix @ vector - value * vector)
@@ -140,7 +142,7 @@ def test_a_linear_solver_that_fails_is_seen_in_the_residuals_and_is_not_fatal():
 def test_warm_starts_and_what_is_not_finite():
     """One program: cold, warm after a small change, and a matrix of NaN."""
     matrix = spectra()["indefinite"]
-    solver = JacobiDavidson(-20.3, rtol=1e-4)
+    solver = JacobiDavidson(shift=-20.3, rtol=1e-4)
 
     @jax.jit
     def solve(matrix, start):
@@ -172,7 +174,7 @@ def test_outliers_over_a_bulk():
 
     @jax.jit
     def solve(shift):
-        return eigensolve(op, JacobiDavidson(shift, rtol=1e-3), which="nearest")
+        return eigensolve(op, JacobiDavidson(shift=shift, rtol=1e-3), which="nearest")
 
     for shift, wanted in ((2.4, 2.5), (1.8, 2.0), (2.8, 3.0)):
         solution = solve(jnp.asarray(shift, jnp.float32))
@@ -196,7 +198,7 @@ def test_derivative_of_an_interior_pair(x64):
 
     def ours(t, shift):
         op = lx.MatrixLinearOperator(base + t * other, lx.symmetric_tag)
-        s = eigensolve(op, JacobiDavidson(shift, rtol=1e-10), which="nearest")
+        s = eigensolve(op, JacobiDavidson(shift=shift, rtol=1e-10), which="nearest")
         return s.values[0] + s.vectors[0, 0] ** 2
 
     def truth(t):

@@ -48,7 +48,7 @@ SOLVERS = {
     "lobpcg": LOBPCG(rtol=1e-8),
     "arnoldi": Arnoldi(rtol=1e-9),
     "tracking": Tracking(rtol=1e-9),
-    "davidson": JacobiDavidson(0.1, rtol=1e-8),
+    "davidson": JacobiDavidson(shift=0.1, rtol=1e-8),
     "dense": Dense(),
 }
 

@@ -19,7 +19,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
-from aeoskit.linalg.extend import draw
+from aeoskit.linalg import Lanczos, eigensolve
 
 BASIS = 20
 
@@ -94,7 +94,10 @@ class FlatOperator:
 
     def start(self, key: jax.Array) -> np.ndarray:
         """The vector that our own cold solves draw from the same key."""
-        return np.asarray(ravel_pytree(draw(jax.random.key_data(key), self.structure)[0])[0])
+        # After one product it is all that a solve knows.
+        solution = eigensolve(self.linear, Lanczos(), start=key, max_matvecs=1)
+        first = jax.tree.map(lambda x: x[0], solution.vectors)
+        return np.asarray(ravel_pytree(first)[0])
 
     def residual(self, values: np.ndarray, vectors: np.ndarray) -> float:
         """The largest `||A v - θ v|| / |θ|`, by products that are not counted."""
