@@ -140,8 +140,8 @@ class Tracking(AbstractSubspaceSolver):
 
     **When it ends.** Each wanted pair has to meet the residual's tolerance, `||A v - θ v|| <=
     rtol |θ| + atol`, without the model expecting a better value; or, with `value_rtol` > 0, the
-    estimated error of its value is at most `value_rtol |θ|`. That estimate is of second order in the
-    residual, so that at the edge it takes half of the products: the larger of the rise that the
+    estimated error of its value is at most `value_rtol |θ|`. That estimate is of second order in
+    the residual, so that at the edge it takes half of the products: the larger of the rise that the
     model expects and twice the residual squared over the model's gap (`estimates`). It is no bound:
     along training it covered nine of ten errors in nine of ten cases that we tried, and half of
     them at a tightly clustered edge under label noise. Such a solve ends with
