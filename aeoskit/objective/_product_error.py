@@ -112,8 +112,8 @@ def with_product_error(
         solver: the solver, for its tolerances.
 
     Returns:
-        The solution; a pair whose residual is above its tolerance now has not converged, and the
-        result is then `RESULTS.stagnation`.
+        The solution; a pair that meets neither its tolerance nor `value_rtol` now has not
+        converged, and the result is then `RESULTS.stagnation`.
 
     Example:
         >>> import jax.numpy as jnp, lineax as lx
@@ -133,8 +133,12 @@ def with_product_error(
     allowed = getattr(solver, "rtol", 0.0) * jnp.abs(solution.values) + getattr(solver, "atol", 0.0)
     if not hasattr(solver, "rtol"):  # a direct solver: as good as the products are
         allowed = jnp.inf
-    converged = solution.converged & (honest <= allowed)
-    claimed = (solution.result == RESULTS.successful) & ~jnp.all(converged)
+    small = solution.converged & (honest <= allowed)
+    close = getattr(solver, "value_rtol", 0.0) * jnp.abs(solution.values)
+    by_value = (solution.result == RESULTS.estimate_met) & (solution.estimates + errors <= close)
+    converged = small | (solution.converged & by_value)
+    claimed = (solution.result == RESULTS.successful) | (solution.result == RESULTS.estimate_met)
+    claimed = claimed & ~jnp.all(converged)
     return eqx.tree_at(
         lambda s: (s.residuals, s.bounds, s.estimates, s.converged, s.is_top, s.result),
         solution,

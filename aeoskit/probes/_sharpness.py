@@ -275,7 +275,7 @@ def _first_state(solver: AbstractEigenSolver, k: int, params: PyTree, key: PRNGK
             f"k is {k}, but the model has {dimension} parameters, and its Hessian as many "
             f"eigenvalues; track at most {dimension}."
         )
-    return solver.initial_state(structure, k, key)
+    return solver.initial_state(params, k, key)
 
 
 class Sharpness(AbstractProbe):

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
+from aeoskit.linalg import Start
+from aeoskit.linalg.extend import leafwise
 from aeoskit.objective import Objective
 from aeoskit.optimizers import (
     OptaxOptimizer,
@@ -179,6 +181,16 @@ class Trajectory(eqx.Module):
         start = eqx.filter_jit(lambda p, key: lie(self, self._start(p, key), self.lanes))
         return start(copy_tree(placement.put_params(params)), key)
 
+    def _laid_out(self, probe_state: PyTree, params: PyTree) -> PyTree:
+        """A probe's state, leaf by leaf where there is a mesh: a packed vector would be gathered."""
+        if self.objective.placement is None:
+            return probe_state
+        return jax.tree.map(
+            lambda x: leafwise(x, params) if isinstance(x, Start) else x,
+            probe_state,
+            is_leaf=lambda x: isinstance(x, Start),
+        )
+
     def _start(self, params: PyTree, key: PRNGKeyArray) -> Carry:
         """The carry, which shares arrays with the params."""
         key, probe_key = jax.random.split(key)
@@ -190,7 +202,7 @@ class Trajectory(eqx.Module):
                 params=params,
                 optimizer_state=optimizer.init(params),
                 probe_states={
-                    name: self.probes[name].init(params, probe_keys[i])
+                    name: self._laid_out(self.probes[name].init(params, probe_keys[i]), params)
                     for i, name in enumerate(names)
                 },
                 key=key,

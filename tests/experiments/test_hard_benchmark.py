@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -63,7 +64,8 @@ class Reversed(linalg.Dense):
 
     def finish(self, *arguments: Any) -> Any:
         true = super().finish(*arguments)
-        return dataclasses.replace(true, values=true.values[::-1], vectors=true.vectors[::-1])
+        turned = jax.tree.map(lambda v: v[::-1], true.vectors)
+        return dataclasses.replace(true, values=true.values[::-1], vectors=turned)
 
 
 class Narrow(linalg.Dense):
@@ -71,7 +73,7 @@ class Narrow(linalg.Dense):
 
     def finish(self, *arguments: Any) -> Any:
         true = super().finish(*arguments)
-        turned = true.vectors + 0.01 * jnp.roll(true.vectors, 1, axis=1)
+        turned = jax.tree.map(lambda v: v + 0.01 * jnp.roll(v, 1, axis=1), true.vectors)
         never = jnp.zeros_like(true.is_top)
         return dataclasses.replace(true, vectors=turned, is_top=never)
 

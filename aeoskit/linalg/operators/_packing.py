@@ -98,22 +98,23 @@ def _(operator: PackedOperator) -> PyTree[jax.ShapeDtypeStruct]:
 
 
 def _spread(x: Any) -> bool:
-    known = isinstance(x, jax.Array) and not isinstance(x, Tracer)
-    return known and len(x.sharding.device_set) > 1 and not x.sharding.is_fully_replicated
+    sharding = None if isinstance(x, Tracer) else getattr(x, "sharding", None)
+    return sharding is not None and len(sharding.device_set) > 1
 
 
 def packable(structure: PyTree, arrays: PyTree) -> bool:
     """Whether vectors may be packed: a flat array would gather those that are sharded.
 
-    Under a transformation no one can look at how arrays lie; then only a process with one device
-    packs.
+    Under a transformation, or from shapes alone, no one can see how arrays are sharded; then only a
+    process with one device packs.
     """
     if any(getattr(leaf, "sharding", None) is not None for leaf in jax.tree.leaves(structure)):
         return False
     leaves = jax.tree.leaves(arrays)
-    if any(isinstance(x, Tracer) for x in leaves):
-        return jax.device_count() == 1
-    return not any(_spread(x) for x in leaves)
+    if any(_spread(x) for x in leaves):
+        return False
+    unknown = any(isinstance(x, Tracer | jax.ShapeDtypeStruct) for x in leaves)
+    return not unknown or jax.device_count() == 1
 
 
 def is_packed(block: PyTree, structure: PyTree) -> bool:
@@ -121,6 +122,6 @@ def is_packed(block: PyTree, structure: PyTree) -> bool:
     flat = packed_structure(structure)
     same = jax.tree.structure(block) == jax.tree.structure(flat)
     return same and all(
-        x.ndim == 2 and x.shape[1:] == s.shape
+        x.ndim == 2 and x.shape[1:] == s.shape and x.dtype == s.dtype
         for x, s in zip(jax.tree.leaves(block), jax.tree.leaves(flat), strict=True)
     )

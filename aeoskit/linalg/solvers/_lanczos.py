@@ -24,7 +24,8 @@ class Lanczos(AbstractResidualSolver):
     pairs have settled they are held, and a random direction orthogonal to them is followed until
     its best pair is known not to be one of them; a copy takes its place among them, and another
     direction is drawn. It costs about what a cold solve for one pair costs, and as much again for
-    each copy. `copies=False` does without, and then `is_top` is false. In a space of at most
+    each copy. `copies=False` does without; then `is_top` is
+    false, unless a cold start has k random vectors (`block`). In a space of at most
     `basis` dimensions all of it is searched.
 
     **Warm start.** `solution.state` holds the wanted Ritz vectors and two more. The next solve
@@ -85,7 +86,7 @@ class Lanczos(AbstractResidualSolver):
             )
 
     def default_max_matvecs(self, dimension: int) -> int:
-        """20 products for each basis vector, 400 at least."""
+        """20 products for each vector of `basis`; 400 if that is None."""
         return 20 * (self.basis or 20)
 
     def capacity(self, dimension: int, k: int) -> int:

@@ -1,9 +1,9 @@
-"""A subspace that grows by products: all that touches vectors, in five small programs.
+"""A subspace that grows by products: all that touches vectors, in a few small programs.
 
 The rows V of a basis are orthonormal, and what is known of the operator on their span is a pair of
 small matrices X and Y (see `_relation`). One product takes a direction out of the span, multiplies
 it, and adds what is new in the image as the next row. Everything else that a solver does is algebra
-of small matrices. So these are the only programs that a solve compiles for vectors; from the host
+of small matrices. So these are nearly all that a solve compiles for vectors; from the host
 they are dispatched one by one, under a transformation they are traced into the caller's program.
 """
 
@@ -182,7 +182,8 @@ def _grow(
     w = operator.mv(q)
     peak = _peak(w, dtype)
     near = (peak > unit * 2.0**-30) & (peak < unit * 2.0**30)
-    unit = jnp.where((unit > 0) & (fixed | near), unit, _power_of_two(peak))
+    keep = fixed | near | ~jnp.isfinite(peak)
+    unit = jnp.where((unit > 0) & keep, unit, _power_of_two(peak))
     finite = jnp.isfinite(peak / unit)
     w = jax.tree.map(lambda a, z: jnp.where(finite, a / unit, 0).astype(z.dtype), w, q)
     norm = tree_norm(w)

@@ -259,9 +259,9 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         x, first, own = self.direction(problem, state)
         relation, health = state.relation, state.health
         xp = namespace(x)
-        basis, product = grow(
-            state.basis, operator, x, relation.size, first, health.unit, relation.count > 0
-        )
+        # As long as all images are zero, another unit is still possible.
+        fixed = (relation.count > 0) & (health.scale > 0)
+        basis, product = grow(state.basis, operator, x, relation.size, first, health.unit, fixed)
         health = dataclasses.replace(
             health,
             unit=product.unit,

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
-import lineax as lx  # noqa: F401 (the example)
+import lineax as lx
 import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
@@ -28,6 +28,7 @@ from ._relation import (
     unit_directions,
     when,
 )
+from ._solution import EigenSolution
 from ._start import Start
 from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
 from ._verdict import first_match, floor, select, standing
@@ -91,7 +92,14 @@ class TrackingMemory:
 
 @record
 class Explorer:
-    """A direction that nothing wanted points to, followed from solve to solve."""
+    """A direction that nothing wanted points to, followed from solve to solve.
+
+    Attributes:
+        columns: See `_SELF`, `_CHANGE`, `_STEP`, `_BROUGHT`.
+        due: Whether this solve has to spend a product on it.
+        explored: Whether it has.
+        exploring: Whether the product under way is that one.
+    """
 
     columns: Float[Any, "c 4"]
     due: Bool[Any, ""]
@@ -218,7 +226,7 @@ class Tracking(AbstractSubspaceSolver):
                 )
 
     def default_max_matvecs(self, dimension: int) -> int:
-        """400, or 20 products for each basis vector."""
+        """20 products for each vector of `basis`; 400 if that is None."""
         return 20 * (self.basis or 20)
 
     def block_size(self, structure: PyTree, k: int) -> int:
@@ -435,6 +443,17 @@ class Tracking(AbstractSubspaceSolver):
         gap = xp.maximum(sign * (state.pairs.values[:k] - values[min(k, len(values) - 1)]), 1e-30)
         spread = xp.minimum(_CALIBRATED * residuals**2 / gap, residuals)
         return dataclasses.replace(own, hopes=hopes, gains=gains, errors=xp.maximum(gains, spread))
+
+    def finish(
+        self,
+        operator: lx.AbstractLinearOperator,
+        problem: EigenProblem,
+        state: SubspaceState,
+        start: Start,
+    ) -> EigenSolution:
+        """As for every method; a solve that forgot everything was a cold one."""
+        start = dataclasses.replace(start, fresh=start.fresh | state.own.cold)
+        return super().finish(operator, problem, state, start)
 
     def wants_random(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """At a cold start, and where the explorer is due and there is none."""
