@@ -182,11 +182,12 @@ class Trajectory(eqx.Module):
         return start(copy_tree(placement.put_params(params)), key)
 
     def _laid_out(self, probe_state: PyTree, params: PyTree) -> PyTree:
-        """A probe's state, leaf by leaf where there is a mesh: a packed vector would be gathered."""
+        """A probe's state, leaf by leaf on a mesh, where a packed vector would be gathered."""
         if self.objective.placement is None:
             return probe_state
+        structure = jax.eval_shape(lambda: params)
         return jax.tree.map(
-            lambda x: leafwise(x, params) if isinstance(x, Start) else x,
+            lambda x: leafwise(x, structure) if isinstance(x, Start) else x,
             probe_state,
             is_leaf=lambda x: isinstance(x, Start),
         )

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Inexact, Int
+from jaxtyping import Bool, Float, Inexact
 
 from ..vectors._random import once
 from ..vectors._record import record
@@ -52,8 +52,8 @@ class Relation:
     tried: Float[Any, "c c"]
     images: Float[Any, "c c"]
     there: Bool[Any, " c"]
-    size: Int[Any, ""]
-    count: Int[Any, ""]
+    size: Any
+    count: Any
 
 
 @record

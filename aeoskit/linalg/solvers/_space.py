@@ -19,8 +19,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
+from aeoskit.sharding import lie_like
+
 from ..vectors._random import draw, once
 from ..vectors._record import record
+from ..vectors._structure import vector_structure
 from ..vectors._tree import (
     block_combine,
     block_dots,
@@ -178,7 +181,8 @@ def _grow(
     fixed: Bool[Array, ""],
 ) -> tuple[PyTree, Float[Array, " c+5"]]:
     dtype = tree_dtype(basis)
-    q = block_combine(basis, x)
+    # Said, or a compiler may gather the basis where one vector would do.
+    q = lie_like(block_combine(basis, x), vector_structure(operator))
     w = operator.mv(q)
     peak = _peak(w, dtype)
     near = (peak > unit * 2.0**-30) & (peak < unit * 2.0**30)
