@@ -321,7 +321,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
                 # The errors of rotations have no common direction: squares add up.
                 health=dataclasses.replace(
                     health,
-                    lost=lost + (health.lost**2 + (ROTATION * eps * health.scale) ** 2) ** 0.5,
+                    lost=(health.lost**2 + lost**2 + (ROTATION * eps * health.scale) ** 2) ** 0.5,
                 ),
                 own=own,
                 restarts=state.restarts + (1 - state.verdict.shrink),
