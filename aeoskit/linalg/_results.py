@@ -16,7 +16,7 @@ with warnings.catch_warnings():
 
         Example:
             >>> print(RESULTS[RESULTS.nonfinite])
-            A matrix-vector product returned NaN or infinity. Check the parameters, the data and ...
+            A matrix-vector product, or the loss or gradient behind it, is NaN or infinite. ...
             >>> bool(RESULTS.nonfinite == RESULTS.successful)
             False
         """
@@ -27,8 +27,9 @@ with warnings.catch_warnings():
             "tolerance. Raise `max_matvecs`, use a larger basis, or accept a larger `rtol`."
         )
         nonfinite = (
-            "A matrix-vector product returned NaN or infinity. Check the parameters, the data and "
-            "the loss at which the operator was built."
+            "A matrix-vector product, or the loss or gradient behind it, is NaN or infinite. Check "
+            "the parameters, the data (a label out of range?) and the loss at which the operator "
+            "was built."
         )
         stagnation = (
             "The residual is at the floor of the floating-point format and above the tolerance: "

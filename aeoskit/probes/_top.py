@@ -14,9 +14,15 @@ def top_of(
     """The largest eigenvalues, with error bars that include what the operator's products lack.
 
     Raises:
+        TypeError: the solver is none.
         ValueError: the operator is not symmetric, and the solver is for those that are.
     """
     symmetric = lx.is_symmetric(operator)
+    if solver is not None and not isinstance(solver, AbstractEigenSolver):
+        raise TypeError(
+            f"solver is {solver!r}, not an eigen-solver: make one, as in aeoskit.Lanczos() or "
+            "aeoskit.Tracking()"
+        )
     if solver is None:
         solver = Lanczos() if symmetric else Arnoldi()
     elif solver.symmetric and not symmetric:

@@ -170,7 +170,15 @@ class Trajectory(eqx.Module):
 
         Returns:
             A `Carry` at step 0.
+
+        Raises:
+            ValueError: a probe would measure another curvature than that of the field that trains
+                (see `Objective`).
         """
+        for probe in self.probes.values():
+            # Compared here: under the chunk's trace no one can.
+            if probe.solves and hasattr(probe, "objective"):
+                (probe.objective or self.objective).hessian(params)
         # A copy: chunks donate the carry's buffers, and the user's own params must survive that.
         placement = self.objective.placement
         if placement is None:
