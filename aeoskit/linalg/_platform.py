@@ -27,6 +27,11 @@ def target_platform() -> str:
     return _target.get() or jax.default_backend()
 
 
+def elsewhere() -> bool:
+    """Whether programs are made for other devices than those that are here."""
+    return _target.get() is not None
+
+
 @contextlib.contextmanager
 def compiling_for(platform: str) -> Iterator[None]:
     """Lets what depends on the backend be decided for another one than is here.

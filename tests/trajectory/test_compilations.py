@@ -185,7 +185,7 @@ def test_a_hidden_derivative_is_refused_before_the_run():
     def loss(w, batch):
         return (batch @ w - jax.lax.stop_gradient(jnp.tanh(batch @ w))) ** 2
 
-    objective = ak.Objective(loss, jnp.eye(3))
-    trajectory = ak.Trajectory(objective, ak.gradient_descent(0.1), {"s": ak.Sharpness()})
+    objective = Objective(loss, jnp.eye(3))
+    trajectory = Trajectory(objective, gradient_descent(0.1), {"s": Sharpness()})
     with pytest.raises(ValueError, match="derivative"):
         trajectory.init(jnp.ones(3), jax.random.key(0))

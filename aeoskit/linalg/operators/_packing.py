@@ -8,6 +8,7 @@ import lineax as lx
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
+from .._platform import elsewhere
 from ..vectors._structure import vector_structure
 from ..vectors._tree import tree_size
 from ._protocol import dense_matrix, linearised_part, of_part, register_operator
@@ -114,7 +115,7 @@ def packable(structure: PyTree, arrays: PyTree) -> bool:
     if any(_spread(x) for x in leaves):
         return False
     unknown = any(isinstance(x, Tracer | jax.ShapeDtypeStruct) for x in leaves)
-    return not unknown or jax.device_count() == 1
+    return not unknown or (jax.device_count() == 1 and not elsewhere())
 
 
 def is_packed(block: PyTree, structure: PyTree) -> bool:

@@ -400,7 +400,10 @@ def _laid_out(
     structure = operator.in_structure()
     flat = start.block is not None and is_packed(start.block, structure)
     layout = vector_structure(operator)
-    packs = packable(layout, operator) or (flat and packable(layout, ()))
+    packs = packable(layout, operator)
+    if start.block is not None and start.memory is not None:
+        # A state keeps its layout, so that a scan can carry it, unless its vectors are sharded.
+        packs = flat and packable(layout, ())
     memory = solver.blank_memory(structure, problem.k)
     if start.block is None and memory is not None:
         block = block_zeros(
