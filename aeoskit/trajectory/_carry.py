@@ -177,8 +177,8 @@ class Trajectory(eqx.Module):
         """
         for probe in self.probes.values():
             # Compared here: under the chunk's trace no one can.
-            if probe.solves and hasattr(probe, "objective"):
-                (probe.objective or self.objective).hessian(params)
+            if probe.solves:
+                (getattr(probe, "objective", None) or self.objective).hessian(params)
         # A copy: chunks donate the carry's buffers, and the user's own params must survive that.
         placement = self.objective.placement
         if placement is None:
