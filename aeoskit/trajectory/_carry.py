@@ -178,7 +178,7 @@ class Trajectory(eqx.Module):
         for probe in self.probes.values():
             # Compared here: under the chunk's trace no one can.
             # A probe of the whole step has no objective of its own, and a check of its own.
-            own = getattr(probe, "objective", probe)
+            own: Any = getattr(probe, "objective", probe)
             if probe.solves and own is not probe:
                 (own or self.objective).hessian(params)
         # A copy: chunks donate the carry's buffers, and the user's own params must survive that.
