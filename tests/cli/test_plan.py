@@ -134,6 +134,8 @@ def test_units_keep_numbers_short(largest: int, unit: str) -> None:
         ("doctor adam-edge", "doctor got a run and no mesh"),
         ("doctor --mehs data=4", "did you mean '--mesh'?"),
         ("doctor --mesh data=0", "gives axis 'data' the size 0"),
+        ("doctor --mesh rows=2", "'rows' and none called 'data'"),
+        ("plan adam-edge --topology cpu:2 --mesh rows=2", "'rows' and none called 'data'"),
     ],
 )
 def test_what_is_refused(
