@@ -398,13 +398,17 @@ def _laid_out(
     A start for which there is no state yet has the shapes of one: cold and warm are one program.
     """
     structure = operator.in_structure()
+    memory = solver.blank_memory(structure, problem.k)
+    if type(start.memory) is not type(memory):
+        # Another solver's state is a block of vectors to this one, and a blank one is none.
+        blank = not isinstance(start.fresh, Tracer) and bool(start.fresh)
+        start = dataclasses.replace(start, memory=None, block=None if blank else start.block)
     flat = start.block is not None and is_packed(start.block, structure)
     layout = vector_structure(operator)
     packs = packable(layout, operator)
     if start.block is not None and start.memory is not None:
         # A state keeps its layout, so that a scan can carry it, unless its vectors are sharded.
         packs = flat and packable(layout, ())
-    memory = solver.blank_memory(structure, problem.k)
     if start.block is None and memory is not None:
         block = block_zeros(
             packed_structure(structure) if packs else layout,
@@ -416,9 +420,7 @@ def _laid_out(
             (lambda b: pack(b, structure, rows=True)) if packs else lambda b: unpack(b, structure)
         )
         start = dataclasses.replace(start, block=move(start.block))
-    if type(start.memory) is not type(memory):
-        start = dataclasses.replace(start, memory=None)
-    elif _shapes(start.memory) != _shapes(memory):
+    if start.memory is not None and _shapes(start.memory) != _shapes(memory):
         raise ValueError(
             f"eigensolve(start=...): the state is that of a solve for another k, or of "
             f"{type(solver).__name__} with other options: pass its `block`, or a PRNG key."
