@@ -85,8 +85,8 @@ class Placement:
         others = [axis for axis in has if axis not in ("data", "model", self.sweep)]
         if self.data_axis is None and others and "data" not in has:
             raise ValueError(
-                f"the mesh has the axes {', '.join(map(repr, has))} and none called 'data', so that "
-                "every device would run through all examples: call the axis that splits them "
+                f"the mesh has the axes {', '.join(map(repr, has))} and none called 'data', so "
+                "that every device would run through all examples: call the axis that splits them "
                 f"'data', or in Python name it, Placement(mesh, data_axis={others[0]!r}), where () "
                 "is none"
             )

@@ -67,9 +67,7 @@ def test_a_mesh_leaves_no_process_without_devices(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_mesh_has_an_axis_for_the_examples() -> None:
-    with pytest.raises(
-        UserError, match="place: the mesh has the axes 'rows' and none called 'data'"
-    ):
+    with pytest.raises(UserError, match="place: the mesh has the axes 'rows' and none"):
         placement_of(Place(mesh="rows=2"))
 
 
