@@ -45,10 +45,6 @@ with warnings.catch_warnings():
             "The estimated error of each value met `value_rtol`; a residual is above its "
             "tolerance. Set `value_rtol=0` to go on until the residuals are small."
         )
-        not_positive_definite = (
-            "An eigenvalue was seen that is not positive, or that rounding cannot tell from zero, "
-            "where all have to be. Raise the shift, or use float64."
-        )
 
 
 class EVIDENCE(eqx.Enumeration):

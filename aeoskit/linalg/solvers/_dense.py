@@ -69,7 +69,6 @@ class Dense(AbstractEigenSolver):
 
     ends: ClassVar[tuple[str, ...]] = WHICH
     symmetric: ClassVar[bool] = True
-    rescales: ClassVar[bool] = True
     rtol: Scalar = 1e-3
     atol: Scalar = 0.0
 

@@ -95,7 +95,6 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
     """
 
     eager: ClassVar[bool] = True
-    rescales: ClassVar[bool] = True
     # Whether the rows of a state's block are orthonormal, as this solver has left them.
     keeps_rows: ClassVar[bool] = True
     rtol: eqx.AbstractVar[Any]
