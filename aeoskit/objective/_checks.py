@@ -1,5 +1,6 @@
 """What is checked once, so that numbers can be trusted later. Host side, on real numbers."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -124,8 +125,8 @@ def check_objective(objective: Any, params: PyTree) -> None:
     value = float(objective.value(params))
     if not np.isfinite(value):
         raise ValueError(
-            f"the loss at the given parameters is {value}: start where it is finite "
-            "(for a (sum, weight) loss, the weights must not add up to zero)"
+            f"the loss at the given parameters is {value}{_blamed(objective, params)}: start where "
+            "it is finite (for a (sum, weight) loss, the weights must not add up to zero)"
         )
     _check_gradient(objective, params)
     data, n, parts = objective.data, objective.n, objective.microbatch is not None
@@ -140,6 +141,36 @@ def check_objective(objective: Any, params: PyTree) -> None:
     check_deterministic(objective, params, head, value)
     if parts and n > m:
         _check_parts(objective, params, data, m)
+
+
+def _blamed(objective: Any, params: PyTree) -> str:
+    """Where a loss that is not finite begins: an example, or a leaf of the gradient."""
+    if objective.kind(params) == "per_example":
+        bad = jax.jit(lambda params, batch: ~jnp.isfinite(objective.loss(params, batch)))
+        first, count, seen = None, 0, 0
+        for batch in _batches(objective):
+            # Scalars only are read: of several processes each holds some of the rows.
+            found = bad(params, batch)
+            inside = int(jnp.sum(found))
+            if inside and first is None:
+                first = seen + int(jnp.argmax(found))
+            count, seen = count + inside, seen + num_examples(batch)
+        if first is None:
+            return " although that of each example is finite (their sum overflows)"
+        return f", and that of example {first} is the first that is not finite ({count} in all)"
+    for path, leaf in jax.tree_util.tree_leaves_with_path(objective.gradient(params)):
+        if not _all_finite(leaf):
+            return f", and its gradient is not finite at {_path('params', path)} first"
+    return ""
+
+
+def _batches(objective: Any) -> Iterator[PyTree]:
+    """All of the examples in order, as many at a time as the objective takes."""
+    for data in (objective.data, objective.tail):
+        n = 0 if data is None else num_examples(data)
+        m = objective.microbatch or n
+        for begin in range(0, n, m or 1):
+            yield jax.tree.map(lambda x, i=begin, m=m: x[i : i + m], data)
 
 
 def _check_gradient(objective: Any, params: PyTree) -> None:

@@ -14,7 +14,7 @@ from aeoskit.sharding import Placement, as_placement
 from . import _fields
 from ._accumulate import num_examples, parts_of
 from ._checks import check_data, check_objective, check_params
-from ._field_checks import check_hidden, check_product, is_gradient
+from ._field_checks import check_hidden, check_product, has_symmetric_jacobian
 from ._function import ModelLoss, StableFunction
 from ._kinds import LossKind, loss_kind
 from ._shards import split, take
@@ -70,7 +70,8 @@ class Objective(eqx.Module):
             without any second derivative (callbacks, attention kernels), and for a field that is
             not the gradient of its loss (`stop_gradient`), whose Jacobian no derivative sees.
         symmetric: whether that Jacobian is symmetric; None: that of `"forward"` is, that of the
-            others if `check` finds that the field is the gradient of the loss.
+            others if with `params` the field is found to be the gradient of the loss, or `<u, J v>`
+            and `<v, J u>` to agree for random u and v; without `params` it is not.
 
     Raises:
         TypeError: if the loss cannot be called or hashed, or the data are not arrays.
@@ -142,7 +143,7 @@ class Objective(eqx.Module):
             return
         self.check(params)
         if symmetric is None and product != "forward":
-            self.symmetric = is_gradient(self, params)
+            self.symmetric = has_symmetric_jacobian(self, params)
 
     @staticmethod
     def from_model(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from aeoskit.objective import Objective
+from aeoskit.sharding import make_mesh
 
 
 def square(w, x):
@@ -115,6 +116,15 @@ def masked_mean(w, x):
     return jnp.sum(mask * square(w, x)) / jnp.maximum(jnp.sum(mask), 1)
 
 
+def bad_from(first):
+    """Losses that are not finite from an example on."""
+    return lambda w, x: jnp.where(x >= first, jnp.nan, x) * w
+
+
+def bad_leaf(params, x):
+    return jnp.mean(params["good"] * x) + params["bad"] * jnp.inf
+
+
 REFUSED = {
     "nan": (lambda: Objective(lambda w, b: b["x"].sum(-1) * w, nan_data(), params=W),
             r"data\['x'\] is nan at index \[3, 1\]"),
@@ -131,6 +141,13 @@ REFUSED = {
     "aux": (lambda: Objective(lambda w, x: (x - w, {"a": x}), X, params=W), "batch of 5 examples"),
     "integer": (lambda: Objective(lambda w, x: jnp.ones(x.shape, int), X, params=W), "floating"),
     "infinite": (lambda: Objective(lambda w, x: square(w, x) / 0.0, X, params=W), "is inf"),
+    "example": (lambda: Objective(bad_from(3), X, microbatch=2, params=W),
+                r"is nan, and that of example 3 is the first .* \(2 in all\)"),
+    "last example": (lambda: Objective(bad_from(4), X, placement=make_mesh("data=2"), params=W),
+                     r"example 4 is the first .* \(1 in all\)"),
+    "overflow": (lambda: Objective(lambda w, x: 0 * x + 3e38, X, params=W), "sum overflows"),
+    "leaf": (lambda: Objective(bad_leaf, X, params={"good": W, "bad": W}),
+             r"gradient is not finite at params\['bad'\] first"),
     "random": (lambda: Objective(random_loss, X, params=W), "random"),
     "batch norm": (lambda: Objective(batch_norm, X, microbatch=2, params=W),
                    "couples examples.*microbatch=None"),
