@@ -76,8 +76,8 @@ def check_data(data: PyTree, convert: bool = True) -> PyTree:
     return data
 
 
-def check_params(params: PyTree) -> None:
-    """Refuses parameters that cannot be differentiated."""
+def check_params(params: PyTree) -> PyTree:
+    """The parameters, NumPy's as arrays of JAX in its precision; refuses what has no derivative."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise TypeError("the parameters hold no array: there is nothing to differentiate")
@@ -89,6 +89,8 @@ def check_params(params: PyTree) -> None:
                 f"{_path('params', path)} is {what}, not a real floating array: keep the rest in "
                 "the loss (for an equinox model, eqx.partition(model, eqx.is_inexact_array))"
             )
+    numpy = np.ndarray | np.generic
+    return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, numpy) else x, params)
 
 
 def _check_finite(data: PyTree) -> None:

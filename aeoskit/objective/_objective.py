@@ -141,6 +141,7 @@ class Objective(eqx.Module):
             self.data, self.tail = split(self.data, self.placement)
         if params is None:
             return
+        params = check_params(params)
         self.check(params)
         if symmetric is None and product != "forward":
             self.symmetric = has_symmetric_jacobian(self, params)
@@ -305,7 +306,7 @@ class Objective(eqx.Module):
                 derivative of the kind that `product` names, or that is another one than
                 differences of gradients are (`stop_gradient`).
         """
-        check_params(params)
+        params = check_params(params)
         self.kind(params)
         check_objective(self, params)
         check_product(self, params)
@@ -341,7 +342,7 @@ class Objective(eqx.Module):
         Returns:
             The pair `(L(w), ∇L(w))`.
         """
-        check_params(params)
+        params = check_params(params)
         return _value_and_gradient(self, params)
 
     def on_batch(self, indices: Int[Array, " batch"]) -> "Objective":
@@ -393,7 +394,7 @@ class Objective(eqx.Module):
         """
         from ._operators import HessianOperator  # the operators hold an Objective
 
-        check_params(params)
+        params = check_params(params)
         check_hidden(self, params)
         return HessianOperator(self, params)
 
@@ -419,5 +420,5 @@ class Objective(eqx.Module):
                 "a Gauss-Newton matrix needs the model apart from its loss: "
                 "build the objective with Objective.from_model(model, output_loss, data)"
             )
-        check_params(params)
+        params = check_params(params)
         return GaussNewtonOperator(self, params)

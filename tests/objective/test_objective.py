@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import aeoskit as ak
+from aeoskit.linalg import tree_dtype, tree_random_like
 from aeoskit.objective import Objective
 from aeoskit.sharding import make_mesh
 
@@ -202,3 +204,31 @@ def test_construction_inside_jit_checks_shapes_only():
         return Objective(square, x, params=w).value(w)
 
     np.testing.assert_allclose(value(X, W), jnp.mean(square(W, X)), rtol=1e-6)
+
+
+def test_params_of_numpy_are_taken_in_the_precision_of_jax():
+    """As equinox and optax take them: float64 is float32 where JAX has no other, without a word."""
+    params = {"w": np.array([0.5, -1.0, 2.0]), "b": np.float64(0.25)}
+
+    def loss(params, x):
+        return 0.5 * (jnp.tanh(x @ params["w"]) + params["b"]) ** 2
+
+    data = np.random.default_rng(0).standard_normal((7, 3))
+    same = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    objective = Objective(loss, data, params=params, microbatch=3)
+    expected = objective.hessian(same).as_matrix()
+    np.testing.assert_array_equal(objective.hessian(params).as_matrix(), expected)
+    assert objective.gradient(params)["w"].dtype == jnp.float32
+    optimizer = ak.adam(1e-2)
+    state = optimizer.init(params)
+    edges = [
+        ak.preconditioned_sharpness(objective, w, optimizer, optimizer.init(w), start=w)
+        for w in (params, same)
+    ]
+    assert float(edges[0].ratio) == float(edges[1].ratio)
+    updates, _ = optimizer.update(objective.gradient(params), state, params)
+    assert updates["w"].dtype == jnp.float32
+    blank = ak.Tracking().initial_state(params)
+    assert {x.dtype for x in jax.tree.leaves(blank.block)} == {jnp.dtype("float32")}
+    assert tree_random_like(jax.random.key(0), params)["w"].dtype == jnp.float32
+    assert str(tree_dtype(params)) == "float32"
