@@ -241,6 +241,7 @@ class Optimizer(AbstractOptimizer):
                 )
             return self._operator(state.preconditioner, state.count)
         check_like("grads", grads, structure)
+        grads = jax.tree.map(jnp.asarray, grads)
         return self._operator(self._seen(grads, state, params), state.count + 1)
 
     def threshold(self, state: OptimizerState, params: PyTree | None = None) -> Float[Array, ""]:
