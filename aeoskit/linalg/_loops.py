@@ -1,4 +1,4 @@
-"""Where a loop should run: inside the compiled program, or on the host."""
+"""The place where a loop should run: inside the compiled program, or on the host."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -15,7 +15,7 @@ _cache: dict[Any, Literal["scan", "host"]] = {}
 
 
 def loop_mode(function: Callable[..., Any], *args: Any) -> Literal["scan", "host"]:
-    """Whether a loop around `function(*args)` belongs in the compiled program or on the host.
+    """Chooses the compiled program or the host for a loop around `function(*args)`.
 
     XLA's CPU backend runs a convolution inside a loop 20 to 50 times slower than outside. The
     rule looks at primitives and shapes only, never at a clock: "host" on the CPU backend where

@@ -28,7 +28,7 @@ def target_platform() -> str:
 
 
 def elsewhere() -> bool:
-    """Whether programs are made for other devices than those that are here."""
+    """True if programs are made for other devices than those that are here."""
     return _target.get() is not None
 
 
@@ -59,7 +59,7 @@ def compiling_for(platform: str) -> Iterator[None]:
 
 @functools.cache
 def has_eig(platform: str) -> bool:
-    """Whether a compiled program can hold `eig` there: asked of the compiler, not of a list."""
+    """True if a compiled program can hold `eig` there: asked of the compiler, not of a list."""
     program = jax.jit(jax.lax.linalg.eig).trace(jax.ShapeDtypeStruct((2, 2), jnp.float32))
     try:
         program.lower(lowering_platforms=(platform,))
@@ -69,7 +69,7 @@ def has_eig(platform: str) -> bool:
 
 
 def platform_of(tree: PyTree) -> str:
-    """Where its arrays are; under a transformation, where its program will run."""
+    """The platform of its arrays; under a transformation, that on which its program will run."""
     for leaf in jax.tree.leaves(tree):
         if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer):
             return next(iter(leaf.devices())).platform

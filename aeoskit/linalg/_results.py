@@ -1,4 +1,4 @@
-"""How an eigen-solve ended."""
+"""The ways in which an eigen-solve ends."""
 
 import warnings
 
@@ -48,7 +48,7 @@ with warnings.catch_warnings():
 
 
 class EVIDENCE(eqx.Enumeration):
-    """Why a pair that converged should be the one asked for; each member is a sentence.
+    """Reasons why a pair that converged should be the one asked for; each member is a sentence.
 
     A small residual says that a pair is an eigenpair, never that it is the top one.
 

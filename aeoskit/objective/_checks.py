@@ -1,4 +1,4 @@
-"""What is checked once, so that numbers can be trusted later. Host side, on real numbers."""
+"""Checks made once, so that numbers can be trusted later. Host side, on real numbers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -111,7 +111,7 @@ def _check_finite(data: PyTree) -> None:
 
 
 def _all_finite(leaf: Any) -> bool:
-    """Where an array is on one device, NumPy looks, and no program is compiled for it."""
+    """True if all is finite; NumPy looks at arrays of one device: no program is compiled."""
     if not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1:
         return bool(np.isfinite(np.asarray(leaf)).all())
     return bool(jnp.all(jnp.isfinite(leaf)))
@@ -146,7 +146,7 @@ def check_objective(objective: Any, params: PyTree) -> None:
 
 
 def _blamed(objective: Any, params: PyTree) -> str:
-    """Where a loss that is not finite begins: an example, or a leaf of the gradient."""
+    """Names the first example of a loss that is not finite, or the first leaf of its gradient."""
     if objective.kind(params) == "per_example":
         bad = jax.jit(lambda params, batch: ~jnp.isfinite(objective.loss(params, batch)))
         first, count, seen = None, 0, 0
@@ -261,7 +261,7 @@ def _check_parts(objective: Any, params: PyTree, data: PyTree, m: int) -> None:
 
 
 def _parts_and_whole(outputs: Any, kind: str, m: int, rest: int) -> tuple[Any, Any, Any]:
-    """What the whole should be by its parts, what it is, and what their errors are a share of."""
+    """The whole by its parts, the whole itself, and the scale of their errors."""
     one, two, whole = jax.tree.map(lambda x: np.asarray(x, np.float64), outputs)
     if kind == "per_example":
         expected = np.concatenate([one, two])

@@ -1,4 +1,4 @@
-"""Whether products are the derivative of the gradient that trains, by differences; its symmetry."""
+"""Checks products against differences of the gradient that trains, and their symmetry."""
 
 from __future__ import annotations
 

@@ -255,7 +255,7 @@ class Objective(eqx.Module):
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), self.data, self.tail)
 
     def kind(self, params: PyTree) -> LossKind:
-        """Which of the three shapes the loss has; nothing is computed.
+        """The shape that the loss has, of three; nothing is computed.
 
         Args:
             params: the parameters, or their shapes.
@@ -275,7 +275,7 @@ class Objective(eqx.Module):
         return kind
 
     def _lengths(self) -> list[int]:
-        """How many examples the loss is given at a time."""
+        """The numbers of examples that the loss is given at a time."""
         n, shards = num_examples(self.data), 1
         if self.placement is not None:
             shards = self.placement.data_shards

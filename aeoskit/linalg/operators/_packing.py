@@ -41,7 +41,7 @@ def pack(tree: PyTree, structure: PyTree, rows: bool = False) -> PyTree[Array]:
 
 
 def unpack(flat: PyTree, structure: PyTree) -> PyTree[Array]:
-    """What was packed: a vector, or a block whose rows come first."""
+    """Undoes `pack`: a vector, or a block whose rows come first."""
     leaves, treedef = jax.tree.flatten(structure)
     parts, begins = dict(zip(_dtypes(structure), flat, strict=True)), {}
     out = []
@@ -104,7 +104,7 @@ def _spread(x: Any) -> bool:
 
 
 def packable(structure: PyTree, arrays: PyTree) -> bool:
-    """Whether vectors may be packed: a flat array would gather those that are sharded.
+    """True if vectors may be packed: a flat array would gather those that are sharded.
 
     Under a transformation, or from shapes alone, no one can see how arrays are sharded; then only a
     process with one device packs.
@@ -119,7 +119,7 @@ def packable(structure: PyTree, arrays: PyTree) -> bool:
 
 
 def is_packed(block: PyTree, structure: PyTree) -> bool:
-    """Whether a block is one of packed vectors of that structure."""
+    """True if a block is one of packed vectors of that structure."""
     flat = packed_structure(structure)
     same = jax.tree.structure(block) == jax.tree.structure(flat)
     return same and all(

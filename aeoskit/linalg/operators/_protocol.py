@@ -1,4 +1,4 @@
-"""What lineax asks of an operator, written once for all of ours."""
+"""The protocol of lineax's operators, written once for all of ours."""
 
 from collections.abc import Callable
 from typing import Any

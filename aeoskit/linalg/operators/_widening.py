@@ -87,8 +87,9 @@ register_operator(
 def product_error(operator: lx.AbstractLinearOperator) -> float:
     """The relative error of an operator's products beyond rounding, in units of its norm.
 
-    Residuals hold it, whatever the solver. An operator with products that are not exact (differences of gradients, say)
-    registers what they may be off by; one that is made of another has that one's.
+    Residuals hold it, whatever the solver. An operator with products that are not exact
+    (differences of gradients, say) registers what they may be off by; one that is made of another
+    has that one's.
 
     Args:
         operator: A square operator.

@@ -31,7 +31,7 @@ from ._start import Start, as_start, key_data, young
 
 
 class EigenProblem(eqx.Module):
-    """What is asked for: how many pairs, at which end, at what price.
+    """The question: how many pairs, at which end, at what price.
 
     Attributes:
         k: How many.
@@ -74,7 +74,7 @@ class AbstractEigenSolver(eqx.Module):
 
     @abc.abstractmethod
     def block_size(self, structure: PyTree, k: int) -> int:
-        """How many vectors `EigenSolution.state` holds."""
+        """The number of vectors that `EigenSolution.state` holds."""
 
     @abc.abstractmethod
     def init(
@@ -92,7 +92,7 @@ class AbstractEigenSolver(eqx.Module):
     def terminate(
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: Any
     ) -> Bool[Any, ""]:
-        """Whether the solve is over."""
+        """True once the solve is over."""
 
     @abc.abstractmethod
     def finish(

@@ -61,7 +61,7 @@ def ritz_gaps(
 
 
 def random_start_excess(products: int, dimension: int, probability: float = 0.99) -> float:
-    """How much larger than its Ritz value the top eigenvalue may be, after a random start.
+    """The excess of the top eigenvalue over its Ritz value that a random start leaves possible.
 
     For Lanczos from a uniformly random direction, with full reorthogonalization and no restart:
     with the given probability, `λ₁ - θ₁ <= excess (λ₁ - λ_min)`, whatever the spectrum.

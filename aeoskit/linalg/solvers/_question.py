@@ -1,4 +1,4 @@
-"""What `eigensolve` may be asked."""
+"""The questions that `eigensolve` takes."""
 
 import operator as operator_module
 from typing import Any

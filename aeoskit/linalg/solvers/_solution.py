@@ -1,4 +1,4 @@
-"""What an eigen-solve returns."""
+"""The solution of an eigen-solve."""
 
 from typing import Any
 

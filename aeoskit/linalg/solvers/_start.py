@@ -1,4 +1,4 @@
-"""Where an eigen-solve begins, in every form in which a caller may say it."""
+"""The start of an eigen-solve, in every form in which a caller may give it."""
 
 import dataclasses
 from typing import Any
@@ -13,7 +13,7 @@ from ..operators._packing import is_packed, unpack
 
 
 class Start(eqx.Module):
-    """Where a solve begins: a block of vectors and a key. The `state` of a solution is one.
+    """The start of a solve: a block of vectors and a key. The `state` of a solution is one.
 
     Attributes:
         block: Leaves `(p, *leaf)`, or None for a random start.
@@ -94,7 +94,7 @@ _NAMED = 3
 
 
 def _named(tree: Any) -> str:
-    """What a caller gave, in a few words."""
+    """A caller's tree, in a few words."""
     pairs = jax.tree_util.tree_leaves_with_path(tree)
     if len(pairs) > 1 and not isinstance(tree, dict | list | tuple):
         return type(tree).__name__
@@ -125,7 +125,7 @@ def _refuse(start: Any, structure: PyTree) -> ValueError:
 
 
 def as_start(start: Any, structure: PyTree) -> Start:
-    """What the caller gave as `eigensolve(start=...)`, for an operator of that structure.
+    """Makes a start of `eigensolve(start=...)`, for an operator of that structure.
 
     Args:
         start: As in `eigensolve`.

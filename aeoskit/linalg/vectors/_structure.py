@@ -1,4 +1,4 @@
-"""How the vectors of an operator lie on a mesh of devices, where it says so."""
+"""The placement of an operator's vectors on a mesh of devices, where it says so."""
 
 import functools
 from typing import Any
