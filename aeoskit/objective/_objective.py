@@ -296,7 +296,8 @@ class Objective(eqx.Module):
         examples (of a microbatch, where the loss takes no fewer).
 
         Args:
-            params: parameters at which the loss is evaluated. Traced ones are not looked at.
+            params: parameters at which the loss is evaluated. Traced ones have no values, and only
+                shapes are checked.
 
         Raises:
             TypeError: if a leaf of the parameters is not a floating array.
@@ -379,8 +380,9 @@ class Objective(eqx.Module):
         """The Hessian of the mean loss at `params`, as a symmetric lineax operator.
 
         Where the loss has something in it that may hide a part of its derivative (`stop_gradient`,
-        custom derivatives), products are compared with differences, once for a loss and shapes and
-        outside of transformations, as in `check`.
+        custom derivatives), products are compared with differences, once for a loss and shapes, as
+        in `check`. Under `jit`, `vmap` or `scan` there are no values to compare, and what is hidden
+        passes without a word: give `params=` to the objective, or call `check(params)`, before.
 
         Args:
             params: the parameters `w`.
