@@ -17,6 +17,18 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 # 80 columns are what a terminal has; boxes of help take four of them.
 HELP = {"help_option_names": ["-h", "--help"]}
 
+NO_CACHE = "--no-cache"
+"""May stand anywhere on any command: `main` takes it out before they see it."""
+
+EVERYWHERE = {
+    "--json": "Print one JSON object on stdout, no tables",
+    NO_CACHE: "Compile all programs anew, and keep none",
+}
+"""Options of commands that write their help themselves."""
+
+NoCache = Annotated[bool, typer.Option(NO_CACHE, help=EVERYWHERE[NO_CACHE])]
+"""For the help of commands that compile."""
+
 
 class Command(TyperCommand):
     """A command that names the nearest option to one that it does not know."""
@@ -97,7 +109,7 @@ def add_command(
         inspect.Parameter(
             key, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
         )
-        for key, (annotation, default) in extra.items()
+        for key, (annotation, default) in (extra | {"no_cache": (NoCache, False)}).items()
     ]
     call.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     call.__annotations__ = {item.name: item.annotation for item in parameters}
