@@ -3,7 +3,7 @@
 import inspect
 from typing import Any
 
-from aeoskit_cli._generate import EVERYWHERE
+from aeoskit_cli._generate import CACHE_HELP, JSON_HELP
 from aeoskit_cli._print import print_json, print_rows, print_table
 from aeoskit_cli._subject import split
 from aeoskit_experiments._errors import UserError
@@ -168,4 +168,4 @@ def _print_help() -> None:
     )
     own = {option.flag: option.help for option in _OPTIONS}
     own[CLEAR] = "Delete the compiled programs that earlier commands have kept"
-    print_table("options", own | EVERYWHERE)
+    print_table("options", own | JSON_HELP | CACHE_HELP)

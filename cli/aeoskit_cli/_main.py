@@ -10,8 +10,9 @@ import typer
 
 from aeoskit_cli._data import make_data_app
 from aeoskit_cli._generate import (
-    EVERYWHERE,
+    CACHE_HELP,
     HELP,
+    JSON_HELP,
     NO_CACHE,
     Command,
     NoCache,
@@ -145,6 +146,7 @@ def make_app() -> typer.Typer:
                 "quiet": (Quiet, False),
                 **OPTIONS,
             },
+            kept=True,
         )
     app.add_typer(recipes, name="run")
     app.command("pipe", cls=RawCommand, add_help_option=False)(pipe)
@@ -163,7 +165,7 @@ def make_app() -> typer.Typer:
 def _before_commands(
     no_cache: Annotated[
         bool,
-        typer.Option(NO_CACHE, help=f"{EVERYWHERE[NO_CACHE]} (on any command)"),
+        typer.Option(NO_CACHE, help=f"{CACHE_HELP[NO_CACHE]} (on any command)"),
     ] = False,
 ) -> None:
     """For the help; `main` has taken the option, wherever it stood."""
@@ -376,7 +378,7 @@ Run an experiment composed of stages. A list of numbers is a sweep:
     print()
     print_table(
         "options, before the first stage or behind any",
-        {"--quiet": "No progress on stderr", **EVERYWHERE},
+        {"--quiet": "No progress on stderr"} | JSON_HELP | CACHE_HELP,
     )
     print(
         """

@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from aeoskit_cli._cut import cut
-from aeoskit_cli._generate import EVERYWHERE, add_command
+from aeoskit_cli._generate import NO_CACHE, add_command
 from aeoskit_cli._pipe import compose, print_stage_help
 from aeoskit_experiments._errors import unknown
 from aeoskit_experiments.pipelines import Option, Pipeline
@@ -45,7 +45,7 @@ def split(
     words = [word for word in words if word != "--json"]
     own, rest = _leading(words, options)
     if rest and rest[0].startswith("-"):
-        known = (*options, *alone, *EVERYWHERE)
+        known = (*options, *alone, "--json", NO_CACHE)
         raise unknown("option", rest[0].partition("=")[0], known, where=command)
     for index, word in enumerate(rest):
         if word.partition("=")[0] == first:

@@ -69,7 +69,7 @@ def make_sweep_app() -> typer.Typer:
     for name in sorted(RECIPES):
         action = _recipe_action(name, before)
         summary = recipe_summary(name)
-        add_command(app, name, summary, recipe_options(name), action, extra=options)
+        add_command(app, name, summary, recipe_options(name), action, extra=options, kept=True)
 
     def pipe(words: Annotated[list[str] | None, typer.Argument(metavar="STAGE …")] = None) -> int:
         """Sweep over an experiment composed of stages."""
