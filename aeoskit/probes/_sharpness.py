@@ -13,7 +13,7 @@ from aeoskit.linalg import (
     PreconditionedOperator,
     Tracking,
 )
-from aeoskit.objective import Objective
+from aeoskit.objective import Linearization, Objective
 from aeoskit.optimizers import as_optimizer
 
 from ._base import AbstractProbe, Measurement, ProbeContext, check_every, check_k
@@ -29,6 +29,7 @@ def sharpness(
     start: Any = None,
     max_matvecs: int | Int[Array, ""] | None = None,
     driver: Literal["compiled", "host", "auto"] = "auto",
+    linearization: Linearization | None = None,
 ) -> EigenSolution:
     """The largest eigenvalues of the loss's Hessian, `λ₁(H) ≥ λ₂(H) ≥ …`.
 
@@ -41,6 +42,7 @@ def sharpness(
         start: a PRNG key, a vector, a block or the `state` of the previous solution (warm start).
         max_matvecs: budget of Hessian-vector products.
         driver: `"compiled"`, `"host"` or `"auto"`, as in `eigensolve`.
+        linearization: `objective.linearize(params)`, where a training step has it.
 
     Returns:
         An `EigenSolution`: `values` (k,), with `residuals`, `bounds`, `result`, and `state` for the
@@ -62,7 +64,7 @@ def sharpness(
         3.000
     """
     return top_of(
-        objective.hessian(params),
+        objective.hessian(params) if linearization is None else linearization.hessian,
         solver,
         k=k,
         start=start,
@@ -106,6 +108,7 @@ def preconditioned_operator(
     optimizer: Any,
     optimizer_state: Any,
     grads: PyTree,
+    linearization: Linearization | None = None,
 ) -> PreconditionedOperator:
     """The symmetric operator `P^{-1/2} H P^{-1/2}`, with the P of the coming step.
 
@@ -117,6 +120,7 @@ def preconditioned_operator(
         optimizer: the optimizer whose metric it is.
         optimizer_state: its state before the coming step.
         grads: the gradient that the coming step uses.
+        linearization: `objective.linearize(params)`, where it is there.
 
     Returns:
         A lineax operator; its `to_original` takes an eigenvector back to the coordinates of params.
@@ -132,12 +136,11 @@ def preconditioned_operator(
         [0.5, 1.0]
     """
     preconditioner = _ours(optimizer).preconditioner(optimizer_state, grads, params)
-    return PreconditionedOperator(objective.hessian(params), preconditioner)
+    hessian = objective.hessian(params) if linearization is None else linearization.hessian
+    return PreconditionedOperator(hessian, preconditioner)
 
 
-@eqx.filter_jit
-def _jitted_preconditioned_operator(objective, params, optimizer, optimizer_state, grads):
-    return preconditioned_operator(objective, params, optimizer, optimizer_state, grads)
+_jitted_preconditioned_operator = eqx.filter_jit(preconditioned_operator)
 
 
 @eqx.filter_jit
@@ -167,6 +170,7 @@ def preconditioned_sharpness(
     start: Any = None,
     max_matvecs: int | Int[Array, ""] | None = None,
     driver: Literal["compiled", "host", "auto"] = "auto",
+    linearization: Linearization | None = None,
 ) -> PreconditionedSharpnessSolution:
     """The largest eigenvalues of `P⁻¹H` and the stability threshold that they meet at the edge.
 
@@ -186,6 +190,8 @@ def preconditioned_sharpness(
         start: a PRNG key, a vector, a block or the previous `solution.state` (warm start).
         max_matvecs: budget of Hessian-vector products.
         driver: `"compiled"`, `"host"` or `"auto"`, as in `eigensolve`.
+        linearization: `objective.linearize(params)`, where a training step has it; its gradient is
+            the default of `grads` then.
 
     Returns:
         `PreconditionedSharpnessSolution`: `values`, `threshold`, `ratio`, `bounds`, `solution`.
@@ -204,10 +210,15 @@ def preconditioned_sharpness(
         0.50 of 0.50: ratio 1.00
     """
     optimizer = _ours(optimizer)
-    objective.hessian(params)  # checks what it may hide, which inside jit it cannot
+    if linearization is None:
+        objective.hessian(params)  # checks what it may hide, which inside jit it cannot
+    elif grads is None:
+        grads = linearization.grads
     if grads is None:
         grads = _jitted_gradient(objective, params)
-    operator = _jitted_preconditioned_operator(objective, params, optimizer, optimizer_state, grads)
+    operator = _jitted_preconditioned_operator(
+        objective, params, optimizer, optimizer_state, grads, linearization
+    )
     solution = top_of(
         operator,
         solver,
@@ -312,6 +323,10 @@ class Sharpness(AbstractProbe):
     def solves(self) -> bool:
         return True
 
+    @property
+    def linearizes(self) -> bool:
+        return self.objective is None
+
     def init(self, params: PyTree, key: PRNGKeyArray) -> Any:
         return _first_state(self.solver, self.k, params, key)
 
@@ -324,6 +339,7 @@ class Sharpness(AbstractProbe):
             start=state,
             max_matvecs=_budget(self.solver, self.max_matvecs, context),
             driver=context.driver,
+            linearization=context.linearization if self.objective is None else None,
         )
         return _named("sharpness", solution), solution.state
 
@@ -362,6 +378,10 @@ class PreconditionedSharpness(AbstractProbe):
     def solves(self) -> bool:
         return True
 
+    @property
+    def linearizes(self) -> bool:
+        return self.objective is None
+
     def init(self, params: PyTree, key: PRNGKeyArray) -> Any:
         return _first_state(self.solver, self.k, params, key)
 
@@ -377,6 +397,7 @@ class PreconditionedSharpness(AbstractProbe):
             start=state,
             max_matvecs=_budget(self.solver, self.max_matvecs, context),
             driver=context.driver,
+            linearization=context.linearization if self.objective is None else None,
         )
         measurement = _named("preconditioned_sharpness", edge.solution)
         return measurement | {"ratio": edge.ratio}, edge.solution.state
