@@ -41,9 +41,7 @@ def value(objective: Any, params: PyTree) -> Any:
     return total / weight
 
 
-def value_and_gradient(
-    objective: Any, params: PyTree, lies: Lies = "params"
-) -> tuple[Any, PyTree]:
+def value_and_gradient(objective: Any, params: PyTree, lies: Lies = "params") -> tuple[Any, PyTree]:
     def part(loss: Any, batch: PyTree, params: PyTree) -> PyTree:
         (total, weight), grads = jax.value_and_grad(
             lambda p: _batch_loss(loss, p, batch), has_aux=True
