@@ -5,6 +5,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Inexact, Int, PRNGKeyArray, PyTree
 
 from aeoskit.linalg import (
@@ -13,7 +14,7 @@ from aeoskit.linalg import (
     PreconditionedOperator,
     Tracking,
 )
-from aeoskit.objective import Linearization, Objective
+from aeoskit.objective import HessianOperator, Linearization, Objective
 from aeoskit.optimizers import as_optimizer
 
 from ._base import AbstractProbe, Measurement, ProbeContext, check_every, check_k
@@ -51,6 +52,11 @@ def sharpness(
         of an eigenvalue μ up to the learning rate `2 Re(μ) / |μ|²`. Where loss or gradient are not
         finite, values are NaN and `result` is `nonfinite`.
 
+    Raises:
+        TypeError: the solver is none.
+        ValueError: the linearization is that of other params; or the solver is for symmetric
+            operators, and the field that trains is no gradient.
+
     Costs `stats["matvecs"]` Hessian-vector products.
 
     Example:
@@ -64,13 +70,30 @@ def sharpness(
         3.000
     """
     return top_of(
-        objective.hessian(params) if linearization is None else linearization.hessian,
+        _hessian(objective, params, linearization),
         solver,
         k=k,
         start=start,
         max_matvecs=max_matvecs,
         driver=driver,
     )
+
+
+def _hessian(
+    objective: Objective, params: PyTree, linearization: Linearization | None
+) -> HessianOperator:
+    """The Hessian, and a refusal of one that was made elsewhere (outside of transformations)."""
+    if linearization is None:
+        return objective.hessian(params)
+    both = jax.tree.leaves((linearization.hessian.params, params))
+    if not any(isinstance(x, Tracer) for x in both) and not eqx.tree_equal(
+        linearization.hessian.params, params
+    ):
+        raise ValueError(
+            "linearization is that of other parameters than params: make it anew after each step, "
+            "linearization=objective.linearize(params)"
+        )
+    return linearization.hessian
 
 
 class PreconditionedSharpnessSolution(eqx.Module):
@@ -136,8 +159,7 @@ def preconditioned_operator(
         [0.5, 1.0]
     """
     preconditioner = _ours(optimizer).preconditioner(optimizer_state, grads, params)
-    hessian = objective.hessian(params) if linearization is None else linearization.hessian
-    return PreconditionedOperator(hessian, preconditioner)
+    return PreconditionedOperator(_hessian(objective, params, linearization), preconditioner)
 
 
 _jitted_preconditioned_operator = eqx.filter_jit(preconditioned_operator)
@@ -198,6 +220,10 @@ def preconditioned_sharpness(
         Where the loss, its gradient or P are not finite, values are NaN and the solution's `result`
         is `nonfinite`. At learning rate 0 the threshold is infinite and the ratio 0.
 
+    Raises:
+        TypeError: the solver is none, or the optimizer is not known.
+        ValueError: as for `sharpness`.
+
     Costs `solution.stats["matvecs"]` Hessian-vector products, and one gradient if none was passed.
 
     Example:
@@ -210,9 +236,8 @@ def preconditioned_sharpness(
         0.50 of 0.50: ratio 1.00
     """
     optimizer = _ours(optimizer)
-    if linearization is None:
-        objective.hessian(params)  # checks what it may hide, which inside jit it cannot
-    elif grads is None:
+    _hessian(objective, params, linearization)  # checked here: inside of jit no one can
+    if grads is None and linearization is not None:
         grads = linearization.grads
     if grads is None:
         grads = _jitted_gradient(objective, params)
