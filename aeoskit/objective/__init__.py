@@ -13,6 +13,7 @@ from ._kronecker import kronecker_fisher as kronecker_fisher
 from ._objective import Objective as Objective
 from ._operators import GaussNewtonOperator as GaussNewtonOperator
 from ._operators import HessianOperator as HessianOperator
+from ._operators import Linearization as Linearization
 from ._operators import LinearizedOperator as LinearizedOperator
 from ._output_losses import AbstractOutputLoss as AbstractOutputLoss
 from ._output_losses import SoftmaxCrossEntropy as SoftmaxCrossEntropy

@@ -18,7 +18,7 @@ from ._anatomy import lacks_forward, loss_anatomy
 from ._differences import moved, relative_step
 from ._finite import checked, one_or_nan
 from ._kinds import sum_and_weight
-from ._shards import sum_over
+from ._shards import Lies, lying, sum_over
 
 # (loss, point, batch) -> (sum of the field over the batch, its weight)
 Field = Callable[[Callable[..., Any], PyTree, PyTree], tuple[PyTree, Any]]
@@ -41,14 +41,14 @@ def value(objective: Any, params: PyTree) -> Any:
     return total / weight
 
 
-def value_and_gradient(objective: Any, params: PyTree) -> tuple[Any, PyTree]:
+def value_and_gradient(objective: Any, params: PyTree, lies: Lies = "params") -> tuple[Any, PyTree]:
     def part(loss: Any, batch: PyTree, params: PyTree) -> PyTree:
         (total, weight), grads = jax.value_and_grad(
             lambda p: _batch_loss(loss, p, batch), has_aux=True
         )(params)
         return grads, (total, weight)
 
-    grads, (total, weight) = sum_over(objective, part, params, lies="params")
+    grads, (total, weight) = sum_over(objective, part, params, lies=lies)
     return total / weight, divide(grads, weight, params)
 
 
@@ -117,33 +117,31 @@ def product(field: Field, objective: Any, params: PyTree, vector: PyTree) -> PyT
         return derivative()
 
 
-def _mean(field: Field, objective: Any, like: PyTree) -> Callable[[PyTree], PyTree]:
-    def part(loss: Any, batch: PyTree, point: PyTree) -> tuple[PyTree, Any]:
-        return field(loss, point, batch)
-
-    def mean(point: PyTree) -> PyTree:
-        total, weight = sum_over(objective, part, point)
-        return divide(total, weight, like)
-
-    return mean
-
-
 def _only(pull: Any, vector: PyTree) -> PyTree:
     return pull(vector)[0]
 
 
-def linearize(field: Field, objective: Any, params: PyTree) -> Any:
-    """The Jacobian of the mean field as a `jax.tree_util.Partial`: its primal pass is behind it."""
-    mean = _mean(field, objective, params)
+def linearize(objective: Any, params: PyTree) -> tuple[Any, PyTree, Any]:
+    """The mean loss, its gradient, and the gradient's Jacobian as a `jax.tree_util.Partial`.
+
+    The Jacobian's primal pass is behind it, and the gradient was computed in it.
+    """
+
+    def mean(point: PyTree) -> tuple[PyTree, Any]:
+        value, grads = value_and_gradient(objective, point, lies="basis")
+        return grads, value
+
     # A vector like the parameters is as good as any.
-    derivative = functools.partial(forward, field, objective, params, params)
+    derivative = functools.partial(forward, gradient_field(), objective, params, params)
     with explained(objective, params, derivative):
         if objective.product == "reverse":
-            gradient, pull = jax.vjp(mean, params)
+            grads, pull, value = jax.vjp(mean, params, has_aux=True)
             linear = jax.tree_util.Partial(_only, pull)
         else:
-            gradient, linear = jax.linearize(mean, params)
-    return checked(one_or_nan(gradient), linear)
+            grads, linear, value = jax.linearize(mean, params, has_aux=True)
+    linear = checked(one_or_nan((value, grads)), linear)
+    placement = objective.placement
+    return value, grads if placement is None else lying(placement, grads, "params"), linear
 
 
 @contextlib.contextmanager

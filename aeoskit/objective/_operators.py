@@ -89,6 +89,7 @@ class HessianOperator(lx.AbstractLinearOperator):
         objective: the objective; its data are leaves.
         params: the parameters `w`.
         factor: what products are multiplied by, 1 or NaN; `lineax.linearise` finds it out.
+        linearized: itself, where `Objective.linearize` has made that already.
 
     Example:
         >>> import jax.numpy as jnp, lineax as lx
@@ -105,14 +106,16 @@ class HessianOperator(lx.AbstractLinearOperator):
     params: PyTree
     # NaN where the loss or its gradient is not finite; None as long as no one has looked.
     factor: Float[Array, ""] | None = None
+    linearized: "LinearizedOperator | None" = None
 
     def _product(self, vector: PyTree) -> PyTree:
+        if self.linearized is not None:
+            return self.linearized._product(vector)
         field = _fields.gradient_field()
         return times(self.factor, _fields.product(field, self.objective, self.params, vector))
 
     def _linearized(self) -> Any:
-        field = _fields.gradient_field()
-        return _fields.linearize(field, self.objective, self.params)
+        return _fields.linearize(self.objective, self.params)[2]
 
     def mv(self, vector: PyTree) -> PyTree:
         """The product `∇²L(w) v`; costs two to three gradients."""
@@ -296,13 +299,54 @@ def _reuse(operator: "HessianOperator | GaussNewtonOperator") -> Literal["linear
 @lx.linearise.register(HessianOperator)
 @lx.linearise.register(GaussNewtonOperator)
 def _(operator: Any) -> lx.AbstractLinearOperator:
+    if isinstance(operator, HessianOperator) and operator.linearized is not None:
+        return operator.linearized
     if _reuse(operator) == "recompute":
         known = operator.factor is not None
         return operator if known else dataclasses.replace(operator, factor=_factor(operator))
+    return _with_map(operator, _linear(operator))
+
+
+def _with_map(operator: "HessianOperator | GaussNewtonOperator", linear: Any) -> LinearizedOperator:
     semidefinite = lx.is_positive_semidefinite(operator)
     return LinearizedOperator(
-        _linear(operator), vector_structure(operator), semidefinite, lx.is_symmetric(operator)
+        linear, vector_structure(operator), semidefinite, lx.is_symmetric(operator)
     )
+
+
+class Linearization(eqx.Module):
+    """Loss, gradient and Hessian at a point, from one pass: `Objective.linearize` makes it.
+
+    Attributes:
+        value: the mean loss.
+        grads: its gradient, with the structure of the parameters.
+        hessian: its Hessian, with a primal pass behind it where that fits (`Objective(reuse=...)`).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from aeoskit.objective import Objective
+        >>> objective = Objective(lambda w, x: jnp.mean(x) * jnp.sum(w**4), jnp.ones(5))
+        >>> point = objective.linearize(jnp.array([1.0, 2.0]))
+        >>> float(point.value), point.grads.tolist(), point.hessian.mv(jnp.ones(2)).tolist()
+        (17.0, [4.0, 32.0], [12.0, 48.0])
+    """
+
+    value: Float[Array, ""]
+    grads: PyTree
+    hessian: HessianOperator
+
+
+@eqx.filter_jit
+def linearization(objective: Objective, params: PyTree) -> Linearization:
+    operator = HessianOperator(objective, params)
+    if _reuse(operator) == "recompute":
+        value, grads = _fields.value_and_gradient(objective, params)
+        return Linearization(
+            value, grads, dataclasses.replace(operator, factor=one_or_nan((value, grads)))
+        )
+    value, grads, linear = _fields.linearize(objective, params)
+    linearized = _with_map(operator, linear)
+    return Linearization(value, grads, dataclasses.replace(operator, linearized=linearized))
 
 
 @vector_structure.register(HessianOperator)

@@ -122,7 +122,7 @@ def sum_over(
             objective.microbatch,
             lambda: part_loop(loss, params, data, size),
         )
-        return (total if placement is None else _lying(placement, total, lies)), rest
+        return (total if placement is None else lying(placement, total, lies)), rest
     arrays, static = eqx.partition(loss, eqx.is_array)
     return sum_of_shards(
         placement,
@@ -193,7 +193,7 @@ def sum_of_shards(
         axis_names={*axes, *(() if placement.sweep is None else (placement.sweep,))},
         check_vma=placement.check_vma,
     )(head, tail, arrays, operands)
-    return _lying(placement, total, lies), rest
+    return lying(placement, total, lies), rest
 
 
 def sum_numbered(
@@ -261,5 +261,6 @@ def _reduced(x: Any, spec: PartitionSpec, axes: tuple[str, ...]) -> Any:
     return jax.lax.psum(x, left) if left else x
 
 
-def _lying(placement: Placement, tree: PyTree, lies: Lies) -> PyTree:
+def lying(placement: Placement, tree: PyTree, lies: Lies) -> PyTree:
+    """The tree, placed on the mesh as parameters or as the vectors of a basis are."""
     return jax.tree.map(lambda x: put(x, placement.sharding(_spec(placement, x.shape, lies))), tree)

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from aeoskit.objective import Objective
+from aeoskit.objective import Linearization, Objective
 from aeoskit.optimizers import OptaxOptimizer, OptimistixOptimizer, Optimizer
 
 Measurement = dict[str, Array]
@@ -29,6 +29,8 @@ class ProbeContext(eqx.Module):
             gets one product, so that the others do not wait for it.
         driver: how an eigensolve inside the probe loops: `"compiled"`, or `"host"` where a loop
             inside the program is slow (a user's own convolutions on CPU).
+        linearization: `objective.linearize(params)`, where a probe that `linearizes` is due and
+            the step trains on all of the data, so that its gradient is the step's.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -53,6 +55,7 @@ class ProbeContext(eqx.Module):
     key: PRNGKeyArray
     going: Bool[Array, ""] = eqx.field(default_factory=lambda: jnp.asarray(True))
     driver: Literal["compiled", "host"] = eqx.field(static=True, default="compiled")
+    linearization: Linearization | None = None
 
 
 class AbstractProbe(eqx.Module):
@@ -73,6 +76,11 @@ class AbstractProbe(eqx.Module):
     @abc.abstractmethod
     def solves(self) -> bool:
         """True if a measurement runs an eigensolve or another loop of products."""
+
+    @property
+    def linearizes(self) -> bool:
+        """Whether a measurement uses the Hessian of the trajectory's own objective."""
+        return False
 
     @abc.abstractmethod
     def init(self, params: PyTree, key: PRNGKeyArray) -> Any:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float, Inexact, Int, PRNGKeyArray, PyTree
 
 from aeoskit.linalg import (
@@ -13,7 +14,7 @@ from aeoskit.linalg import (
     PreconditionedOperator,
     Tracking,
 )
-from aeoskit.objective import Objective
+from aeoskit.objective import HessianOperator, Linearization, Objective
 from aeoskit.optimizers import as_optimizer
 
 from ._base import AbstractProbe, Measurement, ProbeContext, check_every, check_k
@@ -29,6 +30,7 @@ def sharpness(
     start: Any = None,
     max_matvecs: int | Int[Array, ""] | None = None,
     driver: Literal["compiled", "host", "auto"] = "auto",
+    linearization: Linearization | None = None,
 ) -> EigenSolution:
     """The largest eigenvalues of the loss's Hessian, `λ₁(H) ≥ λ₂(H) ≥ …`.
 
@@ -41,6 +43,7 @@ def sharpness(
         start: a PRNG key, a vector, a block or the `state` of the previous solution (warm start).
         max_matvecs: budget of Hessian-vector products.
         driver: `"compiled"`, `"host"` or `"auto"`, as in `eigensolve`.
+        linearization: `objective.linearize(params)`, where a training step has it.
 
     Returns:
         An `EigenSolution`: `values` (k,), with `residuals`, `bounds`, `result`, and `state` for the
@@ -48,6 +51,11 @@ def sharpness(
         largest real part of its Jacobian, complex: gradient descent along it is stable in the mode
         of an eigenvalue μ up to the learning rate `2 Re(μ) / |μ|²`. Where loss or gradient are not
         finite, values are NaN and `result` is `nonfinite`.
+
+    Raises:
+        TypeError: the solver is none.
+        ValueError: the linearization is that of other params; or the solver is for symmetric
+            operators, and the field that trains is no gradient.
 
     Costs `stats["matvecs"]` Hessian-vector products.
 
@@ -62,13 +70,30 @@ def sharpness(
         3.000
     """
     return top_of(
-        objective.hessian(params),
+        _hessian(objective, params, linearization),
         solver,
         k=k,
         start=start,
         max_matvecs=max_matvecs,
         driver=driver,
     )
+
+
+def _hessian(
+    objective: Objective, params: PyTree, linearization: Linearization | None
+) -> HessianOperator:
+    """The Hessian, and a refusal of one that was made elsewhere (outside of transformations)."""
+    if linearization is None:
+        return objective.hessian(params)
+    both = jax.tree.leaves((linearization.hessian.params, params))
+    if not any(isinstance(x, Tracer) for x in both) and not eqx.tree_equal(
+        linearization.hessian.params, jax.tree.map(jnp.asarray, params)
+    ):
+        raise ValueError(
+            "linearization is that of other parameters than params: make it anew after each step, "
+            "linearization=objective.linearize(params)"
+        )
+    return linearization.hessian
 
 
 class PreconditionedSharpnessSolution(eqx.Module):
@@ -106,6 +131,7 @@ def preconditioned_operator(
     optimizer: Any,
     optimizer_state: Any,
     grads: PyTree,
+    linearization: Linearization | None = None,
 ) -> PreconditionedOperator:
     """The symmetric operator `P^{-1/2} H P^{-1/2}`, with the P of the coming step.
 
@@ -117,6 +143,7 @@ def preconditioned_operator(
         optimizer: the optimizer whose metric it is.
         optimizer_state: its state before the coming step.
         grads: the gradient that the coming step uses.
+        linearization: `objective.linearize(params)`, where it is there.
 
     Returns:
         A lineax operator; its `to_original` takes an eigenvector back to the coordinates of params.
@@ -132,12 +159,10 @@ def preconditioned_operator(
         [0.5, 1.0]
     """
     preconditioner = _ours(optimizer).preconditioner(optimizer_state, grads, params)
-    return PreconditionedOperator(objective.hessian(params), preconditioner)
+    return PreconditionedOperator(_hessian(objective, params, linearization), preconditioner)
 
 
-@eqx.filter_jit
-def _jitted_preconditioned_operator(objective, params, optimizer, optimizer_state, grads):
-    return preconditioned_operator(objective, params, optimizer, optimizer_state, grads)
+_jitted_preconditioned_operator = eqx.filter_jit(preconditioned_operator)
 
 
 @eqx.filter_jit
@@ -167,6 +192,7 @@ def preconditioned_sharpness(
     start: Any = None,
     max_matvecs: int | Int[Array, ""] | None = None,
     driver: Literal["compiled", "host", "auto"] = "auto",
+    linearization: Linearization | None = None,
 ) -> PreconditionedSharpnessSolution:
     """The largest eigenvalues of `P⁻¹H` and the stability threshold that they meet at the edge.
 
@@ -186,11 +212,17 @@ def preconditioned_sharpness(
         start: a PRNG key, a vector, a block or the previous `solution.state` (warm start).
         max_matvecs: budget of Hessian-vector products.
         driver: `"compiled"`, `"host"` or `"auto"`, as in `eigensolve`.
+        linearization: `objective.linearize(params)`, where a training step has it; its gradient is
+            the default of `grads` then.
 
     Returns:
         `PreconditionedSharpnessSolution`: `values`, `threshold`, `ratio`, `bounds`, `solution`.
         Where the loss, its gradient or P are not finite, values are NaN and the solution's `result`
         is `nonfinite`. At learning rate 0 the threshold is infinite and the ratio 0.
+
+    Raises:
+        TypeError: the solver is none, or the optimizer is not known.
+        ValueError: as for `sharpness`.
 
     Costs `solution.stats["matvecs"]` Hessian-vector products, and one gradient if none was passed.
 
@@ -204,10 +236,14 @@ def preconditioned_sharpness(
         0.50 of 0.50: ratio 1.00
     """
     optimizer = _ours(optimizer)
-    objective.hessian(params)  # checks what it may hide, which inside jit it cannot
+    _hessian(objective, params, linearization)  # checked here: inside of jit no one can
+    if grads is None and linearization is not None:
+        grads = linearization.grads
     if grads is None:
         grads = _jitted_gradient(objective, params)
-    operator = _jitted_preconditioned_operator(objective, params, optimizer, optimizer_state, grads)
+    operator = _jitted_preconditioned_operator(
+        objective, params, optimizer, optimizer_state, grads, linearization
+    )
     solution = top_of(
         operator,
         solver,
@@ -312,6 +348,10 @@ class Sharpness(AbstractProbe):
     def solves(self) -> bool:
         return True
 
+    @property
+    def linearizes(self) -> bool:
+        return self.objective is None
+
     def init(self, params: PyTree, key: PRNGKeyArray) -> Any:
         return _first_state(self.solver, self.k, params, key)
 
@@ -324,6 +364,7 @@ class Sharpness(AbstractProbe):
             start=state,
             max_matvecs=_budget(self.solver, self.max_matvecs, context),
             driver=context.driver,
+            linearization=context.linearization if self.objective is None else None,
         )
         return _named("sharpness", solution), solution.state
 
@@ -362,6 +403,10 @@ class PreconditionedSharpness(AbstractProbe):
     def solves(self) -> bool:
         return True
 
+    @property
+    def linearizes(self) -> bool:
+        return self.objective is None
+
     def init(self, params: PyTree, key: PRNGKeyArray) -> Any:
         return _first_state(self.solver, self.k, params, key)
 
@@ -377,6 +422,7 @@ class PreconditionedSharpness(AbstractProbe):
             start=state,
             max_matvecs=_budget(self.solver, self.max_matvecs, context),
             driver=context.driver,
+            linearization=context.linearization if self.objective is None else None,
         )
         measurement = _named("preconditioned_sharpness", edge.solution)
         return measurement | {"ratio": edge.ratio}, edge.solution.state

@@ -5,7 +5,7 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PyTree
 
 from aeoskit.linalg import tree_norm
 from aeoskit.optimizers import OptimistixOptimizer, apply_updates
@@ -34,21 +34,56 @@ def batch_indices(
     return jax.lax.dynamic_slice_in_dim(order, position * batch, batch)
 
 
+def is_full_batch(trajectory: Trajectory) -> bool:
+    """Whether a step trains on all of the data, each example once."""
+    batch = trajectory.batch
+    whole = batch == trajectory.objective.n and trajectory.sampling == "shuffle"
+    return batch is None or whole
+
+
+def sharing(trajectory: Trajectory) -> dict[str, AbstractProbe]:
+    """The probes of the Hessian of what the step trains on: its gradient is in their linearization.
+
+    Where one of them is due, gradient and products come from one pass.
+    """
+    if not is_full_batch(trajectory):
+        return {}
+    return {name: probe for name, probe in trajectory.probes.items() if probe.linearizes}
+
+
 def context_of(
     trajectory: Trajectory,
     lane: Lane,
     step: Int[Array, ""],
     driver: Literal["compiled", "host"],
+    *,
+    linearize: bool = False,
+    known: tuple[Array, PyTree] | None = None,
 ) -> ProbeContext:
-    """Evaluates loss and gradient at the lane's params. Costs one gradient."""
+    """The lane's point. Costs one gradient, or less than two with a linearization.
+
+    Args:
+        trajectory: the run.
+        lane: its state.
+        step: how many steps were taken.
+        driver: how solves loop.
+        linearize: whether a probe of `sharing` is due.
+        known: loss and gradient, if they are known: nothing is evaluated then.
+    """
     batch_key, probe_key = jax.random.split(lane.key)
-    objective = trajectory.objective
-    n, batch, sampling = objective.n, trajectory.batch, trajectory.sampling
-    if batch is None or (batch == n and sampling == "shuffle"):
-        training = objective
+    objective, linearization = trajectory.objective, None
+    if known is not None:
+        value, grads = known
+    elif linearize:
+        linearization = objective.linearize(lane.params)
+        value, grads = linearization.value, linearization.grads
+    elif is_full_batch(trajectory):
+        value, grads = objective.value_and_gradient(lane.params)
     else:
+        n, batch, sampling = objective.n, trajectory.batch, trajectory.sampling
+        assert batch is not None
         training = objective.on_batch(batch_indices(batch_key, step, n, batch, sampling))
-    value, grads = training.value_and_gradient(lane.params)
+        value, grads = training.value_and_gradient(lane.params)
     return ProbeContext(
         objective=objective,
         params=lane.params,
@@ -60,6 +95,7 @@ def context_of(
         key=jax.random.fold_in(probe_key, step),
         going=lane.diverged_at < 0,
         driver=driver,
+        linearization=linearization,
     )
 
 
@@ -76,14 +112,24 @@ def blanks(shapes: dict[str, jax.ShapeDtypeStruct], *rows: int) -> Measurement:
 
 
 def measure_due(
-    probes: dict[str, AbstractProbe], lane: Lane, context: ProbeContext
+    probes: dict[str, AbstractProbe], lane: Lane, context: ProbeContext, period: int = 1
 ) -> tuple[Measurement, dict]:
-    """Runs the probes whose period divides the step. The predicate is unbatched under `vmap`."""
+    """Runs the probes whose period divides the step. The predicate is unbatched under `vmap`.
+
+    Args:
+        probes: those that may be due.
+        lane: its state.
+        context: the point.
+        period: one that is known to divide the step.
+
+    Returns:
+        What was measured, and the states of these probes.
+    """
     measurement: Measurement = {}
-    states = dict(lane.probe_states)
+    states = {}
     for name, probe in probes.items():
         state = lane.probe_states[name]
-        if probe.every == 1:
+        if probe.every == period:
             new, states[name] = probe.measure(context, state)
         else:
             # Traced once, for its shapes and for the program. What stands in a row where the probe
@@ -142,10 +188,42 @@ def advance_lane(
     )
 
 
+def _evaluated(
+    trajectory: Trajectory, lane: Lane, step: Int[Array, ""]
+) -> tuple[tuple[Array, PyTree], Measurement, dict]:
+    """Loss and gradient, and what the probes that share their linearization measure."""
+    shared = sharing(trajectory)
+    periods = sorted({probe.every for probe in shared.values()})
+    period = periods[0] if len(periods) == 1 else 1
+
+    def with_probes(lane: Lane, step: Int[Array, ""]):
+        context = context_of(trajectory, lane, step, "compiled", linearize=True)
+        return (context.value, context.grads), *measure_due(shared, lane, context, period)
+
+    def without(measured: Measurement):
+        context = context_of(trajectory, lane, step, "compiled")
+        states = {name: lane.probe_states[name] for name in shared}
+        return (context.value, context.grads), measured, states
+
+    if not shared:
+        return without({})
+    if 1 in periods:
+        return with_probes(lane, step)
+    # Traced once, for its shapes and for the program.
+    measure = eqx.filter_closure_convert(with_probes, lane, step)
+    skipped = blanks(measure.out_struct[1])
+    due = jnp.any(jnp.stack([step % every == 0 for every in periods]))
+    return jax.lax.cond(due, lambda: measure(lane, step), lambda: without(skipped))
+
+
 def step_with_probes(
     trajectory: Trajectory, lane: Lane, step: Int[Array, ""]
 ) -> tuple[Lane, Measurement]:
     """One step of one lane, probes inside the program (scan mode)."""
-    context = context_of(trajectory, lane, step, "compiled")
-    measurement, states = measure_due(trajectory.probes, lane, context)
-    return advance_lane(trajectory, lane, context, states), measurement
+    known, measurement, states = _evaluated(trajectory, lane, step)
+    context = context_of(trajectory, lane, step, "compiled", known=known)
+    shared = sharing(trajectory)
+    others = {name: probe for name, probe in trajectory.probes.items() if name not in shared}
+    more, other_states = measure_due(others, lane, context)
+    lane = advance_lane(trajectory, lane, context, states | other_states)
+    return lane, measurement | more

@@ -1,5 +1,6 @@
 """The loop: chunks of steps on the device, the host in between."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
@@ -8,14 +9,21 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PyTree
 
 from aeoskit.linalg import loop_mode
 from aeoskit.probes import Measurement
 
 from ._carry import AnyOptimizer, Carry, Lane, Trajectory, lane_axes, strong_types, take_lane
 from ._placed import cut_lanes, lie, pad_lanes, padded_lanes
-from ._step import advance_lane, blanks, context_of, measure_due, step_with_probes
+from ._step import (
+    advance_lane,
+    blanks,
+    context_of,
+    measure_due,
+    sharing,
+    step_with_probes,
+)
 
 Mode = Literal["scan", "host"]
 
@@ -289,8 +297,8 @@ def _host_chunk(
 
 
 @eqx.filter_jit
-def _host_context(trajectory: Trajectory, lane: Lane, step: Int[Array, ""]):
-    return context_of(trajectory, lane, step, "host")
+def _host_context(trajectory: Trajectory, lane: Lane, step: Int[Array, ""], linearize: bool):
+    return context_of(trajectory, lane, step, "host", linearize=linearize)
 
 
 class _Form:
@@ -324,14 +332,18 @@ class _Form:
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _host_step(
-    form: _Form, kept: list[Array], carried: list[Array], step: Int[Array, ""]
+    form: _Form,
+    kept: list[Array],
+    carried: list[Array],
+    step: Int[Array, ""],
+    known: tuple[Array, PyTree] | None,
 ) -> tuple[list[Array], Int[Array, ""], Measurement]:
     """One step of one lane; the probes that solve nothing are part of the program."""
     trajectory, lane = form.rebuild(kept, carried)
-    context = context_of(trajectory, lane, step, "host")
+    context = context_of(trajectory, lane, step, "host", known=known)
     cheap = {name: probe for name, probe in trajectory.probes.items() if not probe.solves}
     measurement, states = measure_due(cheap, lane, context)
-    lane = advance_lane(trajectory, lane, context, states)
+    lane = advance_lane(trajectory, lane, context, lane.probe_states | states)
     carry = lie(trajectory, Carry(step=step + 1, lane=lane), None)
     return jax.tree.leaves(carry.lane), carry.step, measurement
 
@@ -341,6 +353,7 @@ def _host_lane(
 ) -> tuple[Lane, dict[str, np.ndarray]]:
     """A chunk of one lane; results stay on the device until its end."""
     solving = {name: probe for name, probe in trajectory.probes.items() if probe.solves}
+    shared = sharing(trajectory)
     lane, form = carry.lane, _Form(trajectory, carry.lane)
     kept = [leaf for leaf in jax.tree.leaves(trajectory) if eqx.is_array(leaf)]
     carried = jax.tree.leaves(lane)
@@ -349,16 +362,20 @@ def _host_lane(
     rows: list[Measurement] = []
     for step in range(start, start + length):
         row: Measurement = {}
+        known = None
         due = [name for name, probe in solving.items() if step % probe.every == 0]
         if due:
             lane = jax.tree.unflatten(form.lane, carried)
-            context = _host_context(trajectory, lane, number)
+            linearize = any(name in shared for name in due)
+            context = _host_context(trajectory, lane, number, linearize)
+            known = (context.value, context.grads)
             states = dict(lane.probe_states)
             for name in due:
                 measurement, states[name] = solving[name].measure(context, states[name])
                 row |= measurement
-            carried = jax.tree.leaves(eqx.tree_at(lambda tree: tree.probe_states, lane, states))
-        carried, number, cheap = _host_step(form, kept, carried, number)
+            carried = jax.tree.leaves(dataclasses.replace(lane, probe_states=states))
+            del context  # its linearization is as large as a pass through the model
+        carried, number, cheap = _host_step(form, kept, carried, number, known)
         rows.append(row | cheap)
     return jax.tree.unflatten(form.lane, carried), _columns(jax.device_get(rows))
 

@@ -50,6 +50,40 @@ def test_hessian(x64, name, microbatch, reuse):
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        {"microbatch": 4},
+        {"microbatch": 4, "reuse": "recompute"},
+        {"product": "reverse"},
+        {"product": "difference"},
+    ],
+)
+def test_one_pass_for_loss_gradient_and_hessian(x64, options):
+    case = cases.make_case(cases.NAMES[0])
+    point = Objective(case.loss, case.data, **options).linearize(case.params)
+    expected = jax.value_and_grad(case.whole)(case.params, case.data)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13),
+        (point.value, point.grads),
+        expected,
+    )
+    matrix = lx.linearise(point.hessian).as_matrix()
+    rtol = 1e-6 if options.get("product") == "difference" else 1e-10
+    dense = cases.dense_hessian(case.whole, case.params, case.data)
+    np.testing.assert_allclose(matrix, dense, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("reuse", ["linearize", "recompute"])
+def test_one_pass_where_the_loss_is_not_finite(reuse):
+    rows = jnp.array([1.0, jnp.nan])
+    objective = Objective(lambda w, x: w**2 + jax.lax.stop_gradient(x), rows, reuse=reuse)
+    point = objective.linearize(jnp.array(2.0))
+    assert float(point.grads) == 4.0
+    assert np.isnan(point.value)
+    assert np.isnan(point.hessian.mv(jnp.array(1.0)))
+
+
+@pytest.mark.parametrize(
     ("microbatch", "reuse"), [(None, "linearize"), (4, "recompute"), (4, "linearize")]
 )
 @pytest.mark.parametrize("output_loss", list(cases.OUTPUT_LOSSES))

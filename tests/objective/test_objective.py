@@ -226,6 +226,9 @@ def test_params_of_numpy_are_taken_in_the_precision_of_jax():
         for w in (params, same)
     ]
     assert float(edges[0].ratio) == float(edges[1].ratio)
+    point = objective.linearize(params)
+    top = ak.sharpness(objective, params, linearization=point)
+    assert float(top.values[0]) == float(ak.sharpness(objective, same).values[0])
     updates, _ = optimizer.update(objective.gradient(params), state, params)
     assert updates["w"].dtype == jnp.float32
     blank = ak.Tracking().initial_state(params)

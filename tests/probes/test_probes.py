@@ -139,12 +139,34 @@ def test_the_function_takes_the_gradient_itself_where_none_is_given(contexts, me
     assert float(itself.threshold) == float(given.threshold)
     # And both are what the probe measures there.
     cold = measured[PreconditionedSharpness, 1][0]
-    assert float(given.ratio) == float(cold["ratio"])
+    assert float(given.ratio) == pytest.approx(float(cold["ratio"]), rel=1e-6)
     assert (given.bounds >= np.abs(given.values - itself.values)).all()
     # Twice the gradient is another P, for the values that the coming step would have.
     twice = jax.tree.map(lambda leaf: 2 * leaf, context.grads)
     other = preconditioned_sharpness(*point, grads=twice, start=start, driver="compiled")
     assert float(other.values[0]) < float(given.values[0])
+
+
+def test_a_linearization_gives_gradient_and_products(contexts, measured):
+    first, second = contexts
+    point = second.objective.linearize(second.params)
+    edge = preconditioned_sharpness(
+        second.objective,
+        second.params,
+        second.optimizer,
+        second.optimizer_state,
+        linearization=point,
+    )
+    expected = preconditioned_sharpness(
+        second.objective, second.params, second.optimizer, second.optimizer_state
+    )
+    np.testing.assert_allclose(edge.values, expected.values, rtol=1e-4)
+    for function, rest in (
+        (sharpness, ()),
+        (preconditioned_sharpness, (first.optimizer, first.optimizer_state)),
+    ):
+        with pytest.raises(ValueError, match="other parameters"):
+            function(first.objective, first.params, *rest, linearization=point)
 
 
 def test_an_unconverged_solve_says_so(contexts):

@@ -1,6 +1,6 @@
 """The loop: its numbers against a plain loop, lanes, branches, divergence, and what it costs."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -23,7 +23,13 @@ from aeoskit.optimizers import (
     gradient_descent,
     momentum,
 )
-from aeoskit.probes import LossAndGradient, PreconditionedSharpness, Sharpness, StabilityThreshold
+from aeoskit.probes import (
+    AbstractProbe,
+    LossAndGradient,
+    PreconditionedSharpness,
+    Sharpness,
+    StabilityThreshold,
+)
 from aeoskit.trajectory import (
     Continue,
     FreezePreconditioner,
@@ -269,6 +275,55 @@ def test_minibatches_are_epochs_without_replacement(problem):
     assert len(set(first)) == 24
     assert len(set(second)) == 24
     assert not np.array_equal(first, second)
+
+
+class Onlooker(AbstractProbe):
+    """Measures whether it has a linearization, and how far its gradient is from the step's."""
+
+    every: int = eqx.field(static=True, default=1)
+    linearizes: ClassVar[bool] = True
+    solves: ClassVar[bool] = True
+    measures: ClassVar[tuple[str, ...]] = ("given", "apart")
+
+    def init(self, params, key):
+        return jnp.zeros(())
+
+    def measure(self, context, state):
+        point, own = context.linearization, context.objective.gradient(context.params)
+        grads = own if point is None else point.grads
+        apart = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), context.grads, grads)
+        return {
+            "given": jnp.asarray(point is not None),
+            "apart": jnp.max(jnp.stack(jax.tree.leaves(apart))),
+        }, state
+
+
+@pytest.mark.parametrize("mode", ["scan", "host"])
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_due_probe_and_the_step_share_one_gradient(problem, mode, every):
+    objective, params = problem
+    plain = Trajectory(objective, adam(1e-2), {})
+    watched = Trajectory(
+        objective,
+        adam(1e-2),
+        {"edge": Onlooker(every), "rarely": PreconditionedSharpness(every=5), **CHEAP},
+    )
+    _, _, last = collect(plain, plain.init(params, jax.random.key(0)), 8, mode=mode)
+    rows, masks, end = collect(watched, watched.init(params, jax.random.key(0)), 8, mode=mode)
+    assert rows["given"][masks["given"]].all()
+    assert not rows["apart"][masks["apart"]].any()
+    assert masks["ratio"].sum() == 2
+    assert np.isfinite(rows["ratio"][masks["ratio"]]).all()
+    for a, b in zip(*map(jax.tree.leaves, (last.lane.params, end.lane.params)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_a_minibatch_has_another_gradient_than_the_probe(problem):
+    objective, params = problem
+    trajectory = Trajectory(objective, adam(1e-2), {"edge": Onlooker()}, batch=10)
+    rows, _, _ = collect(trajectory, trajectory.init(params, jax.random.key(0)), 4, mode="scan")
+    assert not rows["given"].any()
+    assert rows["apart"].all()
 
 
 def test_minibatches_with_replacement_are_drawn_anew_at_each_step():

@@ -383,7 +383,7 @@ def eigensolve(
         where = "host" if solver.eager and not several else _mode(operator, structure)
     if where != "host":
         solver.check_platform(platform_of(operator))
-    flat, begin = _laid_out(operator, solver, problem, begin)
+    flat, begin = _laid_out(operator, solver, problem, begin, isinstance(start, Start))
     run = _host_solve if where == "host" else _compiled_solve
     if not traced:
         solution = run(flat, placed, problem, begin)
@@ -410,6 +410,7 @@ def _laid_out(
     solver: AbstractEigenSolver,
     problem: EigenProblem,
     start: Start,
+    is_state: bool,
 ) -> tuple[lx.AbstractLinearOperator, Start]:
     """The operator and the start, packed where that gathers nothing; a start that is never empty.
 
@@ -424,7 +425,7 @@ def _laid_out(
     flat = start.block is not None and is_packed(start.block, structure)
     layout = vector_structure(operator)
     packs = packable(layout, operator)
-    if start.block is not None and start.memory is not None:
+    if start.block is not None and is_state:
         # A state keeps its layout, so that a scan can carry it, unless its vectors are sharded.
         packs = flat and packable(layout, ())
     if start.block is None and memory is not None:

@@ -92,10 +92,15 @@ def _problem(name: str, width: int | None) -> TrainingProblem:
 
 
 @eqx.filter_jit
-def _step(objective: Objective, optimizer: Optimizer, params: Any, state: Any, grads: Any) -> Any:
+def _update(optimizer: Optimizer, params: Any, state: Any, grads: Any) -> Any:
     updates, state = optimizer.update(grads, state, params)
-    params = apply_updates(params, updates)
-    return params, state, *objective.value_and_gradient(params)
+    return apply_updates(params, updates), state
+
+
+@eqx.filter_jit
+def _step(objective: Objective, optimizer: Optimizer, params: Any, state: Any) -> Any:
+    value, grads = objective.value_and_gradient(params)
+    return *_update(optimizer, params, state, grads), value
 
 
 @eqx.filter_jit
@@ -206,15 +211,19 @@ def _own(
 
     def loop(params: Any, state: Any, memory: Any) -> Any:
         spent = []
-        _, grads = _gradient(objective, params)
         for i in range(steps):
             if every is not None and i % every == 0:
+                point = objective.linearize(params)
+                value = point.value
                 edge = preconditioned_sharpness(
-                    objective, params, optimizer, state, grads=grads, solver=solver, start=memory
-                )
+                    objective, params, optimizer, state,
+                    solver=solver, start=memory, linearization=point,
+                )  # fmt: skip
                 memory = edge.solution.state
                 spent.append(int(edge.solution.stats["matvecs"]))
-            params, state, value, grads = _step(objective, optimizer, params, state, grads)
+                params, state = _update(optimizer, params, state, point.grads)
+            else:
+                params, state, value = _step(objective, optimizer, params, state)
             float(value)  # as loops do that print
         if spent:
             products["own"] = float(np.mean(spent))
