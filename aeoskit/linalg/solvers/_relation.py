@@ -130,9 +130,10 @@ def splits_pair(values: Any, k: Any) -> Any:
 
 def off(orthonormal: Any, columns: Any) -> Any:
     """What is left of the columns beside orthonormal ones (zero columns do no harm)."""
-    for _ in range(2):
-        columns = columns - matmul(orthonormal, matmul(orthonormal.T, columns))
-    return columns
+    xp = namespace(columns)
+    beside = xp.eye(columns.shape[0], dtype=columns.dtype) - matmul(orthonormal, orthonormal.T)
+    # Twice is enough.
+    return matmul(beside, matmul(beside, columns))
 
 
 def eigh(matrix: Any) -> tuple[Any, Any]:
@@ -257,7 +258,7 @@ def compressed(
     held = xp.arange(relation.tried.shape[0]) < kept
     best = xp.where(held[None, :], pairs.vectors, 0)
     errors = xp.where(held[None, :], pairs.errors, 0)
-    axes = errors / (norms(errors) + 1e-30)[None, :]
+    axes = errors / (pairs.residuals + 1e-30)[None, :]
     smaller, columns, outside = cut(relation, best, axes, kept, most, preference)
     pairs = Pairs(
         values=xp.where(held, pairs.values, 0).astype(best.dtype),
@@ -302,18 +303,18 @@ def cut(
         weight = weight + matmul(rest, matmul(preference, rest))
     weights, axes = eigh(-weight)
     unseen = (weights < -0.5) & (index < most - kept)
-    behind = (index >= kept) & (index < kept + unseen.sum())
+    size = kept + unseen.sum()
+    behind = (index >= kept) & (index < size)
     # The Ritz vectors, and the complement right behind them.
     moved = (index[:, None] + kept == index[None, :]) & behind[None, :]
     moved = xp.where(relation.there[:, None], matmul(axes, moved.astype(ritz.dtype)), 0)
     columns = (ritz + moved).astype(ritz.dtype)
     outside = images - matmul(columns, matmul(columns.T, images))
-    there = held | behind
     smaller = Relation(
         tried=xp.diag(held.astype(ritz.dtype)),
         images=matmul(columns.T, images),
-        there=there,
-        size=there.sum().astype(np.int32),
+        there=index < size,
+        size=size.astype(np.int32),
         count=kept,
     )
     return smaller, columns, norms(outside)

@@ -171,6 +171,16 @@ def _peak(vector: PyTree, dtype: Any) -> Float[Array, ""]:
     return jnp.max(jnp.stack(leaves))
 
 
+def _with_row(
+    basis: PyTree, vector: PyTree, length: Array, size: Int[Array, ""], added: Bool[Array, ""]
+) -> tuple[PyTree, Bool[Array, " c"]]:
+    """The basis with a vector of that length as its next row, if it is added; which row that is."""
+    row = jnp.minimum(size, _rows(basis) - 1)
+    unit = tree_scale(1 / jnp.where(added, length, 1), vector)
+    basis = block_set_row(basis, row, tree_where(added, unit, block_row(basis, row)))
+    return basis, (jnp.arange(_rows(basis)) == row) & added
+
+
 def _grow(
     basis: PyTree,
     operator: lx.AbstractLinearOperator,
@@ -192,11 +202,9 @@ def _grow(
     w = jax.tree.map(lambda a, z: jnp.where(finite, a / unit, 0).astype(z.dtype), w, q)
     norm = tree_norm(w)
     w, image, left = outside(basis, w, size, first)
-    row = jnp.minimum(size, _rows(basis) - 1)
     added = (size < _rows(basis)) & (left > NOTHING * jnp.finfo(dtype).eps * norm)
-    unit_row = tree_scale(1 / jnp.where(added, left, 1), w)
-    basis = block_set_row(basis, row, tree_where(added, unit_row, block_row(basis, row)))
-    image = jnp.where((jnp.arange(image.shape[0]) == row) & added, left, image)
+    basis, row = _with_row(basis, w, left, size, added)
+    image = jnp.where(row, left, image)
     numbers = jnp.stack([norm, left, added.astype(dtype), finite.astype(dtype), unit])
     return basis, jnp.concatenate([image, numbers])
 
@@ -228,33 +236,12 @@ def grow(
     return basis, Product(flat[:-5], norm, left, added > 0, finite > 0, unit)
 
 
-def _beside(
-    basis: PyTree, vector: PyTree, size: Int[Array, ""], least: float
-) -> tuple[PyTree, Float[Array, " c"], Bool[Array, ""]]:
-    """The basis with what is new in a vector as the next row, the unit vector's coordinates."""
-    index = jnp.arange(_rows(basis))
-    coordinates = jnp.zeros(_rows(basis), tree_dtype(basis))
-    share = tree_norm(vector)
-    vector = tree_scale(1 / share, vector)
-    share = jnp.ones_like(share)
-    for _ in range(2):
-        dots = jnp.where(index < size, block_dots(basis, vector), 0)
-        inside = block_combine(basis, dots)
-        vector = jax.tree.map(lambda x, y: (x - y).astype(x.dtype), vector, inside)
-        coordinates = coordinates + share * dots
-        left = tree_norm(vector)
-        vector, share = tree_scale(1 / left, vector), share * left
-    added = (share > least) & (size < _rows(basis))
-    row = jnp.minimum(size, _rows(basis) - 1)
-    basis = block_set_row(basis, row, tree_where(added, vector, block_row(basis, row)))
-    return basis, jnp.where((index == row) & added, share, coordinates), added
-
-
 def _inject(
     basis: PyTree, size: Int[Array, ""], key: UInt32[Array, "2"]
 ) -> tuple[PyTree, UInt32[Array, "2"]]:
     fresh, key = draw(key, block_row(basis, 0))
-    return _beside(basis, fresh, size, -1.0)[0], key
+    fresh, _, left = outside(basis, fresh, size, jnp.full_like(size, -1))
+    return _with_row(basis, fresh, left, size, left > 0)[0], key
 
 
 def inject(basis: PyTree, size: Any, key: Any) -> tuple[PyTree, Any]:
@@ -294,7 +281,11 @@ def _append(
     vector = jax.tree.map(
         lambda v, r: jnp.where(usable, v / unit, r).astype(r.dtype), vector, right
     )
-    basis, coordinates, added = _beside(basis, vector, size, _NEW)
+    vector = tree_scale(1 / tree_norm(vector), vector)
+    vector, coordinates, left = outside(basis, vector, size, jnp.full_like(size, -1))
+    added = (left > _NEW) & (size < _rows(basis))
+    basis, row = _with_row(basis, vector, left, size, added)
+    coordinates = jnp.where(row, left, coordinates)
     numbers = jnp.stack([added, spent, failed | ~usable]).astype(residual.dtype)
     return basis, jnp.concatenate([jnp.where(jnp.isfinite(coordinates), coordinates, 0), numbers])
 
