@@ -609,24 +609,22 @@ def _next_explorer(columns: Any, best: Any, matrix: Any) -> Any:
     asks for a random vector.
     """
     xp = namespace(columns)
+    # What spans the step, and what was the explorer before it, as combinations of the columns.
+    choice = np.zeros((2, 4, 4), columns.dtype)
+    choice[0, [_SELF, _CHANGE], [0, 3]] = 1
+    choice[1, [_STEP, _BROUGHT, _CHANGE, _STEP], [0, 1, 2, 3]] = 1
     stepped = xp.any(columns[:, _STEP] != 0)
-    first = xp.where(stepped, columns[:, _STEP], columns[:, _SELF])
-    brought = xp.where(stepped, columns[:, _BROUGHT], 0)
-    span = off(best, xp.stack([first, brought, columns[:, _CHANGE]], axis=1))
-    lengths = norms(span)
-    long = lengths[None, :] > 1e-3
-    span = xp.where(long, span / xp.where(long, lengths[None, :], 1), 0)
+    vectors = off(best, matmul(columns, xp.where(stepped, choice[1], choice[0])))
+    span = vectors[:, :3]
     # An orthonormal basis of the span, dependent directions left out.
     weights, turn = eigh(matmul(span.T, span))
-    turn = turn / xp.sqrt(xp.where(weights > 1e-6, weights, xp.inf))[None, :]
-    axes = matmul(span, turn)
+    known = weights > 1e-6
+    axes = matmul(span, turn / xp.sqrt(xp.where(known, weights, xp.inf))[None, :])
     small = matmul(axes.T, matmul(matrix, axes))
-    below = xp.where(weights > 1e-6, 0, xp.abs(small).sum() + 1)
+    below = xp.where(known, 0, xp.abs(small).sum() + 1)
     _, rotation = eigh((small + small.T) / 2 - xp.diag(below))
-    top = matmul(axes, rotation)[:, -1:]
-    moved = xp.where(stepped, top, span[:, :1])
-    change = xp.where(stepped, span[:, :1], span[:, 2:])
-    change = off(moved, off(best, change))
+    moved = matmul(axes, rotation)[:, -1:]
+    change = off(moved, vectors)[:, 3:]
     length = norms(change)[None, :]
     change = xp.where(length > 1e-3, change / xp.where(length > 1e-3, length, 1), 0)
     return xp.concatenate([moved, change], axis=1)
