@@ -36,7 +36,7 @@ from ..vectors._tree import (
     tree_scale,
     tree_where,
 )
-from ._relation import namespace
+from ._relation import apart, namespace
 
 # Rows that one pass of orthogonalization reads at a time, so that its cost follows the filled part
 # of the basis and not its capacity.
@@ -232,6 +232,7 @@ def grow(
     basis, flat = dispatched(_grow, basis, operator, x, size, first, unit, fixed)
     if isinstance(x, np.ndarray):
         flat = np.asarray(flat)
+    flat = apart(flat)
     norm, left, added, finite, unit = flat[-5:]
     return basis, Product(flat[:-5], norm, left, added > 0, finite > 0, unit)
 
