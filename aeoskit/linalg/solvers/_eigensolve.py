@@ -24,7 +24,7 @@ from ..vectors._random import bundled
 from ..vectors._structure import vector_structure
 from ..vectors._tree import block_zeros, tree_dtype, tree_size
 from ._derivatives import with_derivatives, without_tangents
-from ._options import with_arrays
+from ._options import from_host, with_arrays
 from ._question import check_question
 from ._solution import EigenSolution
 from ._start import Start, as_start, key_data, young
@@ -114,7 +114,7 @@ class AbstractEigenSolver(eqx.Module):
         return getattr(state, "scale", jnp.zeros(()))
 
     def blank_memory(self, structure: PyTree, k: int) -> PyTree:
-        """`Start.memory` before the first solve; None for a solver that remembers vectors only."""
+        """`Start.memory` before the first solve, NumPy's; None for one that remembers vectors only."""
         return None
 
     def initial_state(self, structure: PyTree, k: int = 1, key: Array | None = None) -> Start:
@@ -134,9 +134,9 @@ class AbstractEigenSolver(eqx.Module):
         return Start(
             block=block_zeros(structure, self.block_size(structure, k)),
             key=key_data(key),
-            fresh=jnp.asarray(True),
+            fresh=from_host(True),
             age=young(),
-            memory=self.blank_memory(structure, k),
+            memory=from_host(self.blank_memory(structure, k)),
         )
 
 
@@ -343,11 +343,15 @@ def eigensolve(
     structure = operator.in_structure()
     if max_matvecs is None:
         max_matvecs = solver.default_max_matvecs(tree_size(structure))
+    if isinstance(max_matvecs, jax.Array):
+        max_matvecs = max_matvecs.astype(jnp.int32)
+    else:
+        max_matvecs = from_host(max_matvecs, np.int32)
     problem = EigenProblem(
         k=count,
         which=which,
         dimension=tree_size(structure),
-        max_matvecs=jnp.asarray(max_matvecs, jnp.int32),
+        max_matvecs=max_matvecs,
     )
     begin = as_start(start, structure)
     traced = _traced((operator, solver, problem, begin))
@@ -372,10 +376,12 @@ def eigensolve(
     else:
         constant = without_tangents((flat, placed, problem, begin))
         solution = with_derivatives(operator, run(*constant), which, linear_solver)
-    ended_well = (solution.result == RESULTS.successful) | (solution.result == RESULTS.estimate_met)
-    if throw and not bool(ended_well):
+    if throw and not any(bool(solution.result == x) for x in _ENDED_WELL):
         raise eqx.EquinoxRuntimeError(RESULTS[solution.result])
     return solution
+
+
+_ENDED_WELL = (RESULTS.successful, RESULTS.estimate_met)
 
 
 def _product(operator: lx.AbstractLinearOperator, vector: PyTree) -> PyTree:
@@ -410,7 +416,7 @@ def _laid_out(
             packed_structure(structure) if packs else layout,
             solver.block_size(structure, problem.k),
         )
-        start = dataclasses.replace(start, block=block, memory=memory)
+        start = dataclasses.replace(start, block=block, memory=from_host(memory))
     elif start.block is not None and flat != packs:
         move = (
             (lambda b: pack(b, structure, rows=True)) if packs else lambda b: unpack(b, structure)

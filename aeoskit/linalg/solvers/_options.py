@@ -4,7 +4,8 @@ import dataclasses
 from typing import Any, TypeAlias
 
 import equinox as eqx
-import jax.numpy as jnp
+import jax
+import numpy as np
 from jaxtyping import Array
 
 Scalar: TypeAlias = float | Array
@@ -21,6 +22,11 @@ def check_numbers(solver: Any, names: tuple[str, ...], defaults: str) -> None:
             )
 
 
+def from_host(tree: Any, dtype: Any = None) -> Any:
+    """Numbers of the host as arrays of JAX's: nothing is compiled for that."""
+    return jax.device_put(jax.tree.map(lambda x: np.asarray(x, dtype), tree))
+
+
 def with_arrays(solver: Any, dtype: Any) -> Any:
     """The solver with its numbers as arrays, so that another value is no other program."""
     names = [
@@ -29,5 +35,5 @@ def with_arrays(solver: Any, dtype: Any) -> Any:
         if not field.metadata.get("static", False)
         and isinstance(getattr(solver, field.name), int | float)
     ]
-    arrays = [jnp.asarray(getattr(solver, name), dtype) for name in names]
+    arrays = from_host([getattr(solver, name) for name in names], dtype)
     return eqx.tree_at(lambda s: [getattr(s, name) for name in names], solver, arrays)

@@ -21,7 +21,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Bool, Float, Inexact
 
 from ..vectors._random import once
@@ -98,14 +97,6 @@ def matmul(a: Any, b: Any) -> Any:
     if namespace(a) is np and namespace(b) is np:
         return a @ b
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-
-
-def apart(tree: Any) -> Any:
-    """The tree; in a program it is computed once, and not again wherever it is used."""
-    leaves, treedef = jax.tree.flatten(tree)
-    if not any(isinstance(x, Tracer) for x in leaves):
-        return tree
-    return jax.tree.unflatten(treedef, jax.lax.optimization_barrier(leaves))
 
 
 def when(predicate: Any, function: Any, value: Any) -> Any:

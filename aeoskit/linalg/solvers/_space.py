@@ -36,7 +36,7 @@ from ..vectors._tree import (
     tree_scale,
     tree_where,
 )
-from ._relation import apart, namespace
+from ._relation import namespace
 
 # Rows that one pass of orthogonalization reads at a time, so that its cost follows the filled part
 # of the basis and not its capacity.
@@ -105,18 +105,19 @@ def _rows(block: PyTree) -> int:
 
 
 def _chunks(basis: PyTree, carry: Any, low: Array, high: Array, body: Any) -> Any:
-    """`body(part, index, own, carry)` over the rows from `low` up to `high`, a few at a time."""
+    """`body(part, start, own, carry)` over the rows from `low` up to `high`, a few at a time."""
     rows = _rows(basis)
     chunk = min(_CHUNK, rows)
 
-    def turn(i: Array, carry: Any) -> Any:
+    def turn(state: tuple[Array, Any]) -> tuple[Array, Any]:
+        i, carry = state
         # The last slice is moved back to fit: rows that were done already are not its own.
-        start = jnp.minimum(i * chunk, rows - chunk)
+        start = jnp.minimum(i, rows - chunk)
         part = jax.tree.map(lambda b: jax.lax.dynamic_slice_in_dim(b, start, chunk, axis=0), basis)
         index = start + jnp.arange(chunk)
-        return body(part, start, (index >= i * chunk) & (index >= low) & (index < high), carry)
+        return i + chunk, body(part, start, (index >= i) & (index < high), carry)
 
-    return jax.lax.fori_loop(low // chunk, (high + chunk - 1) // chunk, turn, carry)
+    return jax.lax.while_loop(lambda state: state[0] < high, turn, (low, carry))[1]
 
 
 def outside(
@@ -137,21 +138,20 @@ def outside(
         return w, jax.lax.dynamic_update_slice_in_dim(h, old + dots, start, axis=0)
 
     def body(carry: Any) -> Any:
-        w, h, numbers = carry
-        turn, after = numbers[0], numbers[2]
-        low = jnp.where(turn == 0, jnp.maximum(first, 0), 0)
+        w, h, turn, _, before = carry
+        low = jnp.maximum(first * (turn == 0), 0)
         w, h = _chunks(basis, (w, h), low, size, subtract)
-        return w, h, jnp.stack([turn + 1, after, tree_norm(w)])
+        return w, h, turn + 1, before, tree_norm(w)
 
     def again(carry: Any) -> Array:
-        turn, before, after = carry[2]
+        _, _, turn, before, after = carry
         least = 1 + (first != 0)
         return (turn < least) | ((after < _KEPT * before) & (turn < _PASSES) & (after > 0))
 
     h = jnp.zeros(_rows(basis), tree_dtype(basis))
-    numbers = jnp.stack([jnp.zeros_like(h[0]), jnp.zeros_like(h[0]), tree_norm(w)])
-    w, h, numbers = jax.lax.while_loop(again, body, (w, h, numbers))
-    return w, h, numbers[2]
+    norm = tree_norm(w)
+    w, h, _, _, norm = jax.lax.while_loop(again, body, (w, h, jnp.zeros_like(first), norm, norm))
+    return w, h, norm
 
 
 def _power_of_two(largest: Float[Array, ""]) -> Float[Array, ""]:
@@ -232,7 +232,6 @@ def grow(
     basis, flat = dispatched(_grow, basis, operator, x, size, first, unit, fixed)
     if isinstance(x, np.ndarray):
         flat = np.asarray(flat)
-    flat = apart(flat)
     norm, left, added, finite, unit = flat[-5:]
     return basis, Product(flat[:-5], norm, left, added > 0, finite > 0, unit)
 
@@ -241,8 +240,13 @@ def _inject(
     basis: PyTree, size: Int[Array, ""], key: UInt32[Array, "2"]
 ) -> tuple[PyTree, UInt32[Array, "2"]]:
     fresh, key = draw(key, block_row(basis, 0))
-    fresh, _, left = outside(basis, fresh, size, jnp.full_like(size, -1))
-    return _with_row(basis, fresh, left, size, left > 0)[0], key
+    there = jnp.arange(_rows(basis)) < size
+    for _ in range(2):
+        dots = jnp.where(there, block_dots(basis, fresh), 0)
+        inside = block_combine(basis, dots)
+        fresh = jax.tree.map(lambda x, y: (x - y).astype(x.dtype), fresh, inside)
+    left = tree_norm(fresh)
+    return block_set_row(basis, size, tree_scale(1 / jnp.where(left > 0, left, 1), fresh)), key
 
 
 def inject(basis: PyTree, size: Any, key: Any) -> tuple[PyTree, Any]:

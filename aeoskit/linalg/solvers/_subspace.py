@@ -22,7 +22,7 @@ from ..vectors._record import record
 from ..vectors._structure import vector_structure
 from ..vectors._tree import tree_dtype
 from ._eigensolve import AbstractEigenSolver, EigenProblem
-from ._relation import Pairs, Relation, apart, learned, matmul, namespace, ritz_pairs, when
+from ._relation import Pairs, Relation, learned, matmul, namespace, ritz_pairs, when
 from ._ritz import original_order
 from ._solution import EigenSolution
 from ._space import grow, inject, orthonormal, padded, picked, recombine
@@ -257,7 +257,6 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         state = self._make_room(problem, state)
         state = self.expand(operator, problem, state)
         x, first, own = self.direction(problem, state)
-        x = apart(x)
         relation, health = state.relation, state.health
         xp = namespace(x)
         # As long as all images are zero, another unit is still possible.

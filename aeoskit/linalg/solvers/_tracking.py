@@ -236,13 +236,13 @@ class Tracking(AbstractSubspaceSolver):
     def blank_memory(self, structure: PyTree, k: int) -> TrackingMemory:
         """A model that knows nothing."""
         rows, dtype = self.block_size(structure, k), tree_dtype(structure)
-        square, zero = jnp.zeros((rows, rows), dtype), jnp.zeros((), dtype)
+        square, zero = np.zeros((rows, rows), dtype), np.zeros((), dtype)
         return TrackingMemory(
             model=Model(square, square, zero, zero, zero),
-            there=jnp.zeros(rows, bool),
+            there=np.zeros(rows, bool),
             unit=zero,
             scale=zero,
-            complete=jnp.asarray(True),
+            complete=np.asarray(True),
         )
 
     def capacity(self, dimension: int, k: int) -> int:
