@@ -340,27 +340,43 @@ def picked(basis: PyTree, wanted: Any, columns: Any) -> tuple[PyTree, PyTree]:
     return dispatched(_picked, basis, wanted, columns, reads=True)
 
 
-@eqx.filter_jit
-def padded(structure: PyTree, block: PyTree | None, rows: int, refresh: Any) -> PyTree:
-    """A basis of so many rows that begins with those of a block.
-
-    Rounding turns rows a little from solve to solve; with `refresh` one step of Newton's brings
-    them back to orthonormal ones.
-    """
-    basis = block_zeros(structure, rows)
-    if block is None:
-        return basis
-
+def _padded(
+    block: PyTree,
+    structure: PyTree,
+    rows: int,
+    refresh: Bool[Array, ""],
+    fresh: Bool[Array, ""],
+    key: UInt32[Array, "2"],
+) -> tuple[PyTree, UInt32[Array, "2"]]:
     def newton(block: PyTree) -> PyTree:
         gram = block_gram(block, block)
         return block_combine(block, 1.5 * jnp.eye(gram.shape[0], dtype=gram.dtype) - 0.5 * gram)
 
     block = once(refresh, newton, block)
-    return jax.tree.map(
+    random, following = draw(key, structure)
+    random = tree_scale(1 / tree_norm(random), random)
+    block = block_set_row(block, 0, tree_where(fresh, random, block_row(block, 0)))
+    basis = jax.tree.map(
         lambda b, x: jax.lax.dynamic_update_slice_in_dim(b, x[:rows].astype(b.dtype), 0, axis=0),
-        basis,
+        block_zeros(structure, rows),
         block,
     )
+    return basis, jnp.where(fresh, following, key)
+
+
+def padded(
+    structure: PyTree, block: PyTree, rows: int, refresh: Any, fresh: Any, key: Any
+) -> tuple[PyTree, Any]:
+    """A basis of so many rows that begins with those of a block; of a fresh one with a random row.
+
+    Rounding turns rows a little from solve to solve; with `refresh` one step of Newton's brings
+    them back to orthonormal ones.
+
+    Returns:
+        The basis and the next key.
+    """
+    basis, key_ = dispatched(_padded, block, structure, rows, refresh, fresh, key, reads=True)
+    return basis, np.asarray(key_) if isinstance(key, np.ndarray) else key_
 
 
 @eqx.filter_jit

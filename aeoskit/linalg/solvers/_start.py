@@ -68,7 +68,7 @@ def young() -> Int[Array, ""]:
 def key_data(key: Array | None) -> UInt32[Array, "2"]:
     """The raw data of a key: two words, whatever generator the caller's key belongs to."""
     if key is None:
-        return from_host([0, 0], np.uint32)
+        return from_host(np.zeros(2, np.uint32))
     given: Any = key
     if not jnp.issubdtype(given.dtype, jax.dtypes.prng_key):
         given = jax.random.wrap_key_data(given)

@@ -215,8 +215,10 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
             basis, key = orthonormal(structure, start.block, c, noise, key)
         else:
             refresh = ~start.fresh & (start.age % 8 == 7)
-            basis = padded(structure, start.block, c, jnp.asarray(refresh))
+            basis, key = padded(structure, start.block, c, refresh, start.fresh, key)
             there = xp.pad(start.memory.there, (0, c - count)) & ~start.fresh
+            # The first row of a cold start is random.
+            there = there | (start.fresh & (xp.arange(c) == 0))
             # Empty rows at the end are free.
             rows = (there * np.arange(1, c + 1)).max().astype(np.int32)
         own, unit, scale = self.begin(structure, problem, start, count, xp)
