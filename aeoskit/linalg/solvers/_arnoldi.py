@@ -166,7 +166,7 @@ class Arnoldi(AbstractSubspaceSolver):
 
     def blank_memory(self, structure: PyTree, k: int) -> ArnoldiMemory:
         """No rows."""
-        return ArnoldiMemory(wanted=jnp.zeros(self.block_size(structure, k), bool))
+        return ArnoldiMemory(wanted=np.zeros(self.block_size(structure, k), bool))
 
     def no_pairs(self, c: int, dtype: Any, xp: Any) -> GeneralPairs:
         """Complex ones."""

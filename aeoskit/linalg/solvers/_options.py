@@ -23,8 +23,12 @@ def check_numbers(solver: Any, names: tuple[str, ...], defaults: str) -> None:
 
 
 def from_host(tree: Any, dtype: Any = None) -> Any:
-    """Numbers of the host as arrays of JAX's: nothing is compiled for that."""
-    return jax.device_put(jax.tree.map(lambda x: np.asarray(x, dtype), tree))
+    """Numbers of the host as arrays of JAX's, for which nothing is compiled; arrays as they are."""
+
+    def array(x: Any) -> Array:
+        return x if isinstance(x, jax.Array) else jax.device_put(np.asarray(x, dtype))
+
+    return jax.tree.map(array, tree)
 
 
 def with_arrays(solver: Any, dtype: Any) -> Any:

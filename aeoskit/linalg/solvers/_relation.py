@@ -256,9 +256,9 @@ def compressed(
     xp = namespace(relation.tried)
     kept = xp.minimum(xp.asarray(kept, np.int32), relation.count)
     held = xp.arange(relation.tried.shape[0]) < kept
-    best = xp.where(held[None, :], pairs.vectors, 0)
-    errors = xp.where(held[None, :], pairs.errors, 0)
-    axes = errors / (pairs.residuals + 1e-30)[None, :]
+    mask = xp.diag(held.astype(pairs.vectors.dtype))
+    best, errors = matmul(pairs.vectors, mask), matmul(pairs.errors, mask)
+    axes = matmul(errors, mask / (pairs.residuals + 1e-30))
     smaller, columns, outside = cut(relation, best, axes, kept, most, preference)
     pairs = Pairs(
         values=xp.where(held, pairs.values, 0).astype(best.dtype),

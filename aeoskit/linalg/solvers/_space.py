@@ -325,14 +325,10 @@ def recombine(basis: PyTree, columns: Any) -> PyTree:
 
 
 def _picked(basis: PyTree, wanted: Array, columns: Array) -> tuple[PyTree, PyTree]:
-    k, several = wanted.shape[1], jnp.iscomplexobj(wanted)
-    parts = [wanted.real, wanted.imag] if several else [wanted]
-    both = block_combine(basis, jnp.concatenate([*parts, columns], axis=1))
-
-    def first(b: Array) -> Array:
-        return jax.lax.complex(b[:k], b[k : 2 * k]) if several else b[:k]
-
-    return jax.tree.map(first, both), jax.tree.map(lambda b: b[len(parts) * k :], both)
+    if not jnp.iscomplexobj(wanted):
+        return block_combine(basis, wanted), block_combine(basis, columns)
+    parts = [block_combine(basis, x) for x in (wanted.real, wanted.imag)]
+    return jax.tree.map(jax.lax.complex, *parts), block_combine(basis, columns)
 
 
 def picked(basis: PyTree, wanted: Any, columns: Any) -> tuple[PyTree, PyTree]:
