@@ -258,7 +258,7 @@ def compressed(
     held = xp.arange(relation.tried.shape[0]) < kept
     mask = xp.diag(held.astype(pairs.vectors.dtype))
     best, errors = matmul(pairs.vectors, mask), matmul(pairs.errors, mask)
-    axes = matmul(errors, mask / (pairs.residuals + 1e-30))
+    axes = matmul(errors, mask / (pairs.residuals + 1e-30)[None, :])
     smaller, columns, outside = cut(relation, best, axes, kept, most, preference)
     pairs = Pairs(
         values=xp.where(held, pairs.values, 0).astype(best.dtype),
