@@ -9,8 +9,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from .._platform import elsewhere
-from ..vectors._structure import vector_structure
-from ..vectors._tree import tree_size
+from ..vectors._tree import tree_size, vector_structure
 from ._protocol import dense_matrix, linearised_part, of_part, register_operator
 
 

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
-from .._results import RESULTS
-from ..solvers._solution import EigenSolution
+from .._results import RESULTS, EigenSolution
 from ..vectors._tree import tree_dtype, tree_size
 from ._protocol import dense_matrix, linearised_part, of_part, register_operator
 

@@ -14,19 +14,15 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from aeoskit.sharding import lie_like
 
-from .._loops import loop_mode
-from .._platform import platform_of
-from .._results import RESULTS
+from .._platform import loop_mode, platform_of
+from .._results import RESULTS, EigenSolution
 from ..operators._packing import PackedOperator, is_packed, pack, packable, packed_structure, unpack
 from ..operators._protocol import structure_of
 from ..operators._widening import WidenedOperator, narrow_unit, stricter, widen, with_rounding
 from ..vectors._random import bundled
-from ..vectors._structure import vector_structure
-from ..vectors._tree import block_zeros, tree_dtype, tree_size
+from ..vectors._tree import block_zeros, tree_dtype, tree_size, vector_structure
 from ._derivatives import with_derivatives, without_tangents
-from ._options import from_host, with_arrays
-from ._question import check_question
-from ._solution import EigenSolution
+from ._options import check_question, from_host, with_arrays
 from ._start import Start, as_start, key_data, young
 
 
@@ -114,7 +110,7 @@ class AbstractEigenSolver(eqx.Module):
         return getattr(state, "scale", jnp.zeros(()))
 
     def blank_memory(self, structure: PyTree, k: int) -> PyTree:
-        """`Start.memory` before the first solve, NumPy's; None for one that remembers vectors only."""
+        """`Start.memory` before the first solve; None for a solver that remembers vectors only."""
         return None
 
     def initial_state(self, structure: PyTree, k: int = 1, key: Array | None = None) -> Start:

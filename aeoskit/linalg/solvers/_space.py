@@ -23,7 +23,6 @@ from aeoskit.sharding import lie_like
 
 from ..vectors._random import draw, once
 from ..vectors._record import record
-from ..vectors._structure import vector_structure
 from ..vectors._tree import (
     block_combine,
     block_dots,
@@ -35,6 +34,7 @@ from ..vectors._tree import (
     tree_norm,
     tree_scale,
     tree_where,
+    vector_structure,
 )
 from ._relation import namespace
 

@@ -16,15 +16,12 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Bool, Int, PyTree, UInt32
 
-from .._results import EVIDENCE
+from .._results import EVIDENCE, EigenSolution
 from ..operators._widening import product_error
 from ..vectors._record import record
-from ..vectors._structure import vector_structure
-from ..vectors._tree import tree_dtype
+from ..vectors._tree import tree_dtype, vector_structure
 from ._eigensolve import AbstractEigenSolver, EigenProblem
-from ._relation import Pairs, Relation, learned, matmul, namespace, ritz_pairs, when
-from ._ritz import original_order
-from ._solution import EigenSolution
+from ._relation import Pairs, Relation, learned, matmul, namespace, original_order, ritz_pairs, when
 from ._space import grow, inject, orthonormal, padded, picked, recombine
 from ._start import Start
 from ._verdict import ROTATION, Doubt, Health, Verdict, conclude, judge

@@ -5,12 +5,11 @@ from functools import partial
 from typing import Any, ClassVar
 
 import equinox as eqx
-import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
-from .._results import EVIDENCE
+from .._results import EVIDENCE, EigenSolution
 from ..vectors._record import record
 from ..vectors._tree import tree_dtype, tree_size
 from ._eigensolve import EigenProblem
@@ -28,7 +27,6 @@ from ._relation import (
     unit_directions,
     when,
 )
-from ._solution import EigenSolution
 from ._start import Start
 from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
 from ._verdict import first_match, floor, select, standing
