@@ -237,9 +237,6 @@ def _host_solve(
     return _host_finish((*inputs, start), state)
 
 
-_unpack = eqx.filter_jit(unpack)
-
-
 def _eager_solve(
     operator: lx.AbstractLinearOperator,
     solver: AbstractEigenSolver,
@@ -257,10 +254,7 @@ def _eager_solve(
         while not solver.terminate(operator, problem, state):
             state = solver.step(operator, problem, state)
         solution = solver.finish(operator, problem, state, start)
-    if isinstance(operator, PackedOperator):
-        vectors = _unpack(solution.vectors, operator.operator.in_structure())
-        solution = dataclasses.replace(solution, vectors=vectors)
-    return solution
+    return _unpacked(operator, solution)
 
 
 def _traced(tree: PyTree) -> bool:
