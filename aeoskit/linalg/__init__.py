@@ -8,11 +8,12 @@ training.
 
 from ._check_solver import check_solver as check_solver
 from ._determinism import check_operator as check_operator
-from ._loops import loop_mode as loop_mode
 from ._platform import compiling_for as compiling_for
+from ._platform import loop_mode as loop_mode
 from ._platform import target_platform as target_platform
 from ._results import EVIDENCE as EVIDENCE
 from ._results import RESULTS as RESULTS
+from ._results import EigenSolution as EigenSolution
 from .estimators._density import SpectralDensity as SpectralDensity
 from .estimators._density import spectral_density as spectral_density
 from .estimators._diagonal import diagonal as diagonal
@@ -43,16 +44,14 @@ from .solvers._dense import Dense as Dense
 from .solvers._eigensolve import AbstractEigenSolver as AbstractEigenSolver
 from .solvers._eigensolve import EigenProblem as EigenProblem
 from .solvers._eigensolve import eigensolve as eigensolve
-from .solvers._error_bars import random_start_excess as random_start_excess
-from .solvers._error_bars import ritz_gaps as ritz_gaps
-from .solvers._error_bars import temple_bound as temple_bound
 from .solvers._lanczos import Lanczos as Lanczos
 from .solvers._lobpcg import LOBPCG as LOBPCG
 from .solvers._minres import MINRES as MINRES
-from .solvers._solution import EigenSolution as EigenSolution
 from .solvers._start import Start as Start
 from .solvers._tracking import Tracking as Tracking
-from .vectors._structure import vector_structure as vector_structure
+from .solvers._verdict import random_start_excess as random_start_excess
+from .solvers._verdict import ritz_gaps as ritz_gaps
+from .solvers._verdict import temple_bound as temple_bound
 from .vectors._tree import block_combine as block_combine
 from .vectors._tree import block_dots as block_dots
 from .vectors._tree import block_gram as block_gram
@@ -67,3 +66,4 @@ from .vectors._tree import tree_random_like as tree_random_like
 from .vectors._tree import tree_scale as tree_scale
 from .vectors._tree import tree_size as tree_size
 from .vectors._tree import tree_where as tree_where
+from .vectors._tree import vector_structure as vector_structure

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, PRNGKeyArray
 
-from ..vectors._structure import vector_structure
-from ..vectors._tree import tree_dtype, tree_size
+from ..vectors._tree import tree_dtype, tree_size, vector_structure
 from ._estimate import Estimate, check_question, make_estimate, rademacher_like
 from ._trace import unit_diagonal
 

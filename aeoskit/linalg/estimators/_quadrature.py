@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..vectors._structure import vector_structure
 from ..vectors._tree import (
     block_set_row,
     block_zeros,
@@ -14,6 +13,7 @@ from ..vectors._tree import (
     tree_norm,
     tree_scale,
     tree_size,
+    vector_structure,
 )
 from ._estimate import leaf_eps, project_out_again, rademacher_like
 

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ..vectors._structure import vector_structure
 from ..vectors._tree import (
     block_combine,
     block_dots,
@@ -16,6 +15,7 @@ from ..vectors._tree import (
     tree_random_like,
     tree_scale,
     tree_size,
+    vector_structure,
 )
 from ._estimate import (
     Estimate,

@@ -1,16 +1,18 @@
 """Operators on one flat array a dtype: programs are many times smaller than leaf by leaf."""
 
+import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from .._platform import elsewhere
-from ..vectors._structure import vector_structure
-from ..vectors._tree import tree_size
+from ..vectors._tree import tree_size, vector_structure
 from ._protocol import dense_matrix, linearised_part, of_part, register_operator
 
 
@@ -40,16 +42,29 @@ def pack(tree: PyTree, structure: PyTree, rows: bool = False) -> PyTree[Array]:
     )
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def _part(flat: Array, begin: Int[Array, ""], shape: tuple[int, ...]) -> Array:
+    cut = jax.lax.dynamic_slice_in_dim(flat, begin, math.prod(shape), axis=-1)
+    return cut.reshape(*flat.shape[:-1], *shape)
+
+
 def unpack(flat: PyTree, structure: PyTree) -> PyTree[Array]:
-    """Undoes `pack`: a vector, or a block whose rows come first."""
+    """Undoes `pack`: a vector, or a block whose rows come first.
+
+    Outside of programs a part is cut by one that leaves of its shape share: a program with a part
+    for each leaf takes longer to compile than a solve.
+    """
     leaves, treedef = jax.tree.flatten(structure)
     parts, begins = dict(zip(_dtypes(structure), flat, strict=True)), {}
     out = []
     for leaf in leaves:
         begin = begins.get(leaf.dtype, 0)
         end = begins[leaf.dtype] = begin + leaf.size
-        part = parts[leaf.dtype][..., begin:end]
-        out.append(part.reshape(*part.shape[:-1], *leaf.shape))
+        part = parts[leaf.dtype]
+        if isinstance(part, Tracer) or end >= 2**31:
+            out.append(part[..., begin:end].reshape(*part.shape[:-1], *leaf.shape))
+        else:
+            out.append(_part(part, np.int32(begin), leaf.shape))
     return jax.tree.unflatten(treedef, out)
 
 

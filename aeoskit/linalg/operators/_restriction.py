@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
-from ..vectors._structure import vector_structure
+from ..vectors._tree import vector_structure
 from ._protocol import dense_matrix, linearised_part, of_part, register_operator
 
 # A path, paths, a predicate on a path (a callable), or a prefix of booleans: see `restrict`.

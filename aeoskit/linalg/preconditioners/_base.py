@@ -20,8 +20,7 @@ from ..operators._protocol import (
     structure_of,
 )
 from ..operators._restriction import Where, restrict
-from ..vectors._structure import vector_structure
-from ..vectors._tree import tree_dtype, tree_size
+from ..vectors._tree import tree_dtype, tree_size, vector_structure
 
 
 class AbstractPreconditioner(lx.AbstractLinearOperator):

@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from .._results import EVIDENCE
-from ..operators._shifted import ComplementOperator
+from ..operators._algebra import ComplementOperator
 from ..operators._widening import widen
 from ..vectors._record import record
 from ..vectors._tree import tree_dtype, tree_norm, tree_size, tree_where

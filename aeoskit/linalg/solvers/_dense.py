@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._results import EVIDENCE, RESULTS
+from .._results import EVIDENCE, RESULTS, EigenSolution
 from ..vectors._tree import tree_dtype, tree_size
 from ._eigensolve import AbstractEigenSolver, EigenProblem
-from ._error_bars import ritz_gaps, temple_bound
 from ._options import Scalar
-from ._ritz import WHICH, original_order, rank_ritz
-from ._solution import EigenSolution
+from ._relation import WHICH, original_order, rank_ritz
 from ._start import Start
+from ._verdict import ritz_gaps, temple_bound
 
 
 class DenseState(eqx.Module):

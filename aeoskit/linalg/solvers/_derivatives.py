@@ -25,12 +25,12 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ..operators._shifted import ComplementOperator
+from .._results import EigenSolution
+from ..operators._algebra import ComplementOperator
 from ..operators._widening import widen
 from ..vectors._tree import block_combine, block_gram, tree_axpy, tree_dtype, tree_norm, tree_size
 from ._minres import MINRES
-from ._ritz import WHICH
-from ._solution import EigenSolution
+from ._relation import WHICH
 
 # A linear solve that did not end well is still taken if its relative residual is under this.
 _ACCEPTED = 1e-2

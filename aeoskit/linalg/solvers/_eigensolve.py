@@ -14,19 +14,15 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from aeoskit.sharding import lie_like
 
-from .._loops import loop_mode
-from .._platform import platform_of
-from .._results import RESULTS
+from .._platform import loop_mode, platform_of
+from .._results import RESULTS, EigenSolution
 from ..operators._packing import PackedOperator, is_packed, pack, packable, packed_structure, unpack
 from ..operators._protocol import structure_of
 from ..operators._widening import WidenedOperator, narrow_unit, product_error, widen
 from ..vectors._random import bundled
-from ..vectors._structure import vector_structure
-from ..vectors._tree import block_zeros, tree_dtype, tree_size
+from ..vectors._tree import block_zeros, tree_dtype, tree_size, vector_structure
 from ._derivatives import with_derivatives, without_tangents
-from ._options import with_arrays
-from ._question import check_question
-from ._solution import EigenSolution
+from ._options import check_question, from_host, with_arrays
 from ._start import Start, as_start, key_data, young
 
 
@@ -132,9 +128,9 @@ class AbstractEigenSolver(eqx.Module):
         return Start(
             block=block_zeros(structure, self.block_size(structure, k)),
             key=key_data(key),
-            fresh=jnp.asarray(True),
+            fresh=from_host(True),
             age=young(),
-            memory=self.blank_memory(structure, k),
+            memory=from_host(self.blank_memory(structure, k)),
         )
 
 
@@ -259,9 +255,6 @@ def _host_solve(
     return _host_finish((*inputs, start), state)
 
 
-_unpack = eqx.filter_jit(unpack)
-
-
 def _eager_solve(
     operator: lx.AbstractLinearOperator,
     solver: AbstractEigenSolver,
@@ -279,10 +272,7 @@ def _eager_solve(
         while not solver.terminate(operator, problem, state):
             state = solver.step(operator, problem, state)
         solution = solver.finish(operator, problem, state, start)
-    if isinstance(operator, PackedOperator):
-        vectors = _unpack(solution.vectors, operator.operator.in_structure())
-        solution = dataclasses.replace(solution, vectors=vectors)
-    return solution
+    return _unpacked(operator, solution)
 
 
 def _traced(tree: PyTree) -> bool:
@@ -361,11 +351,15 @@ def eigensolve(
     structure = operator.in_structure()
     if max_matvecs is None:
         max_matvecs = solver.default_max_matvecs(tree_size(structure))
+    if isinstance(max_matvecs, jax.Array):
+        max_matvecs = max_matvecs.astype(jnp.int32)
+    else:
+        max_matvecs = from_host(max_matvecs, np.int32)
     problem = EigenProblem(
         k=count,
         which=which,
         dimension=tree_size(structure),
-        max_matvecs=jnp.asarray(max_matvecs, jnp.int32),
+        max_matvecs=max_matvecs,
     )
     begin = as_start(start, structure)
     traced = _traced((operator, solver, problem, begin))
@@ -390,10 +384,12 @@ def eigensolve(
     else:
         constant = without_tangents((flat, placed, problem, begin))
         solution = with_derivatives(operator, run(*constant), which, linear_solver)
-    ended_well = (solution.result == RESULTS.successful) | (solution.result == RESULTS.estimate_met)
-    if throw and not bool(ended_well):
+    if throw and not any(bool(solution.result == x) for x in _ENDED_WELL):
         raise eqx.EquinoxRuntimeError(RESULTS[solution.result])
     return solution
+
+
+_ENDED_WELL = (RESULTS.successful, RESULTS.estimate_met)
 
 
 def _product(operator: lx.AbstractLinearOperator, vector: PyTree) -> PyTree:
@@ -433,7 +429,7 @@ def _laid_out(
             packed_structure(structure) if packs else layout,
             solver.block_size(structure, problem.k),
         )
-        start = dataclasses.replace(start, block=block, memory=memory)
+        start = dataclasses.replace(start, block=block, memory=from_host(memory))
     elif start.block is not None and flat != packs:
         move = (
             (lambda b: pack(b, structure, rows=True)) if packs else lambda b: unpack(b, structure)

@@ -8,9 +8,8 @@ import lineax as lx  # noqa: F401 (the example)
 
 from ._eigensolve import EigenProblem
 from ._options import Scalar, check_numbers
-from ._relation import compressed, kept_at_restart, namespace
+from ._relation import WHICH, compressed, kept_at_restart, namespace
 from ._residuals import GUARD, AbstractResidualSolver
-from ._ritz import WHICH
 from ._subspace import SubspaceState
 
 

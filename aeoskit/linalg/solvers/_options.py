@@ -1,11 +1,18 @@
-"""Numbers among a solver's options: checked where they are known, arrays where they are used."""
+"""What `eigensolve` may be asked, and the numbers among a solver's options."""
 
 import dataclasses
+import operator as operator_module
 from typing import Any, TypeAlias
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
+
+from ..vectors._tree import tree_size
 
 Scalar: TypeAlias = float | Array
 
@@ -21,6 +28,15 @@ def check_numbers(solver: Any, names: tuple[str, ...], defaults: str) -> None:
             )
 
 
+def from_host(tree: Any, dtype: Any = None) -> Any:
+    """Numbers of the host as arrays of JAX's, for which nothing is compiled; arrays as they are."""
+
+    def array(x: Any) -> Array:
+        return x if isinstance(x, jax.Array) else jax.device_put(np.asarray(x, dtype))
+
+    return jax.tree.map(array, tree)
+
+
 def with_arrays(solver: Any, dtype: Any) -> Any:
     """The solver with its numbers as arrays, so that another value is no other program."""
     names = [
@@ -29,5 +45,75 @@ def with_arrays(solver: Any, dtype: Any) -> Any:
         if not field.metadata.get("static", False)
         and isinstance(getattr(solver, field.name), int | float)
     ]
-    arrays = [jnp.asarray(getattr(solver, name), dtype) for name in names]
+    arrays = from_host([getattr(solver, name) for name in names], dtype)
     return eqx.tree_at(lambda s: [getattr(s, name) for name in names], solver, arrays)
+
+
+def check_question(operator: Any, solver: Any, k: Any, which: str, max_matvecs: Any) -> int:
+    """Refuses a question that makes no sense, before any work; returns k."""
+    if isinstance(solver, type):
+        raise TypeError(
+            f"eigensolve: the solver is the class {solver.__name__}; make one: {solver.__name__}()."
+        )
+    if not isinstance(operator, lx.AbstractLinearOperator):
+        raise TypeError(
+            f"eigensolve: the operator is a {type(operator).__name__}, not a "
+            "lineax.AbstractLinearOperator; wrap a matrix as "
+            "lineax.MatrixLinearOperator(matrix, lineax.symmetric_tag)."
+        )
+    if which not in solver.ends:
+        raise ValueError(
+            f"eigensolve(which={which!r}): {type(solver).__name__} finds {', '.join(solver.ends)}; "
+            "choose one of these, or another solver."
+        )
+    structure = operator.in_structure()
+    leaves = jax.tree.leaves(structure)
+    if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
+        dtypes = sorted({str(leaf.dtype) for leaf in leaves})
+        raise ValueError(
+            f"eigensolve: the operator acts on {', '.join(dtypes)} leaves; it works on real "
+            "floating-point vectors only, so filter the others out of the parameters first."
+        )
+    dimension, columns = tree_size(structure), operator.out_structure()
+    if jax.tree.map(lambda s: s.shape, structure) != jax.tree.map(lambda s: s.shape, columns):
+        raise ValueError(
+            "eigensolve: the operator is not square: it takes "
+            f"{jax.tree.map(lambda s: s.shape, structure)} to "
+            f"{jax.tree.map(lambda s: s.shape, columns)}; singular values are square roots of the "
+            "eigenvalues of `A.T @ A`."
+        )
+    count = _whole(k)
+    if count is None or not 1 <= count <= dimension:
+        raise ValueError(
+            f"eigensolve(k={k}): k is a whole number between 1 and the operator's dimension, "
+            f"{dimension}."
+        )
+    if solver.symmetric and not lx.is_symmetric(operator):
+        raise ValueError(
+            f"eigensolve: the operator is not tagged symmetric and {type(solver).__name__} is "
+            "for symmetric operators; if it is symmetric, say so: "
+            "lineax.TaggedLinearOperator(operator, lineax.symmetric_tag); if it is not, use "
+            "Arnoldi()."
+        )
+    budget = max_matvecs
+    if isinstance(budget, jax.Array):
+        if budget.ndim or not jnp.issubdtype(budget.dtype, jnp.integer):
+            raise ValueError(
+                "eigensolve(max_matvecs=...): one whole number, not an array of shape "
+                f"{budget.shape} and dtype {budget.dtype}."
+            )
+        budget = None if isinstance(budget, Tracer) else int(budget)
+    if budget is not None and (_whole(budget) is None or budget < 1):
+        raise ValueError(
+            f"eigensolve(max_matvecs={max_matvecs}): a whole number of products, 1 at least."
+        )
+    return count
+
+
+def _whole(number: Any) -> int | None:
+    if isinstance(number, bool):
+        return None
+    try:
+        return operator_module.index(number)
+    except TypeError:
+        return None

@@ -21,11 +21,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Inexact
+from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from ..vectors._random import once
 from ..vectors._record import record
 
+WHICH = ("largest", "smallest", "both", "largest_magnitude")
 # A direction shorter than this in what is left of it is no direction.
 _GONE = 1e-3
 # In units of (machine epsilon * norm seen): what is shorter than this in an image is rounding.
@@ -130,9 +131,10 @@ def splits_pair(values: Any, k: Any) -> Any:
 
 def off(orthonormal: Any, columns: Any) -> Any:
     """The columns without their parts along orthonormal ones (zero columns do no harm)."""
-    for _ in range(2):
-        columns = columns - matmul(orthonormal, matmul(orthonormal.T, columns))
-    return columns
+    xp = namespace(columns)
+    beside = xp.eye(columns.shape[0], dtype=columns.dtype) - matmul(orthonormal, orthonormal.T)
+    # Twice is enough.
+    return matmul(beside, matmul(beside, columns))
 
 
 def eigh(matrix: Any) -> tuple[Any, Any]:
@@ -167,6 +169,37 @@ def best_first(matrix: Any, there: Any, bound: Any, which: str) -> tuple[Any, An
     else:
         order = xp.argsort(xp.where(rank < held, -xp.abs(values), xp.inf))
     return values[order], vectors[:, order]
+
+
+def rank_ritz(
+    values: Float[Array, " m"], size: Int[Array, ""], which: str
+) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
+    """Indices of Ritz values, best first, and which ranks hold one.
+
+    `values` ascend, and only the last `size` of them are Ritz values. "both" takes the ends in
+    turn: largest, smallest, second largest, ...
+    """
+    m = values.shape[0]
+    rank = jnp.arange(m)
+    valid = rank < size
+    if which == "largest":
+        order = m - 1 - rank
+    elif which == "smallest":
+        order = jnp.minimum(m - size + rank, m - 1)
+    elif which == "both":
+        low = jnp.minimum(m - size + (rank - 1) // 2, m - 1)
+        order = jnp.where(rank % 2 == 0, m - 1 - rank // 2, low)
+    else:
+        is_value = rank >= m - size
+        order = jnp.argsort(jnp.where(is_value, -jnp.abs(values), jnp.inf))
+    return order, valid
+
+
+def original_order(k: int, which: str) -> np.ndarray:
+    """From the order of `rank_ritz` to that of the solution ("both": the larger half first)."""
+    if which == "both":
+        return np.concatenate([np.arange(0, k, 2), np.arange(1, k, 2)])
+    return np.arange(k)
 
 
 def ritz_pairs(relation: Relation, scale: Any, which: str) -> tuple[Pairs, Any]:
@@ -255,9 +288,9 @@ def compressed(
     xp = namespace(relation.tried)
     kept = xp.minimum(xp.asarray(kept, np.int32), relation.count)
     held = xp.arange(relation.tried.shape[0]) < kept
-    best = xp.where(held[None, :], pairs.vectors, 0)
-    errors = xp.where(held[None, :], pairs.errors, 0)
-    axes = errors / (norms(errors) + 1e-30)[None, :]
+    mask = xp.diag(held.astype(pairs.vectors.dtype))
+    best, errors = matmul(pairs.vectors, mask), matmul(pairs.errors, mask)
+    axes = matmul(errors, mask / (pairs.residuals + 1e-30)[None, :])
     smaller, columns, outside = cut(relation, best, axes, kept, most, preference)
     pairs = Pairs(
         values=xp.where(held, pairs.values, 0).astype(best.dtype),
@@ -302,18 +335,18 @@ def cut(
         weight = weight + matmul(rest, matmul(preference, rest))
     weights, axes = eigh(-weight)
     unseen = (weights < -0.5) & (index < most - kept)
-    behind = (index >= kept) & (index < kept + unseen.sum())
+    size = kept + unseen.sum()
+    behind = (index >= kept) & (index < size)
     # The Ritz vectors, and the complement right behind them.
     moved = (index[:, None] + kept == index[None, :]) & behind[None, :]
     moved = xp.where(relation.there[:, None], matmul(axes, moved.astype(ritz.dtype)), 0)
     columns = (ritz + moved).astype(ritz.dtype)
     outside = images - matmul(columns, matmul(columns.T, images))
-    there = held | behind
     smaller = Relation(
         tried=xp.diag(held.astype(ritz.dtype)),
         images=matmul(columns.T, images),
-        there=there,
-        size=there.sum().astype(np.int32),
+        there=index < size,
+        size=size.astype(np.int32),
         count=kept,
     )
     return smaller, columns, norms(outside)

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
@@ -70,7 +69,7 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
 
     def blank_memory(self, structure: PyTree, k: int) -> ResidualMemory:
         """No rows."""
-        return ResidualMemory(there=jnp.zeros(self.block_size(structure, k), bool))
+        return ResidualMemory(there=np.zeros(self.block_size(structure, k), bool))
 
     def may_search(self, problem: EigenProblem) -> bool:
         """Copies are looked for with k > 1, and what a warm start may lack."""

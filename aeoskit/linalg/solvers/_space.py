@@ -23,7 +23,6 @@ from aeoskit.sharding import lie_like
 
 from ..vectors._random import draw, once
 from ..vectors._record import record
-from ..vectors._structure import vector_structure
 from ..vectors._tree import (
     block_combine,
     block_dots,
@@ -35,6 +34,7 @@ from ..vectors._tree import (
     tree_norm,
     tree_scale,
     tree_where,
+    vector_structure,
 )
 from ._relation import namespace
 
@@ -105,18 +105,19 @@ def _rows(block: PyTree) -> int:
 
 
 def _chunks(basis: PyTree, carry: Any, low: Array, high: Array, body: Any) -> Any:
-    """`body(part, index, own, carry)` over the rows from `low` up to `high`, a few at a time."""
+    """`body(part, start, own, carry)` over the rows from `low` up to `high`, a few at a time."""
     rows = _rows(basis)
     chunk = min(_CHUNK, rows)
 
-    def turn(i: Array, carry: Any) -> Any:
+    def turn(state: tuple[Array, Any]) -> tuple[Array, Any]:
+        i, carry = state
         # The last slice is moved back to fit: rows that were done already are not its own.
-        start = jnp.minimum(i * chunk, rows - chunk)
+        start = jnp.minimum(i, rows - chunk)
         part = jax.tree.map(lambda b: jax.lax.dynamic_slice_in_dim(b, start, chunk, axis=0), basis)
         index = start + jnp.arange(chunk)
-        return body(part, start, (index >= i * chunk) & (index >= low) & (index < high), carry)
+        return i + chunk, body(part, start, (index >= i) & (index < high), carry)
 
-    return jax.lax.fori_loop(low // chunk, (high + chunk - 1) // chunk, turn, carry)
+    return jax.lax.while_loop(lambda state: state[0] < high, turn, (low, carry))[1]
 
 
 def outside(
@@ -137,21 +138,20 @@ def outside(
         return w, jax.lax.dynamic_update_slice_in_dim(h, old + dots, start, axis=0)
 
     def body(carry: Any) -> Any:
-        w, h, numbers = carry
-        turn, after = numbers[0], numbers[2]
-        low = jnp.where(turn == 0, jnp.maximum(first, 0), 0)
+        w, h, turn, _, before = carry
+        low = jnp.maximum(first * (turn == 0), 0)
         w, h = _chunks(basis, (w, h), low, size, subtract)
-        return w, h, jnp.stack([turn + 1, after, tree_norm(w)])
+        return w, h, turn + 1, before, tree_norm(w)
 
     def again(carry: Any) -> Array:
-        turn, before, after = carry[2]
+        _, _, turn, before, after = carry
         least = 1 + (first != 0)
         return (turn < least) | ((after < _KEPT * before) & (turn < _PASSES) & (after > 0))
 
     h = jnp.zeros(_rows(basis), tree_dtype(basis))
-    numbers = jnp.stack([jnp.zeros_like(h[0]), jnp.zeros_like(h[0]), tree_norm(w)])
-    w, h, numbers = jax.lax.while_loop(again, body, (w, h, numbers))
-    return w, h, numbers[2]
+    norm = tree_norm(w)
+    w, h, _, _, norm = jax.lax.while_loop(again, body, (w, h, jnp.zeros_like(first), norm, norm))
+    return w, h, norm
 
 
 def _power_of_two(largest: Float[Array, ""]) -> Float[Array, ""]:
@@ -169,6 +169,16 @@ def _power_of_two(largest: Float[Array, ""]) -> Float[Array, ""]:
 def _peak(vector: PyTree, dtype: Any) -> Float[Array, ""]:
     leaves = [jnp.max(jnp.abs(x), initial=0).astype(dtype) for x in jax.tree.leaves(vector)]
     return jnp.max(jnp.stack(leaves))
+
+
+def _with_row(
+    basis: PyTree, vector: PyTree, length: Array, size: Int[Array, ""], added: Bool[Array, ""]
+) -> tuple[PyTree, Bool[Array, " c"]]:
+    """The basis with a vector of that length as its next row, if it is added; which row that is."""
+    row = jnp.minimum(size, _rows(basis) - 1)
+    unit = tree_scale(1 / jnp.where(added, length, 1), vector)
+    basis = block_set_row(basis, row, tree_where(added, unit, block_row(basis, row)))
+    return basis, (jnp.arange(_rows(basis)) == row) & added
 
 
 def _grow(
@@ -192,11 +202,9 @@ def _grow(
     w = jax.tree.map(lambda a, z: jnp.where(finite, a / unit, 0).astype(z.dtype), w, q)
     norm = tree_norm(w)
     w, image, left = outside(basis, w, size, first)
-    row = jnp.minimum(size, _rows(basis) - 1)
     added = (size < _rows(basis)) & (left > NOTHING * jnp.finfo(dtype).eps * norm)
-    unit_row = tree_scale(1 / jnp.where(added, left, 1), w)
-    basis = block_set_row(basis, row, tree_where(added, unit_row, block_row(basis, row)))
-    image = jnp.where((jnp.arange(image.shape[0]) == row) & added, left, image)
+    basis, row = _with_row(basis, w, left, size, added)
+    image = jnp.where(row, left, image)
     numbers = jnp.stack([norm, left, added.astype(dtype), finite.astype(dtype), unit])
     return basis, jnp.concatenate([image, numbers])
 
@@ -228,33 +236,17 @@ def grow(
     return basis, Product(flat[:-5], norm, left, added > 0, finite > 0, unit)
 
 
-def _beside(
-    basis: PyTree, vector: PyTree, size: Int[Array, ""], least: float
-) -> tuple[PyTree, Float[Array, " c"], Bool[Array, ""]]:
-    """The basis with what is new in a vector as the next row, the unit vector's coordinates."""
-    index = jnp.arange(_rows(basis))
-    coordinates = jnp.zeros(_rows(basis), tree_dtype(basis))
-    share = tree_norm(vector)
-    vector = tree_scale(1 / share, vector)
-    share = jnp.ones_like(share)
-    for _ in range(2):
-        dots = jnp.where(index < size, block_dots(basis, vector), 0)
-        inside = block_combine(basis, dots)
-        vector = jax.tree.map(lambda x, y: (x - y).astype(x.dtype), vector, inside)
-        coordinates = coordinates + share * dots
-        left = tree_norm(vector)
-        vector, share = tree_scale(1 / left, vector), share * left
-    added = (share > least) & (size < _rows(basis))
-    row = jnp.minimum(size, _rows(basis) - 1)
-    basis = block_set_row(basis, row, tree_where(added, vector, block_row(basis, row)))
-    return basis, jnp.where((index == row) & added, share, coordinates), added
-
-
 def _inject(
     basis: PyTree, size: Int[Array, ""], key: UInt32[Array, "2"]
 ) -> tuple[PyTree, UInt32[Array, "2"]]:
     fresh, key = draw(key, block_row(basis, 0))
-    return _beside(basis, fresh, size, -1.0)[0], key
+    there = jnp.arange(_rows(basis)) < size
+    for _ in range(2):
+        dots = jnp.where(there, block_dots(basis, fresh), 0)
+        inside = block_combine(basis, dots)
+        fresh = jax.tree.map(lambda x, y: (x - y).astype(x.dtype), fresh, inside)
+    left = tree_norm(fresh)
+    return block_set_row(basis, size, tree_scale(1 / jnp.where(left > 0, left, 1), fresh)), key
 
 
 def inject(basis: PyTree, size: Any, key: Any) -> tuple[PyTree, Any]:
@@ -294,7 +286,11 @@ def _append(
     vector = jax.tree.map(
         lambda v, r: jnp.where(usable, v / unit, r).astype(r.dtype), vector, right
     )
-    basis, coordinates, added = _beside(basis, vector, size, _NEW)
+    vector = tree_scale(1 / tree_norm(vector), vector)
+    vector, coordinates, left = outside(basis, vector, size, jnp.full_like(size, -1))
+    added = (left > _NEW) & (size < _rows(basis))
+    basis, row = _with_row(basis, vector, left, size, added)
+    coordinates = jnp.where(row, left, coordinates)
     numbers = jnp.stack([added, spent, failed | ~usable]).astype(residual.dtype)
     return basis, jnp.concatenate([jnp.where(jnp.isfinite(coordinates), coordinates, 0), numbers])
 
@@ -329,14 +325,10 @@ def recombine(basis: PyTree, columns: Any) -> PyTree:
 
 
 def _picked(basis: PyTree, wanted: Array, columns: Array) -> tuple[PyTree, PyTree]:
-    k, several = wanted.shape[1], jnp.iscomplexobj(wanted)
-    parts = [wanted.real, wanted.imag] if several else [wanted]
-    both = block_combine(basis, jnp.concatenate([*parts, columns], axis=1))
-
-    def first(b: Array) -> Array:
-        return jax.lax.complex(b[:k], b[k : 2 * k]) if several else b[:k]
-
-    return jax.tree.map(first, both), jax.tree.map(lambda b: b[len(parts) * k :], both)
+    if not jnp.iscomplexobj(wanted):
+        return block_combine(basis, wanted), block_combine(basis, columns)
+    parts = [block_combine(basis, x) for x in (wanted.real, wanted.imag)]
+    return jax.tree.map(jax.lax.complex, *parts), block_combine(basis, columns)
 
 
 def picked(basis: PyTree, wanted: Any, columns: Any) -> tuple[PyTree, PyTree]:
@@ -344,27 +336,43 @@ def picked(basis: PyTree, wanted: Any, columns: Any) -> tuple[PyTree, PyTree]:
     return dispatched(_picked, basis, wanted, columns, reads=True)
 
 
-@eqx.filter_jit
-def padded(structure: PyTree, block: PyTree | None, rows: int, refresh: Any) -> PyTree:
-    """A basis of so many rows that begins with those of a block.
-
-    Rounding turns rows a little from solve to solve; with `refresh` one step of Newton's brings
-    them back to orthonormal ones.
-    """
-    basis = block_zeros(structure, rows)
-    if block is None:
-        return basis
-
+def _padded(
+    block: PyTree,
+    structure: PyTree,
+    rows: int,
+    refresh: Bool[Array, ""],
+    fresh: Bool[Array, ""],
+    key: UInt32[Array, "2"],
+) -> tuple[PyTree, UInt32[Array, "2"]]:
     def newton(block: PyTree) -> PyTree:
         gram = block_gram(block, block)
         return block_combine(block, 1.5 * jnp.eye(gram.shape[0], dtype=gram.dtype) - 0.5 * gram)
 
     block = once(refresh, newton, block)
-    return jax.tree.map(
+    random, following = draw(key, structure)
+    random = tree_scale(1 / tree_norm(random), random)
+    block = block_set_row(block, 0, tree_where(fresh, random, block_row(block, 0)))
+    basis = jax.tree.map(
         lambda b, x: jax.lax.dynamic_update_slice_in_dim(b, x[:rows].astype(b.dtype), 0, axis=0),
-        basis,
+        block_zeros(structure, rows),
         block,
     )
+    return basis, jnp.where(fresh, following, key)
+
+
+def padded(
+    structure: PyTree, block: PyTree, rows: int, refresh: Any, fresh: Any, key: Any
+) -> tuple[PyTree, Any]:
+    """A basis of so many rows that begins with those of a block; of a fresh one with a random row.
+
+    Rounding turns rows a little from solve to solve; with `refresh` one step of Newton's brings
+    them back to orthonormal ones.
+
+    Returns:
+        The basis and the next key.
+    """
+    basis, key_ = dispatched(_padded, block, structure, rows, refresh, fresh, key, reads=True)
+    return basis, np.asarray(key_) if isinstance(key, np.ndarray) else key_
 
 
 @eqx.filter_jit

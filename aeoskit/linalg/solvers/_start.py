@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree, UInt32
 
 from ..operators._packing import is_packed, unpack
+from ._options import from_host
 
 
 class Start(eqx.Module):
@@ -61,12 +62,14 @@ def leafwise(start: Start, structure: PyTree) -> Start:
 
 def young() -> Int[Array, ""]:
     """The age of a start that has just looked everywhere."""
-    return jnp.zeros((), jnp.int32)
+    return from_host(0, np.int32)
 
 
 def key_data(key: Array | None) -> UInt32[Array, "2"]:
     """The raw data of a key: two words, whatever generator the caller's key belongs to."""
-    given: Any = jax.random.key(0, impl="threefry2x32") if key is None else key
+    if key is None:
+        return from_host(np.zeros(2, np.uint32))
+    given: Any = key
     if not jnp.issubdtype(given.dtype, jax.dtypes.prng_key):
         given = jax.random.wrap_key_data(given)
     if jax.random.key_data(given).shape != (2,):
@@ -155,8 +158,8 @@ def as_start(start: Any, structure: PyTree) -> Start:
         block = jax.tree.map(lambda x, s: x.astype(s.dtype), shapes, structure)
         return dataclasses.replace(start, block=block)
     if start is None or _is_key(start):
-        return Start(block=None, key=key_data(start), fresh=jnp.asarray(True), age=young())
-    cold = jnp.asarray(False)
+        return Start(block=None, key=key_data(start), fresh=from_host(True), age=young())
+    cold = from_host(False)
     if is_packed(start, structure):  # the block of a state
         return Start(block=start, key=key_data(None), fresh=cold, age=young())
     leaves, treedef = jax.tree.flatten(start)

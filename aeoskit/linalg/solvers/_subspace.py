@@ -16,15 +16,12 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Bool, Int, PyTree, UInt32
 
-from .._results import EVIDENCE
+from .._results import EVIDENCE, EigenSolution
 from ..operators._widening import product_error
 from ..vectors._record import record
-from ..vectors._structure import vector_structure
-from ..vectors._tree import tree_dtype
+from ..vectors._tree import tree_dtype, vector_structure
 from ._eigensolve import AbstractEigenSolver, EigenProblem
-from ._relation import Pairs, Relation, learned, matmul, namespace, ritz_pairs, when
-from ._ritz import original_order
-from ._solution import EigenSolution
+from ._relation import Pairs, Relation, learned, matmul, namespace, original_order, ritz_pairs, when
 from ._space import grow, inject, orthonormal, padded, picked, recombine
 from ._start import Start
 from ._verdict import ROTATION, Doubt, Health, Verdict, conclude, judge
@@ -214,8 +211,10 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
             basis, key = orthonormal(structure, start.block, c, noise, key)
         else:
             refresh = ~start.fresh & (start.age % 8 == 7)
-            basis = padded(structure, start.block, c, jnp.asarray(refresh))
+            basis, key = padded(structure, start.block, c, refresh, start.fresh, key)
             there = xp.pad(start.memory.there, (0, c - count)) & ~start.fresh
+            # The first row of a cold start is random.
+            there = there | (start.fresh & (xp.arange(c) == 0))
             # Empty rows at the end are free.
             rows = (there * np.arange(1, c + 1)).max().astype(np.int32)
         own, unit, scale = self.begin(structure, problem, start, count, xp)

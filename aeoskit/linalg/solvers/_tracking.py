@@ -5,12 +5,11 @@ from functools import partial
 from typing import Any, ClassVar
 
 import equinox as eqx
-import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
-from .._results import EVIDENCE
+from .._results import EVIDENCE, EigenSolution
 from ..vectors._record import record
 from ..vectors._tree import tree_dtype, tree_size
 from ._eigensolve import EigenProblem
@@ -28,7 +27,6 @@ from ._relation import (
     unit_directions,
     when,
 )
-from ._solution import EigenSolution
 from ._start import Start
 from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
 from ._verdict import first_match, floor, select, standing
@@ -236,13 +234,13 @@ class Tracking(AbstractSubspaceSolver):
     def blank_memory(self, structure: PyTree, k: int) -> TrackingMemory:
         """A model that knows nothing."""
         rows, dtype = self.block_size(structure, k), tree_dtype(structure)
-        square, zero = jnp.zeros((rows, rows), dtype), jnp.zeros((), dtype)
+        square, zero = np.zeros((rows, rows), dtype), np.zeros((), dtype)
         return TrackingMemory(
             model=Model(square, square, zero, zero, zero),
-            there=jnp.zeros(rows, bool),
+            there=np.zeros(rows, bool),
             unit=zero,
             scale=zero,
-            complete=jnp.asarray(True),
+            complete=np.asarray(True),
         )
 
     def capacity(self, dimension: int, k: int) -> int:
@@ -609,24 +607,22 @@ def _next_explorer(columns: Any, best: Any, matrix: Any) -> Any:
     asks for a random vector.
     """
     xp = namespace(columns)
+    # What spans the step, and what was the explorer before it, as combinations of the columns.
+    choice = np.zeros((2, 4, 4), columns.dtype)
+    choice[0, [_SELF, _CHANGE], [0, 3]] = 1
+    choice[1, [_STEP, _BROUGHT, _CHANGE, _STEP], [0, 1, 2, 3]] = 1
     stepped = xp.any(columns[:, _STEP] != 0)
-    first = xp.where(stepped, columns[:, _STEP], columns[:, _SELF])
-    brought = xp.where(stepped, columns[:, _BROUGHT], 0)
-    span = off(best, xp.stack([first, brought, columns[:, _CHANGE]], axis=1))
-    lengths = norms(span)
-    long = lengths[None, :] > 1e-3
-    span = xp.where(long, span / xp.where(long, lengths[None, :], 1), 0)
+    vectors = off(best, matmul(columns, xp.where(stepped, choice[1], choice[0])))
+    span = vectors[:, :3]
     # An orthonormal basis of the span, dependent directions left out.
     weights, turn = eigh(matmul(span.T, span))
-    turn = turn / xp.sqrt(xp.where(weights > 1e-6, weights, xp.inf))[None, :]
-    axes = matmul(span, turn)
+    known = weights > 1e-6
+    axes = matmul(span, turn / xp.sqrt(xp.where(known, weights, xp.inf))[None, :])
     small = matmul(axes.T, matmul(matrix, axes))
-    below = xp.where(weights > 1e-6, 0, xp.abs(small).sum() + 1)
+    below = xp.where(known, 0, xp.abs(small).sum() + 1)
     _, rotation = eigh((small + small.T) / 2 - xp.diag(below))
-    top = matmul(axes, rotation)[:, -1:]
-    moved = xp.where(stepped, top, span[:, :1])
-    change = xp.where(stepped, span[:, :1], span[:, 2:])
-    change = off(moved, off(best, change))
+    moved = matmul(axes, rotation)[:, -1:]
+    change = off(moved, vectors)[:, 3:]
     length = norms(change)[None, :]
     change = xp.where(length > 1e-3, change / xp.where(length > 1e-3, length, 1), 0)
     return xp.concatenate([moved, change], axis=1)

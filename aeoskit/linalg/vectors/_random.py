@@ -25,12 +25,12 @@ def once(predicate: Bool[Array, ""], function: Any, value: Any) -> Any:
     A loop of at most one turn, and not `lax.cond`: under `vmap` a `cond` runs both sides at every
     step, a loop only while some lane asks for it; and it updates the basis in place.
     """
-    out = jax.lax.while_loop(
-        lambda carry: carry[0],
-        lambda carry: (jnp.zeros_like(carry[0]), function(carry[1])),
-        (predicate, value),
-    )
-    return out[1]
+    flat, restore = bundled(value)
+
+    def turn(carry: Any) -> Any:
+        return jnp.zeros_like(carry[0]), bundled(function(restore(carry[1])))[0]
+
+    return restore(jax.lax.while_loop(lambda carry: carry[0], turn, (predicate, flat))[1])
 
 
 def bundled(tree: PyTree) -> tuple[PyTree, Any]:

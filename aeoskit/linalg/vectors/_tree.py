@@ -5,12 +5,13 @@ structure whose leaves are `(m, *leaf)`. Nothing is ravelled: on sharded leaves 
 an all-reduce of a scalar, where a ravelled vector would have to be gathered.
 """
 
+import functools
 import math
-from functools import reduce
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import lineax as lx
 from jaxtyping import Array, Bool, Float, PyTree
 
 from aeoskit.sharding import lie_like
@@ -57,7 +58,7 @@ def tree_size(structure: Structure) -> int:
 
 
 def _total(terms: list[Array], dtype: Any) -> Array:
-    return reduce(jnp.add, terms) if terms else jnp.zeros((), dtype)
+    return functools.reduce(jnp.add, terms) if terms else jnp.zeros((), dtype)
 
 
 def tree_dot(a: Vector, b: Vector) -> Float[Array, ""]:
@@ -309,3 +310,48 @@ def block_gram(a: Block, b: Block) -> Float[Array, "m p"]:
         )
 
     return _total([gram(x, y) for x, y in _pairs(a, b)], dtype)
+
+
+_PARTS = ("operator", "operator1", "operator2")
+
+
+@functools.singledispatch
+def vector_structure(operator: lx.AbstractLinearOperator) -> PyTree[jax.ShapeDtypeStruct]:
+    """The `in_structure()` of an operator, each leaf with the sharding that a solver's basis gets.
+
+    An operator over a mesh registers itself here. It says nothing of shardings in its
+    `in_structure()`, since lineax compares structures, and refuses vectors that lie otherwise. An
+    operator made of others follows the first of them that has an opinion.
+
+    Args:
+        operator: A square operator.
+
+    Returns:
+        The structure. Leaves without a sharding ask for nothing.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> vector_structure(lx.DiagonalLinearOperator(jnp.ones(2)))
+        ShapeDtypeStruct(shape=(2,), dtype=float32)
+    """
+    structure = operator.in_structure()
+    for name in _PARTS:
+        part = getattr(operator, name, None)
+        if isinstance(part, lx.AbstractLinearOperator):
+            inner = vector_structure(part)
+            if _shapes(inner) == _shapes(structure) and _lies(inner):
+                return jax.tree.map(
+                    lambda s, like: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=like.sharding),
+                    structure,
+                    inner,
+                )
+    return structure
+
+
+def _shapes(structure: PyTree) -> Any:
+    leaves, treedef = jax.tree.flatten(structure)
+    return [leaf.shape for leaf in leaves], treedef
+
+
+def _lies(structure: PyTree) -> bool:
+    return any(leaf.sharding is not None for leaf in jax.tree.leaves(structure))
