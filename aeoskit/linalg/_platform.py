@@ -30,7 +30,7 @@ def target_platform() -> str:
 
 
 def elsewhere() -> bool:
-    """Whether programs are made for other devices than those that are here."""
+    """True if programs are made for other devices than those that are here."""
     return _target.get() is not None
 
 
@@ -61,7 +61,7 @@ def compiling_for(platform: str) -> Iterator[None]:
 
 @functools.cache
 def has_eig(platform: str) -> bool:
-    """Whether a compiled program can hold `eig` there: asked of the compiler, not of a list."""
+    """True if a compiled program can hold `eig` there: asked of the compiler, not of a list."""
     program = jax.jit(jax.lax.linalg.eig).trace(jax.ShapeDtypeStruct((2, 2), jnp.float32))
     try:
         program.lower(lowering_platforms=(platform,))
@@ -71,7 +71,7 @@ def has_eig(platform: str) -> bool:
 
 
 def platform_of(tree: PyTree) -> str:
-    """Where its arrays are; under a transformation, where its program will run."""
+    """The platform of its arrays; under a transformation, that on which its program will run."""
     for leaf in jax.tree.leaves(tree):
         if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer):
             return next(iter(leaf.devices())).platform
@@ -87,7 +87,7 @@ _cache: dict[Any, Literal["scan", "host"]] = {}
 
 
 def loop_mode(function: Callable[..., Any], *args: Any) -> Literal["scan", "host"]:
-    """Whether a loop around `function(*args)` belongs in the compiled program or on the host.
+    """Chooses the compiled program or the host for a loop around `function(*args)`.
 
     XLA's CPU backend runs a convolution inside a loop 20 to 50 times slower than outside. The
     rule looks at primitives and shapes only, never at a clock: "host" on the CPU backend where

@@ -1,4 +1,4 @@
-"""What an eigen-solve returns, and how it ended."""
+"""The solution of an eigen-solve, and the ways in which it ends."""
 
 import warnings
 from typing import Any
@@ -47,14 +47,10 @@ with warnings.catch_warnings():
             "The estimated error of each value met `value_rtol`; a residual is above its "
             "tolerance. Set `value_rtol=0` to go on until the residuals are small."
         )
-        not_positive_definite = (
-            "An eigenvalue was seen that is not positive, or that rounding cannot tell from zero, "
-            "where all have to be. Raise the shift, or use float64."
-        )
 
 
 class EVIDENCE(eqx.Enumeration):
-    """Why a pair that converged should be the one asked for; each member is a sentence.
+    """Reasons why a pair that converged should be the one asked for; each member is a sentence.
 
     A small residual says that a pair is an eigenpair, never that it is the top one.
 

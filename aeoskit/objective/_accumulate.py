@@ -26,7 +26,7 @@ def add(total: PyTree, part: PyTree) -> PyTree:
 
 
 def parts_of(n: int, microbatch: int | None) -> tuple[int, int, int]:
-    """How many full microbatches, their size, and what is left over."""
+    """The number of full microbatches, their size, and what is left over."""
     size = n if microbatch is None else microbatch
     full, rest = divmod(n, size)
     return size, full, rest
@@ -35,7 +35,7 @@ def parts_of(n: int, microbatch: int | None) -> tuple[int, int, int]:
 def part_loop(
     loss: Callable[..., Any], params: PyTree, data: PyTree, size: int
 ) -> Literal["scan", "host"]:
-    """How to loop over microbatches: a rule on primitives and on the backend, never a timing."""
+    """The kind of loop over microbatches: a rule on primitives and the backend, never a timing."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), data)
     params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
     return loop_mode(loss, params, shapes)

@@ -1,4 +1,4 @@
-"""What a loss or a training step is made of, read off its trace: nothing is computed."""
+"""The parts of a loss or a training step, read off its trace: nothing is computed."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _narrow(jaxpr: Any) -> float:
 
 
 def _is_shift(equation: Any, jaxpr: Any) -> bool:
-    """Whether a stopped maximum is subtracted from what it is the maximum of, as in softmax."""
+    """True if a stopped maximum is subtracted from what it is the maximum of, as in softmax."""
     makers = {v: e for e in jaxpr.eqns for v in e.outvars}
     (stopped,) = equation.outvars
     front = {v for v in equation.invars if not isinstance(v, jex_core.Literal)}
@@ -117,7 +117,7 @@ def _hiding(jaxpr: Any) -> set[str]:
 
 
 class Anatomy(eqx.Module):
-    """What a traced function has in it.
+    """The parts of a traced function that matter to its derivatives.
 
     Attributes:
         kinks: how many numbers pass through primitives whose derivative jumps.
@@ -159,7 +159,7 @@ def _of(treedef: Any, shapes: tuple[Any, ...], x64: bool) -> Anatomy:
 
 
 def lacks_forward(jaxpr: Any) -> bool:
-    """Whether a traced derivative stands for one that a `custom_vjp` function does not have.
+    """True if a traced derivative stands for one that a `custom_vjp` function does not have.
 
     jax says so when it compiles, and not when it traces.
     """
@@ -170,7 +170,7 @@ def lacks_forward(jaxpr: Any) -> bool:
 
 
 def same_trace(one: Any, two: Any) -> bool:
-    """Whether two traces are the same, their constants included."""
+    """True if two traces are the same, their constants included."""
     return (
         str(one) == str(two)
         and len(one.consts) == len(two.consts)
@@ -179,7 +179,7 @@ def same_trace(one: Any, two: Any) -> bool:
 
 
 def same_numbers(one: Any, two: Any) -> bool:
-    """Whether two arrays are equal; PRNG keys are compared by what is in them."""
+    """True if two arrays are equal; PRNG keys are compared by what is in them."""
     if not hasattr(one, "dtype"):
         return one is two or bool(one == two)
     if jnp.issubdtype(one.dtype, jax.dtypes.extended):
@@ -188,7 +188,7 @@ def same_numbers(one: Any, two: Any) -> bool:
 
 
 def anatomy(function: Callable[..., Any], *args: PyTree) -> Anatomy:
-    """What the trace of `function(*args)` holds; one trace for each new function and shapes.
+    """Reads the trace of `function(*args)`; one trace for each new function and shapes.
 
     Args:
         function: hashable, or a module whose arrays are leaves.

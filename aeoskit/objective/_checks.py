@@ -1,5 +1,6 @@
-"""What is checked once, so that numbers can be trusted later. Host side, on real numbers."""
+"""Checks made once, so that numbers can be trusted later. Host side, on real numbers."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -75,8 +76,8 @@ def check_data(data: PyTree, convert: bool = True) -> PyTree:
     return data
 
 
-def check_params(params: PyTree) -> None:
-    """Refuses parameters that cannot be differentiated."""
+def check_params(params: PyTree) -> PyTree:
+    """The parameters, NumPy's as arrays of JAX in its precision; refuses what has no derivative."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise TypeError("the parameters hold no array: there is nothing to differentiate")
@@ -88,6 +89,8 @@ def check_params(params: PyTree) -> None:
                 f"{_path('params', path)} is {what}, not a real floating array: keep the rest in "
                 "the loss (for an equinox model, eqx.partition(model, eqx.is_inexact_array))"
             )
+    numpy = np.ndarray | np.generic
+    return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, numpy) else x, params)
 
 
 def _check_finite(data: PyTree) -> None:
@@ -108,7 +111,7 @@ def _check_finite(data: PyTree) -> None:
 
 
 def _all_finite(leaf: Any) -> bool:
-    """Where an array is on one device, NumPy looks, and no program is compiled for it."""
+    """True if all is finite; NumPy looks at arrays of one device: no program is compiled."""
     if not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1:
         return bool(np.isfinite(np.asarray(leaf)).all())
     return bool(jnp.all(jnp.isfinite(leaf)))
@@ -124,8 +127,8 @@ def check_objective(objective: Any, params: PyTree) -> None:
     value = float(objective.value(params))
     if not np.isfinite(value):
         raise ValueError(
-            f"the loss at the given parameters is {value}: start where it is finite "
-            "(for a (sum, weight) loss, the weights must not add up to zero)"
+            f"the loss at the given parameters is {value}{_blamed(objective, params)}: start where "
+            "it is finite (for a (sum, weight) loss, the weights must not add up to zero)"
         )
     _check_gradient(objective, params)
     data, n, parts = objective.data, objective.n, objective.microbatch is not None
@@ -140,6 +143,36 @@ def check_objective(objective: Any, params: PyTree) -> None:
     check_deterministic(objective, params, head, value)
     if parts and n > m:
         _check_parts(objective, params, data, m)
+
+
+def _blamed(objective: Any, params: PyTree) -> str:
+    """Names the first example of a loss that is not finite, or the first leaf of its gradient."""
+    if objective.kind(params) == "per_example":
+        bad = jax.jit(lambda params, batch: ~jnp.isfinite(objective.loss(params, batch)))
+        first, count, seen = None, 0, 0
+        for batch in _batches(objective):
+            # Scalars only are read: of several processes each holds some of the rows.
+            found = bad(params, batch)
+            inside = int(jnp.sum(found))
+            if inside and first is None:
+                first = seen + int(jnp.argmax(found))
+            count, seen = count + inside, seen + num_examples(batch)
+        if first is None:
+            return " although that of each example is finite (their sum overflows)"
+        return f", and that of example {first} is the first that is not finite ({count} in all)"
+    for path, leaf in jax.tree_util.tree_leaves_with_path(objective.gradient(params)):
+        if not _all_finite(leaf):
+            return f", and its gradient is not finite at {_path('params', path)} first"
+    return ""
+
+
+def _batches(objective: Any) -> Iterator[PyTree]:
+    """All of the examples in order, as many at a time as the objective takes."""
+    for data in (objective.data, objective.tail):
+        n = 0 if data is None else num_examples(data)
+        m = objective.microbatch or n
+        for begin in range(0, n, m or 1):
+            yield jax.tree.map(lambda x, i=begin, m=m: x[i : i + m], data)
 
 
 def _check_gradient(objective: Any, params: PyTree) -> None:
@@ -228,7 +261,7 @@ def _check_parts(objective: Any, params: PyTree, data: PyTree, m: int) -> None:
 
 
 def _parts_and_whole(outputs: Any, kind: str, m: int, rest: int) -> tuple[Any, Any, Any]:
-    """What the whole should be by its parts, what it is, and what their errors are a share of."""
+    """The whole by its parts, the whole itself, and the scale of their errors."""
     one, two, whole = jax.tree.map(lambda x: np.asarray(x, np.float64), outputs)
     if kind == "per_example":
         expected = np.concatenate([one, two])

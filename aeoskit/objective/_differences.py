@@ -104,7 +104,7 @@ def directions(point: PyTree, number: int = 0) -> PyTree:
 
 
 class Comparison(eqx.Module):
-    """How far a derivative along a direction is from the differences along it, leaf by leaf.
+    """Distances of a derivative along a direction from the differences along it, leaf by leaf.
 
     Attributes:
         gap: the distance to the nearest of the differences.
@@ -127,7 +127,7 @@ class Comparison(eqx.Module):
     floor: Float[Array, " leaves"]
 
     def differs(self, kinks: float = 0.0) -> Bool[Array, " leaves"]:
-        """Which leaves have another derivative than the function.
+        """Marks the leaves that have another derivative than the function.
 
         Args:
             kinks: how many numbers in the function pass through kinks (`count_kinks`). Many kinks

@@ -1,7 +1,8 @@
-"""Is the product that jax makes the derivative of the gradient that trains? Differences tell."""
+"""Checks products against differences of the gradient that trains, and their symmetry."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Literal
 
 import equinox as eqx
@@ -11,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
-from aeoskit.linalg import tree_dot
+from aeoskit.linalg import tree_dot, tree_norm, tree_random_like, tree_size
 
 from . import _fields
 from ._accumulate import num_examples
@@ -22,6 +23,10 @@ from ._kinds import loss_kind
 
 # So many examples show what a loss is made of.
 _FEW = 32
+# So many pairs of random vectors, and how far their two products may be apart, in units of what a
+# random matrix of the same norm has: above the rounding of differences, and below what they miss.
+_PAIRS = 4
+_SYMMETRIC = 0.02
 _checked: set[Any] = set()
 
 
@@ -121,18 +126,11 @@ def check_product(objective: Any, params: PyTree) -> None:
     found = compare_derivative(gradient, params, direction, image)
     off = np.asarray(found.differs(seen.kinks))
     if off.any() and objective.product == "reverse":
-        off = np.asarray(_as_transpose(batch, params, direction, image, seen))
+        # A Jacobian that is not symmetric is the transpose of what one reverse pass makes.
+        image = _product(dataclasses.replace(batch, symmetric=False), params, direction)
+        off = np.asarray(compare_derivative(gradient, params, direction, image).differs(seen.kinks))
     if off.any():
         _refuse(objective, params, found, off, seen)
-
-
-def _as_transpose(
-    batch: _Batch, params: PyTree, direction: PyTree, image: PyTree, seen: Any
-) -> Any:
-    """Whether a Jacobian that is not symmetric is another one than that of the differences."""
-    plain = eqx.tree_at(lambda b: b.symmetric, batch, False)
-    image = _product(plain, params, direction)
-    return compare_derivative(_Gradient(batch), params, direction, image).differs(seen.kinks)
 
 
 def _refuse(
@@ -142,26 +140,35 @@ def _refuse(
     shares = np.where(off, np.asarray(found.shares()), 0)
     worst = int(np.argmax(shares))
     others = int(off.sum()) - 1
-    where = f"params{paths[worst]}" + (f" and {others} other leaves" if others else "")
+    leaves = "1 other leaf" if others == 1 else f"{others} other leaves"
+    where = f"params{paths[worst]}" + (f" and {leaves}" if others else "")
+    # Two digits, and no power of ten.
+    percent = np.format_float_positional(100 * shares[worst], 2, fractional=False, trim="-")
     names = ", ".join(sorted(seen.hiding))
     because = f" (it has {names} in it)" if names else ""
     raise ValueError(
         f"the {objective.product} derivative of the gradient is not what the gradient does: at "
-        f"{where} they differ by {100 * shares[worst]:.2g} %, so that something in the loss hides "
+        f"{where} they differ by {percent} %, so that something in the loss hides "
         f'a part of its derivative{because}; make the objective with product="difference" for '
         "the Jacobian of the field that trains, or take out what hides it"
     )
 
 
-def is_gradient(objective: Any, params: PyTree) -> bool:
-    """Whether the field that trains is the gradient of the loss, so that its Jacobian is symmetric.
+def has_symmetric_jacobian(objective: Any, params: PyTree) -> bool:
+    """Asks whether the Jacobian of the field that trains is symmetric.
 
-    Along a random direction and along the gradient itself, the loss has to change as the gradient
-    says; what is traced is not looked at, and is not known to.
+    It is if the field is the gradient of the loss, or if `<u, J v>` and `<v, J u>` agree for random
+    u and v (as where `stop_gradient` scales a field). False for traced arguments, which have no
+    values to try.
     """
     if _traced((objective, params)):
         return False
     batch = _batch(objective, params)
+    return _is_gradient(batch, params) or _commutes(batch, params)
+
+
+def _is_gradient(batch: _Batch, params: PyTree) -> bool:
+    """The loss changes as its gradient says, along a random direction and along the gradient."""
     kinks = loss_anatomy(batch, params).kinks
     slope = _gradient(batch, params)
     for number in range(2):
@@ -182,8 +189,22 @@ def is_gradient(objective: Any, params: PyTree) -> bool:
     return True
 
 
+def _commutes(batch: _Batch, params: PyTree) -> bool:
+    plain = dataclasses.replace(batch, symmetric=False)
+    for number in range(_PAIRS):
+        u, v = (tree_random_like(jax.random.key(2 * number + i), params) for i in range(2))
+        image_u, image_v = (_product(plain, params, x) for x in (u, v))
+        gap = abs(float(tree_dot(u, image_v) - tree_dot(v, image_u)))
+        size = float(tree_norm(u) * tree_norm(image_v) + tree_norm(v) * tree_norm(image_u))
+        if not 2 * gap * tree_size(_shapes(params)) ** 0.5 <= _SYMMETRIC * size:
+            return False
+    return True
+
+
 def check_hidden(objective: Any, params: PyTree) -> None:
     """`check_product` once for each loss and shapes, where the loss may hide something.
+
+    Of traced values nothing can be compared.
 
     Raises:
         ValueError: as `check_product`; or two traces of the loss differ.

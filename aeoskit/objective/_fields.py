@@ -148,7 +148,7 @@ def linearize(field: Field, objective: Any, params: PyTree) -> Any:
 
 @contextlib.contextmanager
 def explained(objective: Any, params: PyTree, derivative: Callable[[], PyTree]) -> Iterator[None]:
-    """Where a loss has a gradient and no second derivative, says what to do about it."""
+    """Explains errors of a loss that has a gradient and no second derivative, with the way out."""
     try:
         suspect = objective.product == "forward" and (
             "custom_vjp" in loss_anatomy(objective, params).hiding

@@ -1,4 +1,4 @@
-"""Where the loss or its gradient is not finite, products of its curvature are not numbers either.
+"""Products of curvature are NaN where the loss or its gradient is not finite.
 
 A derivative does not see that a loss is NaN: the Hessian of one with a label out of range, with a
 `jnp.where` that has NaN in the branch not taken, or with one infinite example is often finite.

@@ -61,13 +61,13 @@ def of_outputs(
 
 
 def outputs_of_one(loss: ModelLoss, params: PyTree, data: PyTree) -> int:
-    """How many numbers the model returns for one example."""
+    """The number of numbers that the model returns for one example."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), data[0])
     return jax.eval_shape(loss.model, params, shapes).size
 
 
 def knows_roots(output_loss: Any) -> bool:
-    """Whether the square root of the Hessian of this output loss is known."""
+    """True if the square root of this output loss's Hessian is known."""
     return isinstance(output_loss, SoftmaxCrossEntropy | SquaredError)
 
 

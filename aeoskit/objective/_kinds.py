@@ -28,7 +28,7 @@ def _is_scalar_pair(output: PyTree) -> bool:
 
 
 def loss_kind(output: PyTree, size: int) -> LossKind:
-    """Which of the three kinds of loss returned `output` for a batch of `size` examples.
+    """The kind of loss, of three, that returned `output` for a batch of `size` examples.
 
     Args:
         output: what the loss returned: arrays, tracers or `jax.ShapeDtypeStruct`s.

@@ -115,7 +115,7 @@ def kronecker_fisher(
         >>> P.mv(jnp.ones((2, 1))).tolist()  # E[aaᵀ] = I/2, E[ggᵀ] = 10
         [[5.00...], [5.00...]]
     """
-    check_params(params)
+    params = check_params(params)
     _check_shapes(params)
     _check_damping(damping)
     for name, value in (

@@ -14,7 +14,7 @@ from aeoskit.sharding import Placement, as_placement
 from . import _fields
 from ._accumulate import num_examples, parts_of
 from ._checks import check_data, check_objective, check_params
-from ._field_checks import check_hidden, check_product, is_gradient
+from ._field_checks import check_hidden, check_product, has_symmetric_jacobian
 from ._function import ModelLoss, StableFunction
 from ._kinds import LossKind, loss_kind
 from ._shards import split, take
@@ -70,7 +70,8 @@ class Objective(eqx.Module):
             without any second derivative (callbacks, attention kernels), and for a field that is
             not the gradient of its loss (`stop_gradient`), whose Jacobian no derivative sees.
         symmetric: whether that Jacobian is symmetric; None: that of `"forward"` is, that of the
-            others if `check` finds that the field is the gradient of the loss.
+            others if with `params` the field is found to be the gradient of the loss, or `<u, J v>`
+            and `<v, J u>` to agree for random u and v; without `params` it is not.
 
     Raises:
         TypeError: if the loss cannot be called or hashed, or the data are not arrays.
@@ -140,9 +141,10 @@ class Objective(eqx.Module):
             self.data, self.tail = split(self.data, self.placement)
         if params is None:
             return
+        params = check_params(params)
         self.check(params)
         if symmetric is None and product != "forward":
-            self.symmetric = is_gradient(self, params)
+            self.symmetric = has_symmetric_jacobian(self, params)
 
     @staticmethod
     def from_model(
@@ -253,7 +255,7 @@ class Objective(eqx.Module):
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), self.data, self.tail)
 
     def kind(self, params: PyTree) -> LossKind:
-        """Which of the three shapes the loss has; nothing is computed.
+        """The shape that the loss has, of three; nothing is computed.
 
         Args:
             params: the parameters, or their shapes.
@@ -273,7 +275,7 @@ class Objective(eqx.Module):
         return kind
 
     def _lengths(self) -> list[int]:
-        """How many examples the loss is given at a time."""
+        """The numbers of examples that the loss is given at a time."""
         n, shards = num_examples(self.data), 1
         if self.placement is not None:
             shards = self.placement.data_shards
@@ -294,7 +296,8 @@ class Objective(eqx.Module):
         examples (of a microbatch, where the loss takes no fewer).
 
         Args:
-            params: parameters at which the loss is evaluated. Traced ones are not looked at.
+            params: parameters at which the loss is evaluated. Traced ones have no values, and only
+                shapes are checked.
 
         Raises:
             TypeError: if a leaf of the parameters is not a floating array.
@@ -304,7 +307,7 @@ class Objective(eqx.Module):
                 derivative of the kind that `product` names, or that is another one than
                 differences of gradients are (`stop_gradient`).
         """
-        check_params(params)
+        params = check_params(params)
         self.kind(params)
         check_objective(self, params)
         check_product(self, params)
@@ -340,7 +343,7 @@ class Objective(eqx.Module):
         Returns:
             The pair `(L(w), ∇L(w))`.
         """
-        check_params(params)
+        params = check_params(params)
         return _value_and_gradient(self, params)
 
     def on_batch(self, indices: Int[Array, " batch"]) -> "Objective":
@@ -377,8 +380,9 @@ class Objective(eqx.Module):
         """The Hessian of the mean loss at `params`, as a symmetric lineax operator.
 
         Where the loss has something in it that may hide a part of its derivative (`stop_gradient`,
-        custom derivatives), products are compared with differences, once for a loss and shapes and
-        outside of transformations, as in `check`.
+        custom derivatives), products are compared with differences, once for a loss and shapes, as
+        in `check`. Under `jit`, `vmap` or `scan` there are no values to compare, and what is hidden
+        passes without a word: give `params=` to the objective, or call `check(params)`, before.
 
         Args:
             params: the parameters `w`.
@@ -392,7 +396,7 @@ class Objective(eqx.Module):
         """
         from ._operators import HessianOperator  # the operators hold an Objective
 
-        check_params(params)
+        params = check_params(params)
         check_hidden(self, params)
         return HessianOperator(self, params)
 
@@ -418,5 +422,5 @@ class Objective(eqx.Module):
                 "a Gauss-Newton matrix needs the model apart from its loss: "
                 "build the objective with Objective.from_model(model, output_loss, data)"
             )
-        check_params(params)
+        params = check_params(params)
         return GaussNewtonOperator(self, params)

@@ -268,7 +268,7 @@ class LinearizedOperator(lx.AbstractLinearOperator):
 
 @functools.lru_cache(maxsize=256)
 def residual_bytes(treedef: Any, shapes: tuple[Any, ...]) -> int:
-    """What a linearization would hold on a device, over all microbatches; nothing is computed."""
+    """Bytes that a linearization would hold on a device, over all microbatches: shapes alone."""
     operator = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
     leaves = jax.tree.leaves(jax.eval_shape(_linear_map, operator))
     held = sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in leaves)

@@ -1,7 +1,8 @@
-"""What an operator's own products are off by, and error bars that include it."""
+"""The error of an operator's own products, and error bars that include it."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -64,7 +65,7 @@ def _(operator: PreconditionedOperator, vector: PyTree) -> PyTree | None:
 
 
 def _narrow_inside(operator: HessianOperator) -> bool:
-    """Whether something in a loss of full-precision parameters has fewer than 32 bits."""
+    """True if something in a loss of full-precision parameters has fewer than 32 bits."""
     objective, params = operator.objective, operator.in_structure()
     if any(jnp.finfo(x.dtype).bits < 32 for x in jax.tree.leaves(params)):
         return False
@@ -139,15 +140,12 @@ def with_product_error(
     converged = small | (solution.converged & by_value)
     claimed = (solution.result == RESULTS.successful) | (solution.result == RESULTS.estimate_met)
     claimed = claimed & ~jnp.all(converged)
-    return eqx.tree_at(
-        lambda s: (s.residuals, s.bounds, s.estimates, s.converged, s.is_top, s.result),
+    return dataclasses.replace(
         solution,
-        (
-            honest,
-            solution.bounds + condition * more,
-            solution.estimates + errors,
-            converged,
-            solution.is_top & converged,
-            RESULTS.where(claimed, RESULTS.stagnation, solution.result),
-        ),
+        residuals=honest,
+        bounds=solution.bounds + condition * more,
+        estimates=solution.estimates + errors,
+        converged=converged,
+        is_top=solution.is_top & converged,
+        result=RESULTS.where(claimed, RESULTS.stagnation, solution.result),
     )

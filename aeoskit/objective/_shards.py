@@ -65,7 +65,7 @@ def take(head: PyTree, tail: PyTree | None, indices: Any) -> PyTree:
 
 
 def is_whole(objective: Any, params: PyTree) -> bool:
-    """Whether the loss is a scalar mean that is to see all of the data at once, on all devices.
+    """True for a scalar mean that is to see all of the data at once, on all devices.
 
     Raises:
         ValueError: if it is a scalar mean and the data do not divide.
@@ -244,7 +244,7 @@ def _spec(placement: Placement, shape: tuple[int, ...], lies: Lies) -> Partition
 
 
 def _local_specs(placement: Placement, like: PyTree, lies: Lies) -> PyTree:
-    """How a sum comes out of the shards: split over the data axes only."""
+    """The specs of a sum that comes out of the shards: split over the data axes only."""
     return jax.tree.map(
         lambda x: only(_spec(placement, x.shape, lies), placement.data_axes, x.ndim), like
     )

@@ -162,7 +162,7 @@ class Adafactor(AbstractParameterRule):
         def scale(leaf: Array, one: Array) -> Array:
             return jnp.maximum(_rms(leaf.astype(one.dtype)), cast_to(self.least_scale, one))
 
-        scales = jax.tree.map(scale, params, state.scale)
+        scales = jax.tree.map(scale, jax.tree.map(jnp.asarray, params), state.scale)
         return AdafactorState(state.moments, state.clip, scales, state.count, state.identity)
 
     def update(self, grads: PyTree, state: AdafactorState) -> AdafactorState:

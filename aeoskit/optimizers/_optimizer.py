@@ -7,6 +7,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from aeoskit.linalg import AbstractPreconditioner
@@ -140,6 +141,8 @@ class Optimizer(AbstractOptimizer):
         if minimization:
             return as_minimiser(self).init(params, *minimization)
         check_floating(params)
+        numpy = np.ndarray | np.generic  # of any precision: the state has JAX's
+        params = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, numpy) else x, params)
         return OptimizerState(
             count=jnp.zeros((), jnp.int32),
             momentum=self.momentum_rule.init(params),
@@ -238,6 +241,7 @@ class Optimizer(AbstractOptimizer):
                 )
             return self._operator(state.preconditioner, state.count)
         check_like("grads", grads, structure)
+        grads = jax.tree.map(jnp.asarray, grads)
         return self._operator(self._seen(grads, state, params), state.count + 1)
 
     def threshold(self, state: OptimizerState, params: PyTree | None = None) -> Float[Array, ""]:

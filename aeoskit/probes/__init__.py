@@ -1,4 +1,4 @@
-"""What can be measured along a trajectory."""
+"""Probes: measurements along a trajectory."""
 
 from ._base import AbstractProbe as AbstractProbe
 from ._base import Measurement as Measurement

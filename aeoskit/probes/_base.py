@@ -1,4 +1,4 @@
-"""What a probe is: a small module that measures something at a point of a trajectory."""
+"""The probe: a small module that measures something at a point of a trajectory."""
 
 import abc
 from typing import Any, Literal
@@ -72,7 +72,7 @@ class AbstractProbe(eqx.Module):
     @property
     @abc.abstractmethod
     def solves(self) -> bool:
-        """Whether a measurement runs an eigensolve or another loop of products."""
+        """True if a measurement runs an eigensolve or another loop of products."""
 
     @abc.abstractmethod
     def init(self, params: PyTree, key: PRNGKeyArray) -> Any:

@@ -38,7 +38,7 @@ class TrainingStep(eqx.Module):
 
     @property
     def placement(self) -> Placement | None:
-        """Where the objective's data lie."""
+        """The placement of the objective's data."""
         return self.objective.placement
 
     @property
@@ -47,7 +47,7 @@ class TrainingStep(eqx.Module):
         return "forward" if self.objective.product == "forward" else "difference"
 
     def may_hide(self, params: PyTree) -> bool:
-        """Whether the loss has something in it that may hide a part of its derivative."""
+        """True if the loss has something in it that may hide a part of its derivative."""
         return bool(loss_anatomy(self.objective, params).hiding)
 
     def __call__(self, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:

@@ -33,8 +33,8 @@ class Placement:
 
     Args:
         mesh: the mesh, with automatic axes.
-        data_axis: the axis, or axes, over which the examples are split; `"data"` if None and the
-            mesh has it, otherwise none.
+        data_axis: the axis, or axes, over which the examples are split; `"data"` if None. `()`
+            splits none, as None does on a mesh of `"model"` and the sweep axis alone.
         params: `"replicated"` or `"sharded"`.
         basis: `"spread"` or `"params"`.
         sweep_axis: the axis over which the lanes of a sweep are split; `"sweep"` if None and the
@@ -44,8 +44,8 @@ class Placement:
 
     Raises:
         TypeError: if the mesh is none.
-        ValueError: an axis that the mesh does not have or that is named twice, axes that are not
-            automatic, or an unknown word.
+        ValueError: an axis that the mesh does not have or that is named twice, axes of other names
+            of which none is for the examples, axes that are not automatic, or an unknown word.
 
     Example:
         >>> import jax.numpy as jnp
@@ -82,6 +82,14 @@ class Placement:
                 )
             if named.count(axis) > 1:
                 raise ValueError(f"the axis {axis!r} is named twice: give it one task")
+        others = [axis for axis in has if axis not in ("data", "model", self.sweep)]
+        if self.data_axis is None and others and "data" not in has:
+            raise ValueError(
+                f"the mesh has the axes {', '.join(map(repr, has))} and none called 'data', so "
+                "that every device would run through all examples: call the axis that splits them "
+                f"'data', or in Python name it, Placement(mesh, data_axis={others[0]!r}), where () "
+                "is none"
+            )
 
     @property
     def data_axes(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -27,14 +28,6 @@ class BothMemories(eqx.Module):
 
     right: Any
     left: Start
-
-
-def _memory(start: Start) -> Any:
-    return start.memory
-
-
-def _is_none(x: Any) -> bool:
-    return x is None
 
 
 class Left(eqx.Module):
@@ -128,7 +121,7 @@ def _rescaled(start: Start, seen: Probe, up: bool) -> Start:
         _finite(jnp.where(a[None], b * d[None] if up else b / d[None], 0)).astype(b.dtype)
         for b, d, a in zip(start.block, seen.scale, seen.alive, strict=True)
     )
-    return eqx.tree_at(lambda s: s.block, start, block)
+    return dataclasses.replace(start, block=block)
 
 
 def right_start(start: Any, seen: Probe) -> Any:
@@ -137,7 +130,7 @@ def right_start(start: Any, seen: Probe) -> Any:
         return start
     start = as_start(start, widen(structure_of(seen.map.point)))
     own = start.memory.right if isinstance(start.memory, BothMemories) else start.memory
-    return _rescaled(eqx.tree_at(_memory, start, own, is_leaf=_is_none), seen, up=False)
+    return _rescaled(dataclasses.replace(start, memory=own), seen, up=False)
 
 
 def left_start(start: Any, seen: Probe, right: Any) -> Any:
@@ -155,4 +148,4 @@ def warm_start(right: EigenSolution, left: EigenSolution | None, seen: Probe) ->
     if left is None:
         return state
     memory = BothMemories(right=state.memory, left=_rescaled(left.state, seen, up=False))
-    return eqx.tree_at(_memory, state, memory, is_leaf=_is_none)
+    return dataclasses.replace(state, memory=memory)

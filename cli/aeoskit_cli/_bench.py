@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aeoskit_cli._generate import add_command
+from aeoskit_cli._generate import JSON_HELP, add_command
 from aeoskit_cli._print import print_json, print_rows, print_table
 from aeoskit_experiments import BENCHMARKS
 from aeoskit_experiments._errors import UserError, unknown
@@ -88,4 +88,6 @@ Run a benchmark: ratios within one run, or counts.
 """
     )
     print_table("benchmarks", BENCHMARKS)
+    print()
+    print_table("options", JSON_HELP)
     print("\naeoskit bench NAME --help    the options of a benchmark")

@@ -3,6 +3,7 @@
 import inspect
 from typing import Any
 
+from aeoskit_cli._generate import CACHE_HELP, JSON_HELP
 from aeoskit_cli._print import print_json, print_rows, print_table
 from aeoskit_cli._subject import split
 from aeoskit_experiments._errors import UserError
@@ -40,7 +41,7 @@ def run_doctor(words: list[str]) -> int:
     if CLEAR in words:
         return _clear([word for word in words if word != CLEAR])
     values, pipeline, json = split(
-        "doctor", words, {option.flag: option for option in _OPTIONS}, "--mesh"
+        "doctor", words, {option.flag: option for option in _OPTIONS}, "--mesh", alone=(CLEAR,)
     )
     mesh = values.pop("mesh", None)
     if mesh is None:
@@ -155,15 +156,16 @@ def _print_help() -> None:
         inspect.cleandoc(
             """
             Usage: aeoskit doctor [--json]
-                   aeoskit doctor --clear-cache
-                   aeoskit doctor --mesh AXES [--params …] [RECIPE | pipe STAGE …]
+                   aeoskit doctor --clear-cache [--json]
+                   aeoskit doctor --mesh AXES [--params …] [RECIPE | pipe STAGE …] [--json]
 
             Say what is installed, and test that its numbers are right; or, with a mesh,
             what of a run (adam-edge, if none is named) would lie on which device, and how
             much memory each needs, before anything runs. The devices need not be here.
-            --clear-cache deletes the compiled programs that earlier commands have kept.
             """
         )
         + "\n"
     )
-    print_table("options", {option.flag: option.help for option in _OPTIONS})
+    own = {option.flag: option.help for option in _OPTIONS}
+    own[CLEAR] = "Delete the compiled programs that earlier commands have kept"
+    print_table("options", own | JSON_HELP | CACHE_HELP)

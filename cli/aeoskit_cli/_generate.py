@@ -17,6 +17,15 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 # 80 columns are what a terminal has; boxes of help take four of them.
 HELP = {"help_option_names": ["-h", "--help"]}
 
+NO_CACHE = "--no-cache"
+"""May stand anywhere on any command: `main` takes it out before they see it."""
+
+JSON_HELP = {"--json": "Print one JSON object on stdout, no tables"}
+CACHE_HELP = {NO_CACHE: "Compile all programs anew, and keep none"}
+
+NoCache = Annotated[bool, typer.Option(NO_CACHE, help=CACHE_HELP[NO_CACHE])]
+"""For the help of commands whose programs are kept."""
+
 
 class Command(TyperCommand):
     """A command that names the nearest option to one that it does not know."""
@@ -70,6 +79,7 @@ def add_command(
     options: Iterable[Option],
     action: Callable[..., Any],
     extra: dict[str, tuple[Any, Any]] | None = None,
+    kept: bool = False,
 ) -> None:
     """Add a command whose options are generated.
 
@@ -80,6 +90,7 @@ def add_command(
         options: What it takes; each is optional here, since the callee says what is missing.
         action: Is called with the parsed values that were given, by name, and the extras.
         extra: Name to (annotation, default) of options that are Typer's own kind.
+        kept: Whether its compiled programs are kept, so that its help has `--no-cache`.
     """
     table = {option.name: option for option in options}
     extra = extra or {}
@@ -92,12 +103,13 @@ def add_command(
         }
         return action(values, **{key: given[key] for key in extra})
 
+    for_help = {"no_cache": (NoCache, False)} if kept else {}
     parameters = [_parameter(option) for option in table.values()]
     parameters += [
         inspect.Parameter(
             key, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
         )
-        for key, (annotation, default) in extra.items()
+        for key, (annotation, default) in (extra | for_help).items()
     ]
     call.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     call.__annotations__ = {item.name: item.annotation for item in parameters}

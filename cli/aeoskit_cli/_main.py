@@ -10,8 +10,12 @@ import typer
 
 from aeoskit_cli._data import make_data_app
 from aeoskit_cli._generate import (
+    CACHE_HELP,
     HELP,
+    JSON_HELP,
+    NO_CACHE,
     Command,
+    NoCache,
     RawCommand,
     UsageError,
     add_command,
@@ -42,7 +46,6 @@ Folder = Annotated[
 Run = Annotated[Path, typer.Argument(help="The folder of a run", metavar="RUN")]
 
 USER_ERROR, INTERRUPTED = 2, 130
-NO_CACHE = "--no-cache"
 ORDER = (
     "list",
     "run",
@@ -128,7 +131,7 @@ def make_app() -> typer.Typer:
         subcommand_metavar="RECIPE [OPTIONS]",
     )
     # A callback keeps it a group even if there were a single recipe.
-    recipes.callback()(lambda: None)
+    recipes.callback()(_before_recipes)
     for name in sorted(RECIPES):
         add_command(
             recipes,
@@ -143,6 +146,7 @@ def make_app() -> typer.Typer:
                 "quiet": (Quiet, False),
                 **OPTIONS,
             },
+            kept=True,
         )
     app.add_typer(recipes, name="run")
     app.command("pipe", cls=RawCommand, add_help_option=False)(pipe)
@@ -161,10 +165,14 @@ def make_app() -> typer.Typer:
 def _before_commands(
     no_cache: Annotated[
         bool,
-        typer.Option(NO_CACHE, help="Compile all programs anew, and keep none (on any command)"),
+        typer.Option(NO_CACHE, help=f"{CACHE_HELP[NO_CACHE]} (on any command)"),
     ] = False,
 ) -> None:
     """For the help; `main` has taken the option, wherever it stood."""
+
+
+def _before_recipes(no_cache: NoCache = False) -> None:
+    """For the help, as above."""
 
 
 def _recipe_action(name: str) -> Any:
@@ -239,6 +247,7 @@ def rerun(
     folder: Folder = None,
     json: Json = False,
     quiet: Quiet = False,
+    no_cache: NoCache = False,
     *,
     placing: Placing,
 ) -> int:
@@ -365,6 +374,11 @@ Run an experiment composed of stages. A list of numbers is a sweep:
             name: kind.summary + (": " + ", ".join(kind.variants) if kind.variants else "")
             for name, kind in STAGES.items()
         },
+    )
+    print()
+    print_table(
+        "options, before the first stage or behind any",
+        {"--quiet": "No progress on stderr"} | JSON_HELP | CACHE_HELP,
     )
     print(
         """

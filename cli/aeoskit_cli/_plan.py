@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+from aeoskit_cli._generate import JSON_HELP
 from aeoskit_cli._print import print_json, print_rows, print_table
 from aeoskit_cli._subject import asks_for_help, split
 from aeoskit_experiments._errors import UserError
@@ -150,5 +151,4 @@ of the run, or behind it from --topology on.
     --topology v5e:16x16 --params sharded --precision bfloat16
 """
     )
-    print_table("options", {flag: option.help for flag, option in options.items()})
-    print_table("", {"--json": "Print one JSON object on stdout, no tables"})
+    print_table("options", {flag: option.help for flag, option in options.items()} | JSON_HELP)

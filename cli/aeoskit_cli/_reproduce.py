@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aeoskit_cli._generate import NoCache
 from aeoskit_cli._print import print_json, print_ledger
 from aeoskit_cli._progress import Progress
 
@@ -37,6 +38,7 @@ def reproduce(
     folder: Folder = None,
     json: Json = False,
     quiet: Quiet = False,
+    no_cache: NoCache = False,
 ) -> int:
     """Reproduce the literature: run, judge by bounds fixed before, write a ledger."""
     # Here, since it takes seconds.

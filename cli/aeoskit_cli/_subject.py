@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from aeoskit_cli._cut import cut
-from aeoskit_cli._generate import add_command
+from aeoskit_cli._generate import NO_CACHE, add_command
 from aeoskit_cli._pipe import compose, print_stage_help
 from aeoskit_experiments._errors import unknown
 from aeoskit_experiments.pipelines import Option, Pipeline
@@ -16,7 +16,11 @@ _HELP = ("-h", "--help")
 
 
 def split(
-    command: str, words: list[str], options: Mapping[str, Option], first: str
+    command: str,
+    words: list[str],
+    options: Mapping[str, Option],
+    first: str,
+    alone: tuple[str, ...] = (),
 ) -> tuple[dict[str, Any], Pipeline | None, bool]:
     """Cut a command line at its recipe, or at the word `pipe`.
 
@@ -28,6 +32,7 @@ def split(
         words: What stood after it.
         options: The command's own, by flag.
         first: The flag from which on, behind the subject, options are the command's.
+        alone: Flags that the command has taken already, for errors.
 
     Returns:
         The values given, the pipeline (None without a subject), and whether JSON was asked for.
@@ -40,7 +45,8 @@ def split(
     words = [word for word in words if word != "--json"]
     own, rest = _leading(words, options)
     if rest and rest[0].startswith("-"):
-        raise unknown("option", rest[0].partition("=")[0], options, where=command)
+        known = (*options, *alone, "--json", NO_CACHE)
+        raise unknown("option", rest[0].partition("=")[0], known, where=command)
     for index, word in enumerate(rest):
         if word.partition("=")[0] == first:
             own, rest = [*own, *rest[index:]], rest[:index]

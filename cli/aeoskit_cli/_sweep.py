@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aeoskit_cli._generate import HELP, RawCommand, add_command, group_class
+from aeoskit_cli._generate import HELP, NoCache, RawCommand, add_command, group_class
 from aeoskit_cli._print import print_json, print_runs
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import with_place
@@ -41,7 +41,7 @@ def make_sweep_app() -> typer.Typer:
     )
     before: Given = {}
 
-    def begin(context: Any, resume: Path | None, **given: Any) -> int:
+    def begin(context: Any, resume: Path | None, no_cache: bool, **given: Any) -> int:
         if context.invoked_subcommand is not None:
             if resume is not None:
                 raise UserError(
@@ -62,13 +62,14 @@ def make_sweep_app() -> typer.Typer:
             "context": (typer.Context, inspect.Parameter.empty),
             "resume": (Annotated[Path | None, _RESUME], None),
             **options,
+            "no_cache": (NoCache, False),
         },
     )
     app.callback(invoke_without_command=True)(begin)
     for name in sorted(RECIPES):
         action = _recipe_action(name, before)
         summary = recipe_summary(name)
-        add_command(app, name, summary, recipe_options(name), action, extra=options)
+        add_command(app, name, summary, recipe_options(name), action, extra=options, kept=True)
 
     def pipe(words: Annotated[list[str] | None, typer.Argument(metavar="STAGE …")] = None) -> int:
         """Sweep over an experiment composed of stages."""

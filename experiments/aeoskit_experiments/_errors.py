@@ -14,6 +14,19 @@ class UserError(ValueError):
     """
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that a misspelled one is most like; case does not count.
+
+    >>> nearest("Adm", ["sgd", "adam"])
+    'adam'
+    >>> nearest("foo", ["sgd", "adam"]) is None
+    True
+    """
+    names = {item.lower(): item for item in known}
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    return names[near[0]] if near else None
+
+
 def unknown(what: str, name: str, known: Iterable[str], *, where: str = "") -> UserError:
     """The error for a name that is not registered, with the nearest one that is.
 
@@ -30,8 +43,8 @@ def unknown(what: str, name: str, known: Iterable[str], *, where: str = "") -> U
     "unknown stage 'modle': did you mean 'model'? (known: data, model)"
     """
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    guess = f": did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, names)
+    guess = "" if near is None else f": did you mean {near!r}?"
     listed = f"(known: {', '.join(names)})" if names else "(there are none)"
     owner = f" of {where}" if where else ""
     return UserError(f"unknown {what} {name!r}{owner}{guess} {listed}")

@@ -228,6 +228,18 @@ def test_help(
     assert all(len(line) <= 80 for line in out.splitlines())
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["", "run", "run gd-edge", "pipe", "sweep", "sweep gd-edge", "reproduce", "rerun", "doctor"],
+)
+def test_the_help_of_what_keeps_programs_says_how_not_to(words: str, capsys: Capture) -> None:
+    assert main([*words.split(), "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--no-cache" in out
+    assert "--json" in out or words in ("", "run")
+    assert ("--clear-cache" in out) == (words == "doctor")
+
+
 def in_fresh_python(code: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60

@@ -133,7 +133,12 @@ def test_units_keep_numbers_short(largest: int, unit: str) -> None:
         ("plan adam-edge --topology v5e:2x4", "pip install 'aeoskit[tpu-plan]'"),
         ("doctor adam-edge", "doctor got a run and no mesh"),
         ("doctor --mehs data=4", "did you mean '--mesh'?"),
+        ("doctor --clear-cahce", "did you mean '--clear-cache'?"),
+        ("doctor --jsno", "did you mean '--json'?"),
+        ("doctor --mesh data=2 --params sharde", "replicated, sharded (did you mean 'sharded'?)"),
         ("doctor --mesh data=0", "gives axis 'data' the size 0"),
+        ("doctor --mesh rows=2", "'rows' and none called 'data'"),
+        ("plan adam-edge --topology cpu:2 --mesh rows=2", "'rows' and none called 'data'"),
     ],
 )
 def test_what_is_refused(

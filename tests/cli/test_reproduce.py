@@ -165,6 +165,8 @@ def test_json_is_one_object(asked: list[Any], capsys: Capture) -> None:
     ("words", "says"),
     [
         (["--only", "E77"], "unknown experiment 'E77'"),
+        (["--only", "foo"], "unknown experiment 'foo' (known: E1,"),
+        (["--only", "e77"], "unknown experiment 'e77': did you mean 'E7'?"),
         (["--size", "large"], "unknown size 'large'"),
         (["--seed", "3"], "did you mean '--seeds'"),
         (["--seeds", "0"], "seeds is 0"),

@@ -66,6 +66,11 @@ def test_a_mesh_leaves_no_process_without_devices(monkeypatch: pytest.MonkeyPatc
         placement_of(Place(mesh="data=1"))
 
 
+def test_a_mesh_has_an_axis_for_the_examples() -> None:
+    with pytest.raises(UserError, match="place: the mesh has the axes 'rows' and none"):
+        placement_of(Place(mesh="rows=2"))
+
+
 def test_others_write_nothing(tmp_path: Path) -> None:
     onlooker = Onlooker(tmp_path / "run")
     assert not onlooker.begun

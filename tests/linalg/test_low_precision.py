@@ -69,6 +69,23 @@ def test_residuals_hold_the_rounding(solver, which):
     assert {x.dtype.itemsize for x in jax.tree.leaves(solution.vectors)} <= {4, 8}
 
 
+def test_a_dense_solve_knows_that_columns_are_rounded():
+    q = orthogonal(N, 1)
+    exact = (q * np.linspace(1, 3, N)) @ q.T
+
+    def product(matrix, vector):
+        return (matrix @ vector.astype(jnp.float32)).astype(vector.dtype)
+
+    matrix = jnp.asarray(exact, jnp.float32)
+    structure = jax.ShapeDtypeStruct((N,), jnp.bfloat16)
+    operator = lx.FunctionLinearOperator(eqx.Partial(product, matrix), structure, lx.symmetric_tag)
+    loose, strict = (eigensolve(operator, Dense(rtol=rtol)) for rtol in (2e-2, 1e-3))
+    assert (true_residuals(exact, loose) <= np.asarray(loose.residuals)).all()
+    assert loose.converged.all()
+    assert not strict.converged.any()
+    assert bool(strict.result == RESULTS.stagnation)
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_a_tolerance_under_the_format(dtype):
     """Never converged under the rounding of the format, and well above it."""

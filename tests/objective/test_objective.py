@@ -10,7 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import aeoskit as ak
+from aeoskit.linalg import tree_dtype, tree_random_like
 from aeoskit.objective import Objective
+from aeoskit.sharding import make_mesh
 
 
 def square(w, x):
@@ -115,6 +118,15 @@ def masked_mean(w, x):
     return jnp.sum(mask * square(w, x)) / jnp.maximum(jnp.sum(mask), 1)
 
 
+def bad_from(first):
+    """Losses that are not finite from an example on."""
+    return lambda w, x: jnp.where(x >= first, jnp.nan, x) * w
+
+
+def bad_leaf(params, x):
+    return jnp.mean(params["good"] * x) + params["bad"] * jnp.inf
+
+
 REFUSED = {
     "nan": (lambda: Objective(lambda w, b: b["x"].sum(-1) * w, nan_data(), params=W),
             r"data\['x'\] is nan at index \[3, 1\]"),
@@ -131,6 +143,13 @@ REFUSED = {
     "aux": (lambda: Objective(lambda w, x: (x - w, {"a": x}), X, params=W), "batch of 5 examples"),
     "integer": (lambda: Objective(lambda w, x: jnp.ones(x.shape, int), X, params=W), "floating"),
     "infinite": (lambda: Objective(lambda w, x: square(w, x) / 0.0, X, params=W), "is inf"),
+    "example": (lambda: Objective(bad_from(3), X, microbatch=2, params=W),
+                r"is nan, and that of example 3 is the first .* \(2 in all\)"),
+    "last example": (lambda: Objective(bad_from(4), X, placement=make_mesh("data=2"), params=W),
+                     r"example 4 is the first .* \(1 in all\)"),
+    "overflow": (lambda: Objective(lambda w, x: 0 * x + 3e38, X, params=W), "sum overflows"),
+    "leaf": (lambda: Objective(bad_leaf, X, params={"good": W, "bad": W}),
+             r"gradient is not finite at params\['bad'\] first"),
     "random": (lambda: Objective(random_loss, X, params=W), "random"),
     "batch norm": (lambda: Objective(batch_norm, X, microbatch=2, params=W),
                    "couples examples.*microbatch=None"),
@@ -185,3 +204,31 @@ def test_construction_inside_jit_checks_shapes_only():
         return Objective(square, x, params=w).value(w)
 
     np.testing.assert_allclose(value(X, W), jnp.mean(square(W, X)), rtol=1e-6)
+
+
+def test_params_of_numpy_are_taken_in_the_precision_of_jax():
+    """As equinox and optax take them: float64 is float32 where JAX has no other, without a word."""
+    params = {"w": np.array([0.5, -1.0, 2.0]), "b": np.float64(0.25)}
+
+    def loss(params, x):
+        return 0.5 * (jnp.tanh(x @ params["w"]) + params["b"]) ** 2
+
+    data = np.random.default_rng(0).standard_normal((7, 3))
+    same = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    objective = Objective(loss, data, params=params, microbatch=3)
+    expected = objective.hessian(same).as_matrix()
+    np.testing.assert_array_equal(objective.hessian(params).as_matrix(), expected)
+    assert objective.gradient(params)["w"].dtype == jnp.float32
+    optimizer = ak.optimizers.adafactor(1e-2)  # whose P has the parameters in it
+    state = optimizer.init(params)
+    edges = [
+        ak.preconditioned_sharpness(objective, w, optimizer, optimizer.init(w), start=w)
+        for w in (params, same)
+    ]
+    assert float(edges[0].ratio) == float(edges[1].ratio)
+    updates, _ = optimizer.update(objective.gradient(params), state, params)
+    assert updates["w"].dtype == jnp.float32
+    blank = ak.Tracking().initial_state(params)
+    assert {x.dtype for x in jax.tree.leaves(blank.block)} == {jnp.dtype("float32")}
+    assert tree_random_like(jax.random.key(0), params)["w"].dtype == jnp.float32
+    assert str(tree_dtype(params)) == "float32"

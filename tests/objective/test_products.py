@@ -177,6 +177,36 @@ def test_a_field_that_is_no_gradient_has_its_jacobian():
         objective.hessian(PARAMS).transpose()
 
 
+def test_a_symmetric_jacobian_behind_stop_gradient_is_found():
+    """TD(0) on one transition: the field is no gradient, and its Jacobian a tenth of one's."""
+
+    def linear(w, batch):
+        f = batch[0] @ w
+        return 0.5 * (f - jax.lax.stop_gradient(1 + 0.9 * f)) ** 2
+
+    w = jnp.array([1.0, -2.0, 0.5])
+    objective = Objective(linear, (X, Y), params=w, product="difference")
+    assert objective.symmetric
+    top = np.linalg.eigvalsh(np.asarray(X.T @ X) / 40)[-1]
+    solution = ak.sharpness(objective, w, solver=ak.Lanczos())
+    np.testing.assert_allclose(solution.values, [0.1 * top], rtol=1e-2)
+    # One that differs from its transpose by a few per cent.
+    loss = make_loss(jnp.tanh, lambda p, x, y, f: jax.lax.stop_gradient(0.9 * f(p, 0.9 * x)))
+    matrix = dense(loss)
+    assert 0.03 < np.linalg.norm(matrix - matrix.T) / np.linalg.norm(matrix) < 0.2
+    assert not Objective(loss, (X, Y), params=PARAMS, product="difference").symmetric
+
+
+def test_the_refusal_says_how_many_leaves_and_how_far():
+    def loss(w, x):
+        f = x * w["a"] + w["b"]
+        return 0.5 * (f - jax.lax.stop_gradient(2 * f)) ** 2
+
+    params = {"a": jnp.ones(()), "b": jnp.ones(())}
+    with pytest.raises(ValueError, match=r" and 1 other leaf they differ by 200 %, so that"):
+        Objective(loss, X[:, 0], params=params)
+
+
 def test_a_reversed_gradient_by_reverse_products():
     """A custom_vjp that trains one layer backwards: no gradient, and seen in reverse."""
 

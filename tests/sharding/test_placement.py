@@ -93,6 +93,19 @@ def test_refusals(options, words):
         Placement(make_mesh("data=2,model=2"), **options)
 
 
+@pytest.mark.parametrize("spec", ["rows=4", "rows=2,model=2", "rows=2,sweep=2"])
+def test_a_mesh_without_an_axis_for_the_examples_is_refused(spec):
+    with pytest.raises(ValueError, match=r"none called 'data'.*, data_axis='rows'\)"):
+        Placement(make_mesh(spec))
+    assert Placement(make_mesh(spec), data_axis="rows").data_axes == ("rows",)
+    assert Placement(make_mesh(spec), data_axis=()).data_shards == 1
+
+
+@pytest.mark.parametrize("spec", ["model=4", "sweep=4", "sweep=2,model=2"])
+def test_a_mesh_of_models_and_lanes_alone_splits_no_examples(spec):
+    assert Placement(make_mesh(spec)).data_axes == ()
+
+
 def test_explicit_meshes_are_refused():
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Explicit,))
     with pytest.raises(ValueError, match="axis 'data' is explicit"):

@@ -17,7 +17,7 @@ _POINTS = 512
 
 
 class SpectralDensity(eqx.Module):
-    """How the eigenvalues of a symmetric operator are distributed, as random probes see it.
+    """The distribution of a symmetric operator's eigenvalues, as random probes see it.
 
     Attributes:
         nodes: `(probes, steps)`, the Ritz values of each probe, ascending; all between the least

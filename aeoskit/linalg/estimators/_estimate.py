@@ -1,4 +1,4 @@
-"""What the stochastic estimators share: their answer, their probes, their questions.
+"""The common part of stochastic estimators: their answer, their probes, their questions.
 
 Ours, and not matfree or traceax: traceax multiplies a matrix whose columns are the probes, so that
 it takes flat arrays only; matfree's Hutchinson takes pytrees, but its XTrace and its functions of

@@ -49,7 +49,7 @@ def _part(flat: Array, begin: Int[Array, ""], shape: tuple[int, ...]) -> Array:
 
 
 def unpack(flat: PyTree, structure: PyTree) -> PyTree[Array]:
-    """What was packed: a vector, or a block whose rows come first.
+    """Undoes `pack`: a vector, or a block whose rows come first.
 
     Outside of programs a part is cut by one that leaves of its shape share: a program with a part
     for each leaf takes longer to compile than a solve.
@@ -119,7 +119,7 @@ def _spread(x: Any) -> bool:
 
 
 def packable(structure: PyTree, arrays: PyTree) -> bool:
-    """Whether vectors may be packed: a flat array would gather those that are sharded.
+    """True if vectors may be packed: a flat array would gather those that are sharded.
 
     Under a transformation, or from shapes alone, no one can see how arrays are sharded; then only a
     process with one device packs.
@@ -134,7 +134,7 @@ def packable(structure: PyTree, arrays: PyTree) -> bool:
 
 
 def is_packed(block: PyTree, structure: PyTree) -> bool:
-    """Whether a block is one of packed vectors of that structure."""
+    """True if a block is one of packed vectors of that structure."""
     flat = packed_structure(structure)
     same = jax.tree.structure(block) == jax.tree.structure(flat)
     return same and all(

@@ -1,4 +1,4 @@
-"""What lineax asks of an operator, written once for all of ours."""
+"""The protocol of lineax's operators, written once for all of ours."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ def structure_of(tree: PyTree) -> PyTree:
     """Shapes and dtypes of a pytree of arrays.
 
     Args:
-        tree: Of arrays, or of structures.
+        tree: Of arrays (NumPy's count as JAX would take them), or of structures.
 
     Returns:
         A pytree of `jax.ShapeDtypeStruct`.
@@ -26,7 +26,9 @@ def structure_of(tree: PyTree) -> PyTree:
         >>> structure_of({"w": jnp.ones((2, 3))})["w"].shape
         (2, 3)
     """
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype)), tree
+    )
 
 
 def dense_matrix(operator: lx.AbstractLinearOperator) -> Float[Array, "n n"]:

@@ -42,7 +42,7 @@ def _is_booleans(where: Any) -> bool:
 
 
 def select(tree: PyTree, where: Where) -> tuple[bool, ...]:
-    """Which leaves `where` names, in the order of the leaves."""
+    """Marks the leaves that `where` names, in the order of the leaves."""
     paths = _paths(tree)
     if isinstance(where, str):
         chosen = [_matches(path, where) for path in paths]

@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
-from .._results import RESULTS, EigenSolution
-from ..vectors._tree import tree_dtype, tree_size
 from ._protocol import dense_matrix, linearised_part, of_part, register_operator
 
 
@@ -89,8 +87,9 @@ register_operator(
 def product_error(operator: lx.AbstractLinearOperator) -> float:
     """The relative error of an operator's products beyond rounding, in units of its norm.
 
-    Residuals hold it. An operator with products that are not exact (differences of gradients, say)
-    registers what they may be off by; one that is made of another has that one's.
+    Residuals hold it, whatever the solver. An operator with products that are not exact
+    (differences of gradients, say) registers what they may be off by; one that is made of another
+    has that one's.
 
     Args:
         operator: A square operator.
@@ -109,65 +108,3 @@ def product_error(operator: lx.AbstractLinearOperator) -> float:
 @product_error.register(WidenedOperator)
 def _(operator: WidenedOperator) -> float:
     return narrow_unit(operator.operator.in_structure()) + product_error(operator.operator)
-
-
-def _unit(operator: lx.AbstractLinearOperator) -> float:
-    narrow = isinstance(operator, WidenedOperator)
-    return narrow_unit(operator.operator.in_structure()) if narrow else 0.0
-
-
-def stricter(solver: Any, operator: lx.AbstractLinearOperator) -> Any:
-    """The solver, with room left under its tolerance for what rounding adds to a residual."""
-    unit = _unit(operator)
-    if not unit or not hasattr(solver, "rtol"):
-        return solver
-    return eqx.tree_at(lambda s: s.rtol, solver, jnp.maximum(solver.rtol - unit, solver.rtol / 4))
-
-
-def with_rounding(
-    solution: EigenSolution,
-    solver: Any,
-    operator: lx.AbstractLinearOperator,
-    norm_seen: Float[Array, ""],
-) -> EigenSolution:
-    """The solution, with residuals, bounds and verdict as they are in the operator's own format.
-
-    A product rounds its vector and its result by a share of the operator's norm, and a norm whose
-    square is under the smallest number of the format is computed as zero; the solver saw neither.
-
-    Args:
-        solution: That of the solver.
-        solver: With the tolerances that the caller asked for.
-        operator: The one that was solved for, widened or not.
-        norm_seen: The norm of the operator, as far as the solve knows.
-    """
-    size = jnp.abs(solution.values)
-    structure = operator.in_structure()
-    tiny = float(jnp.finfo(tree_dtype(structure)).tiny)
-    rounding = 0.0 if solver.rescales else (tiny * tree_size(structure)) ** 0.5
-    unit = _unit(operator)
-    if unit:
-        rounding = rounding + unit * jnp.maximum(norm_seen, jnp.max(size))
-    residuals = solution.residuals + rounding
-    estimates = solution.estimates + rounding
-    allowed = getattr(solver, "rtol", jnp.inf) * size + getattr(solver, "atol", 0.0)
-    # Zero is exact where all of it is zero, whatever the smallest number.
-    zero = (solution.residuals == 0) & (size == 0)
-    converged = solution.converged & ((residuals <= allowed) | zero)
-    close = converged | (estimates <= getattr(solver, "value_rtol", 0.0) * size)
-    claimed = (solution.result == RESULTS.successful) | (solution.result == RESULTS.estimate_met)
-    result = RESULTS.where(jnp.all(close), RESULTS.estimate_met, RESULTS.stagnation)
-    result = RESULTS.where(jnp.all(converged), RESULTS.successful, result)
-    result = RESULTS.where(claimed, result, solution.result)
-    return eqx.tree_at(
-        lambda s: (s.residuals, s.bounds, s.estimates, s.converged, s.is_top, s.result),
-        solution,
-        (
-            residuals,
-            solution.bounds + rounding,
-            estimates,
-            converged,
-            solution.is_top & converged,
-            result,
-        ),
-    )

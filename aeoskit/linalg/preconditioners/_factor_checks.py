@@ -1,4 +1,4 @@
-"""What makes a factor, a rotation or a diagonal unfit for a positive definite P, in words.
+"""Refusals, in words, of factors, rotations and diagonals that make no positive definite P.
 
 Values are looked at outside of tracing only.
 """

@@ -208,7 +208,7 @@ def _one_by_one(matrix: Any, values: Any, count: Any) -> Any:
 
 @record
 class ArnoldiMemory:
-    """Which rows of the block span the wanted vectors."""
+    """The rows of the block that span the wanted vectors."""
 
     wanted: Bool[Any, " r"]
 
@@ -251,7 +251,8 @@ class Arnoldi(AbstractSubspaceSolver):
     kept at a restart (about half), and about four more.
 
     Args:
-        basis: The number of vectors that the solver holds, one more excepted; at least k + 4.
+        basis: The number of vectors that the solver multiplies before a restart, at least k + 4;
+            it holds one more.
         rtol: A pair has converged when `||A v - θ v|| <= rtol |θ| + atol`. The test adds an
             allowance for rounding, 8 epsilons of the largest product and what restarts lost, to
             the residual: a tolerance under that floor ends in `RESULTS.stagnation`, never in
@@ -348,7 +349,7 @@ class Arnoldi(AbstractSubspaceSolver):
     def begin(
         self, structure: PyTree, problem: EigenProblem, start: Start, count: int, xp: Any
     ) -> tuple[Any, Any, Any]:
-        """How many rows are wanted ones, and how many there are; units are the first product's."""
+        """The numbers of wanted rows and of all rows; units are the first product's."""
         wanted = count if start.memory is None else xp.sum(start.memory.wanted)
         numbers = xp.stack([xp.asarray(wanted), xp.asarray(count)])
         return xp.where(start.fresh, 0, numbers).astype(np.int32), 0.0, 0.0

@@ -189,7 +189,8 @@ class JacobiDavidson(AbstractResidualSolver):
     **What was overlooked.** When all wanted pairs have converged they are held, and a random
     direction is followed beside them until its best pairs (one at an end, as in `Lanczos`, three
     inside the spectrum) are known not to be among them: a nearer pair or a copy takes its place,
-    and another direction is drawn. That about doubles the products. It is evidence, not proof.
+    and another direction is drawn. Inside the spectrum it takes two to three times the products of
+    a solve without. It is evidence, not proof.
     `explore=False` does without, and then `is_top` is false.
 
     Source: Sleijpen and van der Vorst, *A Jacobi-Davidson iteration method for linear eigenvalue

@@ -68,7 +68,6 @@ class Dense(AbstractEigenSolver):
 
     ends: ClassVar[tuple[str, ...]] = WHICH
     symmetric: ClassVar[bool] = True
-    rescales: ClassVar[bool] = True
     rtol: Scalar = 1e-3
     atol: Scalar = 0.0
 
@@ -131,7 +130,7 @@ class Dense(AbstractEigenSolver):
         return state.asymmetry > 10 * jnp.sqrt(eps) * jnp.max(jnp.abs(state.values))
 
     def terminate(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: Any):
-        """Whether the solve is over."""
+        """True once the solve is over."""
         return self.ended(operator, problem, state)[0]
 
     def finish(

@@ -15,6 +15,7 @@ Kato, *Perturbation Theory for Linear Operators*, chapter 2; Magnus, *On differe
 eigenvalues and eigenvectors* (1985).
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +38,7 @@ _MAX_STEPS = 1000
 
 
 class _Rule(eqx.Module):
-    """What the rule needs to know about the question."""
+    """The part of the question that the rule needs."""
 
     which: str = eqx.field(static=True)
     symmetric: bool = eqx.field(static=True)
@@ -65,11 +66,11 @@ def with_derivatives(
     values, vectors = _pairs(
         operator, solution.values, solution.vectors, _groups(solution), rule=rule
     )
-    return eqx.tree_at(lambda s: (s.values, s.vectors), solution, (values, vectors))
+    return dataclasses.replace(solution, values=values, vectors=vectors)
 
 
 def _groups(solution: EigenSolution) -> Bool[Array, "k k"]:
-    """Which pairs the solve cannot tell apart: their error bars touch, directly or in a chain."""
+    """Pairs that the solve cannot tell apart: their error bars touch, directly or in a chain."""
     values, bars = jnp.real(solution.values), solution.residuals
     apart = jnp.abs(values[:, None] - values[None, :])
     k = values.shape[0]

@@ -18,7 +18,7 @@ from .._platform import loop_mode, platform_of
 from .._results import RESULTS, EigenSolution
 from ..operators._packing import PackedOperator, is_packed, pack, packable, packed_structure, unpack
 from ..operators._protocol import structure_of
-from ..operators._widening import WidenedOperator, narrow_unit, stricter, widen, with_rounding
+from ..operators._widening import WidenedOperator, narrow_unit, product_error, widen
 from ..vectors._random import bundled
 from ..vectors._tree import block_zeros, tree_dtype, tree_size, vector_structure
 from ._derivatives import with_derivatives, without_tangents
@@ -27,7 +27,7 @@ from ._start import Start, as_start, key_data, young
 
 
 class EigenProblem(eqx.Module):
-    """What is asked for: how many pairs, at which end, at what price.
+    """The question: how many pairs, at which end, at what price.
 
     Attributes:
         k: How many.
@@ -55,15 +55,13 @@ class AbstractEigenSolver(eqx.Module):
     Attributes:
         ends: The values of `which` that the solver understands.
         symmetric: Whether it is for operators tagged symmetric only.
-        rescales: Whether it computes in units of the operator's own size, so that no square of a
-            norm leaves the range of the format.
         eager: Whether the functions run on the host as they are, with NumPy for all that is small,
-            and call compiled programs for vectors only.
+            and call compiled programs for vectors only. Then `finish` has `product_error` in its
+            residuals; to those of others the drivers add it.
     """
 
     ends: eqx.AbstractClassVar[tuple[str, ...]]
     symmetric: eqx.AbstractClassVar[bool]
-    rescales: ClassVar[bool] = False
     eager: ClassVar[bool] = False
 
     @abc.abstractmethod
@@ -72,7 +70,7 @@ class AbstractEigenSolver(eqx.Module):
 
     @abc.abstractmethod
     def block_size(self, structure: PyTree, k: int) -> int:
-        """How many vectors `EigenSolution.state` holds."""
+        """The number of vectors that `EigenSolution.state` holds."""
 
     @abc.abstractmethod
     def init(
@@ -90,7 +88,7 @@ class AbstractEigenSolver(eqx.Module):
     def terminate(
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: Any
     ) -> Bool[Any, ""]:
-        """Whether the solve is over."""
+        """True once the solve is over."""
 
     @abc.abstractmethod
     def finish(
@@ -146,11 +144,10 @@ def _solve(
     start: Start,
 ) -> EigenSolution:
     operator, state = _begin(operator, solver, problem, start)
-    strict = stricter(solver, operator)
     flat, restore = bundled(state)
     flat = jax.lax.while_loop(
-        lambda s: ~strict.terminate(operator, problem, restore(s)),
-        lambda s: bundled(strict.step(operator, problem, restore(s)))[0],
+        lambda s: ~solver.terminate(operator, problem, restore(s)),
+        lambda s: bundled(solver.step(operator, problem, restore(s)))[0],
         flat,
     )
     state = restore(flat)
@@ -167,7 +164,7 @@ def _begin(
     if start.block is not None:
         block = lie_like(start.block, vector_structure(operator), rows=True)
         start = dataclasses.replace(start, block=block)
-    return operator, stricter(solver, operator).init(operator, problem, start)
+    return operator, solver.init(operator, problem, start)
 
 
 def _end(
@@ -177,10 +174,32 @@ def _end(
     state: PyTree,
     start: Start,
 ) -> EigenSolution:
-    solution = stricter(solver, operator).finish(operator, problem, state, start)
-    if not solver.eager:
-        solution = with_rounding(solution, solver, operator, solver.norm_seen(state))
+    solution = solver.finish(operator, problem, state, start)
+    error = 0.0 if solver.eager else product_error(operator)
+    if error:
+        solution = _with_error(solution, solver, error, solver.norm_seen(state))
     return _unpacked(operator, solution)
+
+
+def _with_error(
+    solution: EigenSolution, solver: Any, error: float, norm_seen: Float[Array, ""]
+) -> EigenSolution:
+    """The solution with what products are off by in residuals and verdict: the solver saw none."""
+    size = jnp.where(jnp.isfinite(solution.values), jnp.abs(solution.values), 0)
+    off = error * jnp.maximum(norm_seen, jnp.max(size))
+    residuals = solution.residuals + off
+    allowed = getattr(solver, "rtol", jnp.inf) * size + getattr(solver, "atol", 0.0)
+    converged = solution.converged & (residuals <= allowed)
+    missed = (solution.result == RESULTS.successful) & ~jnp.all(converged)
+    return dataclasses.replace(
+        solution,
+        residuals=residuals,
+        bounds=solution.bounds + off,
+        estimates=solution.estimates + off,
+        converged=converged,
+        is_top=solution.is_top & converged,
+        result=RESULTS.where(missed, RESULTS.stagnation, solution.result),
+    )
 
 
 def _unpacked(operator: lx.AbstractLinearOperator, solution: EigenSolution) -> EigenSolution:
@@ -206,7 +225,6 @@ def _host_step(
     inputs: tuple[lx.AbstractLinearOperator, AbstractEigenSolver, EigenProblem], state: PyTree
 ) -> tuple[PyTree, Bool[Array, ""]]:
     operator, solver, problem = inputs
-    solver = stricter(solver, operator)
     state = solver.step(operator, problem, state)
     return state, solver.terminate(operator, problem, state)
 
@@ -394,13 +412,17 @@ def _laid_out(
     A start for which there is no state yet has the shapes of one: cold and warm are one program.
     """
     structure = operator.in_structure()
+    memory = solver.blank_memory(structure, problem.k)
+    if type(start.memory) is not type(memory):
+        # Another solver's state is a block of vectors to this one, and a blank one is none.
+        blank = not isinstance(start.fresh, Tracer) and bool(start.fresh)
+        start = dataclasses.replace(start, memory=None, block=None if blank else start.block)
     flat = start.block is not None and is_packed(start.block, structure)
     layout = vector_structure(operator)
     packs = packable(layout, operator)
     if start.block is not None and start.memory is not None:
         # A state keeps its layout, so that a scan can carry it, unless its vectors are sharded.
         packs = flat and packable(layout, ())
-    memory = solver.blank_memory(structure, problem.k)
     if start.block is None and memory is not None:
         block = block_zeros(
             packed_structure(structure) if packs else layout,
@@ -412,9 +434,7 @@ def _laid_out(
             (lambda b: pack(b, structure, rows=True)) if packs else lambda b: unpack(b, structure)
         )
         start = dataclasses.replace(start, block=move(start.block))
-    if type(start.memory) is not type(memory):
-        start = dataclasses.replace(start, memory=None)
-    elif _shapes(start.memory) != _shapes(memory):
+    if start.memory is not None and _shapes(start.memory) != _shapes(memory):
         raise ValueError(
             f"eigensolve(start=...): the state is that of a solve for another k, or of "
             f"{type(solver).__name__} with other options: pass its `block`, or a PRNG key."

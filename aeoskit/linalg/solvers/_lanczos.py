@@ -39,8 +39,9 @@ class Lanczos(AbstractResidualSolver):
     solve can settle on the lower of two values that differ by so much.
 
     Args:
-        basis: The number of vectors that the solver holds, one more excepted; None: 20, or 2k + 10
-            if that is more. Peak memory is `basis`, those kept at a restart, and about four more.
+        basis: The number of vectors that the solver multiplies before a restart; None: 20, or
+            2k + 10 if that is more. It holds one more. Peak memory is `basis`, those kept at a
+            restart, and about four more.
         block: How many random vectors a cold start has.
         rtol: A pair has converged when `||A v - θ v|| <= rtol |θ| + atol`. The test adds an
             allowance for rounding, `8 ε ||A||` and what restarts lost, to the residual: a tolerance

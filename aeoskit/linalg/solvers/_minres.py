@@ -128,7 +128,7 @@ class MINRES(lx.AbstractLinearSolver):
 
 
 def products_spent(solver: lx.AbstractLinearSolver, stats: dict[str, Any], size: int) -> Any:
-    """How many products of the operator a lineax solve made, from its number of steps.
+    """Counts the products of the operator in a lineax solve, from its number of steps.
 
     Exact for MINRES, CG and BiCGStab (to one product), an upper estimate for GMRES (each cycle
     counts in full) and LSMR (a product of the transpose counts as one), and for solvers that are

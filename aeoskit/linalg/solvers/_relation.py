@@ -1,4 +1,4 @@
-"""What is known of an operator on the span of a basis: small matrices, on the host or traced.
+"""An operator on the span of a basis, as far as known: small matrices, on the host or traced.
 
 With the rows V of the basis, the directions that were multiplied have coordinates X (orthonormal
 columns) and their images have coordinates Y, both in V:
@@ -35,7 +35,7 @@ _ROUNDING = 4.0
 
 @record
 class Relation:
-    """What was multiplied.
+    """The directions that were multiplied, and their images.
 
     Attributes:
         tried: X; columns from `count` on are zero.
@@ -80,7 +80,7 @@ class Pairs:
     residuals: Float[Any, " c"]
 
     def reach(self, residuals: Any) -> Any:
-        """How far an eigenvalue may be from the first values, if these are their residuals."""
+        """Bounds on the distance of an eigenvalue from the first values, from their residuals."""
         return residuals
 
     def order(self, which: str) -> Any:
@@ -118,7 +118,7 @@ def _is_complex(x: Any) -> bool:
 
 
 def measure(values: Any, which: str) -> Any:
-    """What `which` orders the values by: their moduli, their real parts, or they themselves."""
+    """The keys by which `which` orders values: moduli, real parts, or the values themselves."""
     if which == "largest_magnitude":
         return namespace(values).abs(values)
     return values.real if _is_complex(values) else values
@@ -130,7 +130,7 @@ def splits_pair(values: Any, k: Any) -> Any:
 
 
 def off(orthonormal: Any, columns: Any) -> Any:
-    """What is left of the columns beside orthonormal ones (zero columns do no harm)."""
+    """The columns without their parts along orthonormal ones (zero columns do no harm)."""
     xp = namespace(columns)
     beside = xp.eye(columns.shape[0], dtype=columns.dtype) - matmul(orthonormal, orthonormal.T)
     # Twice is enough.
@@ -233,7 +233,7 @@ def learned(relation: Relation, x: Any, product: Any) -> Relation:
 
 
 def unit_directions(relation: Relation, candidates: Any) -> Any:
-    """What is left of the candidates (columns) beside all that was multiplied, as units.
+    """Unit vectors: the candidates (columns) without their parts along what was multiplied.
 
     Args:
         relation: What was multiplied.
@@ -419,7 +419,7 @@ def kept(
 
 
 def kept_at_restart(m: int, k: int) -> int:
-    """How many Ritz vectors a restart keeps: the wanted, and half of the rest.
+    """The number of Ritz vectors that a restart keeps: the wanted, and half of the rest.
 
     Args:
         m: The size of the basis.

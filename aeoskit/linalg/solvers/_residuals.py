@@ -1,4 +1,4 @@
-"""What methods that go after residuals have in common: Lanczos, LOBPCG, Jacobi-Davidson."""
+"""The common part of methods that go after residuals: Lanczos, LOBPCG, Jacobi-Davidson."""
 
 import dataclasses
 from typing import Any
@@ -23,7 +23,7 @@ GUARD = 2
 
 @record
 class ResidualMemory:
-    """Which rows of the block hold a vector."""
+    """The rows of the block that hold a vector."""
 
     there: Bool[Any, " r"]
 
@@ -56,11 +56,11 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
     explore: eqx.AbstractVar[int]
 
     def looks_for_copies(self) -> bool:
-        """Whether a solve for several pairs does."""
+        """True if a solve for several pairs does."""
         return True
 
     def random_rows(self) -> int:
-        """How many random vectors a cold start has."""
+        """The number of random vectors of a cold start."""
         return 1
 
     def block_size(self, structure: PyTree, k: int) -> int:
@@ -131,7 +131,7 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
         return xp.where(through, beyond, xp.argmax(wanted)), through
 
     def begins(self, state: SubspaceState) -> Any:
-        """Whether vectors that were given are still to be multiplied."""
+        """True while vectors that were given are still to be multiplied."""
         return state.matvecs < state.own.given
 
     def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any, Any]:
@@ -166,7 +166,7 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
         return state.matvecs < state.own.random
 
     def learn(self, problem: EigenProblem, state: SubspaceState, x: Any, product: Any) -> Any:
-        """What was wanted before this product."""
+        """Keeps the vectors that were wanted before this product."""
         own, k, vectors = state.own, problem.k, state.pairs.vectors
         if own.before is None or vectors.shape[1] < 2 * k:
             return state

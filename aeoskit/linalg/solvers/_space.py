@@ -256,7 +256,7 @@ def inject(basis: PyTree, size: Any, key: Any) -> tuple[PyTree, Any]:
 
 
 class AbstractExpansion(eqx.Module):
-    """Where a method goes from a residual, out of the span of the rows."""
+    """A direction that a method makes of a residual, out of the span of the rows."""
 
     @abc.abstractmethod
     def __call__(
@@ -298,7 +298,7 @@ def _append(
 def append(
     basis: PyTree, expansion: AbstractExpansion, residual: Any, known: Any, size: Any
 ) -> tuple[PyTree, Any, Any, Any, Any]:
-    """What an expansion makes of a residual, as the next row where it is not in the span.
+    """Appends what an expansion makes of a residual, as the next row where it is not in the span.
 
     Returns:
         The basis; the coordinates of the unit direction, zero if there is none; whether a row was

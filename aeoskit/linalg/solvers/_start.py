@@ -1,4 +1,4 @@
-"""Where an eigen-solve begins, in every form in which a caller may say it."""
+"""The start of an eigen-solve, in every form in which a caller may give it."""
 
 import dataclasses
 from typing import Any
@@ -14,7 +14,7 @@ from ._options import from_host
 
 
 class Start(eqx.Module):
-    """Where a solve begins: a block of vectors and a key. The `state` of a solution is one.
+    """The start of a solve: a block of vectors and a key. The `state` of a solution is one.
 
     Attributes:
         block: Leaves `(p, *leaf)`, or None for a random start.
@@ -92,13 +92,43 @@ def _is_real(x: Any) -> bool:
     return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.signedinteger)
 
 
-def _named(x: Any) -> Any:
-    shape = getattr(x, "shape", None)
-    return type(x).__name__ if shape is None else shape
+# So many leaves of a tree are named in an error.
+_NAMED = 3
+
+
+def _named(tree: Any) -> str:
+    """A caller's tree, in a few words."""
+    pairs = jax.tree_util.tree_leaves_with_path(tree)
+    if len(pairs) > 1 and not isinstance(tree, dict | list | tuple):
+        return type(tree).__name__
+    said = [f"{jax.tree_util.keystr(p)} {_shape(x)}".strip() for p, x in pairs[:_NAMED]]
+    more = f" and {len(pairs) - _NAMED} more leaves" if len(pairs) > _NAMED else ""
+    return (", ".join(said) or type(tree).__name__) + more
+
+
+def _shape(x: Any) -> str:
+    if not hasattr(x, "shape"):
+        return type(x).__name__
+    return f"{x.dtype}[{','.join(map(str, x.shape))}]"
+
+
+def _refuse(start: Any, structure: PyTree) -> ValueError:
+    inner = getattr(start, "solution", None)
+    for path, holder in ((".state", start), (".solution.state", inner)):
+        if isinstance(getattr(holder, "state", None), Start):
+            return ValueError(
+                f"eigensolve(start=...): got a whole {type(start).__name__}, which holds more than "
+                f"the start of the next solve: pass its `{path}`."
+            )
+    return ValueError(
+        "eigensolve(start=...): expected None, a PRNG key, a vector with the operator's input "
+        "structure, a block of such vectors (leaves (p, *leaf)), or the state of a solution; got "
+        f"{_named(start)} for an operator on {_named(structure)}."
+    )
 
 
 def as_start(start: Any, structure: PyTree) -> Start:
-    """What the caller gave as `eigensolve(start=...)`, for an operator of that structure.
+    """Makes a start of `eigensolve(start=...)`, for an operator of that structure.
 
     Args:
         start: As in `eigensolve`.
@@ -119,8 +149,9 @@ def as_start(start: Any, structure: PyTree) -> Start:
         flat = shapes is not None and is_packed(shapes, structure)
         if shapes is not None and not flat and not _is_block(shapes, structure):
             raise ValueError(
-                "eigensolve(start=...): the state belongs to an operator of another structure; "
-                "pass a state of the same operator shapes, or a PRNG key."
+                "eigensolve(start=...): the state belongs to an operator of another structure, on "
+                f"blocks {_named(shapes)}, and this one is on {_named(structure)}; pass a state of "
+                "the same operator shapes, or a PRNG key."
             )
         if shapes is None or flat:
             return start
@@ -129,6 +160,8 @@ def as_start(start: Any, structure: PyTree) -> Start:
     if start is None or _is_key(start):
         return Start(block=None, key=key_data(start), fresh=from_host(True), age=young())
     cold = from_host(False)
+    if is_packed(start, structure):  # the block of a state
+        return Start(block=start, key=key_data(None), fresh=cold, age=young())
     leaves, treedef = jax.tree.flatten(start)
     wanted, wanted_def = jax.tree.flatten(structure)
     if treedef == wanted_def and all(_is_real(x) for x in leaves):
@@ -139,11 +172,7 @@ def as_start(start: Any, structure: PyTree) -> Start:
             return Start(block=block, key=key_data(None), fresh=cold, age=young())
         if _is_block(block, structure):
             return Start(block=block, key=key_data(None), fresh=cold, age=young())
-    raise ValueError(
-        "eigensolve(start=...): expected None, a PRNG key, a vector with the operator's input "
-        "structure, a block of such vectors (leaves (p, *leaf)), or the state of a solution; got "
-        f"{jax.tree.map(_named, start)} for {jax.tree.map(lambda s: s.shape, structure)}."
-    )
+    raise _refuse(start, structure)
 
 
 def _is_block(block: PyTree, structure: PyTree) -> bool:

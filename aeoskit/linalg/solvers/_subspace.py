@@ -31,7 +31,7 @@ WITHOUT_END = 2**24 - 1
 
 @record
 class Search:
-    """What a solve does against overlooking a pair, beside growing its space.
+    """The search of a solve for an overlooked pair, beside growing its space.
 
     Attributes:
         asked: Whether it has to search from a random row beside the wanted pairs.
@@ -53,7 +53,7 @@ class Search:
 
 @record
 class SubspaceState:
-    """What one product needs from those before it.
+    """The state that one product hands to the next.
 
     Attributes:
         basis: Rows.
@@ -92,7 +92,6 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
     """
 
     eager: ClassVar[bool] = True
-    rescales: ClassVar[bool] = True
     # Whether the rows of a state's block are orthonormal, as this solver has left them.
     keeps_rows: ClassVar[bool] = True
     rtol: eqx.AbstractVar[Any]
@@ -103,28 +102,28 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
 
     @abc.abstractmethod
     def capacity(self, dimension: int, k: int) -> int:
-        """How many rows the basis has."""
+        """The number of rows of the basis."""
 
     def given(self, k: int, dimension: int) -> int:
-        """How many of the vectors that a caller gives are used."""
+        """The number of a caller's vectors that are used."""
         return min(k, dimension)
 
     @abc.abstractmethod
     def may_search(self, problem: EigenProblem) -> bool:
-        """Whether a search from a random row is ever asked for: if not, no program has it."""
+        """True if a search from a random row is ever asked for: if not, no program has it."""
 
     @abc.abstractmethod
     def begin(
         self, structure: PyTree, problem: EigenProblem, start: Start, count: int, xp: Any
     ) -> tuple[Any, Any, Any]:
-        """What the method keeps beside the relation, the unit and the norm seen.
+        """The method's own memory beside the relation, the unit and the norm seen.
 
         `count` rows were given.
         """
 
     @abc.abstractmethod
     def search(self, problem: EigenProblem, start: Start) -> Search:
-        """What is done against overlooking a pair."""
+        """The search for an overlooked pair."""
 
     @abc.abstractmethod
     def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any, Any]:
@@ -134,7 +133,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         """
 
     def rows_a_product(self) -> int:
-        """How many rows a product may add: one for its image, one for its direction."""
+        """The number of rows that a product may add: one for its image, one for its direction."""
         return 1
 
     def expand(
@@ -144,7 +143,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         return state
 
     def wants_random(self, problem: EigenProblem, state: SubspaceState) -> Any:
-        """Whether the method itself wants a random row before its next product."""
+        """True if the method itself wants a random row before its next product."""
         return state.relation.size == 0
 
     @abc.abstractmethod
@@ -159,7 +158,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
 
     @abc.abstractmethod
     def settled(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any]:
-        """Whether the wanted pairs are good enough; which ones by the estimate of their value."""
+        """True once the wanted pairs are good enough; those that are by their value's estimate."""
 
     def expected_errors(self, problem: EigenProblem, state: SubspaceState) -> Any | None:
         """Estimates of the errors of the wanted values, in units; None: from residuals and gaps."""
@@ -169,7 +168,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
     def shrink(
         self, problem: EigenProblem, state: SubspaceState
     ) -> tuple[Relation, Pairs, Any, Any, Any]:
-        """What a full basis keeps: the relation, pairs and columns, what that lost, and `own`."""
+        """Cuts a full basis: the relation, pairs and columns kept, what that lost, and `own`."""
 
     @abc.abstractmethod
     def remember(
@@ -178,7 +177,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         """The columns of the next start's block, the memory beside it, and its age."""
 
     def no_pairs(self, c: int, dtype: Any, xp: Any) -> Pairs:
-        """What there is before the first product, in the shapes of the small problem's pairs."""
+        """Empty pairs, before the first product, in the shapes of the small problem's."""
         square = xp.zeros((c, c), dtype)
         return Pairs(xp.zeros(c, dtype), square, square, xp.full(c, xp.inf, dtype))
 
@@ -187,7 +186,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         return ritz_pairs(state.relation, state.health.scale, problem.which)
 
     def more_stats(self, problem: EigenProblem, state: SubspaceState) -> dict[str, Any]:
-        """What `stats` holds beside the counts."""
+        """The entries of `stats` beside the counts."""
         return {}
 
     # What follows from it.
@@ -341,7 +340,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
     def terminate(
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: SubspaceState
     ) -> Any:
-        """Whether the solve is over."""
+        """True once the solve is over."""
         return state.verdict.done
 
     def finish(

@@ -1,4 +1,4 @@
-"""When a solve is done, how it ended, and how large its error bars are: once, for every method."""
+"""The end of a solve, its result and its error bars: once, for every method."""
 
 import math
 from typing import Any
@@ -31,7 +31,7 @@ _INSIDE = 3
 
 @record
 class Health:
-    """What is known of the numbers.
+    """The state of the numbers: scale, rounding, symmetry.
 
     Attributes:
         unit: The power of two that they are divided by; 0 before the first product.
@@ -52,7 +52,7 @@ class Health:
 
 @record
 class Doubt:
-    """Whether the wanted pairs are all that there are: a search beside them, from a random row.
+    """The doubt that the wanted pairs are all: a search beside them, from a random row.
 
     A Krylov space has one copy of each eigenvalue at most, and a start that was given may lack what
     is wanted. So the pairs found are held, and a random direction orthogonal to them is followed
@@ -77,7 +77,7 @@ class Doubt:
 
 @record
 class Verdict:
-    """What is next: the end, or a random row, before which all but the wanted pairs may go."""
+    """The next move: the end, or a random row, before which all but the wanted pairs may go."""
 
     done: Bool[Any, ""]
     enough: Bool[Any, ""]
@@ -86,13 +86,13 @@ class Verdict:
 
 
 def floor(health: Health) -> Any:
-    """What a residual may be off by, in units."""
+    """The error that a residual may have, in units."""
     eps = np.finfo(health.scale.dtype).eps
     return (FLOOR * eps + health.error) * health.scale + health.lost
 
 
 def tolerance(rtol: Any, atol: Any, values: Any, health: Health) -> Any:
-    """How large a residual may be, in units."""
+    """The largest residual that is allowed, in units."""
     xp = namespace(values)
     return rtol * xp.abs(values) + atol / xp.where(health.unit > 0, health.unit, 1)
 
@@ -122,7 +122,7 @@ def standing(rtol: Any, atol: Any, pairs: Pairs, health: Health) -> tuple[Any, A
 
 
 def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -> Any:
-    """Whether the best pair beyond the wanted ones, at each end, may be one of them.
+    """True where the best pair beyond the wanted ones, at each end, may be one of them.
 
     Of operators that are not symmetric: each pair beyond, the best first.
     """
@@ -149,7 +149,7 @@ def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -
 
 
 def searchable(problem: Any, c: int) -> bool:
-    """Whether there are pairs beyond the wanted ones to look at, in a basis of c rows."""
+    """True if a basis of c rows has pairs beyond the wanted ones to look at."""
     return (
         c < problem.dimension and problem.k + 3 < c and (problem.which != "both" or problem.k > 1)
     )
@@ -177,7 +177,7 @@ def judge(
     matvecs: Any,
     searches: bool,
 ) -> tuple[Doubt, Verdict]:
-    """What follows from the pairs, once `settled` says whether the wanted ones are good enough."""
+    """Doubt and verdict from the pairs, once `settled` says whether the wanted are good enough."""
     xp = namespace(pairs.values)
     complete = relation.count >= problem.dimension
     begin = repeat = doubt.asked & False
@@ -214,7 +214,7 @@ def judge(
 
 
 def is_asymmetric(health: Health, eps: Any) -> Any:
-    """Whether products differ from symmetric ones by more than rounding."""
+    """True if products differ from symmetric ones by more than rounding."""
     rounding = _ASYMMETRY * (eps**0.5 + health.error) * health.scale
     # What the relation has lost is missing on one side only.
     return health.asymmetry > rounding + 4 * health.lost
@@ -345,7 +345,7 @@ def ritz_gaps(
 
 
 def random_start_excess(products: int, dimension: int, probability: float = 0.99) -> float:
-    """How much larger than its Ritz value the top eigenvalue may be, after a random start.
+    """The excess of the top eigenvalue over its Ritz value that a random start leaves possible.
 
     For Lanczos from a uniformly random direction, with full reorthogonalization and no restart:
     with the given probability, `λ₁ - θ₁ <= excess (λ₁ - λ_min)`, whatever the spectrum.

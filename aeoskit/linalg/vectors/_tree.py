@@ -37,7 +37,7 @@ def tree_dtype(tree: PyTree) -> Any:
         >>> print(tree_dtype({"w": jnp.ones(3, jnp.bfloat16)}))
         float32
     """
-    dtypes = [leaf.dtype for leaf in jax.tree.leaves(tree)]
+    dtypes = [jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in jax.tree.leaves(tree)]
     return jnp.result_type(jnp.float32, *dtypes)
 
 
@@ -176,7 +176,8 @@ def tree_random_like(key: Array, structure: PyTree) -> Vector:
     leaves, treedef = jax.tree.flatten(structure)
     keys = jax.random.split(key, max(len(leaves), 1))
     draws = [
-        jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=False)
+        jax.random.normal(k, leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
+        for k, leaf in zip(keys, leaves, strict=False)
     ]
     return lie_like(jax.tree.unflatten(treedef, draws), structure)
 

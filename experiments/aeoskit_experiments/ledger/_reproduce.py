@@ -292,10 +292,11 @@ def _given(
         given["size"] = size
     if only is not None:
         known = list(dict.fromkeys(item.experiment for item in claims))
-        names = [name.strip().upper() for name in only if name.strip()]
-        for name in names:
+        given_names = [name.strip() for name in only if name.strip()]
+        names = [name.upper() for name in given_names]
+        for said, name in zip(given_names, names, strict=True):
             if name not in known:
-                raise unknown("experiment", name, known)
+                raise unknown("experiment", said, known)
         if not names:
             raise UserError("only is empty: name experiments, as in --only E1,E7, or leave it out")
         given["only"] = tuple(sorted({*names}, key=experiment_order))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from aeoskit_experiments._errors import UserError
+from aeoskit_experiments._errors import UserError, nearest
 
 Scalar = int | float | bool | str | None
 Value = Scalar | tuple[Scalar, ...]
@@ -247,8 +247,11 @@ def _scalar(option: Option, value: Any, where: str) -> Scalar:
             if not isinstance(value, str):
                 raise bad
             if option.choices and value not in option.choices:
+                near = nearest(value, option.choices)
+                guess = "" if near is None else f" (did you mean {near!r}?)"
                 raise UserError(
-                    f"{where}: {option.name} is {value!r}: it is one of {', '.join(option.choices)}"
+                    f"{where}: {option.name} is {value!r}: it is one of "
+                    f"{', '.join(option.choices)}{guess}"
                 )
             return value
 
