@@ -9,7 +9,14 @@ from jaxtyping import Array, Int
 
 from aeoskit.linalg import tree_norm
 from aeoskit.optimizers import OptimistixOptimizer, apply_updates
-from aeoskit.probes import AbstractProbe, Measurement, ProbeContext
+from aeoskit.probes import (
+    AbstractProbe,
+    Measurement,
+    ProbeBudget,
+    ProbeContext,
+    is_due,
+    with_budget,
+)
 
 from ._carry import Lane, Trajectory
 
@@ -76,14 +83,18 @@ def blanks(shapes: dict[str, jax.ShapeDtypeStruct], *rows: int) -> Measurement:
 
 
 def measure_due(
-    probes: dict[str, AbstractProbe], lane: Lane, context: ProbeContext
+    probes: dict[str, AbstractProbe],
+    lane: Lane,
+    context: ProbeContext,
+    budgets: dict[str, ProbeBudget],
 ) -> tuple[Measurement, dict]:
-    """Runs the probes whose period divides the step. The predicate is unbatched under `vmap`."""
+    """Runs the probes that are due. The predicate is unbatched under `vmap`."""
     measurement: Measurement = {}
     states = dict(lane.probe_states)
     for name, probe in probes.items():
-        state = lane.probe_states[name]
-        if probe.every == 1:
+        state, budget = lane.probe_states[name], budgets.get(name)
+        probe = with_budget(probe, budget)
+        if probe.every == 1 and budget is None:
             new, states[name] = probe.measure(context, state)
         else:
             # Traced once, for its shapes and for the program. What stands in a row where the probe
@@ -91,7 +102,7 @@ def measure_due(
             measure = eqx.filter_closure_convert(probe.measure, context, state)
             skipped = blanks(measure.out_struct[0])
             new, states[name] = jax.lax.cond(
-                context.step % probe.every == 0,
+                is_due(probe, budget, context.step),
                 lambda measure=measure, state=state: measure(context, state),
                 lambda skipped=skipped, state=state: (skipped, state),
             )
@@ -143,9 +154,9 @@ def advance_lane(
 
 
 def step_with_probes(
-    trajectory: Trajectory, lane: Lane, step: Int[Array, ""]
+    trajectory: Trajectory, lane: Lane, step: Int[Array, ""], budgets: dict[str, ProbeBudget]
 ) -> tuple[Lane, Measurement]:
     """One step of one lane, probes inside the program (scan mode)."""
     context = context_of(trajectory, lane, step, "compiled")
-    measurement, states = measure_due(trajectory.probes, lane, context)
+    measurement, states = measure_due(trajectory.probes, lane, context, budgets)
     return advance_lane(trajectory, lane, context, states), measurement
