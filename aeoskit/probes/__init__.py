@@ -14,6 +14,7 @@ from ._budget import missed_budget as missed_budget
 from ._budget import start_budget as start_budget
 from ._budget import with_budget as with_budget
 from ._criterion import CRITERIA as CRITERIA
+from ._criterion import criterion as criterion
 from ._evaluation import Evaluation as Evaluation
 from ._loss import LossAndGradient as LossAndGradient
 from ._loss import StabilityThreshold as StabilityThreshold

@@ -177,10 +177,12 @@ def adapt_budget(probe: Any, budget: ProbeBudget) -> ProbeBudget:
 
     The overhead is the median price of a product times the mean cost of a measurement over the
     period. Where it is too high, the tolerance is doubled up to 0.03, and only then is the period
-    lengthened, to four times at most: people plot a ratio, in which an error of three per cent is less
-    than what it moves by at the edge, while points that are not there may hide when it rose. The
-    way back is the reverse, by half at once. Nothing changes between 0.8 and 1.1 times the overhead asked for, nor
-    before three prices and two measurements are known.
+    lengthened, to four times at once at most and to a hundred steps (ten periods) in all: people
+    plot a ratio, in which an error of three per cent is less than what it moves by at the edge,
+    while points that are not there may hide when it rose. Where even single products would be too
+    dear both change at once. The way back is the reverse, by half at once. Nothing changes between
+    0.8 and 1.1 times the overhead asked for, nor before three prices and two measurements are
+    known.
 
     Args:
         probe: a probe with `overhead`.
@@ -204,13 +206,17 @@ def adapt_budget(probe: Any, budget: ProbeBudget) -> ProbeBudget:
     longest, loosest = _limits(probe)
     tightest = float(getattr(probe.solver, "value_rtol", 0.0))
     before = period, tolerance = int(budget.period), float(budget.value_rtol)
-    steps = float(np.median(prices) * np.mean(costs))  # that a measurement costs
-    overhead = steps / period
-    wanted, target = math.ceil(steps / probe.overhead), probe.overhead
+    target, price = probe.overhead, float(np.median(prices))
+    steps = price * float(np.mean(costs))  # that a measurement costs
+    least = price * (1 + FIXED)
+    overhead, wanted = steps / period, math.ceil(steps / target)
     # A tolerance is float32, and its bounds are not.
     if overhead > TOLERATED * target:
         if 0 < tolerance < 0.999 * loosest:
             tolerance = min(2 * tolerance, loosest)
+            if least > TOLERATED * target * period:
+                tolerance = loosest
+                period = min(math.ceil(least / target), _STRIDE * period, longest)
         else:
             period = min(wanted, _STRIDE * period, longest)
     elif overhead < _BELOW * target:

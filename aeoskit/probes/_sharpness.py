@@ -302,8 +302,8 @@ class Sharpness(AbstractProbe):
             None: neither changes.
 
     Measures `sharpness` (k,), `sharpness_residual` (k,), `sharpness_converged` (k,),
-    `sharpness_matvecs` (the products spent) and `sharpness_criterion` (k,), which says what was met:
-    0 nothing, 1 the residual's tolerance, 2 the value's. With `overhead` a trajectory adds
+    `sharpness_matvecs` (the products spent) and `sharpness_criterion` (k,), which says what was
+    met: 0 nothing, 1 the residual's tolerance, 2 the value's. With `overhead` a trajectory adds
     `sharpness_period`, `sharpness_value_rtol` and `sharpness_overhead`, what it came to lately.
 
     Example:

@@ -369,7 +369,7 @@ def _host_lane(
     """A chunk of one lane; results stay on the device until its end."""
     budgets: dict[str, ProbeBudget] = jax.device_get(carry.budgets)
     solving = {
-        name: with_budget(probe, budgets.get(name))
+        name: with_budget(probe, carry.budgets.get(name))
         for name, probe in trajectory.probes.items()
         if probe.solves
     }
@@ -410,7 +410,7 @@ def _columns(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 def _masks(trajectory: Trajectory, steps: np.ndarray) -> dict[str, np.ndarray]:
     """For each quantity, at which of the steps its probe was due."""
     return {
-        name: is_due(probe, None, steps)
+        name: steps % probe.every == 0
         for probe in trajectory.probes.values()
         for name in probe.measures
     }
