@@ -135,8 +135,8 @@ def stream(
     if mode == "auto":
         mode = choose_mode(trajectory, carry)
     chunk = chunk_length(steps, chunk)
-    carry = with_budgets(trajectory, carry)
-    carry = lie(trajectory, _beside(trajectory, _copied(carry)), trajectory.lanes)
+    carry = _beside(trajectory, with_budgets(trajectory, _copied(carry)))
+    carry = lie(trajectory, carry, trajectory.lanes)
     first = int(carry.step)
 
     def advance(carry: Carry, start: int, length: int) -> tuple[Carry, Rows]:
