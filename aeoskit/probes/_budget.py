@@ -15,8 +15,8 @@ LOOSEST = 0.03
 """The loosest tolerance of a value: below what a ratio at the edge moves by from step to step."""
 LONGEST = 100
 """The longest period in steps; ten of the probe's own where that is longer."""
-FIXED = 0.6
-"""What a measurement costs beside its products, in products: the gradient it is linearized at."""
+FIXED = 0.8
+"""What a measurement costs beside its products, in products: it is linearized at a gradient."""
 # The overhead may be so many times the one asked for: between them nothing changes.
 TOLERATED, _BELOW = 1.1, 0.8
 # Half of the tolerance costs a quarter more at most (`aeoskit bench accuracy`).

@@ -116,7 +116,7 @@ def test_it_waits_for_evidence():
     for _ in range(2):
         budget = budget.noting("prices", 0.3).noting("costs", 9.0)
         assert adapt_budget(probe, budget) is budget
-    assert "not measured" in missed_budget(probe, budget)
+    assert "not measured" in str(missed_budget(probe, budget))
     moved = adapt_budget(probe, budget.noting("prices", 0.3))
     assert float(moved.value_rtol) == pytest.approx(0.02)
     assert int(moved.period) == 10
@@ -145,12 +145,12 @@ def test_a_looser_tolerance_than_the_bound_is_kept():
 def test_what_could_not_be_reached_is_said():
     probe = PreconditionedSharpness(every=20, overhead=0.01)
     _, overheads, budget = settle(probe, 4.0)
-    words = missed_budget(probe, budget)
+    words = str(missed_budget(probe, budget))
     assert words.startswith(f"preconditioned_sharpness took {overheads[-1]:.2g} of the time")
     assert "not 0.01" in words
     assert "longest period, 200 steps" in words
     on_its_way = dataclasses.replace(budget, period=np.asarray(100))
-    assert "still adapting" in missed_budget(probe, on_its_way)
+    assert "still adapting" in str(missed_budget(probe, on_its_way))
 
 
 @pytest.mark.parametrize("kind", KINDS)
