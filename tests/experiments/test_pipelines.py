@@ -238,7 +238,7 @@ def test_swept_options_of_one_name_get_distinct_coordinates() -> None:
         (lambda: optimizer("adam", lr=0), "lr is 0: it must be positive"),
         (lambda: track("sharpness", overhead=0.0), "overhead is 0: it must be above 0 and at most"),
         (lambda: track("sharpness", overhead=11.0), "overhead is 11: it must be above 0 and at"),
-        (lambda: track("flip_multiplier", overhead=0.2), "has no option 'overhead'"),
+        (lambda: track("flip_multiplier", overhead=0.2), "unknown option 'overhead'"),
         (lambda: optimizer("adam", lr=-1e-3), "lr is -0.001: it must be positive"),
         (lambda: optimizer("adam", lr=float("nan")), "lr is nan: give a finite number"),
         (lambda: optimizer("adam", lr=[1e-3, 0]), "lr is 0: it must be positive"),
