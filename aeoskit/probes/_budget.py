@@ -15,7 +15,7 @@ LOOSEST = 0.03
 """The loosest tolerance of a value: below what a ratio at the edge moves by from step to step."""
 LONGEST = 100
 """The longest period in steps; ten of the probe's own where that is longer."""
-FIXED = 0.8
+FIXED = 1.5
 """What a measurement costs beside its products, in products: it is linearized at a gradient."""
 # The overhead may be so many times the one asked for: between them nothing changes.
 TOLERATED, _BELOW = 1.1, 0.8

@@ -106,8 +106,8 @@ def test_a_noisy_clock_is_borne():
 def test_what_is_far_too_dear_changes_at_once():
     probe = Sharpness(every=10, overhead=0.2)
     states, _, _ = settle(probe, 4.0, rounds=3)
-    # Two measurements, but three prices: a product alone is 0.64.
-    assert states[1:] == [(10, 0.01), (32, 0.03)]
+    # Two measurements, but three prices: a product and what is fixed are 1.
+    assert states[1:] == [(10, 0.01), (40, 0.03)]
 
 
 def test_it_waits_for_evidence():
