@@ -17,15 +17,17 @@ LONGEST = 100
 """The longest period in steps; ten of the probe's own where that is longer."""
 FIXED = 1.5
 """What a measurement costs beside its products, in products: it is linearized at a gradient."""
-# The overhead may be so many times the one asked for: between them nothing changes.
-TOLERATED, _BELOW = 1.1, 0.8
+TOLERATED = 1.25
+"""So many times the overhead that was asked for counts as reached: measurements differ."""
+# Between so many times it nothing changes.
+_ABOVE, _BELOW = 1.1, 0.8
 # Half of the tolerance costs a quarter more at most (`aeoskit bench accuracy`).
 _TIGHTER = 1.25
 # A period grows by this at most at once: what is too dear is so now.
 _STRIDE = 4
 PRICES, MEASUREMENTS = 5, 8
-# So many must be known before anything changes.
-_LEAST_PRICES, _LEAST_MEASUREMENTS = 3, 2
+# So many must be known before anything changes; two measurements, where it is twice too dear.
+_LEAST_PRICES, _LEAST_MEASUREMENTS = 3, 4
 
 
 class ProbeBudget(eqx.Module):
@@ -181,8 +183,8 @@ def adapt_budget(probe: Any, budget: ProbeBudget) -> ProbeBudget:
     plot a ratio, in which an error of three per cent is less than what it moves by at the edge,
     while points that are not there may hide when it rose. Where even single products would be too
     dear both change at once. The way back is the reverse, by half at once. Nothing changes between
-    0.8 and 1.1 times the overhead asked for, nor before three prices and two measurements are
-    known.
+    0.8 and 1.1 times the overhead asked for, nor before three prices and four measurements are
+    known (two, where it is twice as much).
 
     Args:
         probe: a probe with `overhead`.
@@ -201,7 +203,7 @@ def adapt_budget(probe: Any, budget: ProbeBudget) -> ProbeBudget:
         (0.3, 0.02)
     """
     prices, costs = (x[np.isfinite(x)] for x in (budget.prices, budget.costs))
-    if prices.size < _LEAST_PRICES or costs.size < _LEAST_MEASUREMENTS:
+    if prices.size < _LEAST_PRICES or costs.size < 2:
         return budget
     longest, loosest = _limits(probe)
     tightest = float(getattr(probe.solver, "value_rtol", 0.0))
@@ -210,11 +212,13 @@ def adapt_budget(probe: Any, budget: ProbeBudget) -> ProbeBudget:
     steps = price * float(np.mean(costs))  # that a measurement costs
     least = price * (1 + FIXED)
     overhead, wanted = steps / period, math.ceil(steps / target)
+    if overhead < 2 * target and costs.size < _LEAST_MEASUREMENTS:
+        return dataclasses.replace(budget, overhead=np.asarray(overhead, budget.overhead.dtype))
     # A tolerance is float32, and its bounds are not.
-    if overhead > TOLERATED * target:
+    if overhead > _ABOVE * target:
         if 0 < tolerance < 0.999 * loosest:
             tolerance = min(2 * tolerance, loosest)
-            if least > TOLERATED * target * period:
+            if least > _ABOVE * target * period:
                 tolerance = loosest
                 period = min(math.ceil(least / target), _STRIDE * period, longest)
         else:

@@ -70,7 +70,7 @@ def test_it_comes_to_the_overhead_and_stays_there(kind, target, price, every):
         assert overheads[-1] >= 0.5 * target
     # The tolerance first: the period is the shortest one until the tolerance is the loosest.
     assert period == every or tolerance == 0.03
-    assert (missed_budget(probe, budget) is None) == (overheads[-1] <= 1.1 * target)
+    assert (missed_budget(probe, budget) is None) == (overheads[-1] <= 1.25 * target)
     assert float(budget.overhead) == pytest.approx(overheads[-1], rel=1e-5)
 
 
@@ -114,7 +114,7 @@ def test_it_waits_for_evidence():
     probe = Sharpness(every=10, overhead=0.2)
     budget = jax.device_get(start_budget(probe))
     for _ in range(2):
-        budget = budget.noting("prices", 0.3).noting("costs", 9.0)
+        budget = budget.noting("prices", 0.3).noting("costs", 20.0)
         assert adapt_budget(probe, budget) is budget
     assert "not measured" in str(missed_budget(probe, budget))
     moved = adapt_budget(probe, budget.noting("prices", 0.3))
