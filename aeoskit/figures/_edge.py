@@ -21,7 +21,15 @@ AXIS_NAMES = {
     "preconditioned_sharpness": "preconditioned sharpness  λ₁(P⁻¹H)",
 }
 _LINEAR_NAMES = {"ratio": "λ₁(P⁻¹H) / threshold"}
-_ASIDE = ("_residual", "_matvecs", "_converged")
+_ASIDE = (
+    "_residual",
+    "_matvecs",
+    "_converged",
+    "_criterion",
+    "_period",
+    "_value_rtol",
+    "_overhead",
+)
 
 
 def edge_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:

@@ -72,9 +72,10 @@ class FlipMultiplier(AbstractProbe):
         max_matvecs: budget of Jacobian products for one measurement.
 
     Measures `multiplier` (its real part), `multiplier_imag`, `multiplier_residual`,
-    `multiplier_converged`, `multiplier_matvecs` (Jacobian products), `multiplier_dead` (parameters
-    without a derivative) and `equivalent_ratio`: the ratio of `λ₁(P⁻¹H)` to the threshold at which
-    the optimizer's own recurrence would have it, NaN where the optimizer has no such recurrence.
+    `multiplier_converged`, `multiplier_matvecs` (Jacobian products), `multiplier_criterion` (1 if
+    the residual met its tolerance, 0 if not), `multiplier_dead` (parameters without a derivative)
+    and `equivalent_ratio`: the ratio of `λ₁(P⁻¹H)` to the threshold at which the optimizer's own
+    recurrence would have it, NaN where the optimizer has no such recurrence.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -97,7 +98,7 @@ class FlipMultiplier(AbstractProbe):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        parts = ("imag", "residual", "converged", "matvecs", "dead")
+        parts = ("imag", "residual", "converged", "matvecs", "criterion", "dead")
         return ("multiplier", *(f"multiplier_{part}" for part in parts), "equivalent_ratio")
 
     @property
@@ -137,6 +138,7 @@ class FlipMultiplier(AbstractProbe):
             found.residual.astype(dtype),
             found.converged,
             found.jvps,
+            found.converged.astype(int),
             found.dead,
             ratio.astype(dtype),
         )

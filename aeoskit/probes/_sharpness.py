@@ -18,6 +18,8 @@ from aeoskit.objective import HessianOperator, Linearization, Objective
 from aeoskit.optimizers import as_optimizer
 
 from ._base import AbstractProbe, Measurement, ProbeContext, check_every, check_k
+from ._budget import check_overhead
+from ._criterion import criterion
 from ._top import top_of
 
 
@@ -284,12 +286,18 @@ def probe_solver() -> Tracking:
 
 
 def _names(prefix: str) -> tuple[str, ...]:
-    return (prefix, f"{prefix}_residual", f"{prefix}_converged", f"{prefix}_matvecs")
+    parts = ("residual", "converged", "matvecs", "criterion")
+    return (prefix, *(f"{prefix}_{part}" for part in parts))
 
 
-def _named(prefix: str, solution: EigenSolution) -> Measurement:
-    matvecs = jnp.asarray(solution.stats["matvecs"])
-    measured = (solution.values.real, solution.residuals, solution.converged, matvecs)
+def _named(prefix: str, solution: EigenSolution, solver: AbstractEigenSolver) -> Measurement:
+    measured = (
+        solution.values.real,
+        solution.residuals,
+        solution.converged,
+        jnp.asarray(solution.stats["matvecs"]),
+        criterion(solution, solver),
+    )
     return dict(zip(_names(prefix), measured, strict=True))
 
 
@@ -324,9 +332,15 @@ class Sharpness(AbstractProbe):
         max_matvecs: budget of products for one measurement.
         objective: whose Hessian it is: a fixed probe batch, say, as `objective.on_batch(indices)`
             makes it; None for all of the trajectory's data.
+        overhead: budget of time along a trajectory: the probe's seconds over those of the training
+            steps, compilation and the first measurement excluded. `every` is then the shortest
+            period, the solver's `value_rtol` the tightest tolerance, and `stream` adapts both.
+            None: neither changes.
 
-    Measures `sharpness` (k,), `sharpness_residual` (k,), `sharpness_converged` (k,) and
-    `sharpness_matvecs` (the products spent).
+    Measures `sharpness` (k,), `sharpness_residual` (k,), `sharpness_converged` (k,),
+    `sharpness_matvecs` (the products spent) and `sharpness_criterion` (k,), which says what was
+    met: 0 nothing, 1 the residual's tolerance, 2 the value's. With `overhead` a trajectory adds
+    `sharpness_period`, `sharpness_value_rtol` and `sharpness_overhead`, what it came to lately.
 
     Example:
         >>> import aeoskit as ak
@@ -339,6 +353,7 @@ class Sharpness(AbstractProbe):
     solver: AbstractEigenSolver = eqx.field(default_factory=probe_solver)
     max_matvecs: int | None = eqx.field(static=True, default=None)
     objective: Objective | None = None
+    overhead: float | None = eqx.field(static=True, default=None, converter=check_overhead)
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -366,7 +381,7 @@ class Sharpness(AbstractProbe):
             driver=context.driver,
             linearization=context.linearization if self.objective is None else None,
         )
-        return _named("sharpness", solution), solution.state
+        return _named("sharpness", solution, self.solver), solution.state
 
 
 class PreconditionedSharpness(AbstractProbe):
@@ -379,9 +394,14 @@ class PreconditionedSharpness(AbstractProbe):
         max_matvecs: budget of products for one measurement.
         objective: whose Hessian it is: a fixed probe batch, say, as `objective.on_batch(indices)`
             makes it; None for all of the trajectory's data.
+        overhead: budget of time along a trajectory: the probe's seconds over those of the training
+            steps, compilation and the first measurement excluded. `every` is then the shortest
+            period, the solver's `value_rtol` the tightest tolerance, and `stream` adapts both.
+            None: neither changes.
 
-    Measures `preconditioned_sharpness` (k,) with `_residual` (k,), `_converged` (k,), `_matvecs`,
-    and `ratio` (the largest eigenvalue over the optimizer's threshold; 1 is the edge).
+    Measures `preconditioned_sharpness` (k,) with `_residual` (k,), `_converged` (k,), `_matvecs`
+    and `_criterion` (k,), and with `overhead` more, as `Sharpness` does; and `ratio` (the largest
+    eigenvalue over the optimizer's threshold; 1 is the edge).
 
     Example:
         >>> import aeoskit as ak
@@ -394,6 +414,7 @@ class PreconditionedSharpness(AbstractProbe):
     solver: AbstractEigenSolver = eqx.field(default_factory=probe_solver)
     max_matvecs: int | None = eqx.field(static=True, default=None)
     objective: Objective | None = None
+    overhead: float | None = eqx.field(static=True, default=None, converter=check_overhead)
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -424,5 +445,5 @@ class PreconditionedSharpness(AbstractProbe):
             driver=context.driver,
             linearization=context.linearization if self.objective is None else None,
         )
-        measurement = _named("preconditioned_sharpness", edge.solution)
+        measurement = _named("preconditioned_sharpness", edge.solution, self.solver)
         return measurement | {"ratio": edge.ratio}, edge.solution.state

@@ -8,10 +8,14 @@ import numpy as np
 import pyarrow as pa
 import xarray as xr
 
+from aeoskit.probes import CRITERIA
+
 from ._lanes import ABSENT, label_values
 from ._table import KEYS, column_names
 
 DIVERGED = "diverged_at"
+# As the CF conventions have it.
+FLAGS = {"flag_values": list(range(len(CRITERIA))), "flag_meanings": " ".join(CRITERIA)}
 
 
 def build_dataset(table: pa.Table, lanes: Sequence[Mapping[str, Any]]) -> xr.Dataset:
@@ -26,7 +30,8 @@ def build_dataset(table: pa.Table, lanes: Sequence[Mapping[str, Any]]) -> xr.Dat
         `index` for indexed measurements. Lanes that are not a full grid lie along one dimension
         `lane`, with the swept values as its coordinates; what does not vary is a scalar coordinate.
         Everything is float64 with NaN where nothing was measured, except `diverged_at`, an integer
-        per branch and lane that is -1 where the lane did not diverge.
+        per branch and lane that is -1 where the lane did not diverge. Columns `…_criterion` have
+        the attributes `flag_values` and `flag_meanings`.
     """
     names = [name for name in table.column_names if name not in KEYS]
     swept = column_names(lanes, {name for name in names if name in _measured_names(table, lanes)})
@@ -53,7 +58,8 @@ def build_dataset(table: pa.Table, lanes: Sequence[Mapping[str, Any]]) -> xr.Dat
         full = np.full((*shape, *rest), np.nan)
         full[tuple(axis[rows] for axis in where)] = array
         extra = ["index"] if len(rest) == 1 else [f"{name}_{axis}" for axis in range(len(rest))]
-        variables[name] = (["branch", *dims, "step", *extra], place(full))
+        flags = FLAGS if name.endswith("_criterion") else {}
+        variables[name] = (["branch", *dims, "step", *extra], place(full), flags)
 
     diverged = np.full(shape[:2], -1, np.int64)
     if DIVERGED in variables:

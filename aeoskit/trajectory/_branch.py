@@ -73,7 +73,7 @@ class FreezePreconditioner(AbstractWay):
         ratio = None if self.ratio is None else _as_array(self.ratio)
         optimizer, state = _frozen(trajectory, carry, ratio)
         lane = eqx.tree_at(lambda lane: lane.optimizer_state, carry.lane, state)
-        return trajectory.with_optimizer(optimizer), Carry(step=carry.step, lane=lane)
+        return trajectory.with_optimizer(optimizer), Carry(carry.step, lane, carry.budgets)
 
 
 class SwitchOptimizer(AbstractWay):
@@ -131,7 +131,7 @@ class SwitchOptimizer(AbstractWay):
             initial_loss=carry.lane.initial_loss,
         )
         switched = trajectory.with_optimizer(optimizer)
-        start = Carry(step=carry.step, lane=lane)
+        start = Carry(carry.step, lane, carry.budgets)
         if self.ratio is not None:
             optimizer = _at_ratio(switched, start, _as_array(self.ratio))
             switched = trajectory.with_optimizer(optimizer)

@@ -18,7 +18,13 @@ from aeoskit.optimizers import (
     Optimizer,
     as_optimizer,
 )
-from aeoskit.probes import AbstractProbe
+from aeoskit.probes import (
+    AbstractProbe,
+    ProbeBudget,
+    budget_columns,
+    has_budget,
+    start_budget,
+)
 
 AnyOptimizer = Optimizer | OptaxOptimizer | OptimistixOptimizer
 SAMPLINGS = ("shuffle", "replacement")
@@ -61,6 +67,7 @@ class Carry(eqx.Module):
         step: how many steps were taken. One number for all lanes, so that a probe's period stays
             an unbatched predicate under `vmap` (a batched `cond` would run both of its sides).
         lane: a `Lane`; with a leading lane axis on each leaf in a sweep.
+        budgets: where the probes with `overhead` stand, by name; one for all lanes, as the step.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -74,6 +81,7 @@ class Carry(eqx.Module):
 
     step: Int[Array, ""]
     lane: Lane
+    budgets: dict[str, ProbeBudget] = eqx.field(default_factory=dict)
 
 
 class Trajectory(eqx.Module):
@@ -130,7 +138,11 @@ class Trajectory(eqx.Module):
                 f"batch is {self.batch}, but the data has {self.objective.n} examples; pass a "
                 f"batch from 1 to {self.objective.n}, or None for the full batch."
             )
-        measured = [name for probe in self.probes.values() for name in probe.measures]
+        measured = [
+            name
+            for probe in self.probes.values()
+            for name in (*probe.measures, *budget_columns(probe))
+        ]
         twice = sorted({name for name in measured if measured.count(name) > 1})
         if twice:
             raise ValueError(f"two probes both measure {twice}; track each quantity once.")
@@ -227,7 +239,10 @@ class Trajectory(eqx.Module):
             lane = eqx.filter_vmap(
                 lane_of, in_axes=(lane_axes(self.optimizer),), axis_size=self.lanes
             )(self.optimizer)
-        return strong_types(Carry(step=jnp.asarray(0, int), lane=lane))
+        budgets = {
+            name: start_budget(probe) for name, probe in self.probes.items() if has_budget(probe)
+        }
+        return strong_types(Carry(jnp.asarray(0, int), lane, budgets))
 
 
 def copy_tree(tree: PyTree) -> PyTree:

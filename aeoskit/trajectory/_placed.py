@@ -30,7 +30,8 @@ def lie(trajectory: Trajectory, carry: Carry, lanes: int | None) -> Carry:
         lambda x: jax.ShapeDtypeStruct(x.shape if lanes is None else x.shape[1:], x.dtype), params
     )
     lane = placement.put_state(carry.lane, shapes, lanes)
-    return Carry(step=placement.put_replicated(carry.step), lane=lane)
+    step, budgets = placement.put_replicated((carry.step, carry.budgets))
+    return Carry(step=step, lane=lane, budgets=budgets)
 
 
 def padded_lanes(trajectory: Trajectory) -> int | None:

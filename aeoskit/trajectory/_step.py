@@ -9,7 +9,14 @@ from jaxtyping import Array, Int, PyTree
 
 from aeoskit.linalg import tree_norm
 from aeoskit.optimizers import OptimistixOptimizer, apply_updates
-from aeoskit.probes import AbstractProbe, Measurement, ProbeContext
+from aeoskit.probes import (
+    AbstractProbe,
+    Measurement,
+    ProbeBudget,
+    ProbeContext,
+    is_due,
+    with_budget,
+)
 
 from ._carry import Lane, Trajectory
 
@@ -111,16 +118,26 @@ def blanks(shapes: dict[str, jax.ShapeDtypeStruct], *rows: int) -> Measurement:
     }
 
 
+def is_always_due(probe: AbstractProbe, budget: ProbeBudget | None) -> bool:
+    """Whether a probe measures before each step."""
+    return probe.every == 1 and budget is None
+
+
 def measure_due(
-    probes: dict[str, AbstractProbe], lane: Lane, context: ProbeContext, period: int = 1
+    probes: dict[str, AbstractProbe],
+    lane: Lane,
+    context: ProbeContext,
+    budgets: dict[str, ProbeBudget],
+    known: bool = False,
 ) -> tuple[Measurement, dict]:
-    """Runs the probes whose period divides the step. The predicate is unbatched under `vmap`.
+    """Runs the probes that are due. The predicate is unbatched under `vmap`.
 
     Args:
         probes: those that may be due.
         lane: its state.
         context: the point.
-        period: one that is known to divide the step.
+        budgets: those of the probes that have one.
+        known: whether all of the probes are known to be due.
 
     Returns:
         What was measured, and the states of these probes.
@@ -128,8 +145,9 @@ def measure_due(
     measurement: Measurement = {}
     states = {}
     for name, probe in probes.items():
-        state = lane.probe_states[name]
-        if probe.every == period:
+        state, budget = lane.probe_states[name], budgets.get(name)
+        probe = with_budget(probe, budget)
+        if known or is_always_due(probe, budget):
             new, states[name] = probe.measure(context, state)
         else:
             # Traced once, for its shapes and for the program. What stands in a row where the probe
@@ -137,7 +155,7 @@ def measure_due(
             measure = eqx.filter_closure_convert(probe.measure, context, state)
             skipped = blanks(measure.out_struct[0])
             new, states[name] = jax.lax.cond(
-                context.step % probe.every == 0,
+                is_due(probe, budget, context.step),
                 lambda measure=measure, state=state: measure(context, state),
                 lambda skipped=skipped, state=state: (skipped, state),
             )
@@ -189,16 +207,18 @@ def advance_lane(
 
 
 def _evaluated(
-    trajectory: Trajectory, lane: Lane, step: Int[Array, ""]
+    trajectory: Trajectory, lane: Lane, step: Int[Array, ""], budgets: dict[str, ProbeBudget]
 ) -> tuple[tuple[Array, PyTree], Measurement, dict]:
     """Loss and gradient, and what the probes that share their linearization measure."""
     shared = sharing(trajectory)
-    periods = sorted({probe.every for probe in shared.values()})
-    period = periods[0] if len(periods) == 1 else 1
+    together = len(shared) == 1 or (
+        len({probe.every for probe in shared.values()}) == 1 and not shared.keys() & budgets.keys()
+    )
 
     def with_probes(lane: Lane, step: Int[Array, ""]):
         context = context_of(trajectory, lane, step, "compiled", linearize=True)
-        return (context.value, context.grads), *measure_due(shared, lane, context, period)
+        measured = measure_due(shared, lane, context, budgets, known=together)
+        return (context.value, context.grads), *measured
 
     def without(measured: Measurement):
         context = context_of(trajectory, lane, step, "compiled")
@@ -207,23 +227,24 @@ def _evaluated(
 
     if not shared:
         return without({})
-    if 1 in periods:
+    if any(is_always_due(probe, budgets.get(name)) for name, probe in shared.items()):
         return with_probes(lane, step)
     # Traced once, for its shapes and for the program.
     measure = eqx.filter_closure_convert(with_probes, lane, step)
     skipped = blanks(measure.out_struct[1])
-    due = jnp.any(jnp.stack([step % every == 0 for every in periods]))
+    due = [is_due(probe, budgets.get(name), step) for name, probe in shared.items()]
+    due = jnp.any(jnp.stack(due))
     return jax.lax.cond(due, lambda: measure(lane, step), lambda: without(skipped))
 
 
 def step_with_probes(
-    trajectory: Trajectory, lane: Lane, step: Int[Array, ""]
+    trajectory: Trajectory, lane: Lane, step: Int[Array, ""], budgets: dict[str, ProbeBudget]
 ) -> tuple[Lane, Measurement]:
     """One step of one lane, probes inside the program (scan mode)."""
-    known, measurement, states = _evaluated(trajectory, lane, step)
+    known, measurement, states = _evaluated(trajectory, lane, step, budgets)
     context = context_of(trajectory, lane, step, "compiled", known=known)
     shared = sharing(trajectory)
     others = {name: probe for name, probe in trajectory.probes.items() if name not in shared}
-    more, other_states = measure_due(others, lane, context)
+    more, other_states = measure_due(others, lane, context, budgets)
     lane = advance_lane(trajectory, lane, context, states | other_states)
     return lane, measurement | more

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -12,9 +13,10 @@ import numpy as np
 from jaxtyping import Array, Int, PyTree
 
 from aeoskit.linalg import loop_mode
-from aeoskit.probes import Measurement
+from aeoskit.probes import Measurement, ProbeBudget, is_due, with_budget
 
 from ._carry import AnyOptimizer, Carry, Lane, Trajectory, lane_axes, strong_types, take_lane
+from ._pace import Clock, Pace, Rows, with_budgets
 from ._placed import cut_lanes, lie, pad_lanes, padded_lanes
 from ._step import (
     advance_lane,
@@ -95,6 +97,7 @@ def stream(
     *,
     chunk: int = 100,
     mode: str = "auto",
+    clock: Clock = time.perf_counter,
 ) -> Iterator[Chunk]:
     """Trains, yielding each chunk of steps as soon as it is done.
 
@@ -102,12 +105,19 @@ def stream(
     dispatched for each step, lanes one after the other, and a probe's solve reads one scalar a
     product. The numbers do not depend on `chunk`, nor on where a run was interrupted.
 
+    A probe with `overhead` is kept to its budget: chunks are then taken in parts, some of which are
+    timed where the host waits for their rows in any case, and the probe's period and tolerance
+    follow (`adapt_budget`; the states are the carry's `budgets`). When such a probe measures, and
+    how exactly, depends on the machine; the training itself does not. It takes a few timings, of a
+    measurement and some steps without one each, so a chunk should have 20 steps or more.
+
     Args:
         trajectory: the run.
         carry: where to start: `trajectory.init(...)`, or a branch, or a checkpoint. It is copied.
         steps: how many steps to take.
         chunk: steps between two visits of the host.
         mode: `"auto"` follows `choose_mode`.
+        clock: what tells seconds, for probes with a budget (`time.process_time`: of the CPU).
 
     Yields:
         `Chunk`s; rows say what was measured *before* each step was taken.
@@ -133,26 +143,33 @@ def stream(
     if mode == "auto":
         mode = choose_mode(trajectory, carry)
     chunk = chunk_length(steps, chunk)
-    carry = lie(trajectory, _beside(trajectory, _copied(carry)), trajectory.lanes)
+    carry = _beside(trajectory, with_budgets(trajectory, _copied(carry)))
+    carry = lie(trajectory, carry, trajectory.lanes)
     first = int(carry.step)
-    for start in range(first, first + steps, chunk):
-        length = min(chunk, first + steps - start)
+
+    def advance(carry: Carry, start: int, length: int) -> tuple[Carry, Rows]:
         if mode == "scan":
             carry, rows = _scan_chunk((trajectory, chunk), carry, jnp.asarray(length))
             rows = jax.device_get(rows)
         else:
             carry, rows = _host_chunk(trajectory, carry, start, length)
-        numbers = np.arange(start, start + length)
         if trajectory.lanes is None:
             rows = {name: value[:, None] for name, value in rows.items()}
-        masks = _masks(trajectory, numbers)
+        return carry, {name: np.asarray(value[:length]) for name, value in rows.items()}
+
+    together = mode == "scan"
+    pace = Pace(trajectory, carry, advance, clock, side_by_side=together) if carry.budgets else None
+    for start in range(first, first + steps, chunk):
+        length = min(chunk, first + steps - start)
+        numbers = np.arange(start, start + length)
+        if pace is None:
+            carry, rows = advance(carry, start, length)
+            masks = _masks(trajectory, numbers)
+        else:
+            carry, rows, masks = pace.chunk(carry, start, length)
         yield Chunk(
             steps=numbers,
-            measurements={
-                name: np.asarray(value[:length])
-                for name, value in rows.items()
-                if masks[name].any()
-            },
+            measurements={name: value for name, value in rows.items() if masks[name].any()},
             measured={name: mask for name, mask in masks.items() if mask.any()},
             diverged_at=np.atleast_1d(np.asarray(carry.lane.diverged_at)),
             carry=carry,
@@ -198,15 +215,23 @@ def _beside(trajectory: Trajectory, carry: Carry) -> Carry:
     return carry
 
 
-def _lane_step(trajectory: Trajectory, optimizer: AnyOptimizer, lane: Lane, step: Int[Array, ""]):
+def _lane_step(
+    trajectory: Trajectory,
+    optimizer: AnyOptimizer,
+    budgets: dict[str, ProbeBudget],
+    lane: Lane,
+    step: Int[Array, ""],
+):
     """`step_with_probes`, vmapped over the lanes if there are any."""
     if trajectory.lanes is None:
-        return step_with_probes(trajectory, lane, step)
+        return step_with_probes(trajectory, lane, step, budgets)
     placement = trajectory.objective.placement
     axis = None if placement is None else placement.sweep
     over: dict[str, Any] = {} if axis is None else {"spmd_axis_name": axis}
     return eqx.filter_vmap(
-        lambda optimizer, lane, step: step_with_probes(trajectory.single(optimizer), lane, step),
+        lambda optimizer, lane, step: step_with_probes(
+            trajectory.single(optimizer), lane, step, budgets
+        ),
         in_axes=(lane_axes(optimizer), 0, None),
         **over,
     )(optimizer, lane, step)
@@ -226,21 +251,23 @@ def _scan_chunk(
     padded = Carry(step=carry.step, lane=pad_lanes(carry.lane, extra))
     # Traced once, for the rows' shapes and for the loop.
     step = eqx.filter_closure_convert(
-        lambda lane, step: _lane_step(trajectory, optimizer, lane, step), padded.lane, padded.step
+        lambda lane, step: _lane_step(trajectory, optimizer, carry.budgets, lane, step),
+        padded.lane,
+        padded.step,
     )
     rows = blanks(step.out_struct[1], capacity)
 
     def body(index, state):
-        carry, rows = state
-        lane, measurement = step(carry.lane, carry.step)
+        now, rows = state
+        lane, measurement = step(now.lane, now.step)
         rows = {
             name: jax.lax.dynamic_update_index_in_dim(rows[name], value, index, 0)
             for name, value in measurement.items()
         }
-        return lie(trajectory, Carry(step=carry.step + 1, lane=lane), run), rows
+        return lie(trajectory, Carry(step=now.step + 1, lane=lane), run), rows
 
     padded, rows = jax.lax.fori_loop(0, length, body, (lie(trajectory, padded, run), rows))
-    carry = Carry(step=padded.step, lane=cut_lanes(padded.lane, lanes))
+    carry = Carry(padded.step, cut_lanes(padded.lane, lanes), carry.budgets)
     if lanes is not None:
         rows = {name: value[:, :lanes] for name, value in rows.items()}
     placement = trajectory.objective.placement
@@ -283,17 +310,17 @@ def _host_chunk(
     """A chunk as a host loop of compiled steps, lane by lane."""
     if trajectory.lanes is None:
         lane, rows = _host_lane(trajectory, carry, start, length)
-        return Carry(step=carry.step + length, lane=lane), rows
+        return Carry(carry.step + length, lane, carry.budgets), rows
     lanes, columns = [], []
     for index in range(trajectory.lanes):
         single = trajectory.single(take_lane(trajectory.optimizer, index))
-        alone = Carry(step=carry.step, lane=take_lane(carry.lane, index))
+        alone = Carry(carry.step, take_lane(carry.lane, index), carry.budgets)
         lane, rows = _host_lane(single, alone, start, length)
         lanes.append(lane)
         columns.append(rows)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
     rows = {name: np.stack([rows[name] for rows in columns], axis=1) for name in columns[0]}
-    return Carry(step=carry.step + length, lane=stacked), rows
+    return Carry(carry.step + length, stacked, carry.budgets), rows
 
 
 @eqx.filter_jit
@@ -342,7 +369,7 @@ def _host_step(
     trajectory, lane = form.rebuild(kept, carried)
     context = context_of(trajectory, lane, step, "host", known=known)
     cheap = {name: probe for name, probe in trajectory.probes.items() if not probe.solves}
-    measurement, states = measure_due(cheap, lane, context)
+    measurement, states = measure_due(cheap, lane, context, {})
     lane = advance_lane(trajectory, lane, context, lane.probe_states | states)
     carry = lie(trajectory, Carry(step=step + 1, lane=lane), None)
     return jax.tree.leaves(carry.lane), carry.step, measurement
@@ -352,7 +379,12 @@ def _host_lane(
     trajectory: Trajectory, carry: Carry, start: int, length: int
 ) -> tuple[Lane, dict[str, np.ndarray]]:
     """A chunk of one lane; results stay on the device until its end."""
-    solving = {name: probe for name, probe in trajectory.probes.items() if probe.solves}
+    budgets: dict[str, ProbeBudget] = jax.device_get(carry.budgets)
+    solving = {
+        name: with_budget(probe, carry.budgets.get(name))
+        for name, probe in trajectory.probes.items()
+        if probe.solves
+    }
     shared = sharing(trajectory)
     lane, form = carry.lane, _Form(trajectory, carry.lane)
     kept = [leaf for leaf in jax.tree.leaves(trajectory) if eqx.is_array(leaf)]
@@ -363,7 +395,7 @@ def _host_lane(
     for step in range(start, start + length):
         row: Measurement = {}
         known = None
-        due = [name for name, probe in solving.items() if step % probe.every == 0]
+        due = [name for name, probe in solving.items() if is_due(probe, budgets.get(name), step)]
         if due:
             lane = jax.tree.unflatten(form.lane, carried)
             linearize = any(name in shared for name in due)

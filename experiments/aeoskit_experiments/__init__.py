@@ -26,6 +26,7 @@ BENCHMARKS = {
     "eigen": "how many products eigen-solvers need, ours and others', against the optimum",
     "accuracy": "how near a probe's eigenvalue is along training, for how many products",
     "overhead": "what a probe every ten steps costs beside the training",
+    "budget": "what a probe with a budget of time comes to, and at which error",
     "compile": "what it takes to compile a solve, in units of one product",
     "hard": "what eigen-solvers claim where they are known to err, against the truth",
     "gauss-newton": "memory and time of Gauss-Newton products over a large vocabulary",

@@ -369,3 +369,34 @@ def test_the_figure_of_the_advance_without_its_branches(runs: Path) -> None:
     assert outcome.summary["growth"] is None
     assert outcome.summary["frozen_growth"] is None
     assert read_run(outcome.folder).status == "finished"
+
+
+@pytest.mark.parametrize(("overhead", "chunk"), [(1e-6, 20), (10.0, 20), (0.2, 1)])
+def test_a_budget_is_recorded_and_what_was_missed_is_said(
+    runs: Path, overhead: float, chunk: int
+) -> None:
+    heard = Heard()
+    tracked = track("preconditioned_sharpness", every=5, overhead=overhead)
+    outcome = execute(small(tracked, steps=120, chunk=chunk), root=runs, listener=heard)
+    metrics = read_run(outcome.folder).metrics.isel(branch=0)
+    [row] = outcome.summary["runs"]
+    found = row["budgets"]["preconditioned_sharpness"]
+    assert found["asked"] == overhead
+    due = metrics["ratio"].notnull().values
+    periods = metrics["preconditioned_sharpness_period"].values
+    assert np.isnan(periods[~due]).all()
+    assert found["period"] == periods[due][-1]
+    said = [note for note in heard.notes if note.startswith("main: ")]
+    assert found["reached"] == (not said)
+    if chunk == 1:
+        assert found["overhead"] is None
+        assert "not measured" in said[0]
+    elif overhead < 1:
+        assert not found["reached"]
+        assert periods[due][-1] > 5
+        assert f"not {overhead:.2g}" in said[0]
+    elif found["reached"]:  # as on any machine that is not at a standstill
+        assert found["overhead"] <= 11
+    criterion = metrics["preconditioned_sharpness_criterion"]
+    assert set(np.unique(criterion.values[due])) <= {1, 2}
+    assert criterion.attrs["flag_meanings"] == "none residual value"

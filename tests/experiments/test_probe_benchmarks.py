@@ -13,6 +13,7 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.benchmarks import (
     _accuracy,
     run_accuracy_benchmark,
+    run_budget_benchmark,
     run_compile_benchmark,
     run_overhead_benchmark,
 )
@@ -80,6 +81,17 @@ def test_overhead_rows() -> None:
     assert abs(rows[0]["products"] - rows[1]["products"]) <= 1
 
 
+def test_budget_rows() -> None:
+    [row] = run_budget_benchmark(
+        problems="17k", every=2, warmup=1, steps=60, settle=40, chunk=20, measurements=2, width=2
+    )["rows"]
+    assert row["asked"] == 0.2
+    assert 2 <= row["period"] <= 100
+    assert 0.0099 <= row["value_rtol"] <= 0.0301
+    assert np.isfinite(row["estimated"])
+    assert row["median_error"] <= row["max_error"] < 0.1
+
+
 @pytest.mark.parametrize(
     ("run", "options", "words"),
     [
@@ -88,6 +100,9 @@ def test_overhead_rows() -> None:
         (run_accuracy_benchmark, {"measurements": 1}, "give 2 or more"),
         (run_compile_benchmark, {"leaves": (0,)}, "give 1 or more"),
         (run_compile_benchmark, {"width": 2}, "3 or more"),
+        (run_budget_benchmark, {"problems": "17"}, "did you mean '17k'"),
+        (run_budget_benchmark, {"steps": 150}, "a multiple of 100"),
+        (run_budget_benchmark, {"settle": 600}, "from 100 to under 600"),
         (run_overhead_benchmark, {"problems": "17"}, "did you mean '17k'"),
         (run_overhead_benchmark, {"steps": 15}, "a multiple of 10"),
     ],

@@ -176,6 +176,7 @@ def test_periods_branches_indices_and_divergence(tmp_path):
             "sharpness": sharpness,
             "sharpness_matvecs": np.full((6, 2), 7, np.int32),
             "sharpness_converged": np.ones((6, 2, 2), bool),
+            "sharpness_criterion": np.full((6, 2, 2), 2, np.int32),
         },
         steps,
         measured={name: steps % 3 == 0 for name in ("sharpness", "sharpness_matvecs")},
@@ -191,6 +192,10 @@ def test_periods_branches_indices_and_divergence(tmp_path):
         assert metrics["sharpness"].sel(branch="frozen", index=1).isnull().all()
         assert main["sharpness_matvecs"].sel(step=3, lr=1.0) == 7
         assert main["sharpness_converged"].sel(step=3).all()
+        flags = main["sharpness_criterion"].attrs
+        meanings = dict(zip(flags["flag_values"], flags["flag_meanings"].split(), strict=True))
+        assert meanings[int(main["sharpness_criterion"][0, 3, 0])] == "value"
+        assert not main["sharpness_converged"].attrs
         np.testing.assert_array_equal(metrics["diverged_at"], [[-1, 4], [-1, -1]])
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ._accuracy import run_accuracy_benchmark as run_accuracy_benchmark
+from ._budget import run_budget_benchmark as run_budget_benchmark
 from ._compile import run_compile_benchmark as run_compile_benchmark
 from ._eigen import run_eigen_benchmark as run_eigen_benchmark
 from ._gauss_newton import run_gauss_newton_benchmark as run_gauss_newton_benchmark
@@ -20,6 +21,7 @@ BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
     "eigen": run_eigen_benchmark,
     "accuracy": run_accuracy_benchmark,
     "overhead": run_overhead_benchmark,
+    "budget": run_budget_benchmark,
     "compile": run_compile_benchmark,
     "hard": run_hard_benchmark,
     "gauss-newton": run_gauss_newton_benchmark,

@@ -162,13 +162,15 @@ class Sequence:
     products: float
 
     @staticmethod
-    def of(problem: TrainingProblem, measurements: int, every: int) -> "Sequence":
-        """Trains on, and solves for the truth."""
+    def of(
+        problem: TrainingProblem, measurements: int, every: int, rtol: float = 1e-5
+    ) -> "Sequence":
+        """Trains on, and solves for the truth to a residual of `rtol`."""
         operators, ratios, values, products = [], [], [], []
         now = problem
         for i in range(measurements):
             operators.append(now.operator())
-            value, count = _true_value(operators[-1], i)
+            value, count = _true_value(operators[-1], i, rtol)
             values.append(value)
             products.append(count)
             ratios.append(value / float(now.optimizer.threshold(now.state, now.params)))
@@ -211,8 +213,10 @@ class Sequence:
         }
 
 
-def _true_value(operator: lx.AbstractLinearOperator, seed: int) -> tuple[float, int]:
-    solver = Lanczos(basis=60, rtol=1e-5)
+def _true_value(
+    operator: lx.AbstractLinearOperator, seed: int, rtol: float = 1e-5
+) -> tuple[float, int]:
+    solver = Lanczos(basis=60, rtol=rtol)
     found = eigensolve(operator, solver, start=jax.random.key(seed), throw=True)
     return float(found.values[0]), int(found.stats["matvecs"])
 

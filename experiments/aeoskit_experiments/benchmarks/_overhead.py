@@ -77,13 +77,13 @@ def run_overhead_benchmark(
     rows = []
     for name in names:
         progress(f"{name}: training")
-        problem = _problem(name, width).advanced(warmup)
+        problem = make_problem(name, width).advanced(warmup)
         progress(f"{name}: loops")
         rows += _rows(problem, steps, every, repeats, Tracking(value_rtol=value_rtol))
     return {"rows": rows}
 
 
-def _problem(name: str, width: int | None) -> TrainingProblem:
+def make_problem(name: str, width: int | None) -> TrainingProblem:
     if name == "17k":
         model = mlp(width=width or 100)
         return prepared(name, digits(examples=1000), model, mse, adam(1e-3), True, seed=0)

@@ -323,7 +323,11 @@ def build_probes(
             if size < objective.n:
                 batch = batches.setdefault(size, probe_batch(objective, size, seed))
         probes[track.variant] = kinds[track.variant](
-            k=track.k, every=track.every, solver=solver, objective=batch
+            k=track.k,
+            every=track.every,
+            solver=solver,
+            objective=batch,
+            overhead=track.overhead,
         )
     return probes
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import xarray as xr
 
+from aeoskit.probes import TOLERATED
 from aeoskit.record import lane_selection
 from aeoskit_experiments.pipelines import Experiment, Track
 
@@ -35,7 +36,7 @@ def run_rows(
                     # It was set there.
                     rates = measured(part, "learning_rate")[1]
                     row["lr"] = float(rates[-1]) if rates.size else None
-                row |= summarize_run(part, raw)
+                row |= summarize_run(part, raw) | _budgets(part, experiment)
                 found.append(row | _asked(experiment))
     return found
 
@@ -55,6 +56,23 @@ def _asked(experiment: Experiment) -> dict[str, Any]:
         same = len(set(sizes.values())) == 1
         said["probe_examples"] = next(iter(sizes.values())) if same else sizes
     return said
+
+
+def _budgets(part: xr.Dataset, experiment: Experiment) -> dict[str, Any]:
+    """What probes with a budget of time came to, and whether it was what was asked for."""
+    found = {}
+    for probe in experiment.probes:
+        if not isinstance(probe, Track) or probe.overhead is None:
+            continue
+        numbers = {
+            name: measured(part, f"{probe.variant}_{name}")[1][-1:]
+            for name in ("overhead", "period", "value_rtol")
+        }
+        said = {name: float(last[0]) if last.size else None for name, last in numbers.items()}
+        came_to = said["overhead"]
+        reached = came_to is not None and came_to <= TOLERATED * probe.overhead
+        found[probe.variant] = {"asked": probe.overhead, "reached": reached, **said}
+    return {"budgets": found} if found else {}
 
 
 def select(dataset: xr.Dataset, branch: str, lane: dict[str, Any]) -> xr.Dataset:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from aeoskit.probes import missed_budget
 from aeoskit.trajectory import (
     AbstractWay,
     Carry,
@@ -195,7 +196,11 @@ def _rewound(setup: Setup, start: Start, train: Train, listener: Listener, cours
     new, old = setup.carry.lane.probe_states, carry.lane.probe_states
     states = {name: old[name] if name in start.kept else new[name] for name in new}
     lane = dataclasses.replace(carry.lane, probe_states=states)
-    return Carry(step=carry.step, lane=lane)
+    # Those of the run as it was, of the probes that it had; the new ones begin there.
+    budgets = setup.carry.budgets | {
+        name: budget for name, budget in carry.budgets.items() if name in start.kept
+    }
+    return Carry(carry.step, lane, budgets)
 
 
 def _way(item: Branch) -> AbstractWay:
@@ -215,7 +220,8 @@ def _measurable(
     probes = {key: probe for key, probe in trajectory.probes.items() if key not in lost}
     states = {key: state for key, state in carry.lane.probe_states.items() if key not in lost}
     lane = dataclasses.replace(carry.lane, probe_states=states)
-    return dataclasses.replace(trajectory, probes=probes), Carry(step=carry.step, lane=lane)
+    start = dataclasses.replace(carry, lane=lane)
+    return dataclasses.replace(trajectory, probes=probes), start
 
 
 def _train(
@@ -262,6 +268,10 @@ def _train(
                 break
     checkpoints.keep(step, carry)
     listener.finished(course.label)
+    for name, probe in trajectory.probes.items():
+        missed = missed_budget(probe, carry.budgets[name]) if name in carry.budgets else None
+        if missed:
+            listener.noted(f"{course.label}: {missed}")
     course.interrupt.grant()
 
 

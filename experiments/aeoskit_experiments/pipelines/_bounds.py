@@ -38,6 +38,7 @@ _BOUNDS: dict[str, _Bound] = {
     "every": _AT_LEAST_ONE,
     "rtol": _POSITIVE,
     "value_rtol": _NOT_NEGATIVE,
+    "overhead": (lambda value: 0 < value <= 10, "it must be above 0 and at most 10"),
     "basis": (lambda value: value >= 3, "it must be at least 3"),
     "steps": _AT_LEAST_ONE,
     "epochs": _AT_LEAST_ONE,

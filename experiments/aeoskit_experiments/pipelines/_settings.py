@@ -98,6 +98,9 @@ class Track:
             accurate (relative), whatever its residual: cheaper, and an estimate.
         examples: Take the Hessian on a fixed random batch of so many examples, the same for every
             probe and branch, drawn by the seed of train; none takes all of them.
+        overhead: Time that it may take, as a share of that of the training steps (0.2), compilation
+            and the first measurement excluded. Then every is the shortest period and value-rtol the
+            tightest tolerance, and both are loosened as it takes; none keeps them.
     """
 
     variant: str
@@ -108,6 +111,7 @@ class Track:
     solver: Literal["tracking", "lanczos", "dense"] = "tracking"
     value_rtol: float = 0.01
     examples: int | None = None
+    overhead: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

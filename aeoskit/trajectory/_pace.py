@@ -1,0 +1,256 @@
+"""How `stream` keeps probes to a budget of time: it looks at a clock between two programs."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from aeoskit.probes import (
+    FIXED,
+    AbstractProbe,
+    ProbeBudget,
+    adapt_budget,
+    budget_columns,
+    has_budget,
+    is_due,
+    start_budget,
+)
+
+from ._carry import Carry, Trajectory
+
+Rows = dict[str, np.ndarray]
+Advance = Callable[[Carry, int, int], tuple[Carry, Rows]]
+Clock = Callable[[], float]
+
+# A timed measurement is followed by so many steps without one, at least and at most.
+_GAP, _WIDEST = 8, 64
+# Timings at the beginning of a stream, and chunks between two timings later.
+_FRESH, _REFRESH = 3, 4
+# A call of no steps costs what every call costs; the first one may compile.
+_CALLS = 4
+
+
+def with_budgets(trajectory: Trajectory, carry: Carry) -> Carry:
+    """The carry with a state for each probe that has a budget, due at its step or later."""
+    step, budgets = int(carry.step), {}
+    for name, probe in trajectory.probes.items():
+        if has_budget(probe):
+            budget = carry.budgets.get(name, start_budget(probe))
+            late = max(0, -(-(step - int(budget.due)) // int(budget.period)))
+            due = jnp.asarray(int(budget.due) + late * int(budget.period), int)
+            budgets[name] = dataclasses.replace(budget, due=due)
+    return dataclasses.replace(carry, budgets=budgets)
+
+
+class Pace:
+    """Takes chunks in parts, some of which are timed, and moves periods and tolerances after them.
+
+    The price of a product is timed in units of a training step: one step with a measurement, and
+    the steps after it without one. It hardly changes, so a few timings will do; how many products
+    were spent stands in the rows. Programs depend on none of it.
+
+    Args:
+        trajectory: the run.
+        carry: its state.
+        advance: takes steps from a number on, and gives the rows.
+        clock: seconds.
+        side_by_side: whether lanes are solved together, so that the slowest one counts.
+    """
+
+    def __init__(
+        self,
+        trajectory: Trajectory,
+        carry: Carry,
+        advance: Advance,
+        clock: Clock,
+        *,
+        side_by_side: bool,
+    ):
+        probes = trajectory.probes
+        self._probes: dict[str, Any] = {name: probes[name] for name in carry.budgets}
+        self._fixed = {name: probe for name, probe in probes.items() if name not in self._probes}
+        self._placement, self._lanes = trajectory.objective.placement, trajectory.lanes or 1
+        self._budgets: dict[str, ProbeBudget] = jax.device_get(carry.budgets)
+        self._advance, self._clock, self._side_by_side = advance, clock, side_by_side
+        self._timed = dict.fromkeys(self._probes, -1)  # the first one compiles, and is cold
+        self._since = dict.fromkeys(self._probes, 0)
+        self._call: float | None = None
+
+    def chunk(self, carry: Carry, start: int, length: int) -> tuple[Carry, Rows, Rows]:
+        """Takes a chunk of steps.
+
+        Args:
+            carry: the state before it.
+            start: its step.
+            length: how many to take.
+
+        Returns:
+            The carry after it, the rows, and for each name of them a mask: when it was measured.
+        """
+        if self._call is None:
+            carry = self._time_a_call(carry, start)
+        self._parts: list[tuple[int, Rows, Rows]] = []
+        step, end = start, start + length
+        while step < end:
+            found = self._next_timing(step, end)
+            if found is None:
+                carry, _ = self._run(carry, step, end)
+                break
+            name, spot, after = found
+            if spot > step:
+                carry, _ = self._run(carry, step, spot)
+            for other in self._probes:
+                if other != name:
+                    self._postpone(other, after)
+            carry, with_probe = self._run(carry, spot, spot + 1)
+            self._postpone(name, after)
+            cost = self._budgets[name].costs[-1]
+            carry, without = self._run(carry, spot + 1, after)
+            self._note(name, with_probe, without / (after - spot - 1), float(cost))
+            step = after
+        for name in self._probes:
+            self._since[name] += 1
+            self._adapt(name)
+        rows, masks = self._joined()
+        for name, probe in self._probes.items():
+            # What is known at the end of a chunk holds for all of it.
+            overhead = self._budgets[name].overhead
+            rows[f"{probe.measures[0]}_overhead"] = np.full((length, self._lanes), overhead)
+        return dataclasses.replace(carry, budgets=self._shown()), rows, masks
+
+    def _next_timing(self, step: int, end: int) -> tuple[str, int, int] | None:
+        """A probe whose price is to be timed, the step of its measurement, the end of the gap."""
+        for name, budget in self._budgets.items():
+            full = np.isfinite(budget.prices).all()
+            # Of steps that are too short for the clock no price is ever known.
+            wanted = _FRESH if full else 2 * len(budget.prices)
+            if self._timed[name] >= wanted and self._since[name] < _REFRESH:
+                continue
+            gap = max(_GAP, min(int(budget.period) - 1, _WIDEST))
+            least = min(_GAP, (end - step) // 2)
+            first = max(step, int(budget.due))
+            spots = range(first, min(first + _GAP, end - least))
+            # Where no other solve falls into either part, if there is such a place.
+            clear = [spot for spot in spots if self._clear(spot) and self._clear(spot + 1)]
+            if not spots or least < 1:
+                continue
+            spot = (clear or spots)[0]
+            after = min(spot + 1 + gap, end)
+            solves = [at for at in range(spot + 2, after) if not self._clear(at)]
+            after = min([after, *solves]) if clear else after
+            self._postpone(name, spot)
+            return name, spot, after
+        return None
+
+    def _clear(self, step: int) -> bool:
+        """Whether no probe of a fixed period solves there that does not at every step."""
+        return not any(
+            probe.solves and probe.every > 1 and is_due(probe, None, step)
+            for probe in self._fixed.values()
+        )
+
+    def _postpone(self, name: str, step: int) -> None:
+        """Makes a probe due at a step, if it is before."""
+        budget = self._budgets[name]
+        due = np.asarray(max(int(budget.due), step), budget.due.dtype)
+        self._budgets[name] = dataclasses.replace(budget, due=due)
+
+    def _shown(self) -> dict[str, ProbeBudget]:
+        """The states as programs take them."""
+        budgets = jax.tree.map(jnp.asarray, self._budgets)
+        return budgets if self._placement is None else self._placement.put_replicated(budgets)
+
+    def _seconds(self, seconds: float) -> float:
+        """What all processes of a run take for the time, since they have to do the same."""
+        if self._placement is None or jax.process_count() == 1:
+            return seconds
+        return float(multihost_utils.broadcast_one_to_all(np.asarray(seconds)))
+
+    def _timed_call(self, carry: Carry, step: int, length: int) -> tuple[Carry, Rows, float]:
+        carry = dataclasses.replace(carry, budgets=self._shown())
+        begun = self._clock()
+        carry, rows = self._advance(carry, step, length)
+        return carry, rows, self._seconds(self._clock() - begun)
+
+    def _time_a_call(self, carry: Carry, step: int) -> Carry:
+        seconds = []
+        for _ in range(_CALLS):
+            carry, _, spent = self._timed_call(carry, step, 0)
+            seconds.append(spent)
+        self._call = min(seconds[1:])
+        return carry
+
+    def _run(self, carry: Carry, step: int, end: int) -> tuple[Carry, float]:
+        """Takes the steps, keeps their rows, and notes what measurements cost."""
+        numbers = np.arange(step, end)
+        carry, rows, seconds = self._timed_call(carry, step, end - step)
+        masks: Rows = {}
+        for names, probe, budget in self._names():
+            mask = np.broadcast_to(is_due(probe, budget, numbers), numbers.shape)
+            masks |= dict.fromkeys(names, mask)
+        for name, probe in self._probes.items():
+            budget, columns = self._budgets[name], budget_columns(probe)
+            mask = masks[probe.measures[0]]
+            for column in columns:
+                field = getattr(budget, column.removeprefix(f"{probe.measures[0]}_"))
+                rows[column] = np.full((len(numbers), self._lanes), field)
+                masks[column] = mask
+            for place in np.flatnonzero(mask):
+                spent = rows[f"{probe.measures[0]}_matvecs"][place] + FIXED
+                cost = spent.max() if self._side_by_side else spent.sum()
+                if self._timed[name] >= 0:
+                    budget = budget.noting("costs", float(cost))
+            if mask.any():
+                last = numbers[np.flatnonzero(mask)[-1]]
+                due = np.asarray(last + budget.period, budget.due.dtype)
+                budget = dataclasses.replace(budget, due=due)
+            self._budgets[name] = budget
+        self._parts.append((len(numbers), rows, masks))
+        return carry, seconds - (self._call or 0.0)
+
+    def _names(self) -> list[tuple[tuple[str, ...], AbstractProbe, ProbeBudget | None]]:
+        probes = self._fixed | self._probes
+        return [(probe.measures, probe, self._budgets.get(name)) for name, probe in probes.items()]
+
+    def _note(self, name: str, with_probe: float, step: float, cost: float) -> None:
+        """Keeps a price: what a measurement added to its step, over its products."""
+        self._timed[name] += 1
+        self._since[name] = 0
+        if self._timed[name] > 0 and step > 0 and cost > 0:
+            price = max(with_probe - step, 0.0) / cost / step
+            self._budgets[name] = self._budgets[name].noting("prices", price)
+            self._adapt(name)
+
+    def _adapt(self, name: str) -> None:
+        probe, before = self._probes[name], self._budgets[name]
+        after = adapt_budget(probe, before)
+        moved = int(after.period) - int(before.period)
+        # The next measurement comes sooner or later by as much.
+        due = np.asarray(int(before.due) + moved, before.due.dtype)
+        self._budgets[name] = dataclasses.replace(after, due=due)
+
+    def _joined(self) -> tuple[Rows, Rows]:
+        """The rows of all parts, blank where a part has none of a name."""
+        examples: Rows = {}
+        for _, rows, _ in self._parts:
+            examples = rows | examples
+        missing: dict[str, Any] = {
+            name: np.nan if np.issubdtype(value.dtype, np.inexact) else 0
+            for name, value in examples.items()
+        }
+        joined = {
+            name: np.concatenate(
+                [
+                    rows.get(name, np.full((count, *value.shape[1:]), missing[name], value.dtype))
+                    for count, rows, _ in self._parts
+                ]
+            )
+            for name, value in examples.items()
+        }
+        names = dict.fromkeys(name for _, _, masks in self._parts for name in masks)
+        masks = {name: np.concatenate([part[2][name] for part in self._parts]) for name in names}
+        return joined, masks
