@@ -498,10 +498,10 @@ class Tracking(AbstractSubspaceSolver):
         c = relation.tried.shape[0]
         unseen = relation.there.sum() - relation.count
         half = min(max(2 * k + 5, (c + 1) // 2), c - 2)
-        largest = min(max(half, kept_at_restart(c - 1, k) + 2 * k), c - 2)
-        most = xp.where(own.cold, largest, half)
+        largest = min(max(half, (3 * c) // 4), c - 2)
+        most = xp.where(state.verdict.shrink, half, largest)
         exact = xp.clip(most - unseen, k, kept_at_restart(c - 1, k))
-        kept = xp.where(own.cold & ~state.verdict.shrink, exact, k)
+        kept = xp.where(state.verdict.shrink, k, exact)
         sign = -1.0 if problem.which == "smallest" else 1.0
         size = xp.sqrt((own.model.matrix * own.model.matrix).sum()) + 1e-30
         explorer = own.explorer.columns
