@@ -157,9 +157,11 @@ class Tracking(AbstractSubspaceSolver):
     estimated error of its value is at most `value_rtol |θ|`. That estimate is of second order in
     the residual, so that at the edge it takes half of the products: the larger of three times the
     rise that the model expects and twice the residual squared over the model's gap (`estimates`).
-    It is no bound: COVER. Such a solve ends with
-    `RESULTS.estimate_met`, and `converged` says that either was met. The budget `max_matvecs` ends
-    a solve anywhere, with the residuals that were reached.
+    It is no bound: in every training that we tried, before the edge and at it, a tight cluster
+    under label noise included, it covered nine of ten errors or more with `value_rtol=1e-2`; fewer
+    where kept values cross without being coupled. Such a solve ends with `RESULTS.estimate_met`, and
+    `converged` says that either was met. The budget `max_matvecs` ends a solve anywhere, with the
+    residuals that were reached.
 
     **Not locking in.** What the model knows of vectors that are not multiplied grows old; the
     expected value of such a vector is raised by `hope` times what values rose by lately, for every
@@ -170,8 +172,9 @@ class Tracking(AbstractSubspaceSolver):
     `explore_every`-th solve spends one product on it (a step of LOBPCG beside the vectors kept),
     and after `renew_every` such products it starts again from a random vector. An eigenvalue that
     comes out of the bulk with no coupling to what is tracked is found when the explorer has turned
-    to it; until then the old pair is reported as converged (tried: one that gains 1 % of the top
-    value a solve led unseen for 8 to 37 solves).
+    to it; until then the old pair is reported as converged (tried: with a gain of 1 % of the top
+    value a solve, all else standing still, one among those kept led unseen for 5 solves, 14 at
+    most, one out of the bulk for 13, 24 at most).
 
     **After a jump.** Where the first product is far from what the model expects (by half), it was
     of another operator: everything is forgotten, and the solve is a cold one.
