@@ -159,9 +159,9 @@ class Tracking(AbstractSubspaceSolver):
     rise that the model expects and twice the residual squared over the model's gap (`estimates`).
     It is no bound: in every training that we tried, before the edge and at it, a tight cluster
     under label noise included, it covered nine of ten errors or more with `value_rtol=1e-2`; fewer
-    where kept values cross without being coupled. Such a solve ends with `RESULTS.estimate_met`, and
-    `converged` says that either was met. The budget `max_matvecs` ends a solve anywhere, with the
-    residuals that were reached.
+    where kept values cross without being coupled. Such a solve ends with
+    `RESULTS.estimate_met`, and `converged` says that either was met. The budget `max_matvecs` ends
+    a solve anywhere, with the residuals that were reached.
 
     **Not locking in.** What the model knows of vectors that are not multiplied grows old; the
     expected value of such a vector is raised by `hope` times what values rose by lately, for every
