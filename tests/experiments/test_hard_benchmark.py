@@ -85,7 +85,7 @@ class Narrow(linalg.Dense):
 )
 def test_a_lie_is_seen(monkeypatch: pytest.MonkeyPatch, solver: type, breaks: set[str]) -> None:
     monkeypatch.setattr(linalg, "Dense", solver)
-    found = run_hard_benchmark(count=2, kinds="spike,copies", solvers="Dense", questions=1)
+    found = run_hard_benchmark(count=2, kinds="spike,copies", solvers="Dense", questions=2)
     assert found["failed"]
     assert {name for name in BROKEN for row in found["rows"] if row[name]} == breaks
 

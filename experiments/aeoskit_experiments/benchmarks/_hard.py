@@ -100,6 +100,8 @@ def run_hard_benchmark(
             for turn, (k, which) in enumerate(asked):
                 progress(f"{begin + size} of {count}: {solver}, k={k}, {which}")
                 mine = np.flatnonzero(place % len(asked) == turn)
+                if not mine.size:  # fewer sequences of a kind than questions
+                    continue
                 part = Sequences(*(field[mine] for field in sequences))
                 answers = _answers(solver, k, which, part, seed)
                 for kind in chosen:
