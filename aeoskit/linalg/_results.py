@@ -95,7 +95,8 @@ class EigenSolution(eqx.Module):
             coordinates), an allowance for rounding included.
         bounds: `(k,)`, half-widths of an interval around each value that holds some eigenvalue:
             for a symmetric operator the residual.
-        estimates: `(k,)`, `min(residual, residual² / gap)` with the gap to the nearest other value
+        estimates: `(k,)`, estimated errors of the values: those of `Tracking` are on its page, all
+            others are `min(residual, residual² / gap)` with the gap to the nearest other value
             that the solver has seen: an *estimate* of each value's error, and no bound, since an
             eigenvalue that no one has seen may be nearer (`temple_bound` takes a gap that you
             know).

@@ -1,5 +1,6 @@
 """The mean loss over a data set."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -427,7 +428,10 @@ class Objective(eqx.Module):
 
         params = check_params(params)
         check_hidden(self, params)
-        return linearization(self, params)
+        point = linearization(self, params)
+        # The very arrays, not what a program returns for them: whose it is can be seen at once.
+        hessian = dataclasses.replace(point.hessian, objective=self, params=params)
+        return dataclasses.replace(point, hessian=hessian)
 
     def gauss_newton(self, params: PyTree) -> "GaussNewtonOperator":
         """The (generalized) Gauss-Newton matrix `JᵀHJ` at `params`.

@@ -79,7 +79,7 @@ class AbstractProbe(eqx.Module):
 
     @property
     def linearizes(self) -> bool:
-        """Whether a measurement uses the Hessian of the trajectory's own objective."""
+        """True if a measurement uses the Hessian of the trajectory's own objective."""
         return False
 
     @abc.abstractmethod

@@ -84,18 +84,44 @@ def sharpness(
 def _hessian(
     objective: Objective, params: PyTree, linearization: Linearization | None
 ) -> HessianOperator:
-    """The Hessian, and a refusal of one that was made elsewhere (outside of transformations)."""
+    """The Hessian there, of a linearization that is shown to be that of objective and params."""
     if linearization is None:
         return objective.hessian(params)
-    both = jax.tree.leaves((linearization.hessian.params, params))
-    if not any(isinstance(x, Tracer) for x in both) and not eqx.tree_equal(
-        linearization.hessian.params, jax.tree.map(jnp.asarray, params)
-    ):
+    hessian = linearization.hessian
+    remedy = "pass linearization=objective.linearize(params), made anew after each step"
+    if _is_traced(params) and not _is_traced(hessian.params):
         raise ValueError(
-            "linearization is that of other parameters than params: make it anew after each step, "
-            "linearization=objective.linearize(params)"
+            "params are traced and linearization is not, so that it would be a constant under the "
+            f"transformation: {remedy}, inside of it"
         )
-    return linearization.hessian
+    for name, theirs, ours in (
+        ("params", hessian.params, params),
+        ("objective", hessian.objective, objective),
+    ):
+        if not _is_same(theirs, ours):
+            raise ValueError(f"linearization was made with other {name} than those here: {remedy}")
+    return hessian
+
+
+def _is_traced(tree: PyTree) -> bool:
+    return any(isinstance(x, Tracer) for x in jax.tree.leaves(tree))
+
+
+def _is_same(one: PyTree, two: PyTree) -> bool:
+    """True if two trees are equal, NaN included; traced arrays are taken to be."""
+    (leaves, treedef), (others, other) = jax.tree.flatten(one), jax.tree.flatten(two)
+    return treedef == other and all(map(_is_equal, leaves, others))
+
+
+def _is_equal(x: Any, y: Any) -> bool:
+    if x is y or isinstance(x, Tracer) or isinstance(y, Tracer):
+        return True
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    if (x.shape, x.dtype) != (y.shape, y.dtype):
+        return False
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x, y = jax.random.key_data(x), jax.random.key_data(y)
+    return bool(jnp.array_equal(x, y, equal_nan=True))
 
 
 class PreconditionedSharpnessSolution(eqx.Module):
@@ -133,7 +159,6 @@ def preconditioned_operator(
     optimizer: Any,
     optimizer_state: Any,
     grads: PyTree,
-    linearization: Linearization | None = None,
 ) -> PreconditionedOperator:
     """The symmetric operator `P^{-1/2} H P^{-1/2}`, with the P of the coming step.
 
@@ -145,7 +170,6 @@ def preconditioned_operator(
         optimizer: the optimizer whose metric it is.
         optimizer_state: its state before the coming step.
         grads: the gradient that the coming step uses.
-        linearization: `objective.linearize(params)`, where it is there.
 
     Returns:
         A lineax operator; its `to_original` takes an eigenvector back to the coordinates of params.
@@ -160,11 +184,17 @@ def preconditioned_operator(
         >>> operator.mv(jnp.array([1.0, 2.0])).tolist()
         [0.5, 1.0]
     """
-    preconditioner = _ours(optimizer).preconditioner(optimizer_state, grads, params)
-    return PreconditionedOperator(_hessian(objective, params, linearization), preconditioner)
+    return _operator(objective.hessian(params), optimizer, optimizer_state, grads)
 
 
-_jitted_preconditioned_operator = eqx.filter_jit(preconditioned_operator)
+def _operator(
+    hessian: HessianOperator, optimizer: Any, optimizer_state: Any, grads: PyTree
+) -> PreconditionedOperator:
+    preconditioner = _ours(optimizer).preconditioner(optimizer_state, grads, hessian.params)
+    return PreconditionedOperator(hessian, preconditioner)
+
+
+_jitted_operator = eqx.filter_jit(_operator)
 
 
 @eqx.filter_jit
@@ -237,24 +267,27 @@ def preconditioned_sharpness(
         >>> print(f"{edge.values[0]:.2f} of {edge.threshold:.2f}: ratio {edge.ratio:.2f}")
         0.50 of 0.50: ratio 1.00
     """
-    optimizer = _ours(optimizer)
-    _hessian(objective, params, linearization)  # checked here: inside of jit no one can
     if grads is None and linearization is not None:
         grads = linearization.grads
     if grads is None:
         grads = _jitted_gradient(objective, params)
-    operator = _jitted_preconditioned_operator(
-        objective, params, optimizer, optimizer_state, grads, linearization
-    )
-    solution = top_of(
-        operator,
-        solver,
-        k=k,
-        start=start,
-        max_matvecs=max_matvecs,
-        driver=driver,
-    )
-    threshold = _jitted_threshold(optimizer, optimizer_state, params)
+    hessian = _hessian(objective, params, linearization)
+    options = {"k": k, "start": start, "max_matvecs": max_matvecs, "driver": driver}
+    return _edge(hessian, optimizer, optimizer_state, grads, solver, **options)
+
+
+def _edge(
+    hessian: HessianOperator,
+    optimizer: Any,
+    optimizer_state: Any,
+    grads: PyTree,
+    solver: AbstractEigenSolver | None,
+    **options: Any,
+) -> PreconditionedSharpnessSolution:
+    optimizer = _ours(optimizer)
+    operator = _jitted_operator(hessian, optimizer, optimizer_state, grads)
+    solution = top_of(operator, solver, **options)
+    threshold = _jitted_threshold(optimizer, optimizer_state, hessian.params)
     threshold = threshold.astype(solution.residuals.dtype)
     top = solution.values[0]
     if jnp.iscomplexobj(top):  # thresholds are those of real eigenvalues
@@ -271,9 +304,8 @@ def preconditioned_sharpness(
 def probe_solver() -> Tracking:
     """The solver of a probe: it ends when the estimated error of the value is under a per cent.
 
-    The estimate covers the error in nine of ten measurements along most trainings, and most errors
-    are a hundredth of it; at a tightly clustered edge (label noise, `β₂ = .99`) it covered half
-    (`aeoskit bench accuracy`): pass `solver=Tracking()` for residuals of 1e-3 there.
+    The estimate covers the error in nine of ten measurements along training, and most errors are a
+    hundredth of it (`aeoskit bench accuracy`); `solver=Tracking()` asks for residuals of 1e-3.
 
     Returns:
         `Tracking(value_rtol=0.01)`.
@@ -301,13 +333,26 @@ def _named(prefix: str, solution: EigenSolution, solver: AbstractEigenSolver) ->
     return dict(zip(_names(prefix), measured, strict=True))
 
 
-def _budget(
-    solver: AbstractEigenSolver, max_matvecs: int | None, context: ProbeContext
-) -> Int[Array, ""]:
-    if max_matvecs is None:
+def _hessian_of(probe: Any, context: ProbeContext) -> HessianOperator:
+    """The Hessian at a probe's point, linearized where the step has done that."""
+    if probe.linearizes and context.linearization is not None:
+        return context.linearization.hessian
+    objective = context.objective if probe.objective is None else probe.objective
+    return objective.hessian(context.params)
+
+
+def _options(probe: Any, context: ProbeContext, state: Any) -> dict[str, Any]:
+    """The options of a probe's solve; a lane that diverged gets one product."""
+    budget = probe.max_matvecs
+    if budget is None:
         dimension = sum(leaf.size for leaf in jax.tree.leaves(context.params))
-        max_matvecs = solver.default_max_matvecs(dimension)
-    return jnp.where(context.going, max_matvecs, 1)
+        budget = probe.solver.default_max_matvecs(dimension)
+    return {
+        "k": probe.k,
+        "start": state,
+        "max_matvecs": jnp.where(context.going, budget, 1),
+        "driver": context.driver,
+    }
 
 
 def _first_state(solver: AbstractEigenSolver, k: int, params: PyTree, key: PRNGKeyArray) -> Any:
@@ -371,16 +416,7 @@ class Sharpness(AbstractProbe):
         return _first_state(self.solver, self.k, params, key)
 
     def measure(self, context: ProbeContext, state: Any) -> tuple[Measurement, Any]:
-        solution = sharpness(
-            context.objective if self.objective is None else self.objective,
-            context.params,
-            k=self.k,
-            solver=self.solver,
-            start=state,
-            max_matvecs=_budget(self.solver, self.max_matvecs, context),
-            driver=context.driver,
-            linearization=context.linearization if self.objective is None else None,
-        )
+        solution = top_of(_hessian_of(self, context), self.solver, **_options(self, context, state))
         return _named("sharpness", solution, self.solver), solution.state
 
 
@@ -432,18 +468,13 @@ class PreconditionedSharpness(AbstractProbe):
         return _first_state(self.solver, self.k, params, key)
 
     def measure(self, context: ProbeContext, state: Any) -> tuple[Measurement, Any]:
-        edge = preconditioned_sharpness(
-            context.objective if self.objective is None else self.objective,
-            context.params,
+        edge = _edge(
+            _hessian_of(self, context),
             context.optimizer,
             context.optimizer_state,
-            grads=context.grads,
-            k=self.k,
-            solver=self.solver,
-            start=state,
-            max_matvecs=_budget(self.solver, self.max_matvecs, context),
-            driver=context.driver,
-            linearization=context.linearization if self.objective is None else None,
+            context.grads,
+            self.solver,
+            **_options(self, context, state),
         )
         measurement = _named("preconditioned_sharpness", edge.solution, self.solver)
         return measurement | {"ratio": edge.ratio}, edge.solution.state

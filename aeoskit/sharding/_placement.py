@@ -82,13 +82,17 @@ class Placement:
                 )
             if named.count(axis) > 1:
                 raise ValueError(f"the axis {axis!r} is named twice: give it one task")
-        others = [axis for axis in has if axis not in ("data", "model", self.sweep)]
+        others = [
+            axis
+            for axis, size in self.mesh.shape.items()
+            if axis not in ("data", "model", self.sweep) and size > 1
+        ]
         if self.data_axis is None and others and "data" not in has:
             raise ValueError(
                 f"the mesh has the axes {', '.join(map(repr, has))} and none called 'data', so "
                 "that every device would run through all examples: call the axis that splits them "
-                f"'data', or in Python name it, Placement(mesh, data_axis={others[0]!r}), where () "
-                "is none"
+                f"'data', or in Python name it, Placement(mesh, data_axis={others[0]!r}), or pass "
+                "data_axis=() to split none"
             )
 
     @property

@@ -42,7 +42,7 @@ def batch_indices(
 
 
 def is_full_batch(trajectory: Trajectory) -> bool:
-    """Whether a step trains on all of the data, each example once."""
+    """True if a step trains on all of the data, each example once."""
     batch = trajectory.batch
     whole = batch == trajectory.objective.n and trajectory.sampling == "shuffle"
     return batch is None or whole
@@ -119,7 +119,7 @@ def blanks(shapes: dict[str, jax.ShapeDtypeStruct], *rows: int) -> Measurement:
 
 
 def is_always_due(probe: AbstractProbe, budget: ProbeBudget | None) -> bool:
-    """Whether a probe measures before each step."""
+    """True for a probe that measures before each step."""
     return probe.every == 1 and budget is None
 
 

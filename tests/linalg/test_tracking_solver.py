@@ -189,3 +189,27 @@ def test_options_out_of_range():
     state = eigensolve(operator, Tracking()).state
     with pytest.raises(ValueError, match="another k"):
         eigensolve(operator, Tracking(), k=2, start=state)
+
+
+def repeated(solver, solves):
+    """Solves of one matrix, each from the state of the last: products, and explorers left."""
+    operator = lx.DiagonalLinearOperator(jnp.linspace(0.0, 3.0, 30) ** 2)
+    state, products, explores = None, [], []
+    for _ in range(solves):
+        solution = eigensolve(operator, solver, start=state)
+        state = solution.state
+        products.append(int(solution.stats["matvecs"]))
+        explores.append(bool(state.memory.there[-2]))
+    return products[1:], explores[1:]
+
+
+def test_an_explorer_of_every_solve_is_renewed():
+    _, explores = repeated(Tracking(explore_every=1, renew_every=6), 20)
+    ages = 1 + np.flatnonzero(np.logical_not(explores))
+    assert ages.tolist() == [6, 12, 18]
+
+
+def test_nothing_kept_is_not_looked_at():
+    products, _ = repeated(Tracking(kept=0), 12)
+    ages = 1 + np.arange(len(products))
+    assert products == np.where(ages % 4 == 0, 2, 1).tolist()

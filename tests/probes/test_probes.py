@@ -20,6 +20,7 @@ from aeoskit.probes import (
     preconditioned_sharpness,
     sharpness,
 )
+from aeoskit.trajectory import Trajectory, stream
 
 SOLVER = Lanczos()
 
@@ -165,8 +166,40 @@ def test_a_linearization_gives_gradient_and_products(contexts, measured):
         (sharpness, ()),
         (preconditioned_sharpness, (first.optimizer, first.optimizer_state)),
     ):
-        with pytest.raises(ValueError, match="other parameters"):
+        with pytest.raises(ValueError, match="other params"):
             function(first.objective, first.params, *rest, linearization=point)
+    half = second.objective.on_batch(jnp.arange(15))
+    with pytest.raises(ValueError, match="other objective"):
+        sharpness(half, second.params, linearization=point)
+
+
+def test_a_linearization_is_no_constant_of_a_transformation():
+    objective = Objective(lambda w, x: (x @ w) ** 4, jnp.ones((3, 1)))
+    point = objective.linearize(jnp.ones(1))
+
+    def top(w, inside):
+        made = objective.linearize(w) if inside else point
+        return sharpness(objective, w, linearization=made).values[0]
+
+    with pytest.raises(ValueError, match="inside of it"):
+        jax.grad(top)(jnp.ones(1), False)
+    # The second derivative of w⁴ is 12 w².
+    np.testing.assert_allclose(jax.grad(top)(jnp.ones(1), True), [24.0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["scan", "host"])
+def test_a_run_that_begins_at_nan_goes_on_without_numbers(mode):
+    objective = Objective(lambda w, x: (x @ w) ** 2, jnp.ones((3, 2)))
+    trajectory = Trajectory(objective, adam(0.1), {"sharpness": Sharpness()})
+    carry = trajectory.init(jnp.full(2, jnp.nan), jax.random.key(0))
+    chunk = next(stream(trajectory, carry, 3, mode=mode))
+    assert np.isnan(chunk.measurements["sharpness"]).all()
+    assert chunk.diverged_at == 0
+    with pytest.raises(ValueError, match="other params"):
+        sharpness(objective, jnp.ones(2), linearization=objective.linearize(jnp.full(2, jnp.nan)))
+    lost = jnp.full(2, jnp.nan)
+    found = sharpness(objective, lost, linearization=objective.linearize(lost.copy()))
+    assert found.result == RESULTS.nonfinite
 
 
 def test_an_unconverged_solve_says_so(contexts):

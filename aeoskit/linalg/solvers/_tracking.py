@@ -290,7 +290,8 @@ class Tracking(AbstractSubspaceSolver):
         age = xp.where(cold, 0, start.age + 1)
         explores = self.explore_every > 0 and best < rows
         every = max(self.explore_every, 1)
-        checks = ~cold & (age % (2 * every) == every // 2) & (self.explore_every > 0)
+        checks = ~cold & (age % (2 * every) == every // 2)
+        checks = checks & (self.explore_every > 0 and self.kept > 0)
         due = (~cold & (age % every == 0) & explores) | checks
         columns = np.zeros((c, 4), dtype)
         if best < rows:
@@ -299,9 +300,8 @@ class Tracking(AbstractSubspaceSolver):
         zero = xp.zeros((), dtype)
         known, there = xp.where(cold, 0, 1).astype(dtype), memory.there.astype(dtype)
         columns = known * columns * xp.pad(there, wider[0])[:, None]
-        # Other signs each time, so that nothing cancels twice.
-        signs = xp.where(xp.cos((age + 1.0) * np.arange(c) ** 2) > 0, 1, -1).astype(dtype)
-        kept = xp.where(np.arange(c) < best, signs, 0) * xp.pad(there, wider[0])
+        kept = xp.where(np.arange(c) < best, _signs(age, c, xp), 0).astype(dtype)
+        kept = kept * xp.pad(there, wider[0])
         no = xp.asarray(False)
         own = TrackingOwn(
             model=dataclasses.replace(
@@ -380,7 +380,11 @@ class Tracking(AbstractSubspaceSolver):
         units = unit_directions(relation, stack)
         x = units[:, xp.argmax(xp.any(units != 0, axis=0))]
         both = xp.stack([own.model.matrix, own.model.staleness])
-        explorer = dataclasses.replace(own.explorer, exploring=explore)
+        # Where nothing was left of what is sought, the product is of something else.
+        sought = xp.any(units[:, 0] != 0) & ~(own.explorer.checks & plain)
+        explorer = dataclasses.replace(
+            own.explorer, exploring=explore & sought, explored=own.explorer.explored | explore
+        )
         own = dataclasses.replace(own, expected=both @ x, explorer=explorer)
         return x, xp.asarray(-1, np.int32), own
 
@@ -446,7 +450,6 @@ class Tracking(AbstractSubspaceSolver):
             explorer=dataclasses.replace(
                 explorer,
                 columns=xp.where(explorer.exploring & ~explorer.checks, stepped, columns),
-                explored=explorer.explored | explorer.exploring,
             ),
         )
         state = dataclasses.replace(state, own=own)
@@ -579,11 +582,7 @@ class Tracking(AbstractSubspaceSolver):
         if best < rows:
             renew = xp.asarray(False)
             if self.explore_every > 0 and self.renew_every > 0:
-                renew = (
-                    own.explorer.explored
-                    & ~own.explorer.checks
-                    & (age % (self.explore_every * self.renew_every) == 0)
-                )
+                renew = own.explorer.explored & (age % (self.explore_every * self.renew_every) == 0)
             sign = -1.0 if problem.which == "smallest" else 1.0
             moved = _next_explorer(own.explorer.columns, columns, sign * matrix)
             columns = xp.concatenate([columns, xp.where(renew, 0, moved)], axis=1)
@@ -601,6 +600,15 @@ class Tracking(AbstractSubspaceSolver):
         health = state.health
         memory = TrackingMemory(model, there, health.unit, health.scale / 2, complete)
         return columns, memory, age
+
+
+def _signs(age: Any, count: int, xp: Any) -> Any:
+    """Signs that look random, other ones at each age, so that nothing cancels twice."""
+    mixed = (xp.asarray(age, np.uint32) + np.uint32(1)) * (
+        np.uint32(2654435761) * np.arange(1, 2 * count, 2, dtype=np.uint32)
+    )
+    mixed = (mixed ^ (mixed >> np.uint32(15))) * np.uint32(2246822519)
+    return 1.0 - 2.0 * (mixed >> np.uint32(31))
 
 
 def _forgotten(several: bool, state: SubspaceState) -> SubspaceState:
