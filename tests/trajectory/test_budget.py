@@ -261,8 +261,8 @@ def test_no_probe_waits_for_the_timing_of_others(problem, clock, step):
         # A timing takes 9 steps; then it is due, or two steps later.
         assert np.diff(steps).max() <= 11
     budgets = chunks[-1].carry.budgets
-    known = [np.isfinite(budget.prices).all() for budget in budgets.values()]
-    assert known == [step > 0] * 2
+    known = [np.isfinite(budget.prices).sum() for budget in budgets.values()]
+    assert min(known) >= 3 if step else max(known) == 0
 
 
 def test_a_state_from_before_keeps_to_a_changed_probe(problem, clock):

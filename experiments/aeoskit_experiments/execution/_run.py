@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from aeoskit.probes import missed_budget
+from aeoskit.probes import budget_columns, missed_budget, start_budget
 from aeoskit.trajectory import (
     AbstractWay,
     Carry,
@@ -278,8 +278,11 @@ def _train(
     checkpoints.keep(step, carry)
     listener.finished(course.label)
     came_to = ends.setdefault((course.name, course.group or 0), {})
-    for name, budget in carry.budgets.items():
-        probe: Any = trajectory.probes[name]
+    kept: dict[str, Any] = {
+        name: probe for name, probe in trajectory.probes.items() if budget_columns(probe)
+    }
+    for name, probe in kept.items():
+        budget = start_budget(probe, carry.budgets.get(name))
         missed = missed_budget(probe, budget)
         if missed:
             listener.noted(f"{course.label}: {missed}")
