@@ -74,7 +74,7 @@ def check_overhead(overhead: Any) -> float | None:
     if overhead is None:
         return None
     number = isinstance(overhead, numbers.Real) and not isinstance(overhead, bool)
-    if not number or not 0 < overhead <= 10:
+    if not number or not 0 < float(overhead) <= 10:
         raise ValueError(
             f"overhead is {overhead!r}, but it is the time of a probe over that of the training "
             "steps: pass a number above 0 and at most 10, such as 0.2, or None for no limit."

@@ -105,7 +105,8 @@ def stream(
 
     Nothing is read from the device inside a chunk. In host mode the same compiled step is
     dispatched for each step, lanes one after the other, and a probe's solve reads one scalar a
-    product. The numbers do not depend on `chunk`, nor on where a run was interrupted.
+    product. Without a budget the numbers do not depend on `chunk`, nor on where a run was
+    interrupted.
 
     A probe with `overhead` is kept to its budget: chunks are then taken in parts, some of which are
     timed where the host waits for their rows in any case, and the probe's period and tolerance

@@ -396,6 +396,8 @@ def test_a_budget_is_recorded_and_what_was_missed_is_said(
         assert not found["reached"]
         assert periods[due][-1] > 5
         assert f"not {overhead:.2g}" in said[0]
+        assert f"took {found['overhead']:.2g} of the time" in said[0]
+        assert f" {found['period']:.0f} steps" in said[0]
     elif found["reached"]:  # as on any machine that is not at a standstill
         assert found["overhead"] <= 11
     criterion = metrics["preconditioned_sharpness_criterion"]
