@@ -3,12 +3,10 @@
 from ._base import AbstractProbe as AbstractProbe
 from ._base import Measurement as Measurement
 from ._base import ProbeContext as ProbeContext
-from ._budget import FIXED as FIXED
-from ._budget import TOLERATED as TOLERATED
+from ._budget import LINEARIZATION_PRODUCTS as LINEARIZATION_PRODUCTS
 from ._budget import ProbeBudget as ProbeBudget
 from ._budget import adapt_budget as adapt_budget
 from ._budget import budget_columns as budget_columns
-from ._budget import has_budget as has_budget
 from ._budget import is_due as is_due
 from ._budget import missed_budget as missed_budget
 from ._budget import start_budget as start_budget

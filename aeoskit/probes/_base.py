@@ -63,6 +63,10 @@ class AbstractProbe(eqx.Module):
 
     A probe's state holds its warm start; it has fixed shapes, so that a probe runs inside
     `lax.scan` and `jax.vmap`. A measurement is a flat mapping of names to arrays of fixed shapes.
+
+    A probe with an attribute `overhead` that is not None is kept to a budget of time. It `solves`,
+    and measures its products as `{measures[0]}_matvecs`; `every` is its shortest period and
+    `solver.value_rtol`, if there is one, its tightest tolerance.
     """
 
     every: eqx.AbstractVar[int]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 from typing import Any
 
 import equinox as eqx
@@ -15,10 +16,10 @@ LOOSEST = 0.03
 """The loosest tolerance of a value: below what a ratio at the edge moves by from step to step."""
 LONGEST = 100
 """The longest period in steps; ten of the probe's own where that is longer."""
-FIXED = 1.5
-"""What a measurement costs beside its products, in products: it is linearized at a gradient."""
-TOLERATED = 1.25
-"""So many times the overhead that was asked for counts as reached: measurements differ."""
+LINEARIZATION_PRODUCTS = 1.5
+"""The cost of a measurement beside its products, in products: it is linearized at a gradient."""
+# So many times the overhead that was asked for counts as reached: measurements differ.
+_REACHED = 1.25
 # Between so many times it nothing changes.
 _ABOVE, _BELOW = 1.1, 0.8
 # Half of the tolerance costs a quarter more at most (`aeoskit bench accuracy`).
@@ -31,7 +32,7 @@ _LEAST_PRICES, _LEAST_MEASUREMENTS = 3, 4
 
 
 class ProbeBudget(eqx.Module):
-    """Where a probe with `overhead` stands: a part of the `Carry`, one for all lanes.
+    """The state of a probe with `overhead`: a part of the `Carry`, one for all lanes.
 
     All of it are arrays, so that another period or tolerance is no other program.
 
@@ -68,12 +69,12 @@ class ProbeBudget(eqx.Module):
         )
 
 
-def check_overhead(overhead: float | None) -> float | None:
+def check_overhead(overhead: Any) -> float | None:
     """Refuses a share of the training's time that makes no sense."""
     if overhead is None:
         return None
-    number = isinstance(overhead, int | float) and not isinstance(overhead, bool)
-    if not number or not 0 < overhead <= 10:
+    number = isinstance(overhead, numbers.Real) and not isinstance(overhead, bool)
+    if not number or not 0 < float(overhead) <= 10:
         raise ValueError(
             f"overhead is {overhead!r}, but it is the time of a probe over that of the training "
             "steps: pass a number above 0 and at most 10, such as 0.2, or None for no limit."
@@ -81,51 +82,67 @@ def check_overhead(overhead: float | None) -> float | None:
     return float(overhead)
 
 
-def has_budget(probe: AbstractProbe) -> bool:
-    """Whether a probe adapts its period and tolerance to a share of the training's time.
-
-    Args:
-        probe: any probe.
-
-    Returns:
-        True or False.
-
-    Example:
-        >>> import aeoskit as ak
-        >>> has_budget(ak.Sharpness(overhead=0.2)), has_budget(ak.LossAndGradient())
-        (True, False)
-    """
+def _has_budget(probe: Any) -> bool:
     return getattr(probe, "overhead", None) is not None
 
 
-def start_budget(probe: Any) -> ProbeBudget:
-    """The state before the first measurement: the shortest period, the tightest tolerance.
+def _limits(probe: Any) -> tuple[int, float, float]:
+    """The longest period, the tightest and the loosest tolerance; NaN for a solver without one."""
+    tightest = float(getattr(getattr(probe, "solver", None), "value_rtol", math.nan))
+    # At 0 residuals were asked for: that is kept.
+    loosest = max(LOOSEST, tightest) if tightest > 0 else tightest
+    return max(LONGEST, 10 * probe.every), tightest, loosest
+
+
+def start_budget(probe: Any, before: ProbeBudget | None = None) -> ProbeBudget:
+    """The state to begin with: the shortest period and the tightest tolerance, or one from before.
+
+    A state from before is kept within the limits of the probe, which may be another by now. Where
+    that moves its period or tolerance, the costs that it knew are forgotten. Costs no product.
 
     Args:
         probe: a probe with `overhead`.
+        before: where the probe of this name stood, as a carry or a checkpoint has it.
 
     Returns:
         The state, of jax arrays.
 
     Example:
         >>> import aeoskit as ak
-        >>> int(start_budget(ak.Sharpness(every=5, overhead=0.2)).period)
-        5
+        >>> budget = start_budget(ak.Sharpness(every=5, overhead=0.2))
+        >>> later = start_budget(ak.Sharpness(every=50, overhead=0.2), before=budget)
+        >>> int(budget.period), int(later.period)
+        (5, 50)
     """
-    return ProbeBudget(
-        period=jnp.asarray(probe.every, int),
-        due=jnp.asarray(0, int),
-        value_rtol=jnp.asarray(getattr(probe.solver, "value_rtol", jnp.nan), float),
-        overhead=jnp.asarray(jnp.nan, float),
-        prices=jnp.full(PRICES, jnp.nan, float),
-        costs=jnp.full(MEASUREMENTS, jnp.nan, float),
+    longest, tightest, loosest = _limits(probe)
+    if before is None:
+        return ProbeBudget(
+            period=jnp.asarray(probe.every, int),
+            due=jnp.asarray(0, int),
+            value_rtol=jnp.asarray(tightest, float),
+            overhead=jnp.asarray(jnp.nan, float),
+            prices=jnp.full(PRICES, jnp.nan, float),
+            costs=jnp.full(MEASUREMENTS, jnp.nan, float),
+        )
+    was = int(before.period), np.asarray(before.value_rtol)
+    period = min(max(was[0], probe.every), longest)
+    tolerance = np.clip(np.nan_to_num(was[1], nan=tightest), tightest, loosest)
+    if period == was[0] and np.array_equal(tolerance, was[1], equal_nan=True):
+        return before
+    return dataclasses.replace(
+        before,
+        period=jnp.asarray(period, before.period.dtype),
+        due=before.due + (period - was[0]),
+        value_rtol=jnp.asarray(tolerance, before.value_rtol.dtype),
+        overhead=jnp.full_like(before.overhead, jnp.nan),
+        costs=jnp.full_like(before.costs, jnp.nan),
     )
 
 
 def is_due(
     probe: AbstractProbe, budget: ProbeBudget | None, step: int | Int[Any, "*steps"]
 ) -> bool | Bool[Any, "*steps"]:
-    """Whether a probe measures before a step, or before each of some.
+    """True where a probe measures before a step, or before each of some.
 
     Args:
         probe: the probe.
@@ -161,17 +178,10 @@ def with_budget(probe: Any, budget: ProbeBudget | None) -> Any:
         >>> round(float(with_budget(probe, start_budget(probe)).solver.value_rtol), 2)
         0.01
     """
-    if budget is None or not hasattr(probe.solver, "value_rtol"):
+    if budget is None or not hasattr(getattr(probe, "solver", None), "value_rtol"):
         return probe
     solver = dataclasses.replace(probe.solver, value_rtol=budget.value_rtol)
     return dataclasses.replace(probe, solver=solver)
-
-
-def _limits(probe: Any) -> tuple[int, float]:
-    """The longest period and the loosest tolerance that a probe comes to."""
-    tightest = float(getattr(probe.solver, "value_rtol", 0.0))
-    # At 0 residuals were asked for: that is kept.
-    return max(LONGEST, 10 * probe.every), max(LOOSEST, tightest) if tightest > 0 else 0.0
 
 
 def adapt_budget(probe: Any, budget: ProbeBudget) -> ProbeBudget:
@@ -205,12 +215,11 @@ def adapt_budget(probe: Any, budget: ProbeBudget) -> ProbeBudget:
     prices, costs = (x[np.isfinite(x)] for x in (budget.prices, budget.costs))
     if prices.size < _LEAST_PRICES or costs.size < 2:
         return budget
-    longest, loosest = _limits(probe)
-    tightest = float(getattr(probe.solver, "value_rtol", 0.0))
+    longest, tightest, loosest = _limits(probe)
     before = period, tolerance = int(budget.period), float(budget.value_rtol)
     target, price = probe.overhead, float(np.median(prices))
     steps = price * float(np.mean(costs))  # that a measurement costs
-    least = price * (1 + FIXED)
+    least = price * (1 + LINEARIZATION_PRODUCTS)
     overhead, wanted = steps / period, math.ceil(steps / target)
     if overhead < 2 * target and costs.size < _LEAST_MEASUREMENTS:
         return dataclasses.replace(budget, overhead=np.asarray(overhead, budget.overhead.dtype))
@@ -247,6 +256,9 @@ def budget_columns(probe: Any) -> tuple[str, ...]:
     Returns:
         The names; none without a budget.
 
+    Raises:
+        ValueError: the probe has an `overhead`, but does not measure what a budget is kept with.
+
     Example:
         >>> import aeoskit as ak
         >>> budget_columns(ak.Sharpness(overhead=0.2))
@@ -254,15 +266,25 @@ def budget_columns(probe: Any) -> tuple[str, ...]:
         >>> budget_columns(ak.Sharpness(overhead=0.2, solver=ak.Lanczos()))
         ('sharpness_period', 'sharpness_overhead')
     """
-    if not has_budget(probe):
+    if not _has_budget(probe):
         return ()
-    has_tolerance = hasattr(probe.solver, "value_rtol")
+    check_overhead(probe.overhead)
+    first = (*probe.measures, "name")[0]
+    if not probe.solves or f"{first}_matvecs" not in probe.measures:
+        raise ValueError(
+            f"a probe {type(probe).__name__} has overhead={probe.overhead!r}, but a budget counts "
+            f"products: let `solves` be True and measure them as {first + '_matvecs'!r}, or set "
+            "overhead=None."
+        )
+    has_tolerance = hasattr(getattr(probe, "solver", None), "value_rtol")
     fields = ("period", *(("value_rtol",) if has_tolerance else ()), "overhead")
-    return tuple(f"{probe.measures[0]}_{field}" for field in fields)
+    return tuple(f"{first}_{field}" for field in fields)
 
 
 def missed_budget(probe: Any, budget: ProbeBudget) -> str | None:
-    """What a probe's budget could not reach, in a sentence; None if it did.
+    """A sentence on the overhead that a probe's budget did not reach; None if it did.
+
+    Within a quarter of what was asked for counts as reached, since timings differ.
 
     Args:
         probe: a probe with `overhead`.
@@ -283,13 +305,15 @@ def missed_budget(probe: Any, budget: ProbeBudget) -> str | None:
             f"the overhead of {name} was not measured, as the run was too short or its steps are: "
             f"every {period} steps were kept to."
         )
-    if overhead <= TOLERATED * probe.overhead:
+    if overhead <= _REACHED * probe.overhead:
         return None
     took = f"{name} took {overhead:.2g} of the time of the training steps, not {probe.overhead:.2g}"
-    longest, _ = _limits(probe)
+    longest, _, loosest = _limits(probe)
     if period < longest or not np.isfinite(budget.costs).any():
         return f"{took}: it was still adapting when the run ended, at a period of {period} steps."
+    # A solver that keeps its residuals has no tolerance to loosen.
+    tolerance = f", and its loosest tolerance, {loosest:.2g}" if loosest > 0 else ""
     return (
-        f"{took}: it came to its longest period, {longest} steps, and its loosest tolerance; raise "
-        "`overhead`, or `every`, ten of which it may come to."
+        f"{took}: it came to its longest period, {longest} steps{tolerance}; raise `overhead`, or "
+        "`every`, ten of which it may come to."
     )

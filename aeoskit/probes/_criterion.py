@@ -1,4 +1,4 @@
-"""Which criterion a measurement met."""
+"""The criterion that a measurement met."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Int
@@ -6,11 +6,11 @@ from jaxtyping import Array, Int
 from aeoskit.linalg import RESULTS, AbstractEigenSolver, EigenSolution
 
 CRITERIA = ("none", "residual", "value")
-"""What the numbers of a column `…_criterion` mean: the place of each word."""
+"""The words for the numbers of a column `…_criterion`, each at its place."""
 
 
 def criterion(solution: EigenSolution, solver: AbstractEigenSolver) -> Int[Array, " k"]:
-    """Which criterion each pair of a solution met, as a place in `CRITERIA`.
+    """The criterion that each pair of a solution met, as a place in `CRITERIA`.
 
     Args:
         solution: the solution.

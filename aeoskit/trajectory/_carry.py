@@ -22,7 +22,6 @@ from aeoskit.probes import (
     AbstractProbe,
     ProbeBudget,
     budget_columns,
-    has_budget,
     start_budget,
 )
 
@@ -103,7 +102,8 @@ class Trajectory(eqx.Module):
         TypeError: what does not train.
         ValueError: a batch outside `1 … n`, an unknown `sampling`, or one with replacement where
             there is no batch; a lane count that the optimizer's leaves do not have; a minimiser on
-            batches, since its line search compares values of one function.
+            batches, since its line search compares values of one function; a probe with an
+            `overhead` that does not count its products.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -240,7 +240,9 @@ class Trajectory(eqx.Module):
                 lane_of, in_axes=(lane_axes(self.optimizer),), axis_size=self.lanes
             )(self.optimizer)
         budgets = {
-            name: start_budget(probe) for name, probe in self.probes.items() if has_budget(probe)
+            name: start_budget(probe)
+            for name, probe in self.probes.items()
+            if budget_columns(probe)
         }
         return strong_types(Carry(jnp.asarray(0, int), lane, budgets))
 

@@ -1,28 +1,28 @@
-"""How `stream` keeps probes to a budget of time: it looks at a clock between two programs."""
+"""Budgets of time along a run: `stream` looks at a clock between two programs."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
 from aeoskit.probes import (
-    FIXED,
-    AbstractProbe,
+    LINEARIZATION_PRODUCTS,
     ProbeBudget,
     adapt_budget,
     budget_columns,
-    has_budget,
     is_due,
     start_budget,
 )
 
-from ._carry import Carry, Trajectory
+from ._carry import Carry, Trajectory, take_lane
+from ._rows import Rows, blank, due_masks, joined
+from ._step import step_with_probes
 
-Rows = dict[str, np.ndarray]
 Advance = Callable[[Carry, int, int], tuple[Carry, Rows]]
 Clock = Callable[[], float]
 
@@ -38,8 +38,8 @@ def with_budgets(trajectory: Trajectory, carry: Carry) -> Carry:
     """The carry with a state for each probe that has a budget, due at its step or later."""
     step, budgets = int(carry.step), {}
     for name, probe in trajectory.probes.items():
-        if has_budget(probe):
-            budget = carry.budgets.get(name, start_budget(probe))
+        if budget_columns(probe):
+            budget = start_budget(probe, carry.budgets.get(name))
             late = max(0, -(-(step - int(budget.due)) // int(budget.period)))
             due = jnp.asarray(int(budget.due) + late * int(budget.period), int)
             budgets[name] = dataclasses.replace(budget, due=due)
@@ -70,7 +70,7 @@ class Pace:
         *,
         side_by_side: bool,
     ):
-        probes = trajectory.probes
+        probes, self._trajectory = trajectory.probes, trajectory
         self._probes: dict[str, Any] = {name: probes[name] for name in carry.budgets}
         self._fixed = {name: probe for name, probe in probes.items() if name not in self._probes}
         self._placement, self._lanes = trajectory.objective.placement, trajectory.lanes or 1
@@ -78,7 +78,11 @@ class Pace:
         self._advance, self._clock, self._side_by_side = advance, clock, side_by_side
         self._timed = dict.fromkeys(self._probes, -1)  # the first one compiles, and is cold
         self._since = dict.fromkeys(self._probes, 0)
+        # Due at the next step, and not to be put off (again) by the timing of another.
+        step = int(carry.step)
+        self._owed = {name for name, budget in self._budgets.items() if budget.due <= step}
         self._call: float | None = None
+        self._shapes: dict[str, Any] | None = None
 
     def chunk(self, carry: Carry, start: int, length: int) -> tuple[Carry, Rows, Rows]:
         """Takes a chunk of steps.
@@ -97,34 +101,77 @@ class Pace:
         step, end = start, start + length
         while step < end:
             found = self._next_timing(step, end)
+            owed, self._owed = self._owed, set()
             if found is None:
                 carry, _ = self._run(carry, step, end)
-                break
-            name, spot, after = found
-            if spot > step:
-                carry, _ = self._run(carry, step, spot)
-            for other in self._probes:
-                if other != name:
-                    self._postpone(other, after)
-            carry, with_probe = self._run(carry, spot, spot + 1)
-            self._postpone(name, after)
-            cost = self._budgets[name].costs[-1]
-            carry, without = self._run(carry, spot + 1, after)
-            self._note(name, with_probe, without / (after - spot - 1), float(cost))
-            step = after
+                step = end
+            elif owed - {found[0]}:
+                carry, _ = self._run(carry, step, step + 1)
+                step += 1
+            else:
+                carry = self._time(carry, step, *found)
+                step = found[-1]
+            for name in self._probes:
+                self._adapt(name)
         for name in self._probes:
             self._since[name] += 1
-            self._adapt(name)
-        rows, masks = self._joined()
+        rows = joined([(count, rows) for count, rows, _ in self._parts])
+        masks = joined([(count, masks) for count, _, masks in self._parts])
+        for probe in self._probes.values():
+            if any(name not in rows for name in probe.measures):
+                rows |= self._blanks(carry, probe.measures, length)
         for name, probe in self._probes.items():
             # What is known at the end of a chunk holds for all of it.
             overhead = self._budgets[name].overhead
             rows[f"{probe.measures[0]}_overhead"] = np.full((length, self._lanes), overhead)
         return dataclasses.replace(carry, budgets=self._shown()), rows, masks
 
+    def always(self) -> set[str]:
+        """The quantities that every chunk has: when they are due no one knows beforehand."""
+        return {
+            name
+            for probe in self._probes.values()
+            for name in (*probe.measures, *budget_columns(probe))
+        }
+
+    def _blanks(self, carry: Carry, names: tuple[str, ...], length: int) -> Rows:
+        """Rows of a probe that a chunk in host mode did not measure: their shapes are traced."""
+        if self._shapes is None:
+            lane, trajectory = carry.lane, self._trajectory
+            if trajectory.lanes is not None:
+                lane = take_lane(lane, 0)
+                trajectory = trajectory.single(take_lane(trajectory.optimizer, 0))
+            _, self._shapes = eqx.filter_eval_shape(
+                step_with_probes, trajectory, lane, carry.step, carry.budgets
+            )
+        assert self._shapes is not None
+        shapes = {name: self._shapes[name] for name in names}
+        return {
+            name: blank(like, length, self._lanes, *like.shape) for name, like in shapes.items()
+        }
+
+    def _time(self, carry: Carry, step: int, name: str, spot: int, after: int) -> Carry:
+        """Takes the steps up to `after`, and times a measurement at `spot` and the rest without."""
+        self._postpone(name, spot)
+        if spot > step:
+            carry, _ = self._run(carry, step, spot)
+        others = [other for other in self._probes if other != name]
+        self._owed |= {other for other in others if self._postpone(other, after)}
+        carry, with_probe = self._run(carry, spot, spot + 1)
+        if self._postpone(name, after):
+            self._owed.add(name)
+        cost = self._budgets[name].costs[-1]
+        carry, without = self._run(carry, spot + 1, after)
+        self._note(name, with_probe, without / (after - spot - 1), float(cost))
+        return carry
+
     def _next_timing(self, step: int, end: int) -> tuple[str, int, int] | None:
-        """A probe whose price is to be timed, the step of its measurement, the end of the gap."""
-        for name, budget in self._budgets.items():
+        """A probe whose price is to be timed, the step of its measurement, the end of the gap.
+
+        Probes take turns: the one that was timed least comes first.
+        """
+        for name in sorted(self._budgets, key=lambda name: self._timed[name]):
+            budget = self._budgets[name]
             full = np.isfinite(budget.prices).all()
             # Of steps that are too short for the clock no price is ever known.
             wanted = _FRESH if full else 2 * len(budget.prices)
@@ -142,22 +189,23 @@ class Pace:
             after = min(spot + 1 + gap, end)
             solves = [at for at in range(spot + 2, after) if not self._clear(at)]
             after = min([after, *solves]) if clear else after
-            self._postpone(name, spot)
             return name, spot, after
         return None
 
     def _clear(self, step: int) -> bool:
-        """Whether no probe of a fixed period solves there that does not at every step."""
+        """True if no probe of a fixed period solves there that does not at every step."""
         return not any(
             probe.solves and probe.every > 1 and is_due(probe, None, step)
             for probe in self._fixed.values()
         )
 
-    def _postpone(self, name: str, step: int) -> None:
-        """Makes a probe due at a step, if it is before."""
+    def _postpone(self, name: str, step: int) -> bool:
+        """Makes a probe due at a step, if it is before; True if it was."""
         budget = self._budgets[name]
+        earlier = int(budget.due) < step
         due = np.asarray(max(int(budget.due), step), budget.due.dtype)
         self._budgets[name] = dataclasses.replace(budget, due=due)
+        return earlier
 
     def _shown(self) -> dict[str, ProbeBudget]:
         """The states as programs take them."""
@@ -165,7 +213,7 @@ class Pace:
         return budgets if self._placement is None else self._placement.put_replicated(budgets)
 
     def _seconds(self, seconds: float) -> float:
-        """What all processes of a run take for the time, since they have to do the same."""
+        """The time, the same for all processes of a run, since they have to do the same."""
         if self._placement is None or jax.process_count() == 1:
             return seconds
         return float(multihost_utils.broadcast_one_to_all(np.asarray(seconds)))
@@ -188,10 +236,7 @@ class Pace:
         """Takes the steps, keeps their rows, and notes what measurements cost."""
         numbers = np.arange(step, end)
         carry, rows, seconds = self._timed_call(carry, step, end - step)
-        masks: Rows = {}
-        for names, probe, budget in self._names():
-            mask = np.broadcast_to(is_due(probe, budget, numbers), numbers.shape)
-            masks |= dict.fromkeys(names, mask)
+        masks = due_masks(self._fixed | self._probes, self._budgets, numbers)
         for name, probe in self._probes.items():
             budget, columns = self._budgets[name], budget_columns(probe)
             mask = masks[probe.measures[0]]
@@ -200,7 +245,7 @@ class Pace:
                 rows[column] = np.full((len(numbers), self._lanes), field)
                 masks[column] = mask
             for place in np.flatnonzero(mask):
-                spent = rows[f"{probe.measures[0]}_matvecs"][place] + FIXED
+                spent = rows[f"{probe.measures[0]}_matvecs"][place] + LINEARIZATION_PRODUCTS
                 cost = spent.max() if self._side_by_side else spent.sum()
                 if self._timed[name] >= 0:
                     budget = budget.noting("costs", float(cost))
@@ -212,10 +257,6 @@ class Pace:
         self._parts.append((len(numbers), rows, masks))
         return carry, seconds - (self._call or 0.0)
 
-    def _names(self) -> list[tuple[tuple[str, ...], AbstractProbe, ProbeBudget | None]]:
-        probes = self._fixed | self._probes
-        return [(probe.measures, probe, self._budgets.get(name)) for name, probe in probes.items()]
-
     def _note(self, name: str, with_probe: float, step: float, cost: float) -> None:
         """Keeps a price: what a measurement added to its step, over its products."""
         self._timed[name] += 1
@@ -223,34 +264,11 @@ class Pace:
         if self._timed[name] > 0 and step > 0 and cost > 0:
             price = max(with_probe - step, 0.0) / cost / step
             self._budgets[name] = self._budgets[name].noting("prices", price)
-            self._adapt(name)
 
     def _adapt(self, name: str) -> None:
         probe, before = self._probes[name], self._budgets[name]
         after = adapt_budget(probe, before)
-        moved = int(after.period) - int(before.period)
-        # The next measurement comes sooner or later by as much.
+        # The next measurement comes sooner or later by as much, unless it was put off already.
+        moved = 0 if name in self._owed else int(after.period) - int(before.period)
         due = np.asarray(int(before.due) + moved, before.due.dtype)
         self._budgets[name] = dataclasses.replace(after, due=due)
-
-    def _joined(self) -> tuple[Rows, Rows]:
-        """The rows of all parts, blank where a part has none of a name."""
-        examples: Rows = {}
-        for _, rows, _ in self._parts:
-            examples = rows | examples
-        missing: dict[str, Any] = {
-            name: np.nan if np.issubdtype(value.dtype, np.inexact) else 0
-            for name, value in examples.items()
-        }
-        joined = {
-            name: np.concatenate(
-                [
-                    rows.get(name, np.full((count, *value.shape[1:]), missing[name], value.dtype))
-                    for count, rows, _ in self._parts
-                ]
-            )
-            for name, value in examples.items()
-        }
-        names = dict.fromkeys(name for _, _, masks in self._parts for name in masks)
-        masks = {name: np.concatenate([part[2][name] for part in self._parts]) for name in names}
-        return joined, masks

@@ -16,8 +16,9 @@ from aeoskit.linalg import loop_mode
 from aeoskit.probes import Measurement, ProbeBudget, is_due, with_budget
 
 from ._carry import AnyOptimizer, Carry, Lane, Trajectory, lane_axes, strong_types, take_lane
-from ._pace import Clock, Pace, Rows, with_budgets
+from ._pace import Clock, Pace, with_budgets
 from ._placed import cut_lanes, lie, pad_lanes, padded_lanes
+from ._rows import Rows, due_masks, joined
 from ._step import (
     advance_lane,
     blanks,
@@ -37,7 +38,8 @@ class Chunk(NamedTuple):
         steps: the step numbers, (steps,).
         measurements: name to values, (steps, lanes, ...); a single run has one lane. A quantity
             that was not due in this chunk is left out; where it was due at some steps only, the
-            other rows are NaN (zero for counts).
+            other rows are NaN (zero for counts). Those of a probe with `overhead` are always
+            there, since no one knows beforehand when it is due.
         measured: name to a mask over `steps`: when that quantity was measured.
         diverged_at: per lane, the step of its divergence so far, or -1; (lanes,).
         carry: the state after the chunk, on the device. The next chunk donates its buffers: copy it
@@ -103,13 +105,16 @@ def stream(
 
     Nothing is read from the device inside a chunk. In host mode the same compiled step is
     dispatched for each step, lanes one after the other, and a probe's solve reads one scalar a
-    product. The numbers do not depend on `chunk`, nor on where a run was interrupted.
+    product. Without a budget the numbers do not depend on `chunk`, nor on where a run was
+    interrupted.
 
     A probe with `overhead` is kept to its budget: chunks are then taken in parts, some of which are
     timed where the host waits for their rows in any case, and the probe's period and tolerance
     follow (`adapt_budget`; the states are the carry's `budgets`). When such a probe measures, and
-    how exactly, depends on the machine; the training itself does not. It takes a few timings, of a
-    measurement and some steps without one each, so a chunk should have 20 steps or more.
+    how exactly, depends on the machine. The training depends on it by rounding alone: where a due
+    probe linearizes the loss the step takes its gradient from there, which is another program than
+    that of the other steps. It takes a few timings, of a measurement and some steps without one
+    each, so a chunk should have 20 steps or more.
 
     Args:
         trajectory: the run.
@@ -159,18 +164,20 @@ def stream(
 
     together = mode == "scan"
     pace = Pace(trajectory, carry, advance, clock, side_by_side=together) if carry.budgets else None
+    always = set() if pace is None else pace.always()
     for start in range(first, first + steps, chunk):
         length = min(chunk, first + steps - start)
         numbers = np.arange(start, start + length)
         if pace is None:
             carry, rows = advance(carry, start, length)
-            masks = _masks(trajectory, numbers)
+            masks = due_masks(trajectory.probes, {}, numbers)
         else:
             carry, rows, masks = pace.chunk(carry, start, length)
+        kept = {name for name, mask in masks.items() if name in always or mask.any()}
         yield Chunk(
             steps=numbers,
-            measurements={name: value for name, value in rows.items() if masks[name].any()},
-            measured={name: mask for name, mask in masks.items() if mask.any()},
+            measurements={name: value for name, value in rows.items() if name in kept},
+            measured={name: mask for name, mask in masks.items() if name in kept},
             diverged_at=np.atleast_1d(np.asarray(carry.lane.diverged_at)),
             carry=carry,
         )
@@ -409,25 +416,8 @@ def _host_lane(
             del context  # its linearization is as large as a pass through the model
         carried, number, cheap = _host_step(form, kept, carried, number, known)
         rows.append(row | cheap)
-    return jax.tree.unflatten(form.lane, carried), _columns(jax.device_get(rows))
-
-
-def _columns(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Rows with different names to one array a name, NaN (or zero) where it was not measured."""
-    examples: dict[str, np.ndarray] = {}
-    for row in rows:
-        examples = row | examples
-    missing = {
-        name: np.full_like(value, np.nan if np.issubdtype(value.dtype, np.inexact) else 0)
-        for name, value in ((name, np.asarray(value)) for name, value in examples.items())
-    }
-    return {name: np.stack([row.get(name, missing[name]) for row in rows]) for name in examples}
-
-
-def _masks(trajectory: Trajectory, steps: np.ndarray) -> dict[str, np.ndarray]:
-    """For each quantity, at which of the steps its probe was due."""
-    return {
-        name: steps % probe.every == 0
-        for probe in trajectory.probes.values()
-        for name in probe.measures
-    }
+    parts: list[tuple[int, Rows]] = [
+        (1, {name: np.asarray(value)[None] for name, value in row.items()})
+        for row in jax.device_get(rows)
+    ]
+    return jax.tree.unflatten(form.lane, carried), joined(parts)

@@ -385,7 +385,8 @@ def test_a_budget_is_recorded_and_what_was_missed_is_said(
     due = metrics["ratio"].notnull().values
     periods = metrics["preconditioned_sharpness_period"].values
     assert np.isnan(periods[~due]).all()
-    assert found["period"] == periods[due][-1]
+    # Of the state at the end, as the line is: the last row may be from before a change.
+    assert found["period"] >= periods[due][-1]
     said = [note for note in heard.notes if note.startswith("main: ")]
     assert found["reached"] == (not said)
     if chunk == 1:
@@ -395,6 +396,8 @@ def test_a_budget_is_recorded_and_what_was_missed_is_said(
         assert not found["reached"]
         assert periods[due][-1] > 5
         assert f"not {overhead:.2g}" in said[0]
+        assert f"took {found['overhead']:.2g} of the time" in said[0]
+        assert f" {found['period']:.0f} steps" in said[0]
     elif found["reached"]:  # as on any machine that is not at a standstill
         assert found["overhead"] <= 11
     criterion = metrics["preconditioned_sharpness_criterion"]

@@ -160,6 +160,60 @@ def test_an_overhead_that_is_none_is_refused(kind, overhead):
         kind(overhead=overhead)
 
 
+@pytest.mark.parametrize("number", [np.float32(0.25), np.float64(0.25), np.int64(1), 1])
+def test_any_real_number_is_an_overhead(number):
+    found = Sharpness(overhead=number).overhead
+    assert found == float(number)
+    assert type(found) is float
+    for other in (True, np.bool_(True), "0.2"):
+        with pytest.raises(ValueError, match="overhead is"):
+            Sharpness(overhead=other)
+
+
+def test_a_budget_keeps_to_the_limits_of_a_changed_probe():
+    _, _, budget = settle(Sharpness(every=5, overhead=0.2), 1.0)
+    budget = jax.tree.map(jnp.asarray, dataclasses.replace(budget, due=np.asarray(200)))
+    period, tolerance = int(budget.period), float(budget.value_rtol)
+    assert 5 < period < 50
+    assert tolerance == pytest.approx(0.03)
+    # Another share of the time alone is within the limits.
+    assert start_budget(Sharpness(every=5, overhead=0.3), budget) is budget
+    changes = {
+        (50, 0.03): Sharpness(every=50, overhead=0.2),
+        (period, 0.0): Sharpness(every=5, overhead=0.2, solver=Tracking(value_rtol=0.0)),
+        (period, 0.1): Sharpness(every=5, overhead=0.2, solver=Tracking(value_rtol=0.1)),
+        (period, math.nan): Sharpness(every=5, overhead=0.2, solver=Lanczos()),
+    }
+    for expected, probe in changes.items():
+        moved = start_budget(probe, budget)
+        found = int(moved.period), float(moved.value_rtol)
+        assert found == pytest.approx(expected, nan_ok=True)
+        assert int(moved.due) == 200 + expected[0] - period
+        # What was known of costs was of another period or tolerance; a price is one of a product.
+        assert np.isnan(moved.costs).all()
+        assert np.isnan(moved.overhead)
+        assert np.isfinite(moved.prices).all()
+    # A solver that has a tolerance again begins with its own.
+    without = start_budget(changes[period, 0.0], start_budget(Sharpness(solver=Lanczos()), budget))
+    assert float(without.value_rtol) == 0
+    with_one = dataclasses.replace(budget, value_rtol=jnp.asarray(jnp.nan))
+    again = start_budget(Sharpness(every=5, overhead=0.2), with_one)
+    assert float(again.value_rtol) == pytest.approx(0.01)
+    # And a period that is too long for the probe.
+    late = dataclasses.replace(budget, period=jnp.asarray(200))
+    assert int(start_budget(Sharpness(every=5, overhead=0.2), late).period) == 100
+
+
+@pytest.mark.parametrize("solver", [Lanczos(), Tracking(value_rtol=0.0), Tracking(value_rtol=0.01)])
+def test_a_tolerance_is_named_where_there_is_one(solver):
+    probe = Sharpness(every=20, overhead=0.01, solver=solver)
+    words = str(missed_budget(probe, settle(probe, 4.0)[2]))
+    assert "longest period, 200 steps" in words
+    loosened = getattr(solver, "value_rtol", 0) > 0
+    assert ("loosest tolerance, 0.03" in words) == loosened
+    assert ("tolerance" in words) == loosened
+
+
 def test_without_a_budget_there_are_no_columns():
     for probe in (Sharpness(), PreconditionedSharpness(), LossAndGradient(), FlipMultiplier()):
         assert budget_columns(probe) == ()

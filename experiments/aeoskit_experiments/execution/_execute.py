@@ -27,7 +27,7 @@ from ._processes import from_leader, is_leader, noticing
 from ._rewind import with_past
 from ._room import make_room
 from ._rows import advance_of, figure_kind, run_rows, runs_raw, select, sides_of, threshold_rows
-from ._run import Course, run_group
+from ._run import Course, Ends, run_group
 from ._summary import multiplier_rows, ratio_curve
 from ._windows import edge_step
 
@@ -100,9 +100,10 @@ def execute(
         lanes = [{**values, **lane} for values, experiment in groups for lane in experiment.lanes()]
         writer = _create(pipeline, store, root, folder, lanes)
         status = "finished"
+        ends: Ends = {}
         try:
             with noticing(writer.path), phase("train"):
-                _train_groups(groups, setup, store, writer, listener, interrupt)
+                _train_groups(groups, setup, store, writer, listener, interrupt, ends)
         except KeyboardInterrupt:
             if _empty(writer):
                 writer.discard()  # Stopped before the first chunk: there is nothing to keep.
@@ -115,7 +116,7 @@ def execute(
             else:
                 writer.close({"runs": []}, status="failed")
             raise
-        return _conclude(pipeline, groups, lanes, writer, status, begun, listener)
+        return _conclude(pipeline, groups, lanes, writer, status, begun, listener, ends)
 
 
 def _train_groups(
@@ -125,6 +126,7 @@ def _train_groups(
     writer: AnyWriter,
     listener: Listener,
     interrupt: Interrupt,
+    ends: Ends,
 ) -> None:
     """One group after the other; the first one's setup is there already."""
     offset = 0
@@ -157,6 +159,7 @@ def _train_groups(
                 checkpoint_every=store.checkpoint_every,
                 interrupt=interrupt,
             ),
+            ends=ends,
         )
         offset += len(setup.lanes)
 
@@ -243,6 +246,7 @@ def _conclude(
     status: str,
     begun: float,
     listener: Listener,
+    ends: Ends,
 ) -> Outcome:
     """Sums up, draws and closes the record: the first process does, and says how it ended."""
     if not is_leader():
@@ -251,7 +255,7 @@ def _conclude(
         return Outcome(writer.path, {"status": status}, [], status, code, leads=False)
     run = read_run(writer.path)
     dataset = run.metrics
-    runs = run_rows(dataset, groups, lanes)
+    runs = run_rows(dataset, groups, lanes, ends)
     rewind = groups[0][1].rewind
     if rewind is not None and isinstance(rewind.at, int) and lanes == [{}]:
         # The other run's way there belongs to the picture, and to the step of the edge.

@@ -5,13 +5,13 @@ from typing import Any
 
 import xarray as xr
 
-from aeoskit.probes import TOLERATED
 from aeoskit.record import lane_selection
 from aeoskit_experiments.pipelines import Experiment, Track
 
 from ._build import build_optimizer, is_raw
 from ._draw import kind_of
 from ._names import rate_of
+from ._run import Ends
 from ._summary import measured, summarize_advance, summarize_run, threshold_row
 
 
@@ -19,12 +19,13 @@ def run_rows(
     dataset: xr.Dataset,
     groups: list[tuple[dict[str, Any], Experiment]],
     lanes: list[dict[str, Any]],
+    ends: Ends,
 ) -> list[dict[str, Any]]:
     """A row for each branch and lane: what it was, its numbers, and what they depend on."""
     found = []
     names = [str(name) for name in dataset["branch"].values]
     for name in names:
-        for values, experiment in groups:
+        for group, (values, experiment) in enumerate(groups):
             raw = runs_raw(experiment, name)
             for lane in experiment.lanes():
                 coordinates = {**values, **lane}
@@ -36,7 +37,10 @@ def run_rows(
                     # It was set there.
                     rates = measured(part, "learning_rate")[1]
                     row["lr"] = float(rates[-1]) if rates.size else None
-                row |= summarize_run(part, raw) | _budgets(part, experiment)
+                row |= summarize_run(part, raw)
+                # The states at the end, as the closing lines have them: no row may be as late.
+                if came_to := ends.get((name, group)):
+                    row["budgets"] = came_to
                 found.append(row | _asked(experiment))
     return found
 
@@ -56,23 +60,6 @@ def _asked(experiment: Experiment) -> dict[str, Any]:
         same = len(set(sizes.values())) == 1
         said["probe_examples"] = next(iter(sizes.values())) if same else sizes
     return said
-
-
-def _budgets(part: xr.Dataset, experiment: Experiment) -> dict[str, Any]:
-    """What probes with a budget of time came to, and whether it was what was asked for."""
-    found = {}
-    for probe in experiment.probes:
-        if not isinstance(probe, Track) or probe.overhead is None:
-            continue
-        numbers = {
-            name: measured(part, f"{probe.variant}_{name}")[1][-1:]
-            for name in ("overhead", "period", "value_rtol")
-        }
-        said = {name: float(last[0]) if last.size else None for name, last in numbers.items()}
-        came_to = said["overhead"]
-        reached = came_to is not None and came_to <= TOLERATED * probe.overhead
-        found[probe.variant] = {"asked": probe.overhead, "reached": reached, **said}
-    return {"budgets": found} if found else {}
 
 
 def select(dataset: xr.Dataset, branch: str, lane: dict[str, Any]) -> xr.Dataset:

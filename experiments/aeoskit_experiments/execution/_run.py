@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from aeoskit.probes import missed_budget
+from aeoskit.probes import budget_columns, missed_budget, start_budget
 from aeoskit.trajectory import (
     AbstractWay,
     Carry,
@@ -32,6 +32,10 @@ from ._windows import edge_step
 
 STOP_WINDOW = 50
 """Steps over whose median loss `stop_loss` is judged: at the edge a single loss may jump."""
+
+
+Ends = dict[tuple[str, int], dict[str, dict[str, Any]]]
+"""What probes with a budget of time came to, by branch and number of the group, then by probe."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +101,7 @@ def run_group(
     writer: AnyWriter,
     listener: Listener,
     course: Course,
+    ends: Ends,
 ) -> None:
     """Trains the main run, keeping a copy of the carry where a branch begins; then the branches.
 
@@ -108,6 +113,7 @@ def run_group(
         writer: the record.
         listener: is told of each chunk.
         course: names.
+        ends: takes what probes with a budget of time came to.
     """
     end = length(train)
     starts: dict[str, tuple[int, Carry]] = {}
@@ -147,6 +153,7 @@ def run_group(
         course,
         history,
         checkpoints,
+        ends,
     )
     for item in waiting:
         listener.noted(
@@ -174,6 +181,7 @@ def run_group(
             theirs,
             _History(way, start),
             _Checkpoints(writer, dataclasses.replace(theirs, checkpoint_every=None), step),
+            ends,
         )
 
 
@@ -236,6 +244,7 @@ def _train(
     course: Course,
     history: "_History",
     checkpoints: _Checkpoints,
+    ends: Ends,
 ) -> None:
     """One run from a step to the end, in segments between the steps at which branches begin."""
     end = length(train)
@@ -268,10 +277,21 @@ def _train(
                 break
     checkpoints.keep(step, carry)
     listener.finished(course.label)
-    for name, probe in trajectory.probes.items():
-        missed = missed_budget(probe, carry.budgets[name]) if name in carry.budgets else None
+    came_to = ends.setdefault((course.name, course.group or 0), {})
+    kept: dict[str, Any] = {
+        name: probe for name, probe in trajectory.probes.items() if budget_columns(probe)
+    }
+    for name, probe in kept.items():
+        budget = start_budget(probe, carry.budgets.get(name))
+        missed = missed_budget(probe, budget)
         if missed:
             listener.noted(f"{course.label}: {missed}")
+        numbers = {key: float(getattr(budget, key)) for key in ("overhead", "period", "value_rtol")}
+        came_to[probe.measures[0]] = {
+            "asked": probe.overhead,
+            "reached": missed is None,
+            **{key: None if np.isnan(value) else value for key, value in numbers.items()},
+        }
     course.interrupt.grant()
 
 
