@@ -97,8 +97,13 @@ def _print_layout(found: Any, name: str) -> None:
 def _clear(rest: list[str]) -> int:
     if rest and rest != ["--json"]:
         raise UserError(f"doctor {CLEAR} takes nothing beside it but --json: leave {rest[0]} out")
-    from aeoskit_experiments._cache import clear_cache
+    from aeoskit_experiments._cache import cache_state, clear_cache
 
+    if cache_state()["folder"] is None:
+        raise UserError(
+            f"doctor {CLEAR}: the cache of compiled programs is off, so that there is no folder to "
+            "clear: leave --no-cache out, or AEOSKIT_CACHE=off"
+        )
     freed = clear_cache()
     if rest:
         print_json({"freed_bytes": freed})

@@ -33,6 +33,8 @@ _KNOWN = {
     "rewound_to",
     "diverged_at",
     "result",
+    # The closing lines have what of it was not reached.
+    "budgets",
 }
 
 _THREE_DIGITS = ("ratio", "multiplier", "equivalent_ratio")

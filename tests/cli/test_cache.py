@@ -194,6 +194,8 @@ def test_a_command_asks_for_it_and_leaves_the_environment_as_it_was(
     assert "compiled programs deleted" in capsys.readouterr().out
     assert cache_state()["programs"] == 0
     assert clear_cache() == 0
-    assert main(["--no-cache", "doctor", "--clear-cache", "--json"]) == 0
+    assert main(["doctor", "--clear-cache", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"freed_bytes": 0}
+    assert main(["--no-cache", "doctor", "--clear-cache"]) == 2
+    assert "is off" in capsys.readouterr().err
     assert main(["doctor", "--clear-cache", "adam-edge"]) == 2

@@ -286,10 +286,11 @@ def _train(
         missed = missed_budget(probe, budget)
         if missed:
             listener.noted(f"{course.label}: {missed}")
-        numbers = {key: float(getattr(budget, key)) for key in ("overhead", "period", "value_rtol")}
+        numbers = {key: float(getattr(budget, key)) for key in ("overhead", "value_rtol")}
         came_to[probe.measures[0]] = {
             "asked": probe.overhead,
             "reached": missed is None,
+            "period": int(budget.period),
             **{key: None if np.isnan(value) else value for key, value in numbers.items()},
         }
     course.interrupt.grant()
