@@ -155,8 +155,8 @@ class Tracking(AbstractSubspaceSolver):
     estimated error of its value is at most `value_rtol |θ|`. That estimate is of second order in
     the residual, so that at the edge it takes half of the products: the larger of three times the
     rise that the model expects and twice the residual squared over the model's gap (`estimates`).
-    It is no bound: in every training of `aeoskit bench accuracy`, before the edge and at it, a tight
-    cluster under label noise included, it covered nine of ten errors or more with
+    It is no bound: in every training of `aeoskit bench accuracy`, before the edge and at it, with a
+    tight cluster under label noise too, it covered nine of ten errors or more with
     `value_rtol=1e-2`; fewer where values cross without being coupled. Such a solve ends with
     `RESULTS.estimate_met`, and `converged` says that either was met. The budget `max_matvecs` ends
     a solve anywhere, with the residuals that were reached.
