@@ -309,8 +309,8 @@ def probe_solver() -> Tracking:
     """The solver of a probe: it ends when the estimated error of the value is under a per cent.
 
     The estimate covers the error in nine of ten measurements along most trainings, and most errors
-    are a hundredth of it (`aeoskit bench accuracy`). `solver=Tracking()` asks for residuals of 1e-3;
-    with `Tracking(value_rtol=0.01, explore_every=1)` what else has risen to the top is seen sooner.
+    are a hundredth of it (`aeoskit bench accuracy`). `solver=Tracking()` asks for residuals, and
+    `Tracking(value_rtol=0.01, explore_every=1)` sees sooner what else has risen to the top.
 
     Returns:
         `Tracking(value_rtol=0.01)`.
