@@ -6,7 +6,9 @@ truth is dense, in float64. `aeoskit bench hard` holds 10,000 sequences against 
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 import pytest
 
@@ -69,3 +71,22 @@ def test_a_linear_model_and_a_concave_loss(solver):
             truth = np.sort(np.repeat(sign * np.linalg.eigvalsh(gram), 3))[::-1][:4]
             assert np.all((np.abs(values - truth) <= 5e-3 * np.abs(truth) + 5e-4) | ~claimed)
             assert np.any(claimed)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [ak.Lanczos(basis=30), linalg.LOBPCG(), ak.Tracking(), linalg.Arnoldi(basis=40)],
+    ids=lambda solver: type(solver).__name__,
+)
+@pytest.mark.parametrize("seed", [3, 5])
+def test_a_pair_that_hides_in_what_was_not_multiplied(solver, seed):
+    """Eleven values, two of them closer than the tolerance: one Ritz pair stands for both."""
+    values = np.zeros(64)
+    values[:11] = 72, 68, 54, 50, 41, 39.55, 39.54, 31, 26, 25, 21.5
+    q = np.linalg.qr(np.random.default_rng(seed).normal(size=(64, 64)))[0]
+    matrix = jnp.asarray((q * values[None]) @ q.T, jnp.float32)
+    operator = lx.MatrixLinearOperator(matrix, lx.symmetric_tag)
+    which = "largest" if "largest" in solver.ends else "largest_real"
+    found = linalg.eigensolve(operator, solver, k=10, which=which, start=jax.random.key(seed))
+    assert np.all(found.is_top)
+    np.testing.assert_allclose(found.values.real, values[:10], rtol=2e-3)

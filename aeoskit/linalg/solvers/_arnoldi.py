@@ -384,10 +384,13 @@ class Arnoldi(AbstractSubspaceSolver):
         # Its real and its imaginary part are two directions: the longer one now.
         parts = xp.stack([error.real, error.imag], axis=1)
         rows = xp.eye(index.shape[0], dtype=parts.dtype)
-        units = unit_directions(relation, xp.concatenate([rows, parts], axis=1))
+        # All that was not multiplied: a search looks there, too, as it does for Lanczos.
+        hidden = relation.there[:, None].astype(parts.dtype)
+        units = unit_directions(relation, xp.concatenate([rows, parts, hidden], axis=1))
         residual = units[:, index.shape[0] + xp.argmax(norms(parts))]
         begins = state.matvecs < xp.where(xp.any(wanted), state.own[1], state.own[0])
         row = xp.where(begins, state.matvecs, relation.size - 1)
+        row = xp.where(state.doubt.running & ~begins, -1, row)
         x = xp.where(begins | state.verdict.inject, units[:, row], residual)
         # Where that is nothing, the row that has been multiplied least.
         seen = xp.where(relation.there, (relation.tried**2).sum(axis=1), 2)

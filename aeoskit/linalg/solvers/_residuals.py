@@ -156,7 +156,10 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
         # A random row takes what the last solve saw beyond the wanted: that grows in time.
         guards = (index >= own.given) & (index < own.given + GUARD) & relation.there
         guards = guards & plain & ~begins & (own.given > 0) & (state.restarts == 0)
-        rows = ((index == row) | guards).astype(residual.dtype)[:, None]
+        # That of a search takes all that was not multiplied: it is orthogonal to those rows, in
+        # which an eigenvector may hide that one Ritz pair stands for beside a close one.
+        hidden = relation.there & plain & ~begins & state.doubt.running
+        rows = ((index == row) | guards | hidden).astype(residual.dtype)[:, None]
         x = xp.where(plain | ~xp.any(x != 0), unit_directions(relation, rows)[:, 0], x)
         far = relation.size > 2 if own.toward is None else relation.size < 0
         return x, xp.where(far, relation.size - 2, -1), own
