@@ -1,4 +1,4 @@
-"""What a solve from Python compiles: few programs, and none twice."""
+"""Programs that a solve from Python compiles: few, and none twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a solve begins: what every solver makes of every other one's state, and what is refused."""
+"""Starts of a solve: every solver from every other one's state, and what is refused."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""What `eigensolve` may be asked, and the numbers among a solver's options."""
+"""The questions that `eigensolve` takes, and the numbers among a solver's options."""
 
 import dataclasses
 import operator as operator_module

@@ -35,7 +35,7 @@ STOP_WINDOW = 50
 
 
 Ends = dict[tuple[str, int], dict[str, dict[str, Any]]]
-"""What probes with a budget of time came to, by branch and number of the group, then by probe."""
+"""The ends of budgets of time, by branch and number of the group, then by probe."""
 
 
 @dataclasses.dataclass(frozen=True)
