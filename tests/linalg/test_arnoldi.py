@@ -15,6 +15,7 @@ from .spectra import TreeOperator, orthogonal
 
 N = 16
 LM = "largest_magnitude"
+SR = "smallest_real"
 
 
 def plain(matrix, dtype=np.float64):
@@ -325,6 +326,30 @@ def test_copies(x64):
     np.testing.assert_allclose(warm.values, 1.01 * np.array(wanted), atol=5e-3)
     assert np.asarray(warm.is_top).all()
     assert int(warm.stats["matvecs"]) < int(cold.stats["matvecs"])
+
+
+def test_a_restart_keeps_dependent_vectors_values():
+    """Zeros many times over: to rounding two computed vectors are one, and both have to be kept.
+
+    In a restart's coordinates any other Ritz vector would look as good in its place.
+    """
+    rng = np.random.default_rng(0)
+    lanes = 64
+    factors = [orthogonal(32, i)[:, : rng.integers(3, 8)] for i in range(lanes)]
+    spectra = [x / x.max() for x in (rng.chisquare(20, q.shape[1]) for q in factors)]
+    matrices = np.stack([(q * x) @ q.T for q, x in zip(factors, spectra, strict=True)])
+
+    def solve(lane):
+        matrix, key = lane
+        solver = Arnoldi(atol=1e-4)
+        state = solver.initial_state(jax.ShapeDtypeStruct((32,), jnp.float32), 6, key)
+        found = eigensolve(plain(matrix, jnp.float32), solver, k=6, which=SR, start=state)
+        return found.values, found.converged & found.is_top
+
+    lanes = (jnp.asarray(matrices, jnp.float32), jax.random.split(jax.random.key(0), lanes))
+    values, claimed = jax.jit(lambda lanes: jax.lax.map(solve, lanes))(lanes)
+    assert np.asarray(claimed).all()
+    np.testing.assert_allclose(values, 0, atol=1e-4)
 
 
 def test_where_the_backend_cannot():

@@ -119,16 +119,20 @@ def general_ritz_pairs(relation: Relation, scale: Any, which: str) -> GeneralPai
     )
 
 
-def nested_basis(pairs: Pairs, count: Any) -> Any:
+def nested_basis(pairs: Pairs, count: Any) -> tuple[Any, Any]:
     """Real orthonormal columns: the first j span the same as the first j vectors.
 
-    (Where j splits no conjugate pair. Zero columns from `count` on.)
+    (Where j splits no conjugate pair. Zero columns from `count` on.) Also: whether the vectors are
+    dependent, to rounding, so that some columns are any direction.
     """
     xp = namespace(pairs.values)
     held = xp.arange(pairs.values.shape[0]) < count
     # A conjugate pair gives its real and its imaginary part.
     columns = xp.where(pairs.values.imag[None, :] < 0, pairs.vectors.imag, pairs.vectors.real)
-    return xp.where(held[None, :], xp.linalg.qr(xp.where(held[None, :], columns, 0))[0], 0)
+    columns = xp.where(held[None, :], columns, 0)
+    q, r = xp.linalg.qr(columns)
+    least = np.finfo(columns.dtype).eps ** 0.5 * norms(columns)
+    return xp.where(held[None, :], q, 0), xp.any(held & ~(xp.abs(xp.diagonal(r)) > least))
 
 
 def restarted(
@@ -152,8 +156,10 @@ def restarted(
         image = matmul(projected, q)
         return xp.linalg.norm(image - matmul(q, matmul(q.T, image)))
 
-    best = nested_basis(pairs, kept).astype(dtype)
-    rough = ~(defect(best) <= _EXACT * eps * c**0.5 * norm)
+    best, dependent = nested_basis(pairs, kept)
+    best = best.astype(dtype)
+    # Any direction may be an eigenvector, too, though not a wanted one.
+    rough = dependent | ~(defect(best) <= _EXACT * eps * c**0.5 * norm)
     best = when(rough, lambda _: _one_by_one(projected, pairs.values, kept).astype(dtype), best)
     errors = xp.where(held[None, :], pairs.errors, 0)
     shares = errors / (norms(errors) + 1e-30)[None, :]
@@ -437,7 +443,7 @@ class Arnoldi(AbstractSubspaceSolver):
         """The space of the wanted vectors and the next ones, in their order."""
         relation, values, k = state.relation, state.pairs.values, problem.k
         xp = namespace(relation.tried)
-        columns = matmul(relation.tried, nested_basis(state.pairs, relation.count))[:, :rows]
+        columns = matmul(relation.tried, nested_basis(state.pairs, relation.count)[0])[:, :rows]
         wanted = xp.minimum(k + splits_pair(values, k), relation.count)
         wanted = (xp.arange(rows) < wanted) & state.health.finite
         return columns, ArnoldiMemory(wanted=wanted), xp.zeros((), np.int32)
