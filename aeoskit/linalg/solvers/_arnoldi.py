@@ -160,7 +160,12 @@ def restarted(
     best = best.astype(dtype)
     # Any direction may be an eigenvector, too, though not a wanted one.
     rough = dependent | ~(defect(best) <= _EXACT * eps * c**0.5 * norm)
-    best = when(rough, lambda _: _one_by_one(projected, pairs.values, kept).astype(dtype), best)
+    multiplied = xp.arange(c) < relation.count
+    best = when(
+        rough,
+        lambda _: _one_by_one(projected, multiplied, pairs.values, kept).astype(dtype),
+        best,
+    )
     errors = xp.where(held[None, :], pairs.errors, 0)
     shares = errors / (norms(errors) + 1e-30)[None, :]
     shares = xp.concatenate([shares.real, shares.imag], axis=1)
@@ -184,7 +189,7 @@ def _repeated(count: Any, body: Callable[[Any, Any], Any], value: Any) -> Any:
     return jax.lax.fori_loop(0, count, body, value)
 
 
-def _one_by_one(matrix: Any, values: Any, count: Any) -> Any:
+def _one_by_one(matrix: Any, there: Any, values: Any, count: Any) -> Any:
     """A real basis of the invariant subspace of the first `count` values.
 
     By Schur vectors: each an eigenvector of what is left after those before it. That needs no
@@ -194,12 +199,15 @@ def _one_by_one(matrix: Any, values: Any, count: Any) -> Any:
     c = matrix.shape[0]
     if xp is np:
         matrix, values = matrix.astype(np.float64), values.astype(np.complex128)
-    apart = 3 * xp.linalg.norm(matrix)
+    apart = 3 * xp.linalg.norm(matrix) + 1e-30
+    empty = xp.diag(~there).astype(values.dtype)
 
     def body(i: Any, schur: Any) -> Any:
         found = matmul(schur, schur.conj().T)
         rest = xp.eye(c, dtype=values.dtype) - found
-        left, vectors = xp.linalg.eig(matmul(rest, matmul(matrix, rest)) + apart * found)
+        # What was found, and what is not there, is no candidate.
+        taken = apart * (found + empty)
+        left, vectors = xp.linalg.eig(matmul(rest, matmul(matrix, rest)) + taken)
         vector = vectors[:, xp.argmin(xp.abs(left - values[i]))]
         vector = vector - matmul(found, vector)
         vector = vector / xp.linalg.norm(vector)
