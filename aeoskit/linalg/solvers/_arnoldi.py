@@ -22,6 +22,7 @@ from ._relation import (
     cut,
     eigh,
     kept_at_restart,
+    least_tried,
     matmul,
     namespace,
     norms,
@@ -407,8 +408,7 @@ class Arnoldi(AbstractSubspaceSolver):
         row = xp.where(state.doubt.running & ~begins, -1, row)
         x = xp.where(begins | state.verdict.inject, units[:, row], residual)
         # Where that is nothing, the row that has been multiplied least.
-        seen = xp.where(relation.there, (relation.tried**2).sum(axis=1), 2)
-        x = xp.where(xp.any(x != 0), x, units[:, xp.argmin(seen)])
+        x = xp.where(xp.any(x != 0), x, units[:, least_tried(relation)])
         return x, xp.full((), -1, np.int32), state.own
 
     def learn(

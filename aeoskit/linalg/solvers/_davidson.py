@@ -187,7 +187,7 @@ class JacobiDavidson(AbstractResidualSolver):
     solver (`MINRES` five, `lineax.GMRES` its `restart` + 1), and one linearization.
 
     **What was overlooked.** When all wanted pairs have converged they are held, and a random
-    direction is followed beside them until its best pairs (one at an end, as in `Lanczos`, three
+    direction is followed beside them until its best pairs (one at an end, as in `Lanczos`, four
     inside the spectrum) are known not to be among them: a nearer pair or a copy takes its place,
     and another direction is drawn. Inside the spectrum it takes two to three times the products of
     a solve without. It is evidence, not proof.

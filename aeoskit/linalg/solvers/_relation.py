@@ -137,6 +137,15 @@ def off(orthonormal: Any, columns: Any) -> Any:
     return matmul(beside, matmul(beside, columns))
 
 
+def polished(columns: Any) -> Any:
+    """Orthonormal to rounding, from columns that nearly are (or are zero).
+
+    Decompositions in float32 leave lengths a few units in the last place under 1, at every restart
+    anew. A step of Newton and Schulz.
+    """
+    return 1.5 * columns - 0.5 * matmul(columns, matmul(columns.T, columns))
+
+
 def eigh(matrix: Any) -> tuple[Any, Any]:
     """Ascending values and vectors of a symmetric matrix."""
     if namespace(matrix) is np:
@@ -222,14 +231,23 @@ def learned(relation: Relation, x: Any, product: Any) -> Relation:
     """The relation with one more column."""
     xp = namespace(relation.tried)
     index = xp.arange(x.shape[0])
-    column = (index == relation.count)[None, :] & product.finite
+    # No direction at all would make a pair of value and residual zero.
+    known = product.finite & xp.any(x != 0)
+    column = (index == relation.count)[None, :] & known
     return Relation(
         tried=xp.where(column, x[:, None], relation.tried),
         images=xp.where(column, product.image[:, None], relation.images),
         there=relation.there | ((index == relation.size) & product.added),
         size=relation.size + product.added,
-        count=relation.count + product.finite,
+        count=relation.count + known,
     )
+
+
+def least_tried(relation: Relation) -> Any:
+    """The row that has been multiplied least: the last one of those that have not been at all."""
+    xp = namespace(relation.tried)
+    seen = xp.where(relation.there, (relation.tried**2).sum(axis=1), 2)
+    return seen.shape[0] - 1 - xp.argmin(seen[::-1])
 
 
 def unit_directions(relation: Relation, candidates: Any) -> Any:
@@ -326,6 +344,7 @@ def cut(
     c = relation.tried.shape[0]
     index = xp.arange(c)
     held = index < kept
+    best = polished(best)
     ritz, images = matmul(relation.tried, best), matmul(relation.images, best)
     # The complement of what was multiplied, among the rows.
     rest = xp.diag(relation.there.astype(ritz.dtype)) - matmul(relation.tried, relation.tried.T)
@@ -339,7 +358,7 @@ def cut(
     behind = (index >= kept) & (index < size)
     # The Ritz vectors, and the complement right behind them.
     moved = (index[:, None] + kept == index[None, :]) & behind[None, :]
-    moved = xp.where(relation.there[:, None], matmul(axes, moved.astype(ritz.dtype)), 0)
+    moved = polished(xp.where(relation.there[:, None], matmul(axes, moved.astype(ritz.dtype)), 0))
     columns = (ritz + moved).astype(ritz.dtype)
     outside = images - matmul(columns, matmul(columns.T, images))
     smaller = Relation(
@@ -376,6 +395,7 @@ def kept(
     c, p = directions.shape
     index = xp.arange(c)
     tried = (directions * directions).sum(axis=0) > 0.5
+    directions = polished(directions)
     ritz, images = matmul(relation.tried, directions), matmul(relation.images, directions)
     beside = off(ritz, images)
     # The directions as singular vectors of values above all others: what is orthogonal to them

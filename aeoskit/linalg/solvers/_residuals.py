@@ -11,7 +11,7 @@ from .._results import EVIDENCE
 from ..vectors._record import record
 from ..vectors._tree import tree_size
 from ._eigensolve import EigenProblem
-from ._relation import matmul, namespace, unit_directions
+from ._relation import least_tried, matmul, namespace, unit_directions
 from ._start import Start
 from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
 from ._verdict import first_match, select, standing
@@ -143,8 +143,7 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
         begins = self.begins(state)
         row = xp.where(begins, state.matvecs, relation.size - 1)
         residual = unit_directions(relation, state.pairs.errors)
-        unseen = relation.there & ((relation.tried**2).sum(axis=1) < 0.5)
-        last = xp.argmax(xp.where(unseen, index, -1))
+        last = least_tried(relation)
         x = residual[:, self.target(problem, state)[0]]
         if own.toward is not None:
             toward = unit_directions(relation, own.toward[:, None])[:, 0]

@@ -20,6 +20,7 @@ from ._relation import (
     compressed,
     eigh,
     kept_at_restart,
+    least_tried,
     matmul,
     namespace,
     norms,
@@ -374,8 +375,7 @@ class Tracking(AbstractSubspaceSolver):
             main = xp.where(through, residual, main)
         main = xp.where(explore, own.explorer.sought, main)
         # What has not been multiplied at all, the last row in general.
-        unseen = relation.there & ((relation.tried**2).sum(axis=1) < 0.5)
-        last = xp.argmax(xp.where(unseen, index, -1))
+        last = least_tried(relation)
         stack = xp.stack([index == row, index == last], axis=1).astype(dtype)
         stack = xp.concatenate(
             [xp.where(plain, stack[:, :1], main[:, None]), residual[:, None], stack[:, 1:]], axis=1
