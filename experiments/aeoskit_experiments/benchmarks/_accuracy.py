@@ -25,9 +25,9 @@ _TRUTH = 2e-6
 _CHECKED = 2
 PLACES = ("before", "edge")
 SETTINGS = {
-    "rtol=1e-3": Tracking(rtol=1e-3, value_rtol=0.0),
-    "value_rtol=1e-2": Tracking(value_rtol=1e-2),
-    "value_rtol=1e-3": Tracking(value_rtol=1e-3),
+    "rtol 1e-3": Tracking(rtol=1e-3, value_rtol=0.0),
+    "value 1e-2": Tracking(value_rtol=1e-2),
+    "value 1e-3": Tracking(value_rtol=1e-3),
 }
 
 
