@@ -128,7 +128,7 @@ class TrackingOwn:
         hopes: The model's vectors with what is old raised, best first.
         gains: By how much the model expects each wanted value to rise.
         errors: The estimated errors of the wanted values.
-        given: How many rows the caller gave.
+        given: How many rows are multiplied first: those of the caller, the wanted ones.
         old: How many rows come from the last solve.
         cold: Whether the model grew in this solve alone.
     """
@@ -315,6 +315,7 @@ class Tracking(AbstractSubspaceSolver):
         kept = xp.where(np.arange(c) < best, _signs(age, c, xp), 0).astype(dtype)
         kept = kept * xp.pad(there, wider[0])
         no = xp.asarray(False)
+        again = xp.where(cold | (k == 1), 0, xp.minimum(memory.there.sum(), k))
         own = TrackingOwn(
             model=dataclasses.replace(
                 memory.model,
@@ -329,7 +330,9 @@ class Tracking(AbstractSubspaceSolver):
             hopes=xp.eye(c, dtype=dtype),
             gains=xp.full(k, xp.inf, dtype),
             errors=xp.full(k, xp.inf, dtype),
-            given=xp.asarray(count if start.memory is None else 0, np.int32),
+            # Of several wanted vectors each is multiplied: after a jump of all values one that is
+            # not would be taken for the lower one that it was.
+            given=xp.asarray(count if start.memory is None else again, np.int32),
             old=xp.asarray(xp.where(cold, 0, rows), np.int32),
             cold=cold,
         )
@@ -676,6 +679,7 @@ def _forgotten(several: bool, state: SubspaceState) -> SubspaceState:
                 sought=nothing(own.explorer.sought),
                 due=nothing(own.explorer.due),
             ),
+            given=nothing(own.given),
             old=nothing(own.old),
             cold=xp.ones_like(own.cold),
         ),
