@@ -394,7 +394,7 @@ class Arnoldi(AbstractSubspaceSolver):
         index = xp.arange(relation.tried.shape[0])
         _, settled = standing(self.rtol, self.atol, state.pairs, state.health)
         wanted = (index < k) & ~settled & (index < relation.count)
-        beyond = first_match(problem, self.rtol, self.atol, state.pairs, state.health)
+        beyond = first_match(problem, self.rtol, self.atol, state.pairs, state.health, state.doubt)
         error = state.pairs.errors[:, xp.where(xp.any(wanted), xp.argmax(wanted), beyond)]
         # Its real and its imaginary part are two directions: the longer one now.
         parts = xp.stack([error.real, error.imag], axis=1)

@@ -126,7 +126,7 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
         index = xp.arange(relation.tried.shape[0])
         _, settled = standing(self.rtol, self.atol, state.pairs, state.health)
         wanted = (index < k) & ~settled & (index < relation.count)
-        beyond = first_match(problem, self.rtol, self.atol, state.pairs, state.health)
+        beyond = first_match(problem, self.rtol, self.atol, state.pairs, state.health, state.doubt)
         through = ~xp.any(wanted)
         return xp.where(through, beyond, xp.argmax(wanted)), through
 

@@ -238,6 +238,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
                 running=no,
                 passed=no,
                 claimed=xp.zeros(k, dtype),
+                worst=zero,
                 begun=integer,
                 limit=xp.asarray(search.limit, np.int32),
             ),

@@ -382,7 +382,9 @@ class Tracking(AbstractSubspaceSolver):
         main = own.hopes[:, target]
         residual = state.pairs.errors[:, target]
         if self.may_search(problem):
-            beyond = first_match(problem, self.rtol, self.atol, state.pairs, state.health)
+            beyond = first_match(
+                problem, self.rtol, self.atol, state.pairs, state.health, state.doubt
+            )
             residual = xp.where(through, state.pairs.errors[:, beyond], residual)
             main = xp.where(through, residual, main)
         main = xp.where(explore, own.explorer.sought, main)

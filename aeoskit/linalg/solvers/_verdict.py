@@ -22,6 +22,10 @@ _ASYMMETRY = 10.0
 # times the root of the dimension. The random direction that it grew from has a share of about one
 # over that root in an eigenvector overlooked, the share cannot shrink, and it would show there.
 _OVERLOOKED = 20.0
+# Values count as different from this many tolerances on.
+_ANOTHER = 5.0
+# A search asks for no less than this share of the tolerance.
+_LEAST_SHARE = 0.125
 # Where the operator is not symmetric Ritz values do not come from inside, one by one: an overlooked
 # one may be behind others. So many pairs are held to that, and all to the bare distance.
 _NEXT = 3
@@ -63,6 +67,7 @@ class Doubt:
         running: Whether one is being made.
         passed: Whether the last one found nothing.
         claimed: The wanted values when it began (what they are ordered by).
+        worst: The largest of their residuals then.
         begun: How many products had been spent then.
         limit: After so many products it ends in any case.
     """
@@ -71,6 +76,7 @@ class Doubt:
     running: Bool[Any, ""]
     passed: Bool[Any, ""]
     claimed: Float[Any, " k"]
+    worst: Float[Any, ""]
     begun: Int[Any, ""]
     limit: Int[Any, ""]
 
@@ -121,6 +127,37 @@ def standing(rtol: Any, atol: Any, pairs: Pairs, health: Health) -> tuple[Any, A
     return converged, converged | (pairs.residuals <= least)
 
 
+def _by_ends(problem: Any, pairs: Pairs) -> bool:
+    """True where Ritz values come from inside, one by one, and there may be a better one."""
+    real = not np.issubdtype(pairs.values.dtype, np.complexfloating)
+    return real and problem.which != "nearest" and problem.k > 1
+
+
+def _exact(
+    problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health, ranks: np.ndarray
+) -> Any:
+    """The residuals from which on pairs hide no share in another wanted value than theirs.
+
+    As for `_OVERLOOKED`, but no smaller than a share of the tolerance.
+    """
+    xp, k = namespace(pairs.values), problem.k
+    order, wanted = pairs.order(problem.which), pairs.values[:k]
+    away = xp.abs(order[ranks][:, None] - order[:k][None, :])
+    allowed = tolerance(rtol, atol, wanted, health)
+    gaps = xp.min(xp.where(away > _ANOTHER * allowed[None, :], away, xp.inf), axis=1)
+    gaps = gaps / (_OVERLOOKED * problem.dimension**0.5)
+    return xp.maximum(gaps, xp.maximum(_LEAST_SHARE * xp.min(allowed), 2 * floor(health)))
+
+
+def _loose(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health, doubt: Doubt) -> Any:
+    """True where a wanted pair is one that the search has found, and as yet so inexact that it may
+    hide a share in a better one.
+    """
+    xp, k = namespace(pairs.values), problem.k
+    exact = _exact(problem, rtol, atol, pairs, health, np.arange(k))
+    return doubt.running & (pairs.residuals[:k] > xp.maximum(exact, doubt.worst))
+
+
 def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -> Any:
     """True where the best pair beyond the wanted ones, at each end, may be one of them.
 
@@ -142,6 +179,10 @@ def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -
     converged = residuals + least <= xp.maximum(tolerance(rtol, atol, held, health), 2 * least)
     order = pairs.order(problem.which)
     gap = xp.abs(order[last] - order[beyond])
+    if _by_ends(problem, pairs):
+        # A copy of the last one, found from a direction with too small a share in a better one.
+        exact = _exact(problem, rtol, atol, pairs, health, beyond)
+        converged = converged & (residuals <= exact)
     reach = pairs.reach(pairs.residuals)[beyond]
     known = converged | (factor * reach <= gap)
     needed = (beyond == last[0] + 1) | (problem.which == "nearest")
@@ -155,13 +196,21 @@ def searchable(problem: Any, c: int) -> bool:
     )
 
 
-def first_match(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -> Any:
-    """The rank of the first pair beyond the wanted ones that may be one of them."""
+def first_match(
+    problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health, doubt: Doubt
+) -> Any:
+    """The rank of the pair that a search goes after: the first that is doubtful among the wanted
+    ones, or the first beyond them that may be one of them.
+    """
     xp = namespace(pairs.values)
     if not searchable(problem, pairs.values.shape[0]):
         return xp.argmax(xp.where(xp.isfinite(pairs.residuals), pairs.residuals, -1))
     first = xp.argmax(_matches(problem, rtol, atol, pairs, health))
-    return problem.k + splits_pair(pairs.values, problem.k) + first
+    rank = problem.k + splits_pair(pairs.values, problem.k) + first
+    if _by_ends(problem, pairs):
+        loose = _loose(problem, rtol, atol, pairs, health, doubt)
+        rank = xp.where(xp.any(loose), xp.argmax(loose), rank)
+    return rank
 
 
 def judge(
@@ -183,6 +232,8 @@ def judge(
     begin = repeat = doubt.asked & False
     if searches and searchable(problem, relation.tried.shape[0]):
         known = ~xp.any(_matches(problem, rtol, atol, pairs, health))
+        if _by_ends(problem, pairs):
+            known = known & ~xp.any(_loose(problem, rtol, atol, pairs, health, doubt))
         over = (doubt.running & settled & (matvecs > doubt.begun)) & (
             known | (matvecs - doubt.begun >= doubt.limit)
         )
@@ -197,6 +248,7 @@ def judge(
             running=(doubt.running & ~over) | begin | repeat,
             passed=doubt.passed | (over & ~changed),
             claimed=xp.where(begin | repeat, wanted, doubt.claimed),
+            worst=xp.where(begin | repeat, xp.max(pairs.residuals[: problem.k]), doubt.worst),
             begun=xp.where(begin | repeat, matvecs, doubt.begun).astype(np.int32),
             limit=doubt.limit,
         )
