@@ -334,8 +334,8 @@ def test_a_restart_keeps_dependent_vectors_values():
     In a restart's coordinates any other Ritz vector would look as good in its place.
     """
     rng = np.random.default_rng(0)
-    lanes = 64
-    factors = [orthogonal(32, i)[:, : rng.integers(3, 8)] for i in range(lanes)]
+    count = 64
+    factors = [orthogonal(32, i)[:, : rng.integers(3, 8)] for i in range(count)]
     spectra = [x / x.max() for x in (rng.chisquare(20, q.shape[1]) for q in factors)]
     matrices = np.stack([(q * x) @ q.T for q, x in zip(factors, spectra, strict=True)])
 
@@ -346,7 +346,7 @@ def test_a_restart_keeps_dependent_vectors_values():
         found = eigensolve(plain(matrix, jnp.float32), solver, k=6, which=SR, start=state)
         return found.values, found.converged & found.is_top
 
-    lanes = (jnp.asarray(matrices, jnp.float32), jax.random.split(jax.random.key(0), lanes))
+    lanes = (jnp.asarray(matrices, jnp.float32), jax.random.split(jax.random.key(0), count))
     values, claimed = jax.jit(lambda lanes: jax.lax.map(solve, lanes))(lanes)
     assert np.asarray(claimed).all()
     np.testing.assert_allclose(values, 0, atol=1e-4)

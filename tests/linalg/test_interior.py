@@ -261,3 +261,15 @@ def test_options_that_make_no_sense():
         eigensolve(op, solver(0.0, basis=5), k=5, which="nearest")
     with pytest.raises(ValueError, match="nearest"):
         eigensolve(op, solver(0.0), which="both")
+
+
+@pytest.mark.parametrize(("k", "basis"), [(1, 5), (1, 7), (2, 8), (3, 9)])
+def test_a_search_ends_with_a_small_basis(k, basis):
+    """What a search has to know must survive a restart."""
+    values = np.linspace(-4, 4, 40)
+    operator = lx.DiagonalLinearOperator(jnp.asarray(values, jnp.float32))
+    solver = JacobiDavidson(1.2, basis=basis)
+    solution = eigensolve(operator, solver, k=k, which="nearest", max_matvecs=4000)
+    assert np.asarray(solution.is_top).all()
+    nearest = np.sort(np.abs(values - 1.2))[:k]
+    np.testing.assert_allclose(np.abs(solution.values - 1.2), nearest, atol=5e-3)

@@ -54,6 +54,6 @@ def test_no_measurement_stays_on_the_lower_pair(every):
         params, state = train(params, state)
     values, converged, top, second = np.array(rows, float).T
     assert converged.all()
-    # They come as near as three per cent; the one that was second leads in the end.
+    # The two top values come as near as three per cent there, where they change places.
     assert np.min(top / second) < 1.03
     assert np.max(np.abs(values / top - 1)) < 1.5e-2

@@ -159,7 +159,7 @@ def restarted(
 
     best, dependent = nested_basis(pairs, kept)
     best = best.astype(dtype)
-    # Any direction may be an eigenvector, too, though not a wanted one.
+    # The defect alone does not tell: any direction may happen to be another eigenvector.
     rough = dependent | ~(defect(best) <= _EXACT * eps * c**0.5 * norm)
     multiplied = xp.arange(c) < relation.count
     best = when(

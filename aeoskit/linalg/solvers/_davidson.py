@@ -24,6 +24,7 @@ from ._residuals import GUARD, AbstractResidualSolver, with_row
 from ._space import AbstractExpansion, append
 from ._start import Start
 from ._subspace import WITHOUT_END, Search, SubspaceState
+from ._verdict import looked_at_inside
 
 # A target is gone after for itself once its residual is this share of its distance to the shift:
 # sooner, and the pair nearest to wherever the solve began would be found.
@@ -354,6 +355,8 @@ class JacobiDavidson(AbstractResidualSolver):
         """The best half of the pairs beyond the wanted; these alone before a search."""
         xp, k = namespace(state.relation.tried), problem.k
         c, p = state.relation.tried.shape[0], kept_at_restart(self.basis, k)
+        if problem.which == "nearest":  # or what a search has to know would never be together
+            p = max(p, min(k + looked_at_inside(k, c // 2), self.basis - 1))
         count = xp.where(state.verdict.shrink, k, p)
         best = xp.where(xp.arange(p) < count, state.pairs.vectors[:, :p], 0)
         return *kept(state.relation, state.pairs, count, best, state.health.scale, c - 2), state.own

@@ -231,7 +231,7 @@ def learned(relation: Relation, x: Any, product: Any) -> Relation:
     """The relation with one more column."""
     xp = namespace(relation.tried)
     index = xp.arange(x.shape[0])
-    # No direction at all would make a pair of value and residual zero.
+    # A zero direction would count as a pair of value and residual zero.
     known = product.finite & xp.any(x != 0)
     column = (index == relation.count)[None, :] & known
     return Relation(

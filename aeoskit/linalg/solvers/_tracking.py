@@ -66,7 +66,8 @@ class Model:
         bulk: The curvature of directions of which nothing is known.
         weight: How much was seen of these.
         drift: By how much a value rises from solve to solve.
-        rates: The same of each row alone, as it was seen last.
+        rates: By how much the value of each row rose a solve when it was last measured; a product
+            of a combination of all rows renews all of them.
     """
 
     matrix: Float[Any, "r r"]
@@ -148,9 +149,10 @@ class Tracking(AbstractSubspaceSolver):
     """The top (or bottom) pairs of a symmetric operator that changes a little at every step.
 
     A solve starts from a *model* of the operator: the pairs wanted and `kept` vectors beyond them,
-    with what earlier solves measured on their span. It multiplies the model's best vector; where
-    the product disagrees, the model is corrected by the smallest change that agrees (a secant
-    update), and its new best direction is multiplied next. So every product goes to where the
+    with what earlier solves measured on their span. It multiplies the model's best vector (with
+    k > 1 all that were wanted last, first); where the product disagrees, the model is corrected by
+    the smallest change that agrees (a secant update), and its new best direction is multiplied
+    next. So every product goes to where the
     value is expected to rise most, and vectors that were not multiplied still serve: they tell how
     the residual is spread over the cluster at the top. With nothing known (a cold start) the same
     steps are those of Lanczos, copies of eigenvalues included. A typical warm solve takes one to
@@ -199,7 +201,7 @@ class Tracking(AbstractSubspaceSolver):
         rtol: See above; a tolerance under the floor of rounding ends in `RESULTS.stagnation`.
         atol: See `rtol`.
         value_rtol: See above; 0 asks for residuals.
-        hope: How much of the drift is added to what is old. 0: none.
+        hope: How much of what values rose by lately is added to what is old. 0: none.
         explore_every: 0: never.
         renew_every: 0: never.
 
@@ -431,7 +433,7 @@ class Tracking(AbstractSubspaceSolver):
         bulk = xp.where(first, measured, model.bulk + rate * unknown * error)
         checking = explorer.exploring & explorer.checks
         sign = -1.0 if problem.which == "smallest" else 1.0
-        # What each row would have risen by alone, in place of what it did before.
+        # By row, so that the rise of one is not diluted by the others, as it is in the drift.
         shares = xp.where(index < own.old, x * x, 0)
         ages = xp.maximum(xp.diagonal(model.staleness), _OLD)
         risen = xp.where(index < own.old, xp.maximum(sign * change * x, 0) / ages, 0)

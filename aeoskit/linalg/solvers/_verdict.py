@@ -29,7 +29,8 @@ _LEAST_SHARE = 0.125
 # Where the operator is not symmetric Ritz values do not come from inside, one by one: an overlooked
 # one may be behind others. So many pairs are held to that, and all to the bare distance.
 _NEXT = 3
-# Nor do they inside the spectrum. (With three, one solve in some thousands missed a copy.)
+# Inside the spectrum Ritz values do not come one by one either. (With three, one solve in some
+# thousands missed a copy.)
 _INSIDE = 4
 
 
@@ -169,7 +170,8 @@ def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -
     beyond = np.arange(k, k + ends)
     last = beyond - ends
     if problem.which == "nearest":
-        last, beyond = np.asarray([k - 1]), np.arange(k, k + _INSIDE)
+        last = np.asarray([k - 1])
+        beyond = np.arange(k, k + looked_at_inside(k, pairs.values.shape[0] // 2))
     if np.issubdtype(pairs.values.dtype, np.complexfloating):
         last = k - 1 + splits_pair(pairs.values, k) + np.zeros(1, np.int32)
         beyond = last + np.arange(1, pairs.values.shape[0] - k)
@@ -187,6 +189,23 @@ def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -
     known = converged | (factor * reach <= gap)
     needed = (beyond == last[0] + 1) | (problem.which == "nearest")
     return ~known & (xp.isfinite(residuals) | needed)
+
+
+def looked_at_inside(k: int, basis: int) -> int:
+    """The pairs beyond the wanted ones that a search inside the spectrum has to know.
+
+    Args:
+        k: How many are wanted.
+        basis: How many directions there may be: two have to be free.
+
+    Returns:
+        A count.
+
+    Example:
+        >>> looked_at_inside(1, 20), looked_at_inside(1, 4)
+        (4, 1)
+    """
+    return max(1, min(_INSIDE, basis - k - 2))
 
 
 def searchable(problem: Any, c: int) -> bool:
@@ -256,7 +275,7 @@ def judge(
     enough = (settled & (~doubt.asked | doubt.passed)) | complete
     spent = matvecs >= problem.max_matvecs
     asymmetric = is_asymmetric(health, eps)
-    exhausted = (relation.size == relation.count) & ~complete
+    exhausted = (relation.there.sum() == relation.count) & ~complete
     return doubt, Verdict(
         done=(matvecs > 0) & (enough | spent | ~health.finite | asymmetric),
         enough=enough,
