@@ -225,7 +225,7 @@ def test_a_process_that_dies_ends_the_run(victim: int, tmp_path: Path) -> None:
     _, said = both[1 - victim].communicate(timeout=60)
     assert time.monotonic() - begun < 60
     assert both[1 - victim].returncode == LOST
-    # A blank line may follow, where the library below still wrote.
+    # A blank last line was seen once, on a busy machine.
     last = said.strip().splitlines()[-1]
     assert "another process of the run ended" in last, said
     assert str(folder) in last

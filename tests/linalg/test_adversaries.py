@@ -180,6 +180,9 @@ def test_the_evidence_of_a_track():
     ("arguments", "error", "says"),
     [
         ({"solver": Lanczos}, TypeError, r"make one: Lanczos\(\)"),
+        ({"solver": "lanczos"}, TypeError, r"'lanczos', no eigen-solver"),
+        ({"solver": Arnoldi()}, ValueError, r"the default\).*choose largest_real"),
+        ({"which": "largest_real"}, ValueError, "choose largest,"),
         ({"max_matvecs": 2.5}, ValueError, r"max_matvecs=2.5"),
         ({"max_matvecs": np.int64(0)}, ValueError, "1 at least"),
         ({"max_matvecs": np.array([3, 4])}, ValueError, r"shape \(2,\)"),
@@ -217,3 +220,8 @@ def test_an_operator_that_is_not_square():
 
 def test_k_of_numpy():
     assert eigensolve(of(np.diag(DIAGONAL)), Dense(), k=np.int64(2)).values.shape == (2,)
+
+
+def test_a_state_is_of_what_the_operator_acts_on():
+    with pytest.raises(TypeError, match=r"operator.in_structure\(\)"):
+        Lanczos().initial_state(of(np.diag(DIAGONAL)))

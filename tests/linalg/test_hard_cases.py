@@ -14,7 +14,10 @@ import pytest
 
 import aeoskit as ak
 from aeoskit import linalg
+from aeoskit.linalg import eigensolve
 from aeoskit_experiments.benchmarks import run_hard_benchmark
+
+from .spectra import symmetric
 
 # Two of each kind for each program: it is the compiler that takes the time.
 SEQUENCES = {
@@ -90,3 +93,51 @@ def test_a_pair_that_hides_in_what_was_not_multiplied(solver, seed):
     found = linalg.eigensolve(operator, solver, k=10, which=which, start=jax.random.key(seed))
     assert np.all(found.is_top)
     np.testing.assert_allclose(found.values.real, values[:10], rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("solver", "k", "which"),
+    [
+        (linalg.JacobiDavidson(0.05, basis=8, atol=1e-4), 2, "nearest"),
+        (linalg.Arnoldi(basis=12, atol=1e-4), 6, "smallest_real"),
+        (linalg.Lanczos(atol=1e-4), 4, "smallest"),
+        (linalg.LOBPCG(atol=1e-4), 4, "smallest"),
+        (ak.Tracking(atol=1e-4), 4, "smallest"),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_nothing_is_no_eigenvector(solver, k, which):
+    """Where the space is exhausted there is no direction left: a zero vector has residual zero."""
+    rng, dimension, count = np.random.default_rng(0), 24, 48
+    spectra = np.zeros((count, dimension))
+    for spectrum in spectra:
+        rank = rng.integers(2, 6)
+        spectrum[:rank] = rng.uniform(0.2, 1, rank)
+    matrices = np.stack([symmetric(x, i) for i, x in enumerate(spectra)])
+
+    def one(lane):
+        matrix, key = lane
+        first = solver.initial_state(jax.ShapeDtypeStruct((dimension,), jnp.float32), k, key)
+        operator = lx.MatrixLinearOperator(matrix, lx.symmetric_tag)
+        return eigensolve(operator, solver, k=k, which=which, start=first).vectors
+
+    lanes = jnp.asarray(matrices, jnp.float32), jax.random.split(jax.random.key(1), count)
+    vectors = jax.jit(lambda x: jax.lax.map(one, x))(lanes)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1, atol=1e-5)
+
+
+def test_restarts_keep_lengths():
+    """Decompositions in float32 leave vectors too short, at each restart anew, and bars with them."""
+    spectra = np.sort(np.random.default_rng(0).uniform(0, 1, (8, 64)), axis=1)
+    matrices = np.stack([symmetric(x, i) for i, x in enumerate(spectra)])
+
+    def one(matrix):
+        operator = lx.MatrixLinearOperator(matrix, lx.symmetric_tag)
+        found = eigensolve(operator, linalg.LOBPCG(rtol=1e-5), k=6, which="both")
+        return found.vectors, found.stats["restarts"]
+
+    matrices = jnp.asarray(matrices, jnp.float32)
+    vectors, restarts = jax.jit(lambda x: jax.lax.map(one, x))(matrices)
+    assert np.mean(restarts) > 5
+    lengths = np.linalg.norm(np.asarray(vectors, np.float64), axis=-1)
+    assert np.max(np.abs(lengths - 1)) < 1e-6

@@ -265,7 +265,7 @@ def test_options_that_make_no_sense():
 
 @pytest.mark.parametrize(("k", "basis"), [(1, 5), (1, 7), (2, 8), (3, 9)])
 def test_a_search_ends_with_a_small_basis(k, basis):
-    """What a search has to know must survive a restart."""
+    """A restart leaves room for all that a search has to know."""
     values = np.linspace(-4, 4, 40)
     operator = lx.DiagonalLinearOperator(jnp.asarray(values, jnp.float32))
     solver = JacobiDavidson(1.2, basis=basis)

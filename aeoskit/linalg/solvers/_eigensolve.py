@@ -120,7 +120,14 @@ class AbstractEigenSolver(eqx.Module):
             structure: The operator's `in_structure()`, or a vector such as the parameters.
             k: How many pairs the solves to come ask for.
             key: A PRNG key.
+
+        Raises:
+            TypeError: It is the operator itself.
         """
+        if isinstance(structure, lx.AbstractLinearOperator):
+            raise TypeError(
+                "initial_state: this is an operator; pass what it acts on, operator.in_structure()."
+            )
         arrays = structure
         structure = widen(structure_of(structure))
         if packable(structure, arrays):

@@ -55,16 +55,25 @@ def check_question(operator: Any, solver: Any, k: Any, which: str, max_matvecs: 
         raise TypeError(
             f"eigensolve: the solver is the class {solver.__name__}; make one: {solver.__name__}()."
         )
+    if not hasattr(solver, "ends"):
+        raise TypeError(
+            f"eigensolve: the solver is {solver!r}, no eigen-solver; pass Lanczos(), Tracking() or "
+            "another one of aeoskit.linalg, or None."
+        )
     if not isinstance(operator, lx.AbstractLinearOperator):
         raise TypeError(
-            f"eigensolve: the operator is a {type(operator).__name__}, not a "
-            "lineax.AbstractLinearOperator; wrap a matrix as "
-            "lineax.MatrixLinearOperator(matrix, lineax.symmetric_tag)."
+            f"eigensolve: the operator is of type {type(operator).__name__}, no "
+            "lineax.AbstractLinearOperator; wrap a matrix as lineax.MatrixLinearOperator(matrix, "
+            "lineax.symmetric_tag), a function as lineax.FunctionLinearOperator(function, "
+            "structure, lineax.symmetric_tag)."
         )
     if which not in solver.ends:
+        near = [end for end in solver.ends if str(which).removesuffix("_real") in end]
+        default = ", the default" if which == "largest" else ""
         raise ValueError(
-            f"eigensolve(which={which!r}): {type(solver).__name__} finds {', '.join(solver.ends)}; "
-            "choose one of these, or another solver."
+            f"eigensolve(which={which!r}{default}): {type(solver).__name__} finds "
+            f"{', '.join(solver.ends)}; choose {near[0] if near else 'one of these'}, or another "
+            "solver."
         )
     structure = operator.in_structure()
     leaves = jax.tree.leaves(structure)

@@ -15,7 +15,7 @@ from ._relation import Pairs, Relation, measure, namespace, original_order, spli
 # In units of (machine epsilon * norm seen): what rounding alone adds to a residual, and what each
 # rotation of the basis does.
 FLOOR = 8.0
-ROTATION = 3.0
+ROTATION = 2.0
 # In units of (square root of epsilon * norm seen): asymmetry that is no rounding.
 _ASYMMETRY = 10.0
 # A pair beyond those wanted is no match for them if its residual is under the distance over this
