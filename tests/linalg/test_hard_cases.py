@@ -127,7 +127,7 @@ def test_nothing_is_no_eigenvector(solver, k, which):
 
 
 def test_restarts_keep_lengths():
-    """Decompositions in float32 leave vectors too short, at each restart anew, and bars with them."""
+    """Decompositions in float32 leave vectors too short, at each restart anew, and bars too."""
     spectra = np.sort(np.random.default_rng(0).uniform(0, 1, (8, 64)), axis=1)
     matrices = np.stack([symmetric(x, i) for i, x in enumerate(spectra)])
 
