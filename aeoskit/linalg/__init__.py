@@ -6,8 +6,8 @@ others. Beside it: operators made of operators, and functions of the spectrum. N
 training.
 """
 
-from ._check_solver import check_solver as check_solver
-from ._determinism import check_operator as check_operator
+from ._checks import check_operator as check_operator
+from ._checks import check_solver as check_solver
 from ._platform import compiling_for as compiling_for
 from ._platform import loop_mode as loop_mode
 from ._platform import target_platform as target_platform
@@ -16,8 +16,8 @@ from ._results import RESULTS as RESULTS
 from ._results import EigenSolution as EigenSolution
 from .estimators._density import SpectralDensity as SpectralDensity
 from .estimators._density import spectral_density as spectral_density
-from .estimators._diagonal import diagonal as diagonal
-from .estimators._estimate import Estimate as Estimate
+from .estimators._trace import Estimate as Estimate
+from .estimators._trace import diagonal as diagonal
 from .estimators._trace import trace as trace
 from .operators._algebra import DeflatedOperator as DeflatedOperator
 from .operators._algebra import ShiftedOperator as ShiftedOperator
@@ -25,14 +25,14 @@ from .operators._protocol import dense_matrix as dense_matrix
 from .operators._restriction import RestrictedOperator as RestrictedOperator
 from .operators._restriction import layers_of as layers_of
 from .operators._restriction import restrict as restrict
-from .preconditioners._axis_factor import AxisFactor as AxisFactor
-from .preconditioners._axis_factor import multiply_along as multiply_along
-from .preconditioners._axis_factor import symmetric_factor as symmetric_factor
 from .preconditioners._base import AbstractPreconditioner as AbstractPreconditioner
+from .preconditioners._base import BlockPreconditioner as BlockPreconditioner
 from .preconditioners._base import DiagonalPreconditioner as DiagonalPreconditioner
 from .preconditioners._base import IdentityPreconditioner as IdentityPreconditioner
 from .preconditioners._base import PreconditionedOperator as PreconditionedOperator
-from .preconditioners._block import BlockPreconditioner as BlockPreconditioner
+from .preconditioners._factor import AxisFactor as AxisFactor
+from .preconditioners._factor import multiply_along as multiply_along
+from .preconditioners._factor import symmetric_factor as symmetric_factor
 from .preconditioners._matrix import (
     AbstractRotatedPreconditioner as AbstractRotatedPreconditioner,
 )
@@ -47,7 +47,7 @@ from .solvers._eigensolve import eigensolve as eigensolve
 from .solvers._lanczos import Lanczos as Lanczos
 from .solvers._lobpcg import LOBPCG as LOBPCG
 from .solvers._minres import MINRES as MINRES
-from .solvers._start import Start as Start
+from .solvers._question import Start as Start
 from .solvers._tracking import Tracking as Tracking
 from .solvers._verdict import random_start_excess as random_start_excess
 from .solvers._verdict import ritz_gaps as ritz_gaps

@@ -1,4 +1,4 @@
-"""For which backend programs are made, here or planned for, and where their loops run."""
+"""For which backend programs are made, where their loops run, and what loops carry."""
 
 import contextlib
 import contextvars
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 from jax.extend import core as jex_core
-from jaxtyping import PyTree
+from jaxtyping import Array, Bool, PyTree
 
 _target: contextvars.ContextVar[str | None] = contextvars.ContextVar("target", default=None)
 
@@ -148,3 +148,42 @@ def _holds(jaxpr: Any) -> bool:
             if isinstance(value, jex_core.Jaxpr) and _holds(value):
                 return True
     return False
+
+
+def once(predicate: Bool[Array, ""], function: Any, value: Any) -> Any:
+    """`function(value)` if the predicate holds, else `value`.
+
+    A loop of at most one turn, and not `lax.cond`: under `vmap` a `cond` runs both sides at every
+    step, a loop only while some lane asks for it; and it updates the basis in place.
+    """
+    flat, restore = bundled(value)
+
+    def turn(carry: Any) -> Any:
+        return jnp.zeros_like(carry[0]), bundled(function(restore(carry[1])))[0]
+
+    return restore(jax.lax.while_loop(lambda carry: carry[0], turn, (predicate, flat))[1])
+
+
+def bundled(tree: PyTree) -> tuple[PyTree, Any]:
+    """The tree with its scalars in one array a dtype, and the way back.
+
+    A loop that carries them so compiles faster: the backend makes a kernel of every array.
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    small = [i for i, x in enumerate(leaves) if jnp.ndim(x) == 0]
+    dtypes = sorted({jnp.result_type(leaves[i]) for i in small}, key=str)
+    groups = [[i for i in small if jnp.result_type(leaves[i]) == d] for d in dtypes]
+    flat = (
+        [jnp.stack([leaves[i] for i in g]) for g in groups],
+        [x for i, x in enumerate(leaves) if i not in set(small)],
+    )
+
+    def restore(flat: Any) -> PyTree:
+        out: list[Any] = [None] * len(leaves)
+        for group, values in zip(groups, flat[0], strict=True):
+            for j, i in enumerate(group):
+                out[i] = values[j]
+        rest = iter(flat[1])
+        return jax.tree.unflatten(treedef, [next(rest) if x is None else x for x in out])
+
+    return flat, restore

@@ -13,6 +13,9 @@ which direction is next, when it is settled, and what a full basis keeps.
 holds any solver to what `eigensolve` promises.
 """
 
+from .operators._layout import product_error as product_error
+from .operators._layout import widen as widen
+from .operators._protocol import AbstractWrappedOperator as AbstractWrappedOperator
 from .operators._protocol import always as always
 from .operators._protocol import itself as itself
 from .operators._protocol import linearised_part as linearised_part
@@ -20,20 +23,18 @@ from .operators._protocol import never as never
 from .operators._protocol import of_part as of_part
 from .operators._protocol import register_operator as register_operator
 from .operators._protocol import structure_of as structure_of
-from .operators._widening import product_error as product_error
-from .operators._widening import widen as widen
 from .solvers._eigensolve import AbstractEigenSolver as AbstractEigenSolver
 from .solvers._eigensolve import EigenProblem as EigenProblem
+from .solvers._question import Start as Start
+from .solvers._question import as_start as as_start
+from .solvers._question import leafwise as leafwise
 from .solvers._relation import Pairs as Pairs
 from .solvers._relation import Relation as Relation
 from .solvers._relation import compressed as compressed
 from .solvers._relation import kept_at_restart as kept_at_restart
 from .solvers._relation import unit_directions as unit_directions
-from .solvers._start import Start as Start
-from .solvers._start import as_start as as_start
-from .solvers._start import leafwise as leafwise
 from .solvers._subspace import AbstractSubspaceSolver as AbstractSubspaceSolver
 from .solvers._subspace import Search as Search
 from .solvers._subspace import SubspaceState as SubspaceState
 from .solvers._verdict import standing as standing
-from .vectors._random import draw as draw
+from .vectors._directions import draw as draw

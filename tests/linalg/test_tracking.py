@@ -30,12 +30,13 @@ def rising(rng):
     return spectrum
 
 
-# A value that gains one per cent a solve, coupled to nothing, is seen in a random direction by
-# chance: with sixty keys it led by 6 % at most before it was, by 2 % in the middle.
-@pytest.mark.parametrize(("spectrum", "worst"), [(crossing, 1e-2), (rising, 6.5e-2)])
+# None of these values is coupled to another one: one that rises is seen in a random direction by
+# chance. With forty keys those that cross led by 1.8 % at most, with sixty the one out of the bulk
+# by 6 %, and by 2 % in the middle.
+@pytest.mark.parametrize(("spectrum", "worst"), [(crossing, 2e-2), (rising, 6.5e-2)])
 @pytest.mark.parametrize("k", [1, 2])
 def test_no_lock_in(spectrum, worst, k):
-    values = spectrum(np.random.default_rng(1))
+    values = np.stack([spectrum(np.random.default_rng(seed)) for seed in range(8)])
     q = jnp.asarray(orthogonal(DIM), jnp.float32)
     solver = Lanczos()
 
@@ -46,18 +47,18 @@ def test_no_lock_in(spectrum, worst, k):
         return solution.state, (solution.values, solution.stats["matvecs"], solution.converged)
 
     first = solver.initial_state(jax.ShapeDtypeStruct((DIM,), jnp.float32), k)
-    lam = jnp.asarray(values, jnp.float32)
-    _, (tracked, matvecs, converged) = jax.jit(lambda s, x: jax.lax.scan(body, s, x))(first, lam)
-    true = np.sort(values, axis=1)[:, ::-1][:, :k]
+    track = jax.jit(lambda all_: jax.lax.map(lambda lam: jax.lax.scan(body, first, lam)[1], all_))
+    tracked, matvecs, converged = track(jnp.asarray(values, jnp.float32))
+    true = np.sort(values, axis=-1)[..., ::-1][..., :k]
     error = np.abs(tracked - true) / true
-    assert np.max(error[:, 0]) <= worst
+    assert np.max(error[..., 0]) <= worst
     assert np.max(error) <= 2 * worst
-    assert np.sum(error[:, 0] > 5e-3) <= 7
+    assert np.mean(error[..., 0] > 5e-3) <= 0.1
     assert np.median(error) <= 1e-4
     assert np.all(converged)
     cold = 24  # about what a solve from a random vector needs here
     # The look at directions that nothing wanted points to is part of the price.
-    assert np.mean(matvecs[1:]) <= 0.85 * cold * k
+    assert np.mean(matvecs[:, 1:]) <= 0.85 * cold * k
 
 
 def test_warm_start_saves_products():

@@ -17,18 +17,18 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from ..vectors._tree import block_combine, block_dots, block_gram, tree_dtype
+from ._layout import widen
 from ._protocol import (
+    AbstractWrappedOperator,
     always,
-    dense_matrix,
     itself,
     linearised_part,
     of_part,
     register_operator,
 )
-from ._widening import widen
 
 
-class ShiftedOperator(lx.AbstractLinearOperator):
+class ShiftedOperator(AbstractWrappedOperator):
     """`A - σ I`.
 
     A product costs one product of A. The shift is data: another value does not retrace.
@@ -68,23 +68,11 @@ class ShiftedOperator(lx.AbstractLinearOperator):
         matrix = self.operator.as_matrix()
         return matrix - self.shift.astype(matrix.dtype) * jnp.eye(len(matrix), dtype=matrix.dtype)
 
-    def transpose(self) -> lx.AbstractLinearOperator:
-        """`A^T - σ I`."""
-        return ShiftedOperator(self.operator.transpose(), self.shift)
-
-    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
-        """That of A."""
-        return self.operator.in_structure()
-
-    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
-        """That of A."""
-        return self.operator.out_structure()
-
 
 register_operator(ShiftedOperator, linearise=linearised_part, symmetric=of_part(lx.is_symmetric))
 
 
-class DeflatedOperator(lx.AbstractLinearOperator):
+class DeflatedOperator(AbstractWrappedOperator):
     """`(I - V^T V) A (I - V^T V) + V^T diag(μ) V`: A without the eigenvectors that are found.
 
     The rows of V become eigenvectors with the eigenvalues μ, and the rest of the spectrum of A is
@@ -172,22 +160,6 @@ class DeflatedOperator(lx.AbstractLinearOperator):
         inside = block_combine(self.vectors, self.values * dots)
         return jax.tree.map(lambda y, x: (y + x).astype(y.dtype), image, inside)
 
-    def as_matrix(self) -> Float[Array, "n n"]:
-        """The dense matrix (small operators only): n products."""
-        return dense_matrix(self)
-
-    def transpose(self) -> lx.AbstractLinearOperator:
-        """The same with `A^T`."""
-        return eqx.tree_at(lambda o: o.operator, self, self.operator.transpose())
-
-    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
-        """That of A."""
-        return self.operator.in_structure()
-
-    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
-        """That of A."""
-        return self.operator.out_structure()
-
 
 def _positive(operator: DeflatedOperator) -> bool:
     return operator.values is None and lx.is_positive_semidefinite(operator.operator)
@@ -206,7 +178,7 @@ register_operator(
 )
 
 
-class ComplementOperator(lx.AbstractLinearOperator):
+class ComplementOperator(AbstractWrappedOperator):
     """`c P (A - σ) P + (I - P)`, where P projects away from the rows of a block: symmetric.
 
     A right-hand side in the complement has its solution there. Vectors are of float32 at least,
@@ -249,10 +221,6 @@ class ComplementOperator(lx.AbstractLinearOperator):
             return image
         return jax.tree.map(jnp.add, self._split(image)[0], inside)
 
-    def as_matrix(self) -> Float[Array, "n n"]:
-        """The dense matrix (small operators only): n products."""
-        return dense_matrix(self)
-
     def transpose(self) -> lx.AbstractLinearOperator:
         """Itself."""
         return self
@@ -260,10 +228,6 @@ class ComplementOperator(lx.AbstractLinearOperator):
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         """That of A, widened."""
         return widen(self.operator.in_structure())
-
-    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
-        """That of A, widened."""
-        return self.in_structure()
 
 
 register_operator(

@@ -10,7 +10,7 @@ import lineax as lx
 from einops import rearrange
 from jaxtyping import Array, Float, PyTree
 
-from ..vectors._tree import tree_dtype, tree_size
+from ..vectors._tree import from_flat, tree_dtype, tree_size
 
 
 def structure_of(tree: PyTree) -> PyTree:
@@ -47,21 +47,14 @@ def dense_matrix(operator: lx.AbstractLinearOperator) -> Float[Array, "n n"]:
         [[1.0, 0.0], [0.0, 2.0]]
     """
     structure = operator.in_structure()
-    leaves, treedef = jax.tree.flatten(structure)
-    n = tree_size(structure)
     dtype = tree_dtype(structure)
 
     def column(unit: Array) -> Array:
-        parts, begin = [], 0
-        for leaf in leaves:
-            end = begin + tree_size(leaf)
-            parts.append(unit[begin:end].reshape(leaf.shape).astype(leaf.dtype))
-            begin = end
-        image = operator.mv(jax.tree.unflatten(treedef, parts))
-        flat = [x.reshape(-1).astype(dtype) for x in jax.tree.leaves(image)]
-        return jnp.concatenate(flat)
+        image = operator.mv(from_flat(unit, structure))
+        return jnp.concatenate([x.reshape(-1).astype(dtype) for x in jax.tree.leaves(image)])
 
-    return rearrange(jax.lax.map(column, jnp.eye(n, dtype=dtype)), "column row -> row column")
+    identity = jnp.eye(tree_size(structure), dtype=dtype)
+    return rearrange(jax.lax.map(column, identity), "column row -> row column")
 
 
 def always(operator: Any) -> bool:
@@ -157,13 +150,8 @@ def _dense_tridiagonal(operator: lx.AbstractLinearOperator) -> tuple[Array, Arra
 
 
 def _matrix_product(matrix: Array, vector: PyTree) -> PyTree:
-    leaves, treedef = jax.tree.flatten(vector)
-    flat = jnp.concatenate([x.reshape(-1).astype(matrix.dtype) for x in leaves])
-    image, begin, parts = matrix @ flat, 0, []
-    for leaf in leaves:
-        parts.append(image[begin : begin + leaf.size].reshape(leaf.shape).astype(leaf.dtype))
-        begin += leaf.size
-    return jax.tree.unflatten(treedef, parts)
+    flat = [x.reshape(-1).astype(matrix.dtype) for x in jax.tree.leaves(vector)]
+    return from_flat(matrix @ jnp.concatenate(flat), vector)
 
 
 def _materialise(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
@@ -216,3 +204,50 @@ def register_operator(
         lx.has_unit_diagonal,
     ):
         query.register(cls, never)
+
+
+class AbstractWrappedOperator(lx.AbstractLinearOperator):
+    """A square operator made of another, as symmetric as that one.
+
+    A subclass has `mv`, and what differs. `lineax.linearise` is handed on, and so is what the other
+    knows of its sign, unless the subclass is registered by itself.
+
+    Attributes:
+        operator: The other one.
+
+    Example:
+        >>> class Doubled(AbstractWrappedOperator):
+        ...     operator: lx.AbstractLinearOperator
+        ...     def mv(self, vector):
+        ...         return jax.tree.map(lambda x: 2 * x, self.operator.mv(vector))
+        >>> twice = Doubled(lx.DiagonalLinearOperator(jnp.array([1.0, 3.0])))
+        >>> twice.as_matrix().tolist(), lx.is_symmetric(twice)
+        ([[2.0, 0.0], [0.0, 6.0]], True)
+    """
+
+    operator: eqx.AbstractVar[lx.AbstractLinearOperator]
+
+    def as_matrix(self) -> Float[Array, "n n"]:
+        """The dense matrix (small operators only): n products."""
+        return dense_matrix(self)
+
+    def transpose(self) -> lx.AbstractLinearOperator:
+        """The same of the other's transpose."""
+        return eqx.tree_at(lambda o: o.operator, self, self.operator.transpose())
+
+    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """That of the other."""
+        return self.operator.in_structure()
+
+    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """The same."""
+        return self.in_structure()
+
+
+register_operator(
+    AbstractWrappedOperator,
+    linearise=linearised_part,
+    symmetric=of_part(lx.is_symmetric),
+    positive_semidefinite=of_part(lx.is_positive_semidefinite),
+    negative_semidefinite=of_part(lx.is_negative_semidefinite),
+)

@@ -7,10 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from ..vectors._tree import vector_structure
-from ._protocol import dense_matrix, linearised_part, of_part, register_operator
+from ._protocol import AbstractWrappedOperator
 
 # A path, paths, a predicate on a path (a callable), or a prefix of booleans: see `restrict`.
 Where: TypeAlias = Any
@@ -114,7 +114,7 @@ def restrict(tree: PyTree, where: Where) -> PyTree:
     return jax.tree.unflatten(treedef, parts)
 
 
-class RestrictedOperator(lx.AbstractLinearOperator):
+class RestrictedOperator(AbstractWrappedOperator):
     """A diagonal block `E^T A E` of an operator: that of some leaves of its vectors.
 
     E embeds by zeros. A product costs one product of A, whatever the size of the part. Vectors
@@ -173,31 +173,9 @@ class RestrictedOperator(lx.AbstractLinearOperator):
         """`E^T A E v`; costs a product of A."""
         return self.restrict(self.operator.mv(self.embed(vector)))
 
-    def as_matrix(self) -> Float[Array, "n n"]:
-        """The dense matrix (small parts only): a product a dimension of the part."""
-        return dense_matrix(self)
-
-    def transpose(self) -> lx.AbstractLinearOperator:
-        """`E^T A^T E`."""
-        return eqx.tree_at(lambda o: o.operator, self, self.operator.transpose())
-
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         """The part of A's."""
         return self.restrict(self.operator.in_structure())
-
-    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
-        """The part of A's."""
-        return self.restrict(self.operator.out_structure())
-
-
-register_operator(
-    RestrictedOperator,
-    linearise=linearised_part,
-    symmetric=of_part(lx.is_symmetric),
-    # A principal block of a semidefinite matrix is semidefinite.
-    positive_semidefinite=of_part(lx.is_positive_semidefinite),
-    negative_semidefinite=of_part(lx.is_negative_semidefinite),
-)
 
 
 def layers_of(operator: lx.AbstractLinearOperator, depth: int = 1) -> dict[str, RestrictedOperator]:

@@ -1,6 +1,8 @@
 """Preconditioners and the operators that they make."""
 
 import abc
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,11 +13,10 @@ from jaxtyping import Array, Float, PyTree
 from aeoskit.sharding import lie_like
 
 from ..operators._protocol import (
+    AbstractWrappedOperator,
     always,
     dense_matrix,
     itself,
-    linearised_part,
-    of_part,
     register_operator,
     structure_of,
 )
@@ -134,7 +135,7 @@ class IdentityPreconditioner(AbstractPreconditioner):
         return IdentityPreconditioner(restrict(self.in_structure(), where))
 
 
-class PreconditionedOperator(lx.AbstractLinearOperator):
+class PreconditionedOperator(AbstractWrappedOperator):
     """`P^{-1/2} A P^{-1/2}`: symmetric, with the eigenvalues of `P⁻¹ A`.
 
     A product costs one product of A. Eigenvectors live in the symmetrized coordinates;
@@ -167,22 +168,6 @@ class PreconditionedOperator(lx.AbstractLinearOperator):
         """From an eigenvector of `P⁻¹ A` to one of this operator: `P^{1/2} v`, not normalized."""
         return self.preconditioner.sqrt_mv(vector)
 
-    def as_matrix(self) -> Float[Array, "n n"]:
-        """The dense matrix (small operators only): n products."""
-        return dense_matrix(self)
-
-    def transpose(self) -> lx.AbstractLinearOperator:
-        """`P^{-1/2} Aᵀ P^{-1/2}`."""
-        return PreconditionedOperator(self.operator.transpose(), self.preconditioner)
-
-    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
-        """That of A."""
-        return self.operator.in_structure()
-
-    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
-        """That of A."""
-        return self.operator.out_structure()
-
 
 register_operator(
     AbstractPreconditioner, linearise=itself, symmetric=always, positive_semidefinite=always
@@ -211,10 +196,130 @@ def _(operator):
     return jnp.ones(tree_size(structure), tree_dtype(structure))
 
 
-register_operator(
-    PreconditionedOperator,
-    linearise=linearised_part,
-    symmetric=of_part(lx.is_symmetric),
-    positive_semidefinite=of_part(lx.is_positive_semidefinite),
-    negative_semidefinite=of_part(lx.is_negative_semidefinite),
-)
+class BlockPreconditioner(AbstractPreconditioner):
+    """Block diagonal: each subtree or group of the parameters has a preconditioner of its own.
+
+    Args:
+        blocks: A pytree of preconditioners that is a prefix of the parameters: each lives on the
+            subtree at its place. Give this or `parts`.
+        parts: Preconditioners on the structure of the parameters with None for the leaves of
+            others (see `restrict`), for groups that are scattered over the tree.
+
+    Raises:
+        ValueError: None or both of the two were given, or two parts share a leaf, with its path.
+        TypeError: One of them is no preconditioner.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from aeoskit.linalg import DiagonalPreconditioner, IdentityPreconditioner
+        >>> P = BlockPreconditioner({"a": IdentityPreconditioner({"w": jnp.zeros(2)}),
+        ...                          "b": DiagonalPreconditioner(jnp.array([4.0]))})
+        >>> v = P.inv_mv({"a": {"w": jnp.ones(2)}, "b": jnp.ones(1)})
+        >>> v["a"]["w"].tolist(), v["b"].tolist()
+        ([1.0, 1.0], [0.25])
+    """
+
+    parts: tuple[AbstractPreconditioner, ...]
+    # Which leaves of the whole each part has, in the order of the part's.
+    positions: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+    treedef: Any = eqx.field(static=True)
+
+    def __init__(
+        self, blocks: PyTree = None, *, parts: Sequence[AbstractPreconditioner] | None = None
+    ):
+        if (blocks is None) == (parts is None):
+            raise ValueError(
+                "BlockPreconditioner takes either blocks, a tree of preconditioners that is a "
+                "prefix of the parameters, or parts, preconditioners on masked trees."
+            )
+        chosen = jax.tree.leaves(blocks, is_leaf=_is_part) if parts is None else list(parts)
+        for part in chosen:
+            if not isinstance(part, AbstractPreconditioner):
+                raise TypeError(
+                    f"BlockPreconditioner is made of preconditioners, got {type(part).__name__}: "
+                    f"wrap a tree of positive numbers as DiagonalPreconditioner(tree)."
+                )
+        self.parts = tuple(chosen)
+        if parts is None:
+            structures = jax.tree.map(lambda part: part.in_structure(), blocks, is_leaf=_is_part)
+            self.treedef = jax.tree.structure(structures)
+            sizes = [len(jax.tree.leaves(part.in_structure())) for part in self.parts]
+            ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+            self.positions = tuple(
+                tuple(range(end - size, end)) for end, size in zip(ends, sizes, strict=True)
+            )
+        else:
+            self.treedef, self.positions = _overlay(self.parts)
+
+    def _each(
+        self, product: Callable[[AbstractPreconditioner, PyTree], PyTree], vector: PyTree
+    ) -> PyTree:
+        leaves = self.treedef.flatten_up_to(vector)
+        for part, positions in zip(self.parts, self.positions, strict=True):
+            treedef = jax.tree.structure(part.in_structure())
+            image = product(part, jax.tree.unflatten(treedef, [leaves[i] for i in positions]))
+            for i, leaf in zip(positions, jax.tree.leaves(image), strict=True):
+                leaves[i] = leaf
+        return jax.tree.unflatten(self.treedef, leaves)
+
+    def mv(self, vector: PyTree[Array]) -> PyTree[Array]:
+        """`P v`."""
+        return self._each(lambda part, v: part.mv(v), vector)
+
+    def inv_mv(self, vector: PyTree[Array]) -> PyTree[Array]:
+        """`P⁻¹ v`."""
+        return self._each(lambda part, v: part.inv_mv(v), vector)
+
+    def sqrt_mv(self, vector: PyTree[Array]) -> PyTree[Array]:
+        """`P^{1/2} v`."""
+        return self._each(lambda part, v: part.sqrt_mv(v), vector)
+
+    def inv_sqrt_mv(self, vector: PyTree[Array]) -> PyTree[Array]:
+        """`P^{-1/2} v`."""
+        return self._each(lambda part, v: part.inv_sqrt_mv(v), vector)
+
+    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """The parts' structures, put together."""
+        leaves: list[Any] = [None] * self.treedef.num_leaves
+        for part, positions in zip(self.parts, self.positions, strict=True):
+            for i, leaf in zip(positions, jax.tree.leaves(part.in_structure()), strict=True):
+                leaves[i] = leaf
+        return jax.tree.unflatten(self.treedef, leaves)
+
+
+def _is_part(node: Any) -> bool:
+    return isinstance(node, AbstractPreconditioner)
+
+
+def _overlay(
+    parts: tuple[AbstractPreconditioner, ...],
+) -> tuple[Any, tuple[tuple[int, ...], ...]]:
+    """The structure of the whole, and where in it the leaves of each part are."""
+    if not parts:
+        raise ValueError("BlockPreconditioner was given no parts: pass at least one.")
+    trees = [part.in_structure() for part in parts]
+    pairs = [jax.tree_util.tree_flatten_with_path(t, is_leaf=lambda x: x is None) for t in trees]
+    containers = {treedef for _, treedef in pairs}
+    if len(containers) > 1:
+        raise ValueError(
+            "the parts of a BlockPreconditioner live in different containers "
+            f"({', '.join(map(str, containers))}): each has the structure of all parameters, with "
+            "None for the leaves of others."
+        )
+    whole: list[Any] = [None] * len(pairs[0][0])
+    owned: list[list[int]] = [[] for _ in parts]
+    for number, (leaves, _) in enumerate(pairs):
+        for i, (path, leaf) in enumerate(leaves):
+            if leaf is None:
+                continue
+            if whole[i] is not None:
+                raise ValueError(
+                    f"two parts of a BlockPreconditioner have the leaf "
+                    f"{jax.tree_util.keystr(path)}: each leaf belongs to one."
+                )
+            whole[i] = leaf
+            owned[number].append(i)
+    # Places that are None in every part are None in the parameters, hence no leaves.
+    rank = {i: n for n, i in enumerate(i for i, leaf in enumerate(whole) if leaf is not None)}
+    treedef = jax.tree.structure(jax.tree.unflatten(containers.pop(), whole))
+    return treedef, tuple(tuple(rank[i] for i in indices) for indices in owned)

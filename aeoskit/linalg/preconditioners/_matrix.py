@@ -16,14 +16,19 @@ from jaxtyping import Array, PyTree
 
 from ..operators._protocol import structure_of
 from ..operators._restriction import Where, select
-from ._axis_factor import AxisFactor, alike, at_least_float32, floored, multiply_along, power_of
 from ._base import AbstractPreconditioner
-from ._factor_checks import (
+from ._factor import (
+    AxisFactor,
+    alike,
+    at_least_float32,
     check_not_negative,
     check_orthogonal,
     check_positive,
     check_shape,
     check_symmetric,
+    floored,
+    multiply_along,
+    power_of,
 )
 
 # An axis: an AxisFactor, a symmetric matrix, the vector of a diagonal, or None for the identity.

@@ -12,10 +12,9 @@ from jaxtyping import Bool, Float, PyTree
 
 from .._platform import has_eig
 from .._results import EVIDENCE
-from ..vectors._record import record
-from ..vectors._tree import tree_size
+from ..vectors._tree import record, tree_size
 from ._eigensolve import EigenProblem
-from ._options import Scalar, check_numbers
+from ._question import Scalar, Start, check_numbers
 from ._relation import (
     Pairs,
     Relation,
@@ -30,7 +29,6 @@ from ._relation import (
     unit_directions,
     when,
 )
-from ._start import Start
 from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
 from ._verdict import first_match, select, standing
 

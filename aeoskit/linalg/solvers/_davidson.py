@@ -13,16 +13,14 @@ from jaxtyping import Array, Float, PyTree
 
 from .._results import EVIDENCE
 from ..operators._algebra import ComplementOperator
-from ..operators._widening import widen
-from ..vectors._record import record
-from ..vectors._tree import tree_dtype, tree_norm, tree_size, tree_where
+from ..operators._layout import widen
+from ..vectors._tree import record, tree_dtype, tree_norm, tree_size, tree_where
 from ._eigensolve import EigenProblem
 from ._minres import MINRES, products_spent
-from ._options import Scalar, check_numbers
+from ._question import Scalar, Start, check_numbers
 from ._relation import Pairs, Relation, eigh, kept, kept_at_restart, matmul, namespace, norms, when
 from ._residuals import GUARD, AbstractResidualSolver, with_row
 from ._space import AbstractExpansion, append
-from ._start import Start
 from ._subspace import WITHOUT_END, Search, SubspaceState
 from ._verdict import looked_at_inside
 

@@ -1,6 +1,5 @@
 """The dense solver: the oracle, for small operators."""
 
-import math
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -10,11 +9,11 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._results import EVIDENCE, RESULTS, EigenSolution
-from ..vectors._tree import tree_dtype, tree_size
+from ..operators._protocol import dense_matrix
+from ..vectors._tree import from_flat, tree_dtype, tree_size
 from ._eigensolve import AbstractEigenSolver, EigenProblem
-from ._options import Scalar
+from ._question import Scalar, Start
 from ._relation import WHICH, original_order, rank_ritz
-from ._start import Start
 from ._verdict import ritz_gaps, temple_bound
 
 
@@ -28,25 +27,6 @@ class DenseState(eqx.Module):
     finite: Bool[Array, ""]
     matvecs: Int[Array, ""]
     key: Array
-
-
-def _flatten_rows(block: PyTree) -> Float[Array, "m n"]:
-    dtype = tree_dtype(block)
-    # Not by einops, which cannot flatten an axis of length zero.
-    leaves = [
-        x.reshape(x.shape[0], math.prod(x.shape[1:])).astype(dtype) for x in jax.tree.leaves(block)
-    ]
-    return jnp.concatenate(leaves, axis=1)
-
-
-def _unflatten_rows(rows: Float[Array, "m n"], structure: PyTree) -> PyTree:
-    leaves, treedef = jax.tree.flatten(structure)
-    parts, begin = [], 0
-    for leaf in leaves:
-        end = begin + tree_size(leaf)
-        parts.append(rows[:, begin:end].reshape(len(rows), *leaf.shape).astype(leaf.dtype))
-        begin = end
-    return jax.tree.unflatten(treedef, parts)
 
 
 class Dense(AbstractEigenSolver):
@@ -99,22 +79,19 @@ class Dense(AbstractEigenSolver):
 
     def step(self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: DenseState):
         """All n products and the decomposition."""
-        structure = operator.in_structure()
-        n = tree_size(structure)
-        identity = _unflatten_rows(jnp.eye(n, dtype=tree_dtype(structure)), structure)
-        matrix = _flatten_rows(jax.lax.map(operator.mv, identity))
+        matrix = dense_matrix(operator)
         finite = jnp.all(jnp.isfinite(matrix))
         matrix = jnp.where(finite, matrix, 0)
         values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2, symmetrize_input=False)
-        # Rows of `matrix` are products: of the matrix as it is, and not of its symmetric part.
-        images = jnp.matmul(matrix.T, vectors, precision=jax.lax.Precision.HIGHEST)
+        # Of the matrix as it is, and not of its symmetric part.
+        images = jnp.matmul(matrix, vectors, precision=jax.lax.Precision.HIGHEST)
         return DenseState(
             values=values,
             vectors=vectors,
             residuals=jnp.linalg.norm(images - values[None, :] * vectors, axis=0),
             asymmetry=jnp.max(jnp.linalg.norm(matrix - matrix.T, axis=0)),
             finite=finite,
-            matvecs=state.matvecs + n,
+            matvecs=state.matvecs + problem.dimension,
             key=state.key,
         )
 
@@ -155,7 +132,7 @@ class Dense(AbstractEigenSolver):
         result = RESULTS.where(
             (result == RESULTS.successful) & ~jnp.all(converged), RESULTS.stagnation, result
         )
-        vectors = _unflatten_rows(state.vectors[:, top].T, structure)
+        vectors = from_flat(state.vectors[:, top].T, structure)
         return EigenSolution(
             values=values,
             vectors=vectors,

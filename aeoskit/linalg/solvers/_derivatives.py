@@ -27,7 +27,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from .._results import EigenSolution
 from ..operators._algebra import ComplementOperator
-from ..operators._widening import widen
+from ..operators._layout import widen
 from ..vectors._tree import block_combine, block_gram, tree_axpy, tree_dtype, tree_norm, tree_size
 from ._minres import MINRES
 from ._relation import WHICH

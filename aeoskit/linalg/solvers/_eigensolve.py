@@ -14,16 +14,24 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from aeoskit.sharding import lie_like
 
-from .._platform import loop_mode, platform_of
+from .._platform import bundled, loop_mode, platform_of
 from .._results import RESULTS, EigenSolution
-from ..operators._packing import PackedOperator, is_packed, pack, packable, packed_structure, unpack
+from ..operators._layout import (
+    PackedOperator,
+    WidenedOperator,
+    is_packed,
+    narrow_unit,
+    pack,
+    packable,
+    packed_structure,
+    product_error,
+    unpack,
+    widen,
+)
 from ..operators._protocol import structure_of
-from ..operators._widening import WidenedOperator, narrow_unit, product_error, widen
-from ..vectors._random import bundled
 from ..vectors._tree import block_zeros, tree_dtype, tree_size, vector_structure
 from ._derivatives import with_derivatives, without_tangents
-from ._options import check_question, from_host, with_arrays
-from ._start import Start, as_start, key_data, young
+from ._question import Start, as_start, check_question, from_host, key_data, with_arrays, young
 
 
 class EigenProblem(eqx.Module):

@@ -8,15 +8,14 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import PyTree
 
-from ..operators._packing import PackedOperator, pack, unpack
+from ..operators._layout import PackedOperator, pack, unpack
 from ..preconditioners._base import AbstractPreconditioner
 from ..vectors._tree import tree_dtype
 from ._eigensolve import EigenProblem
-from ._options import Scalar, check_numbers
+from ._question import Scalar, Start, check_numbers
 from ._relation import kept, namespace, norms, off, when
 from ._residuals import AbstractResidualSolver, with_row
 from ._space import AbstractExpansion, append
-from ._start import Start
 from ._subspace import SubspaceState
 
 # A change of which this share is along others, or along what is kept, is no direction of its own.

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact, Int
 
-from ..vectors._random import once
-from ..vectors._record import record
+from .._platform import once
+from ..vectors._tree import record
 
 WHICH = ("largest", "smallest", "both", "largest_magnitude")
 # A direction shorter than this in what is left of it is no direction.

@@ -8,11 +8,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
 from .._results import EVIDENCE
-from ..vectors._record import record
-from ..vectors._tree import tree_size
+from ..vectors._tree import record, tree_size
 from ._eigensolve import EigenProblem
+from ._question import Start
 from ._relation import least_tried, matmul, namespace, unit_directions
-from ._start import Start
 from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
 from ._verdict import first_match, select, standing
 

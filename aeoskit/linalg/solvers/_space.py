@@ -21,15 +21,17 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
 from aeoskit.sharding import lie_like
 
-from ..vectors._random import draw, once
-from ..vectors._record import record
+from .._platform import once
+from ..vectors._directions import draw, outside
 from ..vectors._tree import (
     block_combine,
     block_dots,
     block_gram,
     block_row,
+    block_rows,
     block_set_row,
     block_zeros,
+    record,
     tree_dtype,
     tree_norm,
     tree_scale,
@@ -38,12 +40,6 @@ from ..vectors._tree import (
 )
 from ._relation import namespace
 
-# Rows that one pass of orthogonalization reads at a time, so that its cost follows the filled part
-# of the basis and not its capacity.
-_CHUNK = 5
-# A vector that keeps this much of its norm in a pass is orthogonal to rounding (Kahan and Parlett).
-_KEPT = 0.7
-_PASSES = 5
 # In units of (machine epsilon * norm of the product): less than this is nothing new.
 NOTHING = 8.0
 # A unit vector with less than this beside the rows is taken as a combination of them.
@@ -100,60 +96,6 @@ def dispatched(function: Callable[..., Any], basis: PyTree, *args: Any, reads: b
     return program(function, (treedef, rest), basis, [x for x in leaves if _is_array(x)])
 
 
-def _rows(block: PyTree) -> int:
-    return jax.tree.leaves(block)[0].shape[0]
-
-
-def _chunks(basis: PyTree, carry: Any, low: Array, high: Array, body: Any) -> Any:
-    """`body(part, start, own, carry)` over the rows from `low` up to `high`, a few at a time."""
-    rows = _rows(basis)
-    chunk = min(_CHUNK, rows)
-
-    def turn(state: tuple[Array, Any]) -> tuple[Array, Any]:
-        i, carry = state
-        # The last slice is moved back to fit: rows that were done already are not its own.
-        start = jnp.minimum(i, rows - chunk)
-        part = jax.tree.map(lambda b: jax.lax.dynamic_slice_in_dim(b, start, chunk, axis=0), basis)
-        index = start + jnp.arange(chunk)
-        return i + chunk, body(part, start, (index >= i) & (index < high), carry)
-
-    return jax.lax.while_loop(lambda state: state[0] < high, turn, (low, carry))[1]
-
-
-def outside(
-    basis: PyTree, w: PyTree, size: Int[Array, ""], first: Int[Array, ""]
-) -> tuple[PyTree, Float[Array, " c"], Float[Array, ""]]:
-    """The part of `w` orthogonal to the first `size` rows, its components, and its norm.
-
-    The rows from `first` on are subtracted before all are: where the others have little in `w`,
-    that is as good as all of them twice. With `first` -1 all are twice. (Once, where the rest is
-    long, is enough for one vector; the rows that come of it grow apart in hundreds of restarts.)
-    """
-
-    def subtract(part: PyTree, start: Array, own: Array, carry: Any) -> Any:
-        w, h = carry
-        dots = jnp.where(own, block_dots(part, w), 0)
-        w = jax.tree.map(lambda x, y: (x - y).astype(x.dtype), w, block_combine(part, dots))
-        old = jax.lax.dynamic_slice_in_dim(h, start, dots.shape[0])
-        return w, jax.lax.dynamic_update_slice_in_dim(h, old + dots, start, axis=0)
-
-    def body(carry: Any) -> Any:
-        w, h, turn, _, before = carry
-        low = jnp.maximum(first * (turn == 0), 0)
-        w, h = _chunks(basis, (w, h), low, size, subtract)
-        return w, h, turn + 1, before, tree_norm(w)
-
-    def again(carry: Any) -> Array:
-        _, _, turn, before, after = carry
-        least = 1 + (first != 0)
-        return (turn < least) | ((after < _KEPT * before) & (turn < _PASSES) & (after > 0))
-
-    h = jnp.zeros(_rows(basis), tree_dtype(basis))
-    norm = tree_norm(w)
-    w, h, _, _, norm = jax.lax.while_loop(again, body, (w, h, jnp.zeros_like(first), norm, norm))
-    return w, h, norm
-
-
 def _power_of_two(largest: Float[Array, ""]) -> Float[Array, ""]:
     """A power of two near the largest entry: dividing by it is exact. 1 for zero and NaN."""
     info = jnp.finfo(largest.dtype)
@@ -175,10 +117,10 @@ def _with_row(
     basis: PyTree, vector: PyTree, length: Array, size: Int[Array, ""], added: Bool[Array, ""]
 ) -> tuple[PyTree, Bool[Array, " c"]]:
     """The basis with a vector of that length as its next row, if it is added; which row that is."""
-    row = jnp.minimum(size, _rows(basis) - 1)
+    row = jnp.minimum(size, block_rows(basis) - 1)
     unit = tree_scale(1 / jnp.where(added, length, 1), vector)
     basis = block_set_row(basis, row, tree_where(added, unit, block_row(basis, row)))
-    return basis, (jnp.arange(_rows(basis)) == row) & added
+    return basis, (jnp.arange(block_rows(basis)) == row) & added
 
 
 def _grow(
@@ -202,7 +144,7 @@ def _grow(
     w = jax.tree.map(lambda a, z: jnp.where(finite, a / unit, 0).astype(z.dtype), w, q)
     norm = tree_norm(w)
     w, image, left = outside(basis, w, size, first)
-    added = (size < _rows(basis)) & (left > NOTHING * jnp.finfo(dtype).eps * norm)
+    added = (size < block_rows(basis)) & (left > NOTHING * jnp.finfo(dtype).eps * norm)
     basis, row = _with_row(basis, w, left, size, added)
     image = jnp.where(row, left, image)
     numbers = jnp.stack([norm, left, added.astype(dtype), finite.astype(dtype), unit])
@@ -240,7 +182,7 @@ def _inject(
     basis: PyTree, size: Int[Array, ""], key: UInt32[Array, "2"]
 ) -> tuple[PyTree, UInt32[Array, "2"]]:
     fresh, key = draw(key, block_row(basis, 0))
-    there = jnp.arange(_rows(basis)) < size
+    there = jnp.arange(block_rows(basis)) < size
     for _ in range(2):
         dots = jnp.where(there, block_dots(basis, fresh), 0)
         inside = block_combine(basis, dots)
@@ -288,7 +230,7 @@ def _append(
     )
     vector = tree_scale(1 / tree_norm(vector), vector)
     vector, coordinates, left = outside(basis, vector, size, jnp.full_like(size, -1))
-    added = (left > _NEW) & (size < _rows(basis))
+    added = (left > _NEW) & (size < block_rows(basis))
     basis, row = _with_row(basis, vector, left, size, added)
     coordinates = jnp.where(row, left, coordinates)
     numbers = jnp.stack([added, spent, failed | ~usable]).astype(residual.dtype)
@@ -384,7 +326,7 @@ def orthonormal(
     Vectors that are zero, not finite or dependent are replaced by random ones; the first takes a
     random part of length `noise`. No products.
     """
-    count = min(_rows(block), rows)
+    count = min(block_rows(block), rows)
 
     def put(i: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
         basis, key = carry

@@ -17,13 +17,12 @@ import numpy as np
 from jaxtyping import Bool, Int, PyTree, UInt32
 
 from .._results import EVIDENCE, EigenSolution
-from ..operators._widening import product_error
-from ..vectors._record import record
-from ..vectors._tree import tree_dtype, vector_structure
+from ..operators._layout import product_error
+from ..vectors._tree import record, tree_dtype, vector_structure
 from ._eigensolve import AbstractEigenSolver, EigenProblem
+from ._question import Start
 from ._relation import Pairs, Relation, learned, matmul, namespace, original_order, ritz_pairs, when
 from ._space import grow, inject, orthonormal, padded, picked, recombine
-from ._start import Start
 from ._verdict import ROTATION, Doubt, Health, Verdict, conclude, judge
 
 WITHOUT_END = 2**24 - 1

@@ -10,10 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
 from .._results import EVIDENCE, EigenSolution
-from ..vectors._record import record
-from ..vectors._tree import tree_dtype, tree_size
+from ..vectors._tree import record, tree_dtype, tree_size
 from ._eigensolve import EigenProblem
-from ._options import Scalar, check_numbers
+from ._question import Scalar, Start, check_numbers
 from ._relation import (
     Relation,
     best_first,
@@ -28,7 +27,6 @@ from ._relation import (
     unit_directions,
     when,
 )
-from ._start import Start
 from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
 from ._verdict import first_match, floor, select, standing
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
 from .._results import EVIDENCE, RESULTS, EigenSolution
-from ..vectors._record import record
+from ..vectors._tree import record
 from ._relation import Pairs, Relation, measure, namespace, original_order, splits_pair
 
 # In units of (machine epsilon * norm seen): what rounding alone adds to a residual, and what each

@@ -1,5 +1,6 @@
-"""Does a solver keep what solvers promise? A set of operators of known spectrum tells."""
+"""Do an operator and a solver keep their promises?"""
 
+import math
 from typing import Any, NamedTuple, NoReturn
 
 import equinox as eqx
@@ -7,10 +8,127 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from ._results import RESULTS
 from .solvers._eigensolve import AbstractEigenSolver, eigensolve
+from .vectors._tree import tree_axpy, tree_dot, tree_norm, tree_random_like, tree_size
+
+# For low precision, where the square root of epsilon would let everything pass.
+_LOOSEST = 0.3
+
+
+def _describe(structure: PyTree) -> str:
+    keys, _ = jax.tree_util.tree_flatten_with_path(structure)
+    return ", ".join(
+        f"{jax.tree_util.keystr(path) or 'vector'}: {leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in keys
+    )
+
+
+def _refuse(what: str) -> NoReturn:
+    raise ValueError(f"check_operator: {what}")
+
+
+def check_operator(
+    operator: lx.AbstractLinearOperator,
+    *,
+    key: Array | None = None,
+    symmetric: bool | None = None,
+    rtol: float | None = None,
+) -> None:
+    """Refuses an operator whose products are random, not finite, misshapen or not symmetric.
+
+    Two products of one random vector have to agree: dropout, augmentation and batch statistics
+    make an operator whose eigenvalues mean nothing. For a symmetric operator `<u, A v>` has to
+    equal `<A u, v>`. It works on the host, outside of transformations, and costs 3 products (2 for
+    an operator that is not symmetric). What it finds by random vectors is a difference that is
+    spread out; a single wrong entry of a large matrix can pass.
+
+    Args:
+        operator: A, square.
+        key: For the two vectors; a fixed one if None.
+        symmetric: Whether A should be symmetric; None asks `lineax.is_symmetric`.
+        rtol: What counts as rounding, relative to the size of the product (for symmetry, to the
+            size that the difference would have if A had no symmetry at all); 10 times the square
+            root of machine epsilon if None, and 0.3 at most.
+
+    Raises:
+        ValueError: A promise is broken; the numbers and the mend are named.
+        TypeError: Not a lineax operator.
+
+    Example:
+        >>> check_operator(lx.DiagonalLinearOperator(jnp.array([1.0, 2.0])))
+        >>> matrix = jnp.array([[1.0, 2.0], [0.0, 1.0]])
+        >>> check_operator(lx.MatrixLinearOperator(matrix, lx.symmetric_tag))
+        Traceback (most recent call last):
+        ...
+        ValueError: check_operator: the operator should be symmetric, but ...
+    """
+    if not isinstance(operator, lx.AbstractLinearOperator):
+        raise TypeError(
+            f"check_operator: a {type(operator).__name__} is not a lineax.AbstractLinearOperator."
+        )
+    structure, image = operator.in_structure(), operator.out_structure()
+    leaves = jax.tree.leaves(structure)
+    if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
+        _refuse(f"the operator acts on {_describe(structure)}; leaves have to be real floats.")
+    if not leaves:
+        _refuse("the operator has no leaves to act on.")
+    eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in leaves)
+    tolerance = min(10 * math.sqrt(eps), _LOOSEST) if rtol is None else rtol
+    symmetric = lx.is_symmetric(operator) if symmetric is None else symmetric
+    first, second = jax.random.split(jax.random.key(0) if key is None else key)
+    u, v = tree_random_like(first, structure), tree_random_like(second, structure)
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((operator, u))):
+        _refuse("it reads numbers on the host; call it outside of jit, vmap and scan.")
+    # Not compiled here: a compiled product would draw its random numbers once.
+    a, again = operator.mv(u), operator.mv(u)
+    for said, found in ((image, a), (structure, a)) if symmetric else ((image, a),):
+        same = jax.tree.structure(said) == jax.tree.structure(found) and all(
+            s.shape == x.shape and s.dtype == x.dtype
+            for s, x in zip(jax.tree.leaves(said), jax.tree.leaves(found), strict=True)
+        )
+        if not same:
+            _refuse(
+                f"a product has the structure {_describe(found)}, where {_describe(said)} was "
+                "promised; return what the operator's out_structure() says."
+            )
+    size = _finite(a, "A u")
+    _finite(again, "A u")
+    change = float(tree_norm(tree_axpy(jnp.asarray(-1.0), a, again)))
+    if change > tolerance * size:
+        _refuse(
+            f"two products of the same vector differ by {change:.2e}, {change / size:.1e} of the "
+            "product. Fix the random keys, switch dropout and augmentation off, and put batch "
+            "statistics into evaluation mode."
+        )
+    if not symmetric:
+        return
+    b = operator.mv(v)
+    other = _finite(b, "A v")
+    left, right = float(tree_dot(v, a)), float(tree_dot(b, u))
+    # Independent random vectors: without any symmetry the two would differ by about this.
+    natural = max(float(tree_norm(v)) * size, float(tree_norm(u)) * other)
+    natural /= tree_size(structure) ** 0.5
+    if abs(left - right) > tolerance * natural:
+        _refuse(
+            f"the operator should be symmetric, but <v, A u> = {left:.6e} and <A v, u> = "
+            f"{right:.6e}, {abs(left - right) / natural:.1e} of what no symmetry at all would give "
+            f"(rounding: {tolerance:.1e}). Drop the symmetric tag, or mend the product."
+        )
+
+
+def _finite(vector: Any, name: str) -> float:
+    size = float(tree_norm(vector))
+    if not jnp.isfinite(size):
+        _refuse(
+            f"the norm of the product {name} with a random vector is {size}. Look at the "
+            "parameters, the data and the loss at which the operator was built."
+        )
+    return size
+
 
 _STRUCTURE = {
     "matrix": jax.ShapeDtypeStruct((4, 5), jnp.float32),
@@ -76,7 +194,7 @@ def check_solver(
     """
     which = solver.ends[0] if which is None else which
     if which not in solver.ends:
-        _refuse(solver, which, f"it finds {', '.join(solver.ends)} only; name one of these.")
+        _fails(solver, which, f"it finds {', '.join(solver.ends)} only; name one of these.")
     _check_states(solver, which)
     cases = _cases(solver, seed)
     matrices = np.stack([case.matrices for case in cases]).astype(np.float32)
@@ -89,7 +207,7 @@ def check_solver(
             answer = jax.tree.map(lambda x: x[i, t], answers)  # noqa: B023
             _check_answer(solver, which, case, t, matrices[i, t].astype(np.float64), answer)
             if answer["matvecs"] > case.budget + overshoot:
-                _refuse(
+                _fails(
                     solver,
                     which,
                     f"{answer['matvecs']} products were made of a budget of {case.budget}; look at "
@@ -98,7 +216,7 @@ def check_solver(
     _check_one_dimension(solver, which)
 
 
-def _refuse(solver: AbstractEigenSolver, which: str, what: str) -> NoReturn:
+def _fails(solver: AbstractEigenSolver, which: str, what: str) -> NoReturn:
     raise ValueError(f"check_solver: {type(solver).__name__} for {which}: {what}")
 
 
@@ -219,10 +337,10 @@ def _check_answer(
     where = f"measurement {t + 1} of the operator '{case.name}'"
     values = answer["values"]
     if not answer["sound"]:
-        _refuse(solver, which, f"the state after {where} is not finite; leave out what is not.")
+        _fails(solver, which, f"the state after {where} is not finite; leave out what is not.")
     if not np.isfinite(matrix).all():
         if not answer["nonfinite"] or answer["converged"].any() or np.isfinite(values).any():
-            _refuse(
+            _fails(
                 solver,
                 which,
                 f"products were NaN in {where}, and it reports {values}; say nonfinite, with NaN "
@@ -231,7 +349,7 @@ def _check_answer(
         return
     if solver.symmetric and not case.symmetric:
         if answer["converged"].any() or (case.budget > _SPENT and not answer["asymmetric"]):
-            _refuse(
+            _fails(
                 solver,
                 which,
                 f"{where} is tagged symmetric and is not, and the result is not asymmetric; "
@@ -239,7 +357,7 @@ def _check_answer(
             )
         return
     if answer["asymmetric"]:
-        _refuse(solver, which, f"{where} is symmetric and called asymmetric; allow for rounding.")
+        _fails(solver, which, f"{where} is symmetric and called asymmetric; allow for rounding.")
     spectrum = np.linalg.eigvalsh(matrix) if case.symmetric else np.linalg.eigvals(matrix)
     norm = max(float(np.linalg.norm(matrix, 2)), float(np.finfo(np.float32).tiny))
     known = np.isfinite(values)
@@ -247,7 +365,7 @@ def _check_answer(
     gram = vectors.conj() @ vectors.T - np.eye(_PAIRS)
     gram = gram if solver.symmetric else np.diag(np.diag(gram))
     if np.abs(gram[np.ix_(known, known)]).max(initial=0) > 1e-3:
-        _refuse(
+        _fails(
             solver,
             which,
             f"the vectors of {where} are not orthonormal, by {np.abs(gram).max():.1e}; vectors "
@@ -261,7 +379,7 @@ def _check_answer(
     for name, (bar, truth) in bars.items():
         small = known & ~(truth <= 1.01 * bar + _UNIT * norm)
         if small.any():
-            _refuse(
+            _fails(
                 solver,
                 which,
                 f"a {name} of {where} is {bar[small][0]:.3e} where the true one is "
@@ -270,7 +388,7 @@ def _check_answer(
     _check_values(solver, which, case, where, spectrum, norm, answer)
     easy = case.name == "apart" or (case.name == "not finite once" and t != 2)
     if easy and not answer["converged"].all():
-        _refuse(
+        _fails(
             solver,
             which,
             f"{where} has values well apart, and {values} have not converged in "
@@ -303,7 +421,7 @@ def _check_values(
     claimed = answer["converged"] & answer["is_top"]
     wrong = claimed & ~(np.abs(measured - measure) <= allowed)
     if wrong.any():
-        _refuse(
+        _fails(
             solver,
             which,
             f"{where} has the eigenvalues {truth}, and {values} are claimed, converged and "
@@ -320,11 +438,11 @@ def _check_states(solver: AbstractEigenSolver, which: str) -> None:
         solution = eigensolve(operator, solver, k=_PAIRS, which=which, start=start)
         if jax.tree.map(jnp.shape, solution.vectors) != _ROWS:
             shapes = jax.tree.map(jnp.shape, solution.vectors)
-            _refuse(solver, which, f"the vectors have shapes {shapes}, for {_ROWS}: (k, *leaf).")
+            _fails(solver, which, f"the vectors have shapes {shapes}, for {_ROWS}: (k, *leaf).")
         for name in ("values", "residuals", "bounds", "estimates", "converged", "is_top"):
             if jnp.shape(getattr(solution, name)) != (_PAIRS,):
                 shape = jnp.shape(getattr(solution, name))
-                _refuse(solver, which, f"`{name}` has the shape {shape}, for {(_PAIRS,)}.")
+                _fails(solver, which, f"`{name}` has the shape {shape}, for {(_PAIRS,)}.")
         return solution.state
 
     matrix = jax.ShapeDtypeStruct((_DIMENSION, _DIMENSION), jnp.float32)
@@ -333,7 +451,7 @@ def _check_states(solver: AbstractEigenSolver, which: str) -> None:
         # Without a state a solve in a process of several devices does not pack its vectors.
         wanted = blank if start is not None else eqx.filter_eval_shape(after, matrix, state)
         if _shapes(state) != _shapes(wanted):
-            _refuse(
+            _fails(
                 solver,
                 which,
                 f"the state after a solve from {'None' if start is None else 'a blank state'} "
@@ -358,7 +476,7 @@ def _check_one_dimension(solver: AbstractEigenSolver, which: str) -> None:
     operator = lx.MatrixLinearOperator(jnp.full((1, 1), -3.0, jnp.float32), lx.symmetric_tag)
     solution = eigensolve(operator, solver, k=1, which=which)
     if not solution.converged[0] or abs(complex(solution.values[0]) + 3) > 1e-4:
-        _refuse(
+        _fails(
             solver,
             which,
             f"the operator -3 in one dimension has the value {solution.values[0]} after "
