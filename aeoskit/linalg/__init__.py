@@ -9,6 +9,7 @@ training.
 from ._checks import check_operator as check_operator
 from ._checks import check_solver as check_solver
 from ._platform import compiling_for as compiling_for
+from ._platform import lane_by_lane as lane_by_lane
 from ._platform import loop_mode as loop_mode
 from ._platform import target_platform as target_platform
 from ._results import EVIDENCE as EVIDENCE

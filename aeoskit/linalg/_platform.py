@@ -81,6 +81,46 @@ def platform_of(tree: PyTree) -> str:
     return device if isinstance(device, str) else device.platform
 
 
+def lane_by_lane(function: Callable[..., Any], *args: Any) -> Any:
+    """`function(*args)`; under `vmap`, on a CPU, for one lane after another.
+
+    A vectorized loop goes on for all lanes until the last one has ended, and copies what each lane
+    carries at every turn. An accelerator is busy only with many lanes at once, and where there are
+    several devices a loop over lanes would gather them: there it stays vectorized.
+
+    Args:
+        function: Closes over no array that has lanes: an `eqx.Module`, for instance, such as
+            `eqx.filter_closure_convert` makes of any function.
+        args: Pytrees.
+
+    Returns:
+        What the function returns.
+
+    Example:
+        >>> def halved(x):
+        ...     return jax.lax.while_loop(lambda x: x > 1, lambda x: x / 2, x)
+        >>> jax.vmap(lambda x: lane_by_lane(halved, x))(jnp.array([3.0, 8.0])).tolist()
+        [0.75, 1.0]
+    """
+    if target_platform() != "cpu" or elsewhere() or jax.device_count() > 1:
+        return function(*args)
+    arrays, rest = eqx.partition((function, args), eqx.is_array)
+    others: list[Any] = []
+
+    @jax.custom_batching.sequential_vmap
+    def run(arrays: PyTree) -> PyTree:
+        function, args = eqx.combine(arrays, rest)
+        found = jax.tree.map(
+            lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x, function(*args)
+        )
+        found, other = eqx.partition(found, eqx.is_array)
+        others.append(other)
+        return found
+
+    found = run(arrays)
+    return eqx.combine(found, others[0])
+
+
 _SLOW_IN_LOOPS = frozenset({"conv_general_dilated"})
 _CACHE_LIMIT = 256
 _cache: dict[Any, Literal["scan", "host"]] = {}

@@ -31,8 +31,8 @@ from .solvers._question import leafwise as leafwise
 from .solvers._relation import Pairs as Pairs
 from .solvers._relation import Relation as Relation
 from .solvers._relation import compressed as compressed
+from .solvers._relation import first_direction as first_direction
 from .solvers._relation import kept_at_restart as kept_at_restart
-from .solvers._relation import unit_directions as unit_directions
 from .solvers._subspace import AbstractSubspaceSolver as AbstractSubspaceSolver
 from .solvers._subspace import Search as Search
 from .solvers._subspace import SubspaceState as SubspaceState

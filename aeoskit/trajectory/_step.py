@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
-from aeoskit.linalg import tree_norm
+from aeoskit.linalg import lane_by_lane, tree_norm
 from aeoskit.optimizers import OptimistixOptimizer, apply_updates
 from aeoskit.probes import (
     AbstractProbe,
@@ -137,7 +137,7 @@ def measure_due(
         lane: its state.
         context: the point.
         budgets: those of the probes that have one.
-        known: whether all of the probes are known to be due.
+        known: whether all of the probes are known to be due, and this is one lane.
 
     Returns:
         What was measured, and the states of these probes.
@@ -147,16 +147,20 @@ def measure_due(
     for name, probe in probes.items():
         state, budget = lane.probe_states[name], budgets.get(name)
         probe = with_budget(probe, budget)
-        if known or is_always_due(probe, budget):
+        if known:
             new, states[name] = probe.measure(context, state)
+            measurement |= new
+            continue
+        # Traced once, for its shapes and for the program. What stands in a row where the probe
+        # was not due is dropped by the reader, by the period.
+        measure = eqx.filter_closure_convert(probe.measure, context, state)
+        if is_always_due(probe, budget):
+            new, states[name] = lane_by_lane(measure, context, state)
         else:
-            # Traced once, for its shapes and for the program. What stands in a row where the probe
-            # was not due is dropped by the reader, by the period.
-            measure = eqx.filter_closure_convert(probe.measure, context, state)
             skipped = blanks(measure.out_struct[0])
             new, states[name] = jax.lax.cond(
                 is_due(probe, budget, context.step),
-                lambda measure=measure, state=state: measure(context, state),
+                lambda measure=measure, state=state: lane_by_lane(measure, context, state),
                 lambda skipped=skipped, state=state: (skipped, state),
             )
         measurement |= new
@@ -227,14 +231,14 @@ def _evaluated(
 
     if not shared:
         return without({})
-    if any(is_always_due(probe, budgets.get(name)) for name, probe in shared.items()):
-        return with_probes(lane, step)
     # Traced once, for its shapes and for the program.
     measure = eqx.filter_closure_convert(with_probes, lane, step)
+    if any(is_always_due(probe, budgets.get(name)) for name, probe in shared.items()):
+        return lane_by_lane(measure, lane, step)
     skipped = blanks(measure.out_struct[1])
     due = [is_due(probe, budgets.get(name), step) for name, probe in shared.items()]
     due = jnp.any(jnp.stack(due))
-    return jax.lax.cond(due, lambda: measure(lane, step), lambda: without(skipped))
+    return jax.lax.cond(due, lambda: lane_by_lane(measure, lane, step), lambda: without(skipped))
 
 
 def step_with_probes(

@@ -61,17 +61,8 @@ ORDER = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: What stands after `aeoskit`; those of the process if None.
-
-    Returns:
-        The exit code: 0; 1 if everything diverged, a job of a sweep or a claim failed, or a rerun's
-        numbers differ; 2 for bad input, said in one line on stderr, or data that are not what they
-        should be; 130 after Ctrl-C. An exception that nobody foresaw is raised.
-    """
+def run(arguments: Sequence[str] | None = None) -> int:
+    """What `main` does."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     # It may stand anywhere in front of `--`, on any command.
     end = words.index("--") if "--" in words else len(words)

@@ -20,13 +20,13 @@ from ._relation import (
     Relation,
     cut,
     eigh,
+    first_direction,
     kept_at_restart,
     least_tried,
     matmul,
     namespace,
     norms,
     splits_pair,
-    unit_directions,
     when,
 )
 from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
@@ -395,18 +395,18 @@ class Arnoldi(AbstractSubspaceSolver):
         beyond = first_match(problem, self.rtol, self.atol, state.pairs, state.health, state.doubt)
         error = state.pairs.errors[:, xp.where(xp.any(wanted), xp.argmax(wanted), beyond)]
         # Its real and its imaginary part are two directions: the longer one now.
-        parts = xp.stack([error.real, error.imag], axis=1)
-        rows = xp.eye(index.shape[0], dtype=parts.dtype)
-        # All that was not multiplied: a search looks there, too, as it does for Lanczos.
-        hidden = relation.there[:, None].astype(parts.dtype)
-        units = unit_directions(relation, xp.concatenate([rows, parts, hidden], axis=1))
-        residual = units[:, index.shape[0] + xp.argmax(norms(parts))]
+        real, imaginary = error.real, error.imag
+        longer = (real * real).sum() >= (imaginary * imaginary).sum()
         begins = state.matvecs < xp.where(xp.any(wanted), state.own[1], state.own[0])
         row = xp.where(begins, state.matvecs, relation.size - 1)
-        row = xp.where(state.doubt.running & ~begins, -1, row)
-        x = xp.where(begins | state.verdict.inject, units[:, row], residual)
+        # A search looks along all that was not multiplied, as it does for Lanczos.
+        hidden = relation.there & state.doubt.running & ~begins
+        rows = ((index == row) | hidden).astype(real.dtype)
+        residual = xp.where(longer, real, imaginary)
         # Where that is nothing, the row that has been multiplied least.
-        x = xp.where(xp.any(x != 0), x, units[:, least_tried(relation)])
+        last = (index == least_tried(relation)).astype(real.dtype)
+        plain = begins | state.verdict.inject
+        x, _ = first_direction(relation, xp.where(plain, rows, residual), last)
         return x, xp.full((), -1, np.int32), state.own
 
     def learn(

@@ -109,8 +109,15 @@ def when(predicate: Any, function: Any, value: Any) -> Any:
 
 def norms(columns: Any) -> Any:
     """The norm of each column."""
-    squares = (columns * columns.conj()).real if _is_complex(columns) else columns * columns
-    return namespace(columns).sqrt(squares.sum(axis=0))
+    if namespace(columns) is np:
+        return np.sqrt((columns * columns.conj()).real.sum(axis=0))
+    # A product and its diagonal: a fourth of what a sum over rows takes to compile.
+    return jnp.sqrt(jnp.diagonal(matmul(columns.conj().T, columns)).real)
+
+
+def total_square(matrix: Any) -> Any:
+    """The sum of the squares of a real matrix."""
+    return (norms(matrix) ** 2).sum()
 
 
 def _is_complex(x: Any) -> bool:
@@ -131,10 +138,10 @@ def splits_pair(values: Any, k: Any) -> Any:
 
 def off(orthonormal: Any, columns: Any) -> Any:
     """The columns without their parts along orthonormal ones (zero columns do no harm)."""
-    xp = namespace(columns)
-    beside = xp.eye(columns.shape[0], dtype=columns.dtype) - matmul(orthonormal, orthonormal.T)
     # Twice is enough.
-    return matmul(beside, matmul(beside, columns))
+    for _ in range(2):
+        columns = columns - matmul(orthonormal, matmul(orthonormal.T, columns))
+    return columns
 
 
 def polished(columns: Any) -> Any:
@@ -150,14 +157,28 @@ def eigh(matrix: Any) -> tuple[Any, Any]:
     """Ascending values and vectors of a symmetric matrix."""
     if namespace(matrix) is np:
         return np.linalg.eigh(matrix)
-    return jnp.linalg.eigh(matrix, symmetrize_input=False)
+    # The transpose is the same matrix as LAPACK wants it to lie: no copy is compiled.
+    return jnp.linalg.eigh(matrix.T, symmetrize_input=False)
+
+
+def side_by_side(*vectors: Any) -> Any:
+    """The vectors as columns, and zeros up to the fourth.
+
+    Of fewer columns than four a compiler for CPUs writes out every product.
+    """
+    xp, width = namespace(vectors[0]), max(4, len(vectors))
+    column = np.arange(width)[None, :]
+    stack = xp.zeros((vectors[0].shape[0], width), vectors[0].dtype)
+    for i, vector in enumerate(vectors):
+        stack = xp.where(column == i, vector[:, None], stack)
+    return stack
 
 
 def best_first(matrix: Any, there: Any, bound: Any, which: str) -> tuple[Any, Any]:
-    """Eigenvalues and vectors of the symmetric part on the rows that are there, best first.
+    """Eigenvalues and vectors of a matrix on the rows that are there, best first.
 
     Args:
-        matrix: `(c, c)`, zero in rows and columns that are not there.
+        matrix: `(c, c)`, symmetric, zero in rows and columns that are not there.
         there: `(c,)`.
         bound: More than the modulus of any eigenvalue.
         which: The end.
@@ -165,7 +186,7 @@ def best_first(matrix: Any, there: Any, bound: Any, which: str) -> tuple[Any, An
     xp = namespace(matrix)
     sign = -1.0 if which == "largest" else 1.0
     apart = xp.diag(xp.where(there, 0, 3 * bound).astype(matrix.dtype))
-    values, vectors = eigh((0.5 * sign) * (matrix + matrix.T) + apart)
+    values, vectors = eigh(sign * matrix + apart)
     values = sign * values
     if which in ("largest", "smallest"):
         return values, vectors
@@ -217,13 +238,14 @@ def ritz_pairs(relation: Relation, scale: Any, which: str) -> tuple[Pairs, Any]:
     c = relation.tried.shape[0]
     held = xp.arange(c) < relation.count
     projected = matmul(relation.tried.T, relation.images)
-    values, vectors = best_first(projected, held, c**0.5 * scale + 1e-30, which)
+    transposed = matmul(relation.images.T, relation.tried)
+    values, vectors = best_first((projected + transposed) / 2, held, c**0.5 * scale + 1e-30, which)
     values = xp.where(held, values, 0).astype(values.dtype)
     vectors = xp.where(held[None, :], vectors, 0).astype(values.dtype)
     images, ritz = matmul(relation.images, vectors), matmul(relation.tried, vectors)
     errors = images - ritz * values[None, :]
     residuals = xp.where(held, norms(errors), xp.inf).astype(values.dtype)
-    asymmetry = xp.max(xp.abs(projected - projected.T))
+    asymmetry = xp.max(norms(projected - transposed))
     return Pairs(values, vectors, errors, residuals), asymmetry
 
 
@@ -250,29 +272,32 @@ def least_tried(relation: Relation) -> Any:
     return seen.shape[0] - 1 - xp.argmin(seen[::-1])
 
 
-def unit_directions(relation: Relation, candidates: Any) -> Any:
-    """Unit vectors: the candidates (columns) without their parts along what was multiplied.
+def first_direction(relation: Relation, *candidates: Any) -> tuple[Any, Any]:
+    """A unit vector: the first candidate of which something is left beside what was multiplied.
 
     Args:
         relation: What was multiplied.
-        candidates: `(c, p)`, coordinates in the rows.
+        candidates: `(c,)` each, coordinates in the rows.
 
     Returns:
-        `(c, p)`, zero where nothing is left.
+        `(c,)`, zero where nothing is left of any; and which one it is of.
 
     Example:
         >>> tried, there = np.diag([1.0, 0.0]), np.array([True, True])
         >>> relation = Relation(tried, tried, there, np.int32(2), np.int32(1))
-        >>> unit_directions(relation, np.array([[1.0], [2.0]])).tolist()
-        [[0.0], [1.0]]
+        >>> x, which = first_direction(relation, np.array([1.0, 0.0]), np.array([1.0, 2.0]))
+        >>> x.tolist(), int(which)
+        ([0.0, 1.0], 1)
     """
-    xp = namespace(candidates)
-    full = norms(candidates)
-    left = off(relation.tried, candidates)
+    xp = namespace(relation.tried)
+    stack = side_by_side(*candidates)
+    full = norms(stack)
+    left = off(relation.tried, stack)
     length = norms(left)
     sound = length > _GONE * xp.where(full > 0, full, xp.inf)
     left = xp.where(sound[None, :], left / xp.where(sound, length, 1)[None, :], 0)
-    return left.astype(candidates.dtype)
+    which = xp.argmax(sound)
+    return left[:, which].astype(relation.tried.dtype), which
 
 
 def compressed(
@@ -308,8 +333,8 @@ def compressed(
     held = xp.arange(relation.tried.shape[0]) < kept
     mask = xp.diag(held.astype(pairs.vectors.dtype))
     best, errors = matmul(pairs.vectors, mask), matmul(pairs.errors, mask)
-    axes = matmul(errors, mask / (pairs.residuals + 1e-30)[None, :])
-    smaller, columns, outside = cut(relation, best, axes, kept, most, preference)
+    shares = errors / (pairs.residuals + 1e-30)[None, :]
+    smaller, columns, outside = cut(relation, best, shares, kept, most, preference)
     pairs = Pairs(
         values=xp.where(held, pairs.values, 0).astype(best.dtype),
         vectors=smaller.tried,

@@ -11,7 +11,7 @@ from .._results import EVIDENCE
 from ..vectors._tree import record, tree_size
 from ._eigensolve import EigenProblem
 from ._question import Start
-from ._relation import least_tried, matmul, namespace, unit_directions
+from ._relation import first_direction, least_tried, matmul, namespace
 from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
 from ._verdict import first_match, select, standing
 
@@ -138,27 +138,21 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
         relation, own = state.relation, state.own
         xp = namespace(relation.tried)
         index = xp.arange(relation.tried.shape[0])
-        # Where the residual is of no use, what has not been multiplied: the last row in general.
         begins = self.begins(state)
         row = xp.where(begins, state.matvecs, relation.size - 1)
-        residual = unit_directions(relation, state.pairs.errors)
-        last = least_tried(relation)
-        x = residual[:, self.target(problem, state)[0]]
-        if own.toward is not None:
-            toward = unit_directions(relation, own.toward[:, None])[:, 0]
-            x = xp.where(xp.any(toward != 0), toward, x)
         plain = begins | state.verdict.inject
-        if own.toward is not None:
-            plain = plain & ~xp.any(own.toward != 0)
-        row = xp.where(plain, row, last)
         # A random row takes what the last solve saw beyond the wanted: that grows in time.
         guards = (index >= own.given) & (index < own.given + GUARD) & relation.there
-        guards = guards & plain & ~begins & (own.given > 0) & (state.restarts == 0)
+        guards = guards & ~begins & (own.given > 0) & (state.restarts == 0)
         # That of a search takes all that was not multiplied: it is orthogonal to those rows, in
         # which an eigenvector may hide that one Ritz pair stands for beside a close one.
-        hidden = relation.there & plain & ~begins & state.doubt.running
-        rows = ((index == row) | guards | hidden).astype(residual.dtype)[:, None]
-        x = xp.where(plain | ~xp.any(x != 0), unit_directions(relation, rows)[:, 0], x)
+        hidden = relation.there & ~begins & state.doubt.running
+        rows = ((index == row) | guards | hidden).astype(relation.tried.dtype)
+        residual = xp.where(plain, rows, state.pairs.errors[:, self.target(problem, state)[0]])
+        # Where that is of no use, what has been multiplied least.
+        last = (index == least_tried(relation)).astype(residual.dtype)
+        given = [] if own.toward is None else [own.toward]
+        x, _ = first_direction(relation, *given, residual, last)
         far = relation.size > 2 if own.toward is None else relation.size < 0
         return x, xp.where(far, relation.size - 2, -1), own
 

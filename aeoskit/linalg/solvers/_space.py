@@ -183,10 +183,12 @@ def _inject(
 ) -> tuple[PyTree, UInt32[Array, "2"]]:
     fresh, key = draw(key, block_row(basis, 0))
     there = jnp.arange(block_rows(basis)) < size
-    for _ in range(2):
-        dots = jnp.where(there, block_dots(basis, fresh), 0)
-        inside = block_combine(basis, dots)
-        fresh = jax.tree.map(lambda x, y: (x - y).astype(x.dtype), fresh, inside)
+
+    def subtract(_: Any, fresh: PyTree) -> PyTree:
+        inside = block_combine(basis, jnp.where(there, block_dots(basis, fresh), 0))
+        return jax.tree.map(lambda x, y: (x - y).astype(x.dtype), fresh, inside)
+
+    fresh = jax.lax.fori_loop(0, 2, subtract, fresh)
     left = tree_norm(fresh)
     return block_set_row(basis, size, tree_scale(1 / jnp.where(left > 0, left, 1), fresh)), key
 

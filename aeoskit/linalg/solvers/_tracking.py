@@ -18,13 +18,15 @@ from ._relation import (
     best_first,
     compressed,
     eigh,
+    first_direction,
     kept_at_restart,
     least_tried,
     matmul,
     namespace,
     norms,
     off,
-    unit_directions,
+    side_by_side,
+    total_square,
     when,
 )
 from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
@@ -123,7 +125,6 @@ class TrackingOwn:
     Attributes:
         model: Of all rows.
         explorer: See there.
-        expected: `F x` and `G x` for the direction that is multiplied.
         hopes: The model's vectors with what is old raised, best first.
         gains: By how much the model expects each wanted value to rise.
         errors: The estimated errors of the wanted values.
@@ -134,7 +135,6 @@ class TrackingOwn:
 
     model: Model
     explorer: Explorer
-    expected: Float[Any, "2 c"]
     hopes: Float[Any, "c c"]
     gains: Float[Any, " k"]
     errors: Float[Any, " k"]
@@ -326,7 +326,6 @@ class Tracking(AbstractSubspaceSolver):
             explorer=Explorer(
                 columns, xp.where(checks, kept, columns[:, _SELF]), xp.asarray(checks), due, no, no
             ),
-            expected=xp.zeros((2, c), dtype),
             hopes=xp.eye(c, dtype=dtype),
             gains=xp.full(k, xp.inf, dtype),
             errors=xp.full(k, xp.inf, dtype),
@@ -388,21 +387,16 @@ class Tracking(AbstractSubspaceSolver):
             residual = xp.where(through, state.pairs.errors[:, beyond], residual)
             main = xp.where(through, residual, main)
         main = xp.where(explore, own.explorer.sought, main)
+        main = xp.where(plain, (index == row).astype(dtype), main)
         # What has not been multiplied at all, the last row in general.
-        last = least_tried(relation)
-        stack = xp.stack([index == row, index == last], axis=1).astype(dtype)
-        stack = xp.concatenate(
-            [xp.where(plain, stack[:, :1], main[:, None]), residual[:, None], stack[:, 1:]], axis=1
-        )
-        units = unit_directions(relation, stack)
-        x = units[:, xp.argmax(xp.any(units != 0, axis=0))]
-        both = xp.stack([own.model.matrix, own.model.staleness])
+        last = (index == least_tried(relation)).astype(dtype)
+        x, which = first_direction(relation, main, residual, last)
         # Where nothing was left of what is sought, the product is of something else.
-        sought = xp.any(units[:, 0] != 0) & ~(own.explorer.checks & plain)
+        sought = (which == 0) & ~(own.explorer.checks & plain)
         explorer = dataclasses.replace(
             own.explorer, exploring=explore & sought, explored=own.explorer.explored | explore
         )
-        own = dataclasses.replace(own, expected=both @ x, explorer=explorer)
+        own = dataclasses.replace(own, explorer=explorer)
         return x, xp.asarray(-1, np.int32), own
 
     def learn(self, problem: EigenProblem, state: SubspaceState, x: Any, product: Any):
@@ -413,67 +407,73 @@ class Tracking(AbstractSubspaceSolver):
         """
         own, relation = state.own, state.relation
         xp, index = namespace(x), np.arange(x.shape[0])
-        model, explorer = own.model, own.explorer
-        before, stale = own.expected[0], own.expected[1]
-        stale = xp.where(product.finite, stale, 0)
-        change = xp.where(product.finite, product.image - before, 0)
-        measured, expected, oldness = (
-            (x * product.image).sum(),
-            (x * before).sum(),
-            (x * stale).sum(),
-        )
-        error = measured - expected
-        new = (index == relation.size - 1) & product.added
+        model, explorer, finite = own.model, own.explorer, product.finite
+        sign = -1.0 if problem.which == "smallest" else 1.0
+        checking = explorer.exploring & explorer.checks
+        held = index < own.old
+        # F x and G x: what was expected of the product, and how old that is.
+        pair = side_by_side(x, product.image)
+        expected, stale = matmul(model.matrix, pair), matmul(model.staleness, pair)
+        plain, modelled = matmul(pair.T, pair), matmul(pair.T, expected)
+        squares = matmul(expected.T, expected)
+        oldness = xp.where(finite, matmul(pair.T, stale)[0, 0], 0)
+        error = plain[0, 1] - modelled[0, 0]
+        change = xp.where(finite, product.image - expected[:, 0], 0)
+        old = xp.where(held, x, 0)
+        # Of rows that were combined one has risen: an update of rank one has all of its rise. What
+        # was measured in this solve stays, but for x, which `tried` has by now.
+        parts = side_by_side(old, xp.where(checking & held, change, 0), x)
+        inside = matmul(relation.tried.T, parts)
+        whole, within = matmul(parts.T, parts), matmul(inside.T, inside)
+        moved = parts[:, 1] - matmul(relation.tried, inside)[:, 1] + whole[1, 2] * x
+        rise, length = sign * whole[1, 2], whole[1, 1] - within[1, 1] + whole[1, 2] ** 2
+        length = xp.sqrt(xp.maximum(length, 0))
+        over = xp.where(rise > 0, 1 / xp.maximum(xp.maximum(rise, _SHARE * length), 1e-30), 0)
         # What share of x the model knew nothing about.
-        unknown = xp.where(index >= own.old, x * x, 0).sum()
+        unknown = xp.maximum(whole[2, 2] - whole[0, 0], 0)
         first = (state.matvecs == 1) & (model.weight == 0)
         rate = xp.maximum(_BULK_RATE, 1 / (1 + model.weight))
-        bulk = xp.where(first, measured, model.bulk + rate * unknown * error)
-        checking = explorer.exploring & explorer.checks
-        sign = -1.0 if problem.which == "smallest" else 1.0
+        bulk = xp.where(first, plain[0, 1], model.bulk + rate * unknown * error)
+        new = (index == relation.size - 1) & product.added
         # By row, so that the rise of one is not diluted by the others, as it is in the drift.
-        shares = xp.where(index < own.old, x * x, 0)
         ages = xp.maximum(xp.diagonal(model.staleness), _OLD)
-        risen = xp.where(index < own.old, xp.maximum(sign * change * x, 0) / ages, 0)
-        changed = risen - shares * model.rates
-        # Of rows that were combined one has risen: an update of rank one has all of its rise. What
-        # was measured in this solve stays (`tried` has x by now).
-        moved = xp.where(checking & (index < own.old), change, 0)[:, None]
-        others = xp.where((index == relation.count - 1)[None, :], 0, relation.tried)
-        moved = (moved - matmul(others, matmul(relation.tried.T, moved)))[:, 0]
-        rise, length = sign * (x * moved).sum(), xp.sqrt((moved * moved).sum())
-        over = xp.where(rise > 0, 1 / xp.maximum(xp.maximum(rise, _SHARE * length), 1e-30), 0)
-        change = change - (rise * over) * moved
-        tells = (oldness > _OLD) & (~explorer.exploring | checking) & product.finite
+        risen = xp.maximum(sign * change * old, 0) / ages - old * old * model.rates
+        tells = (oldness > _OLD) & (~explorer.exploring | checking) & finite
         lately = xp.maximum(sign * error, 0) / xp.maximum(oldness, _OLD)
         drift = model.drift + xp.where(tells, _DRIFT_RATE * (lately - model.drift), 0)
-        rates = model.rates + xp.where(tells, changed / xp.maximum(xp.max(shares), 1e-30), 0)
+        rates = model.rates + xp.where(tells, risen / xp.maximum(xp.max(old * old), 1e-30), 0)
+        # A first image that is far from the expected one.
+        away = plain[1, 1] - 2 * modelled[1, 0] + squares[0, 0]
+        seen = xp.maximum(product.norm, xp.sqrt(squares[0, 0]))
+        seen = xp.maximum(_FORGET * seen, _ROUGH * xp.sqrt(total_square(model.matrix)))
+        forget = (xp.sqrt(xp.maximum(away, 0)) > seen) & finite & (state.matvecs == 1) & ~own.cold
 
         def secant(matrix: Any, change: Any, along: Any) -> Any:
             turned = change - along * x
             return matrix + change[:, None] * x[None, :] + x[:, None] * turned[None, :]
 
-        matrix = secant(model.matrix, change, (x * change).sum())
+        change = change - (rise * over) * moved
+        along = xp.where(finite, error, 0) - (rise * over) * whole[1, 2]
+        matrix = secant(model.matrix, change, along) + xp.diag(xp.where(new, model.bulk, 0))
         matrix = matrix + (sign * over) * (moved[:, None] * moved[None, :])
-        matrix = (matrix + matrix.T) / 2 + xp.diag(xp.where(new, model.bulk, 0))
-        columns = explorer.columns
-        stepped = xp.stack([columns[:, 0], columns[:, 1], x, new.astype(x.dtype)], axis=1)
-        seen = xp.maximum(product.norm, xp.sqrt((before * before).sum()))
-        seen = xp.maximum(_FORGET * seen, _ROUGH * xp.sqrt((model.matrix * model.matrix).sum()))
-        forget = (xp.sqrt((change * change).sum()) > seen) & (state.matvecs == 1) & ~own.cold
+        staleness = secant(model.staleness, -xp.where(finite, stale[:, 0], 0), -oldness)
+        column = np.arange(4)[None, :]
+        stepped = xp.where(column == _STEP, x[:, None], explorer.columns)
+        stepped = xp.where(column == _BROUGHT, new[:, None].astype(x.dtype), stepped)
+        steps = explorer.exploring & ~explorer.checks
         own = dataclasses.replace(
             own,
             model=Model(
                 matrix=matrix,
-                staleness=secant(model.staleness, -stale, -oldness),
-                bulk=xp.where(product.finite, bulk, model.bulk),
+                staleness=staleness,
+                bulk=xp.where(finite, bulk, model.bulk),
                 weight=xp.minimum(model.weight + xp.where(first, 1, unknown), 1e3),
                 drift=drift,
                 rates=rates,
             ),
             explorer=dataclasses.replace(
                 explorer,
-                columns=xp.where(explorer.exploring & ~explorer.checks, stepped, columns),
+                columns=xp.where(steps, stepped, explorer.columns),
             ),
         )
         state = dataclasses.replace(state, own=own)
@@ -489,18 +489,15 @@ class Tracking(AbstractSubspaceSolver):
         rates = xp.sqrt(xp.maximum(own.model.drift, own.model.rates))
         raised = (sign * self.hope) * (rates[:, None] * own.model.staleness * rates[None, :])
         hopeful = own.model.matrix + raised
-        bound = xp.sqrt((hopeful * hopeful).sum()) + 1e-30
-        there = state.relation.there
-        hopeful = xp.where(there[:, None] & there[None, :], hopeful, 0)
-        values, hopes = best_first(hopeful, there, bound, problem.which)
+        bound = xp.sqrt(total_square(hopeful)) + 1e-30
+        values, hopes = best_first(hopeful, state.relation.there, bound, problem.which)
         held = xp.arange(k) < state.relation.count
         gains = xp.maximum(sign * (values[:k] - state.pairs.values[:k]), 0)
         gains = xp.where(held, gains, xp.inf).astype(values.dtype)
         residuals = state.pairs.residuals[:k]
         # What is next, as it was measured.
-        beyond = xp.max(
-            sign * (values - (hopes * matmul(raised, hopes)).sum(axis=0))[k:], initial=-xp.inf
-        )
+        raises = xp.diagonal(matmul(hopes.T, matmul(raised, hopes)))
+        beyond = xp.max(sign * (values - raises)[k:], initial=-xp.inf)
         tops = sign * state.pairs.values[:k]
         gap = xp.maximum(xp.minimum(tops - beyond, _GAP * xp.abs(tops)), 1e-30)
         spread = xp.minimum(_SPREAD * residuals**2 / gap, residuals)
@@ -566,7 +563,7 @@ class Tracking(AbstractSubspaceSolver):
         exact = xp.clip(most - unseen, k, kept_at_restart(c - 1, k))
         kept = xp.where(state.verdict.shrink, k, exact)
         sign = -1.0 if problem.which == "smallest" else 1.0
-        size = xp.sqrt((own.model.matrix * own.model.matrix).sum()) + 1e-30
+        size = xp.sqrt(total_square(own.model.matrix)) + 1e-30
         explorer = own.explorer.columns
         preference = (sign / size) * own.model.matrix + matmul(explorer, explorer.T)
         preference = preference + 2 * matmul(own.hopes[:, :k], own.hopes[:, :k].T)
@@ -600,8 +597,8 @@ class Tracking(AbstractSubspaceSolver):
         own, there = state.own, state.relation.there
         xp = namespace(own.hopes)
         best = self._best_rows(rows, problem.dimension)
-        matrix = xp.where(there[:, None] & there[None, :], own.model.matrix, 0)
-        bound = xp.sqrt((matrix * matrix).sum()) + 1e-30
+        matrix = own.model.matrix
+        bound = xp.sqrt(total_square(matrix)) + 1e-30
         columns = best_first(matrix, there, bound, problem.which)[1][:, :best]
         columns = xp.where((xp.arange(best) < there.sum())[None, :], columns, 0)
         columns = xp.where(there[:, None], columns, 0)
@@ -702,7 +699,8 @@ def _next_explorer(columns: Any, best: Any, matrix: Any) -> Any:
     choice[1, [_STEP, _BROUGHT, _CHANGE, _STEP], [0, 1, 2, 3]] = 1
     stepped = xp.any(columns[:, _STEP] != 0)
     vectors = off(best, matmul(columns, xp.where(stepped, choice[1], choice[0])))
-    span = vectors[:, :3]
+    last = np.array([[0, 0, 0, 1]], vectors.dtype)
+    span = vectors * (1 - last)
     # An orthonormal basis of the span, dependent directions left out.
     weights, turn = eigh(matmul(span.T, span))
     known = weights > 1e-6
@@ -710,8 +708,8 @@ def _next_explorer(columns: Any, best: Any, matrix: Any) -> Any:
     small = matmul(axes.T, matmul(matrix, axes))
     below = xp.where(known, 0, xp.abs(small).sum() + 1)
     _, rotation = eigh((small + small.T) / 2 - xp.diag(below))
-    moved = matmul(axes, rotation)[:, -1:]
-    change = off(moved, vectors)[:, 3:]
+    moved = matmul(axes, rotation * last)
+    change = off(moved, vectors * last)
     length = norms(change)[None, :]
     change = xp.where(length > 1e-3, change / xp.where(length > 1e-3, length, 1), 0)
-    return xp.concatenate([moved, change], axis=1)
+    return xp.concatenate([moved[:, 3:], change[:, 3:]], axis=1)
