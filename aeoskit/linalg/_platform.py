@@ -102,22 +102,19 @@ def lane_by_lane(function: Callable[..., Any], *args: Any) -> Any:
         >>> jax.vmap(lambda x: lane_by_lane(halved, x))(jnp.array([3.0, 8.0])).tolist()
         [0.75, 1.0]
     """
-    if target_platform() != "cpu" or elsewhere() or jax.device_count() > 1:
-        return function(*args)
     arrays, rest = eqx.partition((function, args), eqx.is_array)
     others: list[Any] = []
 
-    @jax.custom_batching.sequential_vmap
     def run(arrays: PyTree) -> PyTree:
         function, args = eqx.combine(arrays, rest)
-        found = jax.tree.map(
-            lambda x: jnp.asarray(x) if eqx.is_array_like(x) else x, function(*args)
-        )
-        found, other = eqx.partition(found, eqx.is_array)
+        found, other = eqx.partition(function(*args), eqx.is_array_like)
         others.append(other)
         return found
 
-    found = run(arrays)
+    if target_platform() == "cpu" and not elsewhere() and jax.device_count() == 1:
+        run = jax.custom_batching.sequential_vmap(run)
+    # What is constant may come back as a number.
+    found = jax.tree.map(jnp.asarray, run(arrays))
     return eqx.combine(found, others[0])
 
 

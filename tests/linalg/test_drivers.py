@@ -7,7 +7,7 @@ import lineax as lx
 import numpy as np
 import pytest
 
-from aeoskit.linalg import RESULTS, Dense, Lanczos, eigensolve, loop_mode
+from aeoskit.linalg import RESULTS, Dense, Lanczos, eigensolve, lane_by_lane, loop_mode
 
 from .spectra import TRACES, N, TreeOperator, operator, spectra, symmetric
 
@@ -40,6 +40,21 @@ def test_host_driver_is_the_compiled_one(solver):
     c = eigensolve(op, solver, k=3, start=b.state, driver="host")
     np.testing.assert_allclose(b.values, c.values, rtol=1e-4)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(b.state.block))
+
+
+@pytest.mark.parametrize(("devices", "one_by_one"), [(1, True), (4, False)])
+def test_lanes_are_solved_one_by_one_on_a_cpu(devices, one_by_one, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    stack = jnp.asarray(np.stack([MATRIX, 2 * MATRIX]), jnp.float32)
+
+    def values(matrix):
+        return lane_by_lane(lambda m: (eigensolve(operator(m, jnp.float32)).values, True), matrix)
+
+    both = jax.make_jaxpr(jax.vmap(values))(stack)
+    assert any(eqn.primitive.name == "scan" for eqn in both.eqns) == one_by_one
+    found, constant = jax.jit(jax.vmap(values))(stack)
+    np.testing.assert_allclose(found[1], 2 * found[0], rtol=1e-3)
+    assert constant.all()
 
 
 def test_vmap_keeps_each_lane():

@@ -175,8 +175,11 @@ def dense_preconditioned(objective, params, optimizer, state, grads):
     return np.linalg.eigvalsh(root @ dense @ root)[::-1]
 
 
-@pytest.mark.parametrize("mode", ["scan", "host"])
-def test_lanes_equal_single_runs(problem, mode):
+@pytest.mark.parametrize(("mode", "devices"), [("scan", 1), ("scan", 4), ("host", 1)])
+def test_lanes_equal_single_runs(problem, mode, devices, monkeypatch):
+    # On a CPU with one device lanes are measured one after another.
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    jax.clear_caches()
     objective, params = problem
     optimizers = [adam(lr) for lr in (1e-3, 1e-2, 3e-2)]
     sweep = Trajectory(objective, stack_lanes(optimizers), probes(), lanes=3)
