@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aeoskit_experiments.execution import edge_step, last_fifth, running_median
+from aeoskit.figures import running_median
+from aeoskit_experiments.execution import edge_step, last_fifth
 
 VALUES = st.one_of(st.floats(-1e6, 1e6), st.sampled_from([np.nan, np.inf]))
 CURVES = st.dictionaries(st.integers(0, 200), VALUES, max_size=30)

@@ -240,13 +240,10 @@ def test_running_median_ignores_spikes_and_gaps():
 
 def test_the_running_median_looks_back_only():
     """The bold line is the quantity that claims are judged by: a step shows late, never early."""
-    from aeoskit_experiments.execution import running_median as judged
-
     values = np.where(STEPS >= 100, 1.0, 0.0)
     values[::7] = np.nan
     drawn = running_median(STEPS, values)
     assert STEPS[np.argmax(drawn > 0.5)] > 120
-    np.testing.assert_array_equal(drawn, judged(STEPS, values))
 
 
 def test_a_swept_none_is_named():

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ._summary import summarize_run as summarize_run
     from ._windows import edge_step as edge_step
     from ._windows import last_fifth as last_fifth
-    from ._windows import running_median as running_median
 
 _HOMES = {
     "Outcome": "_execute",
@@ -34,7 +33,6 @@ _HOMES = {
     "summarize_run": "_summary",
     "edge_step": "_windows",
     "last_fifth": "_windows",
-    "running_median": "_windows",
 }
 
 

@@ -21,6 +21,7 @@ from ._build import Setup, build
 from ._draw import draw
 from ._interrupt import Interrupt
 from ._listener import Listener, Silent
+from ._meanwhile import imported_meanwhile
 from ._onlooker import AnyWriter, Onlooker
 from ._phase import phase
 from ._processes import from_leader, is_leader, noticing
@@ -33,6 +34,9 @@ from ._windows import edge_step
 
 MATMUL_PRECISION = "highest"
 """Products in full float32 on every backend; recorded with the run."""
+
+_LATER = ("aeoskit.figures", "orbax.checkpoint", "dask.array", "matplotlib.backends.backend_pdf")
+"""What is imported to keep the end of a run and to draw it."""
 
 EXIT_CODES = {"finished": 0, "diverged": 1, "interrupted": 130}
 
@@ -102,7 +106,7 @@ def execute(
         status = "finished"
         ends: Ends = {}
         try:
-            with noticing(writer.path), phase("train"):
+            with noticing(writer.path), phase("train"), imported_meanwhile(*_LATER):
                 _train_groups(groups, setup, store, writer, listener, interrupt, ends)
         except KeyboardInterrupt:
             if _empty(writer):

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import xarray as xr
 
-from aeoskit.figures import cases_figure, save
 from aeoskit.record import read_run, to_json_safe, write_atomically
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import Choice, Pipeline, Store
@@ -182,6 +181,8 @@ class _Named(Silent):
 
 def _drawn(outcomes: Mapping[str, Outcome], path: Path, listener: Listener | None) -> list[Path]:
     """The figure's files; a suite without a picture is better than none."""
+    from aeoskit.figures import cases_figure, save
+
     try:
         figure = cases_figure(_records(outcomes))
     except Exception as error:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ._windows import edge_step, last_fifth, running_median
+from ._windows import edge_step, last_fifth
 
 FITTED = 0.1
 """The loss at which cross-entropy counts as fitted: its curvature collapses beyond by nature."""
@@ -210,6 +210,8 @@ def summarize_advance(main: xr.Dataset, frozen: xr.Dataset, momentum: xr.Dataset
 
 def _until_fitted(dataset: xr.Dataset, name: str) -> tuple[np.ndarray, np.ndarray]:
     """The running median of a curve up to the step at which the loss's falls below 0.1."""
+    from aeoskit.figures import running_median  # here, since it imports matplotlib
+
     steps, values = measured(dataset, name)
     loss_steps, loss = measured(dataset, "loss")
     fitted = np.flatnonzero(running_median(loss_steps, loss) < FITTED)

@@ -3,8 +3,6 @@
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from aeoskit.figures import running_median as running_median
-
 EDGE = 0.9
 """The ratio to the threshold from which a run counts as having reached the edge."""
 
@@ -29,6 +27,8 @@ def edge_step(steps: Int[np.ndarray, " n"], ratio: Float[np.ndarray, " n"]) -> i
         >>> edge_step(np.arange(0, 90, 10), np.array([7, 0.2, 0.3, 0.5, 0.93, 1, 1, 1, 1]))
         60
     """
+    from aeoskit.figures import running_median  # here, since it imports matplotlib
+
     if not (ratio < EDGE).any():
         return None
     below = int(np.argmax(ratio < EDGE))

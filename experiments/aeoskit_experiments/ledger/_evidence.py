@@ -139,7 +139,7 @@ class Evidence:
         """The step at which the loss's running median first falls below 0.1; infinity if never."""
         import numpy as np
 
-        from aeoskit_experiments.execution import running_median
+        from aeoskit.figures import running_median
         from aeoskit_experiments.execution._summary import FITTED, measured
 
         steps, loss = measured(self.metrics(branch, **values), "loss")
@@ -159,7 +159,7 @@ class Evidence:
         """
         import numpy as np
 
-        from aeoskit_experiments.execution import running_median
+        from aeoskit.figures import running_median
         from aeoskit_experiments.execution._summary import measured
 
         steps, found = measured(self.metrics(branch, **values), name)

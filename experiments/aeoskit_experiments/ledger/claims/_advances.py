@@ -157,7 +157,7 @@ def _at(run: Evidence, branch: str, step: float | int, **values: float | int) ->
 
 
 def _curve(run: Evidence, branch: str, **values: float | int) -> tuple[np.ndarray, np.ndarray]:
-    from aeoskit_experiments.execution import running_median
+    from aeoskit.figures import running_median
     from aeoskit_experiments.execution._summary import measured
 
     steps, found = measured(run.metrics(branch, **values), "sharpness")
