@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any, ClassVar, Literal, SupportsIndex
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -31,7 +31,7 @@ from ..operators._layout import (
 from ..operators._protocol import structure_of
 from ..vectors._tree import block_zeros, tree_dtype, tree_size, vector_structure
 from ._derivatives import with_derivatives, without_tangents
-from ._question import Start, as_start, check_question, from_host, key_data, with_arrays, young
+from ._question import Start, as_start, check_question, from_host, key_data, with_numbers, young
 
 
 class EigenProblem(eqx.Module):
@@ -71,6 +71,11 @@ class AbstractEigenSolver(eqx.Module):
     ends: eqx.AbstractClassVar[tuple[str, ...]]
     symmetric: eqx.AbstractClassVar[bool]
     eager: ClassVar[bool] = False
+
+    if not TYPE_CHECKING:
+        # Equinox makes a pytree of a method whenever it is named, which takes ten times as long as
+        # what most of these do: three quarters of a solve on the host.
+        __getattribute__ = object.__getattribute__
 
     @abc.abstractmethod
     def default_max_matvecs(self, dimension: int) -> int:
@@ -366,18 +371,8 @@ def eigensolve(
     structure = operator.in_structure()
     if max_matvecs is None:
         max_matvecs = solver.default_max_matvecs(tree_size(structure))
-    if isinstance(max_matvecs, jax.Array):
-        max_matvecs = max_matvecs.astype(jnp.int32)
-    else:
-        max_matvecs = from_host(max_matvecs, np.int32)
-    problem = EigenProblem(
-        k=count,
-        which=which,
-        dimension=tree_size(structure),
-        max_matvecs=max_matvecs,
-    )
     begin = as_start(start, structure)
-    traced = _traced((operator, solver, problem, begin))
+    traced = _traced((operator, solver, max_matvecs, begin))
     if driver not in ("compiled", "host", "auto"):
         raise ValueError(f"eigensolve(driver={driver!r}): choose compiled, host or auto.")
     if traced and (throw or driver == "host"):
@@ -386,10 +381,23 @@ def eigensolve(
             f"eigensolve({option}) works on the host, not under jit, vmap or scan: leave it out "
             "and look at `solution.result`."
         )
-    placed, where = with_arrays(solver, tree_dtype(structure)), driver
+    where = driver
     if where == "auto" and not traced:
         several = jax.process_count() > 1
         where = "host" if solver.eager and not several else _mode(operator, structure)
+    # Numbers stay on the host for a solver that runs there.
+    array = np.asarray if where == "host" and solver.eager else from_host
+    placed = with_numbers(solver, lambda x: array(x, tree_dtype(structure)))
+    if isinstance(max_matvecs, jax.Array):
+        max_matvecs = max_matvecs.astype(jnp.int32)
+    else:
+        max_matvecs = array(max_matvecs, np.int32)
+    problem = EigenProblem(
+        k=count,
+        which=which,
+        dimension=tree_size(structure),
+        max_matvecs=max_matvecs,
+    )
     if where != "host":
         solver.check_platform(platform_of(operator))
     flat, begin = _laid_out(operator, solver, problem, begin, isinstance(start, Start))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import operator as operator_module
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import equinox as eqx
@@ -38,7 +39,7 @@ def from_host(tree: Any, dtype: Any = None) -> Any:
     return jax.tree.map(array, tree)
 
 
-def with_arrays(solver: Any, dtype: Any) -> Any:
+def with_numbers(solver: Any, array: Callable[[Any], Any]) -> Any:
     """The solver with its numbers as arrays, so that another value is no other program."""
     names = [
         field.name
@@ -46,7 +47,7 @@ def with_arrays(solver: Any, dtype: Any) -> Any:
         if not field.metadata.get("static", False)
         and isinstance(getattr(solver, field.name), int | float)
     ]
-    arrays = from_host([getattr(solver, name) for name in names], dtype)
+    arrays = [array(getattr(solver, name)) for name in names]
     return eqx.tree_at(lambda s: [getattr(s, name) for name in names], solver, arrays)
 
 
