@@ -388,15 +388,12 @@ def eigensolve(
     # Numbers stay on the host for a solver that runs there.
     array = np.asarray if where == "host" and solver.eager else from_host
     placed = with_numbers(solver, lambda x: array(x, tree_dtype(structure)))
-    if isinstance(max_matvecs, jax.Array):
-        max_matvecs = max_matvecs.astype(jnp.int32)
-    else:
-        max_matvecs = array(max_matvecs, np.int32)
+    on_device = isinstance(max_matvecs, jax.Array)
     problem = EigenProblem(
         k=count,
         which=which,
         dimension=tree_size(structure),
-        max_matvecs=max_matvecs,
+        max_matvecs=max_matvecs.astype(jnp.int32) if on_device else array(max_matvecs, np.int32),
     )
     if where != "host":
         solver.check_platform(platform_of(operator))

@@ -193,7 +193,8 @@ class Tracking(AbstractSubspaceSolver):
     Args:
         basis: The number of vectors that the solver holds; it restarts when they are used up.
             None: 20, or 3 k + 15 if that is more.
-        kept: How many vectors beyond the wanted ones are kept from solve to solve.
+        kept: How many vectors beyond the wanted ones are kept from solve to solve. A state belongs
+            to one k and one `kept`; all else may change.
         noise: The length of the random vector that is added to the first of the unit vectors that
             a caller gives: without it, a start that lacks the wanted vector would never meet it.
         rtol: See above; a tolerance under the floor of rounding ends in `RESULTS.stagnation`.
@@ -364,7 +365,7 @@ class Tracking(AbstractSubspaceSolver):
             trusted=asked | start.fresh | explores,
         )
 
-    def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any, Any]:
+    def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any]:
         """The model's best direction for the first wanted pair that is not settled."""
         relation, own = state.relation, state.own
         xp = namespace(relation.tried)
@@ -397,7 +398,7 @@ class Tracking(AbstractSubspaceSolver):
             own.explorer, exploring=explore & sought, explored=own.explorer.explored | explore
         )
         own = dataclasses.replace(own, explorer=explorer)
-        return x, xp.asarray(-1, np.int32), own
+        return x, own
 
     def learn(self, problem: EigenProblem, state: SubspaceState, x: Any, product: Any):
         """The model that agrees with the product and changes least elsewhere (Frobenius).

@@ -8,7 +8,7 @@ an all-reduce of a scalar, where a ravelled vector would have to be gathered.
 import dataclasses
 import functools
 import math
-from typing import Any, TypeAlias, TypeVar, dataclass_transform
+from typing import Any, TypeAlias, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -375,11 +375,8 @@ def _lies(structure: PyTree) -> bool:
     return any(leaf.sharding is not None for leaf in jax.tree.leaves(structure))
 
 
-_T = TypeVar("_T", bound=type)
-
-
 @dataclass_transform(frozen_default=True)
-def record(cls: _T) -> Any:
+def record(cls: type) -> Any:
     """A frozen dataclass that is a pytree of its fields.
 
     An `eqx.Module` is one too, with checks that take ten times as long as the record itself.
