@@ -88,13 +88,14 @@ def lane_by_lane(function: Callable[..., Any], *args: Any) -> Any:
     carries at every turn. An accelerator is busy only with many lanes at once, and where there are
     several devices a loop over lanes would gather them: there it stays vectorized.
 
+    On a CPU with one device the result can be differentiated in forward mode only.
+
     Args:
-        function: Closes over no array that has lanes: an `eqx.Module`, for instance, such as
-            `eqx.filter_closure_convert` makes of any function.
+        function: Of the arguments, and of what it closes over.
         args: Pytrees.
 
     Returns:
-        What the function returns.
+        What the function returns, numbers as arrays.
 
     Example:
         >>> def halved(x):
@@ -102,6 +103,8 @@ def lane_by_lane(function: Callable[..., Any], *args: Any) -> Any:
         >>> jax.vmap(lambda x: lane_by_lane(halved, x))(jnp.array([3.0, 8.0])).tolist()
         [0.75, 1.0]
     """
+    # What it closes over may have lanes too, and is an argument from here on.
+    function = eqx.filter_closure_convert(function, *args)
     arrays, rest = eqx.partition((function, args), eqx.is_array)
     others: list[Any] = []
 
@@ -113,8 +116,8 @@ def lane_by_lane(function: Callable[..., Any], *args: Any) -> Any:
 
     if target_platform() == "cpu" and not elsewhere() and jax.device_count() == 1:
         run = jax.custom_batching.sequential_vmap(run)
-    # What is constant may come back as a number.
-    found = jax.tree.map(jnp.asarray, run(arrays))
+    # What is constant may come back as a number; of a weak type it would compile a loop twice.
+    found = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), run(arrays))
     return eqx.combine(found, others[0])
 
 

@@ -1,6 +1,7 @@
 """One training step of one lane, with the probes that are due: the same code in both modes."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -123,12 +124,18 @@ def is_always_due(probe: AbstractProbe, budget: ProbeBudget | None) -> bool:
     return probe.every == 1 and budget is None
 
 
+def _measured(lanes: bool, function: Callable[..., Any], *args: Any) -> Any:
+    return lane_by_lane(function, *args) if lanes else function(*args)
+
+
 def measure_due(
     probes: dict[str, AbstractProbe],
     lane: Lane,
     context: ProbeContext,
     budgets: dict[str, ProbeBudget],
+    *,
     known: bool = False,
+    lanes: bool = False,
 ) -> tuple[Measurement, dict]:
     """Runs the probes that are due. The predicate is unbatched under `vmap`.
 
@@ -137,7 +144,8 @@ def measure_due(
         lane: its state.
         context: the point.
         budgets: those of the probes that have one.
-        known: whether all of the probes are known to be due, and this is one lane.
+        known: whether all of the probes are known to be due.
+        lanes: whether this is one of several lanes under `vmap`.
 
     Returns:
         What was measured, and the states of these probes.
@@ -147,20 +155,16 @@ def measure_due(
     for name, probe in probes.items():
         state, budget = lane.probe_states[name], budgets.get(name)
         probe = with_budget(probe, budget)
-        if known:
-            new, states[name] = probe.measure(context, state)
-            measurement |= new
-            continue
-        # Traced once, for its shapes and for the program. What stands in a row where the probe
-        # was not due is dropped by the reader, by the period.
-        measure = eqx.filter_closure_convert(probe.measure, context, state)
-        if is_always_due(probe, budget):
-            new, states[name] = lane_by_lane(measure, context, state)
+        if known or is_always_due(probe, budget):
+            new, states[name] = _measured(lanes, probe.measure, context, state)
         else:
+            # Traced once, for its shapes and for the program. What stands in a row where the probe
+            # was not due is dropped by the reader, by the period.
+            measure = eqx.filter_closure_convert(probe.measure, context, state)
             skipped = blanks(measure.out_struct[0])
             new, states[name] = jax.lax.cond(
                 is_due(probe, budget, context.step),
-                lambda measure=measure, state=state: lane_by_lane(measure, context, state),
+                lambda measure=measure, state=state: _measured(lanes, measure, context, state),
                 lambda skipped=skipped, state=state: (skipped, state),
             )
         measurement |= new
@@ -231,14 +235,17 @@ def _evaluated(
 
     if not shared:
         return without({})
+    several = trajectory.lanes is not None
+    if any(is_always_due(probe, budgets.get(name)) for name, probe in shared.items()):
+        return _measured(several, with_probes, lane, step)
     # Traced once, for its shapes and for the program.
     measure = eqx.filter_closure_convert(with_probes, lane, step)
-    if any(is_always_due(probe, budgets.get(name)) for name, probe in shared.items()):
-        return lane_by_lane(measure, lane, step)
     skipped = blanks(measure.out_struct[1])
     due = [is_due(probe, budgets.get(name), step) for name, probe in shared.items()]
     due = jnp.any(jnp.stack(due))
-    return jax.lax.cond(due, lambda: lane_by_lane(measure, lane, step), lambda: without(skipped))
+    return jax.lax.cond(
+        due, lambda: _measured(several, measure, lane, step), lambda: without(skipped)
+    )
 
 
 def step_with_probes(
@@ -249,6 +256,8 @@ def step_with_probes(
     context = context_of(trajectory, lane, step, "compiled", known=known)
     shared = sharing(trajectory)
     others = {name: probe for name, probe in trajectory.probes.items() if name not in shared}
-    more, other_states = measure_due(others, lane, context, budgets)
+    more, other_states = measure_due(
+        others, lane, context, budgets, lanes=trajectory.lanes is not None
+    )
     lane = advance_lane(trajectory, lane, context, states | other_states)
     return lane, measurement | more

@@ -4,7 +4,7 @@ import gc
 from collections.abc import Sequence
 
 # Imports and tracing make hundreds of thousands of objects that stay: to look for garbage among
-# them every 700, and once more at the end, took a tenth of a short run.
+# them every few hundred, and once more at the end, took a tenth of a short run.
 _COLLECTED_EVERY = 200_000
 
 

@@ -1,6 +1,7 @@
 """The command line: help, errors in one line with exit code 2, one JSON object on stdout."""
 
 import dataclasses
+import gc
 import json
 import re
 import subprocess
@@ -329,3 +330,14 @@ def test_a_swept_none_is_named_in_the_table(capsys: Capture) -> None:
     *_, first, second = capsys.readouterr().out.strip().splitlines()
     assert first.split()[:3] == ["16", "–", "–"]
     assert second.split()[:3] == ["none", "–", "1.000"]
+
+
+@pytest.mark.parametrize("words", [None, ["list"]])
+def test_only_a_process_of_its_own_looks_for_garbage_seldom(words, monkeypatch, capsys):
+    said = []
+    monkeypatch.setattr(sys, "argv", ["aeoskit", "list"])
+    monkeypatch.setattr(gc, "set_threshold", lambda *counts: said.append(counts))
+    monkeypatch.setattr(gc, "freeze", lambda: said.append("frozen"))
+    assert main(words) == 0
+    assert len(said) == (2 if words is None else 0)
+    assert capsys.readouterr().out

@@ -7,7 +7,7 @@ import lineax as lx
 import numpy as np
 import pytest
 
-from aeoskit.linalg import RESULTS, Dense, Lanczos, eigensolve, lane_by_lane, loop_mode
+from aeoskit.linalg import RESULTS, Dense, Lanczos, eigensolve, extend, lane_by_lane, loop_mode
 
 from .spectra import TRACES, N, TreeOperator, operator, spectra, symmetric
 
@@ -48,13 +48,18 @@ def test_lanes_are_solved_one_by_one_on_a_cpu(devices, one_by_one, monkeypatch):
     stack = jnp.asarray(np.stack([MATRIX, 2 * MATRIX]), jnp.float32)
 
     def values(matrix):
-        return lane_by_lane(lambda m: (eigensolve(operator(m, jnp.float32)).values, True), matrix)
+        # It closes over what has lanes, and numbers come back as arrays of no weak type.
+        found, number = lane_by_lane(
+            lambda: (eigensolve(operator(matrix, jnp.float32)).values, 1.0)
+        )
+        assert not number.weak_type
+        return found, number
 
     both = jax.make_jaxpr(jax.vmap(values))(stack)
     assert any(eqn.primitive.name == "scan" for eqn in both.eqns) == one_by_one
     found, constant = jax.jit(jax.vmap(values))(stack)
     np.testing.assert_allclose(found[1], 2 * found[0], rtol=1e-3)
-    assert constant.all()
+    np.testing.assert_array_equal(constant, 1)
 
 
 def test_vmap_keeps_each_lane():
@@ -148,3 +153,17 @@ def test_questions_that_make_no_sense():
         Lanczos(rtol=-1.0)
     with pytest.raises(ValueError, match="host"):
         eqx.filter_jit(lambda o: eigensolve(o, throw=True).values)(op)
+
+
+def test_a_direction_is_the_first_candidate_of_which_something_is_left():
+    tried = np.diag([1.0, 1.0, 0.0, 0.0])
+    relation = extend.Relation(tried, tried, np.ones(4, bool), np.int32(4), np.int32(2))
+    gone, half, other = np.eye(4)[1], np.array([0.0, 1.0, 2.0, 0.0]), np.eye(4)[3]
+    for xp in (np.asarray, jnp.asarray):
+        seen = jax.tree.map(xp, relation)
+        x, which = extend.first_direction(seen, xp(gone), xp(half), xp(other))
+        np.testing.assert_allclose(x, [0, 0, 1, 0], atol=1e-6)
+        assert int(which) == 1
+        x, which = extend.first_direction(seen, xp(gone), xp(0 * other))
+        assert not x.any()
+        assert int(which) == -1

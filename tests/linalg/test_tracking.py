@@ -104,8 +104,9 @@ def false_convergence(path, tops, seed):
 def test_a_direction_that_grows_slowly_is_seen_in_time():
     """With sixty keys it led by 2 % or more with eight of them, by 14 % at most."""
     path = 2 * 1.02 ** np.arange(90)
-    worst = [np.max(false_convergence(path, [10, 9, 8], seed)) for seed in range(6)]
+    worst = np.array([np.max(false_convergence(path, [10, 9, 8], seed)) for seed in range(12)])
     assert np.median(worst) <= 1e-3
+    assert np.sum(worst > 2e-2) <= 4
     assert np.max(worst) <= 0.2
 
 

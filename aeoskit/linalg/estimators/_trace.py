@@ -17,8 +17,6 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from aeoskit.sharding import lie_like
 
 from .._results import RESULTS
-from ..operators._layout import unpack
-from ..operators._protocol import dense_matrix
 from ..vectors._directions import outside
 from ..vectors._tree import (
     block_combine,
@@ -26,6 +24,7 @@ from ..vectors._tree import (
     block_row,
     block_rows,
     block_set_row,
+    from_flat,
     tree_dot,
     tree_dtype,
     tree_norm,
@@ -150,6 +149,18 @@ _LEAST = {"hutchinson": 1, "hutch++": 3, "xtrace": 2}
 _PRECISION = jax.lax.Precision.HIGHEST
 
 
+def _unit_diagonal(operator: lx.AbstractLinearOperator) -> Float[Array, " n"]:
+    """The diagonal by unit vectors, in the order of the leaves: n products."""
+    structure = operator.in_structure()
+    index = jnp.arange(tree_size(structure))
+
+    def entry(i: Array) -> Array:
+        unit = from_flat((index == i).astype(tree_dtype(structure)), structure)
+        return tree_dot(unit, operator.mv(unit))
+
+    return jax.lax.map(entry, index)
+
+
 def _hutchinson(operator: lx.AbstractLinearOperator, key: Array, budget: int) -> Estimate:
     structure = vector_structure(operator)
 
@@ -242,7 +253,7 @@ def _trace(operator: lx.AbstractLinearOperator, key: Array, method: str, budget:
     operator = lx.linearise(operator)
     n = tree_size(operator.in_structure())
     if budget >= n:
-        exact = jnp.trace(dense_matrix(operator))
+        exact = jnp.sum(_unit_diagonal(operator))
         return make_estimate(exact, jnp.zeros((), tree_dtype(operator.in_structure())), n)
     methods = {"hutchinson": _hutchinson, "hutch++": _hutch_plus_plus, "xtrace": _xtrace}
     return methods[method](operator, key, budget)
@@ -303,7 +314,7 @@ def _diagonal(operator: lx.AbstractLinearOperator, key: Array, budget: int) -> E
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, dtype), structure)
     n = tree_size(structure)
     if budget >= n:
-        return make_estimate(unpack((jnp.diagonal(dense_matrix(operator)),), zeros), zeros, n)
+        return make_estimate(from_flat(_unit_diagonal(operator), zeros), zeros, n)
 
     def body(carry, inputs):
         mean, squares = carry

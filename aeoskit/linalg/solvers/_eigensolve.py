@@ -73,8 +73,8 @@ class AbstractEigenSolver(eqx.Module):
     eager: ClassVar[bool] = False
 
     if not TYPE_CHECKING:
-        # Equinox makes a pytree of a method whenever it is named, which takes ten times as long as
-        # what most of these do: three quarters of a solve on the host.
+        # Equinox makes a pytree of a method whenever it is named, which takes longer than what most
+        # of these do: a third of a small solve on the host.
         __getattribute__ = object.__getattribute__
 
     @abc.abstractmethod

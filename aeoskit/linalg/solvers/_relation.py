@@ -107,17 +107,17 @@ def when(predicate: Any, function: Any, value: Any) -> Any:
     return once(predicate, function, value)
 
 
+def squares(columns: Any) -> Any:
+    """The square of the norm of each column."""
+    if namespace(columns) is np:
+        return (columns * columns.conj()).real.sum(axis=0)
+    # A product and its diagonal: a fourth of what a sum over rows takes to compile.
+    return jnp.diagonal(matmul(columns.conj().T, columns)).real
+
+
 def norms(columns: Any) -> Any:
     """The norm of each column."""
-    if namespace(columns) is np:
-        return np.sqrt((columns * columns.conj()).real.sum(axis=0))
-    # A product and its diagonal: a fourth of what a sum over rows takes to compile.
-    return jnp.sqrt(jnp.diagonal(matmul(columns.conj().T, columns)).real)
-
-
-def total_square(matrix: Any) -> Any:
-    """The sum of the squares of a real matrix."""
-    return (norms(matrix) ** 2).sum()
+    return namespace(columns).sqrt(squares(columns))
 
 
 def _is_complex(x: Any) -> bool:
@@ -178,7 +178,7 @@ def best_first(matrix: Any, there: Any, bound: Any, which: str) -> tuple[Any, An
     """Eigenvalues and vectors of a matrix on the rows that are there, best first.
 
     Args:
-        matrix: `(c, c)`, symmetric, zero in rows and columns that are not there.
+        matrix: `(c, c)`, symmetric to rounding; rows that are not there are coupled to no others.
         there: `(c,)`.
         bound: More than the modulus of any eigenvalue.
         which: The end.
@@ -245,7 +245,7 @@ def ritz_pairs(relation: Relation, scale: Any, which: str) -> tuple[Pairs, Any]:
     images, ritz = matmul(relation.images, vectors), matmul(relation.tried, vectors)
     errors = images - ritz * values[None, :]
     residuals = xp.where(held, norms(errors), xp.inf).astype(values.dtype)
-    asymmetry = xp.max(norms(projected - transposed))
+    asymmetry = xp.max(xp.abs(projected - transposed))
     return Pairs(values, vectors, errors, residuals), asymmetry
 
 
@@ -280,7 +280,7 @@ def first_direction(relation: Relation, *candidates: Any) -> tuple[Any, Any]:
         candidates: `(c,)` each, coordinates in the rows.
 
     Returns:
-        `(c,)`, zero where nothing is left of any; and which one it is of.
+        `(c,)`, zero where nothing is left of any; and which one it is of, -1 for none.
 
     Example:
         >>> tried, there = np.diag([1.0, 0.0]), np.array([True, True])
@@ -296,7 +296,7 @@ def first_direction(relation: Relation, *candidates: Any) -> tuple[Any, Any]:
     length = norms(left)
     sound = length > _GONE * xp.where(full > 0, full, xp.inf)
     left = xp.where(sound[None, :], left / xp.where(sound, length, 1)[None, :], 0)
-    which = xp.argmax(sound)
+    which = xp.where(xp.any(sound), xp.argmax(sound), -1)
     return left[:, which].astype(relation.tried.dtype), which
 
 

@@ -26,7 +26,7 @@ from ._relation import (
     norms,
     off,
     side_by_side,
-    total_square,
+    squares,
     when,
 )
 from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
@@ -416,7 +416,7 @@ class Tracking(AbstractSubspaceSolver):
         pair = side_by_side(x, product.image)
         expected, stale = matmul(model.matrix, pair), matmul(model.staleness, pair)
         plain, modelled = matmul(pair.T, pair), matmul(pair.T, expected)
-        squares = matmul(expected.T, expected)
+        before = matmul(expected.T, expected)[0, 0]
         oldness = xp.where(finite, matmul(pair.T, stale)[0, 0], 0)
         error = plain[0, 1] - modelled[0, 0]
         change = xp.where(finite, product.image - expected[:, 0], 0)
@@ -428,7 +428,8 @@ class Tracking(AbstractSubspaceSolver):
         whole, within = matmul(parts.T, parts), matmul(inside.T, inside)
         moved = parts[:, 1] - matmul(relation.tried, inside)[:, 1] + whole[1, 2] * x
         rise, length = sign * whole[1, 2], whole[1, 1] - within[1, 1] + whole[1, 2] ** 2
-        length = xp.sqrt(xp.maximum(length, 0))
+        # A difference of squares: under its rounding it is not known.
+        length = xp.sqrt(xp.maximum(length, 100 * np.finfo(x.dtype).eps * whole[1, 1]))
         over = xp.where(rise > 0, 1 / xp.maximum(xp.maximum(rise, _SHARE * length), 1e-30), 0)
         # What share of x the model knew nothing about.
         unknown = xp.maximum(whole[2, 2] - whole[0, 0], 0)
@@ -444,9 +445,9 @@ class Tracking(AbstractSubspaceSolver):
         drift = model.drift + xp.where(tells, _DRIFT_RATE * (lately - model.drift), 0)
         rates = model.rates + xp.where(tells, risen / xp.maximum(xp.max(old * old), 1e-30), 0)
         # A first image that is far from the expected one.
-        away = plain[1, 1] - 2 * modelled[1, 0] + squares[0, 0]
-        seen = xp.maximum(product.norm, xp.sqrt(squares[0, 0]))
-        seen = xp.maximum(_FORGET * seen, _ROUGH * xp.sqrt(total_square(model.matrix)))
+        away = plain[1, 1] - 2 * modelled[1, 0] + before
+        seen = xp.maximum(product.norm, xp.sqrt(before))
+        seen = xp.maximum(_FORGET * seen, _ROUGH * xp.sqrt(squares(model.matrix).sum()))
         forget = (xp.sqrt(xp.maximum(away, 0)) > seen) & finite & (state.matvecs == 1) & ~own.cold
 
         def secant(matrix: Any, change: Any, along: Any) -> Any:
@@ -490,7 +491,7 @@ class Tracking(AbstractSubspaceSolver):
         rates = xp.sqrt(xp.maximum(own.model.drift, own.model.rates))
         raised = (sign * self.hope) * (rates[:, None] * own.model.staleness * rates[None, :])
         hopeful = own.model.matrix + raised
-        bound = xp.sqrt(total_square(hopeful)) + 1e-30
+        bound = xp.sqrt(squares(hopeful).sum()) + 1e-30
         values, hopes = best_first(hopeful, state.relation.there, bound, problem.which)
         held = xp.arange(k) < state.relation.count
         gains = xp.maximum(sign * (values[:k] - state.pairs.values[:k]), 0)
@@ -564,7 +565,7 @@ class Tracking(AbstractSubspaceSolver):
         exact = xp.clip(most - unseen, k, kept_at_restart(c - 1, k))
         kept = xp.where(state.verdict.shrink, k, exact)
         sign = -1.0 if problem.which == "smallest" else 1.0
-        size = xp.sqrt(total_square(own.model.matrix)) + 1e-30
+        size = xp.sqrt(squares(own.model.matrix).sum()) + 1e-30
         explorer = own.explorer.columns
         preference = (sign / size) * own.model.matrix + matmul(explorer, explorer.T)
         preference = preference + 2 * matmul(own.hopes[:, :k], own.hopes[:, :k].T)
@@ -599,7 +600,7 @@ class Tracking(AbstractSubspaceSolver):
         xp = namespace(own.hopes)
         best = self._best_rows(rows, problem.dimension)
         matrix = own.model.matrix
-        bound = xp.sqrt(total_square(matrix)) + 1e-30
+        bound = xp.sqrt(squares(matrix).sum()) + 1e-30
         columns = best_first(matrix, there, bound, problem.which)[1][:, :best]
         columns = xp.where((xp.arange(best) < there.sum())[None, :], columns, 0)
         columns = xp.where(there[:, None], columns, 0)

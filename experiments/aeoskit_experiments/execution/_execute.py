@@ -106,7 +106,7 @@ def execute(
         status = "finished"
         ends: Ends = {}
         try:
-            with noticing(writer.path), phase("train"), imported_meanwhile(*_LATER):
+            with noticing(writer.path), imported_meanwhile(*_LATER), phase("train"):
                 _train_groups(groups, setup, store, writer, listener, interrupt, ends)
         except KeyboardInterrupt:
             if _empty(writer):

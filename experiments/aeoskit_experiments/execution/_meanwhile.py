@@ -11,7 +11,8 @@ def imported_meanwhile(*names: str) -> Iterator[None]:
     """Imports modules in a thread of their own.
 
     The interpreter waits while XLA compiles and computes. Whoever needs one of them earlier imports
-    it as ever; a module that cannot be imported is missed only there.
+    it as ever, and waits; what cannot be imported is missed only there. At the end the thread is
+    waited for.
 
     Args:
         names: dotted.
@@ -26,5 +27,5 @@ def imported_meanwhile(*names: str) -> Iterator[None]:
 
 def _imported(*names: str) -> None:
     for name in names:
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(Exception):
             importlib.import_module(name)
