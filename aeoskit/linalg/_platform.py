@@ -103,8 +103,10 @@ def lane_by_lane(function: Callable[..., Any], *args: Any) -> Any:
         >>> jax.vmap(lambda x: lane_by_lane(halved, x))(jnp.array([3.0, 8.0])).tolist()
         [0.75, 1.0]
     """
-    # What it closes over may have lanes too, and is an argument from here on.
-    function = eqx.filter_closure_convert(function, *args)
+    # What it closes over may have lanes too, and is an argument from here on (once, for it takes as
+    # long as to trace the function).
+    if not hasattr(function, "out_struct"):
+        function = eqx.filter_closure_convert(function, *args)
     arrays, rest = eqx.partition((function, args), eqx.is_array)
     others: list[Any] = []
 

@@ -215,7 +215,11 @@ def advance_lane(
 
 
 def _evaluated(
-    trajectory: Trajectory, lane: Lane, step: Int[Array, ""], budgets: dict[str, ProbeBudget]
+    trajectory: Trajectory,
+    lane: Lane,
+    step: Int[Array, ""],
+    budgets: dict[str, ProbeBudget],
+    lanes: bool,
 ) -> tuple[tuple[Array, PyTree], Measurement, dict]:
     """Loss and gradient, and what the probes that share their linearization measure."""
     shared = sharing(trajectory)
@@ -235,29 +239,31 @@ def _evaluated(
 
     if not shared:
         return without({})
-    several = trajectory.lanes is not None
     if any(is_always_due(probe, budgets.get(name)) for name, probe in shared.items()):
-        return _measured(several, with_probes, lane, step)
+        return _measured(lanes, with_probes, lane, step)
     # Traced once, for its shapes and for the program.
     measure = eqx.filter_closure_convert(with_probes, lane, step)
     skipped = blanks(measure.out_struct[1])
     due = [is_due(probe, budgets.get(name), step) for name, probe in shared.items()]
     due = jnp.any(jnp.stack(due))
     return jax.lax.cond(
-        due, lambda: _measured(several, measure, lane, step), lambda: without(skipped)
+        due, lambda: _measured(lanes, measure, lane, step), lambda: without(skipped)
     )
 
 
 def step_with_probes(
-    trajectory: Trajectory, lane: Lane, step: Int[Array, ""], budgets: dict[str, ProbeBudget]
+    trajectory: Trajectory,
+    lane: Lane,
+    step: Int[Array, ""],
+    budgets: dict[str, ProbeBudget],
+    *,
+    lanes: bool = False,
 ) -> tuple[Lane, Measurement]:
-    """One step of one lane, probes inside the program (scan mode)."""
-    known, measurement, states = _evaluated(trajectory, lane, step, budgets)
+    """One step of one lane, probes inside the program (scan mode); `lanes`: of several, by vmap."""
+    known, measurement, states = _evaluated(trajectory, lane, step, budgets, lanes)
     context = context_of(trajectory, lane, step, "compiled", known=known)
     shared = sharing(trajectory)
     others = {name: probe for name, probe in trajectory.probes.items() if name not in shared}
-    more, other_states = measure_due(
-        others, lane, context, budgets, lanes=trajectory.lanes is not None
-    )
+    more, other_states = measure_due(others, lane, context, budgets, lanes=lanes)
     lane = advance_lane(trajectory, lane, context, states | other_states)
     return lane, measurement | more

@@ -237,7 +237,7 @@ def _lane_step(
     over: dict[str, Any] = {} if axis is None else {"spmd_axis_name": axis}
     return eqx.filter_vmap(
         lambda optimizer, lane, step: step_with_probes(
-            trajectory.single(optimizer), lane, step, budgets
+            trajectory.single(optimizer), lane, step, budgets, lanes=True
         ),
         in_axes=(lane_axes(optimizer), 0, None),
         **over,

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from aeoskit.linalg import DiagonalPreconditioner, IdentityPreconditioner, Lanczos
+from aeoskit.linalg import (
+    DiagonalPreconditioner,
+    IdentityPreconditioner,
+    Lanczos,
+    lane_by_lane,
+)
 from aeoskit.objective import Objective
 from aeoskit.optimizers import (
     RMS,
@@ -180,10 +185,19 @@ def test_lanes_equal_single_runs(problem, mode, devices, monkeypatch):
     # On a CPU with one device lanes are measured one after another.
     monkeypatch.setattr(jax, "device_count", lambda: devices)
     jax.clear_caches()
+    turns = []
+
+    def counted(function, *args):
+        turns.append(function)
+        return lane_by_lane(function, *args)
+
+    monkeypatch.setattr("aeoskit.trajectory._step.lane_by_lane", counted)
     objective, params = problem
     optimizers = [adam(lr) for lr in (1e-3, 1e-2, 3e-2)]
     sweep = Trajectory(objective, stack_lanes(optimizers), probes(), lanes=3)
     rows, _, _ = collect(sweep, sweep.init(params, jax.random.key(1)), 10, mode=mode)
+    taken = len(turns)
+    assert (taken > 0) == (mode == "scan")
     for lane, optimizer in enumerate(optimizers):
         single = Trajectory(objective, optimizer, probes())
         alone, masks, _ = collect(single, single.init(params, jax.random.key(1)), 10, mode=mode)
@@ -191,6 +205,7 @@ def test_lanes_equal_single_runs(problem, mode, devices, monkeypatch):
         due = masks["ratio"]
         np.testing.assert_allclose(rows["ratio"][due, lane], alone["ratio"][due, 0], rtol=1e-2)
         assert float(rows["threshold"][0, lane]) == float(alone["threshold"][0, 0])
+    assert len(turns) == taken
 
 
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(problem):
