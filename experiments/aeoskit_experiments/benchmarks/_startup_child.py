@@ -90,7 +90,8 @@ class Imports:
                 self.modules[package] += 1
                 if stack:
                     stack[-1] += spent
-                else:
+                elif threading.current_thread() is threading.main_thread():
+                    # Others import beside what the main thread does.
                     self.whole.append((begun, time.perf_counter()))
 
         loader.exec_module = timed
