@@ -46,7 +46,7 @@ def tridiagonalise(
         basis = block_set_row(basis, size, q)
         w = operator.mv(q)
         alpha = tree_dot(q, w)
-        w, _, beta = outside(basis, w, size + 1)
+        w, _, beta = outside(basis, w, size + 1, jnp.full_like(size, -1))
         scale = jnp.maximum(scale, jnp.maximum(jnp.abs(alpha), beta))
         # False for NaN as well: it is in the diagonal now, and the loop ends.
         open_ = beta > tolerance * scale

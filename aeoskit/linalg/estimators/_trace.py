@@ -109,7 +109,7 @@ def orthonormal_rows(block: PyTree) -> tuple[PyTree, Float[Array, "m m"]]:
     def body(i: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
         block, r = carry
         row = block_row(block, i)
-        rest, column, norm = outside(block, row, i)
+        rest, column, norm = outside(block, row, i, jnp.full_like(i, -1))
         keep = norm > 10 * eps * tree_norm(row)
         q = tree_scale(jnp.where(keep, 1 / jnp.where(keep, norm, 1), 0), rest)
         column = column.at[i].set(jnp.where(keep, norm, 0))

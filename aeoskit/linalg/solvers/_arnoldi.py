@@ -385,7 +385,7 @@ class Arnoldi(AbstractSubspaceSolver):
             trusted=asked | (start.fresh & (not several)),
         )
 
-    def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any]:
+    def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any, Any]:
         """A given row while it is of use; a random one; the residual that is wanted most."""
         relation, k = state.relation, problem.k
         xp = namespace(relation.tried)
@@ -407,7 +407,7 @@ class Arnoldi(AbstractSubspaceSolver):
         last = (index == least_tried(relation)).astype(real.dtype)
         plain = begins | state.verdict.inject
         x, _ = first_direction(relation, xp.where(plain, rows, residual), last)
-        return x, state.own
+        return x, xp.full((), -1, np.int32), state.own
 
     def learn(
         self, problem: EigenProblem, state: SubspaceState, x: Any, product: Any

@@ -133,7 +133,7 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
         """True while vectors that were given are still to be multiplied."""
         return state.matvecs < state.own.given
 
-    def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any]:
+    def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any, Any]:
         """A start vector while there are any; a random row; the residual that is wanted most."""
         relation, own = state.relation, state.own
         xp = namespace(relation.tried)
@@ -153,7 +153,8 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
         last = (index == least_tried(relation)).astype(residual.dtype)
         given = [] if own.toward is None else [own.toward]
         x, _ = first_direction(relation, *given, residual, last)
-        return x, own
+        far = relation.size > 2 if own.toward is None else relation.size < 0
+        return x, xp.where(far, relation.size - 2, -1), own
 
     def wants_random(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """While a cold start has not all its vectors."""

@@ -25,6 +25,7 @@ from .._platform import once
 from ..vectors._directions import draw, outside
 from ..vectors._tree import (
     block_combine,
+    block_dots,
     block_gram,
     block_row,
     block_rows,
@@ -127,6 +128,7 @@ def _grow(
     operator: lx.AbstractLinearOperator,
     x: Float[Array, " c"],
     size: Int[Array, ""],
+    first: Int[Array, ""],
     unit: Float[Array, ""],
     fixed: Bool[Array, ""],
 ) -> tuple[PyTree, Float[Array, " c+5"]]:
@@ -141,7 +143,7 @@ def _grow(
     finite = jnp.isfinite(peak / unit)
     w = jax.tree.map(lambda a, z: jnp.where(finite, a / unit, 0).astype(z.dtype), w, q)
     norm = tree_norm(w)
-    w, image, left = outside(basis, w, size)
+    w, image, left = outside(basis, w, size, first)
     added = (size < block_rows(basis)) & (left > NOTHING * jnp.finfo(dtype).eps * norm)
     basis, row = _with_row(basis, w, left, size, added)
     image = jnp.where(row, left, image)
@@ -154,6 +156,7 @@ def grow(
     operator: lx.AbstractLinearOperator,
     x: Any,
     size: Any,
+    first: Any,
     unit: Any,
     fixed: Any,
 ) -> tuple[PyTree, Product]:
@@ -164,10 +167,11 @@ def grow(
         operator: A.
         x: The direction's coordinates.
         size: How many rows there are.
+        first: The first row along which more than a little is expected in the image; -1: unknown.
         unit: The unit; 0: still to be chosen.
         fixed: Whether another one is no longer possible.
     """
-    basis, flat = dispatched(_grow, basis, operator, x, size, unit, fixed)
+    basis, flat = dispatched(_grow, basis, operator, x, size, first, unit, fixed)
     if isinstance(x, np.ndarray):
         flat = np.asarray(flat)
     norm, left, added, finite, unit = flat[-5:]
@@ -178,7 +182,14 @@ def _inject(
     basis: PyTree, size: Int[Array, ""], key: UInt32[Array, "2"]
 ) -> tuple[PyTree, UInt32[Array, "2"]]:
     fresh, key = draw(key, block_row(basis, 0))
-    fresh, _, left = outside(basis, fresh, size)
+    there = jnp.arange(block_rows(basis)) < size
+
+    def subtract(_: Any, fresh: PyTree) -> PyTree:
+        inside = block_combine(basis, jnp.where(there, block_dots(basis, fresh), 0))
+        return jax.tree.map(lambda x, y: (x - y).astype(x.dtype), fresh, inside)
+
+    fresh = jax.lax.fori_loop(0, 2, subtract, fresh)
+    left = tree_norm(fresh)
     return block_set_row(basis, size, tree_scale(1 / jnp.where(left > 0, left, 1), fresh)), key
 
 
@@ -220,7 +231,7 @@ def _append(
         lambda v, r: jnp.where(usable, v / unit, r).astype(r.dtype), vector, right
     )
     vector = tree_scale(1 / tree_norm(vector), vector)
-    vector, coordinates, left = outside(basis, vector, size)
+    vector, coordinates, left = outside(basis, vector, size, jnp.full_like(size, -1))
     added = (left > _NEW) & (size < block_rows(basis))
     basis, row = _with_row(basis, vector, left, size, added)
     coordinates = jnp.where(row, left, coordinates)
@@ -333,10 +344,10 @@ def orthonormal(
         given = jax.tree.map(
             lambda x, f: jnp.where(good, x / norm + level * f, f).astype(f.dtype), given, fresh
         )
-        left, _, norm = outside(basis, given, i)
+        left, _, norm = outside(basis, given, i, i * 0)
         # Of a dependent vector nothing but rounding is left: its noise points anywhere.
         dependent = norm < 1e-4
-        again, _, other = outside(basis, fresh, i)
+        again, _, other = outside(basis, fresh, i, i * 0)
         row = jax.tree.map(
             lambda a, b: jnp.where(dependent, b / other, a / jnp.where(dependent, 1, norm)),
             left,

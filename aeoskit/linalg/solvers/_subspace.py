@@ -125,10 +125,10 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         """The search for an overlooked pair."""
 
     @abc.abstractmethod
-    def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any]:
-        """The coordinates of the next direction, and `own`.
+    def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any, Any]:
+        """The coordinates of the next direction, a unit, orthogonal to all that was multiplied.
 
-        A unit, orthogonal to all that was multiplied; zero if there is none.
+        Also: the first row along which more than a little is expected in its image; and `own`.
         """
 
     def rows_a_product(self) -> int:
@@ -254,12 +254,12 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         """One product."""
         state = self._make_room(problem, state)
         state = self.expand(operator, problem, state)
-        x, own = self.direction(problem, state)
+        x, first, own = self.direction(problem, state)
         relation, health = state.relation, state.health
         xp = namespace(x)
         # As long as all images are zero, another unit is still possible.
         fixed = (relation.count > 0) & (health.scale > 0)
-        basis, product = grow(state.basis, operator, x, relation.size, health.unit, fixed)
+        basis, product = grow(state.basis, operator, x, relation.size, first, health.unit, fixed)
         health = dataclasses.replace(
             health,
             unit=product.unit,

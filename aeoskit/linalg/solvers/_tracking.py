@@ -365,7 +365,7 @@ class Tracking(AbstractSubspaceSolver):
             trusted=asked | start.fresh | explores,
         )
 
-    def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any]:
+    def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any, Any]:
         """The model's best direction for the first wanted pair that is not settled."""
         relation, own = state.relation, state.own
         xp = namespace(relation.tried)
@@ -398,7 +398,7 @@ class Tracking(AbstractSubspaceSolver):
             own.explorer, exploring=explore & sought, explored=own.explorer.explored | explore
         )
         own = dataclasses.replace(own, explorer=explorer)
-        return x, own
+        return x, xp.asarray(-1, np.int32), own
 
     def learn(self, problem: EigenProblem, state: SubspaceState, x: Any, product: Any):
         """The model that agrees with the product and changes least elsewhere (Frobenius).

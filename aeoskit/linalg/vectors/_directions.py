@@ -10,6 +10,9 @@ from aeoskit.sharding import lie_like
 
 from ._tree import block_combine, block_dots, block_rows, tree_dtype, tree_norm
 
+# Rows that one pass of orthogonalization reads at a time, so that its cost follows the filled part
+# of the basis and not its capacity.
+_CHUNK = 5
 # A vector that keeps this much of its norm in a pass is orthogonal to rounding (Kahan and Parlett).
 _KEPT = 0.7
 _PASSES = 5
@@ -64,27 +67,51 @@ def _hash(x: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
     return x ^ (x >> 16)
 
 
+def _chunks(basis: PyTree, carry: Any, low: Array, high: Array, body: Any) -> Any:
+    """`body(part, start, own, carry)` over the rows from `low` up to `high`, a few at a time."""
+    rows = block_rows(basis)
+    chunk = min(_CHUNK, rows)
+
+    def turn(state: tuple[Array, Any]) -> tuple[Array, Any]:
+        i, carry = state
+        # The last slice is moved back to fit: rows that were done already are not its own.
+        start = jnp.minimum(i, rows - chunk)
+        part = jax.tree.map(lambda b: jax.lax.dynamic_slice_in_dim(b, start, chunk, axis=0), basis)
+        index = start + jnp.arange(chunk)
+        return i + chunk, body(part, start, (index >= i) & (index < high), carry)
+
+    return jax.lax.while_loop(lambda state: state[0] < high, turn, (low, carry))[1]
+
+
 def outside(
-    basis: PyTree, w: PyTree, size: Int[Array, ""]
+    basis: PyTree, w: PyTree, size: Int[Array, ""], first: Int[Array, ""]
 ) -> tuple[PyTree, Float[Array, " c"], Float[Array, ""]]:
     """The part of `w` orthogonal to the first `size` rows, its components, and its norm.
 
-    All rows are subtracted twice at least. (Once, where the rest is long, is enough for one vector;
-    the rows that come of it grow apart in hundreds of restarts.) Empty rows are read as well: to
-    cut them off would copy the others.
+    The rows from `first` on are subtracted before all are: where the others have little in `w`,
+    that is as good as all of them twice. With `first` -1 all are twice. (Once, where the rest is
+    long, is enough for one vector; the rows that come of it grow apart in hundreds of restarts.)
     """
-    there = jnp.arange(block_rows(basis)) < size
+
+    def subtract(part: PyTree, start: Array, own: Array, carry: Any) -> Any:
+        w, h = carry
+        dots = jnp.where(own, block_dots(part, w), 0)
+        w = jax.tree.map(lambda x, y: (x - y).astype(x.dtype), w, block_combine(part, dots))
+        old = jax.lax.dynamic_slice_in_dim(h, start, dots.shape[0])
+        return w, jax.lax.dynamic_update_slice_in_dim(h, old + dots, start, axis=0)
 
     def body(carry: Any) -> Any:
         w, h, turn, _, before = carry
-        dots = jnp.where(there, block_dots(basis, w), 0)
-        w = jax.tree.map(lambda x, y: (x - y).astype(x.dtype), w, block_combine(basis, dots))
-        return w, h + dots, turn + 1, before, tree_norm(w)
+        low = jnp.maximum(first * (turn == 0), 0)
+        w, h = _chunks(basis, (w, h), low, size, subtract)
+        return w, h, turn + 1, before, tree_norm(w)
 
     def again(carry: Any) -> Array:
         _, _, turn, before, after = carry
-        return (turn < 2) | ((after < _KEPT * before) & (turn < _PASSES) & (after > 0))
+        least = 1 + (first != 0)
+        return (turn < least) | ((after < _KEPT * before) & (turn < _PASSES) & (after > 0))
 
-    h, norm = jnp.zeros(block_rows(basis), tree_dtype(basis)), tree_norm(w)
-    w, h, _, _, norm = jax.lax.while_loop(again, body, (w, h, jnp.zeros_like(size), norm, norm))
+    h = jnp.zeros(block_rows(basis), tree_dtype(basis))
+    norm = tree_norm(w)
+    w, h, _, _, norm = jax.lax.while_loop(again, body, (w, h, jnp.zeros_like(first), norm, norm))
     return w, h, norm
