@@ -1,5 +1,6 @@
 """Pipelines carried out on tiny data: what they leave, and how they end."""
 
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,23 @@ def test_a_checkpoint_goes_on_as_the_run_that_was_not_interrupted(runs: Path) ->
 
 
 class TestInterruption:
+    def test_a_wish_that_comes_while_processes_agree_is_granted_after_the_next_chunk(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        asked: list[bool] = []
+
+        def agreed(wish: bool) -> bool:
+            asked.append(wish)
+            if len(asked) == 1:
+                signal.raise_signal(signal.SIGINT)
+            return wish
+
+        monkeypatch.setattr("aeoskit_experiments.execution._run.agreed", agreed)
+        outcome = execute(small(steps=40), folder=tmp_path / "stopped")
+        assert asked == [False, True]
+        assert outcome.status == "interrupted"
+        assert read_run(outcome.folder).metrics.sizes["step"] == 20
+
     def test_the_record_holds_every_whole_chunk(self, runs: Path) -> None:
         heard = Heard(stop_at=2)
         outcome = execute(small(steps=40), root=runs, listener=heard)

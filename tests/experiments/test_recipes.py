@@ -204,7 +204,7 @@ def test_a_suite_says_which_case_it_is_at_and_keeps_what_was_done(
         def noted(self, message: str) -> None:
             self.said.append(message)
 
-    monkeypatch.setattr("aeoskit_experiments.execution._suite.cases_figure", lambda records: 1 / 0)
+    monkeypatch.setattr("aeoskit.figures.cases_figure", lambda records: 1 / 0)
     suite = {"slow": tiny(0.1), "fast": tiny(0.9), "last": tiny(0.5)}
     outcome = execute_suite(suite, "pair", folder=runs / "said", listener=Heard())
     assert Heard.said[:2] == ["slow: main", "fast: main"]

@@ -19,6 +19,8 @@ class Interrupt:
 
     def __init__(self):
         self.wished = False
+        # By all processes. Not the wish itself, which may come while they agree and would be lost.
+        self.granted = False
         self._before = None
 
     def __enter__(self) -> "Interrupt":
@@ -42,6 +44,6 @@ class Interrupt:
         self.wished = True
 
     def grant(self) -> None:
-        """Raises `KeyboardInterrupt` if the user has wished it."""
-        if self.wished:
+        """Raises `KeyboardInterrupt` if the user's wish was granted."""
+        if self.granted:
             raise KeyboardInterrupt

@@ -198,7 +198,7 @@ def _rewound(setup: Setup, start: Start, train: Train, listener: Listener, cours
         for chunk in stream(start.trajectory, carry, at - step, chunk=train.chunk, mode=train.mode):
             carry = chunk.carry
             listener.advanced(label, int(chunk.steps[-1]) + 1 - step, {})
-            course.interrupt.wished = agreed(course.interrupt.wished)
+            course.interrupt.granted = agreed(course.interrupt.wished)
             course.interrupt.grant()
         listener.finished(label)
     new, old = setup.carry.lane.probe_states, carry.lane.probe_states
@@ -270,9 +270,9 @@ def _train(
             checkpoints.passing(step, carry)
             if keep is not None:
                 keep(carry, step, history)
-            course.interrupt.wished = agreed(course.interrupt.wished)
+            course.interrupt.granted = agreed(course.interrupt.wished)
             fitted = train.stop_loss is not None and history.fitted(train.stop_loss)
-            done = not history.going() or fitted or course.interrupt.wished
+            done = not history.going() or fitted or course.interrupt.granted
             if done:
                 break
     checkpoints.keep(step, carry)
