@@ -55,7 +55,7 @@ def check_operator(
             root of machine epsilon if None, and 0.3 at most.
 
     Raises:
-        ValueError: A promise is broken; the numbers and the mend are named.
+        ValueError: A promise is broken; the numbers and the fix are named.
         TypeError: Not a lineax operator.
 
     Example:
@@ -116,7 +116,7 @@ def check_operator(
         _refuse(
             f"the operator should be symmetric, but <v, A u> = {left:.6e} and <A v, u> = "
             f"{right:.6e}, {abs(left - right) / natural:.1e} of what no symmetry at all would give "
-            f"(rounding: {tolerance:.1e}). Drop the symmetric tag, or mend the product."
+            f"(rounding: {tolerance:.1e}). Drop the symmetric tag, or fix the product."
         )
 
 

@@ -27,6 +27,7 @@ from .solvers._eigensolve import AbstractEigenSolver as AbstractEigenSolver
 from .solvers._eigensolve import EigenProblem as EigenProblem
 from .solvers._question import Start as Start
 from .solvers._question import as_start as as_start
+from .solvers._question import check_is_solver as check_is_solver
 from .solvers._question import leafwise as leafwise
 from .solvers._relation import Pairs as Pairs
 from .solvers._relation import Relation as Relation

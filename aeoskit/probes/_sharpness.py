@@ -14,6 +14,7 @@ from aeoskit.linalg import (
     PreconditionedOperator,
     Tracking,
 )
+from aeoskit.linalg.extend import check_is_solver
 from aeoskit.objective import HessianOperator, Linearization, Objective
 from aeoskit.optimizers import as_optimizer
 
@@ -400,7 +401,7 @@ class Sharpness(AbstractProbe):
 
     k: int = eqx.field(static=True, default=1, converter=check_k)
     every: int = eqx.field(static=True, default=1, converter=check_every)
-    solver: AbstractEigenSolver = eqx.field(default_factory=probe_solver)
+    solver: AbstractEigenSolver = eqx.field(default_factory=probe_solver, converter=check_is_solver)
     max_matvecs: int | None = eqx.field(static=True, default=None)
     objective: Objective | None = None
     overhead: float | None = eqx.field(static=True, default=None, converter=check_overhead)
@@ -452,7 +453,7 @@ class PreconditionedSharpness(AbstractProbe):
 
     k: int = eqx.field(static=True, default=1, converter=check_k)
     every: int = eqx.field(static=True, default=1, converter=check_every)
-    solver: AbstractEigenSolver = eqx.field(default_factory=probe_solver)
+    solver: AbstractEigenSolver = eqx.field(default_factory=probe_solver, converter=check_is_solver)
     max_matvecs: int | None = eqx.field(static=True, default=None)
     objective: Objective | None = None
     overhead: float | None = eqx.field(static=True, default=None, converter=check_overhead)

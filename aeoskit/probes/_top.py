@@ -5,6 +5,7 @@ from typing import Any
 import lineax as lx
 
 from aeoskit.linalg import AbstractEigenSolver, Arnoldi, EigenSolution, Lanczos, eigensolve
+from aeoskit.linalg.extend import check_is_solver
 from aeoskit.objective import with_product_error
 
 
@@ -18,14 +19,9 @@ def top_of(
         ValueError: the operator is not symmetric, and the solver is for those that are.
     """
     symmetric = lx.is_symmetric(operator)
-    if solver is not None and not isinstance(solver, AbstractEigenSolver):
-        raise TypeError(
-            f"solver is {solver!r}, not an eigen-solver: make one, as in aeoskit.Lanczos() or "
-            "aeoskit.Tracking()"
-        )
     if solver is None:
         solver = Lanczos() if symmetric else Arnoldi()
-    elif solver.symmetric and not symmetric:
+    elif check_is_solver(solver).symmetric and not symmetric:
         raise ValueError(
             f"solver is {type(solver).__name__}, for symmetric operators, but the field that "
             "trains is not known to be the gradient of its loss, so that its Jacobian may not be "

@@ -138,6 +138,10 @@ class Trajectory(eqx.Module):
                 f"batch is {self.batch}, but the data has {self.objective.n} examples; pass a "
                 f"batch from 1 to {self.objective.n}, or None for the full batch."
             )
+        for name, probe in self.probes.items():
+            if not isinstance(probe, AbstractProbe):
+                what = f"the class {probe.__name__}" if isinstance(probe, type) else repr(probe)
+                raise TypeError(f"probe {name!r} is {what}; pass a probe, such as ak.Sharpness().")
         measured = [
             name
             for probe in self.probes.values()

@@ -62,7 +62,7 @@ ORDER = (
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """What `main` does."""
+    """Runs the words of `main`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     # It may stand anywhere in front of `--`, on any command.
     end = words.index("--") if "--" in words else len(words)

@@ -107,7 +107,7 @@ def test_a_pair_that_hides_in_what_was_not_multiplied(solver, seed):
     ids=lambda x: type(x).__name__,
 )
 def test_nothing_is_no_eigenvector(solver, k, which):
-    """Where the space is exhausted there is no direction left: a zero vector has residual zero."""
+    """An exhausted space has no direction left: a zero vector has residual zero."""
     rng, dimension, count = np.random.default_rng(0), 24, 48
     spectra = np.zeros((count, dimension))
     for spectrum in spectra:

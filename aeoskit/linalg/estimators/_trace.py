@@ -301,8 +301,13 @@ def trace(
     if method not in _LEAST:
         raise ValueError(f"trace(method={method!r}): choose {', '.join(_LEAST)}.")
     least = _LEAST[method]
-    symmetric = method == "xtrace"
-    check_question("trace", operator, symmetric=symmetric, max_matvecs=(max_matvecs, least))
+    check_question("trace", operator, symmetric=False, max_matvecs=(max_matvecs, least))
+    if method == "xtrace" and not lx.is_symmetric(operator):
+        raise ValueError(
+            'trace(method="xtrace") takes symmetric operators, and this one is not tagged symmetric: '
+            "pass lineax.TaggedLinearOperator(operator, lineax.symmetric_tag) if it is, or use "
+            'method="hutch++" or "hutchinson".'
+        )
     return _trace(operator, key, method, max_matvecs)
 
 

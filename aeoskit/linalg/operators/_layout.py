@@ -1,4 +1,4 @@
-"""How vectors lie in memory: in 32 bits at least, and on one flat array a dtype."""
+"""The layout of vectors in memory: 32 bits at least, and one flat array a dtype."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""What `eigensolve` is asked: the question, the numbers among a solver's options, the start."""
+"""A question to `eigensolve`: its parts, the numbers among a solver's options, the start."""
 
 import dataclasses
 import operator as operator_module
@@ -51,17 +51,39 @@ def with_numbers(solver: Any, array: Callable[[Any], Any]) -> Any:
     return eqx.tree_at(lambda s: [getattr(s, name) for name in names], solver, arrays)
 
 
-def check_question(operator: Any, solver: Any, k: Any, which: str, max_matvecs: Any) -> int:
-    """Refuses a question that makes no sense, before any work; returns k."""
+def check_is_solver(solver: Any) -> Any:
+    """The solver, unless it is none.
+
+    Args:
+        solver: What a caller gave for one.
+
+    Returns:
+        The same.
+
+    Raises:
+        TypeError: A class, a name, or something else.
+
+    Example:
+        >>> from aeoskit.linalg import Lanczos
+        >>> check_is_solver(Lanczos).rtol
+        Traceback (most recent call last):
+        ...
+        TypeError: the solver is the class Lanczos; make one: Lanczos().
+    """
     if isinstance(solver, type):
-        raise TypeError(
-            f"eigensolve: the solver is the class {solver.__name__}; make one: {solver.__name__}()."
-        )
+        name = solver.__name__
+        raise TypeError(f"the solver is the class {name}; make one: {name}().")
     if not hasattr(solver, "ends"):
         raise TypeError(
-            f"eigensolve: the solver is {solver!r}, no eigen-solver; pass Lanczos(), Tracking() or "
-            "another one of aeoskit.linalg, or None."
+            f"the solver is {solver!r}, no eigen-solver; pass Lanczos(), Tracking() or another one "
+            "of aeoskit.linalg, or None."
         )
+    return solver
+
+
+def check_question(operator: Any, solver: Any, k: Any, which: str, max_matvecs: Any) -> int:
+    """Refuses a question that makes no sense, before any work; returns k."""
+    check_is_solver(solver)
     if not isinstance(operator, lx.AbstractLinearOperator):
         raise TypeError(
             f"eigensolve: the operator is of type {type(operator).__name__}, no "
@@ -96,7 +118,7 @@ def check_question(operator: Any, solver: Any, k: Any, which: str, max_matvecs: 
     count = _whole(k)
     if count is None or not 1 <= count <= dimension:
         raise ValueError(
-            f"eigensolve(k={k}): k is a whole number between 1 and the operator's dimension, "
+            f"eigensolve(k={k!r}): k is a whole number between 1 and the operator's dimension, "
             f"{dimension}."
         )
     if solver.symmetric and not lx.is_symmetric(operator):

@@ -36,7 +36,7 @@ MATMUL_PRECISION = "highest"
 """Products in full float32 on every backend; recorded with the run."""
 
 _LATER = ("aeoskit.figures", "orbax.checkpoint", "dask.array", "matplotlib.backends.backend_pdf")
-"""What is imported to keep the end of a run and to draw it."""
+"""The modules that keep the end of a run and draw it."""
 
 EXIT_CODES = {"finished": 0, "diverged": 1, "interrupted": 130}
 
