@@ -304,7 +304,7 @@ def trace(
     check_question("trace", operator, symmetric=False, max_matvecs=(max_matvecs, least))
     if method == "xtrace" and not lx.is_symmetric(operator):
         raise ValueError(
-            'trace(method="xtrace") takes symmetric operators, and this one is not tagged symmetric: '
+            'trace(method="xtrace") takes symmetric operators, and this is not tagged symmetric: '
             "pass lineax.TaggedLinearOperator(operator, lineax.symmetric_tag) if it is, or use "
             'method="hutch++" or "hutchinson".'
         )
