@@ -103,13 +103,18 @@ def test_starts_that_are_of_no_use(x64):
 
 def test_locked_pairs_cost_nothing(x64):
     spectrum = np.concatenate([[100.0, 90.0, 80.0], 1 + 1e-3 * np.arange(N - 3)[::-1]])
-    matrix = operator(symmetric(spectrum))
-    hard = eigensolve(matrix, LOBPCG(rtol=1e-5), k=4)
+    solver = LOBPCG(rtol=1e-5)
+    costs = []
+    for seed in range(7):  # One matrix's count moves by ten with the machine's rounding.
+        matrix = operator(symmetric(spectrum, seed))
+        cold = eigensolve(matrix, solver, k=4)
+        warm = eigensolve(matrix, solver, k=4, start=cold.state)
+        assert bool(warm.result == RESULTS.successful)
+        costs.append((int(cold.stats["matvecs"]), int(warm.stats["matvecs"])))
     # Three pairs converge at once; the others cost the fourth and the search for copies only.
-    assert int(hard.stats["matvecs"]) <= 70
-    warm = eigensolve(matrix, LOBPCG(rtol=1e-5), k=4, start=hard.state)
-    assert bool(warm.result == RESULTS.successful)
-    assert int(warm.stats["matvecs"]) <= 4 + 35
+    cold, warm = np.median(costs, axis=0)
+    assert cold <= 70
+    assert warm <= 4 + 35
 
 
 @pytest.mark.parametrize("budget", [1, 3, 7, 20])
