@@ -42,13 +42,13 @@ from .preconditioners._matrix import RotatedDiagonalPreconditioner as RotatedDia
 from .solvers._arnoldi import Arnoldi as Arnoldi
 from .solvers._davidson import JacobiDavidson as JacobiDavidson
 from .solvers._dense import Dense as Dense
-from .solvers._eigensolve import AbstractEigenSolver as AbstractEigenSolver
-from .solvers._eigensolve import EigenProblem as EigenProblem
 from .solvers._eigensolve import eigensolve as eigensolve
 from .solvers._lanczos import Lanczos as Lanczos
 from .solvers._lobpcg import LOBPCG as LOBPCG
 from .solvers._minres import MINRES as MINRES
 from .solvers._question import Start as Start
+from .solvers._solver import AbstractEigenSolver as AbstractEigenSolver
+from .solvers._solver import EigenProblem as EigenProblem
 from .solvers._tracking import Tracking as Tracking
 from .solvers._verdict import random_start_excess as random_start_excess
 from .solvers._verdict import ritz_gaps as ritz_gaps

@@ -12,7 +12,8 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from ._results import RESULTS
-from .solvers._eigensolve import AbstractEigenSolver, eigensolve
+from .solvers._eigensolve import eigensolve
+from .solvers._solver import AbstractEigenSolver
 from .vectors._tree import tree_axpy, tree_dot, tree_norm, tree_random_like, tree_size
 
 # For low precision, where the square root of epsilon would let everything pass.

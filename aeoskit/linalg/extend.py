@@ -23,8 +23,6 @@ from .operators._protocol import never as never
 from .operators._protocol import of_part as of_part
 from .operators._protocol import register_operator as register_operator
 from .operators._protocol import structure_of as structure_of
-from .solvers._eigensolve import AbstractEigenSolver as AbstractEigenSolver
-from .solvers._eigensolve import EigenProblem as EigenProblem
 from .solvers._question import Start as Start
 from .solvers._question import as_start as as_start
 from .solvers._question import check_is_solver as check_is_solver
@@ -34,6 +32,8 @@ from .solvers._relation import Relation as Relation
 from .solvers._relation import compressed as compressed
 from .solvers._relation import first_direction as first_direction
 from .solvers._relation import kept_at_restart as kept_at_restart
+from .solvers._solver import AbstractEigenSolver as AbstractEigenSolver
+from .solvers._solver import EigenProblem as EigenProblem
 from .solvers._subspace import AbstractSubspaceSolver as AbstractSubspaceSolver
 from .solvers._subspace import Search as Search
 from .solvers._subspace import SubspaceState as SubspaceState

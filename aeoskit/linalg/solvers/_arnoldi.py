@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float, PyTree
 from .._platform import has_eig
 from .._results import EVIDENCE
 from ..vectors._tree import record, tree_size
-from ._eigensolve import EigenProblem
 from ._question import Scalar, Start, check_numbers
 from ._relation import (
     Pairs,
@@ -29,6 +28,7 @@ from ._relation import (
     splits_pair,
     when,
 )
+from ._solver import EigenProblem
 from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
 from ._verdict import first_match, select, standing
 

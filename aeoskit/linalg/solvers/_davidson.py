@@ -15,11 +15,11 @@ from .._results import EVIDENCE
 from ..operators._algebra import ComplementOperator
 from ..operators._layout import widen
 from ..vectors._tree import record, tree_dtype, tree_norm, tree_size, tree_where
-from ._eigensolve import EigenProblem
 from ._minres import MINRES, products_spent
 from ._question import Scalar, Start, check_numbers
 from ._relation import Pairs, Relation, eigh, kept, kept_at_restart, matmul, namespace, norms, when
 from ._residuals import GUARD, AbstractResidualSolver, with_row
+from ._solver import EigenProblem
 from ._space import AbstractExpansion, append
 from ._subspace import WITHOUT_END, Search, SubspaceState
 from ._verdict import looked_at_inside

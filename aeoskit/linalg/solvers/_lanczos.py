@@ -6,10 +6,10 @@ import equinox as eqx
 import jax.numpy as jnp  # noqa: F401 (the example)
 import lineax as lx  # noqa: F401 (the example)
 
-from ._eigensolve import EigenProblem
 from ._question import Scalar, check_numbers
 from ._relation import WHICH, compressed, kept_at_restart, namespace
 from ._residuals import GUARD, AbstractResidualSolver
+from ._solver import EigenProblem
 from ._subspace import SubspaceState
 
 

@@ -11,10 +11,10 @@ from jaxtyping import PyTree
 from ..operators._layout import PackedOperator, pack, unpack
 from ..preconditioners._base import AbstractPreconditioner
 from ..vectors._tree import tree_dtype
-from ._eigensolve import EigenProblem
 from ._question import Scalar, Start, check_numbers
 from ._relation import kept, namespace, norms, off, when
 from ._residuals import AbstractResidualSolver, with_row
+from ._solver import EigenProblem
 from ._space import AbstractExpansion, append
 from ._subspace import SubspaceState
 

@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int, PyTree
 
 from .._results import EVIDENCE
 from ..vectors._tree import record, tree_size
-from ._eigensolve import EigenProblem
 from ._question import Start
 from ._relation import first_direction, least_tried, matmul, namespace
+from ._solver import EigenProblem
 from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
 from ._verdict import first_match, select, standing
 

@@ -19,9 +19,9 @@ from jaxtyping import Bool, Int, PyTree, UInt32
 from .._results import EVIDENCE, EigenSolution
 from ..operators._layout import product_error
 from ..vectors._tree import record, tree_dtype, vector_structure
-from ._eigensolve import AbstractEigenSolver, EigenProblem
 from ._question import Start
 from ._relation import Pairs, Relation, learned, matmul, namespace, original_order, ritz_pairs, when
+from ._solver import AbstractEigenSolver, EigenProblem
 from ._space import grow, inject, orthonormal, padded, picked, recombine
 from ._verdict import ROTATION, Doubt, Health, Verdict, conclude, judge
 

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Int, PyTree
 
 from .._results import EVIDENCE, EigenSolution
 from ..vectors._tree import record, tree_dtype, tree_size
-from ._eigensolve import EigenProblem
 from ._question import Scalar, Start, check_numbers
 from ._relation import (
     Relation,
@@ -29,6 +28,7 @@ from ._relation import (
     squares,
     when,
 )
+from ._solver import EigenProblem
 from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
 from ._verdict import first_match, floor, select, standing
 
