@@ -102,12 +102,11 @@ def false_convergence(path, tops, seed):
 
 
 def test_a_direction_that_grows_slowly_is_seen_in_time():
-    """With sixty keys it led by 2 % or more with eight of them, by 14 % at most."""
+    """Over 48 keys it led unseen for less than one solve on average, for seven at most."""
     path = 2 * 1.02 ** np.arange(90)
-    worst = np.array([np.max(false_convergence(path, [10, 9, 8], seed)) for seed in range(12)])
-    assert np.median(worst) <= 1e-3
-    assert np.sum(worst > 2e-2) <= 4
-    assert np.max(worst) <= 0.2
+    errors = np.array([false_convergence(path, [10, 9, 8], seed) for seed in range(12)])
+    assert np.mean(np.sum(errors > 1e-3, axis=1)) <= 3
+    assert np.max(errors) <= 0.2
 
 
 @pytest.mark.parametrize(("value", "solves"), [(10.3, 4), (11.5, 9), (20.0, 9)])

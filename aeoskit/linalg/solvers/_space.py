@@ -19,10 +19,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
-from aeoskit.sharding import lie_like
-
 from .._platform import once
-from ..vectors._directions import draw, outside
+from ..vectors._directions import combined, draw, outside
 from ..vectors._tree import (
     block_combine,
     block_dots,
@@ -134,7 +132,7 @@ def _grow(
 ) -> tuple[PyTree, Float[Array, " c+5"]]:
     dtype = tree_dtype(basis)
     # Said, or a compiler may gather the basis where one vector would do.
-    q = lie_like(block_combine(basis, x), vector_structure(operator))
+    q = combined(basis, x, size, vector_structure(operator))
     w = operator.mv(q)
     peak = _peak(w, dtype)
     near = (peak > unit * 2.0**-30) & (peak < unit * 2.0**30)

@@ -8,11 +8,13 @@ from jaxtyping import Array, Float, Int, PyTree, UInt32
 
 from aeoskit.sharding import lie_like
 
+from .._platform import target_platform
 from ._tree import block_combine, block_dots, block_rows, tree_dtype, tree_norm
 
-# Rows that one pass of orthogonalization reads at a time, so that its cost follows the filled part
-# of the basis and not its capacity.
-_CHUNK = 5
+# Rows that are read at a time, so that the cost follows the filled part of a basis and not its
+# capacity. They are copied: a CPU has few of them in its caches; elsewhere each turn of a loop asks
+# the host.
+_CHUNK_CPU, _CHUNK = 2, 5
 # A vector that keeps this much of its norm in a pass is orthogonal to rounding (Kahan and Parlett).
 _KEPT = 0.7
 _PASSES = 5
@@ -70,7 +72,7 @@ def _hash(x: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
 def _chunks(basis: PyTree, carry: Any, low: Array, high: Array, body: Any) -> Any:
     """`body(part, start, own, carry)` over the rows from `low` up to `high`, a few at a time."""
     rows = block_rows(basis)
-    chunk = min(_CHUNK, rows)
+    chunk = min(_CHUNK_CPU if target_platform() == "cpu" else _CHUNK, rows)
 
     def turn(state: tuple[Array, Any]) -> tuple[Array, Any]:
         i, carry = state
@@ -81,6 +83,19 @@ def _chunks(basis: PyTree, carry: Any, low: Array, high: Array, body: Any) -> An
         return i + chunk, body(part, start, (index >= i) & (index < high), carry)
 
     return jax.lax.while_loop(lambda state: state[0] < high, turn, (low, carry))[1]
+
+
+def combined(basis: PyTree, x: Float[Array, " c"], size: Int[Array, ""], like: PyTree) -> PyTree:
+    """The combination of the first `size` rows; what comes before the first that is in it is not
+    read.
+    """
+
+    def add(part: PyTree, start: Array, own: Array, total: PyTree) -> PyTree:
+        own = jnp.where(own, jax.lax.dynamic_slice_in_dim(x, start, own.shape[0]), 0)
+        return jax.tree.map(jnp.add, total, block_combine(part, own))
+
+    total = jax.tree.map(lambda b: jnp.zeros(b.shape[1:], b.dtype), basis)
+    return lie_like(_chunks(basis, total, jnp.argmax(x != 0), size, add), like)
 
 
 def outside(
