@@ -189,8 +189,19 @@ class Trajectory(eqx.Module):
 
         Raises:
             ValueError: a probe would measure another curvature than that of the field that trains
-                (see `Objective`).
+                (see `Objective`); or the optimizer is one of several lanes, and `lanes` was left
+                out.
         """
+        if self.lanes is None and isinstance(self.optimizer, Optimizer):
+            sizes = {x.shape[:1] for x in jax.tree.leaves(eqx.filter(self.optimizer, eqx.is_array))}
+            rate = jax.tree.leaves(eqx.filter(self.optimizer.schedule, eqx.is_array))
+            # An optimizer of one run has a scalar somewhere.
+            if rate and len(sizes) == 1 and () not in sizes:
+                lanes = max(sizes)[0]
+                raise ValueError(
+                    f"every leaf of the optimizer has {lanes} values, as `stack_lanes` makes them: "
+                    f"say lanes={lanes} in the trajectory, or pass one optimizer."
+                )
         for probe in self.probes.values():
             # Compared here: under the chunk's trace no one can.
             # A probe of the whole step has no objective of its own, and a check of its own.
@@ -307,11 +318,14 @@ def stack_lanes(optimizers: list[Optimizer]) -> Optimizer:
         found = _difference(first, other, "")
         if found is not None:
             name, one, two = found
+            closed = "<locals>" in one  # As optax's are: each call makes other functions.
+            mend = "numbers that a function holds inside do not stack: take aeoskit's optimizers, "
+            mend = mend if closed else "hold it in a jax array, "
             raise ValueError(
                 f"{name.lstrip('.') or 'the optimizer'} is {one} in the first optimizer of the "
                 f"sweep and {two} in number {number}, but all lanes are one program of one "
-                "structure, in which only the values of arrays differ: hold it in a jax array, or "
-                "run each kind as a group of its own."
+                f"structure, in which only the values of arrays differ: {mend}or run each kind as "
+                "a group of its own."
             )
     return jax.tree.map(
         lambda *leaves: jnp.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0], *optimizers

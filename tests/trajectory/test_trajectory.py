@@ -477,6 +477,12 @@ class TestBadInput:
         with pytest.raises(ValueError, match="stack_lanes"):
             Trajectory(problem[0], adam(1e-2), {}, lanes=2)
 
+    def test_lanes_that_are_left_out(self, problem):
+        objective, params = problem[:2]
+        sweep = Trajectory(objective, stack_lanes([adam(1e-2), adam(1e-3)]), {})
+        with pytest.raises(ValueError, match="say lanes=2"):
+            sweep.init(params, jax.random.key(0))
+
     def test_one_quantity_twice(self, problem):
         with pytest.raises(ValueError, match="both measure"):
             Trajectory(problem[0], adam(1e-2), {"a": LossAndGradient(), "b": LossAndGradient()})
