@@ -20,6 +20,7 @@ class Progress:
         self._tasks: dict[str, Any] = {}
         self._steps: dict[str, int] = {}
         self._told = 0.0
+        self._untold: dict[str, str] = {}
 
     def __enter__(self) -> "Progress":
         return self
@@ -54,15 +55,22 @@ class Progress:
         said = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
         if what in self._tasks:
             self._bar.update(self._tasks[what], completed=done, shown=said)
-        elif not self._quiet and time.monotonic() - self._told > 5:
+        elif not self._quiet:
+            self._untold[what] = f"{what}: step {done}/{self._steps[what]}  {said}"
             # In a log file, a line every few seconds says that it lives.
-            self._told = time.monotonic()
-            print(f"{what}: step {done}/{self._steps[what]}  {said}", file=sys.stderr, flush=True)
+            if time.monotonic() - self._told > 5:
+                self._tell(what)
 
     def finished(self, what: str) -> None:
         """The run has ended, perhaps before its last step."""
         if what in self._tasks:
             self._bar.stop_task(self._tasks[what])
+        elif what in self._untold:
+            self._tell(what)
+
+    def _tell(self, what: str) -> None:
+        self._told = time.monotonic()
+        print(self._untold.pop(what), file=sys.stderr, flush=True)
 
     def noted(self, message: str) -> None:
         """Something that the user should see."""

@@ -14,6 +14,7 @@ import pytest
 import aeoskit_experiments
 from aeoskit_cli import main
 from aeoskit_cli._print import print_json, print_runs
+from aeoskit_cli._progress import Progress
 from aeoskit_experiments.recipes import RECIPES
 
 PIPE = [
@@ -341,3 +342,15 @@ def test_only_a_process_of_its_own_looks_for_garbage_seldom(words, monkeypatch, 
     assert main(words) == 0
     assert len(said) == (2 if words is None else 0)
     assert capsys.readouterr().out
+
+
+def test_a_log_file_ends_with_the_last_step(capsys: Capture) -> None:
+    progress = Progress()
+    progress.started("main", 20)
+    for done in (10, 20):
+        progress.advanced("main", done, {"ratio": 0.5})
+    progress.finished("main")
+    progress.finished("main")
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1].split() == ["main:", "step", "20/20", "ratio", "0.5"]
+    assert len(told) == len(set(told))
