@@ -95,6 +95,38 @@ def test_a_pair_that_hides_in_what_was_not_multiplied(solver, seed):
     np.testing.assert_allclose(found.values.real, values[:10], rtol=2e-3)
 
 
+EIGHT = np.geomspace(0.1, 1, 8)
+# The fourth and fifth are near each other: what is beyond the wanted is found at once.
+PAIRS = np.concatenate([[0.095, 0.103, 0.11, 0.1272, 0.1274], np.linspace(0.144, 1, 27)])
+
+
+@pytest.mark.parametrize(
+    ("solver", "k", "values"),
+    [(linalg.JacobiDavidson(), 4, PAIRS), (ak.Tracking(), 10, EIGHT)],
+    ids=["JacobiDavidson", "Tracking"],
+)
+def test_copies_that_a_random_row_does_not_show_at_once(solver, k, values):
+    """One key in forty (the first) or in twelve claimed other values in place of copies.
+
+    Corrections of the random row's pair went to the values near it; and the random row was
+    orthogonal to rows not multiplied, in which the last copy lay.
+    """
+    values = np.repeat(values, 64 // len(values))
+    matrix = symmetric(values).astype(np.float32)
+
+    @jax.jit
+    def solve(key):
+        operator = lx.MatrixLinearOperator(jnp.asarray(matrix), lx.symmetric_tag)
+        found = eigensolve(operator, solver, k=k, which="smallest", start=key)
+        return found.values, found.is_top
+
+    found, claimed = map(np.asarray, jax.lax.map(solve, jax.random.split(jax.random.key(0), 300)))
+    wrong = np.any((np.abs(found - values[:k]) > 0.01 * values[:k]) & claimed, axis=1)
+    assert np.all(claimed)
+    # A random row with next to nothing of the last copy is possible.
+    assert np.sum(wrong) <= 1
+
+
 @pytest.mark.parametrize(
     ("solver", "k", "which"),
     [

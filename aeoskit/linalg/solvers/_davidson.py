@@ -186,9 +186,9 @@ class JacobiDavidson(AbstractResidualSolver):
     solver (`MINRES` five, `lineax.GMRES` its `restart` + 1), and one linearization.
 
     **What was overlooked.** When all wanted pairs have converged they are held, and a random
-    direction is followed beside them until its best pairs (one at an end, as in `Lanczos`, four
-    inside the spectrum) are known not to be among them: a nearer pair or a copy takes its place,
-    and another direction is drawn. Inside the spectrum it takes two to three times the products of
+    direction is followed beside them until its best pairs (at an end one, along plain residuals, as
+    in `Lanczos`; four inside the spectrum) are known not to be among them: a nearer pair or a copy
+    takes its place, and another direction is drawn. Inside the spectrum it takes two to three times the products of
     a solve without. It is evidence, not proof.
     `explore=False` does without, and then `is_top` is false.
 
@@ -324,8 +324,10 @@ class JacobiDavidson(AbstractResidualSolver):
             isolated = (error < _ISOLATED * xp.abs(value - sigma)) & ~through & ~fresh
             value = xp.where(isolated, value, sigma)
         else:
-            # What was overlooked is sought as by Lanczos: corrections hold on to what they have.
-            wanted = wanted & ~fresh & ~through & (error <= self.switch * health.scale)
+            # What was overlooked is sought as by Lanczos, to the end: what a correction adds is near
+            # its target, and tells nothing of what the random row hides elsewhere.
+            wanted = wanted & ~state.doubt.running & ~through
+            wanted = wanted & (error <= self.switch * health.scale)
         last = (index == relation.size - 1).astype(relation.tried.dtype)
         wanted = wanted & ~fresh
         right = xp.where(fresh, last, pairs.errors[:, target])
