@@ -399,9 +399,7 @@ class Arnoldi(AbstractSubspaceSolver):
         longer = (real * real).sum() >= (imaginary * imaginary).sum()
         begins = state.matvecs < xp.where(xp.any(wanted), state.own[1], state.own[0])
         row = xp.where(begins, state.matvecs, relation.size - 1)
-        # A search looks along all that was not multiplied, as it does for Lanczos.
-        hidden = relation.there & state.doubt.running & ~begins
-        rows = ((index == row) | hidden).astype(real.dtype)
+        rows = self.plain(state, row, begins).astype(real.dtype)
         residual = xp.where(longer, real, imaginary)
         # Where that is nothing, the row that has been multiplied least.
         last = (index == least_tried(relation)).astype(real.dtype)

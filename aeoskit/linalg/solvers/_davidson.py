@@ -188,9 +188,9 @@ class JacobiDavidson(AbstractResidualSolver):
     **What was overlooked.** When all wanted pairs have converged they are held, and a random
     direction is followed beside them until its best pairs (at an end one, along plain residuals, as
     in `Lanczos`; four inside the spectrum) are known not to be among them: a nearer pair or a copy
-    takes its place, and another direction is drawn. Inside the spectrum it takes two to three times the products of
-    a solve without. It is evidence, not proof.
-    `explore=False` does without, and then `is_top` is false.
+    takes its place, and another direction is drawn. Inside the spectrum it takes two to three times
+    the products of a solve without. It is evidence, not proof. `explore=False` does without, and
+    then `is_top` is false.
 
     Source: Sleijpen and van der Vorst, *A Jacobi-Davidson iteration method for linear eigenvalue
     problems*, SIAM J. Matrix Anal. Appl. 17 (1996).
@@ -324,8 +324,8 @@ class JacobiDavidson(AbstractResidualSolver):
             isolated = (error < _ISOLATED * xp.abs(value - sigma)) & ~through & ~fresh
             value = xp.where(isolated, value, sigma)
         else:
-            # What was overlooked is sought as by Lanczos, to the end: what a correction adds is near
-            # its target, and tells nothing of what the random row hides elsewhere.
+            # What was overlooked is sought as by Lanczos, to the end: what a correction adds lies
+            # near its target, and tells nothing of what the random row hides elsewhere.
             wanted = wanted & ~state.doubt.running & ~through
             wanted = wanted & (error <= self.switch * health.scale)
         last = (index == relation.size - 1).astype(relation.tried.dtype)

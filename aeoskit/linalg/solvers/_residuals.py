@@ -144,10 +144,7 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
         # A random row takes what the last solve saw beyond the wanted: that grows in time.
         guards = (index >= own.given) & (index < own.given + GUARD) & relation.there
         guards = guards & ~begins & (own.given > 0) & (state.restarts == 0)
-        # That of a search takes all that was not multiplied: it is orthogonal to those rows, in
-        # which an eigenvector may hide that one Ritz pair stands for beside a close one.
-        hidden = relation.there & ~begins & state.doubt.running
-        rows = ((index == row) | guards | hidden).astype(relation.tried.dtype)
+        rows = (self.plain(state, row, begins) | guards).astype(relation.tried.dtype)
         residual = xp.where(plain, rows, state.pairs.errors[:, self.target(problem, state)[0]])
         # Where that is of no use, what has been multiplied least.
         last = (index == least_tried(relation)).astype(residual.dtype)

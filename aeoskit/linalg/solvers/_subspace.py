@@ -190,6 +190,21 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
 
     # What follows from it.
 
+    def plain(self, state: SubspaceState, row: Any, begins: Any) -> Any:
+        """A row as a direction, by which rows are in it: in a search all that was not multiplied.
+
+        A random row is orthogonal to those, in which an eigenvector may hide that one Ritz pair
+        stands for beside a close one.
+
+        Args:
+            state: The state.
+            row: Which row.
+            begins: Whether it is one of those given, which are multiplied as they are.
+        """
+        relation = state.relation
+        hidden = relation.there & state.doubt.running & ~begins
+        return (np.arange(relation.there.shape[0]) == row) | hidden
+
     def init(
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, start: Start
     ) -> SubspaceState:

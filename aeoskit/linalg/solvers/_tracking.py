@@ -388,11 +388,7 @@ class Tracking(AbstractSubspaceSolver):
             residual = xp.where(through, state.pairs.errors[:, beyond], residual)
             main = xp.where(through, residual, main)
         main = xp.where(explore, own.explorer.sought, main)
-        rows = index == row
-        if self.may_search(problem):
-            # All that was not multiplied, as for Lanczos.
-            rows = rows | (relation.there & state.doubt.running & ~begins)
-        main = xp.where(plain, rows.astype(dtype), main)
+        main = xp.where(plain, self.plain(state, row, begins).astype(dtype), main)
         # What has not been multiplied at all, the last row in general.
         last = (index == least_tried(relation)).astype(dtype)
         x, which = first_direction(relation, main, residual, last)
