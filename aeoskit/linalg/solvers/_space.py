@@ -23,7 +23,6 @@ from .._platform import once
 from ..vectors._directions import combined, draw, outside
 from ..vectors._tree import (
     block_combine,
-    block_dots,
     block_gram,
     block_row,
     block_rows,
@@ -180,14 +179,7 @@ def _inject(
     basis: PyTree, size: Int[Array, ""], key: UInt32[Array, "2"]
 ) -> tuple[PyTree, UInt32[Array, "2"]]:
     fresh, key = draw(key, block_row(basis, 0))
-    there = jnp.arange(block_rows(basis)) < size
-
-    def subtract(_: Any, fresh: PyTree) -> PyTree:
-        inside = block_combine(basis, jnp.where(there, block_dots(basis, fresh), 0))
-        return jax.tree.map(lambda x, y: (x - y).astype(x.dtype), fresh, inside)
-
-    fresh = jax.lax.fori_loop(0, 2, subtract, fresh)
-    left = tree_norm(fresh)
+    fresh, _, left = outside(basis, fresh, size, jnp.full_like(size, -1))
     return block_set_row(basis, size, tree_scale(1 / jnp.where(left > 0, left, 1), fresh)), key
 
 
