@@ -13,6 +13,10 @@ from aeoskit.linalg import Start
 from aeoskit.linalg.extend import leafwise
 from aeoskit.objective import Objective
 from aeoskit.optimizers import (
+    WSD,
+    Constant,
+    Cosine,
+    LinearWarmup,
     OptaxOptimizer,
     OptimistixOptimizer,
     Optimizer,
@@ -192,16 +196,15 @@ class Trajectory(eqx.Module):
                 (see `Objective`); or the optimizer is one of several lanes, and `lanes` was left
                 out.
         """
-        if self.lanes is None and isinstance(self.optimizer, Optimizer):
-            sizes = {x.shape[:1] for x in jax.tree.leaves(eqx.filter(self.optimizer, eqx.is_array))}
-            rate = jax.tree.leaves(eqx.filter(self.optimizer.schedule, eqx.is_array))
-            # An optimizer of one run has a scalar somewhere.
-            if rate and len(sizes) == 1 and () not in sizes:
-                lanes = max(sizes)[0]
-                raise ValueError(
-                    f"every leaf of the optimizer has {lanes} values, as `stack_lanes` makes them: "
-                    f"say lanes={lanes} in the trajectory, or pass one optimizer."
-                )
+        schedule = getattr(self.optimizer, "schedule", None)
+        # In one run these hold scalars; one of yours may hold a table.
+        ours = isinstance(schedule, Constant | LinearWarmup | Cosine | WSD)
+        if self.lanes is None and ours and schedule.lr.ndim > 0:
+            raise ValueError(
+                f"the learning rate of the optimizer has shape {schedule.lr.shape}, as "
+                f"`stack_lanes` makes it: say lanes={schedule.lr.shape[0]} in the trajectory, "
+                "or pass one optimizer."
+            )
         for probe in self.probes.values():
             # Compared here: under the chunk's trace no one can.
             # A probe of the whole step has no objective of its own, and a check of its own.
@@ -318,9 +321,13 @@ def stack_lanes(optimizers: list[Optimizer]) -> Optimizer:
         found = _difference(first, other, "")
         if found is not None:
             name, one, two = found
-            closed = "<locals>" in one  # As optax's are: each call makes other functions.
-            mend = "numbers that a function holds inside do not stack: take aeoskit's optimizers, "
-            mend = mend if closed else "hold it in a jax array, "
+            if "function " in one:  # Of optax, say: each call makes other ones.
+                mend = (
+                    "take an optimizer or a schedule of aeoskit's, whose numbers are arrays and "
+                    "not inside of a function, "
+                )
+            else:
+                mend = "hold it in a jax array, "
             raise ValueError(
                 f"{name.lstrip('.') or 'the optimizer'} is {one} in the first optimizer of the "
                 f"sweep and {two} in number {number}, but all lanes are one program of one "

@@ -39,6 +39,7 @@ class Progress:
     def started(self, what: str, steps: int) -> None:
         """A run begins."""
         self._steps[what] = steps
+        self._untold.pop(what, None)
         if self._quiet:
             return
         if not sys.stderr.isatty():
@@ -56,8 +57,8 @@ class Progress:
         if what in self._tasks:
             self._bar.update(self._tasks[what], completed=done, shown=said)
         elif not self._quiet:
-            self._untold[what] = f"{what}: step {done}/{self._steps[what]}  {said}"
             # In a log file, a line every few seconds says that it lives.
+            self._untold[what] = f"{what}: step {done}/{self._steps[what]}  {said}"
             if time.monotonic() - self._told > 5:
                 self._tell(what)
 
@@ -95,6 +96,7 @@ class Progress:
         for task in self._tasks.values():
             self._bar.remove_task(task)
         self._tasks.clear()
+        self._untold.clear()
 
 
 def _console() -> Any:

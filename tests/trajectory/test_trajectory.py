@@ -19,6 +19,7 @@ from aeoskit.objective import Objective
 from aeoskit.optimizers import (
     RMS,
     AbstractMomentum,
+    AbstractSchedule,
     Frozen,
     LinearWarmup,
     Optimizer,
@@ -462,6 +463,13 @@ class TestMode:
             assert choose_mode(trajectory, carry) == "host"
 
 
+class Table(AbstractSchedule):
+    rates: jax.Array
+
+    def __call__(self, count):
+        return self.rates[count]
+
+
 class TestBadInput:
     def test_a_batch_larger_than_the_data(self, problem):
         with pytest.raises(ValueError, match=r"batch is 31, but the data has 30"):
@@ -482,6 +490,13 @@ class TestBadInput:
         sweep = Trajectory(objective, stack_lanes([adam(1e-2), adam(1e-3)]), {})
         with pytest.raises(ValueError, match="say lanes=2"):
             sweep.init(params, jax.random.key(0))
+
+    def test_a_schedule_may_hold_a_table(self, problem):
+        objective, params = problem[:2]
+        optimizer = gradient_descent(Table(jnp.array([1e-2, 1e-3])))
+        trajectory = Trajectory(objective, optimizer, {})
+        (chunk,) = stream(trajectory, trajectory.init(params, jax.random.key(0)), 2)
+        assert chunk.carry.step == 2
 
     def test_one_quantity_twice(self, problem):
         with pytest.raises(ValueError, match="both measure"):

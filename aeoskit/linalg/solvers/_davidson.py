@@ -186,11 +186,11 @@ class JacobiDavidson(AbstractResidualSolver):
     solver (`MINRES` five, `lineax.GMRES` its `restart` + 1), and one linearization.
 
     **What was overlooked.** When all wanted pairs have converged they are held, and a random
-    direction is followed beside them until its best pairs (at an end one, along plain residuals, as
-    in `Lanczos`; four inside the spectrum) are known not to be among them: a nearer pair or a copy
-    takes its place, and another direction is drawn. Inside the spectrum it takes two to three times
-    the products of a solve without. It is evidence, not proof. `explore=False` does without, and
-    then `is_top` is false.
+    direction is followed beside them until its best pairs (at an end one, by plain residuals until
+    all is settled again, as in `Lanczos`; four inside the spectrum) are known not to be among them:
+    a nearer pair or a copy takes its place, and another direction is drawn. Inside the spectrum it
+    takes two to three times the products of a solve without. It is evidence, not proof.
+    `explore=False` does without, and then `is_top` is false.
 
     Source: Sleijpen and van der Vorst, *A Jacobi-Davidson iteration method for linear eigenvalue
     problems*, SIAM J. Matrix Anal. Appl. 17 (1996).
@@ -304,7 +304,7 @@ class JacobiDavidson(AbstractResidualSolver):
     def expand(
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: SubspaceState
     ) -> SubspaceState:
-        """The correction for the target; a search begins with that of a random vector."""
+        """The correction for the target; none for the random row that begins a search."""
         relation, pairs, health, k = state.relation, state.pairs, state.health, problem.k
         xp = namespace(relation.tried)
         c = relation.tried.shape[0]
@@ -315,24 +315,21 @@ class JacobiDavidson(AbstractResidualSolver):
             return state
         index = xp.arange(c)
         target, through = self.target(problem, state)
-        inside, fresh = problem.which == "nearest", state.verdict.inject
         unit = xp.where(health.unit > 0, health.unit, 1)
         value, error = pairs.values[target], pairs.residuals[target]
-        wanted = ~self.begins(state) & (relation.count > 0)
-        if inside:
+        wanted = ~self.begins(state) & (relation.count > 0) & ~state.verdict.inject
+        if problem.which == "nearest":
             sigma = self._sigma(problem, health)
-            isolated = (error < _ISOLATED * xp.abs(value - sigma)) & ~through & ~fresh
+            isolated = (error < _ISOLATED * xp.abs(value - sigma)) & ~through
             value = xp.where(isolated, value, sigma)
         else:
             # What was overlooked is sought as by Lanczos, to the end: what a correction adds lies
             # near its target, and tells nothing of what the random row hides elsewhere.
             wanted = wanted & ~state.doubt.running & ~through
             wanted = wanted & (error <= self.switch * health.scale)
-        last = (index == relation.size - 1).astype(relation.tried.dtype)
-        wanted = wanted & ~fresh
-        right = xp.where(fresh, last, pairs.errors[:, target])
+        right = pairs.errors[:, target]
         # The pairs before the target have converged; those after it are left alone.
-        known = (index < xp.minimum(target, k)) | ((index == target) & ~fresh)
+        known = (index < xp.minimum(target, k)) | (index == target)
         known = matmul(relation.tried, xp.where(known[None, :], pairs.vectors, 0)[:, : k + GUARD])
         factor = 1 / xp.where(health.scale > 0, health.scale * unit, 1)
         expansion = Correction(operator, value * unit, factor, self.linear_solver)

@@ -388,7 +388,7 @@ class Tracking(AbstractSubspaceSolver):
             residual = xp.where(through, state.pairs.errors[:, beyond], residual)
             main = xp.where(through, residual, main)
         main = xp.where(explore, own.explorer.sought, main)
-        main = xp.where(plain, self.plain(state, row, begins).astype(dtype), main)
+        main = xp.where(plain, self.plain(state, row, begins | explore).astype(dtype), main)
         # What has not been multiplied at all, the last row in general.
         last = (index == least_tried(relation)).astype(dtype)
         x, which = first_direction(relation, main, residual, last)

@@ -12,8 +12,8 @@ from .._platform import target_platform
 from ._tree import block_combine, block_dots, block_rows, tree_dtype, tree_norm
 
 # Rows that are read at a time, so that the cost follows the filled part of a basis and not its
-# capacity. They are copied: a CPU has few of them in its caches; elsewhere each turn of a loop asks
-# the host.
+# capacity. They are copied: on a CPU the copy should stay in its caches; on an accelerator each
+# turn of the loop is a round trip to the host.
 _CHUNK_CPU, _CHUNK = 2, 5
 # A vector that keeps this much of its norm in a pass is orthogonal to rounding (Kahan and Parlett).
 _KEPT = 0.7
@@ -86,9 +86,7 @@ def _chunks(basis: PyTree, carry: Any, low: Array, high: Array, body: Any) -> An
 
 
 def combined(basis: PyTree, x: Float[Array, " c"], size: Int[Array, ""], like: PyTree) -> PyTree:
-    """The combination of the first `size` rows; what comes before the first that is in it is not
-    read.
-    """
+    """The combination of the first `size` rows. Zeros that `x` begins with cost nothing."""
 
     def add(part: PyTree, start: Array, own: Array, total: PyTree) -> PyTree:
         own = jnp.where(own, jax.lax.dynamic_slice_in_dim(x, start, own.shape[0]), 0)
