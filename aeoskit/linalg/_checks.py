@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ._results import RESULTS
 from .solvers._eigensolve import eigensolve
+from .solvers._question import check_is_solver
 from .solvers._solver import AbstractEigenSolver
 from .vectors._tree import tree_axpy, tree_dot, tree_norm, tree_random_like, tree_size
 
@@ -188,11 +189,13 @@ def check_solver(
 
     Raises:
         ValueError: A promise is broken: which one, for which operator, and by how much.
+        TypeError: It is no solver.
 
     Example:
         >>> from aeoskit.linalg import Dense
         >>> check_solver(Dense(), overshoot=24)
     """
+    check_is_solver(solver)
     which = solver.ends[0] if which is None else which
     if which not in solver.ends:
         _fails(solver, which, f"it finds {', '.join(solver.ends)} only; name one of these.")
@@ -212,7 +215,8 @@ def check_solver(
                     solver,
                     which,
                     f"{answer['matvecs']} products were made of a budget of {case.budget}; look at "
-                    f"max_matvecs before each product, or state an overshoot.",
+                    f"max_matvecs before each product, or say overshoot="
+                    f"{answer['matvecs'] - case.budget}.",
                 )
     _check_one_dimension(solver, which)
 
@@ -384,7 +388,8 @@ def _check_answer(
                 solver,
                 which,
                 f"a {name} of {where} is {bar[small][0]:.3e} where the true one is "
-                f"{truth[small][0]:.3e}; add what rounding and restarts lose.",
+                f"{truth[small][0]:.3e}; add what rounding and restarts lose, and see that values "
+                "and vectors belong together.",
             )
     _check_values(solver, which, case, where, spectrum, norm, answer)
     easy = case.name == "apart" or (case.name == "not finite once" and t != 2)

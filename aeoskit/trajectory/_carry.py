@@ -168,9 +168,9 @@ class Trajectory(eqx.Module):
             for leaf in jax.tree.leaves(eqx.filter(self.optimizer, eqx.is_array)):
                 if leaf.ndim == 0 or leaf.shape[0] != self.lanes:
                     raise ValueError(
-                        f"lanes is {self.lanes}, but a leaf of the optimizer has shape "
-                        f"{leaf.shape}; build the optimizer with "
-                        "`stack_lanes([optimizer_1, optimizer_2, ...])`."
+                        f"lanes is {self.lanes}, but an array of the optimizer has shape "
+                        f"{leaf.shape}; build the optimizer with `stack_lanes([optimizer_1, "
+                        "optimizer_2, ...])`, and give as many lanes."
                     )
 
     def single(self, optimizer: AnyOptimizer) -> "Trajectory":
@@ -324,15 +324,17 @@ def stack_lanes(optimizers: list[Optimizer]) -> Optimizer:
             if "function " in one:  # Of optax, say: each call makes other ones.
                 mend = (
                     "take an optimizer or a schedule of aeoskit's, whose numbers are arrays and "
-                    "not inside of a function, "
+                    "not inside of a function, or "
                 )
+            elif one.endswith("(...)"):  # Two kinds of a part.
+                mend = ""
             else:
-                mend = "hold it in a jax array, "
+                mend = "hold it in a jax array, or "
             raise ValueError(
                 f"{name.lstrip('.') or 'the optimizer'} is {one} in the first optimizer of the "
                 f"sweep and {two} in number {number}, but all lanes are one program of one "
-                f"structure, in which only the values of arrays differ: {mend}or run each kind as "
-                "a group of its own."
+                f"structure, in which only the values of arrays differ: {mend}run each kind in "
+                "a trajectory of its own."
             )
     return jax.tree.map(
         lambda *leaves: jnp.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0], *optimizers

@@ -380,4 +380,5 @@ class _History:
 
     def shown(self) -> dict[str, float]:
         """A few numbers for a progress line: medians over the lanes."""
-        return dict(self._last)
+        several = bool(self._losses) and self._losses[-1].shape[-1] > 1
+        return {f"median {x}" if several else x: value for x, value in self._last.items()}
