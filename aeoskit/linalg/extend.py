@@ -8,9 +8,10 @@ how much its products err: an operator that knows registers itself there.
 A **solver** is a final subclass of `AbstractEigenSolver`: `init`, `step`, `terminate`, `finish`.
 One that grows a subspace by products is a subclass of `AbstractSubspaceSolver`, which has the loop,
 the search for what was overlooked, verdicts and error bars; such a method says where it begins,
-which direction is next, when it is settled, and what a full basis keeps.
-`aeoskit.linalg.check_solver`
-holds any solver to what `eigensolve` promises.
+which direction is next, when it is settled, and what a full basis keeps. One whose directions are
+residuals, as those of Lanczos are, is a subclass of `AbstractResidualSolver` and says no more than
+how large its basis is and what a full one keeps. `aeoskit.linalg.check_solver` holds any solver to
+what `eigensolve` promises.
 """
 
 from .operators._layout import product_error as product_error
@@ -32,6 +33,7 @@ from .solvers._relation import Relation as Relation
 from .solvers._relation import compressed as compressed
 from .solvers._relation import first_direction as first_direction
 from .solvers._relation import kept_at_restart as kept_at_restart
+from .solvers._residuals import AbstractResidualSolver as AbstractResidualSolver
 from .solvers._solver import AbstractEigenSolver as AbstractEigenSolver
 from .solvers._solver import EigenProblem as EigenProblem
 from .solvers._subspace import AbstractSubspaceSolver as AbstractSubspaceSolver
