@@ -165,6 +165,10 @@ class Trajectory(eqx.Module):
                     f"lanes is {self.lanes}, but the optimizer is not aeoskit's, and has no array "
                     "leaves that could be stacked: run one trajectory for each."
                 )
+            if not isinstance(self.lanes, int) or self.lanes < 1:
+                raise ValueError(
+                    f"lanes is {self.lanes!r}: a whole number from 1 on, or None for a single run."
+                )
             for leaf in jax.tree.leaves(eqx.filter(self.optimizer, eqx.is_array)):
                 if leaf.ndim == 0 or leaf.shape[0] != self.lanes:
                     raise ValueError(
@@ -307,6 +311,7 @@ def stack_lanes(optimizers: list[Optimizer]) -> Optimizer:
     Raises:
         ValueError: no optimizer, or optimizers that differ in anything else, by its name and both
             values: a static field, a Python number, a function, a shape, a dtype.
+        TypeError: one optimizer in place of a list.
 
     Example:
         >>> import aeoskit as ak
@@ -314,6 +319,8 @@ def stack_lanes(optimizers: list[Optimizer]) -> Optimizer:
         >>> sweep.schedule.lr.shape
         (2,)
     """
+    if isinstance(optimizers, Optimizer):
+        raise TypeError("stack_lanes was given one optimizer; pass a list of them.")
     if not optimizers:
         raise ValueError("stack_lanes was given no optimizer; pass at least one.")
     first = optimizers[0]
@@ -322,18 +329,18 @@ def stack_lanes(optimizers: list[Optimizer]) -> Optimizer:
         if found is not None:
             name, one, two = found
             if "function " in one:  # Of optax, say: each call makes other ones.
-                mend = (
+                advice = (
                     "take an optimizer or a schedule of aeoskit's, whose numbers are arrays and "
                     "not inside of a function, or "
                 )
             elif one.endswith("(...)"):  # Two kinds of a part.
-                mend = ""
+                advice = ""
             else:
-                mend = "hold it in a jax array, or "
+                advice = "hold it in a jax array, or "
             raise ValueError(
                 f"{name.lstrip('.') or 'the optimizer'} is {one} in the first optimizer of the "
                 f"sweep and {two} in number {number}, but all lanes are one program of one "
-                f"structure, in which only the values of arrays differ: {mend}run each kind in "
+                f"structure, in which only the values of arrays differ: {advice}run each kind in "
                 "a trajectory of its own."
             )
     return jax.tree.map(

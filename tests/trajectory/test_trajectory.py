@@ -485,6 +485,12 @@ class TestBadInput:
         with pytest.raises(ValueError, match="stack_lanes"):
             Trajectory(problem[0], adam(1e-2), {}, lanes=2)
 
+    @pytest.mark.parametrize("lanes", [0, -1])
+    def test_lanes_that_are_no_count(self, problem, lanes):
+        sweep = stack_lanes([adam(1e-2), adam(1e-3)])
+        with pytest.raises(ValueError, match=f"lanes is {lanes}: a whole number"):
+            Trajectory(problem[0], sweep, {}, lanes=lanes)
+
     def test_lanes_that_are_left_out(self, problem):
         objective, params = problem[:2]
         sweep = Trajectory(objective, stack_lanes([adam(1e-2), adam(1e-3)]), {})

@@ -1,4 +1,4 @@
-"""What a solver is: the question that it is asked, and the four functions that answer it."""
+"""The interface of a solver: the question, and the four functions that answer it."""
 
 import abc
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -36,7 +36,7 @@ class EigenProblem(eqx.Module):
 
 
 class AbstractEigenSolver(eqx.Module):
-    """A solver is four pure functions; the drivers below run them.
+    """A solver is four pure functions; the drivers of `eigensolve` run them.
 
     `init`, `step` until `terminate`, `finish`. A step spends one product, or a block of them (for a
     direct solver, all); states have fixed shapes.
