@@ -10,7 +10,7 @@ from aeoskit_cli._generate import JSON_HELP, add_command
 from aeoskit_cli._print import print_json, print_rows, print_table
 from aeoskit_experiments import BENCHMARKS
 from aeoskit_experiments._errors import UserError, unknown
-from aeoskit_experiments.pipelines import options_of, summary_of
+from aeoskit_experiments.options import coerce_all, options_of, summary_of
 
 _HELP = ("-h", "--help")
 
@@ -39,7 +39,10 @@ def run_bench(words: list[str]) -> int:
 
     function = FUNCTIONS[name]
 
-    def run(values: dict[str, Any], *, json: bool) -> int:
+    options = options_of(function, lists="annotated")
+
+    def run(given: dict[str, Any], *, json: bool) -> int:
+        values: dict[str, Any] = dict(coerce_all(options, given, where=f"bench {name}"))
         for key, value in values.items():
             if isinstance(value, int) and not isinstance(value, bool) and value < 1:
                 raise UserError(f"bench {name}: {key} is {value}: it must be at least 1")
@@ -58,7 +61,7 @@ def run_bench(words: list[str]) -> int:
         app,
         f"bench {name}",
         summary_of(function),
-        options_of(function, lists="annotated"),
+        options,
         run,
         extra={"json": (Annotated[bool, json], False)},
     )

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Collection, Mapping
 
 from aeoskit_experiments._errors import UserError, unknown
-from aeoskit_experiments.pipelines import STAGES, Option, options_for
-from aeoskit_experiments.pipelines._registry import check_variant, stage_kind
+from aeoskit_experiments.options import Option
+from aeoskit_experiments.pipelines import STAGES, check_variant, options_for, stage_kind
 
 _HELP = ("-h", "--help")
 _PLACING = ("--mesh", "--devices", "--coordinator", "--processes", "--process", "--distributed")

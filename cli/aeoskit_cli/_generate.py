@@ -1,6 +1,7 @@
 """Typer commands generated from options that were read from a function's signature."""
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
@@ -8,8 +9,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from aeoskit_experiments._errors import unknown
-from aeoskit_experiments.pipelines import Option, parse
-from aeoskit_experiments.pipelines._options import spell
+from aeoskit_experiments.options import Option, spell
+from aeoskit_experiments.parts import Code, is_reference
 
 # Typer's usage errors have a common base that it exports under no name (nor in every version).
 UsageError: type[Exception] = typer.BadParameter.__mro__[2]
@@ -25,6 +26,22 @@ CACHE_HELP = {NO_CACHE: "Compile all programs anew, and keep none"}
 
 NoCache = Annotated[bool, typer.Option(NO_CACHE, help=CACHE_HELP[NO_CACHE])]
 """For the help of commands whose programs are kept."""
+
+
+AllowCode = Annotated[
+    bool,
+    typer.Option("--allow-code", help="Run its code even if you have not run it here before"),
+]
+
+
+def ask_about_code(reference: str, code: Code) -> bool:
+    """Ask whether code that came with a run may run; without a terminal, it may not."""
+    if not sys.stdin.isatty():
+        return False
+    print(f"\n{code.source}\n", file=sys.stderr)
+    return typer.confirm(
+        f"{reference}, above, is code that you have not run here before. Run it?", err=True
+    )
 
 
 class Command(TyperCommand):
@@ -51,18 +68,28 @@ class RawCommand(TyperCommand):
         return []
 
 
-def group_class(what: str, order: tuple[str, ...] = ()) -> type[TyperGroup]:
+def group_class(
+    what: str,
+    order: tuple[str, ...] = (),
+    make: Callable[[typer.Typer, str], None] | None = None,
+) -> type[TyperGroup]:
     """A group that names the nearest of its commands to one that it does not know.
 
     Args:
         what: What its commands are called ("recipe").
         order: How its help lists them, where not in the order in which they were added.
+        make: Adds the command of a user's own part, `module:name` or `./file.py:name`, to an
+            application.
     """
 
     class Group(TyperGroup):
         def resolve_command(self, ctx: Any, args: list[str]) -> Any:
             if args and not args[0].startswith("-") and args[0] not in self.commands:
-                raise unknown(what, args[0], self.commands)
+                if make is None or not is_reference(args[0]):
+                    raise unknown(what, args[0], self.commands)
+                app = typer.Typer(add_completion=False)
+                make(app, args[0])
+                return args[0], typer.main.get_command(app), args[1:]
             return super().resolve_command(ctx, args)
 
         def list_commands(self, ctx: Any) -> list[str]:
@@ -88,7 +115,8 @@ def add_command(
         name: The command's name.
         summary: Its help.
         options: What it takes; each is optional here, since the callee says what is missing.
-        action: Is called with the parsed values that were given, by name, and the extras.
+        action: Is called with the values that were given, as text or bool, and the extras; what it
+            calls brings them to their types.
         extra: Name to (annotation, default) of options that are Typer's own kind.
         kept: Whether its compiled programs are kept, so that its help has `--no-cache`.
     """
@@ -96,11 +124,7 @@ def add_command(
     extra = extra or {}
 
     def call(**given: Any) -> Any:
-        values = {
-            key: value if isinstance(value, bool) else parse(table[key], value, where=name)
-            for key, value in given.items()
-            if key in table and value is not None
-        }
+        values = {key: item for key, item in given.items() if key in table and item is not None}
         return action(values, **{key: given[key] for key in extra})
 
     for_help = {"no_cache": (NoCache, False)} if kept else {}

@@ -14,11 +14,13 @@ from aeoskit_cli._generate import (
     HELP,
     JSON_HELP,
     NO_CACHE,
+    AllowCode,
     Command,
     NoCache,
     RawCommand,
     UsageError,
     add_command,
+    ask_about_code,
     group_class,
 )
 from aeoskit_cli._placing import MANY, OPTIONS, Placing, placing, taken, with_options
@@ -35,7 +37,7 @@ from aeoskit_experiments._supervise import (
     leave,
     supervise,
 )
-from aeoskit_experiments.pipelines import STAGES, Pipeline
+from aeoskit_experiments.pipelines import STAGES, Pipeline, variants_of
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, no tables")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr")]
@@ -102,30 +104,11 @@ def _run(words: list[str]) -> int:
 
 def make_app() -> typer.Typer:
     """The application, anew: its recipes are those that are registered now."""
-    from aeoskit_experiments.recipes import RECIPES, recipe_options, recipe_summary
+    from aeoskit_experiments.recipes import recipe_names, recipe_options, recipe_summary
 
-    app = typer.Typer(
-        help="Measure neural network training at the adaptive edge of stability.",
-        cls=group_class("command", ORDER),
-        add_completion=False,
-        no_args_is_help=True,
-        context_settings=HELP,
-        rich_markup_mode="rich",
-    )
-    app.callback()(_before_commands)
-    app.command("list", cls=Command, context_settings=HELP)(list_)
-    recipes = typer.Typer(
-        help="Run a recipe: train, track, store and draw.",
-        cls=group_class("recipe"),
-        no_args_is_help=True,
-        context_settings=HELP,
-        subcommand_metavar="RECIPE [OPTIONS]",
-    )
-    # A callback keeps it a group even if there were a single recipe.
-    recipes.callback()(_before_recipes)
-    for name in sorted(RECIPES):
+    def add_recipe(app: typer.Typer, name: str) -> None:
         add_command(
-            recipes,
+            app,
             name,
             recipe_summary(name),
             recipe_options(name),
@@ -139,6 +122,28 @@ def make_app() -> typer.Typer:
             },
             kept=True,
         )
+
+    app = typer.Typer(
+        help="Measure neural network training at the adaptive edge of stability.",
+        cls=group_class("command", ORDER),
+        add_completion=False,
+        no_args_is_help=True,
+        context_settings=HELP,
+        rich_markup_mode="rich",
+    )
+    app.callback()(_before_commands)
+    app.command("list", cls=Command, context_settings=HELP)(list_)
+    recipes = typer.Typer(
+        help="Run a recipe: train, track, store and draw.",
+        cls=group_class("recipe", make=add_recipe),
+        no_args_is_help=True,
+        context_settings=HELP,
+        subcommand_metavar="RECIPE [OPTIONS]",
+    )
+    # A callback keeps it a group even if there were a single recipe.
+    recipes.callback()(_before_recipes)
+    for name in recipe_names():
+        add_recipe(recipes, name)
     app.add_typer(recipes, name="run")
     app.command("pipe", cls=RawCommand, add_help_option=False)(pipe)
     app.add_typer(make_sweep_app(), name="sweep")
@@ -185,12 +190,12 @@ def _recipe_action(name: str) -> Any:
 def list_(json: Json = False) -> None:
     """List recipes, stages with their variants, and benchmarks."""
     from aeoskit_experiments import BENCHMARKS
-    from aeoskit_experiments.recipes import RECIPES, recipe_summary
+    from aeoskit_experiments.recipes import recipe_names, recipe_summary
 
-    recipes = {name: recipe_summary(name) for name in sorted(RECIPES)}
+    recipes = {name: recipe_summary(name) for name in recipe_names()}
     if json:
         stages = {
-            name: {"summary": kind.summary, "variants": list(kind.variants)}
+            name: {"summary": kind.summary, "variants": list(variants_of(name))}
             for name, kind in STAGES.items()
         }
         print_json({"recipes": recipes, "stages": stages, "benchmarks": BENCHMARKS})
@@ -200,7 +205,7 @@ def list_(json: Json = False) -> None:
     print_table(
         "stages (aeoskit pipe STAGE VARIANT --option value …)",
         {
-            name: kind.summary + (": " + ", ".join(kind.variants) if kind.variants else "")
+            name: kind.summary + (": " + ", ".join(variants_of(name)) if kind.variants else "")
             for name, kind in STAGES.items()
         },
     )
@@ -239,6 +244,7 @@ def rerun(
     json: Json = False,
     quiet: Quiet = False,
     no_cache: NoCache = False,
+    allow_code: AllowCode = False,
     *,
     placing: Placing,
 ) -> int:
@@ -249,7 +255,12 @@ def rerun(
     _check_run(run)
     with Progress(quiet=quiet) as progress:
         outcome, comparison = run_again(
-            run, root=root, folder=folder, listener=progress, placed=placing.apply
+            run,
+            root=root,
+            folder=folder,
+            listener=progress,
+            placed=placing.apply,
+            allow_code=allow_code or ask_about_code,
         )
     if not outcome.leads:
         return outcome.exit_code or int(not comparison["identical"])
@@ -362,7 +373,7 @@ Run an experiment composed of stages. A list of numbers is a sweep:
     print_table(
         "stages",
         {
-            name: kind.summary + (": " + ", ".join(kind.variants) if kind.variants else "")
+            name: kind.summary + (": " + ", ".join(variants_of(name)) if kind.variants else "")
             for name, kind in STAGES.items()
         },
     )

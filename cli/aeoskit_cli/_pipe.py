@@ -15,6 +15,7 @@ from aeoskit_experiments.pipelines import (
     make_stage,
     options_for,
     pipe,
+    variants_of,
 )
 
 
@@ -62,7 +63,7 @@ def _list_variants(stage: str) -> None:
         subcommand_metavar="VARIANT [OPTIONS]",
     )
     app.callback(invoke_without_command=True)(lambda: None)
-    for variant in STAGES[stage].variants:
+    for variant in variants_of(stage):
         add_command(
             app, variant, describe(stage, variant), options_for(stage, variant), lambda values: 0
         )

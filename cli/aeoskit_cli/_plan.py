@@ -7,7 +7,7 @@ from aeoskit_cli._generate import JSON_HELP
 from aeoskit_cli._print import print_json, print_rows, print_table
 from aeoskit_cli._subject import asks_for_help, split
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.pipelines import options_of
+from aeoskit_experiments.options import options_of
 
 _GIB = 2**30
 _SHOWN_TRANSFERS = 6

@@ -9,8 +9,10 @@ from aeoskit_cli._cut import cut
 from aeoskit_cli._generate import NO_CACHE, add_command
 from aeoskit_cli._pipe import compose, print_stage_help
 from aeoskit_experiments._errors import unknown
-from aeoskit_experiments.pipelines import Option, Pipeline
-from aeoskit_experiments.recipes import RECIPES, make_recipe, recipe_options, recipe_summary
+from aeoskit_experiments.options import Option, coerce_all
+from aeoskit_experiments.parts import is_reference
+from aeoskit_experiments.pipelines import Pipeline
+from aeoskit_experiments.recipes import make_recipe, recipe_names, recipe_options, recipe_summary
 
 _HELP = ("-h", "--help")
 
@@ -71,7 +73,7 @@ def _parsed(command: str, words: list[str], options: Any) -> dict[str, Any]:
     app = typer.Typer(add_completion=False)
     add_command(app, command, "", options, lambda values: values)
     found = app(words, prog_name=f"aeoskit {command}", standalone_mode=False)
-    return found if isinstance(found, dict) else {}
+    return coerce_all(options, found if isinstance(found, dict) else {}, where=command)
 
 
 def _subject(command: str, words: list[str]) -> Pipeline:
@@ -85,8 +87,8 @@ def _subject(command: str, words: list[str]) -> Pipeline:
             print_stage_help(pieces.pieces[-1])
             raise typer.Exit()
         return compose(pieces)
-    if name not in RECIPES:
-        raise unknown("recipe", name, ("pipe", *RECIPES))
+    if name not in recipe_names() and not is_reference(name):
+        raise unknown("recipe", name, ("pipe", *recipe_names()))
     app = typer.Typer(add_completion=False)
     make: Callable[[dict[str, Any]], Pipeline] = lambda values: make_recipe(name, **values)  # noqa: E731
     add_command(app, name, recipe_summary(name), recipe_options(name), make)

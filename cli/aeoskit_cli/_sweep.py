@@ -8,7 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from aeoskit_cli._generate import HELP, NoCache, RawCommand, add_command, group_class
+from aeoskit_cli._generate import (
+    HELP,
+    AllowCode,
+    NoCache,
+    RawCommand,
+    add_command,
+    ask_about_code,
+    group_class,
+)
 from aeoskit_cli._print import print_json, print_runs
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import with_place
@@ -31,17 +39,24 @@ Given = dict[str, Any]
 
 def make_sweep_app() -> typer.Typer:
     """The command, anew: a group of the recipes that are registered now, and of `pipe`."""
-    from aeoskit_experiments.recipes import RECIPES, recipe_options, recipe_summary
+    from aeoskit_experiments.recipes import recipe_names, recipe_options, recipe_summary
+
+    def add_recipe(app: typer.Typer, name: str) -> None:
+        action = _recipe_action(name, before)
+        summary = recipe_summary(name)
+        add_command(app, name, summary, recipe_options(name), action, extra=options, kept=True)
 
     app = typer.Typer(
         help="Run each combination of the values as a job: on processes, dask or SLURM.",
-        cls=group_class("recipe"),
+        cls=group_class("recipe", make=add_recipe),
         context_settings=HELP,
         subcommand_metavar="RECIPE|pipe [OPTIONS]",
     )
     before: Given = {}
 
-    def begin(context: Any, resume: Path | None, no_cache: bool, **given: Any) -> int:
+    def begin(
+        context: Any, resume: Path | None, allow_code: bool, no_cache: bool, **given: Any
+    ) -> int:
         if context.invoked_subcommand is not None:
             if resume is not None:
                 raise UserError(
@@ -53,7 +68,7 @@ def make_sweep_app() -> typer.Typer:
         if resume is None:
             print(context.get_help())
             return 0
-        return _resume(resume, given)
+        return _resume(resume, given, allow_code)
 
     options = _extras()
     _sign(
@@ -61,15 +76,14 @@ def make_sweep_app() -> typer.Typer:
         {
             "context": (typer.Context, inspect.Parameter.empty),
             "resume": (Annotated[Path | None, _RESUME], None),
+            "allow_code": (AllowCode, False),
             **options,
             "no_cache": (NoCache, False),
         },
     )
     app.callback(invoke_without_command=True)(begin)
-    for name in sorted(RECIPES):
-        action = _recipe_action(name, before)
-        summary = recipe_summary(name)
-        add_command(app, name, summary, recipe_options(name), action, extra=options, kept=True)
+    for name in recipe_names():
+        add_recipe(app, name)
 
     def pipe(words: Annotated[list[str] | None, typer.Argument(metavar="STAGE …")] = None) -> int:
         """Sweep over an experiment composed of stages."""
@@ -163,7 +177,7 @@ def _sweep(pipeline: Any, given: Given) -> int:
     return _print(sweep(pipeline, **_parsed(given), progress=progress), json=json)
 
 
-def _resume(folder: Path, given: Given) -> int:
+def _resume(folder: Path, given: Given, allow_code: bool) -> int:
     from aeoskit_experiments import resume_sweep
 
     given = {name: value for name, value in given.items() if value is not None}
@@ -172,7 +186,9 @@ def _resume(folder: Path, given: Given) -> int:
         if name in given:
             raise UserError(f"sweep --resume {folder} takes no --{name}: it goes on as it was")
     progress = None if quiet else _tell
-    return _print(resume_sweep(folder, **_parsed(given), progress=progress), json=json)
+    allowed = allow_code or ask_about_code
+    outcome = resume_sweep(folder, **_parsed(given), progress=progress, allow_code=allowed)
+    return _print(outcome, json=json)
 
 
 def _parsed(given: Given) -> Given:

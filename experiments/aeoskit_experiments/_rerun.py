@@ -12,6 +12,7 @@ import xarray as xr
 from aeoskit.record import read_run
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.execution import Listener, Outcome, execute
+from aeoskit_experiments.parts import Code, changed_since
 from aeoskit_experiments.pipelines import Pipeline
 
 _WHOLE = ("finished", "diverged")
@@ -25,6 +26,7 @@ def rerun(
     folder: str | os.PathLike[str] | None = None,
     listener: Listener | None = None,
     placed: Callable[[Pipeline], Pipeline] | None = None,
+    allow_code: bool | Callable[[str, Code], bool] = False,
 ) -> tuple[Outcome, dict[str, Any]]:
     """Run a stored run's pipeline again, into a new folder, and compare the measurements.
 
@@ -36,6 +38,8 @@ def rerun(
         folder: The new run's very folder.
         listener: Hears of the progress.
         placed: Puts the pipeline on other devices; None for those of the stored one.
+        allow_code: Whether users' own parts may run although they were not run here before, or a
+            function that is asked for each.
 
     Returns:
         What `execute` returned, and the comparison (see `compare`), with `of`, the stored run, and
@@ -43,14 +47,19 @@ def rerun(
         differ, `sentence` says it.
 
     Raises:
-        UserError: If there is no such run or its pipeline cannot be read.
+        UserError: If there is no such run, its pipeline cannot be read, or it has code that may not
+            run.
     """
     try:
         stored = read_run(run)
     except (ValueError, OSError) as error:
         raise UserError(" ".join(str(error).split())) from error
-    pipeline = Pipeline.from_dict(msgspec.to_builtins(stored.pipeline))
+    stored_pipeline = msgspec.to_builtins(stored.pipeline)
+    pipeline = Pipeline.from_dict(stored_pipeline, allow_code=allow_code)
     pipeline = pipeline if placed is None else placed(pipeline)
+    if listener is not None:
+        for name in changed_since(pipeline.code()):
+            listener.noted(f"{name} is another by now: the run's own copy of it is used.")
     before = stored.metrics
     place = root if root is not None else stored.path.resolve().parent
     outcome = execute(pipeline, root=place, folder=folder, listener=listener)

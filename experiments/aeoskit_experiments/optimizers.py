@@ -10,6 +10,7 @@ import aeoskit.optimizers as ours
 from aeoskit.optimizers import OptimistixOptimizer, as_optimizer
 from aeoskit.trajectory import AnyOptimizer
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.options import Count, Positive
 
 Transform = Literal[
     "sgd",
@@ -61,7 +62,7 @@ _MADE: dict[str, Callable[[float], Any]] = {
 }
 
 
-def optax(*, transform: Transform, lr: float | None = None) -> AnyOptimizer:
+def optax(*, transform: Transform, lr: Positive | None = None) -> AnyOptimizer:
     """An optimizer of optax, as optax made it; P and threshold are read by the bridge.
 
     Args:
@@ -99,7 +100,7 @@ def bfgs() -> OptimistixOptimizer:
     return OptimistixOptimizer(optx.BFGS(rtol=0.0, atol=1e-9))
 
 
-def lbfgs(*, history: int = 10) -> OptimistixOptimizer:
+def lbfgs(*, history: Count = 10) -> OptimistixOptimizer:
     """Optimistix's L-BFGS with a backtracking line search: as bfgs, without its matrix.
 
     Args:

@@ -9,6 +9,7 @@ from ._entries import entry as entry
 from ._survey import provenance as provenance
 from ._survey import survey as survey
 from ._survey import verify as verify
+from ._where import cache_home as cache_home
 from ._where import data_folder as data_folder
 from ._where import expanded as expanded
 from ._where import files_in as files_in

@@ -4,12 +4,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.options import Count, NonNegative, Seed
 
 from ._dataset import Dataset
 from ._sequences import check_at_least
 
 
-def chebyshev(*, examples: int = 20, degree: int = 4, noise: float = 0.0, seed: int = 0) -> Dataset:
+def chebyshev(
+    *, examples: Count = 20, degree: Count = 4, noise: NonNegative = 0.0, seed: Seed = 0
+) -> Dataset:
     """Points on [-1, 1], evenly spaced, to be mapped to their Chebyshev polynomial.
 
     One number in, one out. Cohen et al. (2021, arXiv 2103.00065) fit 20 points at degrees 3, 4

@@ -7,7 +7,7 @@ can run any code when they are opened: it is not read.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from einops import rearrange
@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.catalog import entry, files_in, find, missing
+from aeoskit_experiments.options import Fraction, Seed, at_most
 
 from ._archive import check_digest, open_file, read_members
 from ._dataset import Dataset
@@ -65,15 +66,19 @@ CIFAR100 = _Format(
 )
 
 
+_Cifar10Examples = Annotated[int, at_most(50_000, least=1, reason="CIFAR-10 has 50000 images")]
+_Cifar10Test = Annotated[int, at_most(10_000, least=0, reason="CIFAR-10 has 10000 test images")]
+
+
 def cifar10(
     *,
     path: str | None = None,
     checksum: str | None = None,
-    examples: int | None = None,
-    label_noise: float = 0.0,
+    examples: _Cifar10Examples | None = None,
+    label_noise: Fraction = 0.0,
     standardize: Standardize = "channel",
-    seed: int = 0,
-    test: int = 0,
+    seed: Seed = 0,
+    test: _Cifar10Test = 0,
 ) -> Dataset:
     """CIFAR-10: 50,000 color images of 32×32 pixels in ten classes, from your own archive.
 
@@ -114,16 +119,20 @@ def cifar10(
     )
 
 
+_Cifar100Examples = Annotated[int, at_most(50_000, least=1, reason="CIFAR-100 has 50000 images")]
+_Cifar100Test = Annotated[int, at_most(10_000, least=0, reason="CIFAR-100 has 10000 test images")]
+
+
 def cifar100(
     *,
     path: str | None = None,
     checksum: str | None = None,
     labels: Labels = "fine",
-    examples: int | None = None,
-    label_noise: float = 0.0,
+    examples: _Cifar100Examples | None = None,
+    label_noise: Fraction = 0.0,
     standardize: Standardize = "channel",
-    seed: int = 0,
-    test: int = 0,
+    seed: Seed = 0,
+    test: _Cifar100Test = 0,
 ) -> Dataset:
     """CIFAR-100: 50,000 color images of 32×32 pixels in 100 classes, from your own archive.
 

@@ -1,6 +1,10 @@
 """Scikit-learn's handwritten digits."""
 
+from typing import Annotated
+
 import numpy as np
+
+from aeoskit_experiments.options import Fraction, Natural, Seed, at_most
 
 from ._dataset import Dataset
 from ._prepare import Images, Standardize, prepare
@@ -9,11 +13,13 @@ from ._scikit_learn import shipped
 
 def digits(
     *,
-    examples: int = 1797,
-    label_noise: float = 0.0,
+    examples: Annotated[
+        int, at_most(1_797, least=1, reason="scikit-learn's digits has 1797 examples")
+    ] = 1797,
+    label_noise: Fraction = 0.0,
     standardize: Standardize = "channel",
-    seed: int = 0,
-    test: int = 0,
+    seed: Seed = 0,
+    test: Natural = 0,
 ) -> Dataset:
     """The 1797 images of 8×8 pixels that scikit-learn ships.
 

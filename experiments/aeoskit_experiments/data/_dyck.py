@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.options import Count, Fraction, Seed
 
 from ._dataset import TokenDataset
 from ._sequences import check_at_least, check_draw, noisy
@@ -15,12 +16,12 @@ from ._sequences import check_at_least, check_draw, noisy
 
 def dyck(
     *,
-    examples: int = 64,
-    length: int = 32,
-    kinds: int = 2,
-    depth: int = 4,
-    label_noise: float = 0.0,
-    seed: int = 0,
+    examples: Count = 64,
+    length: Count = 32,
+    kinds: Count = 2,
+    depth: Count = 4,
+    label_noise: Fraction = 0.0,
+    seed: Seed = 0,
 ) -> TokenDataset:
     """Balanced words of brackets, drawn uniformly of all that are no deeper than `depth`.
 

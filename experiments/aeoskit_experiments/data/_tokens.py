@@ -5,6 +5,7 @@ size can be planned where they would not fit.
 """
 
 import functools
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.options import AtLeastTwo, Count, Fraction, Positive, Seed, at_most
 
 from ._dataset import TokenDataset
 from ._sequences import check_at_least, check_draw, shifted
@@ -24,11 +26,11 @@ _EVENEST = 1e9
 
 def tokens(
     *,
-    examples: int = 64,
-    length: int = 32,
-    vocabulary: int = 32,
-    label_noise: float = 0.0,
-    seed: int = 0,
+    examples: Count = 64,
+    length: Count = 32,
+    vocabulary: AtLeastTwo = 32,
+    label_noise: Fraction = 0.0,
+    seed: Seed = 0,
 ) -> TokenDataset:
     """Sequences of tokens drawn uniformly and independently: nothing to learn but by heart.
 
@@ -62,12 +64,14 @@ def tokens(
 
 def markov(
     *,
-    examples: int = 64,
-    length: int = 32,
-    vocabulary: int = 32,
-    concentration: float = 0.1,
-    label_noise: float = 0.0,
-    seed: int = 0,
+    examples: Count = 64,
+    length: Count = 32,
+    vocabulary: Annotated[
+        int, at_most(4_096, least=2, reason="a chain is a matrix of its square")
+    ] = 32,
+    concentration: Positive = 0.1,
+    label_noise: Fraction = 0.0,
+    seed: Seed = 0,
 ) -> TokenDataset:
     """Sequences of a random Markov chain: what follows a token depends on that token alone.
 

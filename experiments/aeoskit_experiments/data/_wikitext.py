@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.catalog import expanded
+from aeoskit_experiments.options import AtLeastTwo, Count, Fraction, Seed
 
 from ._dataset import TokenDataset
 from ._sequences import check_at_least, check_draw
@@ -20,11 +21,11 @@ def wikitext(
     path: str,
     split: Split = "train",
     tokenizer: Tokenizer = "bytes",
-    vocabulary: int | None = None,
-    examples: int = 64,
-    length: int = 64,
-    label_noise: float = 0.0,
-    seed: int = 0,
+    vocabulary: AtLeastTwo | None = None,
+    examples: Count = 64,
+    length: Count = 64,
+    label_noise: Fraction = 0.0,
+    seed: Seed = 0,
 ) -> TokenDataset:
     """Windows of WikiText-2 or WikiText-103, from the folder or the .zip that you have.
 

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
@@ -21,13 +22,22 @@ from aeoskit.linalg import (
     Tracking,
 )
 from aeoskit.objective import AbstractOutputLoss, Objective
-from aeoskit.optimizers import Frozen, Identity, OptimistixOptimizer, Optimizer, Sign
+from aeoskit.optimizers import (
+    Frozen,
+    Identity,
+    OptaxOptimizer,
+    OptimistixOptimizer,
+    Optimizer,
+    Sign,
+)
 from aeoskit.probes import (
     AbstractProbe,
     Evaluation,
     FlipMultiplier,
     LossAndGradient,
+    Measurement,
     PreconditionedSharpness,
+    ProbeContext,
     Sharpness,
     StabilityThreshold,
 )
@@ -36,6 +46,7 @@ from aeoskit.trajectory import AnyOptimizer, Carry, Trajectory, stack_lanes
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.data import AnyDataset, Dataset
 from aeoskit_experiments.losses import MeanLoss, misclassified
+from aeoskit_experiments.parts import short_name
 from aeoskit_experiments.pipelines import (
     AnyTrack,
     Choice,
@@ -44,8 +55,9 @@ from aeoskit_experiments.pipelines import (
     TrackError,
     TrackMultiplier,
     Train,
+    check_probe_batch,
+    check_steps,
 )
-from aeoskit_experiments.pipelines._check import check_probe_batch, check_steps
 
 from ._place import placement_of
 from ._rewind import Start, find_past
@@ -96,9 +108,13 @@ def build(experiment: Experiment) -> Setup:
         # From the host's memory each process takes what its own devices hold, and no more.
         examples = jax.tree.map(np.asarray, examples)
         params = placement.put_params(params)
-    output_loss = loss.function
+    output_loss = mean_loss = loss.build()
     if network.couples:
-        assert isinstance(output_loss, AbstractOutputLoss)  # as all of the stage are
+        if not isinstance(output_loss, AbstractOutputLoss):
+            raise UserError(
+                f"{loss.label}: the model couples the examples of a batch, and takes a loss that "
+                f"is an aeoskit.objective.AbstractOutputLoss: make it one"
+            )
         output_loss = MeanLoss(output_loss)
     objective = Objective.from_model(
         network.apply,
@@ -115,16 +131,20 @@ def build(experiment: Experiment) -> Setup:
     past = None
     if experiment.rewind is not None:
         past = find_past(experiment.rewind, is_raw(main))
-        rewind = dataclasses.replace(experiment.rewind, at=past.at)
+        rewind = msgspec.structs.replace(experiment.rewind, at=past.at)
         experiment = dataclasses.replace(experiment, rewind=rewind)
     check_steps(experiment, steps)
     _check_metrics(experiment, main)
+    unknown = _why_unknown(main, params)
+    if unknown is not None:
+        _check_unknown(experiment, unknown)
     means = functools.partial(
-        evaluated, dataset, network.apply, loss.function, train.microbatch, placement
+        evaluated, dataset, network.apply, mean_loss, train.microbatch, placement
     )
 
     def made(tracks: tuple[AnyTrack, ...]) -> dict[str, AbstractProbe]:
-        return build_probes(tracks, objective, _whole(train.seed), means)
+        probes = build_probes(tracks, objective, _whole(train.seed), means)
+        return probes if unknown is None else probes | {"threshold": UnknownThreshold()}
 
     trajectory = Trajectory(
         objective=objective,
@@ -146,7 +166,7 @@ def build(experiment: Experiment) -> Setup:
         lost = {probe.variant for probe in experiment.probes if probe not in before}
         kept = tuple(name for name in trajectory.probes if name not in lost)
         start = Start(past, theirs, past.load(like), kept)
-    return Setup(trajectory, carry, lanes, dataclasses.replace(train, steps=steps), start)
+    return Setup(trajectory, carry, lanes, msgspec.structs.replace(train, steps=steps), start)
 
 
 @eqx.filter_jit
@@ -185,6 +205,58 @@ def _check_metrics(experiment: Experiment, main: AnyOptimizer) -> None:
                 f"optimizer {name} has no preconditioner, since its step is piecewise constant "
                 f"in the gradient: track sharpness, or take another optimizer."
             )
+
+
+def _why_unknown(optimizer: AnyOptimizer, params: PyTree) -> str | None:
+    """The reason why an optimizer's threshold is not known, if it is not: optax's, of any kind."""
+    if not isinstance(optimizer, OptaxOptimizer):
+        return None
+
+    def read(params: PyTree) -> Any:
+        state = optimizer.init(params)
+        return optimizer.threshold(state, params), optimizer.learning_rate(state, params)
+
+    try:
+        eqx.filter_eval_shape(read, params)
+    except ValueError as error:
+        return " ".join(str(error).split())
+    return None
+
+
+def _check_unknown(experiment: Experiment, reason: str) -> None:
+    """Refuses what asks for the threshold of an optimizer whose threshold is not known."""
+    assert experiment.optimizer is not None
+    asking = [
+        f"track {probe.variant}"
+        for probe in experiment.probes
+        if probe.variant == "preconditioned_sharpness"
+    ] + [f"branch {branch.name}" for branch in experiment.branches if branch.at == "edge"]
+    if asking:
+        raise UserError(
+            f"{experiment.optimizer.label}: {asking[0]} asks for its threshold, and {reason} "
+            f"Track flip_multiplier, which asks for no formula, or sharpness"
+        )
+
+
+class UnknownThreshold(AbstractProbe):
+    """The threshold and learning rate of an optimizer of which they are not known: NaN."""
+
+    every: int = eqx.field(static=True, default=1)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return ("threshold", "learning_rate")
+
+    @property
+    def solves(self) -> bool:
+        return False
+
+    def init(self, params: PyTree, key: PRNGKeyArray) -> None:
+        del params, key
+
+    def measure(self, context: ProbeContext, state: None) -> tuple[Measurement, None]:
+        unknown = jnp.full_like(context.value, jnp.nan)
+        return {"threshold": unknown, "learning_rate": unknown}, state
 
 
 NEED_METRIC = ("preconditioned_sharpness", "flip_multiplier")
@@ -310,6 +382,9 @@ def build_probes(
     }
     batches: dict[int, Objective] = {}
     for track in tracks:
+        if isinstance(track, Choice):
+            probes[short_name(track.variant)] = track.build()
+            continue
         if isinstance(track, TrackMultiplier):
             arnoldi = Arnoldi(basis=track.basis, rtol=track.rtol)
             probes[track.variant] = FlipMultiplier(every=track.every, solver=arnoldi)

@@ -15,6 +15,7 @@ from aeoskit_experiments._cache import follow_cache
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments._supervise import tell_supervisor
 from aeoskit_experiments.catalog import provenance
+from aeoskit_experiments.parts import keep_sources
 from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store
 
 from ._build import Setup, build
@@ -142,7 +143,7 @@ def _train_groups(
         # From here on its length is known in steps, of epochs too, and so is where it begins.
         known = dataclasses.replace(experiment, train=setup.train)
         if known.rewind is not None and setup.start is not None:
-            begin = dataclasses.replace(known.rewind, at=setup.start.past.at)
+            begin = msgspec.structs.replace(known.rewind, at=setup.start.past.at)
             known = dataclasses.replace(known, rewind=begin)
         groups[index] = (values, known)
         said = ", ".join(
@@ -150,7 +151,7 @@ def _train_groups(
         )
         run_group(
             setup,
-            dataclasses.replace(setup.train, mode=_mode(experiment, setup)),
+            msgspec.structs.replace(setup.train, mode=_mode(experiment, setup)),
             experiment.branches,
             writer=writer,
             listener=listener,
@@ -237,6 +238,7 @@ def _create(
         why = " ".join(str(error).split())
         from_leader(f"\n{why}")
         raise UserError(why) from error
+    keep_sources(writer.path, pipeline.code())
     from_leader(str(writer.path.resolve()))
     tell_supervisor(writer.path)
     return writer

@@ -1,7 +1,7 @@
 """What people call an optimizer, and at which learning rate it runs."""
 
+from aeoskit_experiments.options import Value
 from aeoskit_experiments.pipelines import Choice
-from aeoskit_experiments.pipelines._options import Value
 
 _NAMES = {
     "sgd": "GD",

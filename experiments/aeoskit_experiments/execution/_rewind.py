@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 from aeoskit.record import Run, load_checkpoint, read_run
 from aeoskit.trajectory import Carry, Trajectory, chunk_length
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.pipelines import Experiment, Rewind, Train
-from aeoskit_experiments.pipelines._inherit import stored_pipeline
+from aeoskit_experiments.pipelines import Experiment, Rewind, Train, stored_pipeline
 
 if TYPE_CHECKING:  # a run that is not rewound, or only planned, needs it not
     import xarray as xr

@@ -6,6 +6,7 @@ from typing import Any
 import xarray as xr
 
 from aeoskit.record import lane_selection
+from aeoskit_experiments.parts import short_name
 from aeoskit_experiments.pipelines import Experiment, Track
 
 from ._build import build_optimizer, is_raw
@@ -89,7 +90,7 @@ def _said(
     """What a row says of its run: optimizer, learning rate, and the swept values."""
     choice = _choice(experiment, branch)
     transform = choice.settings.get("transform")
-    own = {"optimizer": transform or choice.variant, "lr": rate_of(choice)}
+    own = {"optimizer": transform or short_name(choice.variant), "lr": rate_of(choice)}
     if choice.variant == experiment.optimizer.variant and not _switched(experiment, branch):  # type: ignore[union-attr]
         return {**own, **coordinates}
     # A branch with an optimizer of its own: the sweep's values are those of the run it left.

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.data import AnyDataset
+from aeoskit_experiments.options import Count, Positive
 
 from ._convolution import CONVOLUTIONS, Convolution, check_convolution
 from ._images import as_images, halved, square_images
@@ -59,12 +60,12 @@ class _Apply:
 
 def cnn(
     *,
-    channels: int = 16,
-    depth: int = 2,
+    channels: Count = 16,
+    depth: Count = 2,
     activation: Activation = "tanh",
     convolution: Convolution = "shifted",
     init: Init = "lecun",
-    scale: float = 1.0,
+    scale: Positive = 1.0,
 ) -> Model:
     """Convolutions of 3×3, each followed by the nonlinearity and 2×2 average pooling; a dense head.
 

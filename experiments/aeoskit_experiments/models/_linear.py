@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from aeoskit_experiments.data import AnyDataset
+from aeoskit_experiments.options import Positive
 
 from ._model import Model, check_settings, draw_layer, rows_of
 
@@ -23,7 +24,7 @@ def _apply(params: PyTree, inputs: Float[Array, "n features"]) -> Float[Array, "
     return inputs @ params["weight"]
 
 
-def linear(*, scale: float = 1.0) -> Model:
+def linear(*, scale: Positive = 1.0) -> Model:
     """A matrix and nothing else: with loss mse, a convex quadratic.
 
     Args:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Num, PRNGKeyArray, PyTree
 
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.data import AnyDataset, Dataset, TokenDataset
+from aeoskit_experiments.options import Count, Positive
 
 from ._model import Init, Model, check_settings, draw_layer, scaled_normal, wrong_kind
 
@@ -101,11 +102,11 @@ def run_layer(x: Float[Array, "t n inputs"], layer: PyTree) -> Float[Array, "t n
 
 def lstm(
     *,
-    width: int = 64,
-    layers: int = 1,
+    width: Count = 64,
+    layers: Count = 1,
     forget_bias: float = 1.0,
     init: Init = "lecun",
-    scale: float = 1.0,
+    scale: Positive = 1.0,
 ) -> Model:
     """An LSTM with forget gates: it tells the next token at every position, or an image's class.
 

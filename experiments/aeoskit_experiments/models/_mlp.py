@@ -7,6 +7,7 @@ import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from aeoskit_experiments.data import AnyDataset
+from aeoskit_experiments.options import Count, Positive
 
 from ._model import ACTIVATIONS, Activation, Init, Model, check_settings, draw_layer, rows_of
 
@@ -44,11 +45,11 @@ class _Apply:
 
 def mlp(
     *,
-    width: int = 100,
-    depth: int = 2,
+    width: Count = 100,
+    depth: Count = 2,
     activation: Activation = "tanh",
     init: Init = "lecun",
-    scale: float = 1.0,
+    scale: Positive = 1.0,
 ) -> Model:
     """A fully connected network, with weights `N(0, 1/fan_in)` and zero biases by default.
 

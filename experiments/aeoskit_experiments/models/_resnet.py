@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from aeoskit_experiments.data import AnyDataset
+from aeoskit_experiments.options import Count, Positive
 
 from ._convolution import CONVOLUTIONS, Convolution, check_convolution
 from ._images import as_images, read_out, square_images
@@ -84,14 +85,14 @@ def _shortcut(
 
 def resnet(
     *,
-    channels: int = 16,
+    channels: Count = 16,
     blocks: int = 3,
     norm: Norm = "group",
     groups: int = 4,
     activation: Activation = "gelu",
     convolution: Convolution = "shifted",
     init: Init = "lecun",
-    scale: float = 1.0,
+    scale: Positive = 1.0,
 ) -> Model:
     """ResNet for small images: three stages of blocks of two 3×3 convolutions; ResNet-20 as it is.
 

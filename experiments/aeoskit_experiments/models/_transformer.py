@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.data import AnyDataset
+from aeoskit_experiments.options import Count, Positive
 
 from ._attention import (
     Drawing,
@@ -139,15 +140,15 @@ class _Apply:
 def transformer(
     *,
     size: SizeName = "tiny",
-    layers: int | None = None,
-    heads: int | None = None,
-    width: int | None = None,
-    context: int | None = None,
+    layers: Count | None = None,
+    heads: Count | None = None,
+    width: Count | None = None,
+    context: Count | None = None,
     tied: bool = True,
     stacked: bool = True,
     activation: Activation = "gelu",
     init: TransformerInit = "lecun",
-    scale: float = 1.0,
+    scale: Positive = 1.0,
     remat: bool = False,
     precision: Precision = "float32",
 ) -> Model:

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.data import AnyDataset
+from aeoskit_experiments.options import Count, Positive
 
 from ._convolution import CONVOLUTIONS, Convolution, check_convolution
 from ._images import as_images, halved, read_out, square_images
@@ -74,7 +75,7 @@ class _Apply:
 
 def vgg(
     *,
-    channels: int = 16,
+    channels: Count = 16,
     blocks: int | None = None,
     norm: Norm = "none",
     groups: int = 4,
@@ -82,7 +83,7 @@ def vgg(
     activation: Activation = "tanh",
     convolution: Convolution = "shifted",
     init: Init = "lecun",
-    scale: float = 1.0,
+    scale: Positive = 1.0,
 ) -> Model:
     """VGG-11: blocks of 3×3 convolutions, each block halving the image; one dense layer at the end.
 

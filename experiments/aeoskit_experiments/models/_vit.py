@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.data import AnyDataset
+from aeoskit_experiments.options import Count, Positive
 
 from ._attention import Drawing, check_heads, dense, self_layer
 from ._images import as_images, square_images
@@ -67,12 +68,12 @@ class _Apply:
 def vit(
     *,
     patch: int = 4,
-    depth: int = 2,
-    heads: int = 2,
-    width: int = 32,
+    depth: Count = 2,
+    heads: Count = 2,
+    width: Count = 32,
     activation: Activation = "gelu",
     init: Init = "lecun",
-    scale: float = 1.0,
+    scale: Positive = 1.0,
 ) -> Model:
     """A vision transformer: patches of the image as tokens, their mean into a dense layer.
 

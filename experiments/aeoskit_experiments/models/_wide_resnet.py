@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.data import AnyDataset
+from aeoskit_experiments.options import Count, Positive
 
 from ._convolution import CONVOLUTIONS, Convolution, check_convolution
 from ._images import as_images, read_out, square_images
@@ -80,15 +81,15 @@ class _Apply:
 
 def wide_resnet(
     *,
-    depth: int = 10,
+    depth: Count = 10,
     widen: int = 2,
-    channels: int = 16,
+    channels: Count = 16,
     norm: Norm = "group",
     groups: int = 4,
     activation: Activation = "gelu",
     convolution: Convolution = "shifted",
     init: Init = "lecun",
-    scale: float = 1.0,
+    scale: Positive = 1.0,
 ) -> Model:
     """Wide ResNet, WRN-depth-widen: three stages of wide blocks, norm and nonlinearity first.
 

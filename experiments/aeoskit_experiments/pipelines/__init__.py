@@ -1,25 +1,29 @@
 """Experiments as data: stages, the pipelines that they compose, and what those declare."""
 
 from aeoskit_experiments._errors import UserError as UserError
+from aeoskit_experiments.pipelines._check import check_probe_batch as check_probe_batch
+from aeoskit_experiments.pipelines._check import check_steps as check_steps
 from aeoskit_experiments.pipelines._check import least_basis as least_basis
+from aeoskit_experiments.pipelines._choice import Choice as Choice
+from aeoskit_experiments.pipelines._experiment import AnyTrack as AnyTrack
+from aeoskit_experiments.pipelines._experiment import Branch as Branch
 from aeoskit_experiments.pipelines._experiment import Experiment as Experiment
 from aeoskit_experiments.pipelines._experiment import SweepAxis as SweepAxis
-from aeoskit_experiments.pipelines._options import Option as Option
-from aeoskit_experiments.pipelines._options import options_of as options_of
-from aeoskit_experiments.pipelines._options import parse as parse
-from aeoskit_experiments.pipelines._options import summary_of as summary_of
 from aeoskit_experiments.pipelines._pipeline import Group as Group
 from aeoskit_experiments.pipelines._pipeline import Pipeline as Pipeline
 from aeoskit_experiments.pipelines._pipeline import pipe as pipe
+from aeoskit_experiments.pipelines._pipeline import stored_pipeline as stored_pipeline
 from aeoskit_experiments.pipelines._pipeline import with_place as with_place
 from aeoskit_experiments.pipelines._registry import STAGES as STAGES
 from aeoskit_experiments.pipelines._registry import StageKind as StageKind
+from aeoskit_experiments.pipelines._registry import check_variant as check_variant
 from aeoskit_experiments.pipelines._registry import describe as describe
 from aeoskit_experiments.pipelines._registry import is_ours as is_ours
+from aeoskit_experiments.pipelines._registry import is_own as is_own
+from aeoskit_experiments.pipelines._registry import loss_arguments as loss_arguments
 from aeoskit_experiments.pipelines._registry import options_for as options_for
-from aeoskit_experiments.pipelines._settings import AnyTrack as AnyTrack
-from aeoskit_experiments.pipelines._settings import Branch as Branch
-from aeoskit_experiments.pipelines._settings import Choice as Choice
+from aeoskit_experiments.pipelines._registry import stage_kind as stage_kind
+from aeoskit_experiments.pipelines._registry import variants_of as variants_of
 from aeoskit_experiments.pipelines._settings import Place as Place
 from aeoskit_experiments.pipelines._settings import Plot as Plot
 from aeoskit_experiments.pipelines._settings import Rewind as Rewind

@@ -4,18 +4,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.pipelines._bounds import label
-from aeoskit_experiments.pipelines._experiment import Experiment
-from aeoskit_experiments.pipelines._options import spell
-from aeoskit_experiments.pipelines._registry import STAGES, is_of_tokens, is_ours
-from aeoskit_experiments.pipelines._settings import (
-    AnyTrack,
-    Branch,
-    Choice,
-    Track,
-    TrackError,
-    Train,
-)
+from aeoskit_experiments.options import spell
+from aeoskit_experiments.pipelines._choice import Choice
+from aeoskit_experiments.pipelines._experiment import AnyTrack, Branch, Experiment
+from aeoskit_experiments.pipelines._registry import STAGES, is_of_tokens, is_ours, is_own
+from aeoskit_experiments.pipelines._settings import Track, TrackError, Train
 
 OF_NUMBERS = ("chebyshev", "quadratic")
 MINIMISERS = ("bfgs", "lbfgs", "nonlinear_cg")
@@ -117,6 +110,8 @@ def check_networks(experiments: Iterable[Experiment]) -> None:
 
 
 def _check_loss(data: Choice, loss: Choice) -> None:
+    if is_own("loss", loss.variant):
+        return
     if is_of_tokens(data.variant) and loss.variant != "cross_entropy":
         raise UserError(
             f"loss {loss.variant}: data {data.variant} has tokens to tell, which are no numbers to "
@@ -184,7 +179,7 @@ def _check_branch(
     if branch.kind == "freeze" and not is_ours(main.variant):
         raise UserError(
             f"branch {branch.name}: freeze holds the preconditioner of aeoskit's own optimizers, "
-            f"and this run is under {label('optimizer', main.variant)}: choose one of aeoskit's"
+            f"and this run is under {main.label}: choose one of aeoskit's"
         )
     if branch.at == "edge" and main.variant in MINIMISERS:
         raise UserError(
@@ -247,7 +242,7 @@ def check_probe_batch(variant: str, size: int, examples: int) -> None:
 def _check_whole(model: Choice, network: Any, train: Train) -> None:
     if network.couples and train.microbatch is not None:
         raise UserError(
-            f"train: microbatch is {train.microbatch}, but {label('model', model.variant)} has "
+            f"train: microbatch is {train.microbatch}, but {model.label} has "
             f"batch norm, whose statistics are those of the whole batch: leave microbatch out, or "
             f"choose norm group"
         )
@@ -259,7 +254,7 @@ def _build_optimizer(optimizer: Choice, lane: Mapping[str, float]) -> Any:
     lr, decay = settings.get("lr"), settings.get("weight_decay")
     if isinstance(lr, int | float) and isinstance(decay, int | float) and lr * decay >= 2:
         raise UserError(
-            f"{label('optimizer', optimizer.variant)}: lr {spell(lr)} times weight_decay "
+            f"{optimizer.label}: lr {spell(lr)} times weight_decay "
             f"{spell(decay)} is 2 or more, so that the decay alone diverges and no threshold is "
             f"above 0: lower either"
         )
@@ -274,4 +269,4 @@ def _build(choice: Choice, overrides: Mapping[str, float]) -> Any:
 
 
 def _sentence(choice: Choice, error: Exception) -> str:
-    return f"{label(choice.stage, choice.variant)}: {' '.join(str(error).split())}"
+    return f"{choice.label}: {' '.join(str(error).split())}"

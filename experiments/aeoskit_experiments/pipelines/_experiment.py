@@ -4,27 +4,29 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.pipelines._options import Scalar, spell
+from aeoskit_experiments.options import Scalar, Value, signature_of, spell
+from aeoskit_experiments.parts import short_name
+from aeoskit_experiments.pipelines._choice import Choice
 from aeoskit_experiments.pipelines._registry import (
-    STAGES,
     check_variant,
     function_of,
     is_ours,
+    is_own,
     options_for,
 )
 from aeoskit_experiments.pipelines._settings import (
-    AnyTrack,
-    Branch,
-    Choice,
     Freeze,
     Place,
     Plot,
     Rewind,
     Store,
     Switch,
+    Track,
+    TrackError,
+    TrackMultiplier,
     Train,
 )
 from aeoskit_experiments.pipelines._stage import Stage, make_stage
@@ -54,6 +56,29 @@ class SweepAxis:
     values: tuple[Scalar, ...]
     leaf: bool
     position: int
+
+
+AnyTrack = Track | TrackMultiplier | TrackError | Choice
+"""A probe of aeoskit's own, or a user's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """A named continuation from a copy of the state at a moment of the main run.
+
+    Args:
+        kind: "freeze" or "switch".
+        name: Its name in the record, different from every other's.
+        at: A step (0 is the start), or "edge".
+        optimizer: The optimizer it goes on with; None keeps the main one.
+        ratio: The ratio to the threshold that the learning rate is set to; None leaves it.
+    """
+
+    kind: str
+    name: str
+    at: int | Literal["edge"]
+    optimizer: Choice | None = None
+    ratio: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,12 +153,25 @@ def _once(experiment: Experiment, stage: Stage, value: Any) -> Experiment:
 def _choice(experiment: Experiment, stage: Stage) -> Experiment:
     assert isinstance(stage.variant, str)  # held by make_stage and Pipeline.groups
     settings = dict(stage.settings)
-    own_seed = stage.stage == "model" and "seed" in {
-        option.name for option in STAGES["model"].common
-    }
-    seed = settings.pop("seed", 0) if own_seed else 0
+    code = stage.sources.get(stage.variant)
+    seed = 0
+    if stage.stage == "model" and not _takes_seed(stage):
+        seed = settings.pop("seed", 0)
     assert isinstance(seed, int)
-    return _once(experiment, stage, Choice(stage.stage, stage.variant, settings, seed))
+    return _once(experiment, stage, Choice(stage.stage, stage.variant, settings, seed, code))
+
+
+def _takes_seed(stage: Stage) -> bool:
+    """Whether `seed` is an option of the user's own function, and not that of its stage."""
+    return (
+        isinstance(stage.variant, str)
+        and is_own("model", stage.variant)
+        and "seed" in stage.settings
+        and "seed"
+        in signature_of(
+            function_of("model", stage.variant, stage.sources.get(stage.variant))
+        ).parameters
+    )
 
 
 def _plain(kind: Callable[..., Any]) -> Callable[[Experiment, Stage], Experiment]:
@@ -145,7 +183,11 @@ def _plain(kind: Callable[..., Any]) -> Callable[[Experiment, Stage], Experiment
 
 def _track(experiment: Experiment, stage: Stage) -> Experiment:
     assert isinstance(stage.variant, str)  # held by make_stage
-    probe = function_of("track", stage.variant)(stage.variant, **stage.settings)
+    if is_own("track", stage.variant):
+        code = stage.sources.get(stage.variant)
+        probe = Choice("track", stage.variant, dict(stage.settings), code=code)
+    else:
+        probe = function_of("track", stage.variant)(stage.variant, **stage.settings)
     if any(other.variant == probe.variant for other in experiment.probes):
         raise UserError(
             f"{stage.label} appears twice: track it once, with the smaller period and larger k"
@@ -160,9 +202,9 @@ def _branch(experiment: Experiment, stage: Stage) -> Experiment:
         made = Branch("freeze", name, _moment(freeze.at), ratio=freeze.ratio)
     else:
         switch = Switch(**stage.settings)  # pyright: ignore[reportArgumentType]
-        _check_switch(switch)
-        name = switch.optimizer if switch.name is None else switch.name
-        made = Branch("switch", name, _moment(switch.at), switch.choice(), switch.ratio)
+        choice = _switch_choice(switch, stage)
+        name = short_name(switch.optimizer) if switch.name is None else switch.name
+        made = Branch("switch", name, _moment(switch.at), choice, switch.ratio)
     if not re.fullmatch(r"\w[\w.+-]{0,63}", made.name):
         raise UserError(
             f"{stage.label}: name is {made.name!r}, but it names a folder: use at most 64 letters, "
@@ -177,7 +219,11 @@ def _moment(at: Any) -> Any:
     return 0 if at == "start" else at
 
 
-def _check_switch(switch: Switch) -> None:
+_SWITCHED = ("lr", "beta1", "beta2", "eps", "weight_decay", "form", "transform")
+
+
+def _switch_choice(switch: Switch, stage: Stage) -> Choice:
+    """The optimizer with the settings that were given and its own defaults for the rest."""
     check_variant("optimizer", switch.optimizer)
     if switch.ratio is not None and switch.lr is not None:
         raise UserError(
@@ -189,15 +235,23 @@ def _check_switch(switch: Switch) -> None:
             f"branch switch: ratio sets the learning rate of aeoskit's own optimizers, and "
             f"{switch.optimizer} is not one: give its lr"
         )
-    given = switch.given()
-    takes = {option.name for option in options_for("optimizer", switch.optimizer)}
+    given: dict[str, Value] = {
+        name: getattr(switch, name) for name in _SWITCHED if getattr(switch, name) is not None
+    }
+    if switch.ratio is not None:
+        given = {"lr": 1.0, **given}  # any, since the ratio will set it
+    code = stage.sources.get(switch.optimizer)
+    defaults: dict[str, Value] = {
+        option.name: option.default for option in options_for("optimizer", switch.optimizer, code)
+    }
     for name in given:
-        if name not in takes:
+        if name not in defaults:
             raise UserError(
                 f"branch switch: {switch.optimizer} has no {name}: leave it out "
-                f"(it takes {', '.join(sorted(takes))})"
+                f"(it takes {', '.join(sorted(defaults))})"
             )
-    make_stage("optimizer", switch.optimizer, given)
+    make_stage("optimizer", switch.optimizer, given, code=stage.sources)
+    return Choice("optimizer", switch.optimizer, {**defaults, **given}, code=code)
 
 
 _DECLARATIONS: Mapping[str, Callable[[Experiment, Stage], Experiment]] = {

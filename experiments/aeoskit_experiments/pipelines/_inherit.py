@@ -2,11 +2,8 @@
 
 from pathlib import Path
 
-import msgspec
-
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.pipelines._options import spell
-from aeoskit_experiments.pipelines._pipeline import Pipeline
+from aeoskit_experiments.options import spell
 from aeoskit_experiments.pipelines._stage import Stage, make_stage
 
 _SAME = ("data", "model", "loss", "optimizer")
@@ -19,50 +16,30 @@ _SAME_OF_TRAIN = ("batch", "sampling", "seed")
 """What decides which examples a step takes."""
 
 
-def stored_pipeline(run: str) -> Pipeline:
-    """The pipeline of a stored run that can be rewound.
-
-    Raises:
-        UserError: If there is no such run, or it is a sweep.
-    """
-    from aeoskit.record import read_run  # imports jax
-
-    try:
-        stored = read_run(run)
-    except (ValueError, OSError) as error:
-        raise UserError(f"rewind: {' '.join(str(error).split())}") from error
-    pipeline = Pipeline.from_dict(msgspec.to_builtins(stored.pipeline))
-    swept = pipeline.sweep()
-    if swept:
-        names = ", ".join(axis.name for axis in swept)
-        raise UserError(
-            f"rewind: the run {run} swept {names}, and one state is wanted: run one of its values "
-            f"alone, and rewind that"
-        )
-    return pipeline
-
-
-def inherit(pipeline: Pipeline) -> Pipeline:
-    """The pipeline with the other run's stages in the place of those that it does not name.
+def inherit(own: tuple[Stage, ...], theirs: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """The stages of a rewound pipeline, with the other run's in the place of those not named.
 
     Args:
-        pipeline: With a stage `rewind`; whole already or not.
+        own: The stages, with one `rewind`; whole already or not.
+        theirs: Those of the run that is rewound.
+
+    Returns:
+        The stages; the other run's folder in them is a whole path.
 
     Raises:
-        UserError: As `stored_pipeline`, and for a stage that is another one than the run's.
+        UserError: If a stage is another one than the run's.
     """
-    rewinds = [stage for stage in pipeline.stages if stage.stage == "rewind"]
+    rewinds = [stage for stage in own if stage.stage == "rewind"]
     if len(rewinds) > 1:
         raise UserError("stage 'rewind' appears twice: leave one out")
     (rewind,) = rewinds
     run = str(rewind.settings["run"])
-    theirs = stored_pipeline(run)
     # Whole, so that the stored pipeline can be run from any folder.
     options = {**rewind.options, "run": str(Path(run).resolve())}
     stages: list[Stage] = []
     for name in (*_SAME, *_OTHERS):
-        mine = [stage for stage in pipeline.stages if stage.stage == name]
-        old = [stage for stage in theirs.stages if stage.stage == name]
+        mine = [stage for stage in own if stage.stage == name]
+        old = [stage for stage in theirs if stage.stage == name]
         if name in _SAME:
             for stage in mine:
                 _check_same(stage, old, run)
@@ -70,8 +47,8 @@ def inherit(pipeline: Pipeline) -> Pipeline:
             mine = [_train(mine[0], old[0], run)]
         stages += mine or old
     stages.append(make_stage("rewind", None, options, defaults=rewind.defaults))
-    rest = [stage for stage in pipeline.stages if stage.stage not in (*_SAME, *_OTHERS, "rewind")]
-    return msgspec.structs.replace(pipeline, stages=(*stages, *rest))
+    rest = [stage for stage in own if stage.stage not in (*_SAME, *_OTHERS, "rewind")]
+    return (*stages, *rest)
 
 
 def _check_same(stage: Stage, theirs: list[Stage], run: str) -> None:
@@ -79,6 +56,8 @@ def _check_same(stage: Stage, theirs: list[Stage], run: str) -> None:
         said = f"rewind: {stage.label} is not what the run {run} had"
         if stage.variant != other.variant:
             raise UserError(f"{said}, {other.label}: leave it out{_instead(stage)}")
+        if stage.sources != other.sources:
+            raise UserError(f"{said}: its source has changed: leave the stage out{_instead(stage)}")
         for name, value in stage.settings.items():
             before = other.settings.get(name, value)
             if value != before:

@@ -2,17 +2,20 @@
 
 import itertools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.options import Scalar
+from aeoskit_experiments.parts import Code, trust_stored
 from aeoskit_experiments.pipelines._check import check, check_networks
 from aeoskit_experiments.pipelines._devices import prepare_devices
-from aeoskit_experiments.pipelines._experiment import LEAVES, Experiment, SweepAxis
-from aeoskit_experiments.pipelines._options import Scalar
+from aeoskit_experiments.pipelines._experiment import LEAVES, Experiment, SweepAxis, declare
+from aeoskit_experiments.pipelines._inherit import inherit
 from aeoskit_experiments.pipelines._registry import is_ours
-from aeoskit_experiments.pipelines._stage import Stage, make_stage
+from aeoskit_experiments.pipelines._stage import Stage, make_stage, remade
 from aeoskit_experiments.pipelines._text import command_of, python_of
 
 
@@ -71,18 +74,24 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             UserError: If there is no such run, it swept, or a stage is named that is another one
                 than the run's.
         """
-        if not any(stage.stage == "rewind" for stage in self.stages):
+        rewinds = [stage for stage in self.stages if stage.stage == "rewind"]
+        if not rewinds:
             return self
-        from aeoskit_experiments.pipelines._inherit import inherit
+        run = str(rewinds[0].settings["run"])
+        return msgspec.structs.replace(
+            self, stages=inherit(self.stages, stored_pipeline(run).stages)
+        )
 
-        return inherit(self)
+    def code(self) -> dict[str, Code]:
+        """The sources of users' own parts, by reference."""
+        return {name: code for stage in self.stages for name, code in stage.sources.items()}
 
     def declared(self) -> Experiment:
         """As `experiment`, without checking that it can be done."""
         first = self.groups()[0].pipeline
         experiment = Experiment(sweep=self.sweep())
         for stage in first.stages:
-            experiment = stage(experiment)
+            experiment = declare(experiment, stage)
         return experiment
 
     def sweep(self) -> tuple[SweepAxis, ...]:
@@ -146,20 +155,28 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return msgspec.json.decode(msgspec.json.encode(self))
 
     @staticmethod
-    def from_dict(value: Any) -> "Pipeline":
+    def from_dict(
+        value: Any, *, allow_code: bool | Callable[[str, Code], bool] | None = None
+    ) -> "Pipeline":
         """Read a pipeline back, strictly.
 
+        Args:
+            value: What `to_dict` returned.
+            allow_code: Whether users' own parts in it may run although they were not run here
+                before (True for a process that has the pipeline from its parent), or a function
+                that is asked for each; None for a pipeline that is only looked at.
+
         Raises:
-            UserError: For an unknown field, stage, variant or option, or a wrong value.
+            UserError: For an unknown field, stage, variant or option, a wrong value, or code that
+                may not run.
         """
         try:
             read = msgspec.convert(value, Pipeline)
         except msgspec.ValidationError as error:
             raise UserError(f"not a pipeline: {error}") from None
-        stages = (
-            make_stage(stage.stage, stage.variant, stage.options, defaults=_said(stage))
-            for stage in read.stages
-        )
+        if allow_code is not None:
+            trust_stored(read.code(), allow=allow_code)
+        stages = (remade(stage) for stage in read.stages)
         return pipe(*stages, name=read.name)
 
     def to_json(self) -> str:
@@ -233,9 +250,7 @@ def with_place(
     stages = list(pipeline.stages)
     at = [index for index, stage in enumerate(stages) if stage.stage == "place"]
     if at:
-        before = stages[at[0]]
-        options = {**before.options, **said}
-        stages[at[0]] = make_stage("place", None, options, defaults=_said(before))
+        stages[at[0]] = remade(stages[at[0]], **said)
     else:
         stages.append(make_stage("place", None, said))
     return msgspec.structs.replace(pipeline, stages=tuple(stages))
@@ -254,11 +269,30 @@ def _with(stage: Stage, option: str, value: Scalar) -> Stage:
     if option == "variant":
         # Options whose defaults differ between variants stand there as None: each variant
         # falls back on its own.
-        return make_stage(stage.stage, str(value), stage.options, defaults=_said(stage))
+        return remade(stage, str(value))
     if option in stage.options:
         return msgspec.structs.replace(stage, options={**stage.options, option: value})
     return msgspec.structs.replace(stage, defaults={**stage.defaults, option: value})
 
 
-def _said(stage: Stage) -> dict[str, Any]:
-    return {name: value for name, value in stage.defaults.items() if value is not None}
+def stored_pipeline(run: str) -> Pipeline:
+    """The pipeline of a stored run that can be rewound.
+
+    Raises:
+        UserError: If there is no such run, or it is a sweep.
+    """
+    from aeoskit.record import read_run  # imports jax
+
+    try:
+        stored = read_run(run)
+    except (ValueError, OSError) as error:
+        raise UserError(f"rewind: {' '.join(str(error).split())}") from error
+    pipeline = Pipeline.from_dict(msgspec.to_builtins(stored.pipeline))
+    swept = pipeline.sweep()
+    if swept:
+        names = ", ".join(axis.name for axis in swept)
+        raise UserError(
+            f"rewind: the run {run} swept {names}, and one state is wanted: run one of its values "
+            f"alone, and rewind that"
+        )
+    return pipeline

@@ -1,19 +1,38 @@
-"""Which stages there are, their variants, and where the functions behind them live.
+"""The stages, their variants, and the functions behind them.
 
 Functions are named by reference and imported when their options are asked for, so that
-`aeoskit list` need not import jax.
+`aeoskit list` need not import jax. A variant may also be a user's own part, `module:name` or
+`./file.py:name`, or a name that an installed package registers.
 """
 
 import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from aeoskit_experiments._errors import UserError, unknown
-from aeoskit_experiments.pipelines._options import Option, options_of, summary_of
+from aeoskit_experiments.options import (
+    Decay,
+    Natural,
+    NonNegative,
+    Option,
+    Positive,
+    Seed,
+    options_of,
+    signature_of,
+    summary_of,
+)
+from aeoskit_experiments.parts import (
+    Code,
+    find_part,
+    is_reference,
+    load_part,
+    registered,
+)
 
 _SETTINGS = "aeoskit_experiments.pipelines._settings"
 FOREIGN = "aeoskit_experiments.optimizers"
@@ -30,9 +49,10 @@ class StageKind(msgspec.Struct, frozen=True):
         reference: Where the options are when there are no variants.
         skip: Parameters of the functions that are not options.
         positional: Whether the functions' positional parameters are options too.
-        floats: Parameters that are numbers whatever their annotation says, with their help.
+        types: Annotations, by name, for parameters whose own does not say what a value is.
         common: Options that every variant has besides its function's own.
         ours: Options that aeoskit's own variants have besides those.
+        group: The entry points of other packages' variants; empty if only ours will do.
         required: Whether a pipeline cannot do without it.
         repeats: Whether a pipeline may have several.
         sweeps: Whether a list of variants is a sweep.
@@ -48,7 +68,8 @@ class StageKind(msgspec.Struct, frozen=True):
     positional: bool = False
     common: tuple[Option, ...] = ()
     ours: tuple[Option, ...] = ()
-    floats: Mapping[str, str] = {}
+    types: Mapping[str, Any] = {}
+    group: str = ""
     required: bool = False
     repeats: bool = False
     sweeps: bool = False
@@ -60,28 +81,43 @@ def _in(module: str, *names: str) -> dict[str, str]:
     return {name: f"{module}:{name}" for name in names}
 
 
-_SEED = Option("seed", "int", default=0, help="Seed of the initial parameters")
+_SEED = Option("seed", "int", default=0, help="Seed of the initial parameters", type=Seed)
 
 _WARMUP = Option(
     "warmup",
     "int",
     default=0,
     help="Steps over which the learning rate rises linearly to lr; 0 for none",
+    type=Natural,
 )
 
 # The library takes a number, an array or a schedule for each of these, and annotates none.
-_HYPERPARAMETERS = {
-    "lr": "Learning rate",
-    "beta1": "Momentum",
-    "beta2": "Decay of the second moments",
-    "eps": "Added to the preconditioner",
-    "eps_root": "Added to the second moments, inside the root",
-    "weight_decay": "Decoupled weight decay",
-    "initial_accumulator": "Where the sum of squared gradients starts",
-    "decay_rate": "The second moments at step t forget t^-decay_rate",
-    "weight_lr_power": "An iterate's weight in the average is the largest lr so far to this power",
-    "clipping_threshold": "The largest root mean square of a leaf's update before lr",
+HYPERPARAMETERS = {
+    "lr": Annotated[Positive, Meta(description="Learning rate")],
+    "beta1": Annotated[Decay, Meta(description="Momentum")],
+    "beta2": Annotated[Decay, Meta(description="Decay of the second moments")],
+    "eps": Annotated[NonNegative, Meta(description="Added to the preconditioner")],
+    "eps_root": Annotated[float, Meta(description="Added to the second moments, inside the root")],
+    "weight_decay": Annotated[NonNegative, Meta(description="Decoupled weight decay")],
+    "initial_accumulator": Annotated[
+        float, Meta(description="Where the sum of squared gradients starts")
+    ],
+    "decay_rate": Annotated[
+        float, Meta(description="The second moments at step t forget t^-decay_rate")
+    ],
+    "weight_lr_power": Annotated[
+        NonNegative,
+        Meta(
+            description="An iterate's weight in the average is the largest lr so far to this power"
+        ),
+    ],
+    "clipping_threshold": Annotated[
+        float, Meta(description="The largest root mean square of a leaf's update before lr")
+    ],
 }
+
+_FILLED = ("key", "dataset")
+"""Parameters of a model that aeoskit fills: they are not options."""
 
 STAGES: dict[str, StageKind] = {
     kind.name: kind
@@ -89,6 +125,7 @@ STAGES: dict[str, StageKind] = {
         StageKind(
             "data",
             "what to fit",
+            group="aeoskit.data",
             variants=_in(
                 "aeoskit_experiments.data",
                 "digits",
@@ -116,6 +153,7 @@ STAGES: dict[str, StageKind] = {
         StageKind(
             "model",
             "the network",
+            group="aeoskit.models",
             variants=_in(
                 "aeoskit_experiments.models",
                 "mlp",
@@ -136,12 +174,14 @@ STAGES: dict[str, StageKind] = {
         StageKind(
             "loss",
             "what to minimize",
+            group="aeoskit.losses",
             variants=_in("aeoskit_experiments.losses", "mse", "cross_entropy"),
             required=True,
         ),
         StageKind(
             "optimizer",
             "how to step",
+            group="aeoskit.optimizers",
             variants=_in(
                 "aeoskit.optimizers",
                 "gradient_descent",
@@ -169,7 +209,7 @@ STAGES: dict[str, StageKind] = {
             )
             | _in(FOREIGN, "optax", "bfgs", "lbfgs", "nonlinear_cg"),
             positional=True,
-            floats=_HYPERPARAMETERS,
+            types=HYPERPARAMETERS,
             ours=(_WARMUP,),
             required=True,
             sweeps=True,
@@ -178,6 +218,7 @@ STAGES: dict[str, StageKind] = {
         StageKind(
             "track",
             "what to measure on the way (loss and gradient norm always are)",
+            group="aeoskit.probes",
             variants=dict.fromkeys(("preconditioned_sharpness", "sharpness"), f"{_SETTINGS}:Track")
             | {"flip_multiplier": f"{_SETTINGS}:TrackMultiplier"}
             | dict.fromkeys(("test_error", "train_error"), f"{_SETTINGS}:TrackError"),
@@ -225,6 +266,12 @@ def stage_kind(stage: str) -> StageKind:
     return STAGES[stage]
 
 
+def variants_of(stage: str) -> tuple[str, ...]:
+    """The names of a stage's variants: ours, then those that installed packages register."""
+    kind = stage_kind(stage)
+    return (*kind.variants, *(name for name in _entries(kind) if name not in kind.variants))
+
+
 def check_variant(stage: str, variant: str | None) -> None:
     """Raise a `UserError` unless the stage has this variant (None: has none at all)."""
     kind = stage_kind(stage)
@@ -233,34 +280,92 @@ def check_variant(stage: str, variant: str | None) -> None:
             f"stage {stage!r} lacks its variant: write `{stage} {next(iter(kind.variants))}` "
             f"or another of {', '.join(kind.variants)}"
         )
-    if variant is not None and not kind.variants:
+    if variant is None:
+        return
+    if not kind.variants:
         raise UserError(f"stage {stage!r} has no variants: leave {variant!r} out")
-    if variant is not None and variant not in kind.variants:
-        raise unknown("variant", variant, kind.variants, where=f"stage {stage!r}")
+    if is_reference(variant):
+        if not kind.group:
+            raise UserError(
+                f"stage {stage!r} takes no part of your own: give one of {', '.join(kind.variants)}"
+            )
+    elif variant not in kind.variants and variant not in _entries(kind):
+        raise unknown("variant", variant, variants_of(stage), where=f"stage {stage!r}")
 
 
-@functools.cache
-def function_of(stage: str, variant: str | None) -> Callable[..., Any]:
-    """Import the function (or settings class) behind a variant."""
+def is_own(stage: str, variant: str) -> bool:
+    """Whether a variant is not one of aeoskit's: a user's part, or another package's."""
+    return variant not in STAGES[stage].variants
+
+
+def function_of(stage: str, variant: str | None, code: Code | None = None) -> Callable[..., Any]:
+    """The function (or settings class) behind a variant.
+
+    Args:
+        stage: The stage.
+        variant: Its variant.
+        code: The source of a user's own part; None for a name that the user typed just now.
+
+    Returns:
+        The function; importing it may import jax.
+
+    Raises:
+        UserError: If there is no such variant, or its source may not run (see `load_part`).
+    """
     check_variant(stage, variant)
     kind = STAGES[stage]
-    module, _, name = (kind.variants[variant] if variant else kind.reference).partition(":")
-    return getattr(importlib.import_module(module), name)
+    if variant is not None and is_reference(variant):
+        return find_part(variant).function if code is None else load_part(variant, code)
+    return _registered(kind.name, variant)
 
 
 @functools.cache
-def options_for(stage: str, variant: str | None) -> tuple[Option, ...]:
+def _registered(stage: str, variant: str | None) -> Callable[..., Any]:
+    kind = STAGES[stage]
+    reference = kind.reference
+    if variant is not None:
+        reference = kind.variants.get(variant) or _entries(kind)[variant]
+    module, _, name = reference.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _entries(kind: StageKind) -> Mapping[str, str]:
+    return registered(kind.group) if kind.group else {}
+
+
+def options_for(stage: str, variant: str | None, code: Code | None = None) -> tuple[Option, ...]:
     """The options of a variant, generated from its function's signature and docstring.
+
+    Args:
+        stage: The stage.
+        variant: Its variant.
+        code: The source of a user's own part, as for `function_of`.
+
+    Returns:
+        The options, in the order of the signature.
 
     >>> [option.name for option in options_for("plot", None)]
     ['kind']
     """
+    if variant is not None and is_reference(variant) and code is None:
+        check_variant(stage, variant)
+        code = find_part(variant).code
+    return _options(stage, variant, code)
+
+
+@functools.cache
+def _options(stage: str, variant: str | None, code: Code | None) -> tuple[Option, ...]:
     kind = stage_kind(stage)
+    function = function_of(stage, variant, code)
+    own_part = variant is not None and is_own(stage, variant)
     own = options_of(
-        function_of(stage, variant),
-        positional=kind.positional,
-        skip=kind.skip,
-        floats=kind.floats,
+        function,
+        positional=kind.positional or own_part,
+        skip=_filled(stage, function) if own_part else kind.skip,
+        types=kind.types,
         texts=kind.texts,
         lists="welcome" if kind.numbers else "annotated",
     )
@@ -271,28 +376,54 @@ def options_for(stage: str, variant: str | None) -> tuple[Option, ...]:
     return own + tuple(option for option in more if option.name not in taken)
 
 
+def _filled(stage: str, function: Callable[..., Any]) -> tuple[str, ...]:
+    """Parameters of a user's own part that are not options, since aeoskit fills them."""
+    if stage == "model":
+        return _FILLED
+    return loss_arguments(function) if stage == "loss" else ()
+
+
+def loss_arguments(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The outputs and targets in a loss's signature; none for a function that makes a loss.
+
+    >>> loss_arguments(lambda outputs, targets, *, delta=1.0: 0.0)
+    ('outputs', 'targets')
+    >>> loss_arguments(lambda *, delta=1.0: None)
+    ()
+    """
+    empty = inspect.Parameter.empty
+    names = [
+        name
+        for name, item in signature_of(function).parameters.items()
+        if item.kind in (item.POSITIONAL_ONLY, item.POSITIONAL_OR_KEYWORD) and item.default is empty
+    ]
+    return tuple(names[:2]) if len(names) >= 2 else ()
+
+
 def is_ours(optimizer: str) -> bool:
     """Whether a variant of the stage optimizer is aeoskit's own.
 
     >>> is_ours("adam"), is_ours("optax")
     (True, False)
     """
-    return not STAGES["optimizer"].variants[optimizer].startswith(f"{FOREIGN}:")
+    reference = STAGES["optimizer"].variants.get(optimizer)
+    return reference is not None and not reference.startswith(f"{FOREIGN}:")
 
 
 @functools.cache
-def is_of_tokens(data: str) -> bool:
-    """Whether a variant of the stage data has tokens to tell: what its function returns says so.
+def is_of_tokens(data: str) -> bool | None:
+    """Whether a variant of the stage data has tokens as targets; None if its function tells not.
 
     >>> is_of_tokens("digits"), is_of_tokens("sorting")
     (False, True)
     """
     from aeoskit_experiments.data import Dataset
 
-    returned = inspect.signature(function_of("data", data), eval_str=True).return_annotation
-    return returned is not Dataset
+    if is_own("data", data):
+        return None
+    return signature_of(function_of("data", data)).return_annotation is not Dataset
 
 
-def describe(stage: str, variant: str | None) -> str:
+def describe(stage: str, variant: str | None, code: Code | None = None) -> str:
     """One sentence about a variant, from its function's docstring."""
-    return summary_of(function_of(stage, variant))
+    return summary_of(function_of(stage, variant, code))

@@ -1,48 +1,25 @@
-"""What each stage without a function of its own declares; the fields are its options."""
+"""The stages that aeoskit itself carries out: a field is an option, its annotation the bounds."""
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from aeoskit_experiments.pipelines._options import Value
+import msgspec
 
+from aeoskit_experiments.options import (
+    Count,
+    Decay,
+    Natural,
+    NonNegative,
+    Positive,
+    Seed,
+)
 
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """A registered function with its settings: a data set, a model, a loss or an optimizer.
-
-    Args:
-        stage: The stage that chose it ("optimizer").
-        variant: Its name ("adam").
-        settings: Every option with its value; a tuple where an array leaf is swept.
-        seed: The seed of the initial parameters (models only).
-    """
-
-    stage: str
-    variant: str
-    settings: Mapping[str, Value]
-    seed: int = 0
-
-    @property
-    def function(self) -> Callable[..., Any]:
-        """The registered function itself; importing it may import jax."""
-        from aeoskit_experiments.pipelines._registry import function_of
-
-        return function_of(self.stage, self.variant)
-
-    def build(self, **overrides: Any) -> Any:
-        """Call the function with the settings, some replaced (a lane's arrays, say)."""
-        settings = {**self.settings, **overrides}
-        warmup = settings.pop("warmup", None) if self.stage == "optimizer" else None
-        if warmup:
-            from aeoskit.optimizers import LinearWarmup
-
-            settings["lr"] = LinearWarmup(settings["lr"], warmup)
-        return self.function(**settings)
+Basis = Annotated[int, msgspec.Meta(ge=3)]
+Overhead = Annotated[float, msgspec.Meta(gt=0, le=10)]
+Devices = Annotated[int, msgspec.Meta(ge=1, le=8192)]
+Moment = Natural | Literal["start", "edge"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Train:
+class Train(msgspec.Struct, frozen=True):
     """How long and on what to train.
 
     Args:
@@ -62,15 +39,15 @@ class Train:
             them anew in each (recompute: less memory), or keep them where they are small.
     """
 
-    steps: int | None = None
-    epochs: int | None = None
-    batch: int | None = None
+    steps: Count | None = None
+    epochs: Count | None = None
+    batch: Count | None = None
     sampling: Literal["shuffle", "replacement"] = "shuffle"
-    chunk: int = 100
-    seed: int = 0
-    microbatch: int | None = None
+    chunk: Count = 100
+    seed: Seed = 0
+    microbatch: Count | None = None
     mode: Literal["auto", "scan", "host"] = "auto"
-    stop_loss: float | None = None
+    stop_loss: Positive | None = None
     reuse: Literal["auto", "linearize", "recompute"] = "auto"
 
     def steps_on(self, examples: int) -> int:
@@ -81,8 +58,7 @@ class Train:
         return self.epochs * max(1, examples // (self.batch or examples))
 
 
-@dataclasses.dataclass(frozen=True)
-class Track:
+class Track(msgspec.Struct, frozen=True):
     """What is measured along the way, on the Hessian of the loss on all of the data, or on some.
 
     Args:
@@ -104,18 +80,17 @@ class Track:
     """
 
     variant: str
-    k: int = 1
-    every: int = 10
-    rtol: float = 1e-3
-    basis: int = 20
+    k: Count = 1
+    every: Count = 10
+    rtol: Positive = 1e-3
+    basis: Basis = 20
     solver: Literal["tracking", "lanczos", "dense"] = "tracking"
-    value_rtol: float = 0.01
-    examples: int | None = None
-    overhead: float | None = None
+    value_rtol: NonNegative = 0.01
+    examples: Count | None = None
+    overhead: Overhead | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class TrackMultiplier:
+class TrackMultiplier(msgspec.Struct, frozen=True):
     """What is measured of the whole training step: its eigenvalue of smallest real part.
 
     Args:
@@ -126,13 +101,12 @@ class TrackMultiplier:
     """
 
     variant: str
-    every: int = 25
-    rtol: float = 1e-3
-    basis: int = 30
+    every: Count = 25
+    rtol: Positive = 1e-3
+    basis: Basis = 30
 
 
-@dataclasses.dataclass(frozen=True)
-class TrackError:
+class TrackError(msgspec.Struct, frozen=True):
     """What fraction of the data is told wrong, and of test rows the loss as well.
 
     Args:
@@ -141,14 +115,13 @@ class TrackError:
     """
 
     variant: str
-    every: int = 50
+    every: Count = 50
 
 
 AnyTrack = Track | TrackMultiplier | TrackError
 
 
-@dataclasses.dataclass(frozen=True)
-class Rewind:
+class Rewind(msgspec.Struct, frozen=True):
     """From a state of another run's main branch on; what is not named here is as it was there.
 
     Args:
@@ -157,11 +130,10 @@ class Rewind:
     """
 
     run: str
-    at: int | str = "edge"
+    at: Natural | Literal["edge"] = "edge"
 
 
-@dataclasses.dataclass(frozen=True)
-class Freeze:
+class Freeze(msgspec.Struct, frozen=True):
     """From some step on, the same optimizer with its preconditioner held constant.
 
     Args:
@@ -171,13 +143,12 @@ class Freeze:
             threshold is this; any schedule ends.
     """
 
-    at: int | str = "edge"
+    at: Moment = "edge"
     name: str | None = None
-    ratio: float | None = None
+    ratio: Positive | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Switch:
+class Switch(msgspec.Struct, frozen=True):
     """From some step on, another optimizer, started afresh.
 
     Args:
@@ -196,57 +167,19 @@ class Switch:
     """
 
     optimizer: str
-    lr: float | None = None
-    at: int | str = "edge"
+    lr: Positive | None = None
+    at: Moment = "edge"
     name: str | None = None
-    beta1: float | None = None
-    beta2: float | None = None
-    eps: float | None = None
-    weight_decay: float | None = None
+    beta1: Decay | None = None
+    beta2: Decay | None = None
+    eps: NonNegative | None = None
+    weight_decay: NonNegative | None = None
     form: str | None = None
     transform: str | None = None
-    ratio: float | None = None
-
-    def given(self) -> dict[str, Value]:
-        """The settings that were given; any learning rate, where the ratio will set it."""
-        given = {name: getattr(self, name) for name in SWITCHED if getattr(self, name) is not None}
-        return given if self.ratio is None else {"lr": 1.0, **given}
-
-    def choice(self) -> Choice:
-        """The optimizer with the settings that were given and its own defaults for the rest."""
-        from aeoskit_experiments.pipelines._registry import options_for
-
-        given = self.given()
-        defaults: dict[str, Value] = {
-            option.name: option.default for option in options_for("optimizer", self.optimizer)
-        }
-        return Choice("optimizer", self.optimizer, {**defaults, **given})
+    ratio: Positive | None = None
 
 
-SWITCHED = ("lr", "beta1", "beta2", "eps", "weight_decay", "form", "transform")
-
-
-@dataclasses.dataclass(frozen=True)
-class Branch:
-    """A named continuation from a copy of the state at a moment of the main run.
-
-    Args:
-        kind: "freeze" or "switch".
-        name: Its name in the record, different from every other's.
-        at: A step (0 is the start), or "edge".
-        optimizer: The optimizer it goes on with; None keeps the main one.
-        ratio: The ratio to the threshold that the learning rate is set to; None leaves it.
-    """
-
-    kind: str
-    name: str
-    at: int | Literal["edge"]
-    optimizer: Choice | None = None
-    ratio: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Over which devices the run is spread: the same numbers, by more of them.
 
     Args:
@@ -258,13 +191,12 @@ class Place:
     """
 
     mesh: str = "data"
-    devices: int | None = None
+    devices: Devices | None = None
     params: Literal["replicated", "sharded"] = "replicated"
     basis: Literal["spread", "params"] = "spread"
 
 
-@dataclasses.dataclass(frozen=True)
-class Store:
+class Store(msgspec.Struct, frozen=True):
     """Where the run's folder goes.
 
     Args:
@@ -279,11 +211,10 @@ class Store:
     root: str = "runs"
     folder: str | None = None
     checkpoints: bool = True
-    checkpoint_every: int | None = None
+    checkpoint_every: Count | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Plot:
+class Plot(msgspec.Struct, frozen=True):
     """Which figure is drawn.
 
     Args:

@@ -1,39 +1,41 @@
 """A stage: a name, a variant and its options, which declares one thing of an experiment."""
 
-from __future__ import annotations
-
 import os
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from aeoskit_experiments._errors import UserError, unknown
-from aeoskit_experiments.pipelines._bounds import check_bounds, label
-from aeoskit_experiments.pipelines._options import Option, Value, coerce
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.options import Option, Value, coerce_all, optional
+from aeoskit_experiments.parts import Code, find_part, is_reference, is_trusted, part_of
+from aeoskit_experiments.pipelines._label import label
 from aeoskit_experiments.pipelines._registry import check_variant, options_for, stage_kind
 
-if TYPE_CHECKING:
-    from aeoskit_experiments.pipelines._experiment import Experiment
+Variant = str | Callable[..., Any]
+"""The name of a variant, a reference to a part of one's own, or that part itself."""
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One stage of a pipeline: a pure function from an experiment to a richer one.
+    """One stage of a pipeline, as data.
 
     Made by the stages' own functions (`data`, `model`, …), which check it.
 
     Args:
         stage: Its name.
         variant: Which one, for a stage that has variants; several names are a sweep.
-        options: What was said; a tuple is a sweep.
+        options: What was given; a tuple is a sweep.
         defaults: All other options as they were when the stage was made, so that a stored
             pipeline means the same after a default changed.
+        code: The sources of users' own parts, by reference; unset where there are none.
     """
 
     stage: str
     variant: str | tuple[str, ...] | None = None
     options: dict[str, Value] = {}
     defaults: dict[str, Value] = {}
+    code: dict[str, Code] | UnsetType = UNSET
 
     @property
     def settings(self) -> dict[str, Value]:
@@ -42,30 +44,32 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def label(self) -> str:
-        """As messages name it."""
+        """The stage as messages name it."""
         return label(self.stage, self.variant)
 
-    def __call__(self, experiment: Experiment) -> Experiment:
-        """The experiment with this declared as well."""
-        from aeoskit_experiments.pipelines._experiment import declare
-
-        return declare(experiment, self)
+    @property
+    def sources(self) -> dict[str, Code]:
+        """The sources of users' own parts, by reference."""
+        return {} if self.code is UNSET else self.code
 
 
 def make_stage(
     stage: str,
-    variant: str | Sequence[str] | None,
+    variant: Variant | Sequence[Variant] | None,
     options: Mapping[str, Any],
     *,
     defaults: Mapping[str, Any] | None = None,
+    code: Mapping[str, Code] | None = None,
 ) -> Stage:
     """Check a stage's names and values, one by one, and make it.
 
     Args:
         stage: A registered stage.
-        variant: One of its variants; for the optimizer also a list of them.
-        options: What is said; lists are sweeps.
+        variant: One of its variants, or a part of one's own; for the optimizer also a list.
+        options: What is given; lists are sweeps.
         defaults: What the rest was when the pipeline was stored; today's defaults if None.
+        code: The sources of users' own parts when the pipeline was stored. Those that are not
+            trusted here are not looked into, so that their options are checked when they are.
 
     Returns:
         The stage.
@@ -73,21 +77,25 @@ def make_stage(
     Raises:
         UserError: For an unknown name (with the nearest one) or a value that makes no sense.
     """
-    names = _variants(stage, variant)
+    names, found = _variants(stage, variant, code)
     chosen = _chosen(names)
     where = label(stage, chosen)
-    known = _common_options(stage, names)
-    given = {**(defaults or {}), **options}
-    for name in given:
-        if name not in known:
-            raise unknown("option", name, known, where=where)
-    for option in known.values():
-        if option.required and option.name not in given:
-            raise UserError(f"{where} lacks {option.name}: give {option.flag} VALUE")
-    values = {name: coerce(known[name], value, where=where) for name, value in given.items()}
-    for name, value in values.items():
-        for item in names:
-            check_bounds(stage, item, name, value)
+    if stage == "branch" and callable(options.get("optimizer")):
+        part = part_of(options["optimizer"])
+        found[part.reference] = part.code
+        options = {**options, "optimizer": part.reference}
+    if any(not is_trusted(name, item) for name, item in found.items()):
+        return Stage(
+            stage=stage,
+            variant=chosen,
+            options=_tuples(options),
+            defaults=_tuples(defaults or {}),
+            code=found,
+        )
+    known = _common_options(stage, names, found)
+    values = coerce_all(known.values(), {**(defaults or {}), **options}, where=where)
+    if stage == "branch":
+        found |= _switched(values.get("optimizer"), {**(code or {}), **found})
     # None where None is the default says nothing: it is not an option that was given.
     explicit = {
         name: values[name]
@@ -100,25 +108,74 @@ def make_stage(
         variant=chosen,
         options=explicit,
         defaults={name: value for name, value in rest.items() if name not in explicit},
+        code=found or UNSET,
     )
 
 
-def _variants(stage: str, variant: str | Sequence[str] | None) -> tuple[str | None, ...]:
+def remade(stage: Stage, variant: str | None = None, **options: Any) -> Stage:
+    """A stage with some options, or its variant, replaced, checked anew.
+
+    Args:
+        stage: The stage.
+        variant: The new variant; None keeps it.
+        options: The options to replace.
+
+    Returns:
+        The stage.
+    """
+    defaults = {name: value for name, value in stage.defaults.items() if value is not None}
+    return make_stage(
+        stage.stage,
+        stage.variant if variant is None else variant,
+        {**stage.options, **options},
+        defaults=defaults,
+        code=stage.sources,
+    )
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Value]:
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+
+
+def _switched(optimizer: Any, code: Mapping[str, Code]) -> dict[str, Code]:
+    """The source of an own optimizer that a branch switches to."""
+    if not isinstance(optimizer, str) or not is_reference(optimizer):
+        return {}
+    known = code.get(optimizer)
+    return {optimizer: find_part(optimizer).code if known is None else known}
+
+
+def _variants(
+    stage: str, variant: Variant | Sequence[Variant] | None, code: Mapping[str, Code] | None
+) -> tuple[tuple[str | None, ...], dict[str, Code]]:
+    """The names of the variants, and the sources of those that are users' own."""
     kind = stage_kind(stage)
-    if variant is None or isinstance(variant, str):
-        names: tuple[str | None, ...] = (variant,)
+    if variant is None or isinstance(variant, str) or callable(variant):
+        items: tuple[Any, ...] = (variant,)
     else:
-        names = tuple(variant)
-        if len(names) > 1 and not kind.sweeps:
+        items = tuple(variant)
+        if len(items) > 1 and not kind.sweeps:
             raise UserError(
-                f"stage {stage!r} got the variants {', '.join(map(str, names))}, "
+                f"stage {stage!r} got the variants {', '.join(map(str, items))}, "
                 f"but only an optimizer's can be swept: give one"
             )
-        if not names or len(set(names)) < len(names):
-            raise UserError(f"stage {stage!r} got {names!r}: give each variant once")
-    for name in names:
+    names: list[str | None] = []
+    found: dict[str, Code] = {}
+    for item in items:
+        name = item
+        if callable(item):
+            part = part_of(item)
+            name, found[part.reference] = part.reference, part.code
         check_variant(stage, name)
-    return names
+        if name is not None and is_reference(name) and name not in found:
+            stored = (code or {}).get(name)
+            found[name] = find_part(name).code if stored is None else stored
+        names.append(name)
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"stage {stage!r} got {tuple(names)!r}: give each variant once")
+    return tuple(names), found
 
 
 def _chosen(names: tuple[str | None, ...]) -> str | tuple[str, ...] | None:
@@ -126,9 +183,14 @@ def _chosen(names: tuple[str | None, ...]) -> str | tuple[str, ...] | None:
     return several if len(several) > 1 else several[0] if several else None
 
 
-def _common_options(stage: str, names: tuple[str | None, ...]) -> dict[str, Option]:
+def _common_options(
+    stage: str, names: tuple[str | None, ...], code: Mapping[str, Code]
+) -> dict[str, Option]:
     """The options that all of the variants have, in the first one's order."""
-    tables = [{option.name: option for option in options_for(stage, name)} for name in names]
+    tables = [
+        {option.name: option for option in options_for(stage, name, code.get(name or ""))}
+        for name in names
+    ]
     shared = dict(tables[0])
     for table in tables[1:]:
         shared = {key: option for key, option in shared.items() if key in table}
@@ -140,41 +202,41 @@ def _common_options(stage: str, names: tuple[str | None, ...]) -> dict[str, Opti
         for key, option in shared.items()
         if all(table[key].default == option.default for table in tables) or option.required
     } | {
-        key: msgspec.structs.replace(option, default=None, nullable=True)
+        key: optional(option)
         for key, option in shared.items()
         if any(table[key].default != option.default for table in tables) and not option.required
     }
 
 
-def data(variant: str, /, **options: Any) -> Stage:
+def data(variant: Variant, /, **options: Any) -> Stage:
     """What to fit: `data("digits", examples=500)`."""
     return make_stage("data", variant, options)
 
 
-def model(variant: str, /, **options: Any) -> Stage:
-    """The network: `model("mlp", width=64, seed=0)`."""
+def model(variant: Variant, /, **options: Any) -> Stage:
+    """The network: `model("mlp", width=64, seed=0)`, or one of your own, `model(MyNet)`."""
     return make_stage("model", variant, options)
 
 
-def loss(variant: str, /, **options: Any) -> Stage:
+def loss(variant: Variant, /, **options: Any) -> Stage:
     """What to minimize: `loss("mse")`."""
     return make_stage("loss", variant, options)
 
 
-def optimizer(variant: str | Sequence[str], /, **options: Any) -> Stage:
+def optimizer(variant: Variant | Sequence[Variant], /, **options: Any) -> Stage:
     """How to step: `optimizer("adam", lr=[1e-3, 3e-3])`; a list is a sweep."""
     return make_stage("optimizer", variant, options)
 
 
-def track(variant: str, /, **options: Any) -> Stage:
+def track(variant: Variant, /, **options: Any) -> Stage:
     """What to measure on the way: `track("preconditioned_sharpness", every=10)`."""
     return make_stage("track", variant, options)
 
 
 def train(steps: int | Sequence[int] | None = None, **options: Any) -> Stage:
     """How long to train: `train(1500, batch=None)`, `train(epochs=20, batch=32)`."""
-    said = {} if steps is None else {"steps": steps}
-    return make_stage("train", None, {**said, **options})
+    given = {} if steps is None else {"steps": steps}
+    return make_stage("train", None, {**given, **options})
 
 
 def rewind(run: str | os.PathLike[str], **options: Any) -> Stage:
@@ -189,17 +251,17 @@ def branch(variant: str, /, **options: Any) -> Stage:
 
 def place(mesh: str | None = None, **options: Any) -> Stage:
     """Over which devices the run is spread: `place("data=4,model=2", params="sharded")`."""
-    said = {} if mesh is None else {"mesh": mesh}
-    return make_stage("place", None, {**said, **options})
+    given = {} if mesh is None else {"mesh": mesh}
+    return make_stage("place", None, {**given, **options})
 
 
 def store(root: str | None = None, **options: Any) -> Stage:
     """Where the record goes: `store("runs")`."""
-    said = {} if root is None else {"root": root}  # A default is not something that was said.
-    return make_stage("store", None, {**said, **options})
+    given = {} if root is None else {"root": root}  # A default was not given.
+    return make_stage("store", None, {**given, **options})
 
 
 def plot(kind: str | None = None, **options: Any) -> Stage:
     """Which figure is drawn: `plot("edge")`."""
-    said = {} if kind is None else {"kind": kind}
-    return make_stage("plot", None, {**said, **options})
+    given = {} if kind is None else {"kind": kind}
+    return make_stage("plot", None, {**given, **options})

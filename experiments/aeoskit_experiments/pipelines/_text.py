@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Iterable
 
-from aeoskit_experiments.pipelines._options import Value, spell
+from aeoskit_experiments.options import Value, spell
 from aeoskit_experiments.pipelines._registry import STAGES, options_for
 from aeoskit_experiments.pipelines._stage import Stage
 
@@ -18,7 +18,7 @@ def command_of(name: str, stages: Iterable[Stage]) -> str:
         if stage.variant is not None:
             variant = stage.variant
             words.append(variant if isinstance(variant, str) else ",".join(variant))
-        for option, value in _to_say(stage).items():
+        for option, value in _to_give(stage).items():
             flag = "--" + option.replace("_", "-")
             if isinstance(value, bool):
                 words.append(flag if value else "--no-" + flag[2:])
@@ -42,7 +42,7 @@ def python_of(name: str, stages: Iterable[Stage]) -> str:
         if stage.variant is not None:
             variant = stage.variant
             words.append(repr(variant if isinstance(variant, str) else list(variant)))
-        words += [f"{option}={_literal(value)}" for option, value in _to_say(stage).items()]
+        words += [f"{option}={_literal(value)}" for option, value in _to_give(stage).items()]
         lines.append(f"    {stage.stage}({', '.join(words)}),")
     if name != "pipe":
         lines.append(f"    name={name!r},")
@@ -50,18 +50,18 @@ def python_of(name: str, stages: Iterable[Stage]) -> str:
     return "\n".join(lines)
 
 
-def _to_say(stage: Stage) -> dict[str, Value]:
-    """What was said, and what was a default then but would be another one now."""
-    variant = stage.variant if not isinstance(stage.variant, tuple) else stage.variant[0]
-    said = dict(stage.options)
-    if not isinstance(stage.variant, tuple):
-        now = {option.name: option.default for option in options_for(stage.stage, variant)}
-        said |= {
+def _to_give(stage: Stage) -> dict[str, Value]:
+    """What was given, and what was a default then but would be another one now."""
+    given = dict(stage.options)
+    # A user's own part may not be imported for this, nor does its source change.
+    if not isinstance(stage.variant, tuple) and not stage.sources:
+        now = {option.name: option.default for option in options_for(stage.stage, stage.variant)}
+        given |= {
             name: value
             for name, value in stage.defaults.items()
             if name not in now or now[name] != value
         }
-    return said
+    return given
 
 
 def _literal(value: Value) -> str:

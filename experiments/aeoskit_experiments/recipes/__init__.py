@@ -22,6 +22,7 @@ from aeoskit_experiments.recipes._registry import find_recipe as find_recipe
 from aeoskit_experiments.recipes._registry import make_recipe as make_recipe
 from aeoskit_experiments.recipes._registry import make_suite as make_suite
 from aeoskit_experiments.recipes._registry import recipe as recipe
+from aeoskit_experiments.recipes._registry import recipe_names as recipe_names
 from aeoskit_experiments.recipes._registry import recipe_options as recipe_options
 from aeoskit_experiments.recipes._registry import recipe_summary as recipe_summary
 from aeoskit_experiments.recipes._theory import e15_theory as e15_theory

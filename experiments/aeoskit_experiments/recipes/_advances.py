@@ -5,6 +5,7 @@ from typing import Any, Literal
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import (
     Pipeline,
+    Stage,
     branch,
     loss,
     model,
@@ -15,7 +16,6 @@ from aeoskit_experiments.pipelines import (
     track,
     train,
 )
-from aeoskit_experiments.pipelines._stage import Stage
 from aeoskit_experiments.recipes._registry import recipe
 from aeoskit_experiments.recipes._rewound import rewound
 from aeoskit_experiments.recipes._settings import Dataset, Floats, Size, by_size, images

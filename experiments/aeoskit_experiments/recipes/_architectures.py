@@ -7,6 +7,7 @@ from aeoskit_experiments._errors import unknown
 from aeoskit_experiments.catalog import data_folder
 from aeoskit_experiments.pipelines import (
     Pipeline,
+    Stage,
     data,
     loss,
     model,
@@ -16,7 +17,6 @@ from aeoskit_experiments.pipelines import (
     track,
     train,
 )
-from aeoskit_experiments.pipelines._stage import Stage
 from aeoskit_experiments.recipes._registry import recipe
 from aeoskit_experiments.recipes._settings import EPS, PAPER_STEPS, Size, images
 

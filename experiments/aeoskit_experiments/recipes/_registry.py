@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from aeoskit_experiments._errors import UserError, unknown
-from aeoskit_experiments.pipelines import Option, Pipeline, options_of, summary_of
-from aeoskit_experiments.pipelines._options import coerce
+from aeoskit_experiments.options import Option, coerce_all, options_of, summary_of
+from aeoskit_experiments.parts import find_part, is_reference, registered, short_name
+from aeoskit_experiments.pipelines import Pipeline
 
 _ONE_SEED = "it seeds both data and model, and a sweep would train every pair of them"
 
@@ -19,6 +20,9 @@ Recipe = Callable[..., Pipeline | Suite]
 Function = TypeVar("Function", bound=Recipe)
 
 RECIPES: dict[str, Recipe] = {}
+
+GROUP = "aeoskit.recipes"
+"""The entry points by which other packages register recipes."""
 
 
 def recipe(function: Function) -> Function:
@@ -33,11 +37,23 @@ def recipe(function: Function) -> Function:
     return function
 
 
+def recipe_names() -> list[str]:
+    """The names of aeoskit's recipes, and of those that installed packages register."""
+    return sorted({*RECIPES, *registered(GROUP)})
+
+
 def find_recipe(name: str) -> Recipe:
-    """The recipe of that name, or a `UserError` with the nearest one."""
-    if name not in RECIPES:
-        raise unknown("recipe", name, RECIPES)
-    return RECIPES[name]
+    """The recipe of that name, or a `UserError` with the nearest one.
+
+    A name is that of a recipe of aeoskit's, of one that an installed package registers, or a
+    reference to a user's own: `module:name` or `./file.py:name`.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    reference = name if is_reference(name) else registered(GROUP).get(name)
+    if reference is None:
+        raise unknown("recipe", name, recipe_names())
+    return find_part(reference).function
 
 
 def recipe_options(name: str) -> tuple[Option, ...]:
@@ -73,20 +89,21 @@ def make_suite(name: str, **options: Any) -> dict[str, Pipeline]:
     {'mlp': 'e04-architectures-mlp', 'lstm': 'e04-architectures-lstm'}
     """
     function = find_recipe(name)
-    known = {option.name: option for option in recipe_options(name)}
-    values = {}
-    for key, value in options.items():
-        if key not in known:
-            raise unknown("option", key, known, where=f"recipe {name}")
-        values[key] = coerce(known[key], value, where=f"recipe {name}")
+    values = coerce_all(recipe_options(name), options, where=f"recipe {name}")
     try:
         made = function(**values)
     except UserError as error:
         raise UserError(f"recipe {name}: {error}") from None
+    title = short_name(name).replace("_", "-")
     if isinstance(made, Pipeline):
-        return {"main": msgspec.structs.replace(made, name=name)}
+        return {"main": msgspec.structs.replace(made, name=title)}
+    if not isinstance(made, Mapping) or not all(isinstance(x, Pipeline) for x in made.values()):
+        raise UserError(
+            f"recipe {name} returned a {type(made).__name__}: return what pipe(…) made, or a "
+            f"mapping of names to such pipelines"
+        )
     return {
-        case: msgspec.structs.replace(pipeline, name=f"{name}-{case}")
+        case: msgspec.structs.replace(pipeline, name=f"{title}-{case}")
         for case, pipeline in made.items()
     }
 

@@ -3,8 +3,7 @@
 from typing import Any
 
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.pipelines import rewind, train
-from aeoskit_experiments.pipelines._stage import Stage
+from aeoskit_experiments.pipelines import Stage, rewind, train
 
 
 def rewound(

@@ -9,8 +9,7 @@ is not known (the number of steps, above all) is our choice.
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from aeoskit_experiments.pipelines import data, loss, model
-from aeoskit_experiments.pipelines._stage import Stage
+from aeoskit_experiments.pipelines import Stage, data, loss, model
 
 Size = Literal["small", "paper"]
 Dataset = Literal["digits", "mnist5k", "cifar10", "mixture"]

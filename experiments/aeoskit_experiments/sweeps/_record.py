@@ -14,8 +14,8 @@ from typing import Any, Literal
 import msgspec
 
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.options import Scalar, spell
 from aeoskit_experiments.pipelines import Pipeline
-from aeoskit_experiments.pipelines._options import Scalar, spell
 from aeoskit_experiments.sweeps._engine import Engine
 
 FILE = "sweep.json"

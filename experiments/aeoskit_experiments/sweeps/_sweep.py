@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.parts import Code, trust_stored
 from aeoskit_experiments.pipelines import Pipeline, Store
 from aeoskit_experiments.sweeps._drive import Progress, drive
 from aeoskit_experiments.sweeps._engine import EXECUTORS, Engine, opened
@@ -115,6 +116,7 @@ def resume_sweep(
     address: str | None = None,
     slurm: Mapping[str, int | str] | None = None,
     progress: Progress | None = None,
+    allow_code: bool | Callable[[str, Code], bool] = False,
 ) -> SweepOutcome:
     """Run the jobs of a stored sweep that failed or did not finish; with none left, sum it up.
 
@@ -125,14 +127,18 @@ def resume_sweep(
         address: As in `sweep`.
         slurm: As in `sweep`.
         progress: As in `sweep`.
+        allow_code: Whether users' own parts may run although they were not run here before, or a
+            function that is asked for each.
 
     Returns:
         A `SweepOutcome`.
 
     Raises:
-        UserError: If there is no such sweep, or the executor cannot be had.
+        UserError: If there is no such sweep, the executor cannot be had, or it has code that may
+            not run.
     """
     stored = read_sweep(folder)
+    trust_stored(stored.pipeline.code(), allow=allow_code)
     if executor is not None:
         engine, brought = _engine(executor, workers, address, slurm)
     else:

@@ -17,8 +17,7 @@ from aeoskit_experiments import UserError
 from aeoskit_experiments.data import PairDataset, dyck, markov, modular, sorting, tokens
 from aeoskit_experiments.execution import execute
 from aeoskit_experiments.losses import cross_entropy
-from aeoskit_experiments.pipelines import pipe
-from aeoskit_experiments.pipelines._stage import make_stage
+from aeoskit_experiments.pipelines import make_stage, pipe
 from aeoskit_experiments.planning._abstract import abstract_run
 
 

@@ -1,0 +1,391 @@
+"""Parts that users bring: `module:name` or `./file.py:name`, run because the user typed the name.
+
+A pipeline holds the source and its SHA-256 beside the name, so that whoever gets the pipeline as
+data (a child process, a rerun) runs exactly that source. Source that came as data runs only if it
+is trusted: the user typed its name before, the parent process handed it over, or the user says so.
+"""
+
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import linecache
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from aeoskit_experiments._errors import UserError, nearest, unknown
+from aeoskit_experiments.catalog import cache_home
+
+IN_PYTHON = "python"
+"""What a reference begins with if its function has no file, or no name in it."""
+
+
+class Code(msgspec.Struct, frozen=True):
+    """The source of a part.
+
+    Args:
+        file: Where it was found; empty for what was typed into Python.
+        sha256: Of the source.
+        source: The file's text.
+    """
+
+    file: str
+    sha256: str
+    source: str
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A part that was found: the function or class, the reference to it, and its source."""
+
+    reference: str
+    function: Callable[..., Any]
+    code: Code
+
+
+_objects: dict[tuple[str, str], Any] = {}
+_trusted: set[tuple[str, str]] = set()
+
+
+def is_reference(name: str) -> bool:
+    """Whether a variant's name is a reference to a user's own part.
+
+    >>> is_reference("./net.py:Net"), is_reference("mlp")
+    (True, False)
+    """
+    return ":" in name
+
+
+def short_name(reference: str) -> str:
+    """The part's own name.
+
+    >>> short_name("./net.py:Net")
+    'Net'
+    """
+    return reference.rpartition(":")[2]
+
+
+def find_part(reference: str) -> Part:
+    """Find and import a part whose name the user typed; from then on its source is trusted.
+
+    Args:
+        reference: `./file.py:name`, or `module:name`, looked for among what is installed and then
+            in the current folder.
+
+    Returns:
+        The part.
+
+    Raises:
+        UserError: If there is no such file, module or name (with the nearest one), or its source
+            raises while it is imported.
+    """
+    place, _, name = reference.rpartition(":")
+    if place == IN_PYTHON:
+        raise UserError(f"{reference} was typed into Python: hand the function over there")
+    if place.endswith(".py") or "/" in place:
+        code = _read(_file(place, reference))
+    else:
+        code = _read(_module(place, reference))
+    if not name:
+        raise UserError(f"{reference} lacks the part's name: write {place}:NAME")
+    trust(reference, code)
+    function = load_part(reference, code)
+    _remember(reference, code)
+    return Part(reference, function, code)
+
+
+def part_of(function: Callable[..., Any]) -> Part:
+    """A function or class of the running program, as a part that a pipeline can hold as data.
+
+    Args:
+        function: Anything callable. A name at the top of a file can be found again by children and
+            reruns; another function runs in this process alone.
+
+    Returns:
+        The part.
+    """
+    name = getattr(function, "__qualname__", None) or type(function).__name__
+    try:
+        file = inspect.getsourcefile(function)
+        source = Path(file).read_text() if file and Path(file).is_file() else None
+    except (TypeError, OSError):
+        file = source = None
+    module = sys.modules.get(getattr(function, "__module__", None) or "")
+    if source is not None and getattr(module, name, None) is function:
+        place = file if module is None or module.__name__ == "__main__" else module.__name__
+        code = _code(str(Path(file or "").resolve()), source)
+    else:
+        place, name = IN_PYTHON, name.rpartition(".")[2]
+        code = _code("", _own_source(function))
+    reference = f"{place}:{name}"
+    trust(reference, code)
+    _objects[reference, code.sha256] = function
+    return Part(reference, function, code)
+
+
+def load_part(reference: str, code: Code) -> Callable[..., Any]:
+    """Import exactly this source, once, and return the part in it.
+
+    Args:
+        reference: The part's reference.
+        code: Its source.
+
+    Returns:
+        The function or class.
+
+    Raises:
+        UserError: If the source is not trusted, is not what its hash says, raises, or does not
+            have the name.
+    """
+    key = (reference, code.sha256)
+    if key not in _trusted:
+        raise _unknown_code(reference, code)
+    if key not in _objects:
+        if hashlib.sha256(code.source.encode()).hexdigest() != code.sha256:
+            raise UserError(f"{reference}: its source is not what its SHA-256 says: get it anew")
+        if reference.startswith(f"{IN_PYTHON}:"):
+            raise UserError(
+                f"{reference} was typed into Python, where other processes cannot find it: put it "
+                f"at the top of a file, and name it ./file.py:{short_name(reference)}"
+            )
+        _objects[key] = _attribute(_imported(reference, code), reference)
+    return _objects[key]
+
+
+def trust(reference: str, code: Code) -> None:
+    """Let a source run in this process: the user, or the parent process, vouches for it."""
+    _trusted.add((reference, code.sha256))
+
+
+def is_trusted(reference: str, code: Code) -> bool:
+    """Whether a source may run in this process."""
+    return (reference, code.sha256) in _trusted
+
+
+def trust_stored(code: Mapping[str, Code], *, allow: bool | Callable[[str, Code], bool]) -> None:
+    """Trust sources that came as data: those that the user ran before, and others if allowed.
+
+    Args:
+        code: Reference to source.
+        allow: Whether the others may run too; or a function that is asked for each.
+
+    Raises:
+        UserError: For one that may not.
+    """
+    for reference, item in code.items():
+        if not is_trusted(reference, item) and _line(reference, item) not in _remembered():
+            if not (allow(reference, item) if callable(allow) else allow):
+                raise _unknown_code(reference, item)
+            _remember(reference, item)
+        trust(reference, item)
+
+
+def _unknown_code(reference: str, code: Code) -> UserError:
+    return UserError(
+        f"{reference} is code that you have not run here before (sha256 {code.sha256[:12]}): read "
+        f"it, then allow it with --allow-code"
+    )
+
+
+def changed_since(code: Mapping[str, Code]) -> list[str]:
+    """The references whose files hold another source by now, or are gone."""
+    return [name for name, item in code.items() if item.file and not _is_same(item)]
+
+
+def keep_sources(folder: Path, code: Mapping[str, Code]) -> None:
+    """Write the sources into `code/` of a run's folder, for people to read.
+
+    Args:
+        folder: The run's folder.
+        code: Reference to source; what a rerun runs is in the run's `pipeline.json`.
+    """
+    for reference, item in code.items():
+        name = Path(item.file).name if item.file else f"{short_name(reference)}.py"
+        place = folder / "code" / f"{item.sha256[:8]}-{name}"
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(item.source, encoding="utf-8")
+
+
+def registered(group: str) -> dict[str, str]:
+    """The parts that installed packages register under a group of entry points.
+
+    Args:
+        group: `aeoskit.models`, for example.
+
+    Returns:
+        Name to reference.
+
+    >>> registered("aeoskit.nothing")
+    {}
+    """
+    return {name: item.value for name, item in _entries(group).items()}
+
+
+@functools.cache
+def _entries(group: str) -> dict[str, EntryPoint]:
+    return {item.name: item for item in entry_points(group=group)}
+
+
+def _is_same(code: Code) -> bool:
+    try:
+        return _read(Path(code.file)).sha256 == code.sha256
+    except UserError:
+        return False
+
+
+def _code(file: str, source: str) -> Code:
+    return Code(file, hashlib.sha256(source.encode()).hexdigest(), source)
+
+
+def _read(path: Path) -> Code:
+    try:
+        return _code(str(path), path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def _file(place: str, reference: str) -> Path:
+    path = Path(place).expanduser().resolve()
+    if path.is_file():
+        return path
+    near = nearest(path.name, (item.name for item in path.parent.glob("*.py")))
+    guess = "" if near is None else f": did you mean {near!r}?"
+    raise UserError(f"{reference}: there is no file {place!r}{guess}")
+
+
+def _module(name: str, reference: str) -> Path:
+    """The file of a module: an installed one, or else one in the current folder."""
+    here = Path.cwd()
+    with _without(here):
+        found = _spec_file(name, reference)
+    if found is not None:
+        return found
+    relative = name.replace(".", "/")
+    for path in (here / f"{relative}.py", here / relative / "__init__.py"):
+        if path.is_file():
+            return path
+    near = nearest(f"{name}.py", (item.name for item in here.glob("*.py")))
+    guess = "" if near is None else f": did you mean {near.removesuffix('.py')!r}?"
+    raise UserError(
+        f"{reference}: no module {name!r} is installed, nor is there a {relative}.py in the "
+        f"current folder{guess}"
+    )
+
+
+def _spec_file(name: str, reference: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    if spec is None:
+        return None
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        raise UserError(f"{reference}: the module {name!r} has no Python source to keep")
+    return Path(spec.origin).resolve()
+
+
+@contextmanager
+def _without(folder: Path) -> Iterator[None]:
+    """Imports find nothing in this folder: what is installed comes first."""
+    before = sys.path
+    sys.path = [item for item in before if Path(item or ".").resolve() != folder]
+    try:
+        yield
+    finally:
+        sys.path = before
+
+
+def _imported(reference: str, code: Code) -> types.ModuleType:
+    """The module: the installed one if it is this very source, otherwise the source alone."""
+    place = reference.rpartition(":")[0]
+    try:
+        if not place.endswith(".py") and "/" not in place:
+            with _without(Path.cwd()):
+                found = _spec_file(place, reference)
+                if found is not None and _read(found).sha256 == code.sha256:
+                    return importlib.import_module(place)
+        return _execute(code)
+    except UserError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())
+        fix = ""
+        if isinstance(error, ImportError):
+            fix = " (a part is one file: install what it imports, as with `pip install -e .`)"
+        raise UserError(f"{reference}: {type(error).__name__}: {said}{fix}") from error
+
+
+def _execute(code: Code) -> types.ModuleType:
+    name = f"{Path(code.file).stem}_{code.sha256[:16]}"  # no module's that is installed
+    if name in sys.modules:
+        return sys.modules[name]
+    module = types.ModuleType(name)
+    module.__file__ = code.file
+    # Tracebacks and `inspect` show this source, whatever the file holds by now.
+    linecache.cache[code.file] = (len(code.source), None, code.source.splitlines(True), code.file)
+    sys.modules[name] = module
+    try:
+        exec(compile(code.source, code.file, "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _attribute(module: types.ModuleType, reference: str) -> Any:
+    found: Any = module
+    for name in short_name(reference).split("."):
+        if not hasattr(found, name):
+            own = [
+                key
+                for key, value in vars(found).items()
+                if callable(value)
+                and not key.startswith("_")
+                and getattr(value, "__module__", module.__name__) == module.__name__
+            ]
+            raise unknown("name", name, own, where=reference.rpartition(":")[0])
+        found = getattr(found, name)
+    if not callable(found):
+        raise UserError(f"{reference} is a {type(found).__name__}: name a function or a class")
+    return found
+
+
+def _own_source(function: Callable[..., Any]) -> str:
+    try:
+        return inspect.getsource(function)
+    except (TypeError, OSError):
+        return repr(type(function))
+
+
+def _list() -> Path:
+    return cache_home() / "aeoskit" / "trusted-code"
+
+
+def _line(reference: str, code: Code) -> str:
+    return f"{code.sha256} {reference.rpartition('/')[2]}"
+
+
+def _remembered() -> set[str]:
+    try:
+        return set(_list().read_text().splitlines())
+    except OSError:
+        return set()
+
+
+def _remember(reference: str, code: Code) -> None:
+    """Add a line to the user's list; without one, a rerun asks."""
+    if _line(reference, code) in _remembered():
+        return
+    try:
+        _list().parent.mkdir(parents=True, exist_ok=True)
+        with _list().open("a") as file:
+            file.write(_line(reference, code) + "\n")
+    except OSError:
+        return
