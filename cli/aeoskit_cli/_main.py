@@ -38,6 +38,7 @@ from aeoskit_experiments._supervise import (
     supervise,
 )
 from aeoskit_experiments.pipelines import STAGES, Pipeline, variants_of
+from aeoskit_experiments.starters import STARTERS, write_starter
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, no tables")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr")]
@@ -56,6 +57,7 @@ ORDER = (
     "reproduce",
     "show",
     "rerun",
+    "new",
     "data",
     "plan",
     "doctor",
@@ -147,7 +149,7 @@ def make_app() -> typer.Typer:
     app.add_typer(recipes, name="run")
     app.command("pipe", cls=RawCommand, add_help_option=False)(pipe)
     app.add_typer(make_sweep_app(), name="sweep")
-    for command in (reproduce, show, with_options(rerun)):
+    for command in (reproduce, show, with_options(rerun), new):
         app.command(command.__name__, cls=Command, context_settings=HELP)(command)
     app.add_typer(make_data_app(), name="data")
     # A recipe or a pipeline stands inside of them, with options of its own.
@@ -270,6 +272,21 @@ def rerun(
         print_outcome(outcome.summary, outcome.figures)
         print(comparison["sentence"])
     return outcome.exit_code or int(not comparison["identical"])
+
+
+def new(
+    kind: Annotated[str, typer.Argument(help=", ".join(STARTERS), metavar="KIND")],
+    file: Annotated[
+        Path | None, typer.Option(help="Write this file (default my_KIND.py)", metavar="FILE")
+    ] = None,
+) -> None:
+    """Write a commented starting file for a part of your own."""
+    reference = write_starter(kind, Path(f"my_{kind}.py") if file is None else file)
+    word = STARTERS[kind][0]
+    command = f"aeoskit {'run' if word == 'run' else f'pipe … {word}'} {reference}"
+    print(f"wrote:   {reference.rpartition(':')[0]}")
+    print(f"use it:  {command}")
+    print(f"options: aeoskit {word if word == 'run' else f'pipe {word}'} {reference} --help")
 
 
 def plan(words: Annotated[list[str] | None, typer.Argument(metavar="RUN …")] = None) -> int:

@@ -4,6 +4,7 @@ as they were."""
 import inspect
 import json
 import os
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,10 @@ from aeoskit_experiments.pipelines import (
     store,
     track,
     train,
+    variants_of,
 )
 from aeoskit_experiments.recipes import make_recipe, recipe_options
+from aeoskit_experiments.starters import STARTERS, write_starter
 
 SOURCE = '''
 """Parts of one's own."""
@@ -365,6 +368,46 @@ def test_the_metrics_of_an_own_probe_are_in_the_record(own: Path) -> None:
 def test_old_pipelines_have_no_code(own: Path) -> None:
     stage = make_stage("data", "digits", {"examples": 5})
     assert "code" not in pipe(stage).to_dict()["stages"][0]
+
+
+OPTIONS: dict[str, dict[str, Any]] = {"optimizer": {"lr": 1e-2}, "probe": {"every": 2}}
+
+
+@pytest.mark.parametrize("kind", STARTERS)
+def test_a_starting_file_is_a_part_that_works(own: Path, kind: str) -> None:
+    reference = write_starter(kind, Path("mine.py"))
+    with pytest.raises(UserError, match="exists already"):
+        write_starter(kind, Path("mine.py"))
+    if kind == "recipe":
+        made = make_recipe(reference, steps=10)
+        assert [stage.settings["steps"] for stage in made.stages if stage.stage == "train"] == [10]
+        assert made.experiment()
+        return
+    stage, _ = STARTERS[kind]
+    part = make_stage(stage, reference, OPTIONS.get(kind, {}))
+    changed = {"track" if kind == "probe" else kind: part}
+    changed |= {"track": None, "norm": part} if kind == "probe" else {}
+    outcome = execute(whole(**{"norm": None, "track": None, **changed}), root=own / "runs")
+    assert outcome.status == "finished"
+    named = find_part(f"{reference.rpartition(':')[0]}:{STARTERS[kind][1]}").function
+    helps = {option.name: option.help for option in options_for(stage, reference)}
+    assert named.__doc__
+    assert all(helps.values()), helps
+
+
+def test_an_installed_package_may_register_names(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def entries(group: str) -> dict[str, EntryPoint]:
+        named = EntryPoint("wide", "equinox.nn:MLP", group)
+        return {"wide": named} if group == "aeoskit.models" else {}
+
+    monkeypatch.setattr(parts, "_entries", entries)
+    assert variants_of("model")[-1] == "wide"
+    assert "wide" not in variants_of("data")
+    assert model("wide", in_size=2, out_size=3, width_size=4, depth=1).settings["width_size"] == 4
+    with pytest.raises(UserError, match="did you mean 'wide'"):
+        model("wede")
 
 
 # What own parts may return.
