@@ -2,13 +2,13 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from aeoskit_experiments._errors import unknown
+from aeoskit_experiments._errors import UserError, unknown
 from aeoskit_experiments.options import Option, spell
 from aeoskit_experiments.parts import Code, is_reference
 
@@ -44,7 +44,19 @@ def ask_about_code(reference: str, code: Code) -> bool:
     )
 
 
-class Command(TyperCommand):
+class _PlainFlags:
+    """A command whose help prints no type beside a flag, which takes no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, `--help` among them."""
+        params = super().get_params(ctx)  # type: ignore[misc]
+        for item in params:
+            if getattr(item, "is_flag", False):
+                item.metavar = ""
+        return params
+
+
+class Command(_PlainFlags, TyperCommand):
     """A command that names the nearest option to one that it does not know."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -72,6 +84,7 @@ def group_class(
     what: str,
     order: tuple[str, ...] = (),
     make: Callable[[typer.Typer, str], None] | None = None,
+    hints: Mapping[str, str] | None = None,
 ) -> type[TyperGroup]:
     """A group that names the nearest of its commands to one that it does not know.
 
@@ -80,12 +93,15 @@ def group_class(
         order: How its help lists them, where not in the order in which they were added.
         make: Adds the command of a user's own part, `module:name` or `./file.py:name`, to an
             application.
+        hints: What to say of a word that is no command, in place of the nearest one.
     """
 
-    class Group(TyperGroup):
+    class Group(_PlainFlags, TyperGroup):
         def resolve_command(self, ctx: Any, args: list[str]) -> Any:
             if args and not args[0].startswith("-") and args[0] not in self.commands:
                 if make is None or not is_reference(args[0]):
+                    if (hint := (hints or {}).get(args[0])) is not None:
+                        raise UserError(f"unknown {what} {args[0]!r}: {hint}")
                     raise unknown(what, args[0], self.commands)
                 app = typer.Typer(add_completion=False)
                 make(app, args[0])
@@ -107,6 +123,7 @@ def add_command(
     action: Callable[..., Any],
     extra: dict[str, tuple[Any, Any]] | None = None,
     kept: bool = False,
+    epilog: str | None = None,
 ) -> None:
     """Add a command whose options are generated.
 
@@ -119,6 +136,7 @@ def add_command(
             calls brings them to their types.
         extra: Name to (annotation, default) of options that are Typer's own kind.
         kept: Whether its compiled programs are kept, so that its help has `--no-cache`.
+        epilog: What its help ends with: an example.
     """
     table = {option.name: option for option in options}
     extra = extra or {}
@@ -137,7 +155,7 @@ def add_command(
     ]
     call.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     call.__annotations__ = {item.name: item.annotation for item in parameters}
-    app.command(name, help=summary, cls=Command, context_settings=HELP)(call)
+    app.command(name, help=summary, cls=Command, context_settings=HELP, epilog=epilog)(call)
 
 
 def _parameter(option: Option) -> inspect.Parameter:

@@ -46,7 +46,23 @@ Root = Annotated[str | None, typer.Option(help="Make the run's folder in here", 
 Folder = Annotated[
     str | None, typer.Option(help="Make this very folder (new) the run's", metavar="FOLDER")
 ]
-Run = Annotated[Path, typer.Argument(help="The folder of a run", metavar="RUN")]
+Run = Annotated[
+    Path,
+    typer.Argument(help="A run's folder, or latest: the last one in runs/", metavar="RUN"),
+]
+
+RUNS = "runs"
+"""Where runs are made if nobody names another folder."""
+
+HINTS = {
+    "resume": "a sweep goes on with `aeoskit sweep --resume SWEEP`, a run from a state of it with "
+    "`aeoskit pipe rewind --run RUN …`, and `aeoskit rerun RUN` runs one again",
+    "train": "it is a stage: `aeoskit pipe … train --steps 1000`",
+    "ls": "`aeoskit runs` lists runs, and `aeoskit list` what can be run",
+    "version": "`aeoskit --version` prints it",
+    "help": "`aeoskit --help`, or --help behind any command",
+}
+"""For words that people try."""
 
 USER_ERROR, INTERRUPTED = 2, 130
 ORDER = (
@@ -55,6 +71,7 @@ ORDER = (
     "pipe",
     "sweep",
     "reproduce",
+    "runs",
     "show",
     "rerun",
     "new",
@@ -115,6 +132,7 @@ def make_app() -> typer.Typer:
             recipe_summary(name),
             recipe_options(name),
             _recipe_action(name),
+            epilog=_example(f"run {name} --json"),
             extra={
                 "root": (Root, None),
                 "folder": (Folder, None),
@@ -127,14 +145,14 @@ def make_app() -> typer.Typer:
 
     app = typer.Typer(
         help="Measure neural network training at the adaptive edge of stability.",
-        cls=group_class("command", ORDER),
-        add_completion=False,
+        cls=group_class("command", ORDER, hints=HINTS),
+        add_completion=True,
         no_args_is_help=True,
         context_settings=HELP,
         rich_markup_mode="rich",
     )
     app.callback()(_before_commands)
-    app.command("list", cls=Command, context_settings=HELP)(list_)
+    app.command("list", cls=Command, context_settings=HELP, epilog=_example("list --json"))(list_)
     recipes = typer.Typer(
         help="Run a recipe: train, track, store and draw.",
         cls=group_class("recipe", make=add_recipe),
@@ -149,8 +167,16 @@ def make_app() -> typer.Typer:
     app.add_typer(recipes, name="run")
     app.command("pipe", cls=RawCommand, add_help_option=False)(pipe)
     app.add_typer(make_sweep_app(), name="sweep")
-    for command in (reproduce, show, with_options(rerun), new):
-        app.command(command.__name__, cls=Command, context_settings=HELP)(command)
+    for command, example in (
+        (reproduce, "reproduce --only E1,E7"),
+        (runs, "runs"),
+        (show, "show latest"),
+        (with_options(rerun), "rerun latest"),
+        (new, "new model"),
+    ):
+        app.command(command.__name__, cls=Command, context_settings=HELP, epilog=_example(example))(
+            command
+        )
     app.add_typer(make_data_app(), name="data")
     # A recipe or a pipeline stands inside of them, with options of its own.
     for command in (plan, doctor):
@@ -160,7 +186,24 @@ def make_app() -> typer.Typer:
     return app
 
 
+def _example(words: str) -> str:
+    return f"Example: [bold]aeoskit {words}[/bold]"
+
+
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"aeoskit {version('aeoskit')}")
+        raise typer.Exit()
+    return wanted
+
+
 def _before_commands(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version", callback=_print_version, is_eager=True),
+    ] = False,
     no_cache: Annotated[
         bool,
         typer.Option(NO_CACHE, help=f"{CACHE_HELP[NO_CACHE]} (on any command)"),
@@ -231,12 +274,23 @@ def pipe(words: Annotated[list[str] | None, typer.Argument(metavar="STAGE …")]
     return _execute(pipeline, json=pieces.json, quiet=pieces.quiet)
 
 
+def runs(
+    root: Annotated[Path, typer.Argument(help="The folder of runs", metavar="[FOLDER]")] = Path(
+        RUNS
+    ),
+    json: Json = False,
+) -> None:
+    """List the runs in a folder, the oldest first."""
+    from aeoskit_cli._show import show_runs
+
+    show_runs(root, json=json)
+
+
 def show(run: Run, json: Json = False) -> None:
     """Show a run: as a command, as Python, and its numbers; of a suite, its cases."""
     from aeoskit_cli._show import show_record
 
-    _check_run(run)
-    show_record(run, json=json)
+    show_record(_existing(run), json=json)
 
 
 def rerun(
@@ -254,7 +308,7 @@ def rerun(
     from aeoskit_cli._progress import Progress
     from aeoskit_experiments import rerun as run_again
 
-    _check_run(run)
+    run = _existing(run)
     with Progress(quiet=quiet) as progress:
         outcome, comparison = run_again(
             run,
@@ -369,9 +423,21 @@ def _execute_suite(
     return outcome.exit_code
 
 
-def _check_run(path: Path) -> None:
-    if not path.exists():
-        raise UserError(f"there is no run {str(path)!r}: give the folder that a run printed")
+def _existing(path: Path) -> Path:
+    """The folder of a run that is there; of `latest`, the last one that began."""
+    if path.exists():
+        return path
+    if path == Path("latest"):
+        from aeoskit.record import list_runs
+
+        found = list_runs(RUNS)
+        if not found:
+            raise UserError(f"there are no runs in {RUNS}/: give the folder of one")
+        return found[-1].path
+    raise UserError(
+        f"there is no run {str(path)!r}: give the folder that a run printed, or latest "
+        f"(`aeoskit runs` lists them)"
+    )
 
 
 def _print_pipe_help() -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from aeoskit_cli._print import print_json, print_numbers, print_table
+from aeoskit_cli._print import print_columns, print_json, print_numbers, print_table
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import Pipeline
 
@@ -47,6 +47,37 @@ def show_record(run: Path, *, json: bool) -> None:
     print("\nas Python\n")
     print("\n".join(f"  {line}" if line else "" for line in pipeline.to_python().splitlines()))
     print_numbers(summary)
+
+
+def show_runs(root: Path, *, json: bool) -> None:
+    """List the runs in a folder.
+
+    Args:
+        root: The folder.
+        json: Print one JSON object.
+
+    Raises:
+        UserError: If there is no such folder.
+    """
+    from aeoskit.record import list_runs
+
+    if not root.is_dir():
+        raise UserError(f"there is no folder {str(root)!r}: give the one that runs are in")
+    found = list_runs(root)
+    if json:
+        rows = [
+            {"folder": str(x.path), "name": x.name, "created": x.created, "status": x.status}
+            for x in found
+        ]
+        print_json({"runs": rows})
+        return
+    if not found:
+        print(f"no runs in {root}")
+        return
+    print_columns(
+        ("run", "created", "status"),
+        [(str(x.path), x.created[:19].replace("T", " "), x.status) for x in found],
+    )
 
 
 def _show_suite(folder: Path, *, json: bool) -> None:

@@ -14,15 +14,45 @@ class UserError(ValueError):
     """
 
 
+SYNONYMS = {
+    "sgd": "gradient_descent",
+    "gd": "gradient_descent",
+    "heavy_ball": "momentum",
+    "polyak": "momentum",
+    "ce": "cross_entropy",
+    "softmax": "cross_entropy",
+    "l2": "mse",
+    "squared_error": "mse",
+    "hessian": "sharpness",
+    "lambda": "sharpness",
+    "accuracy": "test_error",
+    "gpt": "transformer",
+    "bs": "batch",
+    "batch_size": "batch",
+    "epoch": "epochs",
+    "learning_rate": "lr",
+    "momentum": "beta1",
+    "wd": "weight_decay",
+}
+"""Names that people know things by, and ours."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that a misspelled one is most like; case does not count.
 
     >>> nearest("Adm", ["sgd", "adam"])
     'adam'
+    >>> nearest("sgd", ["gradient_descent", "adam"])
+    'gradient_descent'
     >>> nearest("foo", ["sgd", "adam"]) is None
     True
     """
     names = {item.lower(): item for item in known}
+    plain = name.lower().lstrip("-").replace("-", "_")
+    if (known_as := SYNONYMS.get(plain, "")) in names:
+        return known_as
+    if (flag := f"--{known_as.replace('_', '-')}") in names:
+        return flag
     near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     return names[near[0]] if near else None
 

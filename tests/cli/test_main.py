@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 
 import aeoskit_experiments
+from aeoskit.record import create_run
 from aeoskit_cli import main
 from aeoskit_cli._print import print_json, print_runs
 from aeoskit_cli._progress import Progress
-from aeoskit_experiments.recipes import RECIPES
+from aeoskit_experiments.recipes import RECIPES, make_recipe
 
 PIPE = [
     "pipe",
@@ -182,6 +184,71 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert err.count("\n") == 1
     assert says in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("pipe optimizer sgd", "did you mean 'gradient_descent'"),
+        ("pipe optimizer adamW", "did you mean 'adamw'"),
+        ("pipe loss CE", "did you mean 'cross_entropy'"),
+        ("pipe optimizer adam --learning-rate 1e-3", "did you mean '--lr'"),
+        ("resume runs/one", "aeoskit sweep --resume"),
+        ("show latest", "there are no runs in runs/"),
+        ("new modle", "did you mean 'model'"),
+        ("new model --file net.txt", "does not end with .py"),
+    ],
+)
+def test_hints_hit(
+    words: str, says: str, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_version_and_flags_without_a_type(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"aeoskit {importlib.metadata.version('aeoskit')}\n"
+    assert main(["run", "adam-edge", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--quiet" in out
+    assert "bool" not in out
+    assert "Example: aeoskit run adam-edge" in out
+
+
+def test_runs_lists_them_and_show_finds_the_latest(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pipeline = make_recipe("adam-edge", steps=10, every=5).to_dict()
+    for name in ("first", "second"):
+        create_run("runs", name, pipeline=pipeline, environment={}, folder=f"runs/{name}").close({})
+    assert main(["runs", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["runs"]
+    assert [(Path(row["folder"]).name, row["status"]) for row in found] == [
+        ("first", "finished"),
+        ("second", "finished"),
+    ]
+    assert main(["runs"]) == 0
+    assert "runs/second" in capsys.readouterr().out
+    assert main(["show", "latest", "--json"]) == 0
+    assert Path(json.loads(capsys.readouterr().out)["folder"]).name == "second"
+    assert main(["runs", "elsewhere"]) == 2
+    assert "there is no folder 'elsewhere'" in capsys.readouterr().err
+
+
+def test_new_writes_a_file_and_says_how_to_use_it(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "model"]) == 0
+    out = capsys.readouterr().out
+    assert "aeoskit pipe model ./my_model.py:MyNet --help" in out
+    assert main(["pipe", "model", "./my_model.py:MyNet", "--help"]) == 0
+    assert "--width" in capsys.readouterr().out
+    assert main(["new", "model"]) == 2
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_bad_input_with_json_is_json_too(capsys: Capture) -> None:
