@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, PyTree
 from aeoskit.linalg import vector_structure
 
 from . import _fields, _gauss_newton
+from ._abstract import AbstractObjective
 from ._finite import checked, one_or_nan, times
-from ._objective import Objective
 
 
 def _structure(tree: PyTree) -> PyTree[jax.ShapeDtypeStruct]:
@@ -102,7 +102,7 @@ class HessianOperator(lx.AbstractLinearOperator):
         True
     """
 
-    objective: Objective
+    objective: AbstractObjective
     params: PyTree
     # NaN where the loss or its gradient is not finite; None as long as no one has looked.
     factor: Float[Array, ""] | None = None
@@ -169,7 +169,7 @@ class GaussNewtonOperator(lx.AbstractLinearOperator):
         True
     """
 
-    objective: Objective
+    objective: AbstractObjective
     params: PyTree
     # NaN where the loss or its gradient is not finite; None as long as no one has looked.
     factor: Float[Array, ""] | None = None
@@ -337,7 +337,7 @@ class Linearization(eqx.Module):
 
 
 @eqx.filter_jit
-def linearization(objective: Objective, params: PyTree) -> Linearization:
+def linearization(objective: AbstractObjective, params: PyTree) -> Linearization:
     operator = HessianOperator(objective, params)
     if _reuse(operator) == "recompute":
         value, grads = _fields.value_and_gradient(objective, params)

@@ -219,10 +219,8 @@ class Trajectory(eqx.Module):
         placement = self.objective.placement
         if placement is None:
             return copy_tree(self._start(params, key))
-        from ._placed import lie  # which handles carries
-
         # In one program, so that no device has to hold what is to be spread.
-        start = eqx.filter_jit(lambda p, key: lie(self, self._start(p, key), self.lanes))
+        start = eqx.filter_jit(lambda p, key: place(self, self._start(p, key), self.lanes))
         return start(copy_tree(placement.put_params(params)), key)
 
     def _laid_out(self, probe_state: PyTree, params: PyTree) -> PyTree:
@@ -267,6 +265,30 @@ class Trajectory(eqx.Module):
             if budget_columns(probe)
         }
         return strong_types(Carry(jnp.asarray(0, int), lane, budgets))
+
+
+def place(trajectory: Trajectory, carry: Carry, lanes: int | None) -> Carry:
+    """Places a carry as the objective's placement says, inside of jit and outside.
+
+    Args:
+        trajectory: the run.
+        carry: its state.
+        lanes: the size of its lane axis, padded or not; None for a single run.
+
+    Returns:
+        The carry: parameters, and arrays shaped like them, as the placement says; the vectors of
+        warm starts as a Krylov basis; all else replicated.
+    """
+    placement = trajectory.objective.placement
+    if placement is None:
+        return carry
+    params = carry.lane.params
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape if lanes is None else x.shape[1:], x.dtype), params
+    )
+    lane = placement.put_state(carry.lane, shapes, lanes)
+    step, budgets = placement.put_replicated((carry.step, carry.budgets))
+    return Carry(step=step, lane=lane, budgets=budgets)
 
 
 def copy_tree(tree: PyTree) -> PyTree:

@@ -15,9 +15,18 @@ from jaxtyping import Array, Int, PyTree
 from aeoskit.linalg import loop_mode
 from aeoskit.probes import Measurement, ProbeBudget, is_due, with_budget
 
-from ._carry import AnyOptimizer, Carry, Lane, Trajectory, lane_axes, strong_types, take_lane
+from ._carry import (
+    AnyOptimizer,
+    Carry,
+    Lane,
+    Trajectory,
+    lane_axes,
+    place,
+    strong_types,
+    take_lane,
+)
 from ._pace import Clock, Pace, with_budgets
-from ._placed import cut_lanes, lie, pad_lanes, padded_lanes
+from ._padding import cut_lanes, pad_lanes, padded_lanes
 from ._rows import Rows, due_masks, joined
 from ._step import (
     advance_lane,
@@ -149,7 +158,7 @@ def stream(
         mode = choose_mode(trajectory, carry)
     chunk = chunk_length(steps, chunk)
     carry = _beside(trajectory, with_budgets(trajectory, _copied(carry)))
-    carry = lie(trajectory, carry, trajectory.lanes)
+    carry = place(trajectory, carry, trajectory.lanes)
     first = int(carry.step)
 
     def advance(carry: Carry, start: int, length: int) -> tuple[Carry, Rows]:
@@ -271,16 +280,16 @@ def _scan_chunk(
             name: jax.lax.dynamic_update_index_in_dim(rows[name], value, index, 0)
             for name, value in measurement.items()
         }
-        return lie(trajectory, Carry(step=now.step + 1, lane=lane), run), rows
+        return place(trajectory, Carry(step=now.step + 1, lane=lane), run), rows
 
-    padded, rows = jax.lax.fori_loop(0, length, body, (lie(trajectory, padded, run), rows))
+    padded, rows = jax.lax.fori_loop(0, length, body, (place(trajectory, padded, run), rows))
     carry = Carry(padded.step, cut_lanes(padded.lane, lanes), carry.budgets)
     if lanes is not None:
         rows = {name: value[:, :lanes] for name, value in rows.items()}
     placement = trajectory.objective.placement
     # Every process of a run reads the rows, wherever they were measured.
     rows = rows if placement is None else placement.put_replicated(rows)
-    return lie(trajectory, carry, lanes), rows
+    return place(trajectory, carry, lanes), rows
 
 
 def scan_chunk(
@@ -378,7 +387,7 @@ def _host_step(
     cheap = {name: probe for name, probe in trajectory.probes.items() if not probe.solves}
     measurement, states = measure_due(cheap, lane, context, {})
     lane = advance_lane(trajectory, lane, context, lane.probe_states | states)
-    carry = lie(trajectory, Carry(step=step + 1, lane=lane), None)
+    carry = place(trajectory, Carry(step=step + 1, lane=lane), None)
     return jax.tree.leaves(carry.lane), carry.step, measurement
 
 
