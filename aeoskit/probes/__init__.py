@@ -11,6 +11,7 @@ from ._budget import is_due as is_due
 from ._budget import missed_budget as missed_budget
 from ._budget import start_budget as start_budget
 from ._budget import with_budget as with_budget
+from ._check import check_probe as check_probe
 from ._criterion import CRITERIA as CRITERIA
 from ._criterion import criterion as criterion
 from ._evaluation import Evaluation as Evaluation
