@@ -1,4 +1,4 @@
-"""Do an operator and a solver keep their promises?"""
+"""Contract tests of an operator and of a solver."""
 
 import math
 from typing import Any, NamedTuple, NoReturn
@@ -12,8 +12,8 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from ._results import RESULTS
+from .solvers._arguments import check_is_solver
 from .solvers._eigensolve import eigensolve
-from .solvers._question import check_is_solver
 from .solvers._solver import AbstractEigenSolver
 from .vectors._tree import tree_axpy, tree_dot, tree_norm, tree_random_like, tree_size
 
@@ -57,7 +57,7 @@ def check_operator(
             root of machine epsilon if None, and 0.3 at most.
 
     Raises:
-        ValueError: A promise is broken; the numbers and the fix are named.
+        ValueError: A rule is broken; the message has the numbers and the fix.
         TypeError: Not a lineax operator.
 
     Example:
@@ -87,15 +87,15 @@ def check_operator(
         _refuse("it reads numbers on the host; call it outside of jit, vmap and scan.")
     # Not compiled here: a compiled product would draw its random numbers once.
     a, again = operator.mv(u), operator.mv(u)
-    for said, found in ((image, a), (structure, a)) if symmetric else ((image, a),):
-        same = jax.tree.structure(said) == jax.tree.structure(found) and all(
+    for declared, found in ((image, a), (structure, a)) if symmetric else ((image, a),):
+        same = jax.tree.structure(declared) == jax.tree.structure(found) and all(
             s.shape == x.shape and s.dtype == x.dtype
-            for s, x in zip(jax.tree.leaves(said), jax.tree.leaves(found), strict=True)
+            for s, x in zip(jax.tree.leaves(declared), jax.tree.leaves(found), strict=True)
         )
         if not same:
             _refuse(
-                f"a product has the structure {_describe(found)}, where {_describe(said)} was "
-                "promised; return what the operator's out_structure() says."
+                f"a product has the structure {_describe(found)}, where {_describe(declared)} is "
+                "declared; return the structure of the operator's out_structure()."
             )
     size = _finite(a, "A u")
     _finite(again, "A u")
@@ -162,19 +162,19 @@ def check_solver(
     overshoot: int = 0,
     seed: int = 0,
 ) -> None:
-    """Refuses a solver that breaks what `eigensolve` promises of all solvers.
+    """Refuses a solver that breaks the contract of `eigensolve`.
 
     It solves for two pairs of operators of known spectrum, in float32, on a pytree, cold and from
     the last state, under `jit`, `vmap` and `scan`: spectra apart, repeated, clustered and of low
     rank, zero, not finite, not symmetric, in one dimension, and with a budget that is too small.
-    What it looks at:
+    It checks:
 
     - shapes, unit vectors, orthogonal ones if the solver is for symmetric operators;
     - values in their order, and converged where the spectrum is easy;
     - residuals and bounds that are not under the true ones;
     - no pair that is `converged` and `is_top` where the value is another one;
     - a warm start of the same shapes after every solve, that `initial_state` has as well;
-    - a product that is not finite ends in `nonfinite`, without a value, and is got over;
+    - a product that is not finite ends in `nonfinite`, without a value, and the next one recovers;
     - an operator that is tagged symmetric and is not ends in `asymmetric`;
     - no more products than `max_matvecs`.
 
@@ -183,13 +183,13 @@ def check_solver(
     Args:
         solver: With the tolerances that it is to be tried at.
         which: The end; the first that the solver knows if None.
-        overshoot: By how many products a step may exceed the budget; 0 for a solver that looks
-            after each.
+        overshoot: The number of products by which a step may exceed the budget; 0 for a solver that
+            checks it after each.
         seed: For the operators.
 
     Raises:
-        ValueError: A promise is broken: which one, for which operator, and by how much.
-        TypeError: It is no solver.
+        ValueError: A rule is broken: the message has which, for which operator, and by how much.
+        TypeError: It is not a solver.
 
     Example:
         >>> from aeoskit.linalg import Dense
@@ -215,7 +215,7 @@ def check_solver(
                     solver,
                     which,
                     f"{answer['matvecs']} products were made of a budget of {case.budget}; look at "
-                    f"max_matvecs before each product, or say overshoot="
+                    f"max_matvecs before each product, or pass overshoot="
                     f"{answer['matvecs'] - case.budget}.",
                 )
     _check_one_dimension(solver, which)
@@ -310,7 +310,7 @@ def _drifting(
 
 
 def _shift(solver: AbstractEigenSolver) -> np.ndarray:
-    """Of an interior solver; others may have none."""
+    """The shift of an interior solver; 0 for the others."""
     shift = getattr(solver, "shift", None)
     return np.asarray(0.0 if shift is None else shift)
 
@@ -348,7 +348,7 @@ def _check_answer(
             _fails(
                 solver,
                 which,
-                f"products were NaN in {where}, and it reports {values}; say nonfinite, with NaN "
+                f"products were NaN in {where}, and values are {values}; report nonfinite, and NaN "
                 "for each value.",
             )
         return
@@ -436,7 +436,7 @@ def _check_values(
 
 
 def _check_states(solver: AbstractEigenSolver, which: str) -> None:
-    """Every start leads to a state of the shapes that `initial_state` has; nothing is compiled."""
+    """Checks that every start leads to a state shaped as `initial_state`; compiles nothing."""
     blank = solver.initial_state(_STRUCTURE, _PAIRS)
 
     def after(matrix: Array, start: Any) -> Any:

@@ -149,7 +149,7 @@ def trace(function: Callable[..., Any], *args: PyTree) -> Any:
 
 
 @functools.lru_cache(maxsize=256)
-def _of(treedef: Any, shapes: tuple[Any, ...], x64: bool) -> Anatomy:
+def _cached_anatomy(treedef: Any, shapes: tuple[Any, ...], x64: bool) -> Anatomy:
     del x64  # part of the key
     function, args = jax.tree.unflatten(
         treedef, [jax.ShapeDtypeStruct(*s) if isinstance(s, tuple) else s for s in shapes]
@@ -161,7 +161,7 @@ def _of(treedef: Any, shapes: tuple[Any, ...], x64: bool) -> Anatomy:
 def lacks_forward(jaxpr: Any) -> bool:
     """True if a traced derivative stands for one that a `custom_vjp` function does not have.
 
-    jax says so when it compiles, and not when it traces.
+    jax raises when it compiles, and not when it traces.
     """
     return any(
         equation.primitive.name == "custom_lin" or any(map(lacks_forward, _inner(equation)))
@@ -205,7 +205,7 @@ def anatomy(function: Callable[..., Any], *args: PyTree) -> Anatomy:
     leaves, treedef = jax.tree.flatten((function, args))
     x64 = bool(jax.config.jax_enable_x64)  # pyright: ignore
     shapes = tuple((x.shape, x.dtype) if hasattr(x, "shape") else x for x in leaves)
-    return _of(treedef, shapes, x64)
+    return _cached_anatomy(treedef, shapes, x64)
 
 
 def loss_anatomy(objective: Any, params: PyTree) -> Anatomy:

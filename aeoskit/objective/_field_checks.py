@@ -168,7 +168,7 @@ def has_symmetric_jacobian(objective: Any, params: PyTree) -> bool:
 
 
 def _is_gradient(batch: _Batch, params: PyTree) -> bool:
-    """The loss changes as its gradient says, along a random direction and along the gradient."""
+    """True if the loss changes as its gradient predicts, along two directions."""
     kinks = loss_anatomy(batch, params).kinks
     slope = _gradient(batch, params)
     for number in range(2):

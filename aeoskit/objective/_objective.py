@@ -20,7 +20,7 @@ from ._field_checks import check_hidden, check_product, has_symmetric_jacobian
 from ._function import ModelLoss, StableFunction
 from ._kinds import LossKind, loss_kind
 from ._operators import GaussNewtonOperator, HessianOperator, Linearization, linearization
-from ._shards import split, take
+from ._shards import split_data, take
 
 
 @eqx.filter_jit
@@ -40,7 +40,7 @@ def _as_loss(loss: Any) -> "StableFunction | ModelLoss":
 class Objective(AbstractObjective):
     """The weighted mean `L(w)` of a loss over all of a data set, and its curvature.
 
-    A loss maps `(params, batch)` to one of three shapes, told apart when it is traced: per-example
+    A loss maps `(params, batch)` to one of three shapes, recognized when it is traced: per-example
     losses `(n,)`; a pair of scalars `(sum, weight)`, as for masked tokens; a scalar mean over the
     batch. With `microbatch=m` at most `m` examples are looked at at a time: the mean stays exact,
     an uneven end and uneven weights included, and the memory of a Hessian product does not grow
@@ -60,7 +60,7 @@ class Objective(AbstractObjective):
         residual_budget: bytes that the residuals of all microbatches may take under `"auto"` (under
             `jax.vmap`, those of each lane).
         params: if given, `check(params)` is run at construction.
-        placement: where the data lie, a `Placement` or a mesh: see `place`.
+        placement: the placement of the data, a `Placement` or a mesh: see `place`.
         product: how a Hessian product is made. `"forward"`: by a forward derivative of the
             gradient. `"reverse"`: by one in reverse, for a loss without a forward derivative
             (`custom_vjp`). `"difference"`: by a central difference of two gradients, for a loss
@@ -135,7 +135,7 @@ class Objective(AbstractObjective):
         self.product = product
         self.symmetric = product == "forward" if symmetric is None else symmetric
         if self.placement is not None:
-            self.data, self.tail = split(self.data, self.placement)
+            self.data, self.tail = split_data(self.data, self.placement)
         if params is None:
             return
         params = check_params(params)
@@ -220,8 +220,7 @@ class Objective(AbstractObjective):
             where: a placement, or a mesh (its axis `data` is then that of the examples).
 
         Returns:
-            The placed objective. Its operators take any vectors, and return them as the placement
-            says.
+            The placed objective. Its operators take vectors of any sharding and place them.
 
         Raises:
             TypeError: if it is neither.
@@ -385,8 +384,8 @@ class Objective(AbstractObjective):
             params: the parameters `w`.
 
         Returns:
-            The operator `v -> ∇²L(w) v`; a product costs two to three gradients. If the objective
-            says so (`symmetric`), it is the Jacobian of the field that trains, not symmetric.
+            The operator `v -> ∇²L(w) v`; a product costs two to three gradients. With
+            `symmetric=False` it is the Jacobian of the field that trains, not symmetric.
 
         Raises:
             ValueError: if products are not what differences of gradients are.

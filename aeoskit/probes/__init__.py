@@ -1,4 +1,8 @@
-"""Probes: measurements along a trajectory."""
+"""Probes: measurements along a trajectory.
+
+A *product* is a matrix-vector product with a curvature operator, the cost that probes are measured
+in; a *lane* is one run of a sweep.
+"""
 
 from ._base import AbstractProbe as AbstractProbe
 from ._base import Measurement as Measurement

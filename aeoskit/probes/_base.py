@@ -25,7 +25,7 @@ class ProbeContext(eqx.Module):
         grads: the gradient that the coming step will use.
         step: how many steps were taken so far.
         key: a fresh PRNG key for this point.
-        going: whether the run goes on. A lane that diverged stays where it is, and a solve there
+        active: whether the run goes on. A lane that diverged stays where it is, and a solve there
             gets one product, so that the others do not wait for it.
         driver: how an eigensolve inside the probe loops: `"compiled"`, or `"host"` where a loop
             inside the program is slow (a user's own convolutions on CPU).
@@ -53,7 +53,7 @@ class ProbeContext(eqx.Module):
     grads: PyTree
     step: Int[Array, ""]
     key: PRNGKeyArray
-    going: Bool[Array, ""] = eqx.field(default_factory=lambda: jnp.asarray(True))
+    active: Bool[Array, ""] = eqx.field(default_factory=lambda: jnp.asarray(True))
     driver: Literal["compiled", "host"] = eqx.field(static=True, default="compiled")
     linearization: Linearization | None = None
 

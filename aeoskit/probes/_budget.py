@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, Int
 
 from ._base import AbstractProbe
 
-LOOSEST = 0.03
+MAX_VALUE_RTOL = 0.03
 """The loosest tolerance of a value: below what a ratio at the edge moves by from step to step."""
-LONGEST = 100
+MAX_PERIOD = 100
 """The longest period in steps; ten of the probe's own where that is longer."""
 LINEARIZATION_PRODUCTS = 1.5
 """The cost of a measurement beside its products, in products: it is linearized at a gradient."""
@@ -61,7 +61,7 @@ class ProbeBudget(eqx.Module):
     prices: Float[Any, " prices"]
     costs: Float[Any, " costs"]
 
-    def noting(self, name: str, value: float) -> "ProbeBudget":
+    def with_entry(self, name: str, value: float) -> "ProbeBudget":
         """The state with one more price or cost, and without the oldest; of NumPy arrays."""
         window = getattr(self, name)
         return dataclasses.replace(
@@ -90,8 +90,8 @@ def _limits(probe: Any) -> tuple[int, float, float]:
     """The longest period, the tightest and the loosest tolerance; NaN for a solver without one."""
     tightest = float(getattr(getattr(probe, "solver", None), "value_rtol", math.nan))
     # At 0 residuals were asked for: that is kept.
-    loosest = max(LOOSEST, tightest) if tightest > 0 else tightest
-    return max(LONGEST, 10 * probe.every), tightest, loosest
+    loosest = max(MAX_VALUE_RTOL, tightest) if tightest > 0 else tightest
+    return max(MAX_PERIOD, 10 * probe.every), tightest, loosest
 
 
 def start_budget(probe: Any, before: ProbeBudget | None = None) -> ProbeBudget:

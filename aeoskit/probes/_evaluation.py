@@ -14,8 +14,8 @@ class Evaluation(AbstractProbe):
     """Evaluates the parameters on fixed data: test rows, or the training data by another measure.
 
     What is evaluated is the mean of a function over data, an `Objective`: in microbatches and over
-    devices if that says so. The data are leaves, so that nothing is traced again for others of the
-    same shapes.
+    devices if that is set up so. The data are leaves, so that other data of the same shapes do not
+    retrace.
 
     Args:
         objectives: name to what is evaluated; it need not be differentiable.

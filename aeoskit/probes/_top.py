@@ -9,7 +9,7 @@ from aeoskit.linalg.extend import check_is_solver
 from aeoskit.objective import with_product_error
 
 
-def top_of(
+def solve_top(
     operator: lx.AbstractLinearOperator, solver: AbstractEigenSolver | None, **options: Any
 ) -> EigenSolution:
     """The largest eigenvalues, with error bars that include what the operator's products lack.

@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ._files import number_array, spell, unspell
+from ._files import decode_nonfinite, encode_nonfinite, number_array
 
 
 class Row(msgspec.Struct):
-    """What was measured at one step of one lane of one branch."""
+    """The measurements at one step of one lane of one branch."""
 
     branch: str
     step: int
@@ -85,7 +85,7 @@ def encode_rows(
         listed = array.tolist()
         # Spelling costs a Python loop, so it is done only where it is needed.
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            listed = spell(listed)
+            listed = encode_nonfinite(listed)
         columns.append((name, listed, masks[name].tolist()))
     lanes = next(iter(arrays.values())).shape[1] if arrays else 0
     rows = []
@@ -120,7 +120,7 @@ def _decode(path: Path, lines: list[bytes]) -> Iterator[Row]:
             continue
         try:
             row = _decoder.decode(line)
-            row.values = {name: unspell(value) for name, value in row.values.items()}
+            row.values = {name: decode_nonfinite(value) for name, value in row.values.items()}
         except (msgspec.DecodeError, UnicodeDecodeError, KeyError) as error:
             if i == last:
                 return

@@ -61,8 +61,8 @@ def _distance(held: HeldMap, a: Leaves, b: Leaves) -> Array:
     dtype = tree_dtype(a)
     parts = [
         jnp.sum(jnp.square(x.astype(dtype) - y.astype(dtype)))
-        for x, y, mine in zip(a, b, held.of_params, strict=True)
-        if mine
+        for x, y, is_param in zip(a, b, held.is_param, strict=True)
+        if is_param
     ]
     return jnp.sqrt(jnp.sum(jnp.stack(parts)))
 

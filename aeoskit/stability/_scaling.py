@@ -1,4 +1,4 @@
-"""In which inner product the Jacobian of an update map is looked at."""
+"""The scaling D of the coordinates in which the Jacobian of an update map is solved."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ._update_map import HeldMap, Leaves
 Scale = tuple[Float[Array, "..."], ...]
 
 
-def _or_one(x: Array) -> Array:
+def _positive_or_one(x: Array) -> Array:
     return jnp.where((x > 0) & jnp.isfinite(x), x, 1)
 
 
 def _rms(leaves: list[Array]) -> Array:
     """Of all entries of all leaves; 1 where that is zero."""
     total = sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in leaves)
-    return _or_one(jnp.sqrt(jnp.asarray(total) / max(1, sum(x.size for x in leaves))))
+    return _positive_or_one(jnp.sqrt(jnp.asarray(total) / max(1, sum(x.size for x in leaves))))
 
 
 def magnitudes(leaves: Leaves) -> Scale:
@@ -69,8 +69,8 @@ def automatic_scale(held: HeldMap, after: Leaves, alive: tuple[Bool[Array, ...],
     place = {name: i for i, name in enumerate(held.names)}
     steps = [
         jnp.where(a, y - x, 0)
-        for x, y, a, mine in zip(point, after, alive, held.of_params, strict=True)
-        if mine
+        for x, y, a, is_param in zip(point, after, alive, held.is_param, strict=True)
+        if is_param
     ]
     unit = _rms(steps)
     params = [name for name in held.paths if name.partition("/")[0] == "params"]
@@ -94,7 +94,7 @@ def automatic_scale(held: HeldMap, after: Leaves, alive: tuple[Bool[Array, ...],
             second[name] = second.get(name, jnp.zeros_like(share)) + share
     if second:
         eps = jnp.finfo(jnp.float32).eps
-        top = _or_one(jnp.max(jnp.stack([jnp.max(x, initial=0) for x in second.values()])))
+        top = _positive_or_one(jnp.max(jnp.stack([jnp.max(x, initial=0) for x in second.values()])))
         second = {name: jnp.maximum(x, eps * top) for name, x in second.items()}
     for name in params:
         if name in place:

@@ -13,13 +13,13 @@ from aeoskit.optimizers import Optimizer, as_optimizer, freeze, with_threshold
 from aeoskit.probes import ProbeContext, preconditioned_sharpness
 
 from ._carry import AnyOptimizer, Carry, Lane, Trajectory, lane_axes
-from ._step import context_of
+from ._step import make_context
 
 RATIO_RTOL = 1e-4
 """Residual of the eigenvalue that a ratio is set by: an error of its square."""
 
 
-class AbstractWay(eqx.Module):
+class AbstractBranch(eqx.Module):
     """A way to go on from a point of a trajectory."""
 
     @abc.abstractmethod
@@ -32,7 +32,7 @@ class AbstractWay(eqx.Module):
         """
 
 
-class Continue(AbstractWay):
+class Continue(AbstractBranch):
     """Goes on as before: the control of a branching experiment.
 
     Example:
@@ -45,7 +45,7 @@ class Continue(AbstractWay):
         return trajectory, carry
 
 
-class FreezePreconditioner(AbstractWay):
+class FreezePreconditioner(AbstractBranch):
     """Holds P as it is for the coming step; the momentum rule and its buffer go on (E3, E9).
 
     Args:
@@ -76,7 +76,7 @@ class FreezePreconditioner(AbstractWay):
         return trajectory.with_optimizer(optimizer), Carry(carry.step, lane, carry.budgets)
 
 
-class SwitchOptimizer(AbstractWay):
+class SwitchOptimizer(AbstractBranch):
     """Goes on with another optimizer, its state fresh (in a sweep: the same one for each lane).
 
     Args:
@@ -139,14 +139,14 @@ class SwitchOptimizer(AbstractWay):
 
 
 def branch(
-    trajectory: Trajectory, carry: Carry, ways: dict[str, AbstractWay]
+    trajectory: Trajectory, carry: Carry, branches: dict[str, AbstractBranch]
 ) -> dict[str, tuple[Trajectory, Carry]]:
     """Starts several ways from one point; `stream` gives each of them its own copy of the carry.
 
     Args:
         trajectory: the run so far.
         carry: its state at the branching point; it stays usable.
-        ways: the ways to go on, by branch name.
+        branches: the ways to go on, by branch name.
 
     Returns:
         For each name a trajectory and a carry for `stream`.
@@ -171,11 +171,11 @@ def branch(
         go on (2, 1)
         frozen (2, 1)
     """
-    if not ways:
+    if not branches:
         raise ValueError(
             "branch was given no way to go on; pass for example {'go on': Continue()}."
         )
-    return {name: way.apply(trajectory, carry) for name, way in ways.items()}
+    return {name: way.apply(trajectory, carry) for name, way in branches.items()}
 
 
 def _check_ratio(ratio: float | None) -> None:
@@ -213,7 +213,7 @@ def _at_ratio(trajectory: Trajectory, carry: Carry, ratio: Float[Array, ""]) -> 
     """The trajectory's optimizer at the learning rate that has this ratio, lane by lane."""
 
     def one(optimizer: Optimizer, lane: Lane) -> Optimizer:
-        context = context_of(trajectory.single(optimizer), lane, carry.step, "compiled")
+        context = make_context(trajectory.single(optimizer), lane, carry.step, "compiled")
         return _with_ratio(context, optimizer, lane.optimizer_state, ratio)
 
     if trajectory.lanes is None:
@@ -234,7 +234,7 @@ def _frozen(trajectory: Trajectory, carry: Carry, ratio: Float[Array, ""] | None
                 f"{type(optimizer).__name__}: build it from aeoskit.optimizers to freeze it."
             )
         single = trajectory.single(optimizer)
-        context = context_of(single, lane, carry.step, "compiled")
+        context = make_context(single, lane, carry.step, "compiled")
         frozen, state = freeze(optimizer, lane.optimizer_state, context.grads, context.params)
         if ratio is not None:
             frozen = _with_ratio(context, frozen, state, ratio)

@@ -34,7 +34,9 @@ SAMPLINGS = ("shuffle", "replacement")
 
 
 class Lane(eqx.Module):
-    """What one training run carries from step to step (in a sweep every leaf has a lane axis).
+    """The state that one training run carries from step to step.
+
+    In a sweep every leaf has a lane axis.
 
     Attributes:
         params: the parameters.
@@ -206,7 +208,7 @@ class Trajectory(eqx.Module):
         if self.lanes is None and ours and schedule.lr.ndim > 0:
             raise ValueError(
                 f"the learning rate of the optimizer has shape {schedule.lr.shape}, as "
-                f"`stack_lanes` makes it: say lanes={schedule.lr.shape[0]} in the trajectory, "
+                f"`stack_lanes` makes it: pass lanes={schedule.lr.shape[0]} in the trajectory, "
                 "or pass one optimizer."
             )
         for probe in self.probes.values():
@@ -268,7 +270,7 @@ class Trajectory(eqx.Module):
 
 
 def place(trajectory: Trajectory, carry: Carry, lanes: int | None) -> Carry:
-    """Places a carry as the objective's placement says, inside of jit and outside.
+    """Places a carry by the objective's placement, inside of jit and outside.
 
     Args:
         trajectory: the run.
@@ -276,7 +278,7 @@ def place(trajectory: Trajectory, carry: Carry, lanes: int | None) -> Carry:
         lanes: the size of its lane axis, padded or not; None for a single run.
 
     Returns:
-        The carry: parameters, and arrays shaped like them, as the placement says; the vectors of
+        The carry: parameters, and arrays shaped like them, placed as parameters; the vectors of
         warm starts as a Krylov basis; all else replicated.
     """
     placement = trajectory.objective.placement
@@ -350,7 +352,7 @@ def stack_lanes(optimizers: list[Optimizer]) -> Optimizer:
         found = _difference(first, other, "")
         if found is not None:
             name, one, two = found
-            if "function " in one:  # Of optax, say: each call makes other ones.
+            if "function " in one:  # Each call of an optax factory makes new ones.
                 advice = (
                     "take an optimizer or a schedule of aeoskit's, whose numbers are arrays and "
                     "not inside of a function, or "
@@ -375,7 +377,7 @@ def _difference(one: Any, two: Any, name: str) -> tuple[str, str, str] | None:
 
     `jax.tree.map` looks at neither: static fields and leaves that are no arrays are the first's.
     """
-    both = name, _shown(one), _shown(two)
+    both = name, _describe(one), _describe(two)
     if one is two:
         return None
     if type(one) is not type(two):
@@ -390,20 +392,20 @@ def _difference(one: Any, two: Any, name: str) -> tuple[str, str, str] | None:
     if [path for path, _ in children] != [path for path, _ in others]:
         return both
     if [path for path, _ in children] == [()]:  # A leaf.
-        return None if _same(one, two) else both
+        return None if _equal_static(one, two) else both
     for (path, a), (_, b) in zip(children, others, strict=True):
         found = _difference(a, b, name + jax.tree_util.keystr(path))
         if found is not None:
             return found
     for field in dataclasses.fields(one) if dataclasses.is_dataclass(one) else ():
         a, b = (getattr(x, field.name, None) for x in (one, two))
-        if field.metadata.get("static", False) and not _same(a, b):
-            return f"{name}.{field.name}", _shown(a), _shown(b)
+        if field.metadata.get("static", False) and not _equal_static(a, b):
+            return f"{name}.{field.name}", _describe(a), _describe(b)
     return None if dataclasses.is_dataclass(one) or treedef == other else both
 
 
-def _same(one: Any, two: Any) -> bool:
-    """Whether two values that are no arrays of a tree are alike; NaN is as good as itself."""
+def _equal_static(one: Any, two: Any) -> bool:
+    """True if two static values are equal; NaN equals NaN."""
     if type(one) is not type(two):
         return False
     if isinstance(one, np.ndarray | jax.Array):
@@ -411,7 +413,7 @@ def _same(one: Any, two: Any) -> bool:
     return bool(one == two) or (one != one and two != two)
 
 
-def _shown(value: Any) -> str:
+def _describe(value: Any) -> str:
     if eqx.is_array(value):
         return f"an array of {value.dtype} and shape {value.shape}"
     if dataclasses.is_dataclass(value):

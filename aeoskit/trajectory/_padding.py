@@ -32,7 +32,7 @@ def pad_lanes(tree: PyTree, extra: int) -> PyTree:
     return jax.tree.map(pad, tree)
 
 
-def cut_lanes(lane: Lane, lanes: int | None) -> Lane:
+def trim_lanes(lane: Lane, lanes: int | None) -> Lane:
     """The lanes that were asked for."""
     if lanes is None:
         return lane

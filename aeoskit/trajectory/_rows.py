@@ -15,7 +15,7 @@ def blank(like: np.ndarray | jax.ShapeDtypeStruct, *shape: int) -> np.ndarray:
     return np.full(shape, np.nan if np.issubdtype(like.dtype, np.inexact) else 0, like.dtype)
 
 
-def joined(parts: list[tuple[int, Rows]]) -> Rows:
+def concatenate_rows(parts: list[tuple[int, Rows]]) -> Rows:
     """Parts of so many rows each, one after the other, blank where one has none of a name."""
     examples: Rows = {}
     for _, rows in parts:

@@ -9,7 +9,7 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from .._results import RESULTS
-from ..vectors._directions import outside
+from ..vectors._directions import orthogonalize
 from ..vectors._tree import (
     block_set_row,
     block_zeros,
@@ -20,13 +20,13 @@ from ..vectors._tree import (
     tree_size,
     vector_structure,
 )
-from ._trace import check_question, leaf_eps, mean_and_error, rademacher_like
+from ._trace import check_arguments, leaf_eps, mean_and_error, rademacher_like
 
 # In units of epsilon times the largest entry of T: below it, what is left of a product is noise.
 _INVARIANT = 100.0
 
 
-def tridiagonalise(
+def tridiagonalize(
     operator: lx.AbstractLinearOperator, vector: PyTree, steps: int
 ) -> tuple[Float[Array, " steps"], Float[Array, " steps"], Int[Array, ""], Bool[Array, ""]]:
     """Lanczos from one vector, with full reorthogonalisation: the tridiagonal matrix.
@@ -46,7 +46,7 @@ def tridiagonalise(
         basis = block_set_row(basis, size, q)
         w = operator.mv(q)
         alpha = tree_dot(q, w)
-        w, _, beta = outside(basis, w, size + 1, jnp.full_like(size, -1))
+        w, _, beta = orthogonalize(basis, w, size + 1, jnp.full_like(size, -1))
         scale = jnp.maximum(scale, jnp.maximum(jnp.abs(alpha), beta))
         # False for NaN as well: it is in the diagonal now, and the loop ends.
         open_ = beta > tolerance * scale
@@ -93,11 +93,11 @@ def gauss_rule(
 def quadratures(
     operator: lx.AbstractLinearOperator, key: Array, probes: int, steps: int
 ) -> tuple[Array, Array, Array, Array]:
-    """`tridiagonalise` from `probes` random sign vectors, one after the other."""
+    """`tridiagonalize` from `probes` random sign vectors, one after the other."""
     structure = vector_structure(operator)
 
     def one(k: Array):
-        return tridiagonalise(operator, rademacher_like(k, structure), steps)
+        return tridiagonalize(operator, rademacher_like(k, structure), steps)
 
     return jax.lax.map(one, jax.random.split(key, probes))
 
@@ -241,7 +241,7 @@ def spectral_density(
         >>> round(float(total), 3)
         1.0
     """
-    check_question(
+    check_arguments(
         "spectral_density", operator, symmetric=True, probes=(probes, 1), steps=(steps, 1)
     )
     if grid is None:

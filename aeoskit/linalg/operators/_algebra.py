@@ -21,7 +21,7 @@ from ._layout import widen
 from ._protocol import (
     AbstractWrappedOperator,
     always,
-    itself,
+    identity,
     linearised_part,
     of_part,
     register_operator,
@@ -146,15 +146,15 @@ class DeflatedOperator(AbstractWrappedOperator):
                 "them, or take the vectors of a solution that converged."
             )
 
-    def _outside(self, vector: PyTree[Array]) -> tuple[PyTree[Array], Float[Array, " k"]]:
+    def _project_out(self, vector: PyTree[Array]) -> tuple[PyTree[Array], Float[Array, " k"]]:
         dots = block_dots(self.vectors, vector)
         inside = block_combine(self.vectors, dots)
         return jax.tree.map(lambda v, x: (v - x).astype(v.dtype), vector, inside), dots
 
     def mv(self, vector: PyTree[Array]) -> PyTree[Array]:
         """The product; costs one of A."""
-        outside, dots = self._outside(vector)
-        image, _ = self._outside(self.operator.mv(outside))
+        outside, dots = self._project_out(vector)
+        image, _ = self._project_out(self.operator.mv(outside))
         if self.values is None:
             return image
         inside = block_combine(self.vectors, self.values * dots)
@@ -232,7 +232,7 @@ class ComplementOperator(AbstractWrappedOperator):
 
 register_operator(
     ComplementOperator,
-    linearise=itself,
+    linearise=identity,
     symmetric=always,
     positive_semidefinite=lambda operator: operator.definite,
 )

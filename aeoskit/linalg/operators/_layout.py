@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree
 
-from .._platform import elsewhere
+from .._platform import compiles_ahead
 from ..vectors._tree import tree_size, vector_structure
 from ._protocol import AbstractWrappedOperator
 
@@ -72,7 +72,7 @@ def product_error(operator: lx.AbstractLinearOperator) -> float:
     """The relative error of an operator's products beyond rounding, in units of its norm.
 
     Residuals hold it, whatever the solver. An operator with products that are not exact
-    (differences of gradients, say) registers what they may be off by; one that is made of another
+    (such as differences of gradients) registers their error; one that is made of another
     has that one's.
 
     Args:
@@ -187,7 +187,7 @@ def packable(structure: PyTree, arrays: PyTree) -> bool:
     if any(_spread(x) for x in leaves):
         return False
     unknown = any(isinstance(x, Tracer | jax.ShapeDtypeStruct) for x in leaves)
-    return not unknown or (jax.device_count() == 1 and not elsewhere())
+    return not unknown or (jax.device_count() == 1 and not compiles_ahead())
 
 
 def is_packed(block: PyTree, structure: PyTree) -> bool:

@@ -11,10 +11,10 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .._results import EVIDENCE, RESULTS, EigenSolution
 from ..operators._protocol import dense_matrix
 from ..vectors._tree import from_flat, tree_dtype, tree_size
-from ._question import Scalar, Start
+from ._arguments import Scalar, Start
+from ._convergence import ritz_gaps, temple_bound
 from ._relation import WHICH, original_order, rank_ritz
 from ._solver import AbstractEigenSolver, EigenProblem
-from ._verdict import ritz_gaps, temple_bound
 
 
 class DenseState(eqx.Module):
