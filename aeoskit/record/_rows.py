@@ -19,6 +19,9 @@ class Row(msgspec.Struct):
     values: dict[str, Any]
 
 
+# The columns and dimensions of a record that are no measurements.
+RESERVED = ("branch", "lane", "step", "index")
+
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Row)
 
@@ -37,7 +40,8 @@ def check_measurements(
         the three as NumPy arrays, each mask of shape `(steps, lanes)`.
 
     Raises:
-        ValueError: naming the measurement and the shape that it should have.
+        ValueError: naming the measurement and the shape that it should have, or a name that the
+            record uses itself.
     """
     at = np.asarray(steps)
     if at.ndim != 1 or at.dtype.kind not in "iu":
@@ -46,6 +50,12 @@ def check_measurements(
             "but must be a vector of integers, one a row."
         )
     arrays = {name: number_array(array) for name, array in measurements.items()}
+    for name in RESERVED:
+        if name in arrays:
+            raise ValueError(
+                f"a measurement is called {name!r}, and so is a column of the record: give it "
+                "another name."
+            )
     lanes = {array.shape[1] for array in arrays.values() if array.ndim >= 2}
     masks = {}
     for name, array in arrays.items():

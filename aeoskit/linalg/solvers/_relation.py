@@ -305,7 +305,7 @@ def compress(
     Args:
         relation: What was multiplied.
         pairs: Its Ritz pairs.
-        compress_onto: How many of these to keep.
+        kept: How many of these to keep.
         most: How many rows there may be.
         preference: `(c, c)`, for directions that were not multiplied.
 
@@ -350,7 +350,7 @@ def restrict_rows(
         relation: What was multiplied.
         best: The combinations, in columns; zero columns from `kept` on.
         shares: Unit residuals, in columns: rows in which they have their shares go first.
-        compress_onto: How many.
+        kept: How many.
         most: How many rows there may be.
         preference: `(c, c)`, for other directions.
 
