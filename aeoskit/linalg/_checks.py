@@ -198,7 +198,7 @@ def check_solver(
     check_is_solver(solver)
     which = solver.ends[0] if which is None else which
     if which not in solver.ends:
-        _fails(solver, which, f"it finds {', '.join(solver.ends)} only; name one of these.")
+        _fail(solver, which, f"it finds {', '.join(solver.ends)} only; name one of these.")
     _check_states(solver, which)
     cases = _cases(solver, seed)
     matrices = np.stack([case.matrices for case in cases]).astype(np.float32)
@@ -211,7 +211,7 @@ def check_solver(
             answer = jax.tree.map(lambda x: x[i, t], answers)  # noqa: B023
             _check_answer(solver, which, case, t, matrices[i, t].astype(np.float64), answer)
             if answer["matvecs"] > case.budget + overshoot:
-                _fails(
+                _fail(
                     solver,
                     which,
                     f"{answer['matvecs']} products were made of a budget of {case.budget}; look at "
@@ -221,7 +221,7 @@ def check_solver(
     _check_one_dimension(solver, which)
 
 
-def _fails(solver: AbstractEigenSolver, which: str, what: str) -> NoReturn:
+def _fail(solver: AbstractEigenSolver, which: str, what: str) -> NoReturn:
     raise ValueError(f"check_solver: {type(solver).__name__} for {which}: {what}")
 
 
@@ -282,7 +282,7 @@ def _cases(solver: AbstractEigenSolver, seed: int) -> list[_Case]:
         "of rank three": np.concatenate([[1.0, 0.8, 0.6], np.zeros(_DIMENSION - 3)]),
         "zero": np.zeros(_DIMENSION),
     }
-    cases = [_Case(name, _drifting(rng, unit * x)) for name, x in spectra.items()]
+    cases = [_Case(name, _drifting_matrices(rng, unit * x)) for name, x in spectra.items()]
     (first, *_) = cases
     broken = first.matrices.copy()
     broken[1] = np.nan
@@ -295,7 +295,7 @@ def _cases(solver: AbstractEigenSolver, seed: int) -> list[_Case]:
     ]
 
 
-def _drifting(
+def _drifting_matrices(
     rng: np.random.Generator, spectrum: Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, "measurements n n"]:
     q = np.linalg.qr(rng.normal(size=(_DIMENSION, _DIMENSION)))[0]
@@ -342,10 +342,10 @@ def _check_answer(
     where = f"measurement {t + 1} of the operator '{case.name}'"
     values = answer["values"]
     if not answer["sound"]:
-        _fails(solver, which, f"the state after {where} is not finite; leave out what is not.")
+        _fail(solver, which, f"the state after {where} is not finite; leave out what is not.")
     if not np.isfinite(matrix).all():
         if not answer["nonfinite"] or answer["converged"].any() or np.isfinite(values).any():
-            _fails(
+            _fail(
                 solver,
                 which,
                 f"products were NaN in {where}, and values are {values}; report nonfinite, and NaN "
@@ -354,7 +354,7 @@ def _check_answer(
         return
     if solver.symmetric and not case.symmetric:
         if answer["converged"].any() or (case.budget > _SPENT and not answer["asymmetric"]):
-            _fails(
+            _fail(
                 solver,
                 which,
                 f"{where} is tagged symmetric and is not, and the result is not asymmetric; "
@@ -362,7 +362,7 @@ def _check_answer(
             )
         return
     if answer["asymmetric"]:
-        _fails(solver, which, f"{where} is symmetric and called asymmetric; allow for rounding.")
+        _fail(solver, which, f"{where} is symmetric and called asymmetric; allow for rounding.")
     spectrum = np.linalg.eigvalsh(matrix) if case.symmetric else np.linalg.eigvals(matrix)
     norm = max(float(np.linalg.norm(matrix, 2)), float(np.finfo(np.float32).tiny))
     known = np.isfinite(values)
@@ -370,7 +370,7 @@ def _check_answer(
     gram = vectors.conj() @ vectors.T - np.eye(_PAIRS)
     gram = gram if solver.symmetric else np.diag(np.diag(gram))
     if np.abs(gram[np.ix_(known, known)]).max(initial=0) > 1e-3:
-        _fails(
+        _fail(
             solver,
             which,
             f"the vectors of {where} are not orthonormal, by {np.abs(gram).max():.1e}; vectors "
@@ -384,7 +384,7 @@ def _check_answer(
     for name, (bar, truth) in bars.items():
         small = known & ~(truth <= 1.01 * bar + _UNIT * norm)
         if small.any():
-            _fails(
+            _fail(
                 solver,
                 which,
                 f"a {name} of {where} is {bar[small][0]:.3e} where the true one is "
@@ -394,7 +394,7 @@ def _check_answer(
     _check_values(solver, which, case, where, spectrum, norm, answer)
     easy = case.name == "apart" or (case.name == "not finite once" and t != 2)
     if easy and not answer["converged"].all():
-        _fails(
+        _fail(
             solver,
             which,
             f"{where} has values well apart, and {values} have not converged in "
@@ -427,7 +427,7 @@ def _check_values(
     claimed = answer["converged"] & answer["is_top"]
     wrong = claimed & ~(np.abs(measured - measure) <= allowed)
     if wrong.any():
-        _fails(
+        _fail(
             solver,
             which,
             f"{where} has the eigenvalues {truth}, and {values} are claimed, converged and "
@@ -444,11 +444,11 @@ def _check_states(solver: AbstractEigenSolver, which: str) -> None:
         solution = eigensolve(operator, solver, k=_PAIRS, which=which, start=start)
         if jax.tree.map(jnp.shape, solution.vectors) != _ROWS:
             shapes = jax.tree.map(jnp.shape, solution.vectors)
-            _fails(solver, which, f"the vectors have shapes {shapes}, for {_ROWS}: (k, *leaf).")
+            _fail(solver, which, f"the vectors have shapes {shapes}, for {_ROWS}: (k, *leaf).")
         for name in ("values", "residuals", "bounds", "estimates", "converged", "is_top"):
             if jnp.shape(getattr(solution, name)) != (_PAIRS,):
                 shape = jnp.shape(getattr(solution, name))
-                _fails(solver, which, f"`{name}` has the shape {shape}, for {(_PAIRS,)}.")
+                _fail(solver, which, f"`{name}` has the shape {shape}, for {(_PAIRS,)}.")
         return solution.state
 
     matrix = jax.ShapeDtypeStruct((_DIMENSION, _DIMENSION), jnp.float32)
@@ -457,7 +457,7 @@ def _check_states(solver: AbstractEigenSolver, which: str) -> None:
         # Without a state a solve in a process of several devices does not pack its vectors.
         wanted = blank if start is not None else eqx.filter_eval_shape(after, matrix, state)
         if _shapes(state) != _shapes(wanted):
-            _fails(
+            _fail(
                 solver,
                 which,
                 f"the state after a solve from {'None' if start is None else 'a blank state'} "
@@ -482,7 +482,7 @@ def _check_one_dimension(solver: AbstractEigenSolver, which: str) -> None:
     operator = lx.MatrixLinearOperator(jnp.full((1, 1), -3.0, jnp.float32), lx.symmetric_tag)
     solution = eigensolve(operator, solver, k=1, which=which)
     if not solution.converged[0] or abs(complex(solution.values[0]) + 3) > 1e-4:
-        _fails(
+        _fail(
             solver,
             which,
             f"the operator -3 in one dimension has the value {solution.values[0]} after "

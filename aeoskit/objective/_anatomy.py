@@ -72,18 +72,18 @@ def _narrow(jaxpr: Any) -> float:
 
 def _is_shift(equation: Any, jaxpr: Any) -> bool:
     """True if a stopped maximum is subtracted from what it is the maximum of, as in softmax."""
-    makers = {v: e for e in jaxpr.eqns for v in e.outvars}
+    producers = {v: e for e in jaxpr.eqns for v in e.outvars}
     (stopped,) = equation.outvars
     front = {v for v in equation.invars if not isinstance(v, jex_core.Literal)}
     source = None
     while front:
-        maker = makers.get(front.pop())
-        if maker is None:
+        producer = producers.get(front.pop())
+        if producer is None:
             continue
-        inputs = [v for v in maker.invars if not isinstance(v, jex_core.Literal)]
-        if maker.primitive.name == "reduce_max":
+        inputs = [v for v in producer.invars if not isinstance(v, jex_core.Literal)]
+        if producer.primitive.name == "reduce_max":
             source = inputs[0]
-        elif maker.primitive.name in _CARRIES:
+        elif producer.primitive.name in _CARRIES:
             front.update(v for v in inputs if _floating(v))
         else:
             return False

@@ -235,8 +235,8 @@ def _check_parts(objective: Any, params: PyTree, data: PyTree, m: int) -> None:
         one, two, whole = (slope(params, batch) for batch in (head, tail, both))
         share = m / (m + rest)
         expected = jax.tree.map(lambda a, b: share * a + (1 - share) * b, one, two)
-        apart = jax.tree.map(jnp.subtract, whole, expected)
-        gap, size, norm = (float(tree_norm(x)) for x in (apart, expected, whole))
+        difference = jax.tree.map(jnp.subtract, whole, expected)
+        gap, size, norm = (float(tree_norm(x)) for x in (difference, expected, whole))
         scale = share * float(tree_norm(one)) + (1 - share) * float(tree_norm(two))
         found.append((np.float64(size), np.float64(size + gap), np.float64(scale)))
         norms = norm, size

@@ -82,9 +82,9 @@ def _roots(output_loss: Callable[..., Any], outputs: Array) -> Array:
         return entries
     # diag p - ppᵀ is the mean over classes c of (p - e_c)(p - e_c)ᵀ, each position by itself.
     probabilities = jax.nn.softmax(outputs.astype(wide), axis=-1)[None]
-    chances = jnp.sum(probabilities * entries, axis=-1, keepdims=True)
-    here = jnp.sum(entries, axis=-1, keepdims=True)
-    return jnp.sqrt(chances) * (here * probabilities - entries)
+    class_probabilities = jnp.sum(probabilities * entries, axis=-1, keepdims=True)
+    one_hot = jnp.sum(entries, axis=-1, keepdims=True)
+    return jnp.sqrt(class_probabilities) * (one_hot * probabilities - entries)
 
 
 def _draw(output_loss: Callable[..., Any], outputs: Array, key: Array) -> Array:

@@ -274,10 +274,10 @@ def residual_bytes(treedef: Any, shapes: tuple[Any, ...]) -> int:
     """Bytes that a linearization would hold on a device, over all microbatches: shapes alone."""
     operator = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
     leaves = jax.tree.leaves(jax.eval_shape(_linear_map, operator))
-    held = sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in leaves)
+    total = sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in leaves)
     # Of a sum over shards each device holds its own.
     placement = operator.objective.placement
-    return held if placement is None else held // placement.data_shards
+    return total if placement is None else total // placement.data_shards
 
 
 def _reuse(operator: "HessianOperator | GaussNewtonOperator") -> Literal["linearize", "recompute"]:

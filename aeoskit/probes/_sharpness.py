@@ -99,11 +99,11 @@ def _hessian(
             "params are traced and linearization is not, so that it would be a constant under the "
             f"transformation: {remedy}, inside of it"
         )
-    for name, theirs, ours in (
+    for name, linearized, given in (
         ("params", hessian.params, params),
         ("objective", hessian.objective, objective),
     ):
-        if not _is_same(theirs, ours):
+        if not _is_same(linearized, given):
             raise ValueError(f"linearization was made with other {name} than those here: {remedy}")
     return hessian
 

@@ -1,4 +1,4 @@
-"""From the table of metrics to labelled arrays, a dimension per swept hyperparameter."""
+"""The labeled arrays of a table of metrics, with a dimension per swept hyperparameter."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ FLAGS = {"flag_values": list(range(len(CRITERIA))), "flag_meanings": " ".join(CR
 
 
 def build_dataset(table: pa.Table, lanes: Sequence[Mapping[str, Any]]) -> xr.Dataset:
-    """The labelled arrays of a run.
+    """The labeled arrays of a run.
 
     Args:
         table: as `build_table` makes it.
@@ -108,8 +108,8 @@ def _sweep_dims(
 
 
 def _hashable(value: Any) -> Any:
-    to_plain = value is ABSENT or isinstance(value, int | float | str | None)
-    return value if to_plain else str(value)
+    is_plain = value is ABSENT or isinstance(value, int | float | str | None)
+    return value if is_plain else str(value)
 
 
 def _labels(values: Sequence[Any]) -> np.ndarray:

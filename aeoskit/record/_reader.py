@@ -51,7 +51,7 @@ class Run:
 
     @cached_property
     def metrics(self) -> "xr.Dataset":
-        """The measurements as labelled arrays; dimensions as in `build_dataset`.
+        """The measurements as labeled arrays; dimensions as in `build_dataset`.
 
         Read at the first use: from the columns of a closed run, otherwise from the running
         metrics, whose last line is dropped if it is torn.

@@ -14,7 +14,7 @@ _FORM = "write it as 'data=4,model=2', where one size may be left out for all de
 def make_mesh(spec: str | Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
     """Makes a mesh of devices with named axes from a text such as `data=4,model=2`.
 
-    The order of the axes is that of the text: devices of the last axis are neighbours. One size may
+    The order of the axes is that of the text: devices of the last axis are neighbors. One size may
     be -1 or left out (`"data"`, `"data,model=2"`): that axis takes all the devices that remain.
     Where the sizes ask for fewer devices than there are, the first ones are taken. All axes are
     automatic (`AxisType.Auto`): the compiler chooses the shardings that are not given.

@@ -116,16 +116,18 @@ def _with_state(
     held: HeldMap, left: tuple[Array, ...], first: tuple[Array, ...], zeros: tuple[Array, ...]
 ) -> tuple[Array, ...]:
     """The masks of live coordinates: where a parameter is dead, so is its state."""
-    place = {name: i for i, name in enumerate(held.names)}
+    index_of = {name: i for i, name in enumerate(held.names)}
     params = [name for name in held.paths if name.partition("/")[0] == "params"]
     alive = list(left)
     subtrees = like_params(held)
     for position, name in enumerate(params):
-        if name not in place:
+        if name not in index_of:
             continue
-        own = place[name]
+        own = index_of[name]
         parts = [
-            place[held.paths[t[position]]] for t in subtrees if held.paths[t[position]] in place
+            index_of[held.paths[t[position]]]
+            for t in subtrees
+            if held.paths[t[position]] in index_of
         ]
         for i in parts:
             alive[own] = alive[own] & (first[own] | ~zeros[i])

@@ -119,13 +119,13 @@ def _has_transpose(transposed: TransposedJacobian) -> bool:
     return True
 
 
-def _rescaled(start: Start, analysis: MapAnalysis, up: bool) -> Start:
+def _rescaled(start: Start, analysis: MapAnalysis, multiply: bool) -> Start:
     """Its vectors times D, or divided by it; nothing in coordinates that are not alive."""
     start = leafwise(start, widen(structure_of(analysis.map.point)))
     if start.block is None:
         return start
     block = tuple(
-        _finite(jnp.where(a[None], b * d[None] if up else b / d[None], 0)).astype(b.dtype)
+        _finite(jnp.where(a[None], b * d[None] if multiply else b / d[None], 0)).astype(b.dtype)
         for b, d, a in zip(start.block, analysis.scale, analysis.alive, strict=True)
     )
     return dataclasses.replace(start, block=block)
@@ -137,22 +137,24 @@ def right_start(start: Any, analysis: MapAnalysis) -> Any:
         return start
     start = as_start(start, widen(structure_of(analysis.map.point)))
     own = start.memory.right if isinstance(start.memory, TwoSidedMemory) else start.memory
-    return _rescaled(dataclasses.replace(start, memory=own), analysis, up=False)
+    return _rescaled(dataclasses.replace(start, memory=own), analysis, multiply=False)
 
 
 def left_start(start: Any, analysis: MapAnalysis, right: Any) -> Any:
     """The start of the transposed solve: the end of the last one, or the right vectors."""
     if isinstance(start, Start) and isinstance(start.memory, TwoSidedMemory):
         left = as_start(start.memory.left, widen(structure_of(analysis.map.point)))
-        return _rescaled(left, analysis, up=True)
+        return _rescaled(left, analysis, multiply=True)
     parts = tuple(jnp.concatenate([v.real, v.imag]) for v in right.vectors)
     return tuple(_finite(v) for v in parts)
 
 
 def warm_start(right: EigenSolution, left: EigenSolution | None, analysis: MapAnalysis) -> Start:
     """The state of both solves in the users' coordinates, the left one in `memory`."""
-    state = _rescaled(right.state, analysis, up=True)
+    state = _rescaled(right.state, analysis, multiply=True)
     if left is None:
         return state
-    memory = TwoSidedMemory(right=state.memory, left=_rescaled(left.state, analysis, up=False))
+    memory = TwoSidedMemory(
+        right=state.memory, left=_rescaled(left.state, analysis, multiply=False)
+    )
     return dataclasses.replace(state, memory=memory)

@@ -66,7 +66,7 @@ def automatic_scale(held: HeldMap, after: Leaves, alive: tuple[Bool[Array, ...],
         A positive array for each leaf that moves.
     """
     point = held.point
-    place = {name: i for i, name in enumerate(held.names)}
+    index_of = {name: i for i, name in enumerate(held.names)}
     steps = [
         jnp.where(a, y - x, 0)
         for x, y, a, is_param in zip(point, after, alive, held.is_param, strict=True)
@@ -75,46 +75,48 @@ def automatic_scale(held: HeldMap, after: Leaves, alive: tuple[Bool[Array, ...],
     unit = _rms(steps)
     params = [name for name in held.paths if name.partition("/")[0] == "params"]
     # After the step: before the first one the state is zero.
-    everything = jax.tree.leaves(held.at(tuple(jnp.where(jnp.isfinite(y), y, 0) for y in after)))
+    leaves_after = jax.tree.leaves(held.at(tuple(jnp.where(jnp.isfinite(y), y, 0) for y in after)))
     subtrees = like_params(held)
     floating = [
         tree
         for tree in subtrees
-        if all(jnp.issubdtype(getattr(everything[i], "dtype", int), jnp.floating) for i in tree)
+        if all(jnp.issubdtype(getattr(leaves_after[i], "dtype", int), jnp.floating) for i in tree)
     ]
 
     scale: list[Any] = [jnp.full_like(x, _rms([x]).astype(x.dtype)) for x in point]
     second: dict[str, Array] = {}
     is_second: list[Array] = []
     for tree in floating:
-        positive = jnp.all(jnp.stack([jnp.all(everything[i] >= 0) for i in tree]))
+        positive = jnp.all(jnp.stack([jnp.all(leaves_after[i] >= 0) for i in tree]))
         is_second.append(positive)
         for name, i in zip(params, tree, strict=True):
-            share = jnp.where(positive, everything[i], 0).astype(float)
+            share = jnp.where(positive, leaves_after[i], 0).astype(float)
             second[name] = second.get(name, jnp.zeros_like(share)) + share
     if second:
         eps = jnp.finfo(jnp.float32).eps
         top = _positive_or_one(jnp.max(jnp.stack([jnp.max(x, initial=0) for x in second.values()])))
         second = {name: jnp.maximum(x, eps * top) for name, x in second.items()}
     for name in params:
-        if name in place:
-            scale[place[name]] = jnp.full_like(point[place[name]], unit.astype(point[0].dtype))
+        if name in index_of:
+            scale[index_of[name]] = jnp.full_like(
+                point[index_of[name]], unit.astype(point[0].dtype)
+            )
     for tree, positive in zip(floating, is_second, strict=True):
         roots = [jnp.sqrt(second[name]) for name in params]
-        sizes = [jnp.abs(everything[i]).astype(float) for i in tree]
+        sizes = [jnp.abs(leaves_after[i]).astype(float) for i in tree]
         flat, along = _rms(sizes), _rms(roots)
         # The larger cosine: of the entries' sizes with √ν, or with a constant.
         follows = sum(jnp.sum(x * r) for x, r in zip(sizes, roots, strict=True)) / along
         level = sum(jnp.sum(x) for x in sizes)
         for i, root in zip(tree, roots, strict=True):
             path = held.paths[i]
-            if path not in place:
+            if path not in index_of:
                 continue
-            x = point[place[path]]
+            x = point[index_of[path]]
             first = jnp.where(follows >= level, root / along, 1) * flat
-            moment = jnp.maximum(everything[i], jnp.finfo(jnp.float32).eps * flat)
+            moment = jnp.maximum(leaves_after[i], jnp.finfo(jnp.float32).eps * flat)
             best = jnp.where(positive, moment, first)
-            scale[place[path]] = best.astype(x.dtype)
+            scale[index_of[path]] = best.astype(x.dtype)
     return tuple(scale)
 
 

@@ -1,4 +1,4 @@
-"""Going on from one point along several ways."""
+"""Branches: runs that continue from one point, each with a change of its own."""
 
 import abc
 import math
@@ -16,15 +16,15 @@ from ._carry import AnyOptimizer, Carry, Lane, Trajectory, lane_axes
 from ._step import make_context
 
 RATIO_RTOL = 1e-4
-"""Residual of the eigenvalue that a ratio is set by: an error of its square."""
+"""The residual of the eigenvalue that sets a ratio, whose error is of its square."""
 
 
 class AbstractBranch(eqx.Module):
-    """A way to go on from a point of a trajectory."""
+    """A change with which a run continues from a point of a trajectory."""
 
     @abc.abstractmethod
     def apply(self, trajectory: Trajectory, carry: Carry) -> tuple[Trajectory, Carry]:
-        """The trajectory and carry with which this way starts.
+        """The trajectory and carry with which the branch starts.
 
         Args:
             trajectory: the run so far.
@@ -33,7 +33,7 @@ class AbstractBranch(eqx.Module):
 
 
 class Continue(AbstractBranch):
-    """Goes on as before: the control of a branching experiment.
+    """Continues unchanged: the control of a branching experiment.
 
     Example:
         >>> import aeoskit as ak
@@ -46,12 +46,12 @@ class Continue(AbstractBranch):
 
 
 class FreezePreconditioner(AbstractBranch):
-    """Holds P as it is for the coming step; the momentum rule and its buffer go on (E3, E9).
+    """Freezes P as of the coming step; the momentum rule and its buffer continue (E3, E9).
 
     Args:
-        ratio: If given, the learning rate is set, once and for good, such that this is the ratio of
-            `λ₁(P⁻¹H)`, as it is here, to the threshold: just below and just above 1, a threshold is
-            tried out (E15). None leaves the learning rate and its schedule.
+        ratio: If given, the learning rate is fixed such that this is the ratio of `λ₁(P⁻¹H)` at
+            this point to the threshold: runs just below and just above 1 test a threshold (E15).
+            None keeps the learning rate and its schedule.
 
     Raises:
         ValueError: a ratio that is not above 0.
@@ -77,14 +77,14 @@ class FreezePreconditioner(AbstractBranch):
 
 
 class SwitchOptimizer(AbstractBranch):
-    """Goes on with another optimizer, its state fresh (in a sweep: the same one for each lane).
+    """Continues with another optimizer and a fresh state (in a sweep, the same for each lane).
 
     Args:
-        optimizer: the optimizer to go on with, without a lane axis; where the run has no lanes also
+        optimizer: the next optimizer, without a lane axis; where the run has no lanes also
             an optax transformation or an optimistix minimiser.
         ratio: As for `FreezePreconditioner`: the learning rate is set such that this is the ratio
             of `λ₁(P⁻¹H)` to the threshold at the switch, with the P of the first step to come;
-            that of `optimizer` is of no effect then.
+            that of `optimizer` has no effect then.
 
     Raises:
         ValueError: a ratio that is not above 0, or one for an optimizer that is not aeoskit's.
@@ -141,20 +141,20 @@ class SwitchOptimizer(AbstractBranch):
 def branch(
     trajectory: Trajectory, carry: Carry, branches: dict[str, AbstractBranch]
 ) -> dict[str, tuple[Trajectory, Carry]]:
-    """Starts several ways from one point; `stream` gives each of them its own copy of the carry.
+    """Starts several branches from one point; `stream` gives each its own copy of the carry.
 
     Args:
         trajectory: the run so far.
         carry: its state at the branching point; it stays usable.
-        branches: the ways to go on, by branch name.
+        branches: the branches, by name.
 
     Returns:
         For each name a trajectory and a carry for `stream`.
 
     Raises:
-        ValueError: no way was given.
+        ValueError: no branch was given.
 
-    Costs what its ways cost: one gradient for `FreezePreconditioner`, a solve where a ratio is
+    Costs what its branches cost: one gradient for `FreezePreconditioner`, a solve where a ratio is
     asked for, nothing otherwise.
 
     Example:
@@ -165,17 +165,15 @@ def branch(
         >>> carry = trajectory.init(jnp.zeros(2), jax.random.key(0))
         >>> branches = ak.branch(
         ...     trajectory, carry, {"go on": ak.Continue(), "frozen": ak.FreezePreconditioner()})
-        >>> for name, (way, start) in branches.items():
-        ...     chunk, = ak.stream(way, start, 2)
+        >>> for name, (run, start) in branches.items():
+        ...     chunk, = ak.stream(run, start, 2)
         ...     print(name, chunk.measurements["loss"].shape)
         go on (2, 1)
         frozen (2, 1)
     """
     if not branches:
-        raise ValueError(
-            "branch was given no way to go on; pass for example {'go on': Continue()}."
-        )
-    return {name: way.apply(trajectory, carry) for name, way in branches.items()}
+        raise ValueError("branches is empty; pass one at least, such as {'control': Continue()}.")
+    return {name: change.apply(trajectory, carry) for name, change in branches.items()}
 
 
 def _check_ratio(ratio: float | None) -> None:

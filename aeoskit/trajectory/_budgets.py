@@ -1,4 +1,4 @@
-"""Budgets of time along a run: `stream` looks at a clock between two programs."""
+"""Time budgets of probes along a run, by a clock that is read between two programs."""
 
 import dataclasses
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def with_budgets(trajectory: Trajectory, carry: Carry) -> Carry:
 
 
 class BudgetController:
-    """Takes chunks in parts, some of which are timed, and moves periods and tolerances after them.
+    """Runs chunks in parts, times some of them, and adapts periods and tolerances.
 
     The price of a product is timed in units of a training step: one step with a measurement, and
     the steps after it without one. It hardly changes, so a few timings will do; how many products
@@ -56,7 +56,7 @@ class BudgetController:
     Args:
         trajectory: the run.
         carry: its state.
-        advance: takes steps from a number on, and gives the rows.
+        advance: takes steps from a number on, and returns the rows.
         clock: seconds.
         lanes_together: whether lanes are solved together, so that the slowest one counts.
     """
@@ -127,7 +127,7 @@ class BudgetController:
         return dataclasses.replace(carry, budgets=self._on_device()), rows, masks
 
     def always_measured(self) -> set[str]:
-        """The quantities that every chunk has: when they are due no one knows beforehand."""
+        """The quantities of every chunk: their due steps are not known beforehand."""
         return {
             name
             for probe in self._probes.values()

@@ -44,7 +44,7 @@ class Lane(eqx.Module):
         probe_states: warm starts, by probe name.
         key: the key of this lane's randomness; a step's key is derived from it and the step.
         diverged_at: the step whose loss or gradient was not finite, or above the divergence limit;
-            -1 while the run is sound. From that step on the lane is frozen.
+            -1 before that. From that step on the lane is frozen.
         initial_loss: the loss at the first step: the divergence limit is a multiple of it.
 
     Example:
@@ -72,7 +72,7 @@ class Carry(eqx.Module):
         step: how many steps were taken. One number for all lanes, so that a probe's period stays
             an unbatched predicate under `vmap` (a batched `cond` would run both of its sides).
         lane: a `Lane`; with a leading lane axis on each leaf in a sweep.
-        budgets: where the probes with `overhead` stand, by name; one for all lanes, as the step.
+        budgets: the states of the probes with `overhead`, by name; one for all lanes, as the step.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -90,7 +90,7 @@ class Carry(eqx.Module):
 
 
 class Trajectory(eqx.Module):
-    """A training run as data: what is minimized, by which optimizer, and what is measured.
+    """A training run as data: the objective, the optimizer, and the probes.
 
     Args:
         objective: the mean loss over the data.
@@ -101,11 +101,11 @@ class Trajectory(eqx.Module):
         sampling: how a batch is drawn: `"shuffle"`, without replacement, reshuffled each epoch; or
             `"replacement"`, each example uniformly and independently at each step. Either way a
             step's batch is a function of key and step alone.
-        lanes: how many runs go on at once; `None` for a single one without a lane axis.
+        lanes: the number of runs that train together; `None` for a single one without a lane axis.
         divergence_factor: a loss above this multiple of the initial loss counts as diverged.
 
     Raises:
-        TypeError: what does not train.
+        TypeError: the optimizer is not one.
         ValueError: a batch outside `1 … n`, an unknown `sampling`, or one with replacement where
             there is no batch; a lane count that the optimizer's leaves do not have; a minimiser on
             batches, since its line search compares values of one function; a probe with an

@@ -183,12 +183,12 @@ def advance_lane(
     )
     # The limit is never below one, so that a loss that starts near zero may still move.
     limit = trajectory.divergence_factor * jnp.maximum(initial_loss, 1.0)
-    sound = (
+    is_finite = (
         jnp.isfinite(context.value)
         & (context.value <= limit)
         & jnp.isfinite(tree_norm(context.grads))
     )
-    active = (lane.diverged_at < 0) & sound
+    active = (lane.diverged_at < 0) & is_finite
     optimizer = trajectory.optimizer
     if isinstance(optimizer, OptimistixOptimizer):
         value = trajectory.objective.value
@@ -202,7 +202,7 @@ def advance_lane(
         (lane.params, lane.optimizer_state),
     )
     diverged_at = jnp.where(
-        (lane.diverged_at < 0) & ~sound, step.astype(lane.diverged_at.dtype), lane.diverged_at
+        (lane.diverged_at < 0) & ~is_finite, step.astype(lane.diverged_at.dtype), lane.diverged_at
     )
     return Lane(
         params=params,

@@ -48,7 +48,7 @@ class Chunk(NamedTuple):
         measurements: name to values, (steps, lanes, ...); a single run has one lane. A quantity
             that was not due in this chunk is left out; where it was due at some steps only, the
             other rows are NaN (zero for counts). Those of a probe with `overhead` are always
-            there, since no one knows beforehand when it is due.
+            there, since their due steps are not known beforehand.
         measured: name to a mask over `steps`: when that quantity was measured.
         diverged_at: per lane, the step of its divergence so far, or -1; (lanes,).
         carry: the state after the chunk, on the device. The next chunk donates its buffers: copy it
@@ -260,12 +260,12 @@ def _lane_step(
 
 @eqx.filter_jit(donate="all-except-first")
 def _scan_chunk(
-    kept: tuple[Trajectory, int], carry: Carry, length: Int[Array, ""]
+    static: tuple[Trajectory, int], carry: Carry, length: Int[Array, ""]
 ) -> tuple[Carry, Measurement]:
     """A chunk as one program. `length` is traced, so that a last, shorter chunk does not retrace;
     rows beyond it stay blank.
     """
-    trajectory, capacity = kept
+    trajectory, capacity = static
     lanes, run = trajectory.lanes, padded_lanes(trajectory)
     extra = 0 if lanes is None or run is None else run - lanes
     optimizer = pad_lanes(trajectory.optimizer, extra)
@@ -372,22 +372,26 @@ class _StaticParts:
             == (other.static, other.trajectory, other.lane)
         )
 
-    def rebuild(self, kept: list[Array], carried: list[Array]) -> tuple[Trajectory, Lane]:
-        arrays = iter(kept)
+    def rebuild(
+        self, trajectory_arrays: list[Array], lane_arrays: list[Array]
+    ) -> tuple[Trajectory, Lane]:
+        arrays = iter(trajectory_arrays)
         leaves = [next(arrays) if leaf is None else leaf for leaf in self.static]
-        return jax.tree.unflatten(self.trajectory, leaves), jax.tree.unflatten(self.lane, carried)
+        return jax.tree.unflatten(self.trajectory, leaves), jax.tree.unflatten(
+            self.lane, lane_arrays
+        )
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _host_step(
     static_parts: _StaticParts,
-    kept: list[Array],
-    carried: list[Array],
+    trajectory_arrays: list[Array],
+    lane_arrays: list[Array],
     step: Int[Array, ""],
     known: tuple[Array, PyTree] | None,
 ) -> tuple[list[Array], Int[Array, ""], Measurement]:
     """One step of one lane; the probes that solve nothing are part of the program."""
-    trajectory, lane = static_parts.rebuild(kept, carried)
+    trajectory, lane = static_parts.rebuild(trajectory_arrays, lane_arrays)
     context = make_context(trajectory, lane, step, "host", known=known)
     cheap = {name: probe for name, probe in trajectory.probes.items() if not probe.solves}
     measurement, states = measure_due(cheap, lane, context, {})
@@ -408,8 +412,8 @@ def _host_lane(
     }
     shared = linearizing_probes(trajectory)
     lane, static_parts = carry.lane, _StaticParts(trajectory, carry.lane)
-    kept = [leaf for leaf in jax.tree.leaves(trajectory) if eqx.is_array(leaf)]
-    carried = jax.tree.leaves(lane)
+    trajectory_arrays = [leaf for leaf in jax.tree.leaves(trajectory) if eqx.is_array(leaf)]
+    lane_arrays = jax.tree.leaves(lane)
     # On the device from step to step: a Python int would be static, and compile for each.
     number = carry.step
     rows: list[Measurement] = []
@@ -418,7 +422,7 @@ def _host_lane(
         known = None
         due = [name for name, probe in solving.items() if is_due(probe, budgets.get(name), step)]
         if due:
-            lane = jax.tree.unflatten(static_parts.lane, carried)
+            lane = jax.tree.unflatten(static_parts.lane, lane_arrays)
             linearize = any(name in shared for name in due)
             context = _host_context(trajectory, lane, number, linearize)
             known = (context.value, context.grads)
@@ -426,12 +430,14 @@ def _host_lane(
             for name in due:
                 measurement, states[name] = solving[name].measure(context, states[name])
                 row |= measurement
-            carried = jax.tree.leaves(dataclasses.replace(lane, probe_states=states))
+            lane_arrays = jax.tree.leaves(dataclasses.replace(lane, probe_states=states))
             del context  # its linearization is as large as a pass through the model
-        carried, number, cheap = _host_step(static_parts, kept, carried, number, known)
+        lane_arrays, number, cheap = _host_step(
+            static_parts, trajectory_arrays, lane_arrays, number, known
+        )
         rows.append(row | cheap)
     parts: list[tuple[int, Rows]] = [
         (1, {name: np.asarray(value)[None] for name, value in row.items()})
         for row in jax.device_get(rows)
     ]
-    return jax.tree.unflatten(static_parts.lane, carried), concatenate_rows(parts)
+    return jax.tree.unflatten(static_parts.lane, lane_arrays), concatenate_rows(parts)

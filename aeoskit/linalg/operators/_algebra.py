@@ -142,7 +142,7 @@ class DeflatedOperator(AbstractWrappedOperator):
         if not error <= 10 * eps**0.5:
             raise ValueError(
                 f"DeflatedOperator: the vectors are not orthonormal (their inner products differ "
-                f"from the identity by {error:.1e}), so that this is no projection; orthonormalise "
+                f"from the identity by {error:.1e}), so that this is no projection; orthonormalize "
                 "them, or take the vectors of a solution that converged."
             )
 

@@ -49,18 +49,18 @@ def select(tree: PyTree, where: LeafSelector) -> tuple[bool, ...]:
     elif _is_patterns(where):
         missing = [w for w in where if not any(_matches(path, w) for path in paths)]
         if missing:
-            raise ValueError(f"restriction: {_nothing(missing[0], paths)}")
+            raise ValueError(f"restriction: {_no_match(missing[0], paths)}")
         chosen = [any(_matches(path, w) for w in where) for path in paths]
     elif callable(where) and not _is_booleans(where):
         chosen = [bool(where(path)) for path in paths]
     else:
         chosen = _from_prefix(tree, where, paths)
     if not any(chosen):
-        raise ValueError(f"restriction: {_nothing(where, paths)}")
+        raise ValueError(f"restriction: {_no_match(where, paths)}")
     return tuple(chosen)
 
 
-def _nothing(where: Any, paths: list[str]) -> str:
+def _no_match(where: Any, paths: list[str]) -> str:
     return (
         f"{where!r} names no leaf of the operator's vectors; there are "
         f"{', '.join(map(repr, paths))}. A name matches a leaf or a container that holds leaves, "

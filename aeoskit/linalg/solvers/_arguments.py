@@ -115,7 +115,7 @@ def check_arguments(operator: Any, solver: Any, k: Any, which: str, max_matvecs:
             f"{jax.tree.map(lambda s: s.shape, columns)}; singular values are square roots of the "
             "eigenvalues of `A.T @ A`."
         )
-    count = _whole(k)
+    count = _as_integer(k)
     if count is None or not 1 <= count <= dimension:
         raise ValueError(
             f"eigensolve(k={k!r}): k is a whole number between 1 and the operator's dimension, "
@@ -136,14 +136,14 @@ def check_arguments(operator: Any, solver: Any, k: Any, which: str, max_matvecs:
                 f"{budget.shape} and dtype {budget.dtype}."
             )
         budget = None if isinstance(budget, Tracer) else int(budget)
-    if budget is not None and (_whole(budget) is None or budget < 1):
+    if budget is not None and (_as_integer(budget) is None or budget < 1):
         raise ValueError(
             f"eigensolve(max_matvecs={max_matvecs}): a whole number of products, 1 at least."
         )
     return count
 
 
-def _whole(number: Any) -> int | None:
+def _as_integer(number: Any) -> int | None:
     if isinstance(number, bool):
         return None
     try:
@@ -157,7 +157,7 @@ class Start(eqx.Module):
 
     Attributes:
         block: Leaves `(p, *leaf)`, or None for a random start.
-        key: Raw key data, so that it survives every kind of serialisation.
+        key: Raw key data, so that it survives every kind of serialization.
         fresh: The block holds nothing yet (a warm start that no solve has filled).
         age: How many solves ago the last one looked in a wholly fresh direction.
         memory: What a solver remembers beside vectors; other solvers ignore it.

@@ -404,7 +404,7 @@ class Arnoldi(AbstractSubspaceSolver):
         residual = xp.where(longer, real, imaginary)
         # Where that is nothing, the row that has been multiplied least.
         last = (index == least_multiplied(relation)).astype(real.dtype)
-        plain = at_start | state.decision.inject
+        plain = at_start | state.decision.add_random_row
         x, _ = first_direction(relation, xp.where(plain, rows, residual), last)
         return x, xp.full((), -1, np.int32), state.extra
 

@@ -88,7 +88,7 @@ class Decision:
 
     done: Bool[Any, ""]
     enough: Bool[Any, ""]
-    inject: Bool[Any, ""]
+    add_random_row: Bool[Any, ""]
     shrink: Bool[Any, ""]
 
 
@@ -283,7 +283,7 @@ def decide(
     return search, Decision(
         done=(matvecs > 0) & (enough | spent | ~numerics.finite | asymmetric),
         enough=enough,
-        inject=begin | repeat | exhausted,
+        add_random_row=begin | repeat | exhausted,
         shrink=begin | repeat,
     )
 

@@ -328,7 +328,7 @@ class JacobiDavidson(AbstractResidualSolver):
         target, all_settled = self.target(problem, state)
         unit = xp.where(numerics.unit > 0, numerics.unit, 1)
         value, error = pairs.values[target], pairs.residuals[target]
-        wanted = ~self.at_start(state) & (relation.count > 0) & ~state.decision.inject
+        wanted = ~self.at_start(state) & (relation.count > 0) & ~state.decision.add_random_row
         if problem.which == "nearest":
             sigma = self._sigma(problem, numerics)
             isolated = (error < _ISOLATED * xp.abs(value - sigma)) & ~all_settled
@@ -347,7 +347,7 @@ class JacobiDavidson(AbstractResidualSolver):
         factor = 1 / xp.where(numerics.scale > 0, numerics.scale * unit, 1)
         expansion = Correction(operator, value * unit, factor, self.linear_solver)
 
-        def further(state: SubspaceState) -> SubspaceState:
+        def with_expansion(state: SubspaceState) -> SubspaceState:
             basis, new_direction, added, spent, failed = append(
                 state.basis, expansion, right, known, relation.size
             )
@@ -359,7 +359,7 @@ class JacobiDavidson(AbstractResidualSolver):
             state = dataclasses.replace(state, matvecs=(state.matvecs + spent).astype(np.int32))
             return with_row(state, basis, added, extra)
 
-        return apply_if(wanted, further, state)
+        return apply_if(wanted, with_expansion, state)
 
     def shrink(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """The best half of the pairs beyond the wanted; these alone before a search."""

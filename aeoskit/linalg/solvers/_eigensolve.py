@@ -272,19 +272,19 @@ def eigensolve(
     )
     if where != "host":
         solver.check_platform(platform_of(operator))
-    flat, begin = _laid_out(operator, solver, problem, begin, isinstance(start, Start))
+    flat, begin = _prepare(operator, solver, problem, begin, isinstance(start, Start))
     run = _host_solve if where == "host" else _compiled_solve
     if not traced:
         solution = run(flat, placed, problem, begin)
     else:
         constant = without_tangents((flat, placed, problem, begin))
         solution = with_derivatives(operator, run(*constant), which, linear_solver)
-    if throw and not any(bool(solution.result == x) for x in _ENDED_WELL):
+    if throw and not any(bool(solution.result == x) for x in _SUCCESSFUL):
         raise eqx.EquinoxRuntimeError(RESULTS[solution.result])
     return solution
 
 
-_ENDED_WELL = (RESULTS.successful, RESULTS.estimate_met)
+_SUCCESSFUL = (RESULTS.successful, RESULTS.estimate_met)
 
 
 def _product(operator: lx.AbstractLinearOperator, vector: PyTree) -> PyTree:
@@ -296,7 +296,7 @@ def _mode(operator: lx.AbstractLinearOperator, structure: PyTree) -> str:
     return loop_mode(_product, operator, zeros)
 
 
-def _laid_out(
+def _prepare(
     operator: lx.AbstractLinearOperator,
     solver: AbstractEigenSolver,
     problem: EigenProblem,

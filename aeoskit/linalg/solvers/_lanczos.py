@@ -116,7 +116,7 @@ class Lanczos(AbstractResidualSolver):
         best = kept_at_restart(c - 1, k)
         most = min(best + 2 * k, c - 2)
         # All that was not multiplied has to find room, or residuals would lose their share in it.
-        unseen = relation.present.sum() - relation.count
-        kept = xp.where(state.decision.shrink, k, xp.clip(most - unseen, k, best))
+        not_multiplied = relation.present.sum() - relation.count
+        kept = xp.where(state.decision.shrink, k, xp.clip(most - not_multiplied, k, best))
         smaller, pairs, columns, lost = compress(relation, state.pairs, kept, most)
         return smaller, pairs, columns[:, :most], lost, state.extra

@@ -168,7 +168,7 @@ class LOBPCG(AbstractResidualSolver):
             state, extra=dataclasses.replace(state.extra, new_direction=none)
         )
 
-        def further(state: SubspaceState) -> SubspaceState:
+        def with_expansion(state: SubspaceState) -> SubspaceState:
             relation = state.relation
             residual = state.pairs.errors[:, self.target(problem, state)[0]]
             known = relation.multiplied[:, :0]
@@ -179,7 +179,9 @@ class LOBPCG(AbstractResidualSolver):
                 state, basis, added, dataclasses.replace(state.extra, new_direction=new_direction)
             )
 
-        return apply_if(~(self.at_start(state) | state.decision.inject), further, state)
+        return apply_if(
+            ~(self.at_start(state) | state.decision.add_random_row), with_expansion, state
+        )
 
     def shrink(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """X and P; the wanted pairs alone before a search."""

@@ -75,7 +75,7 @@ class MINRES(lx.AbstractLinearSolver):
             c=(one, one), s=(none, none), steps=jnp.zeros((), jnp.int32), broken=jnp.asarray(False),
         )  # fmt: skip
 
-        def going(c: Any) -> Array:
+        def not_done(c: Any) -> Array:
             return (jnp.abs(c["eta"]) > target) & ~c["broken"] & (c["steps"] < self.max_steps)
 
         def step(c: Any) -> Any:
@@ -107,7 +107,7 @@ class MINRES(lx.AbstractLinearSolver):
                 broken=singular | exhausted,
             )  # fmt: skip
 
-        end = jax.lax.while_loop(going, step, carry)
+        end = jax.lax.while_loop(not_done, step, carry)
         # NaN is never under a target.
         good = jnp.abs(end["eta"]) <= jnp.maximum(target, 4 * tiny * size)
         result = lx.RESULTS.where(end["broken"], lx.RESULTS.singular, lx.RESULTS.max_steps_reached)

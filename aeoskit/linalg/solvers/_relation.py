@@ -372,8 +372,8 @@ def restrict_rows(
     if preference is not None:
         weight = weight + matmul(rest, matmul(preference, rest))
     weights, axes = eigh(-weight)
-    unseen = (weights < -0.5) & (index < most - kept)
-    size = kept + unseen.sum()
+    not_multiplied = (weights < -0.5) & (index < most - kept)
+    size = kept + not_multiplied.sum()
     behind = (index >= kept) & (index < size)
     # The Ritz vectors, and the complement right behind them.
     moved = (index[:, None] + kept == index[None, :]) & behind[None, :]
@@ -428,8 +428,8 @@ def compress_onto(
     held = multiplied.sum()
     width = min(left.shape[1], most)
     eps = np.finfo(ritz.dtype).eps
-    unseen = (index[:width] >= held) & (lengths[:width] > _ROUNDING * eps * (scale + above))
-    columns = xp.where(unseen[None, :], left[:, :width], 0)
+    not_multiplied = (index[:width] >= held) & (lengths[:width] > _ROUNDING * eps * (scale + above))
+    columns = xp.where(not_multiplied[None, :], left[:, :width], 0)
     columns = columns + xp.pad(ritz, ((0, 0), (0, max(0, width - p))))[:, :width]
     columns = xp.where(relation.present[:, None], columns, 0).astype(ritz.dtype)
     # Singular vectors of rounding may point out of the rows.

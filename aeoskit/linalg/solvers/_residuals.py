@@ -142,7 +142,7 @@ class AbstractResidualSolver(AbstractSubspaceSolver):
         index = xp.arange(relation.multiplied.shape[0])
         at_start = self.at_start(state)
         row = xp.where(at_start, state.matvecs, relation.size - 1)
-        plain = at_start | state.decision.inject
+        plain = at_start | state.decision.add_random_row
         # A random row takes what the last solve saw beyond the wanted: that grows in time.
         guards = (index >= extra.given) & (index < extra.given + GUARD) & relation.present
         guards = guards & ~at_start & (extra.given > 0) & (state.restarts == 0)

@@ -175,7 +175,7 @@ def grow(
     return basis, Product(flat[:-5], norm, left, added > 0, finite > 0, unit)
 
 
-def _inject(
+def _add_random_row(
     basis: PyTree, size: Int[Array, ""], key: UInt32[Array, "2"]
 ) -> tuple[PyTree, UInt32[Array, "2"]]:
     fresh, key = random_vector(key, block_row(basis, 0))
@@ -183,9 +183,9 @@ def _inject(
     return block_set_row(basis, size, tree_scale(1 / jnp.where(left > 0, left, 1), fresh)), key
 
 
-def inject(basis: PyTree, size: Any, key: Any) -> tuple[PyTree, Any]:
+def add_random_row(basis: PyTree, size: Any, key: Any) -> tuple[PyTree, Any]:
     """A random row, orthogonal to those that there are. No products."""
-    basis, key_ = dispatch(_inject, basis, size, key)
+    basis, key_ = dispatch(_add_random_row, basis, size, key)
     return basis, np.asarray(key_) if isinstance(key, np.ndarray) else key_
 
 

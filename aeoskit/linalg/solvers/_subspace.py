@@ -24,7 +24,7 @@ from ._arguments import Start
 from ._convergence import ROTATION, Decision, Numerics, SearchState, decide, make_solution
 from ._relation import Pairs, Relation, matmul, namespace, original_order, ritz_pairs, with_product
 from ._solver import AbstractEigenSolver, EigenProblem
-from ._space import combine_blocks, grow, inject, orthonormal_basis, padded_basis, recombine
+from ._space import add_random_row, combine_blocks, grow, orthonormal_basis, padded_basis, recombine
 
 UNLIMITED = 2**24 - 1
 
@@ -259,7 +259,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
                 begun=integer,
                 limit=xp.asarray(plan.limit, np.int32),
             ),
-            decision=Decision(done=no, enough=no, inject=xp.asarray(rows) == 0, shrink=no),
+            decision=Decision(done=no, enough=no, add_random_row=xp.asarray(rows) == 0, shrink=no),
             extra=extra,
             key=xp.asarray(key),
             matvecs=integer,
@@ -320,7 +320,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
             state,
             search=search,
             decision=dataclasses.replace(
-                decision, inject=decision.inject | self.wants_random(problem, state)
+                decision, add_random_row=decision.add_random_row | self.wants_random(problem, state)
             ),
         )
 
@@ -348,11 +348,11 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
 
         # A basis of the whole space is never full, and has nothing to search for.
         if c < problem.dimension:
-            taken = state.relation.size + state.decision.inject + self.rows_a_product()
+            taken = state.relation.size + state.decision.add_random_row + self.rows_a_product()
             state = apply_if(state.decision.shrink | (taken > c), smaller, state)
-        relation, new = state.relation, state.decision.inject
+        relation, new = state.relation, state.decision.add_random_row
         basis, key = apply_if(
-            new, lambda c: inject(c[0], relation.size, c[1]), (state.basis, state.key)
+            new, lambda c: add_random_row(c[0], relation.size, c[1]), (state.basis, state.key)
         )
         present = relation.present | ((np.arange(c) == relation.size) & new)
         relation = dataclasses.replace(relation, present=present, size=relation.size + new)

@@ -103,15 +103,15 @@ class Explorer:
 
     Attributes:
         columns: See `_SELF`, `_CHANGE`, `_STEP`, `_BROUGHT`.
-        sought: What this solve has to multiply if it is due: the explorer, or what `checks`.
-        checks: Whether that is a combination of the rows kept, all of them at once.
+        direction: The direction to multiply if one is due: the explorer, or a check.
+        checks: Whether it is a check, a combination of all rows kept.
         due: Whether this solve has to spend a product on it.
         explored: Whether it has.
         exploring: Whether the product under way is that one.
     """
 
     columns: Float[Any, "c 4"]
-    sought: Float[Any, " c"]
+    direction: Float[Any, " c"]
     checks: Bool[Any, ""]
     due: Bool[Any, ""]
     explored: Bool[Any, ""]
@@ -173,7 +173,7 @@ class Tracking(AbstractSubspaceSolver):
     times the recent rise of all values or of its own, whichever is larger: it is multiplied before
     it can have overtaken the top one. And in every 2 `explore_every`-th solve a combination of all
     kept vectors is multiplied: what has risen stands out in its image, and is multiplied next.
-    A direction that nothing wanted points to is sought by an *explorer*: every
+    Directions that nothing wanted points to are searched by an *explorer*: every
     `explore_every`-th solve spends one product on it (a step of LOBPCG beside the vectors kept),
     and after `renew_every` such products it starts again from a random vector. An eigenvalue that
     comes out of the bulk with no coupling to what is tracked is found when the explorer has turned
@@ -376,7 +376,7 @@ class Tracking(AbstractSubspaceSolver):
         at_start = state.matvecs < extra.given
         explore = all_settled & extra.explorer.due & ~extra.explorer.explored & ~at_start
         # An explorer that is no more is the random row that was drawn for it.
-        plain = at_start | state.decision.inject
+        plain = at_start | state.decision.add_random_row
         row = xp.where(at_start, state.matvecs, relation.size - 1)
         main = extra.optimistic[:, target]
         residual = state.pairs.errors[:, target]
@@ -386,17 +386,19 @@ class Tracking(AbstractSubspaceSolver):
             )
             residual = xp.where(all_settled, state.pairs.errors[:, beyond], residual)
             main = xp.where(all_settled, residual, main)
-        main = xp.where(explore, extra.explorer.sought, main)
+        main = xp.where(explore, extra.explorer.direction, main)
         main = xp.where(
             plain, self.row_direction(state, row, at_start | explore).astype(dtype), main
         )
         # What has not been multiplied at all, the last row in general.
         last = (index == least_multiplied(relation)).astype(dtype)
         x, which = first_direction(relation, main, residual, last)
-        # Where nothing was left of what is sought, the product is of something else.
-        sought = (which == 0) & ~(extra.explorer.checks & plain)
+        # Where nothing was left of that direction, the product is of something else.
+        is_explorer = (which == 0) & ~(extra.explorer.checks & plain)
         explorer = dataclasses.replace(
-            extra.explorer, exploring=explore & sought, explored=extra.explorer.explored | explore
+            extra.explorer,
+            exploring=explore & is_explorer,
+            explored=extra.explorer.explored | explore,
         )
         extra = dataclasses.replace(extra, explorer=explorer)
         return x, xp.asarray(-1, np.int32), extra
@@ -416,10 +418,10 @@ class Tracking(AbstractSubspaceSolver):
         # F x and G x: what was expected of the product, and how old that is.
         pair = stack_columns(x, product.image)
         expected, stale = matmul(model.matrix, pair), matmul(model.staleness, pair)
-        plain, modelled = matmul(pair.T, pair), matmul(pair.T, expected)
+        plain, modeled = matmul(pair.T, pair), matmul(pair.T, expected)
         before = matmul(expected.T, expected)[0, 0]
         oldness = xp.where(finite, matmul(pair.T, stale)[0, 0], 0)
-        error = plain[0, 1] - modelled[0, 0]
+        error = plain[0, 1] - modeled[0, 0]
         change = xp.where(finite, product.image - expected[:, 0], 0)
         old = xp.where(held, x, 0)
         # Of rows that were combined one has risen: an update of rank one has all of its rise. What
@@ -446,14 +448,14 @@ class Tracking(AbstractSubspaceSolver):
         drift = model.drift + xp.where(informative, _DRIFT_RATE * (lately - model.drift), 0)
         rates = model.rates + xp.where(informative, risen / xp.maximum(xp.max(old * old), 1e-30), 0)
         # A first image that is far from the expected one.
-        away = plain[1, 1] - 2 * modelled[1, 0] + before
+        away = plain[1, 1] - 2 * modeled[1, 0] + before
         seen = xp.maximum(product.norm, xp.sqrt(before))
         seen = xp.maximum(_FORGET * seen, _ROUGH * xp.sqrt(squares(model.matrix).sum()))
         forget = (xp.sqrt(xp.maximum(away, 0)) > seen) & finite & (state.matvecs == 1) & ~extra.cold
 
         def secant(matrix: Any, change: Any, along: Any) -> Any:
-            turned = change - along * x
-            return matrix + change[:, None] * x[None, :] + x[:, None] * turned[None, :]
+            rotated = change - along * x
+            return matrix + change[:, None] * x[None, :] + x[:, None] * rotated[None, :]
 
         change = change - (rise * over) * moved
         along = xp.where(finite, error, 0) - (rise * over) * whole[1, 2]
@@ -535,19 +537,19 @@ class Tracking(AbstractSubspaceSolver):
         xp = namespace(extra.gains)
         _, small = pair_status(self.rtol, self.atol, state.pairs, state.numerics)
         # A pair that has converged while the model sees a better one is not the one wanted.
-        believed = extra.gains <= 2 * state.pairs.residuals[:k] + floor(state.numerics)
+        consistent = extra.gains <= 2 * state.pairs.residuals[:k] + floor(state.numerics)
         # A model that grew in this solve alone knows too little for an estimate.
         allowed = self.value_rtol * xp.abs(state.pairs.values[:k])
         met = (self.expected_errors(problem, state) <= allowed) & (~extra.cold | small[:k])
-        return (small[:k] & believed) | met, met
+        return (small[:k] & consistent) | met, met
 
     def settled(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any]:
         """All wanted pairs, given rows and the explorer where it is due."""
         each, met = self._each(problem, state)
         extra = state.extra
         enough = namespace(each).all(each) & (state.relation.count >= problem.k)
-        sought = extra.explorer.explored | ~extra.explorer.due
-        return enough & sought & (state.matvecs >= extra.given), met
+        searched = extra.explorer.explored | ~extra.explorer.due
+        return enough & searched & (state.matvecs >= extra.given), met
 
     def expected_errors(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """The rise that the model expects, or the residual's estimate with the model's gap."""
@@ -561,11 +563,11 @@ class Tracking(AbstractSubspaceSolver):
         relation, extra, k = state.relation, state.extra, problem.k
         xp = namespace(relation.multiplied)
         c = relation.multiplied.shape[0]
-        unseen = relation.present.sum() - relation.count
+        not_multiplied = relation.present.sum() - relation.count
         half = min(max(2 * k + 5, (c + 1) // 2), c - 2)
         largest = min(max(half, (3 * c) // 4), c - 2)
         most = xp.where(state.decision.shrink, half, largest)
-        exact = xp.clip(most - unseen, k, kept_at_restart(c - 1, k))
+        exact = xp.clip(most - not_multiplied, k, kept_at_restart(c - 1, k))
         kept = xp.where(state.decision.shrink, k, exact)
         sign = -1.0 if problem.which == "smallest" else 1.0
         size = xp.sqrt(squares(extra.model.matrix).sum()) + 1e-30
@@ -576,21 +578,21 @@ class Tracking(AbstractSubspaceSolver):
             relation, state.pairs, kept, most, xp.eye(c, dtype=size.dtype) + preference
         )
 
-        def turned(matrix: Any) -> Any:
+        def rotated(matrix: Any) -> Any:
             return matmul(columns.T, matmul(matrix, columns))
 
         extra = dataclasses.replace(
             extra,
             model=dataclasses.replace(
                 extra.model,
-                matrix=turned(extra.model.matrix),
-                staleness=turned(extra.model.staleness),
+                matrix=rotated(extra.model.matrix),
+                staleness=rotated(extra.model.staleness),
                 rates=_combined_rates(columns, extra.model.rates),
             ),
             explorer=dataclasses.replace(
                 extra.explorer,
                 columns=matmul(columns.T, explorer),
-                sought=matmul(columns.T, extra.explorer.sought),
+                direction=matmul(columns.T, extra.explorer.direction),
             ),
             optimistic=matmul(columns.T, extra.optimistic),
             old=relation.size,
@@ -619,14 +621,14 @@ class Tracking(AbstractSubspaceSolver):
             columns = xp.concatenate([columns, xp.where(renew, 0, moved)], axis=1)
         columns = columns.astype(matrix.dtype)
 
-        def onto(matrix: Any) -> Any:
+        def projected_onto(matrix: Any) -> Any:
             small = matmul(columns.T, matmul(matrix, columns))
             return (small + small.T) / 2
 
         model = dataclasses.replace(
             extra.model,
-            matrix=onto(extra.model.matrix),
-            staleness=onto(extra.model.staleness),
+            matrix=projected_onto(extra.model.matrix),
+            staleness=projected_onto(extra.model.staleness),
             rates=_combined_rates(columns, extra.model.rates),
         )
         present = xp.any(columns != 0, axis=0)
@@ -655,24 +657,24 @@ def _reset(several: bool, state: SubspaceState) -> SubspaceState:
     extra, relation, numerics = state.extra, state.relation, state.numerics
     xp = namespace(relation.multiplied)
 
-    def nothing(x: Any) -> Any:
+    def cleared(x: Any) -> Any:
         return xp.zeros_like(x)
 
-    blank = [nothing(x) for x in (extra.model.matrix, extra.model.bulk)]
+    blank = [cleared(x) for x in (extra.model.matrix, extra.model.bulk)]
     return dataclasses.replace(
         state,
         relation=Relation(
-            nothing(relation.multiplied),
-            nothing(relation.images),
-            nothing(relation.present),
-            nothing(relation.size),
-            nothing(relation.count),
+            cleared(relation.multiplied),
+            cleared(relation.images),
+            cleared(relation.present),
+            cleared(relation.size),
+            cleared(relation.count),
         ),
         numerics=dataclasses.replace(
             numerics,
-            unit=nothing(numerics.unit),
-            scale=nothing(numerics.scale),
-            lost=nothing(numerics.lost),
+            unit=cleared(numerics.unit),
+            scale=cleared(numerics.scale),
+            lost=cleared(numerics.lost),
         ),
         # Not known to be all that there are, any more.
         search=dataclasses.replace(state.search, asked=xp.full_like(state.search.asked, several)),
@@ -681,12 +683,12 @@ def _reset(several: bool, state: SubspaceState) -> SubspaceState:
             model=Model(blank[0], blank[0], blank[1], blank[1], blank[1], blank[0][0]),
             explorer=dataclasses.replace(
                 extra.explorer,
-                columns=nothing(extra.explorer.columns),
-                sought=nothing(extra.explorer.sought),
-                due=nothing(extra.explorer.due),
+                columns=cleared(extra.explorer.columns),
+                direction=cleared(extra.explorer.direction),
+                due=cleared(extra.explorer.due),
             ),
-            given=nothing(extra.given),
-            old=nothing(extra.old),
+            given=cleared(extra.given),
+            old=cleared(extra.old),
             cold=xp.ones_like(extra.cold),
         ),
     )

@@ -121,12 +121,14 @@ def orthogonalize(
         w, h = _chunks(basis, (w, h), low, size, subtract)
         return w, h, turn + 1, before, tree_norm(w)
 
-    def again(carry: Any) -> Array:
+    def needs_another_pass(carry: Any) -> Array:
         _, _, turn, before, after = carry
         least = 1 + (first != 0)
         return (turn < least) | ((after < _KEPT * before) & (turn < _PASSES) & (after > 0))
 
     h = jnp.zeros(block_rows(basis), tree_dtype(basis))
     norm = tree_norm(w)
-    w, h, _, _, norm = jax.lax.while_loop(again, body, (w, h, jnp.zeros_like(first), norm, norm))
+    w, h, _, _, norm = jax.lax.while_loop(
+        needs_another_pass, body, (w, h, jnp.zeros_like(first), norm, norm)
+    )
     return w, h, norm
