@@ -140,7 +140,7 @@ _DIMENSION = 24
 _PAIRS = 2
 _MEASUREMENTS = 4
 _SPENT = 3
-# A value is wrong from so many tolerances on: a residual of one does not tell apart what is nearer.
+# Values count as wrong from this many tolerances on: residuals do not resolve less.
 _WRONG = 5.0
 # What products in float32 cannot tell, and one unit in the last place: shares of the norm.
 _ROUNDING, _UNIT = 1e-5, 1.2e-7

@@ -98,7 +98,7 @@ class EigenSolution(eqx.Module):
         estimates: `(k,)`, estimated errors of the values: those of `Tracking` are on its page, all
             others are `min(residual, residual² / gap)` with the gap to the nearest other value
             that the solver has seen: an *estimate* of each value's error, and no bound, since an
-            eigenvalue that no one has seen may be nearer (`temple_bound` takes a gap that you
+            unseen eigenvalue may be nearer (`temple_bound` takes a gap that you
             know).
         converged: `(k,)`, whether each pair meets its tolerance. It means that a pair is an
             eigenpair, not that it is the top one.

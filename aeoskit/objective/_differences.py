@@ -1,7 +1,7 @@
 """A derivative against differences of the function itself, which see what derivatives may not.
 
 `stop_gradient`, custom derivatives and rounding inside a function are hidden from `jax.jvp` and
-`jax.vjp`, and from no one who evaluates the function at two points.
+`jax.vjp`, but not from the difference of two values of the function.
 """
 
 from __future__ import annotations

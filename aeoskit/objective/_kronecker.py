@@ -367,7 +367,7 @@ def _check_singular(
             assert factor is not None
             if isinstance(factor.values, Tracer):
                 raise ValueError(
-                    "damping is 0, and no one can look whether traced factors are singular: pass a "
+                    "damping is 0, and traced factors cannot be tested for singularity: pass a "
                     "positive damping under jit"
                 )
             values = factor.values

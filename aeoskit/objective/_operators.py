@@ -104,7 +104,7 @@ class HessianOperator(lx.AbstractLinearOperator):
 
     objective: AbstractObjective
     params: PyTree
-    # NaN where the loss or its gradient is not finite; None as long as no one has looked.
+    # NaN where the loss or its gradient is not finite; None before it is computed.
     factor: Float[Array, ""] | None = None
     linearized: "LinearizedOperator | None" = None
 
@@ -171,7 +171,7 @@ class GaussNewtonOperator(lx.AbstractLinearOperator):
 
     objective: AbstractObjective
     params: PyTree
-    # NaN where the loss or its gradient is not finite; None as long as no one has looked.
+    # NaN where the loss or its gradient is not finite; None before it is computed.
     factor: Float[Array, ""] | None = None
 
     def _product(self, vector: PyTree) -> PyTree:

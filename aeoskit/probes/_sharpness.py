@@ -56,7 +56,7 @@ def sharpness(
         finite, values are NaN and `result` is `nonfinite`.
 
     Raises:
-        TypeError: the solver is none.
+        TypeError: the solver is not one.
         ValueError: the linearization is that of other params; or the solver is for symmetric
             operators, and the field that trains is no gradient.
 
@@ -258,7 +258,7 @@ def preconditioned_sharpness(
         is `nonfinite`. At learning rate 0 the threshold is infinite and the ratio 0.
 
     Raises:
-        TypeError: the solver is none, or the optimizer is not known.
+        TypeError: the solver is not one, or the optimizer is not known.
         ValueError: as for `sharpness`.
 
     Costs `solution.stats["matvecs"]` Hessian-vector products, and one gradient if none was passed.

@@ -15,7 +15,7 @@ def solve_top(
     """The largest eigenvalues, with error bars that include what the operator's products lack.
 
     Raises:
-        TypeError: the solver is none.
+        TypeError: the solver is not one.
         ValueError: the operator is not symmetric, and the solver is for those that are.
     """
     symmetric = lx.is_symmetric(operator)

@@ -124,7 +124,7 @@ def list_runs(root: str | os.PathLike[str]) -> list[Run]:
         return []
     runs = []
     for path in root.glob("*/pipeline.json"):
-        # One run that somebody edited must not hide the others; `read_run` reports what is wrong.
+        # One edited run must not hide the others; `read_run` reports what is wrong.
         with contextlib.suppress(ValueError):
             runs.append(read_run(path.parent))
     return sorted(runs, key=lambda run: (run.created, run.path.name))

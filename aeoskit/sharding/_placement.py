@@ -43,7 +43,7 @@ class Placement:
             modes, but a loss with loops of its own may not pass the check.
 
     Raises:
-        TypeError: if the mesh is none.
+        TypeError: if the mesh is not one.
         ValueError: an axis that the mesh does not have or that is named twice, axes of other names
             of which none is for the examples, axes that are not automatic, or an unknown word.
 

@@ -197,7 +197,7 @@ def flip_multiplier(
             takes no memory (but for the transpose, that of one reverse pass).
         driver: as in `eigensolve`.
         condition: "left" solves for the left eigenvector; "search_space" spares its cost, and has a
-            condition that is too low, and a `bound` that is none.
+            condition that is too low, and a `bound` that does not hold.
         product: "forward", or "difference": derivatives in the params are then central differences
             of two steps, for a step that hides them (`stop_gradient`) or has none (`custom_vjp`).
             None asks the map's attribute `product`, and is "forward" without one.

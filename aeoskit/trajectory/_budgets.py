@@ -26,7 +26,7 @@ from ._step import step_with_probes
 Advance = Callable[[Carry, int, int], tuple[Carry, Rows]]
 Clock = Callable[[], float]
 
-# A timed measurement is followed by so many steps without one, at least and at most.
+# The least and the largest number of steps without a measurement after a timed one.
 _MIN_GAP, _MAX_GAP = 8, 64
 # Timings at the beginning of a stream, and chunks between two timings later.
 _FIRST_TIMINGS, _CHUNKS_BETWEEN_TIMINGS = 3, 4

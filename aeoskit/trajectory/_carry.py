@@ -212,7 +212,7 @@ class Trajectory(eqx.Module):
                 "or pass one optimizer."
             )
         for probe in self.probes.values():
-            # Compared here: under the chunk's trace no one can.
+            # Compared here, since values cannot be read under the chunk's trace.
             # A probe of the whole step has no objective of its own, and a check of its own.
             own: Any = getattr(probe, "objective", probe)
             if probe.solves and own is not probe:

@@ -135,7 +135,7 @@ class DeflatedOperator(AbstractWrappedOperator):
     def __check_init__(self):
         leaves = jax.tree.leaves(self.vectors)
         gram = block_gram(self.vectors, self.vectors)
-        if isinstance(gram, Tracer):  # under a transformation no one can look
+        if isinstance(gram, Tracer):  # no values under a transformation
             return
         error = np.max(np.abs(np.asarray(gram) - np.eye(len(gram))))
         eps = max(float(jnp.finfo(x.dtype).eps) for x in leaves)

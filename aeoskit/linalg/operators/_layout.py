@@ -178,8 +178,8 @@ def _spread(x: Any) -> bool:
 def packable(structure: PyTree, arrays: PyTree) -> bool:
     """True if vectors may be packed: a flat array would gather those that are sharded.
 
-    Under a transformation, or from shapes alone, no one can see how arrays are sharded; then only a
-    process with one device packs.
+    Under a transformation, or from shapes alone, shardings are unknown; then only a process with
+    one device packs.
     """
     if any(getattr(leaf, "sharding", None) is not None for leaf in jax.tree.leaves(structure)):
         return False

@@ -231,7 +231,7 @@ def _is_real(x: Any) -> bool:
     return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.signedinteger)
 
 
-# So many leaves of a tree are named in an error.
+# The number of leaves of a tree that an error names.
 _NAMED = 3
 
 
@@ -277,7 +277,7 @@ def as_start(start: Any, structure: PyTree) -> Start:
         A start.
 
     Raises:
-        ValueError: It is none, or one of another structure.
+        ValueError: It is not a start, or one of another structure.
 
     Example:
         >>> as_start(jnp.ones(3), jax.ShapeDtypeStruct((3,), jnp.float32)).block.shape

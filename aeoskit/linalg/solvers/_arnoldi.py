@@ -203,7 +203,7 @@ def _one_by_one(matrix: Any, present: Any, values: Any, count: Any) -> Any:
     def body(i: Any, schur: Any) -> Any:
         found = matmul(schur, schur.conj().T)
         rest = xp.eye(c, dtype=values.dtype) - found
-        # What was found, and what is not there, is no candidate.
+        # Vectors that were found, and rows that are empty, are no candidates.
         taken = apart * (found + empty)
         left, vectors = xp.linalg.eig(matmul(rest, matmul(matrix, rest)) + taken)
         vector = vectors[:, xp.argmin(xp.abs(left - values[i]))]
@@ -385,7 +385,7 @@ class Arnoldi(AbstractSubspaceSolver):
         )
 
     def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any, Any]:
-        """A given row while it is of use; a random one; the residual that is wanted most."""
+        """A given row, a random one, or the residual of the first pair that is not settled."""
         relation, k = state.relation, problem.k
         xp = namespace(relation.multiplied)
         index = xp.arange(relation.multiplied.shape[0])

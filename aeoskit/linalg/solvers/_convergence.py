@@ -27,7 +27,7 @@ _ANOTHER = 5.0
 # A search asks for no less than this share of the tolerance.
 _LEAST_SHARE = 0.125
 # Where the operator is not symmetric Ritz values do not come from inside, one by one: an overlooked
-# one may be behind others. So many pairs are held to that, and all to the bare distance.
+# one may be behind others. The rule above holds for this many pairs, the bare distance for all.
 _NEXT = 3
 # Inside the spectrum Ritz values do not come one by one either. (With three, one solve in some
 # thousands missed a copy.)
@@ -70,7 +70,7 @@ class SearchState:
         claimed: The wanted values when it began (what they are ordered by).
         worst: The largest of their residuals then.
         begun: How many products had been spent then.
-        limit: After so many products it ends in any case.
+        limit: The number of products after which it ends in any case.
     """
 
     asked: Bool[Any, ""]

@@ -37,8 +37,8 @@ from ._subspace import UNLIMITED, SearchPlan, SubspaceState
 # A target is gone after for itself once its residual is this share of its distance to the shift:
 # sooner, and the pair nearest to wherever the solve began would be found.
 _ISOLATED = 0.1
-# A shift beyond so many times the norm seen is taken to be there: what is nearest is the same, and
-# `A - σ` keeps its digits.
+# Shifts are clipped to this many times the norm seen: the nearest values are the same, and `A - σ`
+# keeps its digits.
 _OUTSIDE = 8.0
 
 
@@ -206,7 +206,7 @@ class JacobiDavidson(AbstractResidualSolver):
     problems*, SIAM J. Matrix Anal. Appl. 17 (1996).
 
     Args:
-        shift: σ for "nearest", a number or a scalar array (it can be swept by `vmap`); of no effect
+        shift: σ for "nearest", a number or a scalar array (it can be swept by `vmap`); no effect
             at the ends.
         linear_solver: A lineax solver; `MINRES(rtol=0.1, max_steps=20)` by default. `lineax.CG`
             where `A - σ` is definite, of either sign (you vouch for it).

@@ -32,7 +32,7 @@ class DenseState(eqx.Module):
 class Dense(AbstractEigenSolver):
     """Every eigenpair, from the full matrix: n products, `n²` memory, `n³` work.
 
-    The products are taken at once, so that `max_matvecs` is of no effect.
+    The products are taken at once, so that `max_matvecs` has no effect.
 
     Args:
         rtol: As in `Lanczos`; the residual is that of the dense decomposition, with an allowance

@@ -164,7 +164,7 @@ def _eager_solve(
         (solver, problem, dataclasses.replace(start, block=None))
     )
     start = dataclasses.replace(small, block=start.block)
-    # As in a compiled program: what is not finite is looked at, not warned of.
+    # As in a compiled program: non-finite numbers are results, not warnings.
     with np.errstate(all="ignore"):
         state = solver.init(operator, problem, start)
         while not solver.terminate(operator, problem, state):
@@ -310,7 +310,7 @@ def _prepare(
     structure = operator.in_structure()
     memory = solver.blank_memory(structure, problem.k)
     if type(start.memory) is not type(memory):
-        # Another solver's state is a block of vectors to this one, and a blank one is none.
+        # Of another solver's state only the block is used, and nothing of a blank one.
         blank = not isinstance(start.fresh, Tracer) and bool(start.fresh)
         start = dataclasses.replace(start, memory=None, block=None if blank else start.block)
     flat = start.block is not None and is_packed(start.block, structure)

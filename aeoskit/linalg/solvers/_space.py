@@ -166,7 +166,7 @@ def grow(
         size: How many rows there are.
         first: The first row along which more than a little is expected in the image; -1: unknown.
         unit: The unit; 0: still to be chosen.
-        fixed: Whether another one is no longer possible.
+        fixed: Whether the unit is final.
     """
     basis, flat = dispatch(_grow, basis, operator, x, size, first, unit, fixed)
     if isinstance(x, np.ndarray):
@@ -297,7 +297,7 @@ def _padded_basis(
 def padded_basis(
     structure: PyTree, block: PyTree, rows: int, refresh: Any, fresh: Any, key: Any
 ) -> tuple[PyTree, Any]:
-    """A basis of so many rows that begins with those of a block; of a fresh one with a random row.
+    """A basis of `rows` rows that begins with those of a block; with a random row if it is fresh.
 
     Rounding turns rows a little from solve to solve; with `refresh` one step of Newton's brings
     them back to orthonormal ones.
