@@ -23,7 +23,7 @@ from ._kinds import loss_kind
 
 # The number of examples that a check takes.
 _FEW = 32
-# The number of pairs of random vectors, and the largest difference of their two products, in units of
+# The number of pairs of random vectors, and the largest difference of their products, in units of
 # that of a random matrix of the same norm: above the rounding of differences, below what they miss.
 _PAIRS = 4
 _SYMMETRIC = 0.02
