@@ -1,4 +1,4 @@
-"""Pictures of records, for papers: labelled arrays or numbers in, matplotlib figures out."""
+"""Figures of records, for papers: labeled arrays or numbers in, matplotlib figures out."""
 
 from ._advance import advance_figure as advance_figure
 from ._cases import cases_figure as cases_figure

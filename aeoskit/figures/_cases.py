@@ -52,8 +52,8 @@ def cases_figure(
             lanes = lanes_of(_main(dataset))
             curves = [ratio_of(_main(dataset), lane) for lane in lanes]
             for lane, (steps, values) in zip(lanes, curves, strict=True):
-                _faint_and_bold(axes, lane, steps, values)
-            _name(axes, name, lanes)
+                _draw_with_median(axes, lane, steps, values)
+            _set_title(axes, name, lanes)
             _bound_steps(axes, [steps for steps, _ in curves])
             if len(lanes) > 1:
                 _legend_within(axes, lanes, curves)
@@ -77,7 +77,7 @@ def spread_figure(
     Returns:
         a figure as `cases_figure`'s. The bold line is the median over the seeds of each one's
         running median over 50 steps, the shade their range, at the steps at which all that go on
-        were measured or lie between two measurements.
+        were measured, or are between two measurements.
 
     Raises:
         ValueError: if there are no cases.
@@ -97,7 +97,7 @@ def spread_figure(
             curves = [ratio_of(main, lane) for main, lane in lanes]
             curves = [points for points in curves if points[1].size]
             _band(axes, curves)
-            _name(axes, name, [lane for _, lane in lanes])
+            _set_title(axes, name, [lane for _, lane in lanes])
             _bound_steps(axes, [steps for steps, _ in curves])
         bold = Line2D([], [], color=PALETTE[0], lw=1.8, label="median over the seeds")
         shade = Patch(color=PALETTE[0], alpha=0.25, lw=0, label="their range")
@@ -128,7 +128,7 @@ def _panels(names: list[str], columns: int) -> tuple[Figure, list[Axes]]:
     return figure, panels[: len(names)]
 
 
-def _faint_and_bold(axes: Axes, lane: Lane, steps: Any, values: Any) -> None:
+def _draw_with_median(axes: Axes, lane: Lane, steps: Any, values: Any) -> None:
     axes.plot(steps, values, color=lane.color, lw=0.6, alpha=0.4, label="_measured")
     median = running_median(steps, values, WINDOW)
     axes.plot(steps, median, color=lane.color, lw=1.6, label=lane.label)
@@ -149,12 +149,12 @@ def _band(axes: Axes, curves: list[tuple[Any, Any]]) -> None:
     axes.plot(steps, middle, color=PALETTE[0], lw=1.6, label="median")
 
 
-def _name(axes: Axes, name: str, lanes: list[Lane]) -> None:
-    torn = [lane.diverged_at for lane in lanes if lane.diverged_at >= 0]
-    if torn and len(lanes) == 1:
-        name = f"{name}, diverged at {torn[0]}"
-    elif torn:
-        name = f"{name}, {len(torn)} of {len(lanes)} diverged"
+def _set_title(axes: Axes, name: str, lanes: list[Lane]) -> None:
+    diverged = [lane.diverged_at for lane in lanes if lane.diverged_at >= 0]
+    if diverged and len(lanes) == 1:
+        name = f"{name}, diverged at {diverged[0]}"
+    elif diverged:
+        name = f"{name}, {len(diverged)} of {len(lanes)} diverged"
     axes.set_title(name)
 
 

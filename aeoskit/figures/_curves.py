@@ -1,4 +1,7 @@
-"""What is drawn: the lanes of a dataset, their curves and names."""
+"""The lanes of a dataset, their curves and labels.
+
+A *lane* is one run of a dataset: one branch of one entry of a sweep.
+"""
 
 import itertools
 from dataclasses import dataclass
@@ -38,7 +41,7 @@ def lanes_of(dataset: xr.Dataset) -> list[Lane]:
         point = dataset.isel(here).sel(branch=branch)
         label = ", ".join(_label(point, dim) for dim in dims)
         if len(branches) > 1 or not label:
-            label = f"{branch} ({label})" if label else _alone(point) or str(branch)
+            label = f"{branch} ({label})" if label else _single_run_label(point) or str(branch)
         diverged = int(point["diverged_at"]) if "diverged_at" in point else -1
         found.append(Lane({"branch": branch, **here}, label, color, diverged, hue))
     return found
@@ -47,7 +50,7 @@ def lanes_of(dataset: xr.Dataset) -> list[Lane]:
 def _label(point: xr.Dataset, dim: Any) -> str:
     if dim != "lane":
         return name_value(str(dim), point[dim].item())
-    # Lanes off a grid: what varies lies along the lane dimension as further coordinates.
+    # Lanes off a grid have the values that vary as further coordinates of the lane dimension.
     named = [
         name_value(str(name), point[name].item())
         for name in point.coords
@@ -57,7 +60,7 @@ def _label(point: xr.Dataset, dim: Any) -> str:
     return ", ".join(named) or f"lane {point['lane'].item()}"
 
 
-def _alone(point: xr.Dataset) -> str:
+def _single_run_label(point: xr.Dataset) -> str:
     if len(point["branch"].shape) or point["branch"].item() != "main":
         return ""
     return name_value("lr", point["lr"].item()) if "lr" in point.coords else ""

@@ -21,7 +21,7 @@ AXIS_NAMES = {
     "preconditioned_sharpness": "preconditioned sharpness  λ₁(P⁻¹H)",
 }
 _LINEAR_NAMES = {"ratio": "λ₁(P⁻¹H) / threshold"}
-_ASIDE = (
+_SECONDARY = (
     "_residual",
     "_matvecs",
     "_converged",
@@ -45,7 +45,7 @@ def edge_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
         a figure with logarithmic axes, a color per run, thresholds dashed in the run's color, but
         darker; one that several runs share is drawn once. Of two swept dimensions, or of a sweep
         with branches, one has hues and the other tones, from pale to dark. A run that diverged ends
-        with a cross, and the legend says at which step. The first fiftieth of the preconditioned
+        with a cross, and the legend has the step. The first fiftieth of the preconditioned
         sharpness, when P is still tiny, may leave the panel.
 
     Raises:
@@ -94,11 +94,11 @@ def summary_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
         'accuracy'
     """
     known = [name for name in AXIS_NAMES if _has(dataset, name)]
-    aside = {*known, "threshold", "diverged_at"}
+    secondary = {*known, "threshold", "diverged_at"}
     others = [
         str(name)
         for name in dataset.data_vars
-        if name not in aside and not str(name).endswith(_ASIDE) and _has(dataset, str(name))
+        if name not in secondary and not str(name).endswith(_SECONDARY) and _has(dataset, str(name))
     ]
     if not known and not others:
         raise ValueError("nothing was measured in this run, so that there is nothing to draw.")
@@ -128,7 +128,7 @@ def _panels(dataset: xr.Dataset, names: list[str], title: str | None) -> Figure:
 
 
 def draw_panel(axes: Axes, dataset: xr.Dataset, lanes: list[Lane], name: str) -> bool:
-    """Draws one measurement of all lanes; says whether thresholds were drawn with it."""
+    """Draws one measurement of all lanes; returns whether thresholds were drawn with it."""
     curves = [curve(dataset, lane, name) for lane in lanes]
     positive = _wants_log(name, curves)
     drawn: list[Curve] = []
@@ -148,7 +148,7 @@ def draw_panel(axes: Axes, dataset: xr.Dataset, lanes: list[Lane], name: str) ->
     if positive:
         log_axis(axes)
     if name == "preconditioned_sharpness":
-        curves = [_settled(dataset, *points) for points in curves]
+        curves = [_after_start(dataset, *points) for points in curves]
     axes.set_ylim(vertical_bounds(lanes, curves, heights, log=positive))
     mark_ends(axes, drawn)
     step_axis(axes, *step_range(dataset))
@@ -156,7 +156,7 @@ def draw_panel(axes: Axes, dataset: xr.Dataset, lanes: list[Lane], name: str) ->
     return bool(heights)
 
 
-def _settled(dataset: xr.Dataset, steps: Any, values: Any) -> Any:
+def _after_start(dataset: xr.Dataset, steps: Any, values: Any) -> Any:
     # P starts near zero, so that the first values may be thirty thresholds high: they may leave
     # the panel rather than squeeze the rest.
     first, last = step_range(dataset)
@@ -168,7 +168,7 @@ def _wants_log(name: str, curves: list[Any]) -> bool:
     values = np.concatenate([np.empty(0), *(values for _, values in curves)])
     if not values.size or (values > 0).mean() <= 0.5 or name in _LINEAR_NAMES:
         return False
-    # An accuracy, say, is read on a linear axis; what spans decades is not.
+    # An accuracy is read on a linear axis; what spans decades is not.
     return name in AXIS_NAMES or bool(0 < 30 * values.min() < values.max())
 
 
@@ -195,19 +195,19 @@ def draw_thresholds(axes: Axes, dataset: xr.Dataset, lanes: list[Lane]) -> list[
             heights.append(float(values[-1]))
             shared.setdefault(f"{heights[-1]:.5g}", []).append((lane, heights[-1]))
         else:
-            _dash(axes, steps, values, lane.color)
+            _draw_dashed(axes, steps, values, lane.color)
             heights += [float(q) for q in np.quantile(values, (0.0, 0.9))]
-    for sharing in shared.values():
-        lane, height = sharing[0]
-        color = lane.color if len(sharing) == 1 else lane.hue
-        if any(other.hue != lane.hue for other, _ in sharing):
+    for lanes_sharing in shared.values():
+        lane, height = lanes_sharing[0]
+        color = lane.color if len(lanes_sharing) == 1 else lane.hue
+        if any(other.hue != lane.hue for other, _ in lanes_sharing):
             color = INK
         # Across the panel, so that it can be compared from the first step to the last.
-        _dash(axes, np.array(step_range(dataset)), np.full(2, height), color)
+        _draw_dashed(axes, np.array(step_range(dataset)), np.full(2, height), color)
     return heights
 
 
-def _dash(axes: Axes, steps: Any, values: Any, color: Any) -> None:
+def _draw_dashed(axes: Axes, steps: Any, values: Any, color: Any) -> None:
     # Over the curves, and darker, so that one that hovers there does not hide it.
     axes.plot(steps, values, "--", color=darker(color), lw=1.1, zorder=3, label="_threshold")
 

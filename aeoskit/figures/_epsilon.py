@@ -33,7 +33,7 @@ def epsilon_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
         every sharpness is left out. The bold lines are running medians over 50 steps.
 
     Raises:
-        ValueError: if the dataset does not say ε.
+        ValueError: if the dataset has no coordinate `eps`.
 
     Example:
         >>> metrics = xr.Dataset(

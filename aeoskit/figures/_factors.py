@@ -1,4 +1,4 @@
-"""What tells the lanes of a dataset apart, as colors: hues and, of a grid, tones of them."""
+"""Colors of the lanes of a dataset: hues and, on a grid, tones of them."""
 
 from typing import Any
 

@@ -23,7 +23,7 @@ _PANELS = {
     "test_error": "test error",
 }
 _MAP = matplotlib.colormaps["viridis"]
-_TORN = "#ececec"
+_NO_NUMBER_COLOR = "#ececec"
 
 
 def grid_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
@@ -36,7 +36,7 @@ def grid_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
 
     Returns:
         a figure with a panel a measurement. A cell is the median over the last fifth of the steps
-        at which its run was measured, and says so where the run diverged, or was not measured.
+        at which its run was measured; runs that diverged or were not measured are marked.
 
     Raises:
         ValueError: if the sweep has not two dimensions, or nothing of the three was measured.
@@ -57,7 +57,7 @@ def grid_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
             f"the dataset holds {sorted(map(str, dataset.data_vars))}, but a grid figure needs "
             f"one of {list(_PANELS)}: track one of them."
         )
-    rows, columns = len(grid.across), len(grid.along)
+    rows, columns = len(grid.row_values), len(grid.column_values)
     with styled():
         width, height = max(0.62 * columns + 0.5, 2.1), max(0.42 * rows, 0.5) + 0.8
         figure = Figure(figsize=(width * len(found) + 0.3, height), layout="constrained")
@@ -74,8 +74,8 @@ class _Grid:
     """A grid's names, values and runs, the rows first."""
 
     names: tuple[str, str]
-    across: list[Any]
-    along: list[Any]
+    row_values: list[Any]
+    column_values: list[Any]
     lanes: list[list[Lane]]
 
 
@@ -103,8 +103,8 @@ def _grid(dataset: xr.Dataset) -> _Grid:
         ]
         for row in range(dataset.sizes[first])
     ]
-    across, along = (dataset[dim].values.tolist() for dim in chosen)
-    return _Grid((first, second), across, along, lanes)
+    row_values, column_values = (dataset[dim].values.tolist() for dim in chosen)
+    return _Grid((first, second), row_values, column_values, lanes)
 
 
 def _lane(dataset: xr.Dataset, selection: dict[str, Any]) -> Lane:
@@ -118,7 +118,7 @@ def _lane(dataset: xr.Dataset, selection: dict[str, Any]) -> Lane:
 def _ends(dataset: xr.Dataset, grid: _Grid, name: str) -> np.ndarray | None:
     """The median over the last fifth, NaN where there is none; None if no run was measured."""
     measured = False
-    ends = np.full((len(grid.across), len(grid.along)), np.nan)
+    ends = np.full((len(grid.row_values), len(grid.column_values)), np.nan)
     for place in np.ndindex(ends.shape):
         lane = grid.lanes[place[0]][place[1]]
         of = ratio_of(dataset, lane) if name == "ratio" else curve(dataset, lane, name)
@@ -133,7 +133,7 @@ def _heat_map(axes: Axes, grid: _Grid, name: str, values: np.ndarray) -> None:
     norm = _norm(name, values[np.isfinite(values)])
     size = 8.5 if values.shape[1] <= 6 else 7
     for (row, column), value in np.ndenumerate(values):
-        color = _MAP(norm(value)) if np.isfinite(value) else _TORN
+        color = _MAP(norm(value)) if np.isfinite(value) else _NO_NUMBER_COLOR
         corner = (column - 0.5, row - 0.5)
         axes.add_patch(Rectangle(corner, 1, 1, facecolor=color, edgecolor="white", lw=1.2))
         lane = grid.lanes[row][column]
@@ -141,16 +141,18 @@ def _heat_map(axes: Axes, grid: _Grid, name: str, values: np.ndarray) -> None:
         axes.text(
             column,
             row,
-            _written(name, value) if np.isfinite(value) else missing,
+            _cell_text(name, value) if np.isfinite(value) else missing,
             ha="center",
             va="center",
-            color=_readable(color) if np.isfinite(value) else INK,
+            color=_text_color(color) if np.isfinite(value) else INK,
             fontsize=size if np.isfinite(value) else size - 2,
         )
-    axes.set_xticks(range(len(grid.along)), [value_text(value) for value in grid.along])
-    axes.set_yticks(range(len(grid.across)), [value_text(value) for value in grid.across])
-    axes.set_xlim(-0.5, len(grid.along) - 0.5)
-    axes.set_ylim(-0.5, len(grid.across) - 0.5)
+    axes.set_xticks(
+        range(len(grid.column_values)), [value_text(value) for value in grid.column_values]
+    )
+    axes.set_yticks(range(len(grid.row_values)), [value_text(value) for value in grid.row_values])
+    axes.set_xlim(-0.5, len(grid.column_values) - 0.5)
+    axes.set_ylim(-0.5, len(grid.row_values) - 0.5)
     axes.set_xlabel(symbol(grid.names[1]))
     axes.set_title(_PANELS[name])
     axes.grid(visible=False)
@@ -173,7 +175,7 @@ def _norm(name: str, values: np.ndarray) -> Normalize:
     return Normalize(min(low, high / 2), high if high > 0 else 1)
 
 
-def _written(name: str, value: float) -> str:
+def _cell_text(name: str, value: float) -> str:
     if name == "ratio":
         return f"{value:.2f}"
     if 100 <= abs(value) < 1e5:
@@ -181,7 +183,7 @@ def _written(name: str, value: float) -> str:
     return f"{value:#.3g}"
 
 
-def _readable(color: Any) -> str:
+def _text_color(color: Any) -> str:
     """White on dark cells, black on light ones, by the contrast of WCAG 2."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color[:3]]
     luminance = float(np.dot((0.2126, 0.7152, 0.0722), linear))

@@ -10,7 +10,7 @@ from ._style import FAINT
 
 
 def run_handles(dataset: xr.Dataset, lanes: list[Lane]) -> list[list[Line2D]]:
-    """The legend's entries of all runs, in groups; those that diverged say at which step."""
+    """The legend's entries of all runs, in groups; with the step for those that diverged."""
     factors = hue_and_tone(dataset)
     if factors is None:
         return [[_of_run(lane) for lane in lanes]]
@@ -22,8 +22,8 @@ def run_handles(dataset: xr.Dataset, lanes: list[Lane]) -> list[list[Line2D]]:
         ]
         for dim, palette in ((hue, HUES), (tone, tones(FAINT, dataset.sizes[tone])))
     ]
-    torn = [_of_run(lane) for lane in lanes if lane.diverged_at >= 0]
-    return [*groups, torn] if torn else groups
+    diverged = [_of_run(lane) for lane in lanes if lane.diverged_at >= 0]
+    return [*groups, diverged] if diverged else groups
 
 
 def _of_run(lane: Lane) -> Line2D:

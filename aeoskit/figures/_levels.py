@@ -28,10 +28,10 @@ _RING: dict[str, Any] = {"marker": "o", "ms": 3.6, "mfc": "white"}
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """A ratio to a threshold, and what was thought of it.
+    """A ratio to a threshold, and its verdict.
 
     Args:
-        group: `E1` say. Give the levels of a group one after the other.
+        group: such as `E1`. Give the levels of a group one after the other.
         label: names the line within its group.
         setting: under what it was measured: settings share a line, and have a color each.
         value: the number that was judged; None if there is none.
@@ -65,8 +65,9 @@ def levels_figure(levels: Sequence[Level], title: str | None = None) -> Figure:
     Returns:
         a figure with one panel from 0 to 1.5. A shade is a number's bounds, a thin line its range
         over the seeds, a dot one that passed, a cross one that failed, a ring one that could not be
-        judged. Of what lies outside of the panel a triangle at its end tells the way, and a median
-        there has its number beside it; where there is no number at all the line says so.
+        judged. A triangle at the end of the panel stands for numbers
+        beyond it, and a median there has its number beside it; a line without any number is
+        labeled so.
 
     Raises:
         ValueError: if there are no levels, or a number is not finite.
@@ -88,15 +89,15 @@ def levels_figure(levels: Sequence[Level], title: str | None = None) -> Figure:
     settings = list(dict.fromkeys(level.setting for level in levels))
     hues = _HUES if len(settings) <= len(_HUES) else colors(len(settings))
     palette = dict(zip(settings, hues, strict=False))
-    heights = [1 + _MORE * (len(here) - 1) for here in lines.values()]
+    heights = [1 + _MORE * (len(members) - 1) for members in lines.values()]
     tops = [0.0, *itertools.accumulate(heights)]
     with styled():
         figure = Figure(figsize=(6.6, _LINE * tops[-1] + 1.1), layout="constrained")
         axes = figure.subplots()
-        for top, height, here in zip(tops, heights, lines.values(), strict=False):
-            first = top + (height - _MORE * (len(here) - 1)) / 2
-            for index, level in enumerate(here):
-                slot = 0.72 if len(here) == 1 else 0.86 * _MORE
+        for top, height, members in zip(tops, heights, lines.values(), strict=False):
+            first = top + (height - _MORE * (len(members) - 1)) / 2
+            for index, level in enumerate(members):
+                slot = 0.72 if len(members) == 1 else 0.86 * _MORE
                 _draw(axes, first + _MORE * index, slot, level, palette[level.setting])
         groups = [group for group, _ in lines]
         for top, (before, after) in zip(tops[1:], itertools.pairwise(groups), strict=False):
@@ -124,19 +125,17 @@ def _draw(axes: Axes, at: float, slot: float, level: Level, color: Any) -> None:
         return
     known = (level.value, *level.values)
     ends = min(known), max(known)
-    axes.plot(
-        [_within(end) for end in ends], [at, at], color=color, lw=0.9, zorder=3, label="_range"
-    )
+    axes.plot([_clip(end) for end in ends], [at, at], color=color, lw=0.9, zorder=3, label="_range")
     for end in dict.fromkeys(ends):
-        if _within(end) != end:
+        if _clip(end) != end:
             sign = "<" if end < 0 else ">"
-            axes.plot(_within(end), at, sign, color=color, ms=3, mew=0, zorder=3, label="_beyond")
+            axes.plot(_clip(end), at, sign, color=color, ms=3, mew=0, zorder=3, label="_beyond")
     kind = {"pass": _DOT, "fail": _CROSS, "open": _RING}[level.verdict]
-    axes.plot(_within(level.value), at, ls="", color=color, zorder=4, label="_median", **kind)
-    if _within(level.value) != level.value:
+    axes.plot(_clip(level.value), at, ls="", color=color, zorder=4, label="_median", **kind)
+    if _clip(level.value) != level.value:
         axes.annotate(
             f"{level.value:.3g}",
-            (_within(level.value), at),
+            (_clip(level.value), at),
             (6, 0),
             textcoords="offset points",
             va="center",
@@ -145,7 +144,7 @@ def _draw(axes: Axes, at: float, slot: float, level: Level, color: Any) -> None:
         )
 
 
-def _within(value: float) -> float:
+def _clip(value: float) -> float:
     return min(max(value, 0.0), _END)
 
 

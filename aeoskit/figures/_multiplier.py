@@ -1,4 +1,4 @@
-"""The picture of the flip multiplier: what it says of the edge, beside what `λ₁(P⁻¹H)` says."""
+"""The figure of the flip multiplier: the ratio to the edge by it, and by `λ₁(P⁻¹H)`."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ def multiplier_figure(
 
     Args:
         dataset: the metrics of a run, with `equivalent_ratio`, and perhaps `ratio`.
-        labels: a name for each run, in the dataset's order; None for what tells them apart.
+        labels: a name for each run, in the dataset's order; None for the values that differ.
         title: what stands above the figure; None for nothing.
 
     Returns:

@@ -12,7 +12,7 @@ SYMBOLS = {
 
 
 def number(value: float) -> str:
-    """Writes a hyperparameter as people say it.
+    """Writes a hyperparameter as in a paper.
 
     >>> [number(x) for x in (3e-3, 3.2e-4, 0.01, 0.814, 0.99999, 2.0, 0.0, 25000.0)]
     ['3e-3', '3.2e-4', '1e-2', '0.814', '0.99999', '2', '0', '2.5e4']
@@ -54,8 +54,8 @@ def name_value(name: str, value: Any) -> str:
     ['η = 3e-3', 'batch = none', 'adam']
     """
     # A name such as an optimizer's speaks for itself; "none" and numbers do not.
-    speaks = _as_number(value) is None and value != "none"
-    return str(value) if speaks else f"{symbol(name)} = {value_text(value)}"
+    is_self_explanatory = _as_number(value) is None and value != "none"
+    return str(value) if is_self_explanatory else f"{symbol(name)} = {value_text(value)}"
 
 
 def _as_number(value: Any) -> float | None:

@@ -108,10 +108,10 @@ def vertical_bounds(
 ) -> tuple[float, float]:
     """Bounds that show all runs whole, but do not let one that diverged squeeze the others."""
     whole = [v for lane, (_, v) in zip(lanes, curves, strict=True) if lane.diverged_at < 0]
-    torn = [v for lane, (_, v) in zip(lanes, curves, strict=True) if lane.diverged_at >= 0]
+    diverged = [v for lane, (_, v) in zip(lanes, curves, strict=True) if lane.diverged_at >= 0]
     data = np.concatenate([np.empty(0), *whole, heights])
-    limit = data.max() if data.size else min((3 * v[0] for v in torn if v.size), default=np.inf)
-    for values in torn:
+    limit = data.max() if data.size else min((3 * v[0] for v in diverged if v.size), default=np.inf)
+    for values in diverged:
         near = values[values <= (10 * limit if log else 2 * limit)]
         data = np.concatenate([data, near])
     if log:

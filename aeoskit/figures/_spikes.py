@@ -149,7 +149,7 @@ def spikes_figure(
                     axes.axvline(
                         spike.onset, color=_SPIKE, lw=0.5, alpha=0.5, zorder=1, label="_onset"
                     )
-            top.set_title(_says(lane, spikes))
+            top.set_title(_title(lane, spikes))
             top.set_xlabel("")
             top.tick_params(labelbottom=False)
             if place % columns:
@@ -159,14 +159,14 @@ def spikes_figure(
                 top.set_ylabel("training loss")
                 bottom.set_ylabel("λ₁(P⁻¹H) / threshold")
         assert first is not None
-        _bound(*first, losses, ratios)
+        _set_bounds(*first, losses, ratios)
         legend_above(figure, _handles(factor, width), title)
     return figure
 
 
-def _says(lane: Lane, spikes: list[Spike]) -> str:
-    said = f"{lane.label}: {len(spikes)} spike{'s' * (len(spikes) != 1)}"
-    return said if lane.diverged_at < 0 else f"{said}, diverged at {lane.diverged_at}"
+def _title(lane: Lane, spikes: list[Spike]) -> str:
+    text = f"{lane.label}: {len(spikes)} spike{'s' * (len(spikes) != 1)}"
+    return text if lane.diverged_at < 0 else f"{text}, diverged at {lane.diverged_at}"
 
 
 def _draw_loss(axes: Axes, points: tuple[Any, Any], spikes: list[Spike]) -> None:
@@ -193,7 +193,7 @@ def _draw_ratio(axes: Axes, points: tuple[Any, Any]) -> None:
     )
 
 
-def _bound(loss: Axes, ratio: Axes, losses: list[Any], ratios: list[Any]) -> None:
+def _set_bounds(loss: Axes, ratio: Axes, losses: list[Any], ratios: list[Any]) -> None:
     """One scale for all runs."""
     positive = np.concatenate([values[values > 0] for _, values in losses])
     if positive.size:

@@ -107,7 +107,7 @@ def step_axis(axes: Axes, first: float, last: float) -> None:
 
 
 def legend_above(figure: Figure, handles: Sequence[Any], title: str | None) -> None:
-    """Puts one legend above all panels, so that it never lies over data."""
+    """Puts one legend above all panels, so that it never covers data."""
     legend_of_groups(figure, [handles], title)
 
 

@@ -3,7 +3,7 @@
 `eigensolve` takes a `lineax` operator and a solver: `Lanczos` by default, `Tracking` for an
 operator that changes a little from solve to solve, `Arnoldi` for one that is not symmetric, and
 others. Beside it: operators made of operators, and functions of the spectrum. Nothing here knows of
-training.
+training. A *product* is a matrix-vector product `A v`, the cost of all methods.
 """
 
 from ._checks import check_operator as check_operator
@@ -39,20 +39,20 @@ from .preconditioners._matrix import (
 )
 from .preconditioners._matrix import KroneckerPreconditioner as KroneckerPreconditioner
 from .preconditioners._matrix import RotatedDiagonalPreconditioner as RotatedDiagonalPreconditioner
+from .solvers._arguments import Start as Start
 from .solvers._arnoldi import Arnoldi as Arnoldi
+from .solvers._convergence import random_start_excess as random_start_excess
+from .solvers._convergence import ritz_gaps as ritz_gaps
+from .solvers._convergence import temple_bound as temple_bound
 from .solvers._davidson import JacobiDavidson as JacobiDavidson
 from .solvers._dense import Dense as Dense
 from .solvers._eigensolve import eigensolve as eigensolve
 from .solvers._lanczos import Lanczos as Lanczos
 from .solvers._lobpcg import LOBPCG as LOBPCG
 from .solvers._minres import MINRES as MINRES
-from .solvers._question import Start as Start
 from .solvers._solver import AbstractEigenSolver as AbstractEigenSolver
 from .solvers._solver import EigenProblem as EigenProblem
 from .solvers._tracking import Tracking as Tracking
-from .solvers._verdict import random_start_excess as random_start_excess
-from .solvers._verdict import ritz_gaps as ritz_gaps
-from .solvers._verdict import temple_bound as temple_bound
 from .vectors._tree import block_combine as block_combine
 from .vectors._tree import block_dots as block_dots
 from .vectors._tree import block_gram as block_gram

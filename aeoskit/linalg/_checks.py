@@ -1,4 +1,4 @@
-"""Do an operator and a solver keep their promises?"""
+"""Contract tests of an operator and of a solver."""
 
 import math
 from typing import Any, NamedTuple, NoReturn
@@ -12,8 +12,8 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from ._results import RESULTS
+from .solvers._arguments import check_is_solver
 from .solvers._eigensolve import eigensolve
-from .solvers._question import check_is_solver
 from .solvers._solver import AbstractEigenSolver
 from .vectors._tree import tree_axpy, tree_dot, tree_norm, tree_random_like, tree_size
 
@@ -57,7 +57,7 @@ def check_operator(
             root of machine epsilon if None, and 0.3 at most.
 
     Raises:
-        ValueError: A promise is broken; the numbers and the fix are named.
+        ValueError: A rule is broken; the message has the numbers and the fix.
         TypeError: Not a lineax operator.
 
     Example:
@@ -87,15 +87,15 @@ def check_operator(
         _refuse("it reads numbers on the host; call it outside of jit, vmap and scan.")
     # Not compiled here: a compiled product would draw its random numbers once.
     a, again = operator.mv(u), operator.mv(u)
-    for said, found in ((image, a), (structure, a)) if symmetric else ((image, a),):
-        same = jax.tree.structure(said) == jax.tree.structure(found) and all(
+    for declared, found in ((image, a), (structure, a)) if symmetric else ((image, a),):
+        same = jax.tree.structure(declared) == jax.tree.structure(found) and all(
             s.shape == x.shape and s.dtype == x.dtype
-            for s, x in zip(jax.tree.leaves(said), jax.tree.leaves(found), strict=True)
+            for s, x in zip(jax.tree.leaves(declared), jax.tree.leaves(found), strict=True)
         )
         if not same:
             _refuse(
-                f"a product has the structure {_describe(found)}, where {_describe(said)} was "
-                "promised; return what the operator's out_structure() says."
+                f"a product has the structure {_describe(found)}, where {_describe(declared)} is "
+                "declared; return the structure of the operator's out_structure()."
             )
     size = _finite(a, "A u")
     _finite(again, "A u")
@@ -140,7 +140,7 @@ _DIMENSION = 24
 _PAIRS = 2
 _MEASUREMENTS = 4
 _SPENT = 3
-# A value is wrong from so many tolerances on: a residual of one does not tell apart what is nearer.
+# Values count as wrong from this many tolerances on: residuals do not resolve less.
 _WRONG = 5.0
 # What products in float32 cannot tell, and one unit in the last place: shares of the norm.
 _ROUNDING, _UNIT = 1e-5, 1.2e-7
@@ -162,19 +162,19 @@ def check_solver(
     overshoot: int = 0,
     seed: int = 0,
 ) -> None:
-    """Refuses a solver that breaks what `eigensolve` promises of all solvers.
+    """Refuses a solver that breaks the contract of `eigensolve`.
 
     It solves for two pairs of operators of known spectrum, in float32, on a pytree, cold and from
     the last state, under `jit`, `vmap` and `scan`: spectra apart, repeated, clustered and of low
     rank, zero, not finite, not symmetric, in one dimension, and with a budget that is too small.
-    What it looks at:
+    It checks:
 
     - shapes, unit vectors, orthogonal ones if the solver is for symmetric operators;
     - values in their order, and converged where the spectrum is easy;
     - residuals and bounds that are not under the true ones;
     - no pair that is `converged` and `is_top` where the value is another one;
     - a warm start of the same shapes after every solve, that `initial_state` has as well;
-    - a product that is not finite ends in `nonfinite`, without a value, and is got over;
+    - a product that is not finite ends in `nonfinite`, without a value, and the next one recovers;
     - an operator that is tagged symmetric and is not ends in `asymmetric`;
     - no more products than `max_matvecs`.
 
@@ -183,13 +183,13 @@ def check_solver(
     Args:
         solver: With the tolerances that it is to be tried at.
         which: The end; the first that the solver knows if None.
-        overshoot: By how many products a step may exceed the budget; 0 for a solver that looks
-            after each.
+        overshoot: The number of products by which a step may exceed the budget; 0 for a solver that
+            checks it after each.
         seed: For the operators.
 
     Raises:
-        ValueError: A promise is broken: which one, for which operator, and by how much.
-        TypeError: It is no solver.
+        ValueError: A rule is broken: the message has which, for which operator, and by how much.
+        TypeError: It is not a solver.
 
     Example:
         >>> from aeoskit.linalg import Dense
@@ -198,7 +198,7 @@ def check_solver(
     check_is_solver(solver)
     which = solver.ends[0] if which is None else which
     if which not in solver.ends:
-        _fails(solver, which, f"it finds {', '.join(solver.ends)} only; name one of these.")
+        _fail(solver, which, f"it finds {', '.join(solver.ends)} only; name one of these.")
     _check_states(solver, which)
     cases = _cases(solver, seed)
     matrices = np.stack([case.matrices for case in cases]).astype(np.float32)
@@ -211,17 +211,17 @@ def check_solver(
             answer = jax.tree.map(lambda x: x[i, t], answers)  # noqa: B023
             _check_answer(solver, which, case, t, matrices[i, t].astype(np.float64), answer)
             if answer["matvecs"] > case.budget + overshoot:
-                _fails(
+                _fail(
                     solver,
                     which,
                     f"{answer['matvecs']} products were made of a budget of {case.budget}; look at "
-                    f"max_matvecs before each product, or say overshoot="
+                    f"max_matvecs before each product, or pass overshoot="
                     f"{answer['matvecs'] - case.budget}.",
                 )
     _check_one_dimension(solver, which)
 
 
-def _fails(solver: AbstractEigenSolver, which: str, what: str) -> NoReturn:
+def _fail(solver: AbstractEigenSolver, which: str, what: str) -> NoReturn:
     raise ValueError(f"check_solver: {type(solver).__name__} for {which}: {what}")
 
 
@@ -282,7 +282,7 @@ def _cases(solver: AbstractEigenSolver, seed: int) -> list[_Case]:
         "of rank three": np.concatenate([[1.0, 0.8, 0.6], np.zeros(_DIMENSION - 3)]),
         "zero": np.zeros(_DIMENSION),
     }
-    cases = [_Case(name, _drifting(rng, unit * x)) for name, x in spectra.items()]
+    cases = [_Case(name, _drifting_matrices(rng, unit * x)) for name, x in spectra.items()]
     (first, *_) = cases
     broken = first.matrices.copy()
     broken[1] = np.nan
@@ -295,7 +295,7 @@ def _cases(solver: AbstractEigenSolver, seed: int) -> list[_Case]:
     ]
 
 
-def _drifting(
+def _drifting_matrices(
     rng: np.random.Generator, spectrum: Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, "measurements n n"]:
     q = np.linalg.qr(rng.normal(size=(_DIMENSION, _DIMENSION)))[0]
@@ -310,7 +310,7 @@ def _drifting(
 
 
 def _shift(solver: AbstractEigenSolver) -> np.ndarray:
-    """Of an interior solver; others may have none."""
+    """The shift of an interior solver; 0 for the others."""
     shift = getattr(solver, "shift", None)
     return np.asarray(0.0 if shift is None else shift)
 
@@ -342,19 +342,19 @@ def _check_answer(
     where = f"measurement {t + 1} of the operator '{case.name}'"
     values = answer["values"]
     if not answer["sound"]:
-        _fails(solver, which, f"the state after {where} is not finite; leave out what is not.")
+        _fail(solver, which, f"the state after {where} is not finite; leave out what is not.")
     if not np.isfinite(matrix).all():
         if not answer["nonfinite"] or answer["converged"].any() or np.isfinite(values).any():
-            _fails(
+            _fail(
                 solver,
                 which,
-                f"products were NaN in {where}, and it reports {values}; say nonfinite, with NaN "
+                f"products were NaN in {where}, and values are {values}; report nonfinite, and NaN "
                 "for each value.",
             )
         return
     if solver.symmetric and not case.symmetric:
         if answer["converged"].any() or (case.budget > _SPENT and not answer["asymmetric"]):
-            _fails(
+            _fail(
                 solver,
                 which,
                 f"{where} is tagged symmetric and is not, and the result is not asymmetric; "
@@ -362,7 +362,7 @@ def _check_answer(
             )
         return
     if answer["asymmetric"]:
-        _fails(solver, which, f"{where} is symmetric and called asymmetric; allow for rounding.")
+        _fail(solver, which, f"{where} is symmetric and called asymmetric; allow for rounding.")
     spectrum = np.linalg.eigvalsh(matrix) if case.symmetric else np.linalg.eigvals(matrix)
     norm = max(float(np.linalg.norm(matrix, 2)), float(np.finfo(np.float32).tiny))
     known = np.isfinite(values)
@@ -370,7 +370,7 @@ def _check_answer(
     gram = vectors.conj() @ vectors.T - np.eye(_PAIRS)
     gram = gram if solver.symmetric else np.diag(np.diag(gram))
     if np.abs(gram[np.ix_(known, known)]).max(initial=0) > 1e-3:
-        _fails(
+        _fail(
             solver,
             which,
             f"the vectors of {where} are not orthonormal, by {np.abs(gram).max():.1e}; vectors "
@@ -384,7 +384,7 @@ def _check_answer(
     for name, (bar, truth) in bars.items():
         small = known & ~(truth <= 1.01 * bar + _UNIT * norm)
         if small.any():
-            _fails(
+            _fail(
                 solver,
                 which,
                 f"a {name} of {where} is {bar[small][0]:.3e} where the true one is "
@@ -394,7 +394,7 @@ def _check_answer(
     _check_values(solver, which, case, where, spectrum, norm, answer)
     easy = case.name == "apart" or (case.name == "not finite once" and t != 2)
     if easy and not answer["converged"].all():
-        _fails(
+        _fail(
             solver,
             which,
             f"{where} has values well apart, and {values} have not converged in "
@@ -427,7 +427,7 @@ def _check_values(
     claimed = answer["converged"] & answer["is_top"]
     wrong = claimed & ~(np.abs(measured - measure) <= allowed)
     if wrong.any():
-        _fails(
+        _fail(
             solver,
             which,
             f"{where} has the eigenvalues {truth}, and {values} are claimed, converged and "
@@ -436,7 +436,7 @@ def _check_values(
 
 
 def _check_states(solver: AbstractEigenSolver, which: str) -> None:
-    """Every start leads to a state of the shapes that `initial_state` has; nothing is compiled."""
+    """Checks that every start leads to a state shaped as `initial_state`; compiles nothing."""
     blank = solver.initial_state(_STRUCTURE, _PAIRS)
 
     def after(matrix: Array, start: Any) -> Any:
@@ -444,11 +444,11 @@ def _check_states(solver: AbstractEigenSolver, which: str) -> None:
         solution = eigensolve(operator, solver, k=_PAIRS, which=which, start=start)
         if jax.tree.map(jnp.shape, solution.vectors) != _ROWS:
             shapes = jax.tree.map(jnp.shape, solution.vectors)
-            _fails(solver, which, f"the vectors have shapes {shapes}, for {_ROWS}: (k, *leaf).")
+            _fail(solver, which, f"the vectors have shapes {shapes}, for {_ROWS}: (k, *leaf).")
         for name in ("values", "residuals", "bounds", "estimates", "converged", "is_top"):
             if jnp.shape(getattr(solution, name)) != (_PAIRS,):
                 shape = jnp.shape(getattr(solution, name))
-                _fails(solver, which, f"`{name}` has the shape {shape}, for {(_PAIRS,)}.")
+                _fail(solver, which, f"`{name}` has the shape {shape}, for {(_PAIRS,)}.")
         return solution.state
 
     matrix = jax.ShapeDtypeStruct((_DIMENSION, _DIMENSION), jnp.float32)
@@ -457,7 +457,7 @@ def _check_states(solver: AbstractEigenSolver, which: str) -> None:
         # Without a state a solve in a process of several devices does not pack its vectors.
         wanted = blank if start is not None else eqx.filter_eval_shape(after, matrix, state)
         if _shapes(state) != _shapes(wanted):
-            _fails(
+            _fail(
                 solver,
                 which,
                 f"the state after a solve from {'None' if start is None else 'a blank state'} "
@@ -482,7 +482,7 @@ def _check_one_dimension(solver: AbstractEigenSolver, which: str) -> None:
     operator = lx.MatrixLinearOperator(jnp.full((1, 1), -3.0, jnp.float32), lx.symmetric_tag)
     solution = eigensolve(operator, solver, k=1, which=which)
     if not solution.converged[0] or abs(complex(solution.values[0]) + 3) > 1e-4:
-        _fails(
+        _fail(
             solver,
             which,
             f"the operator -3 in one dimension has the value {solution.values[0]} after "

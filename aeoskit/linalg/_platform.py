@@ -1,4 +1,4 @@
-"""For which backend programs are made, where their loops run, and what loops carry."""
+"""The platform that programs are compiled for, and the placement of their loops."""
 
 import contextlib
 import contextvars
@@ -9,15 +9,16 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.extend import core as jex_core
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import PyTree
 
 _target: contextvars.ContextVar[str | None] = contextvars.ContextVar("target", default=None)
 
 
 def target_platform() -> str:
-    """The platform that programs are made for.
+    """The platform that programs are compiled for.
 
     Returns:
         `"cpu"`, `"gpu"` or `"tpu"`.
@@ -29,14 +30,14 @@ def target_platform() -> str:
     return _target.get() or jax.default_backend()
 
 
-def elsewhere() -> bool:
-    """True if programs are made for other devices than those that are here."""
+def compiles_ahead() -> bool:
+    """True if programs are compiled for devices that this process does not have."""
     return _target.get() is not None
 
 
 @contextlib.contextmanager
 def compiling_for(platform: str) -> Iterator[None]:
-    """Lets what depends on the backend be decided for another one than is here.
+    """Sets the platform that backend-dependent choices are made for.
 
     It is for programs that are lowered and compiled ahead of time and run elsewhere. Programs that
     were traced before keep what was decided for them, so that a process traces for one platform.
@@ -61,7 +62,7 @@ def compiling_for(platform: str) -> Iterator[None]:
 
 @functools.cache
 def has_eig(platform: str) -> bool:
-    """True if a compiled program can hold `eig` there: asked of the compiler, not of a list."""
+    """True if a program for the platform can contain `eig`, by a trial lowering."""
     program = jax.jit(jax.lax.linalg.eig).trace(jax.ShapeDtypeStruct((2, 2), jnp.float32))
     try:
         program.lower(lowering_platforms=(platform,))
@@ -116,7 +117,7 @@ def lane_by_lane(function: Callable[..., Any], *args: Any) -> Any:
         others.append(other)
         return found
 
-    if target_platform() == "cpu" and not elsewhere() and jax.device_count() == 1:
+    if target_platform() == "cpu" and not compiles_ahead() and jax.device_count() == 1:
         run = jax.custom_batching.sequential_vmap(run)
     # What is constant may come back as a number; of a weak type it would compile a loop twice.
     found = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), run(arrays))
@@ -165,7 +166,7 @@ def loop_mode(function: Callable[..., Any], *args: Any) -> Literal["scan", "host
     jaxpr = jax.make_jaxpr(lambda d: jax.tree.leaves(_arrays(function, eqx.combine(d, static))))(
         shapes
     )
-    mode = "host" if _holds(jaxpr.jaxpr) else "scan"
+    mode = "host" if _contains_slow_primitive(jaxpr.jaxpr) else "scan"
     if key is not None:
         if len(_cache) >= _CACHE_LIMIT:
             _cache.clear()
@@ -177,7 +178,7 @@ def _arrays(function: Callable[..., Any], args: Any) -> Any:
     return eqx.filter(function(*args), eqx.is_array)
 
 
-def _holds(jaxpr: Any) -> bool:
+def _contains_slow_primitive(jaxpr: Any) -> bool:
     for equation in jaxpr.eqns:
         if equation.primitive.name in _SLOW_IN_LOOPS:
             return True
@@ -187,27 +188,29 @@ def _holds(jaxpr: Any) -> bool:
         ):
             if isinstance(value, jex_core.ClosedJaxpr):
                 value = value.jaxpr
-            if isinstance(value, jex_core.Jaxpr) and _holds(value):
+            if isinstance(value, jex_core.Jaxpr) and _contains_slow_primitive(value):
                 return True
     return False
 
 
-def once(predicate: Bool[Array, ""], function: Any, value: Any) -> Any:
-    """`function(value)` if the predicate holds, else `value`.
+def apply_if(predicate: Any, function: Callable[[Any], Any], value: Any) -> Any:
+    """`function(value)` if the predicate holds, else `value`; on the host or traced.
 
-    A loop of at most one turn, and not `lax.cond`: under `vmap` a `cond` runs both sides at every
-    step, a loop only while some lane asks for it; and it updates the basis in place.
+    Traced, it is a loop of at most one turn, and not `lax.cond`: under `vmap` a `cond` runs both
+    sides at every step, a loop only while some lane asks for it, and it updates the basis in place.
     """
-    flat, restore = bundled(value)
+    if isinstance(predicate, bool | np.bool_ | np.ndarray):
+        return function(value) if predicate else value
+    flat, restore = bundle_scalars(value)
 
     def turn(carry: Any) -> Any:
-        return jnp.zeros_like(carry[0]), bundled(function(restore(carry[1])))[0]
+        return jnp.zeros_like(carry[0]), bundle_scalars(function(restore(carry[1])))[0]
 
     return restore(jax.lax.while_loop(lambda carry: carry[0], turn, (predicate, flat))[1])
 
 
-def bundled(tree: PyTree) -> tuple[PyTree, Any]:
-    """The tree with its scalars in one array a dtype, and the way back.
+def bundle_scalars(tree: PyTree) -> tuple[PyTree, Any]:
+    """The tree with its scalars in one array a dtype, and the inverse function.
 
     A loop that carries them so compiles faster: the backend makes a kernel of every array.
     """

@@ -7,7 +7,7 @@ import equinox as eqx
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, Inexact, PyTree
 
-# Two members say more here than in the enumeration that they extend; equinox warns of that.
+# Two members override those of the enumeration that they extend; equinox warns of that.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)
 
@@ -52,7 +52,7 @@ with warnings.catch_warnings():
 class EVIDENCE(eqx.Enumeration):
     """Reasons why a pair that converged should be the one asked for; each member is a sentence.
 
-    A small residual says that a pair is an eigenpair, never that it is the top one.
+    A small residual means that a pair is an eigenpair, never that it is the top one.
 
     Example:
         >>> print(EVIDENCE[EVIDENCE.whole_space])
@@ -65,7 +65,7 @@ class EVIDENCE(eqx.Enumeration):
     )
     random_start = (
         "The space grew out of a random vector, which has a component along every eigenvector "
-        "(`random_start_excess` says how much larger an unseen eigenvalue may be)."
+        "(`random_start_excess` bounds how much larger an unseen eigenvalue may be)."
     )
     block = (
         "The space grew out of a block with random vectors beside the wanted ones, which lack no "
@@ -98,12 +98,12 @@ class EigenSolution(eqx.Module):
         estimates: `(k,)`, estimated errors of the values: those of `Tracking` are on its page, all
             others are `min(residual, residual² / gap)` with the gap to the nearest other value
             that the solver has seen: an *estimate* of each value's error, and no bound, since an
-            eigenvalue that no one has seen may be nearer (`temple_bound` takes a gap that you
+            unseen eigenvalue may be nearer (`temple_bound` takes a gap that you
             know).
-        converged: `(k,)`, whether each pair meets its tolerance. It says that a pair is an
+        converged: `(k,)`, whether each pair meets its tolerance. It means that a pair is an
             eigenpair, not that it is the top one.
         is_top: `(k,)`, whether something was done to find a better pair, and none was found:
-            `evidence` says what.
+            see `evidence`.
         evidence: A member of `EVIDENCE`.
         result: A member of `RESULTS`.
         stats: `{"matvecs", "restarts"}`, int32 scalars; some solvers add their own

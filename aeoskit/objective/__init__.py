@@ -1,4 +1,7 @@
-"""The mean loss over a data set: its value, its gradient, and its curvature as operators."""
+"""The mean loss over a data set: its value, its gradient, and its curvature as operators.
+
+A *product* is a matrix-vector product with such an operator, as `H v`.
+"""
 
 from ._anatomy import Anatomy as Anatomy
 from ._anatomy import anatomy as anatomy

@@ -59,7 +59,7 @@ def accumulate(
         data: pytree with leaves `(n, ...)`.
         microbatch: examples in a microbatch; None for all of them at once.
         mode: asked only where there is a loop.
-        vary: says of zeros that they become what differs from device to device.
+        vary: marks zeros as varying over devices.
 
     Returns:
         The sum, in the accumulator's dtype.

@@ -72,18 +72,18 @@ def _narrow(jaxpr: Any) -> float:
 
 def _is_shift(equation: Any, jaxpr: Any) -> bool:
     """True if a stopped maximum is subtracted from what it is the maximum of, as in softmax."""
-    makers = {v: e for e in jaxpr.eqns for v in e.outvars}
+    producers = {v: e for e in jaxpr.eqns for v in e.outvars}
     (stopped,) = equation.outvars
     front = {v for v in equation.invars if not isinstance(v, jex_core.Literal)}
     source = None
     while front:
-        maker = makers.get(front.pop())
-        if maker is None:
+        producer = producers.get(front.pop())
+        if producer is None:
             continue
-        inputs = [v for v in maker.invars if not isinstance(v, jex_core.Literal)]
-        if maker.primitive.name == "reduce_max":
+        inputs = [v for v in producer.invars if not isinstance(v, jex_core.Literal)]
+        if producer.primitive.name == "reduce_max":
             source = inputs[0]
-        elif maker.primitive.name in _CARRIES:
+        elif producer.primitive.name in _CARRIES:
             front.update(v for v in inputs if _floating(v))
         else:
             return False
@@ -149,7 +149,7 @@ def trace(function: Callable[..., Any], *args: PyTree) -> Any:
 
 
 @functools.lru_cache(maxsize=256)
-def _of(treedef: Any, shapes: tuple[Any, ...], x64: bool) -> Anatomy:
+def _cached_anatomy(treedef: Any, shapes: tuple[Any, ...], x64: bool) -> Anatomy:
     del x64  # part of the key
     function, args = jax.tree.unflatten(
         treedef, [jax.ShapeDtypeStruct(*s) if isinstance(s, tuple) else s for s in shapes]
@@ -161,7 +161,7 @@ def _of(treedef: Any, shapes: tuple[Any, ...], x64: bool) -> Anatomy:
 def lacks_forward(jaxpr: Any) -> bool:
     """True if a traced derivative stands for one that a `custom_vjp` function does not have.
 
-    jax says so when it compiles, and not when it traces.
+    jax raises when it compiles, and not when it traces.
     """
     return any(
         equation.primitive.name == "custom_lin" or any(map(lacks_forward, _inner(equation)))
@@ -205,7 +205,7 @@ def anatomy(function: Callable[..., Any], *args: PyTree) -> Anatomy:
     leaves, treedef = jax.tree.flatten((function, args))
     x64 = bool(jax.config.jax_enable_x64)  # pyright: ignore
     shapes = tuple((x.shape, x.dtype) if hasattr(x, "shape") else x for x in leaves)
-    return _of(treedef, shapes, x64)
+    return _cached_anatomy(treedef, shapes, x64)
 
 
 def loss_anatomy(objective: Any, params: PyTree) -> Anatomy:

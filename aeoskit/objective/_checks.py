@@ -127,8 +127,8 @@ def check_objective(objective: Any, params: PyTree) -> None:
     value = float(objective.value(params))
     if not np.isfinite(value):
         raise ValueError(
-            f"the loss at the given parameters is {value}{_blamed(objective, params)}: start where "
-            "it is finite (for a (sum, weight) loss, the weights must not add up to zero)"
+            f"the loss at the given parameters is {value}{_nonfinite_part(objective, params)}: "
+            "start where it is finite (for a (sum, weight) loss, the weights must not sum to zero)"
         )
     _check_gradient(objective, params)
     data, n, parts = objective.data, objective.n, objective.microbatch is not None
@@ -145,7 +145,7 @@ def check_objective(objective: Any, params: PyTree) -> None:
         _check_parts(objective, params, data, m)
 
 
-def _blamed(objective: Any, params: PyTree) -> str:
+def _nonfinite_part(objective: Any, params: PyTree) -> str:
     """Names the first example of a loss that is not finite, or the first leaf of its gradient."""
     if objective.kind(params) == "per_example":
         bad = jax.jit(lambda params, batch: ~jnp.isfinite(objective.loss(params, batch)))
@@ -235,8 +235,8 @@ def _check_parts(objective: Any, params: PyTree, data: PyTree, m: int) -> None:
         one, two, whole = (slope(params, batch) for batch in (head, tail, both))
         share = m / (m + rest)
         expected = jax.tree.map(lambda a, b: share * a + (1 - share) * b, one, two)
-        apart = jax.tree.map(jnp.subtract, whole, expected)
-        gap, size, norm = (float(tree_norm(x)) for x in (apart, expected, whole))
+        difference = jax.tree.map(jnp.subtract, whole, expected)
+        gap, size, norm = (float(tree_norm(x)) for x in (difference, expected, whole))
         scale = share * float(tree_norm(one)) + (1 - share) * float(tree_norm(two))
         found.append((np.float64(size), np.float64(size + gap), np.float64(scale)))
         norms = norm, size

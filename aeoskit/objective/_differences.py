@@ -1,7 +1,7 @@
 """A derivative against differences of the function itself, which see what derivatives may not.
 
 `stop_gradient`, custom derivatives and rounding inside a function are hidden from `jax.jvp` and
-`jax.vjp`, and from no one who evaluates the function at two points.
+`jax.vjp`, but not from the difference of two values of the function.
 """
 
 from __future__ import annotations
@@ -163,7 +163,9 @@ def _minus(x: PyTree, y: PyTree) -> PyTree:
 
 
 @eqx.filter_jit
-def _first(function: Any, point: PyTree, image: PyTree, mask: PyTree | None) -> tuple[Any, ...]:
+def _initial_comparison(
+    function: Any, point: PyTree, image: PyTree, mask: PyTree | None
+) -> tuple[Any, ...]:
     values = function(point)
     zeros = jax.tree.map(jnp.zeros_like, image)
     far = jnp.full(len(jax.tree.leaves(image)), jnp.inf)
@@ -171,7 +173,7 @@ def _first(function: Any, point: PyTree, image: PyTree, mask: PyTree | None) -> 
 
 
 @eqx.filter_jit
-def _tried(
+def _compare_step(
     function: Any, point: PyTree, tangent: PyTree, image: PyTree, mask: Any, seen: Any, h: Any
 ) -> tuple[Any, ...]:
     last, gap, spread, size, values = seen
@@ -212,17 +214,17 @@ def compare_derivative(
         False
     """
     dtype = tree_dtype(point)
-    seen = _first(function, point, image, mask)
+    seen = _initial_comparison(function, point, image, mask)
     steps = _steps(dtype)
     if any(isinstance(x, Tracer) for x in jax.tree.leaves((function, point, tangent, image))):
 
         def body(seen: Any, h: Array) -> tuple[Any, None]:
-            return _tried(function, point, tangent, image, mask, seen, h), None
+            return _compare_step(function, point, tangent, image, mask, seen, h), None
 
         seen, _ = jax.lax.scan(body, seen, jnp.asarray(steps, dtype))
     else:
         for h in steps:
-            seen = _tried(function, point, tangent, image, mask, seen, jnp.asarray(h, dtype))
+            seen = _compare_step(function, point, tangent, image, mask, seen, jnp.asarray(h, dtype))
     _, gap, spread, size, values = seen
     floor = _ROUNDINGS * float(jnp.finfo(dtype).eps) / steps[0] * values
     return Comparison(gap, spread, size, floor)

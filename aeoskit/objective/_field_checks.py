@@ -21,10 +21,10 @@ from ._checks import check_deterministic
 from ._differences import Comparison, compare_derivative, directions
 from ._kinds import loss_kind
 
-# So many examples show what a loss is made of.
+# The number of examples that a check takes.
 _FEW = 32
-# So many pairs of random vectors, and how far their two products may be apart, in units of what a
-# random matrix of the same norm has: above the rounding of differences, and below what they miss.
+# The number of pairs of random vectors, and the largest difference of their products, in units of
+# that of a random matrix of the same norm: above the rounding of differences, below what they miss.
 _PAIRS = 4
 _SYMMETRIC = 0.02
 _checked: set[Any] = set()
@@ -168,7 +168,7 @@ def has_symmetric_jacobian(objective: Any, params: PyTree) -> bool:
 
 
 def _is_gradient(batch: _Batch, params: PyTree) -> bool:
-    """The loss changes as its gradient says, along a random direction and along the gradient."""
+    """True if the loss changes as its gradient predicts, along two directions."""
     kinks = loss_anatomy(batch, params).kinks
     slope = _gradient(batch, params)
     for number in range(2):

@@ -16,9 +16,9 @@ from jaxtyping import PyTree
 from ._accumulate import num_examples
 from ._anatomy import lacks_forward, loss_anatomy
 from ._differences import moved, relative_step
-from ._finite import checked, one_or_nan
+from ._finite import one_or_nan, with_factor
 from ._kinds import sum_and_weight
-from ._shards import Lies, lying, sum_over
+from ._shards import Layout, place_as, sum_over
 
 # (loss, point, batch) -> (sum of the field over the batch, its weight)
 Field = Callable[[Callable[..., Any], PyTree, PyTree], tuple[PyTree, Any]]
@@ -41,14 +41,16 @@ def value(objective: Any, params: PyTree) -> Any:
     return total / weight
 
 
-def value_and_gradient(objective: Any, params: PyTree, lies: Lies = "params") -> tuple[Any, PyTree]:
+def value_and_gradient(
+    objective: Any, params: PyTree, layout: Layout = "params"
+) -> tuple[Any, PyTree]:
     def part(loss: Any, batch: PyTree, params: PyTree) -> PyTree:
         (total, weight), grads = jax.value_and_grad(
             lambda p: _batch_loss(loss, p, batch), has_aux=True
         )(params)
         return grads, (total, weight)
 
-    grads, (total, weight) = sum_over(objective, part, params, lies=lies)
+    grads, (total, weight) = sum_over(objective, part, params, layout=layout)
     return total / weight, divide(grads, weight, params)
 
 
@@ -108,16 +110,16 @@ def reverse(field: Field, objective: Any, params: PyTree, vector: PyTree) -> PyT
 
 
 def product(field: Field, objective: Any, params: PyTree, vector: PyTree) -> PyTree:
-    """The Jacobian of the mean field times `vector`, as `objective.product` says."""
+    """The Jacobian of the mean field times `vector`, computed as `objective.product` asks."""
     if objective.product == "difference":
         return difference(field, objective, params, vector, relative_step(params, vector))
     function = forward if objective.product == "forward" else reverse
     derivative = functools.partial(function, field, objective, params, vector)
-    with explained(objective, params, derivative):
+    with explain_missing_derivative(objective, params, derivative):
         return derivative()
 
 
-def _only(pull: Any, vector: PyTree) -> PyTree:
+def _pull_back(pull: Any, vector: PyTree) -> PyTree:
     return pull(vector)[0]
 
 
@@ -128,24 +130,26 @@ def linearize(objective: Any, params: PyTree) -> tuple[Any, PyTree, Any]:
     """
 
     def mean(point: PyTree) -> tuple[PyTree, Any]:
-        value, grads = value_and_gradient(objective, point, lies="basis")
+        value, grads = value_and_gradient(objective, point, layout="basis")
         return grads, value
 
     # A vector like the parameters is as good as any.
     derivative = functools.partial(forward, gradient_field(), objective, params, params)
-    with explained(objective, params, derivative):
+    with explain_missing_derivative(objective, params, derivative):
         if objective.product == "reverse":
             grads, pull, value = jax.vjp(mean, params, has_aux=True)
-            linear = jax.tree_util.Partial(_only, pull)
+            linear = jax.tree_util.Partial(_pull_back, pull)
         else:
             grads, linear, value = jax.linearize(mean, params, has_aux=True)
-    linear = checked(one_or_nan((value, grads)), linear)
+    linear = with_factor(one_or_nan((value, grads)), linear)
     placement = objective.placement
-    return value, grads if placement is None else lying(placement, grads, "params"), linear
+    return value, grads if placement is None else place_as(placement, grads, "params"), linear
 
 
 @contextlib.contextmanager
-def explained(objective: Any, params: PyTree, derivative: Callable[[], PyTree]) -> Iterator[None]:
+def explain_missing_derivative(
+    objective: Any, params: PyTree, derivative: Callable[[], PyTree]
+) -> Iterator[None]:
     """Explains errors of a loss that has a gradient and no second derivative, with the way out."""
     try:
         suspect = objective.product == "forward" and (

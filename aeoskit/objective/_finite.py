@@ -19,7 +19,7 @@ def one_or_nan(tree: PyTree) -> Float[Array, ""]:
     return jnp.where(jnp.all(jnp.stack(finite)), 1.0, jnp.nan)
 
 
-def times(factor: Float[Array, ""] | None, vector: PyTree) -> PyTree:
+def scale_by(factor: Float[Array, ""] | None, vector: PyTree) -> PyTree:
     """The vector, or NaN, in its dtypes: linear in it, unlike a choice between the two."""
     if factor is None:
         return vector
@@ -27,9 +27,9 @@ def times(factor: Float[Array, ""] | None, vector: PyTree) -> PyTree:
 
 
 def _product(factor: Array, linear: Any, vector: PyTree) -> PyTree:
-    return times(factor, linear(vector))
+    return scale_by(factor, linear(vector))
 
 
-def checked(factor: Float[Array, ""], linear: Any) -> Any:
+def with_factor(factor: Float[Array, ""], linear: Any) -> Any:
     """A linear map times the factor: a pytree, as the map is."""
     return jax.tree_util.Partial(_product, factor, linear)

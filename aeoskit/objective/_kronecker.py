@@ -13,7 +13,12 @@ from jaxtyping import Array, PyTree
 from aeoskit.linalg import AxisFactor, KroneckerPreconditioner, multiply_along, symmetric_factor
 
 from ._checks import check_params
-from ._fisher_draws import knows_roots, of_losses, of_outputs, outputs_of_one
+from ._example_gradients import (
+    has_known_root,
+    loss_gradients,
+    output_gradients,
+    outputs_per_example,
+)
 from ._function import ModelLoss
 from ._kinds import accumulator
 from ._objective import Objective
@@ -73,7 +78,7 @@ def kronecker_fisher(
             the mean weight: `F` is per unit of weight, and sees an example's own weight squared.
         params: where the gradients are taken; real floating arrays.
         damping: `λ`, at least 0. At 0 no factor may be singular. It may be traced, and swept. There
-            is no default: its unit is that of `F`, and it decides where `F` has little to say.
+            is no default: its unit is that of `F`, and it decides where `F` is small.
         iterations: how often each factor is renewed, at least 1.
         kind: `"empirical"` takes the gradients of the losses. `"gauss_newton"` takes the true
             Fisher matrix, that of targets drawn from the model's outputs, which is
@@ -130,7 +135,7 @@ def kronecker_fisher(
             raise ValueError(f"{name} is {value}: it must be at least 1")
     _check_kind(objective, params, kind, key, samples)
     if microbatch is None:
-        microbatch = _fitting(objective, params, kind, key, samples)
+        microbatch = _fitting_microbatch(objective, params, kind, key, samples)
     microbatch = min(microbatch, objective.n)
 
     leaves = jax.tree.leaves(params)
@@ -142,7 +147,7 @@ def kronecker_fisher(
     scales: Scales = []
     for step in range(iterations * max(map(len, shapes))):
         axes = tuple(step % len(shape) for shape in shapes)
-        directions, scales = _renewed(
+        directions, scales = _update_factors(
             objective, params, directions, axes, kind, key, samples, microbatch
         )
     _check_scales(params, scales)
@@ -159,7 +164,7 @@ def _start(size: int, full: bool, dtype: Any) -> Array:
 
 
 @eqx.filter_jit
-def _renewed(
+def _update_factors(
     objective: Objective,
     params: PyTree,
     directions: Directions,
@@ -175,10 +180,10 @@ def _renewed(
         params, directions, key = operands
         loss = eqx.combine(arrays, static)
         if kind == "empirical":
-            gradients = of_losses(loss, params)
+            gradients = loss_gradients(loss, params)
         else:
             assert isinstance(loss, ModelLoss)
-            gradients = of_outputs(loss, params, key, samples)
+            gradients = output_gradients(loss, params, key, samples)
         grads, weights = jax.vmap(gradients)(*batch)
         moments = [
             _moment(rearrange(leaf, "n m ... -> (n m) ..."), factors, axis)
@@ -190,16 +195,16 @@ def _renewed(
     _, (moments, weight) = sum_numbered(
         objective, part, arrays, (params, directions, key), microbatch
     )
-    renewed: Directions = []
+    updated: Directions = []
     scales: Scales = []
     for factors, axis, moment in zip(directions, axes, moments, strict=True):
         moment = moment / weight.astype(moment.dtype)
         norm = jnp.sqrt(jnp.sum(jnp.square(moment)))
         # A leaf without gradients keeps its directions, and is scaled to zero.
         direction = jnp.where(norm > 0, moment / jnp.where(norm > 0, norm, 1), factors[axis])
-        renewed.append((*factors[:axis], direction, *factors[axis + 1 :]))
+        updated.append((*factors[:axis], direction, *factors[axis + 1 :]))
         scales.append(norm)
-    return renewed, scales
+    return updated, scales
 
 
 def _moment(gradients: Array, factors: tuple[Array, ...], axis: int) -> Array:
@@ -260,7 +265,7 @@ def _root(value: Array, degree: int) -> Array:
     return jnp.sqrt(value) if degree == 2 else value ** jnp.asarray(1 / degree, value.dtype)
 
 
-def _fitting(
+def _fitting_microbatch(
     objective: Objective, params: PyTree, kind: str, key: Array | None, samples: int
 ) -> int:
     """As many examples as have their gradients fit into the objective's budget, at least one."""
@@ -270,7 +275,7 @@ def _fitting(
     count, budget = samples, objective.residual_budget
     if kind == "gauss_newton" and key is None:
         assert isinstance(objective.loss, ModelLoss)
-        count = outputs_of_one(objective.loss, params, objective.data)
+        count = outputs_per_example(objective.loss, params, objective.data)
         if count > 1 and count * one > budget:
             raise ValueError(
                 f"an example has {count} outputs, whose gradients take {count * one / 2**30:.3g} "
@@ -330,7 +335,7 @@ def _check_kind(
             "Objective.from_model(model, output_loss, data)"
         )
     output_loss = objective.loss.output_loss.function
-    if not knows_roots(output_loss):
+    if not has_known_root(output_loss):
         name = getattr(output_loss, "__name__", type(output_loss).__name__)
         raise TypeError(
             f"kind='gauss_newton' knows SquaredError and SoftmaxCrossEntropy, not "
@@ -362,7 +367,7 @@ def _check_singular(
             assert factor is not None
             if isinstance(factor.values, Tracer):
                 raise ValueError(
-                    "damping is 0, and no one can look whether traced factors are singular: pass a "
+                    "damping is 0, and traced factors cannot be tested for singularity: pass a "
                     "positive damping under jit"
                 )
             values = factor.values

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, get_args
 
 import equinox as eqx
 import jax
@@ -13,18 +13,14 @@ from jaxtyping import Array, Float, Int, PyTree
 from aeoskit.sharding import Placement, as_placement
 
 from . import _fields
+from ._abstract import AbstractObjective, Product, Reuse
 from ._accumulate import num_examples, parts_of
 from ._checks import check_data, check_objective, check_params
 from ._field_checks import check_hidden, check_product, has_symmetric_jacobian
 from ._function import ModelLoss, StableFunction
 from ._kinds import LossKind, loss_kind
-from ._shards import split, take
-
-if TYPE_CHECKING:
-    from ._operators import GaussNewtonOperator, HessianOperator, Linearization
-
-Reuse = Literal["auto", "linearize", "recompute"]
-Product = Literal["forward", "reverse", "difference"]
+from ._operators import GaussNewtonOperator, HessianOperator, Linearization, linearization
+from ._shards import split_data, take
 
 
 @eqx.filter_jit
@@ -41,10 +37,10 @@ def _as_loss(loss: Any) -> "StableFunction | ModelLoss":
     return loss if isinstance(loss, StableFunction | ModelLoss) else StableFunction(loss, "loss")
 
 
-class Objective(eqx.Module):
+class Objective(AbstractObjective):
     """The weighted mean `L(w)` of a loss over all of a data set, and its curvature.
 
-    A loss maps `(params, batch)` to one of three shapes, told apart when it is traced: per-example
+    A loss maps `(params, batch)` to one of three shapes, recognized when it is traced: per-example
     losses `(n,)`; a pair of scalars `(sum, weight)`, as for masked tokens; a scalar mean over the
     batch. With `microbatch=m` at most `m` examples are looked at at a time: the mean stays exact,
     an uneven end and uneven weights included, and the memory of a Hessian product does not grow
@@ -64,7 +60,7 @@ class Objective(eqx.Module):
         residual_budget: bytes that the residuals of all microbatches may take under `"auto"` (under
             `jax.vmap`, those of each lane).
         params: if given, `check(params)` is run at construction.
-        placement: where the data lie, a `Placement` or a mesh: see `place`.
+        placement: the placement of the data, a `Placement` or a mesh: see `place`.
         product: how a Hessian product is made. `"forward"`: by a forward derivative of the
             gradient. `"reverse"`: by one in reverse, for a loss without a forward derivative
             (`custom_vjp`). `"difference"`: by a central difference of two gradients, for a loss
@@ -139,7 +135,7 @@ class Objective(eqx.Module):
         self.product = product
         self.symmetric = product == "forward" if symmetric is None else symmetric
         if self.placement is not None:
-            self.data, self.tail = split(self.data, self.placement)
+            self.data, self.tail = split_data(self.data, self.placement)
         if params is None:
             return
         params = check_params(params)
@@ -224,8 +220,7 @@ class Objective(eqx.Module):
             where: a placement, or a mesh (its axis `data` is then that of the examples).
 
         Returns:
-            The placed objective. Its operators take any vectors, and return them as the placement
-            says.
+            The placed objective. Its operators take vectors of any sharding and place them.
 
         Raises:
             TypeError: if it is neither.
@@ -377,7 +372,7 @@ class Objective(eqx.Module):
             symmetric=self.symmetric,
         )
 
-    def hessian(self, params: PyTree) -> "HessianOperator":
+    def hessian(self, params: PyTree) -> HessianOperator:
         """The Hessian of the mean loss at `params`, as a symmetric lineax operator.
 
         Where the loss has something in it that may hide a part of its derivative (`stop_gradient`,
@@ -389,19 +384,17 @@ class Objective(eqx.Module):
             params: the parameters `w`.
 
         Returns:
-            The operator `v -> ∇²L(w) v`; a product costs two to three gradients. If the objective
-            says so (`symmetric`), it is the Jacobian of the field that trains, not symmetric.
+            The operator `v -> ∇²L(w) v`; a product costs two to three gradients. With
+            `symmetric=False` it is the Jacobian of the field that trains, not symmetric.
 
         Raises:
             ValueError: if products are not what differences of gradients are.
         """
-        from ._operators import HessianOperator  # the operators hold an Objective
-
         params = check_params(params)
         check_hidden(self, params)
         return HessianOperator(self, params)
 
-    def linearize(self, params: PyTree) -> "Linearization":
+    def linearize(self, params: PyTree) -> Linearization:
         """Loss, gradient and Hessian at one point, from one pass: for a step that also measures.
 
         A measurement then costs its products and about 0.7 gradients. Where nothing can be reused
@@ -424,8 +417,6 @@ class Objective(eqx.Module):
             >>> float(point.value), float(point.grads), float(point.hessian.mv(jnp.array(1.0)))
             (3.5, -3.0, 2.0)
         """
-        from ._operators import linearization
-
         params = check_params(params)
         check_hidden(self, params)
         point = linearization(self, params)
@@ -433,7 +424,7 @@ class Objective(eqx.Module):
         hessian = dataclasses.replace(point.hessian, objective=self, params=params)
         return dataclasses.replace(point, hessian=hessian)
 
-    def gauss_newton(self, params: PyTree) -> "GaussNewtonOperator":
+    def gauss_newton(self, params: PyTree) -> GaussNewtonOperator:
         """The (generalized) Gauss-Newton matrix `JᵀHJ` at `params`.
 
         `J` is the Jacobian of the model's outputs and `H` the Hessian of the output loss.
@@ -448,8 +439,6 @@ class Objective(eqx.Module):
         Raises:
             TypeError: if the objective was not made by `Objective.from_model`.
         """
-        from ._operators import GaussNewtonOperator
-
         if not isinstance(self.loss, ModelLoss):
             raise TypeError(
                 "a Gauss-Newton matrix needs the model apart from its loss: "

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, PyTree
 from aeoskit.linalg import vector_structure
 
 from . import _fields, _gauss_newton
-from ._finite import checked, one_or_nan, times
-from ._objective import Objective
+from ._abstract import AbstractObjective
+from ._finite import one_or_nan, scale_by, with_factor
 
 
 def _structure(tree: PyTree) -> PyTree[jax.ShapeDtypeStruct]:
@@ -48,7 +48,7 @@ def _linear_map(operator: Any) -> Any:
 _linear = eqx.filter_jit(_linear_map)
 
 
-def _own_transpose(operator: Any, symmetric: bool) -> Any:
+def _self_transpose(operator: Any, symmetric: bool) -> Any:
     if not symmetric:
         raise ValueError(
             "the field that trains is not the gradient of its loss, and products with the "
@@ -102,9 +102,9 @@ class HessianOperator(lx.AbstractLinearOperator):
         True
     """
 
-    objective: Objective
+    objective: AbstractObjective
     params: PyTree
-    # NaN where the loss or its gradient is not finite; None as long as no one has looked.
+    # NaN where the loss or its gradient is not finite; None before it is computed.
     factor: Float[Array, ""] | None = None
     linearized: "LinearizedOperator | None" = None
 
@@ -112,7 +112,7 @@ class HessianOperator(lx.AbstractLinearOperator):
         if self.linearized is not None:
             return self.linearized._product(vector)
         field = _fields.gradient_field()
-        return times(self.factor, _fields.product(field, self.objective, self.params, vector))
+        return scale_by(self.factor, _fields.product(field, self.objective, self.params, vector))
 
     def _linearized(self) -> Any:
         return _fields.linearize(self.objective, self.params)[2]
@@ -131,7 +131,7 @@ class HessianOperator(lx.AbstractLinearOperator):
         Raises:
             ValueError: it is the Jacobian of a field that is no gradient.
         """
-        return _own_transpose(self, self.objective.symmetric)
+        return _self_transpose(self, self.objective.symmetric)
 
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         """The structure of the parameters."""
@@ -169,16 +169,16 @@ class GaussNewtonOperator(lx.AbstractLinearOperator):
         True
     """
 
-    objective: Objective
+    objective: AbstractObjective
     params: PyTree
-    # NaN where the loss or its gradient is not finite; None as long as no one has looked.
+    # NaN where the loss or its gradient is not finite; None before it is computed.
     factor: Float[Array, ""] | None = None
 
     def _product(self, vector: PyTree) -> PyTree:
-        return times(self.factor, _gauss_newton.product(self.objective, self.params, vector))
+        return scale_by(self.factor, _gauss_newton.product(self.objective, self.params, vector))
 
     def _linearized(self) -> Any:
-        return checked(_factor(self), _gauss_newton.linearize(self.objective, self.params))
+        return with_factor(_factor(self), _gauss_newton.linearize(self.objective, self.params))
 
     def mv(self, vector: PyTree) -> PyTree:
         """The product `JᵀHJ v`; costs about one and a half gradients."""
@@ -209,7 +209,7 @@ class LinearizedOperator(lx.AbstractLinearOperator):
 
     Args:
         linear: the linear map, a pytree (`jax.linearize` returns one).
-        structure: the structure of its vectors; with shardings, where they lie on a mesh.
+        structure: the structure of its vectors; with shardings on a mesh.
         positive_semidefinite: whether it is.
         symmetric: whether it is.
 
@@ -257,7 +257,7 @@ class LinearizedOperator(lx.AbstractLinearOperator):
         Raises:
             ValueError: it is not.
         """
-        return _own_transpose(self, self.symmetric)
+        return _self_transpose(self, self.symmetric)
 
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         """The structure of the parameters."""
@@ -274,10 +274,10 @@ def residual_bytes(treedef: Any, shapes: tuple[Any, ...]) -> int:
     """Bytes that a linearization would hold on a device, over all microbatches: shapes alone."""
     operator = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
     leaves = jax.tree.leaves(jax.eval_shape(_linear_map, operator))
-    held = sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in leaves)
+    total = sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in leaves)
     # Of a sum over shards each device holds its own.
     placement = operator.objective.placement
-    return held if placement is None else held // placement.data_shards
+    return total if placement is None else total // placement.data_shards
 
 
 def _reuse(operator: "HessianOperator | GaussNewtonOperator") -> Literal["linearize", "recompute"]:
@@ -304,10 +304,12 @@ def _(operator: Any) -> lx.AbstractLinearOperator:
     if _reuse(operator) == "recompute":
         known = operator.factor is not None
         return operator if known else dataclasses.replace(operator, factor=_factor(operator))
-    return _with_map(operator, _linear(operator))
+    return _as_linearized(operator, _linear(operator))
 
 
-def _with_map(operator: "HessianOperator | GaussNewtonOperator", linear: Any) -> LinearizedOperator:
+def _as_linearized(
+    operator: "HessianOperator | GaussNewtonOperator", linear: Any
+) -> LinearizedOperator:
     semidefinite = lx.is_positive_semidefinite(operator)
     return LinearizedOperator(
         linear, vector_structure(operator), semidefinite, lx.is_symmetric(operator)
@@ -337,7 +339,7 @@ class Linearization(eqx.Module):
 
 
 @eqx.filter_jit
-def linearization(objective: Objective, params: PyTree) -> Linearization:
+def linearization(objective: AbstractObjective, params: PyTree) -> Linearization:
     operator = HessianOperator(objective, params)
     if _reuse(operator) == "recompute":
         value, grads = _fields.value_and_gradient(objective, params)
@@ -345,7 +347,7 @@ def linearization(objective: Objective, params: PyTree) -> Linearization:
             value, grads, dataclasses.replace(operator, factor=one_or_nan((value, grads)))
         )
     value, grads, linear = _fields.linearize(objective, params)
-    linearized = _with_map(operator, linear)
+    linearized = _as_linearized(operator, linear)
     return Linearization(value, grads, dataclasses.replace(operator, linearized=linearized))
 
 

@@ -94,13 +94,13 @@ class SoftmaxCrossEntropy(AbstractOutputLoss):
             targets: labels, probabilities, or a pair of these and weights.
 
         Returns:
-            As the class says.
+            The losses, as for the class.
 
         Raises:
             ValueError: if the shapes of targets or weights do not fit.
         """
-        targets, weights = _split(outputs, targets)
-        if _are_labels(outputs, targets):
+        targets, weights = split_weights(outputs, targets)
+        if are_labels(outputs, targets):
             losses = _label_losses(outputs, targets)
         else:
             losses = -jnp.sum(targets * jax.nn.log_softmax(outputs, axis=-1), axis=-1)
@@ -121,7 +121,7 @@ class SoftmaxCrossEntropy(AbstractOutputLoss):
         Returns:
             An array like `vector`.
         """
-        targets, weights = _split(outputs, targets)
+        targets, weights = split_weights(outputs, targets)
         wide = accumulator(outputs.dtype)
         # `p` is the one array of the outputs' size that a linearization has to keep. Written like
         # this XLA makes no other; `u` relative to one of its entries would cost one on CPUs.
@@ -129,10 +129,10 @@ class SoftmaxCrossEntropy(AbstractOutputLoss):
         mean = jnp.sum(p.astype(wide) * vector.astype(wide), axis=-1, keepdims=True)
         product = p * (vector.astype(wide) - mean)
         scale = None
-        if not _are_labels(outputs, targets):
+        if not are_labels(outputs, targets):
             scale = jnp.sum(targets.astype(wide), axis=-1)
         if weights is not None:
-            weights = _spread(weights, outputs.ndim - 1).astype(wide)
+            weights = expand_weights(weights, outputs.ndim - 1).astype(wide)
             scale = weights if scale is None else weights * scale
         if scale is not None:
             product = scale[..., None] * product
@@ -160,12 +160,12 @@ class SquaredError(AbstractOutputLoss):
             targets: `y`, or a pair of `y` and weights.
 
         Returns:
-            As the class says.
+            The losses, as for the class.
 
         Raises:
             ValueError: if the shapes of targets or weights do not fit.
         """
-        targets, weights = _split(outputs, targets)
+        targets, weights = split_weights(outputs, targets)
         _check_alike(outputs, targets)
         axes = tuple(range(1 if weights is None else weights.ndim, outputs.ndim))
         losses = 0.5 * jnp.sum((outputs - targets) ** 2, axis=axes)
@@ -184,13 +184,13 @@ class SquaredError(AbstractOutputLoss):
         Returns:
             An array like `vector`.
         """
-        _, weights = _split(outputs, targets)
+        _, weights = split_weights(outputs, targets)
         if weights is None:
             return vector
-        return vector * _spread(weights, vector.ndim).astype(vector.dtype)
+        return vector * expand_weights(weights, vector.ndim).astype(vector.dtype)
 
 
-def _split(outputs: Array, targets: PyTree) -> tuple[Array, Array | None]:
+def split_weights(outputs: Array, targets: PyTree) -> tuple[Array, Array | None]:
     """Targets and weights, if there are any."""
     if not isinstance(targets, tuple | list):
         return targets, None
@@ -209,7 +209,7 @@ def _split(outputs: Array, targets: PyTree) -> tuple[Array, Array | None]:
     return targets, weights
 
 
-def _are_labels(outputs: Array, targets: Array) -> bool:
+def are_labels(outputs: Array, targets: Array) -> bool:
     if outputs.ndim < 2:
         raise ValueError(
             f"the outputs have shape {outputs.shape}: cross-entropy needs logits (n, ..., classes)"
@@ -239,7 +239,7 @@ def _label_losses(outputs: Array, labels: Array) -> Array:
     return jnp.where(labels < 0, jnp.nan, losses).astype(outputs.dtype)
 
 
-def _spread(weights: Array, ndim: int) -> Array:
+def expand_weights(weights: Array, ndim: int) -> Array:
     return weights.reshape(weights.shape + (1,) * (ndim - weights.ndim))
 
 
@@ -248,7 +248,7 @@ def _weighted_sum(losses: Array, weights: Array | None) -> tuple[Array, Array]:
     losses = losses.astype(wide)
     if weights is None:
         return jnp.sum(losses), jnp.asarray(losses.size, wide)
-    weights = _spread(weights, losses.ndim).astype(wide)
+    weights = expand_weights(weights, losses.ndim).astype(wide)
     # A token that is masked may have a label that is not a class.
     total = jnp.sum(jnp.where(weights == 0, 0, weights * losses))
     return total, jnp.sum(jnp.broadcast_to(weights, losses.shape))

@@ -46,16 +46,18 @@ def _(operator: HessianOperator, vector: PyTree) -> PyTree | None:
     objective, params = operator.objective, operator.params
     field, h = _fields.gradient_field(), relative_step(params, vector)
 
-    def apart(x: PyTree, y: PyTree) -> PyTree:
+    def subtract(x: PyTree, y: PyTree) -> PyTree:
         return jax.tree.map(jnp.subtract, x, y)
 
     far = _fields.difference(field, objective, params, vector, 2 * h)
     if objective.product == "difference":
-        return apart(_fields.difference(field, objective, params, vector, h), far)
-    if not _narrow_inside(operator):
+        return subtract(_fields.difference(field, objective, params, vector, h), far)
+    if not _has_narrow_dtypes(operator):
         return None
     # What is rounded inside is smooth over a longer way only.
-    return apart(operator.mv(vector), _fields.difference(field, objective, params, vector, 16 * h))
+    return subtract(
+        operator.mv(vector), _fields.difference(field, objective, params, vector, 16 * h)
+    )
 
 
 @product_error.register(PreconditionedOperator)
@@ -64,7 +66,7 @@ def _(operator: PreconditionedOperator, vector: PyTree) -> PyTree | None:
     return None if inner is None else operator.preconditioner.inv_sqrt_mv(inner)
 
 
-def _narrow_inside(operator: HessianOperator) -> bool:
+def _has_narrow_dtypes(operator: HessianOperator) -> bool:
     """True if something in a loss of full-precision parameters has fewer than 32 bits."""
     objective, params = operator.objective, operator.in_structure()
     if any(jnp.finfo(x.dtype).bits < 32 for x in jax.tree.leaves(params)):
@@ -73,7 +75,7 @@ def _narrow_inside(operator: HessianOperator) -> bool:
 
 
 @eqx.filter_jit
-def _seen(
+def _recheck_pairs(
     operator: lx.AbstractLinearOperator, solution: EigenSolution
 ) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
     """For each pair, `||A v - θ v||` by a product of its own, and the norm of its error."""
@@ -83,7 +85,9 @@ def _seen(
 
     def one(index: Array) -> tuple[Array, Array]:
         v, value = block_row(solution.vectors, index), solution.values[index]
-        v = jax.tree.map(lambda x, s: x.astype(_like(x, s.dtype)), v, operator.in_structure())
+        v = jax.tree.map(
+            lambda x, s: x.astype(_vector_dtype(x, s.dtype)), v, operator.in_structure()
+        )
         (image, error), off = part(jax.tree.map(jnp.real, v)), 0.0
         if jnp.iscomplexobj(solution.values):
             more, wrong = part(jax.tree.map(jnp.imag, v))
@@ -96,7 +100,7 @@ def _seen(
     return jax.lax.map(one, jnp.arange(solution.values.shape[0]))
 
 
-def _like(x: Array, dtype: Any) -> Any:
+def _vector_dtype(x: Array, dtype: Any) -> Any:
     return jnp.result_type(dtype, jnp.complex64) if jnp.iscomplexobj(x) else dtype
 
 
@@ -125,16 +129,16 @@ def with_product_error(
     """
     if jax.eval_shape(product_error, operator, operator.in_structure()) is None:
         return solution
-    residuals, errors = _seen(operator, solution)
+    residuals, errors = _recheck_pairs(operator, solution)
     known = jnp.isfinite(solution.residuals)
-    honest = jnp.maximum(solution.residuals, residuals) + errors
-    honest = jnp.where(known, honest, solution.residuals)
+    corrected = jnp.maximum(solution.residuals, residuals) + errors
+    corrected = jnp.where(known, corrected, solution.residuals)
     condition = solution.stats.get("condition", jnp.ones(()))
-    more = jnp.where(known, honest - solution.residuals, 0)
+    more = jnp.where(known, corrected - solution.residuals, 0)
     allowed = getattr(solver, "rtol", 0.0) * jnp.abs(solution.values) + getattr(solver, "atol", 0.0)
     if not hasattr(solver, "rtol"):  # a direct solver: as good as the products are
         allowed = jnp.inf
-    small = solution.converged & (honest <= allowed)
+    small = solution.converged & (corrected <= allowed)
     close = getattr(solver, "value_rtol", 0.0) * jnp.abs(solution.values)
     by_value = (solution.result == RESULTS.estimate_met) & (solution.estimates + errors <= close)
     converged = small | (solution.converged & by_value)
@@ -142,7 +146,7 @@ def with_product_error(
     claimed = claimed & ~jnp.all(converged)
     return dataclasses.replace(
         solution,
-        residuals=honest,
+        residuals=corrected,
         bounds=solution.bounds + condition * more,
         estimates=solution.estimates + errors,
         converged=converged,

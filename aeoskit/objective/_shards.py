@@ -15,19 +15,19 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import PyTree
 
-from aeoskit.sharding import Placement, axes_of, only, put
+from aeoskit.sharding import Placement, axes_of, keep_axes, put
 
 from ._accumulate import accumulate, add, num_examples, part_loop, parts_of, wide
 from ._kinds import loss_kind
 
 # (loss, batch, *operands) -> (a tree like the parameters or None, all else)
 Part = Callable[..., tuple[PyTree, PyTree]]
-Lies = Literal["params", "basis"]
+Layout = Literal["params", "basis"]
 
-_EVERYWHERE = PartitionSpec()
+_REPLICATED = PartitionSpec()
 
 
-def split(data: PyTree, placement: Placement) -> tuple[PyTree, PyTree | None]:
+def split_data(data: PyTree, placement: Placement) -> tuple[PyTree, PyTree | None]:
     """Head and tail, where they belong."""
     n, shards = num_examples(data), placement.data_shards
     end = n - n % shards
@@ -45,7 +45,7 @@ def split(data: PyTree, placement: Placement) -> tuple[PyTree, PyTree | None]:
 
 
 def take(head: PyTree, tail: PyTree | None, indices: Any) -> PyTree:
-    """Some examples, by number; head and tail are read where they lie."""
+    """Some examples, by number; head and tail are read where they are placed."""
     n = num_examples(head)
     if tail is None:
         return jax.tree.map(lambda x: jnp.take(x, indices, axis=0), head)
@@ -64,7 +64,7 @@ def take(head: PyTree, tail: PyTree | None, indices: Any) -> PyTree:
     return jax.tree.map(choose, head, late)
 
 
-def is_whole(objective: Any, params: PyTree) -> bool:
+def needs_all_data(objective: Any, params: PyTree) -> bool:
     """True for a scalar mean that is to see all of the data at once, on all devices.
 
     Raises:
@@ -96,7 +96,7 @@ def _kind(objective: Any, params: PyTree, size: int) -> str:
 
 
 def sum_over(
-    objective: Any, function: Part, params: PyTree, *others: PyTree, lies: Lies = "basis"
+    objective: Any, function: Part, params: PyTree, *others: PyTree, layout: Layout = "basis"
 ) -> tuple[PyTree, PyTree]:
     """The sum of `function(loss, batch, params, *others)` over the objective's data.
 
@@ -106,13 +106,13 @@ def sum_over(
             close over no array.
         params: the parameters.
         others: vectors like them.
-        lies: where the first half of the sum is to lie on a mesh.
+        layout: the placement of the first half of the sum on a mesh.
 
     Returns:
-        The sum; on a mesh its first half lies where `lies` says, and the second one everywhere.
+        The sum; on a mesh its first half is placed as `layout`, and its second one replicated.
     """
     placement, data, loss = objective.placement, objective.data, objective.loss
-    if placement is None or is_whole(objective, params):
+    if placement is None or needs_all_data(objective, params):
         if placement is not None:
             params, others = placement.for_compute((params, others))
         size, _, _ = parts_of(num_examples(data), objective.microbatch)
@@ -122,7 +122,7 @@ def sum_over(
             objective.microbatch,
             lambda: part_loop(loss, params, data, size),
         )
-        return (total if placement is None else lying(placement, total, lies)), rest
+        return (total if placement is None else place_as(placement, total, layout)), rest
     arrays, static = eqx.partition(loss, eqx.is_array)
     return sum_of_shards(
         placement,
@@ -132,7 +132,7 @@ def sum_over(
         lambda size: part_loop(loss, params, data, size),
         arrays,
         placement.for_compute((params, *others)),
-        lies,
+        layout,
     )
 
 
@@ -144,37 +144,37 @@ def sum_of_shards(
     mode: Callable[[int], Literal["scan", "host"]],
     arrays: PyTree,
     operands: tuple[PyTree, ...],
-    lies: Lies = "basis",
+    layout: Layout = "basis",
 ) -> tuple[PyTree, PyTree]:
     """The sum of `function(batch, arrays, operands)`, each shard over its own microbatches."""
     head, tail = data
     axes = placement.data_axes
     rows = num_examples(head) // placement.data_shards
     size, full, _ = parts_of(rows, min(microbatch or rows, rows)) if rows else (1, 1, 0)
-    how = mode(size) if full > 1 else "scan"
+    loop = mode(size) if full > 1 else "scan"
     like = operands[0]
-    wanted = _local_specs(placement, like, lies)
-    shapes = jax.eval_shape(function, _one(head), arrays, operands)
+    wanted = _local_specs(placement, like, layout)
+    shapes = jax.eval_shape(function, _one_example(head), arrays, operands)
 
     def local(head: PyTree, tail: PyTree, arrays: PyTree, operands: PyTree) -> PyTree:
-        # Said to differ from device to device, so that a derivative is this shard's own: it would
+        # Marked as varying over devices, so that a derivative is this shard's own: it would
         # be summed over the devices otherwise, and once more below.
-        arrays, operands = _vary((arrays, operands), axes)
+        arrays, operands = _mark_varying((arrays, operands), axes)
         total: Any = None
         if rows:
             total = accumulate(
                 lambda batch: function(batch, arrays, operands),
                 head,
                 size,
-                lambda: how,
-                lambda tree: _vary(tree, axes),
+                lambda: loop,
+                lambda tree: _mark_varying(tree, axes),
             )
         if tail is not None:
             count, shard = num_examples(tail), jax.lax.axis_index(axes)
-            mine = jax.tree.map(
+            example = jax.tree.map(
                 lambda x: jax.lax.dynamic_slice_in_dim(x, jnp.minimum(shard, count - 1), 1), tail
             )
-            part = wide(function(mine, arrays, operands))
+            part = wide(function(example, arrays, operands))
             part = jax.tree.map(lambda x: jnp.where(shard < count, x, 0), part)
             total = part if total is None else add(total, part)
         vectors, rest = total
@@ -182,18 +182,18 @@ def sum_of_shards(
             vectors = jax.tree.map(lambda x, spec: _reduced(x, spec, axes), vectors, wanted)
         return vectors, jax.lax.psum(rest, axes)
 
-    specs = (None if shapes[0] is None else wanted, jax.tree.map(lambda _: _EVERYWHERE, shapes[1]))
+    specs = (None if shapes[0] is None else wanted, jax.tree.map(lambda _: _REPLICATED, shapes[1]))
     rows_of = PartitionSpec(axes)
     total, rest = jax.shard_map(
         local,
         mesh=placement.mesh,
-        in_specs=(rows_of, _EVERYWHERE, _EVERYWHERE, _EVERYWHERE),
+        in_specs=(rows_of, _REPLICATED, _REPLICATED, _REPLICATED),
         out_specs=specs,
         # A vmap over the lanes of a sweep may split them here over no axis that the compiler has.
         axis_names={*axes, *(() if placement.sweep is None else (placement.sweep,))},
         check_vma=placement.check_vma,
     )(head, tail, arrays, operands)
-    return lying(placement, total, lies), rest
+    return place_as(placement, total, layout), rest
 
 
 def sum_numbered(
@@ -225,11 +225,11 @@ def sum_numbered(
     return sum_of_shards(placement, function, split_over, microbatch, mode, arrays, operands)
 
 
-def _one(data: PyTree) -> PyTree:
+def _one_example(data: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), data)
 
 
-def _vary(tree: PyTree, axes: tuple[str, ...]) -> PyTree:
+def _mark_varying(tree: PyTree, axes: tuple[str, ...]) -> PyTree:
     def cast(x: Any) -> Any:
         # Keys are not differentiated.
         if jnp.issubdtype(x.dtype, jax.dtypes.extended):
@@ -239,19 +239,19 @@ def _vary(tree: PyTree, axes: tuple[str, ...]) -> PyTree:
     return jax.tree.map(cast, tree)
 
 
-def _spec(placement: Placement, shape: tuple[int, ...], lies: Lies) -> PartitionSpec:
-    return placement.params_spec(shape) if lies == "params" else placement.basis_spec(shape)
+def _spec(placement: Placement, shape: tuple[int, ...], layout: Layout) -> PartitionSpec:
+    return placement.params_spec(shape) if layout == "params" else placement.basis_spec(shape)
 
 
-def _local_specs(placement: Placement, like: PyTree, lies: Lies) -> PyTree:
+def _local_specs(placement: Placement, like: PyTree, layout: Layout) -> PyTree:
     """The specs of a sum that comes out of the shards: split over the data axes only."""
     return jax.tree.map(
-        lambda x: only(_spec(placement, x.shape, lies), placement.data_axes, x.ndim), like
+        lambda x: keep_axes(_spec(placement, x.shape, layout), placement.data_axes, x.ndim), like
     )
 
 
 def _reduced(x: Any, spec: PartitionSpec, axes: tuple[str, ...]) -> Any:
-    """The sum over all shards: each keeps its own part of it, as the spec says."""
+    """The sum over all shards: each keeps the part of it that the spec assigns."""
     used: list[str] = []
     for dimension, names in enumerate(axes_of(spec, x.ndim)):
         for name in names:
@@ -261,6 +261,8 @@ def _reduced(x: Any, spec: PartitionSpec, axes: tuple[str, ...]) -> Any:
     return jax.lax.psum(x, left) if left else x
 
 
-def lying(placement: Placement, tree: PyTree, lies: Lies) -> PyTree:
+def place_as(placement: Placement, tree: PyTree, layout: Layout) -> PyTree:
     """The tree, placed on the mesh as parameters or as the vectors of a basis are."""
-    return jax.tree.map(lambda x: put(x, placement.sharding(_spec(placement, x.shape, lies))), tree)
+    return jax.tree.map(
+        lambda x: put(x, placement.sharding(_spec(placement, x.shape, layout))), tree
+    )

@@ -1,4 +1,8 @@
-"""Probes: measurements along a trajectory."""
+"""Probes: measurements along a trajectory.
+
+A *product* is a matrix-vector product with a curvature operator, the cost that probes are measured
+in; a *lane* is one run of a sweep.
+"""
 
 from ._base import AbstractProbe as AbstractProbe
 from ._base import Measurement as Measurement
@@ -11,6 +15,7 @@ from ._budget import is_due as is_due
 from ._budget import missed_budget as missed_budget
 from ._budget import start_budget as start_budget
 from ._budget import with_budget as with_budget
+from ._check import check_probe as check_probe
 from ._criterion import CRITERIA as CRITERIA
 from ._criterion import criterion as criterion
 from ._evaluation import Evaluation as Evaluation

@@ -14,7 +14,7 @@ Measurement = dict[str, Array]
 
 
 class ProbeContext(eqx.Module):
-    """Everything that a probe may look at: the point of the trajectory *before* its step is taken.
+    """The input of a probe: the point of the trajectory *before* its step is taken.
 
     Args:
         objective: the mean loss over all of the data.
@@ -25,10 +25,10 @@ class ProbeContext(eqx.Module):
         grads: the gradient that the coming step will use.
         step: how many steps were taken so far.
         key: a fresh PRNG key for this point.
-        going: whether the run goes on. A lane that diverged stays where it is, and a solve there
-            gets one product, so that the others do not wait for it.
-        driver: how an eigensolve inside the probe loops: `"compiled"`, or `"host"` where a loop
-            inside the program is slow (a user's own convolutions on CPU).
+        active: False once the lane has diverged. Its parameters are frozen then, and a solve gets
+            one product, so that the other lanes do not wait for it.
+        driver: the loop of an eigensolve inside the probe: `"compiled"`, or `"host"` where a loop
+            inside the program is slow (convolutions on CPU).
         linearization: `objective.linearize(params)`, where a probe that `linearizes` is due and
             the step trains on all of the data, so that its gradient is the step's.
 
@@ -53,16 +53,17 @@ class ProbeContext(eqx.Module):
     grads: PyTree
     step: Int[Array, ""]
     key: PRNGKeyArray
-    going: Bool[Array, ""] = eqx.field(default_factory=lambda: jnp.asarray(True))
+    active: Bool[Array, ""] = eqx.field(default_factory=lambda: jnp.asarray(True))
     driver: Literal["compiled", "host"] = eqx.field(static=True, default="compiled")
     linearization: Linearization | None = None
 
 
 class AbstractProbe(eqx.Module):
-    """Something that can be measured along a trajectory, every so many steps.
+    """A quantity that is measured along a trajectory, every `every` steps.
 
     A probe's state holds its warm start; it has fixed shapes, so that a probe runs inside
     `lax.scan` and `jax.vmap`. A measurement is a flat mapping of names to arrays of fixed shapes.
+    `check_probe` tests all of this.
 
     A probe with an attribute `overhead` that is not None is kept to a budget of time. It `solves`,
     and measures its products as `{measures[0]}_matvecs`; `every` is its shortest period and

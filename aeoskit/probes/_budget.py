@@ -1,4 +1,4 @@
-"""A budget for a probe: what it may cost, and how period and tolerance follow from that."""
+"""The time budget of a probe, and the period and tolerance that follow from it."""
 
 import dataclasses
 import math
@@ -12,29 +12,29 @@ from jaxtyping import Bool, Float, Int
 
 from ._base import AbstractProbe
 
-LOOSEST = 0.03
+MAX_VALUE_RTOL = 0.03
 """The loosest tolerance of a value: below what a ratio at the edge moves by from step to step."""
-LONGEST = 100
+MAX_PERIOD = 100
 """The longest period in steps; ten of the probe's own where that is longer."""
 LINEARIZATION_PRODUCTS = 1.5
 """The cost of a measurement beside its products, in products: it is linearized at a gradient."""
-# So many times the overhead that was asked for counts as reached: measurements differ.
+# Up to this many times the overhead asked for counts as reached, since timings vary.
 _REACHED = 1.25
-# Between so many times it nothing changes.
+# Between these multiples of it nothing changes.
 _ABOVE, _BELOW = 1.1, 0.8
 # Half of the tolerance costs a quarter more at most (`aeoskit bench accuracy`).
 _TIGHTER = 1.25
-# A period grows by this at most at once: what is too dear is so now.
+# The largest factor by which a period grows at once.
 _STRIDE = 4
 PRICES, MEASUREMENTS = 5, 8
-# So many must be known before anything changes; two measurements, where it is twice too dear.
+# The counts needed before anything changes; two measurements, where it is twice too expensive.
 _LEAST_PRICES, _LEAST_MEASUREMENTS = 3, 4
 
 
 class ProbeBudget(eqx.Module):
     """The state of a probe with `overhead`: a part of the `Carry`, one for all lanes.
 
-    All of it are arrays, so that another period or tolerance is no other program.
+    All fields are arrays, so that a change of period or tolerance does not recompile.
 
     Attributes:
         period: steps between two measurements at present.
@@ -61,7 +61,7 @@ class ProbeBudget(eqx.Module):
     prices: Float[Any, " prices"]
     costs: Float[Any, " costs"]
 
-    def noting(self, name: str, value: float) -> "ProbeBudget":
+    def with_entry(self, name: str, value: float) -> "ProbeBudget":
         """The state with one more price or cost, and without the oldest; of NumPy arrays."""
         window = getattr(self, name)
         return dataclasses.replace(
@@ -90,19 +90,19 @@ def _limits(probe: Any) -> tuple[int, float, float]:
     """The longest period, the tightest and the loosest tolerance; NaN for a solver without one."""
     tightest = float(getattr(getattr(probe, "solver", None), "value_rtol", math.nan))
     # At 0 residuals were asked for: that is kept.
-    loosest = max(LOOSEST, tightest) if tightest > 0 else tightest
-    return max(LONGEST, 10 * probe.every), tightest, loosest
+    loosest = max(MAX_VALUE_RTOL, tightest) if tightest > 0 else tightest
+    return max(MAX_PERIOD, 10 * probe.every), tightest, loosest
 
 
-def start_budget(probe: Any, before: ProbeBudget | None = None) -> ProbeBudget:
-    """The state to begin with: the shortest period and the tightest tolerance, or one from before.
+def start_budget(probe: Any, previous: ProbeBudget | None = None) -> ProbeBudget:
+    """The first state: the shortest period and the tightest tolerance, or a previous state.
 
-    A state from before is kept within the limits of the probe, which may be another by now. Where
-    that moves its period or tolerance, the costs that it knew are forgotten. Costs no product.
+    A previous state is clipped to the limits of the probe, which may have changed. Where that
+    changes its period or tolerance, the recorded costs are dropped. Costs no product.
 
     Args:
         probe: a probe with `overhead`.
-        before: where the probe of this name stood, as a carry or a checkpoint has it.
+        previous: the state of the probe of this name, from a carry or a checkpoint.
 
     Returns:
         The state, of jax arrays.
@@ -110,12 +110,12 @@ def start_budget(probe: Any, before: ProbeBudget | None = None) -> ProbeBudget:
     Example:
         >>> import aeoskit as ak
         >>> budget = start_budget(ak.Sharpness(every=5, overhead=0.2))
-        >>> later = start_budget(ak.Sharpness(every=50, overhead=0.2), before=budget)
+        >>> later = start_budget(ak.Sharpness(every=50, overhead=0.2), previous=budget)
         >>> int(budget.period), int(later.period)
         (5, 50)
     """
     longest, tightest, loosest = _limits(probe)
-    if before is None:
+    if previous is None:
         return ProbeBudget(
             period=jnp.asarray(probe.every, int),
             due=jnp.asarray(0, int),
@@ -124,18 +124,18 @@ def start_budget(probe: Any, before: ProbeBudget | None = None) -> ProbeBudget:
             prices=jnp.full(PRICES, jnp.nan, float),
             costs=jnp.full(MEASUREMENTS, jnp.nan, float),
         )
-    was = int(before.period), np.asarray(before.value_rtol)
+    was = int(previous.period), np.asarray(previous.value_rtol)
     period = min(max(was[0], probe.every), longest)
     tolerance = np.clip(np.nan_to_num(was[1], nan=tightest), tightest, loosest)
     if period == was[0] and np.array_equal(tolerance, was[1], equal_nan=True):
-        return before
+        return previous
     return dataclasses.replace(
-        before,
-        period=jnp.asarray(period, before.period.dtype),
-        due=before.due + (period - was[0]),
-        value_rtol=jnp.asarray(tolerance, before.value_rtol.dtype),
-        overhead=jnp.full_like(before.overhead, jnp.nan),
-        costs=jnp.full_like(before.costs, jnp.nan),
+        previous,
+        period=jnp.asarray(period, previous.period.dtype),
+        due=previous.due + (period - was[0]),
+        value_rtol=jnp.asarray(tolerance, previous.value_rtol.dtype),
+        overhead=jnp.full_like(previous.overhead, jnp.nan),
+        costs=jnp.full_like(previous.costs, jnp.nan),
     )
 
 
@@ -163,11 +163,11 @@ def is_due(
 
 
 def with_budget(probe: Any, budget: ProbeBudget | None) -> Any:
-    """The probe with the tolerance that its budget leaves it.
+    """The probe with the tolerance of its budget.
 
     Args:
         probe: a probe.
-        budget: its state, or None: then it is as it was.
+        budget: its state, or None for the probe unchanged.
 
     Returns:
         The probe.
@@ -185,14 +185,14 @@ def with_budget(probe: Any, budget: ProbeBudget | None) -> Any:
 
 
 def adapt_budget(probe: Any, budget: ProbeBudget) -> ProbeBudget:
-    """Period and tolerance, one move nearer to the overhead that was asked for.
+    """Moves period and tolerance one step towards the overhead that was asked for.
 
     The overhead is the median price of a product times the mean cost of a measurement over the
     period. Where it is too high, the tolerance is doubled up to 0.03, and only then is the period
-    lengthened, to four times at once at most and to a hundred steps (ten periods) in all: people
-    plot a ratio, in which an error of three per cent is less than what it moves by at the edge,
-    while points that are not there may hide when it rose. Where even single products would be too
-    dear both change at once. The way back is the reverse, by half at once. Nothing changes between
+    lengthened, to four times at once at most and to a hundred steps (ten periods) in all: in a
+    plot of a ratio, an error of three percent is less than its movement at the edge, while
+    missing points may hide when it rose. Where even single products would be too expensive, both
+    change at once. Where there is room, both are reversed, by half at once. Nothing changes between
     0.8 and 1.1 times the overhead asked for, nor before three prices and four measurements are
     known (two, where it is twice as much).
 

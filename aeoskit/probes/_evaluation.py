@@ -1,6 +1,8 @@
-"""Means over fixed data along a trajectory: a test loss, the fraction that is told wrong."""
+"""Means over fixed data along a trajectory: a test loss, an error rate."""
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
 from aeoskit.objective import Objective
@@ -12,8 +14,8 @@ class Evaluation(AbstractProbe):
     """Evaluates the parameters on fixed data: test rows, or the training data by another measure.
 
     What is evaluated is the mean of a function over data, an `Objective`: in microbatches and over
-    devices if that says so. The data are leaves, so that nothing is traced again for others of the
-    same shapes.
+    devices if that is set up so. The data are leaves, so that other data of the same shapes do not
+    retrace.
 
     Args:
         objectives: name to what is evaluated; it need not be differentiable.
@@ -23,7 +25,7 @@ class Evaluation(AbstractProbe):
         ValueError: nothing to evaluate.
 
     Costs a forward pass over the data of each, in the program of the training step. Measures a
-    scalar for each name.
+    scalar for each name: NaN where the parameters are not finite.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -65,8 +67,10 @@ class Evaluation(AbstractProbe):
         del params, key
 
     def measure(self, context: ProbeContext, state: None) -> tuple[Measurement, None]:
-        dtype = context.value.dtype
+        dtype, leaves = context.value.dtype, jax.tree.leaves(context.params)
+        # Comparisons with NaN are false: without this an error rate would be a plausible number.
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
         return {
-            name: objective.value(context.params).astype(dtype)
+            name: jnp.where(finite, objective.value(context.params), jnp.nan).astype(dtype)
             for name, objective in self.objectives.items()
         }, state

@@ -149,4 +149,4 @@ class FlipMultiplier(AbstractProbe):
         if budget is None:
             size = sum(leaf.size for leaf in jax.tree.leaves(context.params))
             budget = min(800, 20 * size)
-        return jnp.where(context.going, budget, 1)
+        return jnp.where(context.active, budget, 1)

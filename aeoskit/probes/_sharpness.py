@@ -21,7 +21,7 @@ from aeoskit.optimizers import as_optimizer
 from ._base import AbstractProbe, Measurement, ProbeContext, check_every, check_k
 from ._budget import check_overhead
 from ._criterion import criterion
-from ._top import top_of
+from ._top import solve_top
 
 
 def sharpness(
@@ -56,7 +56,7 @@ def sharpness(
         finite, values are NaN and `result` is `nonfinite`.
 
     Raises:
-        TypeError: the solver is none.
+        TypeError: the solver is not one.
         ValueError: the linearization is that of other params; or the solver is for symmetric
             operators, and the field that trains is no gradient.
 
@@ -72,7 +72,7 @@ def sharpness(
         >>> print(f"{solution.values[0]:.3f}")
         3.000
     """
-    return top_of(
+    return solve_top(
         _hessian(objective, params, linearization),
         solver,
         k=k,
@@ -99,11 +99,11 @@ def _hessian(
             "params are traced and linearization is not, so that it would be a constant under the "
             f"transformation: {remedy}, inside of it"
         )
-    for name, theirs, ours in (
+    for name, linearized, given in (
         ("params", hessian.params, params),
         ("objective", hessian.objective, objective),
     ):
-        if not _is_same(theirs, ours):
+        if not _is_same(linearized, given):
             raise ValueError(f"linearization was made with other {name} than those here: {remedy}")
     return hessian
 
@@ -130,7 +130,7 @@ def _is_equal(x: Any, y: Any) -> bool:
 
 
 class PreconditionedSharpnessSolution(eqx.Module):
-    """What `preconditioned_sharpness` returns.
+    """The preconditioned sharpness, its threshold and their ratio.
 
     Attributes:
         values: the largest eigenvalues of `P⁻¹H`, (k,); complex, by falling real part, where the
@@ -195,7 +195,7 @@ def preconditioned_operator(
 def _operator(
     hessian: HessianOperator, optimizer: Any, optimizer_state: Any, grads: PyTree
 ) -> PreconditionedOperator:
-    preconditioner = _ours(optimizer).preconditioner(optimizer_state, grads, hessian.params)
+    preconditioner = _with_metric(optimizer).preconditioner(optimizer_state, grads, hessian.params)
     return PreconditionedOperator(hessian, preconditioner)
 
 
@@ -212,7 +212,7 @@ def _jitted_threshold(optimizer, optimizer_state, params):
     return optimizer.threshold(optimizer_state, params)
 
 
-def _ours(optimizer: Any) -> Any:
+def _with_metric(optimizer: Any) -> Any:
     """The optimizer with a metric and a threshold: those of others through their bridges."""
     return optimizer if hasattr(optimizer, "preconditioner") else as_optimizer(optimizer)
 
@@ -258,7 +258,7 @@ def preconditioned_sharpness(
         is `nonfinite`. At learning rate 0 the threshold is infinite and the ratio 0.
 
     Raises:
-        TypeError: the solver is none, or the optimizer is not known.
+        TypeError: the solver is not one, or the optimizer is not known.
         ValueError: as for `sharpness`.
 
     Costs `solution.stats["matvecs"]` Hessian-vector products, and one gradient if none was passed.
@@ -289,9 +289,9 @@ def _edge(
     solver: AbstractEigenSolver | None,
     **options: Any,
 ) -> PreconditionedSharpnessSolution:
-    optimizer = _ours(optimizer)
+    optimizer = _with_metric(optimizer)
     operator = _jitted_operator(hessian, optimizer, optimizer_state, grads)
-    solution = top_of(operator, solver, **options)
+    solution = solve_top(operator, solver, **options)
     threshold = _jitted_threshold(optimizer, optimizer_state, hessian.params)
     threshold = threshold.astype(solution.residuals.dtype)
     top = solution.values[0]
@@ -328,7 +328,9 @@ def _names(prefix: str) -> tuple[str, ...]:
     return (prefix, *(f"{prefix}_{part}" for part in parts))
 
 
-def _named(prefix: str, solution: EigenSolution, solver: AbstractEigenSolver) -> Measurement:
+def _measurement_of(
+    prefix: str, solution: EigenSolution, solver: AbstractEigenSolver
+) -> Measurement:
     measured = (
         solution.values.real,
         solution.residuals,
@@ -356,12 +358,12 @@ def _options(probe: Any, context: ProbeContext, state: Any) -> dict[str, Any]:
     return {
         "k": probe.k,
         "start": state,
-        "max_matvecs": jnp.where(context.going, budget, 1),
+        "max_matvecs": jnp.where(context.active, budget, 1),
         "driver": context.driver,
     }
 
 
-def _first_state(solver: AbstractEigenSolver, k: int, params: PyTree, key: PRNGKeyArray) -> Any:
+def _cold_state(solver: AbstractEigenSolver, k: int, params: PyTree, key: PRNGKeyArray) -> Any:
     """A cold start; a probe that can never measure is refused here, before the run begins."""
     structure = jax.eval_shape(lambda: params)
     dimension = sum(leaf.size for leaf in jax.tree.leaves(structure))
@@ -381,16 +383,16 @@ class Sharpness(AbstractProbe):
         every: period in steps.
         solver: an eigen-solver; `Tracking(value_rtol=0.01)` by default.
         max_matvecs: budget of products for one measurement.
-        objective: whose Hessian it is: a fixed probe batch, say, as `objective.on_batch(indices)`
-            makes it; None for all of the trajectory's data.
+        objective: the objective whose Hessian it is, such as a fixed probe batch,
+            `objective.on_batch(indices)`; None for all of the trajectory's data.
         overhead: budget of time along a trajectory: the probe's seconds over those of the training
             steps, compilation and the first measurement excluded. `every` is then the shortest
             period, the solver's `value_rtol` the tightest tolerance, and `stream` adapts both.
             None: neither changes.
 
     Measures `sharpness` (k,), `sharpness_residual` (k,), `sharpness_converged` (k,),
-    `sharpness_matvecs` (the products spent) and `sharpness_criterion` (k,), which says what was
-    met: 0 nothing, 1 the residual's tolerance, 2 the value's. With `overhead` a trajectory adds
+    `sharpness_matvecs` (the products spent) and `sharpness_criterion` (k,), the criterion that
+    was met: 0 nothing, 1 the residual's tolerance, 2 the value's. With `overhead` a trajectory adds
     `sharpness_period`, `sharpness_value_rtol` and `sharpness_overhead`, what it came to lately.
 
     Example:
@@ -419,11 +421,13 @@ class Sharpness(AbstractProbe):
         return self.objective is None
 
     def init(self, params: PyTree, key: PRNGKeyArray) -> Any:
-        return _first_state(self.solver, self.k, params, key)
+        return _cold_state(self.solver, self.k, params, key)
 
     def measure(self, context: ProbeContext, state: Any) -> tuple[Measurement, Any]:
-        solution = top_of(_hessian_of(self, context), self.solver, **_options(self, context, state))
-        return _named("sharpness", solution, self.solver), solution.state
+        solution = solve_top(
+            _hessian_of(self, context), self.solver, **_options(self, context, state)
+        )
+        return _measurement_of("sharpness", solution, self.solver), solution.state
 
 
 class PreconditionedSharpness(AbstractProbe):
@@ -434,8 +438,8 @@ class PreconditionedSharpness(AbstractProbe):
         every: period in steps.
         solver: an eigen-solver; `Tracking(value_rtol=0.01)` by default.
         max_matvecs: budget of products for one measurement.
-        objective: whose Hessian it is: a fixed probe batch, say, as `objective.on_batch(indices)`
-            makes it; None for all of the trajectory's data.
+        objective: the objective whose Hessian it is, such as a fixed probe batch,
+            `objective.on_batch(indices)`; None for all of the trajectory's data.
         overhead: budget of time along a trajectory: the probe's seconds over those of the training
             steps, compilation and the first measurement excluded. `every` is then the shortest
             period, the solver's `value_rtol` the tightest tolerance, and `stream` adapts both.
@@ -471,7 +475,7 @@ class PreconditionedSharpness(AbstractProbe):
         return self.objective is None
 
     def init(self, params: PyTree, key: PRNGKeyArray) -> Any:
-        return _first_state(self.solver, self.k, params, key)
+        return _cold_state(self.solver, self.k, params, key)
 
     def measure(self, context: ProbeContext, state: Any) -> tuple[Measurement, Any]:
         edge = _edge(
@@ -482,5 +486,5 @@ class PreconditionedSharpness(AbstractProbe):
             self.solver,
             **_options(self, context, state),
         )
-        measurement = _named("preconditioned_sharpness", edge.solution, self.solver)
+        measurement = _measurement_of("preconditioned_sharpness", edge.solution, self.solver)
         return measurement | {"ratio": edge.ratio}, edge.solution.state

@@ -9,13 +9,13 @@ from aeoskit.linalg.extend import check_is_solver
 from aeoskit.objective import with_product_error
 
 
-def top_of(
+def solve_top(
     operator: lx.AbstractLinearOperator, solver: AbstractEigenSolver | None, **options: Any
 ) -> EigenSolution:
     """The largest eigenvalues, with error bars that include what the operator's products lack.
 
     Raises:
-        TypeError: the solver is none.
+        TypeError: the solver is not one.
         ValueError: the operator is not symmetric, and the solver is for those that are.
     """
     symmetric = lx.is_symmetric(operator)

@@ -1,4 +1,4 @@
-"""What a run leaves on disk, and readers of it."""
+"""The record of a run on disk: its writer and its readers."""
 
 from ._checkpoints import load_checkpoint as load_checkpoint
 from ._checkpoints import save_checkpoint as save_checkpoint

@@ -57,8 +57,8 @@ def load_checkpoint(run: Any, branch: str, step: int | np.integer, like: Carry) 
         run: a `Run` or the path of its folder.
         branch: the branch's name.
         step: the step at which it was saved.
-        like: a carry of the same structure (its arrays, or `jax.ShapeDtypeStruct`s, say shapes,
-            dtypes and shardings; whatever is not an array is taken from it).
+        like: a carry of the same structure (its arrays, or `jax.ShapeDtypeStruct`s, give
+            shapes, dtypes and shardings; whatever is not an array is taken from it).
 
     Returns:
         the carry.
@@ -80,10 +80,10 @@ def load_checkpoint(run: Any, branch: str, step: int | np.integer, like: Carry) 
     if not path.is_dir():
         # Others in there are saves that were cut off.
         found = [place for place in folder.glob("*/*") if place.name.isdigit()]
-        there = sorted(f"{place.parent.name}/{place.name}" for place in found)
+        available = sorted(f"{place.parent.name}/{place.name}" for place in found)
         raise ValueError(
             f"there is no checkpoint {branch}/{step} in {folder.parent}: "
-            + (f"there are {', '.join(there)}." if there else "the run has none.")
+            + (f"there are {', '.join(available)}." if available else "the run has none.")
         )
     arrays = _arrays(like)
     wanted = _named(jax.tree.map(lambda leaf: _abstract(_data(leaf)), arrays))
@@ -92,7 +92,7 @@ def load_checkpoint(run: Any, branch: str, step: int | np.integer, like: Carry) 
         restored = checkpointer.restore(path, wanted)
     leaves, structure = jtu.tree_flatten(arrays)
     loaded = [
-        _undata(value, leaf)
+        _restore(value, leaf)
         for value, leaf in zip((restored[key] for key in sorted(wanted)), leaves, strict=True)
     ]
     return eqx.combine(jtu.tree_unflatten(structure, loaded), like)
@@ -121,7 +121,7 @@ def _data(leaf: Any) -> Any:
     return jax.random.key_data(leaf)
 
 
-def _undata(value: Any, like: Any) -> Any:
+def _restore(value: Any, like: Any) -> Any:
     if _is_key(like):
         return jax.random.wrap_key_data(value, impl=_impl(like))
     return np.asarray(value) if isinstance(like, np.ndarray | np.generic) else value

@@ -1,4 +1,4 @@
-"""From the table of metrics to labelled arrays, a dimension per swept hyperparameter."""
+"""The labeled arrays of a table of metrics, with a dimension per swept hyperparameter."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ FLAGS = {"flag_values": list(range(len(CRITERIA))), "flag_meanings": " ".join(CR
 
 
 def build_dataset(table: pa.Table, lanes: Sequence[Mapping[str, Any]]) -> xr.Dataset:
-    """The labelled arrays of a run.
+    """The labeled arrays of a run.
 
     Args:
         table: as `build_table` makes it.
@@ -27,7 +27,7 @@ def build_dataset(table: pa.Table, lanes: Sequence[Mapping[str, Any]]) -> xr.Dat
 
     Returns:
         a dataset with dimensions `branch`, one per swept name (`lr`, `beta1`, ...), `step`, and
-        `index` for indexed measurements. Lanes that are not a full grid lie along one dimension
+        `index` for indexed measurements. Lanes that are not a full grid are along one dimension
         `lane`, with the swept values as its coordinates; what does not vary is a scalar coordinate.
         Everything is float64 with NaN where nothing was measured, except `diverged_at`, an integer
         per branch and lane that is -1 where the lane did not diverge. Columns `…_criterion` have
@@ -36,7 +36,7 @@ def build_dataset(table: pa.Table, lanes: Sequence[Mapping[str, Any]]) -> xr.Dat
     names = [name for name in table.column_names if name not in KEYS]
     swept = column_names(lanes, {name for name in names if name in _measured_names(table, lanes)})
     measured = [name for name in names if name not in swept.values()]
-    branches, at_branch = _places(table["branch"].to_pylist())
+    branches, at_branch = _codes(table["branch"].to_pylist())
     steps, at_step = np.unique(table["step"].to_numpy(), return_inverse=True)
     where = (at_branch, table["lane"].to_numpy(), at_step)
     shape = (len(branches), len(lanes), len(steps))
@@ -74,11 +74,11 @@ def build_dataset(table: pa.Table, lanes: Sequence[Mapping[str, Any]]) -> xr.Dat
 def _measured_names(table: pa.Table, lanes: Sequence[Mapping[str, Any]]) -> set[str]:
     # A swept name is renamed only if a measurement has its name; then both columns are there.
     swept = {name for lane in lanes for name in lane}
-    there = set(table.column_names)
-    return {name for name in there if name not in swept or f"swept_{name}" in there}
+    available = set(table.column_names)
+    return {name for name in available if name not in swept or f"swept_{name}" in available}
 
 
-def _places(labels: list[str]) -> tuple[list[str], np.ndarray]:
+def _codes(labels: list[str]) -> tuple[list[str], np.ndarray]:
     known = {label: place for place, label in enumerate(dict.fromkeys(labels))}
     return list(known), np.array([known[label] for label in labels], np.int64)
 
@@ -108,8 +108,8 @@ def _sweep_dims(
 
 
 def _hashable(value: Any) -> Any:
-    plain = value is ABSENT or isinstance(value, int | float | str | None)
-    return value if plain else str(value)
+    is_plain = value is ABSENT or isinstance(value, int | float | str | None)
+    return value if is_plain else str(value)
 
 
 def _labels(values: Sequence[Any]) -> np.ndarray:

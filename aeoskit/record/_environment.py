@@ -1,4 +1,4 @@
-"""Where a run ran."""
+"""The environment of a run."""
 
 import importlib.metadata
 import os
@@ -16,7 +16,7 @@ _VARIABLES = ("OPENBLAS_", "OMP_", "MKL_", "XLA_FLAGS", "JAX_", "NPROC")
 
 
 def environment() -> dict[str, Any]:
-    """What a reader of a run must know of the machine that it ran on; never raises.
+    """The versions, devices and settings that a run depends on; never raises.
 
     Returns:
         `versions`, `python`, `platform`, `cpu_count`, `backend`, `devices`, `processes`,
@@ -67,13 +67,13 @@ def _devices() -> dict[str, Any]:
 
 def _git() -> dict[str, Any] | None:
     try:
-        commit = _ask("rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_ask("status", "--porcelain"))}
+        commit = _git_command("rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git_command("status", "--porcelain"))}
     except Exception:  # no git, no repository, no commit yet, or a slow disk
         return None
 
 
-def _ask(*arguments: str) -> str:
+def _git_command(*arguments: str) -> str:
     done = subprocess.run(
         ["git", *arguments], capture_output=True, text=True, timeout=5, check=True
     )

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-_SPELLINGS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
@@ -61,23 +61,23 @@ def write_json(path: Path, value: object) -> Path:
 
 def encode_json(value: object, *, sort: bool = False) -> bytes:
     """Encodes plain data, NumPy and JAX arrays as JSON; what is not finite becomes a string."""
-    return msgspec.json.encode(spell(plain(value)), order="sorted" if sort else None)
+    return msgspec.json.encode(encode_nonfinite(to_plain(value)), order="sorted" if sort else None)
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """Turns arrays, paths, enumerations and tuples into what JSON knows."""
     if isinstance(value, enum.Enum):
-        return plain(value.value)
+        return to_plain(value.value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
+        return [to_plain(item) for item in value]
     if isinstance(value, msgspec.Struct):
-        return plain(msgspec.structs.asdict(value))
+        return to_plain(msgspec.structs.asdict(value))
     if isinstance(value, np.ndarray | np.generic) or hasattr(value, "__array__"):
-        return plain(number_array(value).tolist())
+        return to_plain(number_array(value).tolist())
     return str(value)
 
 
@@ -87,10 +87,10 @@ def number_array(value: Any) -> np.ndarray:
     return array.astype(np.float32) if array.dtype.kind == "V" else array
 
 
-def spell(value: Any) -> Any:
+def encode_nonfinite(value: Any) -> Any:
     """Spells floats that are not finite as strings, so that JSON loses nothing.
 
-    >>> spell([1.0, float("nan"), float("-inf")])
+    >>> encode_nonfinite([1.0, float("nan"), float("-inf")])
     [1.0, 'NaN', '-Infinity']
     """
     if isinstance(value, float):
@@ -98,27 +98,27 @@ def spell(value: Any) -> Any:
             return value
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):
-        return {key: spell(item) for key, item in value.items()}
+        return {key: encode_nonfinite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [spell(item) for item in value]
+        return [encode_nonfinite(item) for item in value]
     return value
 
 
-def unspell(value: Any) -> Any:
-    """Undoes `spell` in a measurement, which holds no other strings.
+def decode_nonfinite(value: Any) -> Any:
+    """Undoes `encode_nonfinite` in a measurement, which holds no other strings.
 
-    >>> unspell([1.0, "-Infinity"])
+    >>> decode_nonfinite([1.0, "-Infinity"])
     [1.0, -inf]
     """
     if isinstance(value, str):
-        return _SPELLINGS[value]
+        return _NONFINITE[value]
     if isinstance(value, list):
-        return [unspell(item) for item in value]
+        return [decode_nonfinite(item) for item in value]
     return value
 
 
 def to_json_safe(value: Any) -> Any:
-    """Makes plain data for strict JSON: what is not finite is `None`, and a `result` says so.
+    """Makes plain data for strict JSON: what is not finite is `None`, and named in `result`.
 
     Args:
         value: nested mappings and sequences of numbers, strings and arrays.
@@ -131,20 +131,20 @@ def to_json_safe(value: Any) -> Any:
         >>> to_json_safe({"lr": 0.1, "ratio": float("nan")})
         {'lr': 0.1, 'ratio': None, 'result': 'ratio is nan'}
     """
-    return _safe(plain(value), "", [])
+    return _safe(to_plain(value), "", [])
 
 
-def _safe(value: Any, name: str, said: list[str]) -> Any:
+def _safe(value: Any, name: str, messages: list[str]) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
-        said.append(f"{name} is {value}" if name else f"the value is {value}")
+        messages.append(f"{name} is {value}" if name else f"the value is {value}")
         return None
     if isinstance(value, list):
-        return [_safe(item, f"{name}[{i}]", said) for i, item in enumerate(value)]
+        return [_safe(item, f"{name}[{i}]", messages) for i, item in enumerate(value)]
     if isinstance(value, dict):
-        here: list[str] = []
-        result = {key: _safe(item, key, here) for key, item in value.items()}
-        if here:
+        own: list[str] = []
+        result = {key: _safe(item, key, own) for key, item in value.items()}
+        if own:
             before = [str(value["result"])] if value.get("result") else []
-            result["result"] = "; ".join(before + here)
+            result["result"] = "; ".join(before + own)
         return result
     return value

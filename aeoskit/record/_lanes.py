@@ -61,12 +61,12 @@ def lane_selection(dataset: "xr.Dataset", lane: Mapping[str, Any]) -> dict[str, 
         if labels.dims == ("lane",) and name != "lane":
             value = given.get(name, ABSENT)
             fits = [
-                fit and _is(label, value)
+                fit and _matches(label, value)
                 for fit, label in zip(fits, labels.values.tolist(), strict=True)
             ]
         elif name in given and labels.dims:
             known = labels.values.tolist()
-            matching = [label for label in known if _is(label, given[name])]
+            matching = [label for label in known if _matches(label, given[name])]
             if not matching:
                 raise ValueError(f"no lane has {name} {given[name]!r}: it is one of {known}.")
             found[name] = matching[0]
@@ -77,7 +77,7 @@ def lane_selection(dataset: "xr.Dataset", lane: Mapping[str, Any]) -> dict[str, 
     return found
 
 
-def _is(label: float | str, value: Any) -> bool:
+def _matches(label: float | str, value: Any) -> bool:
     if value is ABSENT:
         return label == "" or label != label
     if isinstance(label, str):

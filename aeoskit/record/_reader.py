@@ -51,7 +51,7 @@ class Run:
 
     @cached_property
     def metrics(self) -> "xr.Dataset":
-        """The measurements as labelled arrays; dimensions as `build_dataset` says.
+        """The measurements as labeled arrays; dimensions as in `build_dataset`.
 
         Read at the first use: from the columns of a closed run, otherwise from the running
         metrics, whose last line is dropped if it is torn.
@@ -83,7 +83,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         ValueError: if there is no run at `path`, with the nearest names of runs beside.
 
     Example:
-        >>> read_run("runs/not-there")
+        >>> read_run("runs/not-available")
         Traceback (most recent call last):
           ...
         ValueError: there is no run at runs/not-there: ...
@@ -124,7 +124,7 @@ def list_runs(root: str | os.PathLike[str]) -> list[Run]:
         return []
     runs = []
     for path in root.glob("*/pipeline.json"):
-        # One run that somebody edited must not hide the others; `read_run` says what is wrong.
+        # One edited run must not hide the others; `read_run` reports what is wrong.
         with contextlib.suppress(ValueError):
             runs.append(read_run(path.parent))
     return sorted(runs, key=lambda run: (run.created, run.path.name))

@@ -7,17 +7,20 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ._files import number_array, spell, unspell
+from ._files import decode_nonfinite, encode_nonfinite, number_array
 
 
 class Row(msgspec.Struct):
-    """What was measured at one step of one lane of one branch."""
+    """The measurements at one step of one lane of one branch."""
 
     branch: str
     step: int
     lane: int
     values: dict[str, Any]
 
+
+# The columns and dimensions of a record that are no measurements.
+RESERVED = ("branch", "lane", "step", "index")
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Row)
@@ -37,7 +40,8 @@ def check_measurements(
         the three as NumPy arrays, each mask of shape `(steps, lanes)`.
 
     Raises:
-        ValueError: naming the measurement and the shape that it should have.
+        ValueError: naming the measurement and the shape that it should have, or a name that the
+            record uses itself.
     """
     at = np.asarray(steps)
     if at.ndim != 1 or at.dtype.kind not in "iu":
@@ -46,6 +50,12 @@ def check_measurements(
             "but must be a vector of integers, one a row."
         )
     arrays = {name: number_array(array) for name, array in measurements.items()}
+    for name in RESERVED:
+        if name in arrays:
+            raise ValueError(
+                f"a measurement is called {name!r}, and so is a column of the record: give it "
+                "another name."
+            )
     lanes = {array.shape[1] for array in arrays.values() if array.ndim >= 2}
     masks = {}
     for name, array in arrays.items():
@@ -85,7 +95,7 @@ def encode_rows(
         listed = array.tolist()
         # Spelling costs a Python loop, so it is done only where it is needed.
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            listed = spell(listed)
+            listed = encode_nonfinite(listed)
         columns.append((name, listed, masks[name].tolist()))
     lanes = next(iter(arrays.values())).shape[1] if arrays else 0
     rows = []
@@ -120,7 +130,7 @@ def _decode(path: Path, lines: list[bytes]) -> Iterator[Row]:
             continue
         try:
             row = _decoder.decode(line)
-            row.values = {name: unspell(value) for name, value in row.values.items()}
+            row.values = {name: decode_nonfinite(value) for name, value in row.values.items()}
         except (msgspec.DecodeError, UnicodeDecodeError, KeyError) as error:
             if i == last:
                 return

@@ -94,9 +94,9 @@ def write_table(path: Path, table: pa.Table) -> Path:
 
     def write(temporary: Path) -> None:
         pq.write_table(table, temporary)
-        again = pq.read_table(temporary)
-        if again.column_names != table.column_names or not all(
-            _same(again[name].combine_chunks(), table[name].combine_chunks())
+        unique = pq.read_table(temporary)
+        if unique.column_names != table.column_names or not all(
+            _same(unique[name].combine_chunks(), table[name].combine_chunks())
             for name in table.column_names
         ):
             raise OSError(f"{path} could not be read back as it was written; the disk may be bad.")

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from ._files import encode_json, plain, spell, to_json_safe, write_json
+from ._files import encode_json, encode_nonfinite, to_json_safe, to_plain, write_json
 from ._rows import check_measurements, encode_rows, read_rows
 
 Status = Literal["finished", "interrupted", "diverged", "failed"]
@@ -27,7 +27,7 @@ class RunWriter:
     Args:
         path: the run's folder, which is there.
         lanes: the swept values of each lane.
-        made: the parent folders that were made for it, which `discard` may remove.
+        created_parents: the parent folders that were made for it, which `discard` may remove.
 
     Example:
         >>> import tempfile
@@ -40,10 +40,10 @@ class RunWriter:
     path: Path
     lanes: list[dict[str, Any]]
 
-    def __init__(self, path: Path, lanes: list[dict[str, Any]], made: list[Path]):
+    def __init__(self, path: Path, lanes: list[dict[str, Any]], created_parents: list[Path]):
         self.path = path
         self.lanes = lanes
-        self._made = made
+        self._created_parents = created_parents
         self._ranks: dict[str, int] = {}
         self._closed = False
         self._running = path / "metrics.jsonl"
@@ -150,7 +150,7 @@ class RunWriter:
         """Removes the folder, and the parents that were made for it if nothing else is in them."""
         self._closed = True
         shutil.rmtree(self.path, ignore_errors=True)
-        for parent in self._made:
+        for parent in self._created_parents:
             try:
                 parent.rmdir()
             except OSError:
@@ -205,31 +205,31 @@ def create_run(
         raise ValueError("lanes is empty: a run without a sweep has one lane, [{}].")
     digest = hashlib.sha256(encode_json(pipeline, sort=True)).hexdigest()[:8]
     now = time.localtime()
-    plan = Path(root) / f"{name}-{time.strftime('%Y%m%d-%H%M%S', now)}-{digest}"
+    target = Path(root) / f"{name}-{time.strftime('%Y%m%d-%H%M%S', now)}-{digest}"
     if folder is not None:
-        plan = Path(folder)
-        if plan.exists() or plan.is_symlink():
+        target = Path(folder)
+        if target.exists() or target.is_symlink():
             raise ValueError(
-                f"the folder {plan} exists already: choose another one or remove it first."
+                f"the folder {target} exists already: choose another one or remove it first."
             )
-    made = _make_parents(plan.parent)
-    path = _make_folder(plan, made, again=folder is None)
-    values = [{key: plain(value) for key, value in lane.items()} for lane in lanes]
+    created_parents = _make_parents(target.parent)
+    path = _make_folder(target, created_parents, unique=folder is None)
+    values = [{key: to_plain(value) for key, value in lane.items()} for lane in lanes]
     about = {
         "format": FORMAT,
         "name": name,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z", now),
-        "lanes": spell(values),
+        "lanes": encode_nonfinite(values),
     }
     try:
         write_json(path / "environment.json", environment)
         write_json(path / "run.json", about)
         # Last, since it is what makes a folder a run.
         write_json(path / "pipeline.json", pipeline)
-        return RunWriter(path, values, made)
+        return RunWriter(path, values, created_parents)
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
-        _remove(made)
+        _remove(created_parents)
         raise
 
 
@@ -246,35 +246,35 @@ def _make_parents(parent: Path) -> list[Path]:
         raise ValueError(
             f"runs cannot be stored in {parent}: {place} is not writable; choose another folder."
         )
-    made: list[Path] = []
+    created_parents: list[Path] = []
     for folder in reversed(missing):
         try:
             folder.mkdir(exist_ok=True)
         except OSError as error:
-            _remove(made)
+            _remove(created_parents)
             raise ValueError(f"runs cannot be stored in {parent}: {error.strerror}.") from error
-        made.insert(0, folder)
-    return made
+        created_parents.insert(0, folder)
+    return created_parents
 
 
-def _make_folder(plan: Path, made: list[Path], *, again: bool) -> Path:
-    path, suffix = plan, 1
+def _make_folder(target: Path, created_parents: list[Path], *, unique: bool) -> Path:
+    path, suffix = target, 1
     while True:
         try:
             path.mkdir()
             return path
         except FileExistsError as error:
-            if not again:
-                raise ValueError(f"the folder {plan} exists already: choose another.") from error
+            if not unique:
+                raise ValueError(f"the folder {target} exists already: choose another.") from error
             suffix += 1
-            path = plan.with_name(f"{plan.name}-{suffix}")
+            path = target.with_name(f"{target.name}-{suffix}")
         except OSError as error:
-            _remove(made)
-            raise ValueError(f"the run cannot be stored in {plan}: {error.strerror}.") from error
+            _remove(created_parents)
+            raise ValueError(f"the run cannot be stored in {target}: {error.strerror}.") from error
 
 
-def _remove(made: list[Path]) -> None:
-    for folder in made:
+def _remove(created_parents: list[Path]) -> None:
+    for folder in created_parents:
         try:
             folder.rmdir()
         except OSError:

@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read from its text."""
+"""The collectives of a compiled program, read from its text."""
 
 import math
 import re
@@ -96,7 +96,7 @@ def _computations(text: str) -> dict[str, list[_Instruction]]:
     for line in text.splitlines():
         start = _INSTRUCTION.match(line)
         if start is not None:
-            instruction = _parsed(start[1], line[start.end() :])
+            instruction = _parse(start[1], line[start.end() :])
             if instruction is not None:
                 current.append(instruction)
             continue
@@ -106,19 +106,19 @@ def _computations(text: str) -> dict[str, list[_Instruction]]:
     return computations
 
 
-def _parsed(name: str, rest: str) -> _Instruction | None:
+def _parse(name: str, rest: str) -> _Instruction | None:
     """`shape opcode(operands), attributes`; shapes of tuples and layouts hold parentheses."""
-    end = _closing(rest, 0) if rest.startswith("(") else rest.find(" ")
+    end = _closing_index(rest, 0) if rest.startswith("(") else rest.find(" ")
     opcode = _OPCODE.match(rest, end)
     if end < 0 or opcode is None:
         return None
-    closing = _closing(rest, opcode.end() - 1)
+    closing = _closing_index(rest, opcode.end() - 1)
     operands = rest[opcode.end() : closing - 1]
     return _Instruction(name, rest[:end], opcode[1], operands, rest[closing:])
 
 
-def _closing(text: str, start: int) -> int:
-    """Where the parenthesis that opens at `start` has closed."""
+def _closing_index(text: str, start: int) -> int:
+    """The index behind the parenthesis that closes the one at `start`."""
     depth = 0
     for index in range(start, len(text)):
         depth += (text[index] == "(") - (text[index] == ")")
@@ -133,10 +133,10 @@ def _in_loops(computations: dict[str, list[_Instruction]]) -> set[str]:
     waiting: list[str] = []
     for name, instructions in computations.items():
         for instruction in instructions:
-            for how, which in _CALLED.findall(instruction.attributes):
-                called = set(_REFERENCE.findall(which))
+            for role, names in _CALLED.findall(instruction.attributes):
+                called = set(_REFERENCE.findall(names))
                 calls[name] |= called
-                if how in ("body", "condition"):
+                if role in ("body", "condition"):
                     waiting += called
     looped: set[str] = set()
     while waiting:
@@ -149,7 +149,7 @@ def _in_loops(computations: dict[str, list[_Instruction]]) -> set[str]:
 
 def _bytes_of(instruction: _Instruction, shapes: dict[str, str]) -> int:
     result = instruction.shape
-    # What a start returns beside its result: its operands first, and counters behind.
+    # A start returns its operands, then its result, then counters.
     if instruction.opcode.endswith("-start") and instruction.opcode != "all-reduce-start":
         parts = _parts(result)
         result = parts[1] if len(parts) > 1 else result

@@ -12,12 +12,12 @@ _FORM = "write it as 'data=4,model=2', where one size may be left out for all de
 
 
 def make_mesh(spec: str | Mapping[str, int], devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of devices with named axes, as `data=4,model=2` says.
+    """Makes a mesh of devices with named axes from a text such as `data=4,model=2`.
 
-    The order of the axes is that of the text: devices of the last axis are neighbours. One size may
+    The order of the axes is that of the text: devices of the last axis are neighbors. One size may
     be -1 or left out (`"data"`, `"data,model=2"`): that axis takes all the devices that remain.
     Where the sizes ask for fewer devices than there are, the first ones are taken. All axes are
-    automatic (`AxisType.Auto`): the compiler places what no one has placed.
+    automatic (`AxisType.Auto`): the compiler chooses the shardings that are not given.
 
     Args:
         spec: the axes and their sizes, as text or as a mapping of names to sizes.
@@ -35,7 +35,7 @@ def make_mesh(spec: str | Mapping[str, int], devices: Sequence[Any] | None = Non
         >>> mesh.axis_names, mesh.shape["data"] == len(jax.devices())
         (('data', 'model'), True)
     """
-    axes = _parsed(spec) if isinstance(spec, str) else dict(spec)
+    axes = _parse(spec) if isinstance(spec, str) else dict(spec)
     shown = repr(spec) if isinstance(spec, str) else repr(dict(spec))
     if not axes:
         raise ValueError(f"the mesh {shown} has no axis: {_FORM}")
@@ -75,7 +75,7 @@ def make_mesh(spec: str | Mapping[str, int], devices: Sequence[Any] | None = Non
     return Mesh(grid.reshape(sizes), tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
 
 
-def _parsed(spec: str) -> dict[str, int]:
+def _parse(spec: str) -> dict[str, int]:
     axes: dict[str, int] = {}
     for part in spec.split(",") if spec.strip() else ():
         name, equals, size = (piece.strip() for piece in part.partition("="))

@@ -1,4 +1,4 @@
-"""Where data, parameters, optimizer state and Krylov vectors lie on a mesh."""
+"""The placement of data, parameters, optimizer state and Krylov vectors on a mesh."""
 
 import dataclasses
 import math
@@ -12,14 +12,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from ._mesh import check_mesh
-from ._spread import only, spread
+from ._spread import keep_axes, spread_spec
 
 _REPLICATED = PartitionSpec()
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where everything lies on a mesh: pure configuration, hashable, without arrays.
+    """The placement of everything on a mesh: pure configuration, hashable, without arrays.
 
     - **Data** are split along their examples over the data axes.
     - **Parameters**, and the optimizer state that is shaped like them, are `"replicated"`, or
@@ -28,7 +28,7 @@ class Placement:
       a gradient or a product; over other axes they stay split, and the compiler splits the model's
       own operations.
     - **Krylov vectors** of an eigen-solve are `"spread"` over all axes even where the parameters
-      are replicated, since a basis is many times larger; or they lie as `"params"` do.
+      are replicated, since a basis is many times larger; or sharded as `"params"` are.
     - **A sweep**'s lanes are split over the sweep axis; none of the above is.
 
     Args:
@@ -43,7 +43,7 @@ class Placement:
             modes, but a loss with loops of its own may not pass the check.
 
     Raises:
-        TypeError: if the mesh is none.
+        TypeError: if the mesh is not one.
         ValueError: an axis that the mesh does not have or that is named twice, axes of other names
             of which none is for the examples, axes that are not automatic, or an unknown word.
 
@@ -104,7 +104,7 @@ class Placement:
 
     @property
     def data_shards(self) -> int:
-        """Into how many parts the examples are split."""
+        """The number of parts that the examples are split into."""
         return math.prod(self.mesh.shape[axis] for axis in self.data_axes)
 
     @property
@@ -120,17 +120,19 @@ class Placement:
         return {name: size for name, size in self.mesh.shape.items() if name != self.sweep}
 
     def params_spec(self, shape: tuple[int, ...]) -> PartitionSpec:
-        """How a parameter of this shape is split."""
-        return _REPLICATED if self.params == "replicated" else spread(shape, self._axes())
+        """The spec of a parameter of this shape."""
+        return _REPLICATED if self.params == "replicated" else spread_spec(shape, self._axes())
 
     def compute_spec(self, shape: tuple[int, ...]) -> PartitionSpec:
-        """How a parameter is split where it is computed with: as stored, but for the data axes."""
+        """The spec of a parameter in a computation: as stored, but gathered over the data axes."""
         others = tuple(name for name in self._axes() if name not in self.data_axes)
-        return only(self.params_spec(shape), others, len(shape))
+        return keep_axes(self.params_spec(shape), others, len(shape))
 
     def basis_spec(self, shape: tuple[int, ...]) -> PartitionSpec:
-        """How a leaf of a Krylov vector is split."""
-        return spread(shape, self._axes()) if self.basis == "spread" else self.params_spec(shape)
+        """The spec of a leaf of a Krylov vector."""
+        return (
+            spread_spec(shape, self._axes()) if self.basis == "spread" else self.params_spec(shape)
+        )
 
     def sharding(self, spec: PartitionSpec = _REPLICATED) -> NamedSharding:
         """The sharding of a spec on this mesh; of the empty one, a copy on each device."""
@@ -138,61 +140,61 @@ class Placement:
 
     @property
     def data_sharding(self) -> NamedSharding:
-        """That of data whose number of examples divides by `data_shards`."""
+        """The sharding of data whose number of examples is divisible by `data_shards`."""
         return self.sharding(PartitionSpec(self.data_axes) if self.data_axes else _REPLICATED)
 
     # Trees.
 
     def put_data(self, data: PyTree) -> PyTree:
-        """Data, their examples split over the data axes.
+        """Shards data by example over the data axes.
 
         Args:
             data: leaves `(n, ...)`, n divisible by `data_shards`: of NumPy (each process reads the
                 rows of its own devices only), of JAX, or shapes.
 
         Returns:
-            The data where they belong.
+            The placed data.
         """
         return jax.tree.map(lambda leaf: put(leaf, self.data_sharding), data)
 
     def put_replicated(self, tree: PyTree) -> PyTree:
-        """Any arrays, a copy on each device.
+        """Replicates arrays: a copy on each device.
 
         Args:
             tree: arrays or shapes; what is neither stays as it is.
 
         Returns:
-            The tree where it belongs.
+            The placed tree.
         """
         return jax.tree.map(lambda leaf: put(leaf, self.sharding()), tree)
 
     def put_params(self, params: PyTree) -> PyTree:
-        """Parameters, replicated or sharded as this placement says.
+        """Replicates or shards parameters, as `params` of this placement asks.
 
         Args:
             params: arrays or shapes.
 
         Returns:
-            The parameters where they belong.
+            The placed parameters.
         """
         return jax.tree.map(
             lambda leaf: put(leaf, self.sharding(self.params_spec(leaf.shape))), params
         )
 
     def put_state(self, tree: PyTree, params: PyTree, lanes: int | None = None) -> PyTree:
-        """What an optimizer or a probe keeps: like the parameters where it is shaped like them.
+        """Places the state of an optimizer or a probe.
 
-        A leaf of a parameter's shape lies as that parameter does, a block of such (a warm start's
-        vectors, `(rows, *shape)`) as a Krylov vector, all else is replicated.
+        A leaf of a parameter's shape is placed as that parameter is, a block of such leaves (the
+        vectors of a warm start, `(rows, *shape)`) as Krylov vectors are; all else is replicated.
 
         Args:
             tree: arrays or shapes, typed keys included; what is neither stays as it is.
             params: the parameters, or their shapes, without a lane axis.
             lanes: the size of the leading axis of every array of a sweep's state, if it is one: it
-                is split over the sweep axis where it divides. One number a lane is everywhere.
+                is split over the sweep axis where it divides. One number a lane is replicated.
 
         Returns:
-            The tree where it belongs.
+            The placed tree.
         """
         shapes = {leaf.shape for leaf in jax.tree.leaves(params)}
 
@@ -236,7 +238,7 @@ class Placement:
             tree: the parameters or vector.
 
         Returns:
-            The same, where a product needs it.
+            The same, gathered.
         """
         return jax.tree.map(lambda x: put(x, self.sharding(self.compute_spec(x.shape))), tree)
 
@@ -263,14 +265,14 @@ def as_placement(where: Placement | Mesh) -> Placement:
 
 
 def put(leaf: Any, sharding: NamedSharding) -> Any:
-    """An array, or a shape, where it belongs; inside jit it is constrained to lie there.
+    """Places an array, or a shape; inside jit, as a sharding constraint.
 
     Args:
         leaf: an array of JAX or NumPy, a `jax.ShapeDtypeStruct`, or anything else, left alone.
-        sharding: where.
+        sharding: the sharding to have.
 
     Returns:
-        The leaf there.
+        The placed leaf.
 
     Example:
         >>> from aeoskit.sharding import make_mesh
@@ -282,7 +284,7 @@ def put(leaf: Any, sharding: NamedSharding) -> Any:
     if isinstance(leaf, Tracer):
         return jax.lax.with_sharding_constraint(leaf, sharding)
     if isinstance(leaf, jax.Array) and not sharding.is_fully_addressable:
-        return _shared(leaf, sharding)
+        return _put_global(leaf, sharding)
     if isinstance(leaf, np.ndarray):
         # A process reads what its own devices hold: the others' rows may not be there at all.
         dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
@@ -292,11 +294,11 @@ def put(leaf: Any, sharding: NamedSharding) -> Any:
     return jax.device_put(leaf, sharding) if isinstance(leaf, jax.Array) else leaf
 
 
-def _shared(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
-    """An array on the devices of several processes: `device_put` refuses some that it can be."""
+def _put_global(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+    """Places an array on devices of several processes; `device_put` refuses some of these."""
     if not leaf.is_fully_addressable:
         same = leaf.sharding.is_equivalent_to(sharding, leaf.ndim)
-        return leaf if same else jax.jit(_same, out_shardings=sharding)(leaf)
+        return leaf if same else jax.jit(_identity, out_shardings=sharding)(leaf)
     # One process's own, which all of them have alike.
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         words = put(np.asarray(jax.random.key_data(leaf)), sharding)
@@ -304,12 +306,12 @@ def _shared(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
     return put(np.asarray(leaf), sharding)
 
 
-def _same(leaf: jax.Array) -> jax.Array:
+def _identity(leaf: jax.Array) -> jax.Array:
     return leaf
 
 
-def lie_like(tree: PyTree, structure: PyTree, rows: bool = False) -> PyTree:
-    """Arrays that lie as the structure of an operator's vectors says, where it says so.
+def place_like(tree: PyTree, structure: PyTree, rows: bool = False) -> PyTree:
+    """Places arrays as the structure of an operator's vectors does, where that has shardings.
 
     Args:
         tree: a vector, or a block of vectors `(rows, *leaf)`.
@@ -322,7 +324,7 @@ def lie_like(tree: PyTree, structure: PyTree, rows: bool = False) -> PyTree:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> lie_like(jnp.ones(2), jax.ShapeDtypeStruct((2,), jnp.float32)).tolist()
+        >>> place_like(jnp.ones(2), jax.ShapeDtypeStruct((2,), jnp.float32)).tolist()
         [1.0, 1.0]
     """
 

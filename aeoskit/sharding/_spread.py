@@ -1,4 +1,4 @@
-"""Which axes of a mesh share out which dimensions of an array."""
+"""Partition specs: which axes of a mesh shard which dimensions of an array."""
 
 import functools
 import itertools
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from jax.sharding import PartitionSpec
 
 
-def spread(shape: tuple[int, ...], axes: Mapping[str, int]) -> PartitionSpec:
-    """Shares an array out over as many devices of a mesh as its dimensions divide by.
+def spread_spec(shape: tuple[int, ...], axes: Mapping[str, int]) -> PartitionSpec:
+    """The spec that shards an array over as many devices of a mesh as its dimensions allow.
 
     Each axis goes to one dimension or to none. Among the choices that use the most devices, axes go
     to different dimensions, then to the longest ones: a dimension that two axes share is sent
@@ -23,9 +23,9 @@ def spread(shape: tuple[int, ...], axes: Mapping[str, int]) -> PartitionSpec:
         The spec; an empty one for an array that no axis divides.
 
     Example:
-        >>> tuple(spread((6, 8), {"data": 4, "model": 2}))
+        >>> tuple(spread_spec((6, 8), {"data": 4, "model": 2}))
         ('model', 'data')
-        >>> tuple(spread((3,), {"data": 4}))
+        >>> tuple(spread_spec((3,), {"data": 4}))
         ()
     """
     return _spread(shape, tuple((name, size) for name, size in axes.items() if size > 1))
@@ -57,7 +57,7 @@ def _spread(shape: tuple[int, ...], axes: tuple[tuple[str, int], ...]) -> Partit
 
 
 def trimmed(names: list[tuple[str, ...]]) -> PartitionSpec:
-    """A spec out of the axes of each dimension, in the one form that jax prints it in."""
+    """A spec from the axes of each dimension, in the form that jax prints."""
     parts = [None if not n else n[0] if len(n) == 1 else n for n in names]
     while parts and parts[-1] is None:
         parts.pop()
@@ -82,8 +82,8 @@ def axes_of(spec: PartitionSpec, rank: int) -> list[tuple[str, ...]]:
     return [() if p is None else (p,) if isinstance(p, str) else tuple(p) for p in parts]
 
 
-def only(spec: PartitionSpec, axes: tuple[str, ...], rank: int) -> PartitionSpec:
-    """A spec without the axes that are not named.
+def keep_axes(spec: PartitionSpec, axes: tuple[str, ...], rank: int) -> PartitionSpec:
+    """A spec restricted to some axes.
 
     Args:
         spec: the spec.
@@ -94,7 +94,7 @@ def only(spec: PartitionSpec, axes: tuple[str, ...], rank: int) -> PartitionSpec
         The spec over these axes.
 
     Example:
-        >>> tuple(only(PartitionSpec("data", "model"), ("model",), 2))
+        >>> tuple(keep_axes(PartitionSpec("data", "model"), ("model",), 2))
         (None, 'model')
     """
     return trimmed([tuple(a for a in names if a in axes) for names in axes_of(spec, rank)])

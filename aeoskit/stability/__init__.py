@@ -1,4 +1,7 @@
-"""Stability: thresholds checked against the linear recurrences that they come from."""
+"""Stability: thresholds, checked against their linear recurrences, and multipliers of update maps.
+
+A *product* is one with the Jacobian of an update map, a derivative of a training step.
+"""
 
 from ._equivalent import equivalent_ratio as equivalent_ratio
 from ._multiplier import MULTIPLIER_RESULTS as MULTIPLIER_RESULTS

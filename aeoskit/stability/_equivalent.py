@@ -48,7 +48,7 @@ def equivalent_ratio(
     It makes multipliers comparable: for `EMA(0.9)` the multiplier is -1 at the ratio 1, but
     -1.166 at 1.01 and -1.345 at 1.03. A real multiplier is inserted into the characteristic
     polynomial, which is linear in the curvature; of a complex pair the real part is taken, which
-    for two multipliers a mode is half of their sum, and linear too. The modulus would say nothing:
+    for two multipliers a mode is half of their sum, and linear too. The modulus is of no use:
     it is `√β` for a whole range of ratios.
 
     A flip multiplier at or above the β of the rule means that the ratio is too small to be seen
@@ -58,7 +58,7 @@ def equivalent_ratio(
         multiplier: the eigenvalue of smallest real part, real or complex.
         rule: the momentum rule; or a threshold polynomial, a pair of coefficient lists `(a, b)`,
             the highest power first, such that a mode of curvature s has the multipliers
-            `a(μ) + s b(μ) = 0`; or what `optimizer.recursion(state)` says, which has the learning
+            `a(μ) + s b(μ) = 0`; or the `optimizer.recursion(state)`, which has the learning
             rate and the decay in it.
         lr: the learning rate; only its product with `weight_decay` matters, and nothing to a
             polynomial.
@@ -98,11 +98,11 @@ def equivalent_ratio(
             f"equivalent_ratio: the rule is a {type(rule).__name__}, not a momentum rule such as "
             "EMA(0.9) nor a pair (a, b) of coefficient lists."
         )
-    return _inverted(value, zero, one)
+    return _ratio_at(value, zero, one)
 
 
 @eqx.filter_jit
-def _inverted(value: Array, zero: Array, one: Array) -> Scalar:
+def _ratio_at(value: Array, zero: Array, one: Array) -> Scalar:
     """The ratio at which `zero + ratio (one - zero)` has this multiplier."""
     identity = jnp.eye(zero.shape[0])
     at_zero, at_one = (jnp.linalg.det(value.real * identity - matrix) for matrix in (zero, one))

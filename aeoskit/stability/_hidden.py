@@ -1,4 +1,4 @@
-"""Is the derivative of an update map what its steps do? A random direction of the params tells."""
+"""Checks the derivative of an update map against its steps, along a random direction."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from jaxtyping import Array, Bool
 
 from aeoskit.objective import anatomy, compare_derivative, directions
 
-from ._probe import Probe
+from ._analysis import MapAnalysis
 from ._update_map import HeldMap, Leaves
 
 _checked: set[Any] = set()
 
 
 class _Change(eqx.Module):
-    """By how much a step moves the leaves: next to what they are it may be small."""
+    """The change of the leaves by a step, which may be small beside them."""
 
     map: HeldMap
 
@@ -31,19 +31,21 @@ class _Change(eqx.Module):
 @eqx.filter_jit
 def _tangents(held: HeldMap) -> tuple[Leaves, Leaves]:
     tangent = tuple(
-        t if ours else jnp.zeros_like(t)
-        for t, ours in zip(directions(held.point), held.of_params, strict=True)
+        t if is_param else jnp.zeros_like(t)
+        for t, is_param in zip(directions(held.point), held.is_param, strict=True)
     )
     return tangent, jax.jvp(_Change(held), (held.point,), (tangent,))[1]
 
 
-def _compared(seen: Probe) -> Any:
-    tangent, image = _tangents(seen.map)
-    return compare_derivative(_Change(seen.map), seen.map.point, tangent, image, seen.alive)
+def _compared(analysis: MapAnalysis) -> Any:
+    tangent, image = _tangents(analysis.map)
+    return compare_derivative(
+        _Change(analysis.map), analysis.map.point, tangent, image, analysis.alive
+    )
 
 
-def hides_derivative(held: HeldMap, seen: Probe) -> Bool[Array, ""]:
-    """Whether the map's derivative is another one than that of its steps; eager calls raise.
+def hides_derivative(held: HeldMap, analysis: MapAnalysis) -> Bool[Array, ""]:
+    """True if the map's derivative differs from that of its steps; eager calls raise.
 
     A map that computes with an objective is looked at only where its loss may hide something.
     Outside of transformations it is compared once for each map and shapes: a derivative and
@@ -51,7 +53,7 @@ def hides_derivative(held: HeldMap, seen: Probe) -> Bool[Array, ""]:
 
     Args:
         held: the map and the point.
-        seen: what was found of it.
+        analysis: what was found of it.
 
     Returns:
         A boolean, false for what was not looked at.
@@ -63,12 +65,12 @@ def hides_derivative(held: HeldMap, seen: Probe) -> Bool[Array, ""]:
     if not held.may_hide:
         return none
     leaves, treedef = jax.tree.flatten(held)
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((held, seen))):
-        return jnp.any(_compared(seen).differs(anatomy(held, held.point).kinks))
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((held, analysis))):
+        return jnp.any(_compared(analysis).differs(anatomy(held, held.point).kinks))
     key = (treedef, tuple((x.shape, x.dtype) for x in leaves))
     if key in _checked:
         return none
-    found = _compared(seen)
+    found = _compared(analysis)
     off = np.asarray(found.differs())
     if off.any():
         off = np.asarray(found.differs(anatomy(held, held.point).kinks))

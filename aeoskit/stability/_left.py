@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Complex, Float
 from aeoskit.linalg import EigenSolution, eigensolve
 from aeoskit.linalg.extend import Start, as_start, leafwise, structure_of, widen
 
-from ._probe import Probe
+from ._analysis import MapAnalysis
 from ._update_map import MapJacobian, TransposedJacobian
 
 # A left and a right value this near to each other, in units of the value (1 for small ones), count
@@ -23,15 +23,15 @@ from ._update_map import MapJacobian, TransposedJacobian
 _NEAR = 0.1
 
 
-class BothMemories(eqx.Module):
-    """What the state of both solves remembers beside the right vectors."""
+class TwoSidedMemory(eqx.Module):
+    """The memory of both solves, beside the right vectors."""
 
     right: Any
     left: Start
 
 
-class Left(eqx.Module):
-    """What the transposed solve has to say of each value."""
+class LeftSolution(eqx.Module):
+    """The results of the transposed solve for each value."""
 
     value: Complex[Array, " k"]
     condition: Float[Array, " k"]
@@ -47,7 +47,9 @@ def _products(x: Any, y: Any) -> Complex[Array, "k k"]:
     return total
 
 
-def look_left(right: EigenSolution, left: EigenSolution, usable: Bool[Array, ""]) -> Left:
+def left_conditions(
+    right: EigenSolution, left: EigenSolution, usable: Bool[Array, ""]
+) -> LeftSolution:
     """The condition numbers `‖y‖ ‖x‖ / |yᴴx|` of the right solution's values.
 
     The left vectors are first made biorthogonal to the right ones, which for distinct values they
@@ -59,7 +61,7 @@ def look_left(right: EigenSolution, left: EigenSolution, usable: Bool[Array, ""]
         usable: whether the transpose is that of the operator.
 
     Returns:
-        `Left`; `found` where the left solve has converged to the same value.
+        `LeftSolution`; `found` where the left solve has converged to the same value.
     """
     x, z = right.vectors, left.vectors
     overlap = _products(z, x)
@@ -73,7 +75,7 @@ def look_left(right: EigenSolution, left: EigenSolution, usable: Bool[Array, ""]
     off = jnp.abs(right.values - left.values[nearest])
     near = off <= _NEAR * jnp.maximum(jnp.abs(right.values), 1)
     found = near & left.converged[nearest] & jnp.isfinite(condition) & usable
-    return Left(value=left.values[nearest], condition=condition, found=found)
+    return LeftSolution(value=left.values[nearest], condition=condition, found=found)
 
 
 def _finite(x: Array) -> Array:
@@ -81,24 +83,29 @@ def _finite(x: Array) -> Array:
 
 
 def solve_left(
-    operator: MapJacobian, seen: Probe, right: EigenSolution, start: Any, solver: Any, options: Any
+    operator: MapJacobian,
+    analysis: MapAnalysis,
+    right: EigenSolution,
+    start: Any,
+    solver: Any,
+    options: Any,
 ) -> tuple[TransposedJacobian | None, EigenSolution | None]:
     """The transposed operator and its solution; None for a map without a derivative in reverse.
 
     Args:
         operator: the operator.
-        seen: the probe.
+        analysis: the probe.
         right: its solution.
         start: as the user gave it.
         solver: of both.
         options: more arguments of `eigensolve`.
     """
     transposed = TransposedJacobian(operator)
-    begin = left_start(start, seen, right)
+    begin = left_start(start, analysis, right)
     try:
         return transposed, eigensolve(transposed, solver, start=begin, **options)
     except (ValueError, TypeError, NotImplementedError):
-        # JAX says so while it traces (a while loop has no transpose); all else is not ours to hide.
+        # JAX raises while it traces (a while loop has no transpose); other errors are not hidden.
         if _has_transpose(transposed):
             raise
         return None, None
@@ -112,40 +119,42 @@ def _has_transpose(transposed: TransposedJacobian) -> bool:
     return True
 
 
-def _rescaled(start: Start, seen: Probe, up: bool) -> Start:
+def _rescaled(start: Start, analysis: MapAnalysis, multiply: bool) -> Start:
     """Its vectors times D, or divided by it; nothing in coordinates that are not alive."""
-    start = leafwise(start, widen(structure_of(seen.map.point)))
+    start = leafwise(start, widen(structure_of(analysis.map.point)))
     if start.block is None:
         return start
     block = tuple(
-        _finite(jnp.where(a[None], b * d[None] if up else b / d[None], 0)).astype(b.dtype)
-        for b, d, a in zip(start.block, seen.scale, seen.alive, strict=True)
+        _finite(jnp.where(a[None], b * d[None] if multiply else b / d[None], 0)).astype(b.dtype)
+        for b, d, a in zip(start.block, analysis.scale, analysis.alive, strict=True)
     )
     return dataclasses.replace(start, block=block)
 
 
-def right_start(start: Any, seen: Probe) -> Any:
-    """Where the solve begins; a state is in the users' coordinates: D differs step by step."""
+def right_start(start: Any, analysis: MapAnalysis) -> Any:
+    """The start of the solve; states are in users' coordinates, as D changes with each step."""
     if not isinstance(start, Start):
         return start
-    start = as_start(start, widen(structure_of(seen.map.point)))
-    own = start.memory.right if isinstance(start.memory, BothMemories) else start.memory
-    return _rescaled(dataclasses.replace(start, memory=own), seen, up=False)
+    start = as_start(start, widen(structure_of(analysis.map.point)))
+    own = start.memory.right if isinstance(start.memory, TwoSidedMemory) else start.memory
+    return _rescaled(dataclasses.replace(start, memory=own), analysis, multiply=False)
 
 
-def left_start(start: Any, seen: Probe, right: Any) -> Any:
-    """Where the transposed solve begins: where the last one ended, or with the right vectors."""
-    if isinstance(start, Start) and isinstance(start.memory, BothMemories):
-        left = as_start(start.memory.left, widen(structure_of(seen.map.point)))
-        return _rescaled(left, seen, up=True)
+def left_start(start: Any, analysis: MapAnalysis, right: Any) -> Any:
+    """The start of the transposed solve: the end of the last one, or the right vectors."""
+    if isinstance(start, Start) and isinstance(start.memory, TwoSidedMemory):
+        left = as_start(start.memory.left, widen(structure_of(analysis.map.point)))
+        return _rescaled(left, analysis, multiply=True)
     parts = tuple(jnp.concatenate([v.real, v.imag]) for v in right.vectors)
     return tuple(_finite(v) for v in parts)
 
 
-def warm_start(right: EigenSolution, left: EigenSolution | None, seen: Probe) -> Start:
+def warm_start(right: EigenSolution, left: EigenSolution | None, analysis: MapAnalysis) -> Start:
     """The state of both solves in the users' coordinates, the left one in `memory`."""
-    state = _rescaled(right.state, seen, up=True)
+    state = _rescaled(right.state, analysis, multiply=True)
     if left is None:
         return state
-    memory = BothMemories(right=state.memory, left=_rescaled(left.state, seen, up=False))
+    memory = TwoSidedMemory(
+        right=state.memory, left=_rescaled(left.state, analysis, multiply=False)
+    )
     return dataclasses.replace(state, memory=memory)

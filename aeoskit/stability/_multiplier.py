@@ -15,25 +15,25 @@ from jaxtyping import Array, Int
 from aeoskit.linalg import Arnoldi, eigensolve
 from aeoskit.objective import with_product_error
 
+from ._analysis import MapAnalysis, analyze_map
 from ._hidden import hides_derivative
 from ._left import right_start, solve_left
 from ._multipliers import MULTIPLIER_RESULTS as MULTIPLIER_RESULTS
 from ._multipliers import Multipliers as Multipliers
 from ._multipliers import finish
-from ._probe import Probe, probe
 from ._scaling import given_scale
 from ._update_map import HeldMap, MapJacobian, Product, Reuse, check_pair
 
 Condition = Literal["left", "search_space"]
 
-_probe = eqx.filter_jit(probe)
+_analyze = eqx.filter_jit(analyze_map)
 
 
-def _refuse(held: HeldMap, seen: Probe) -> None:
+def _refuse(held: HeldMap, analysis: MapAnalysis) -> None:
     """Raises where the update is known to be piecewise constant; a traced one is not known."""
-    if isinstance(seen.constant, Tracer) or not bool(jnp.any(seen.constant)):
+    if isinstance(analysis.constant, Tracer) or not bool(jnp.any(analysis.constant)):
         return
-    flags = zip(held.names, seen.constant.tolist(), strict=True)
+    flags = zip(held.names, analysis.constant.tolist(), strict=True)
     where = ", ".join(name for name, flag in flags if flag)
     raise ValueError(
         f"the update of {where} is piecewise constant: its derivative does not see the gradient, "
@@ -74,30 +74,32 @@ def _solve(
     given = None
     if not isinstance(scale, str):
         given = given_scale(held, check_pair("scale", (1.0, 1.0) if scale is None else scale))
-    way: Any = product or held.product
-    with _explained(held, way):
-        seen = _probe(held, given, way)
-    _refuse(held, seen)
-    hidden = jnp.zeros((), bool) if way == "difference" else hides_derivative(held, seen)
-    held = seen.map
-    operator = MapJacobian(held, seen.scale, seen.alive, fill, reuse, product=way)  # pyright: ignore
+    product_kind: Any = product or held.product
+    with _explain_missing_derivative(held, product_kind):
+        analysis = _analyze(held, given, product_kind)
+    _refuse(held, analysis)
+    hidden = (
+        jnp.zeros((), bool) if product_kind == "difference" else hides_derivative(held, analysis)
+    )
+    held = analysis.map
+    operator = MapJacobian(held, analysis.scale, analysis.alive, fill, reuse, product=product_kind)  # pyright: ignore
     if solver is None:
         # A difference of two steps is not known to more digits.
-        tolerance = 1e-4 if way == "forward" else 3e-3
+        tolerance = 1e-4 if product_kind == "forward" else 3e-3
         solver = Arnoldi(basis=max(40, 2 * k + 20), rtol=tolerance, atol=tolerance)
     options: Any = dict(k=k, which=which, max_matvecs=max_matvecs, driver=driver)
-    solution = eigensolve(operator, solver, start=right_start(start, seen), **options)
+    solution = eigensolve(operator, solver, start=right_start(start, analysis), **options)
     solution = with_product_error(solution, operator, solver)
     left = transposed = None
-    if condition == "left" and way == "forward":
-        transposed, left = solve_left(operator, seen, solution, start, solver, options)
-    single, refused = which == "smallest_real", jnp.any(seen.constant)
-    return finish(held, seen, solution, left, transposed, single, refused, hidden)
+    if condition == "left" and product_kind == "forward":
+        transposed, left = solve_left(operator, analysis, solution, start, solver, options)
+    single, refused = which == "smallest_real", jnp.any(analysis.constant)
+    return finish(held, analysis, solution, left, transposed, single, refused, hidden)
 
 
 @contextlib.contextmanager
-def _explained(held: HeldMap, product: str) -> Iterator[None]:
-    """Where a step has no forward derivative, says what to do about it."""
+def _explain_missing_derivative(held: HeldMap, product: str) -> Iterator[None]:
+    """Explains the error of a step without a forward derivative, with the fix."""
     try:
         yield
     except (TypeError, ValueError, NotImplementedError) as error:
@@ -167,7 +169,7 @@ def flip_multiplier(
     hold such leaves where it matters.
 
     **Condition.** The search space of the solve sees next to nothing of the left eigenvector (for
-    Adam on a network at the edge it says 1.0 in place of 10), so that by default the transposed
+    Adam on a network at the edge it gives 1.0 in place of 10), so that by default the transposed
     Jacobian is solved too, for the same value. Where it is not found (no convergence, another
     eigenvalue, a map without a derivative in reverse such as a while loop, infinite derivatives
     that do not come apart) `left_found` is false, and `condition` as with "search_space".
@@ -195,7 +197,7 @@ def flip_multiplier(
             takes no memory (but for the transpose, that of one reverse pass).
         driver: as in `eigensolve`.
         condition: "left" solves for the left eigenvector; "search_space" spares its cost, and has a
-            condition that is too low, and a `bound` that is none.
+            condition that is too low, and a `bound` that does not hold.
         product: "forward", or "difference": derivatives in the params are then central differences
             of two steps, for a step that hides them (`stop_gradient`) or has none (`custom_vjp`).
             None asks the map's attribute `product`, and is "forward" without one.
@@ -261,7 +263,7 @@ def leading_multipliers(
 
     Above 1: perturbations grow. Near 1 there are many of a network in training (directions of no
     curvature), and a cluster is found slowly: a `result` other than successful is common then.
-    Everything said of `flip_multiplier` holds; dead coordinates, and state that a step hands on
+    What holds for `flip_multiplier` holds here; dead coordinates, and state that a step hands on
     unchanged (hyperparameters), count as zeros here.
 
     Args:

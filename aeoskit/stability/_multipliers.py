@@ -1,4 +1,4 @@
-"""What a solve for multipliers returns, made of the solutions of both sides."""
+"""The result of a solve for multipliers, from the right and the left solution."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from jaxtyping import Array, Bool, Complex, Float, Int, PyTree
 
 from aeoskit.linalg import RESULTS, EigenSolution, block_row
 
+from ._analysis import MapAnalysis
 from ._equivalent import equivalent_ratio
-from ._left import look_left, warm_start
-from ._probe import Probe
+from ._left import left_conditions, warm_start
 from ._update_map import HeldMap, TransposedJacobian
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)
 
     class MULTIPLIER_RESULTS(RESULTS):  # pyright: ignore
-        """How a solve for multipliers ended: `RESULTS`, and what only an update map can be.
+        """The ways in which a solve for multipliers ends: `RESULTS` and two more.
 
         Example:
             >>> print(MULTIPLIER_RESULTS[MULTIPLIER_RESULTS.not_differentiable])
@@ -40,7 +40,7 @@ with warnings.catch_warnings():
 
 
 class Multipliers(eqx.Module):
-    """Eigenvalues of the Jacobian of an update map, each with what it is worth.
+    """Eigenvalues of the Jacobian of an update map, each with its error bar.
 
     All arrays have the shape `()` from `flip_multiplier`, `(k,)` from `leading_multipliers`.
 
@@ -56,9 +56,9 @@ class Multipliers(eqx.Module):
         left_found: whether the transposed solve has converged to the same value (within a tenth of
             it: for two eigenvalues as near as that, taken for one, `bound` is about their
             distance).
-        left_value: the value that the transposed solve found, a second opinion: one beyond `value`
-            says that `value` is not the last. NaN where there was no such solve.
-        converged: whether the residual meets the solver's tolerance. It says that the value is an
+        left_value: the value that the transposed solve found, as a check: one beyond `value`
+            means that `value` is not the last. NaN where there was no such solve.
+        converged: whether the residual meets the solver's tolerance. It means that the value is an
             eigenvalue, not that there is none beyond it.
         result: a member of `MULTIPLIER_RESULTS`, for all values together.
         vector: the eigenvector in the coordinates of `(params, state)`, complex, its part in the
@@ -114,7 +114,7 @@ class Multipliers(eqx.Module):
 @eqx.filter_jit
 def finish(
     held: HeldMap,
-    seen: Probe,
+    analysis: MapAnalysis,
     solution: EigenSolution,
     left: EigenSolution | None,
     transposed: TransposedJacobian | None,
@@ -126,7 +126,7 @@ def finish(
 
     Args:
         held: the map and the point.
-        seen: the probe.
+        analysis: the probe.
         solution: of the scaled Jacobian.
         left: of its transpose, if that was solved.
         transposed: the transpose.
@@ -134,10 +134,10 @@ def finish(
         refused: whether the update is piecewise constant.
         hidden: whether its derivative is not that of its steps.
     """
-    sound = seen.usable & ~refused & ~hidden
+    sound = analysis.usable & ~refused & ~hidden
     member = MULTIPLIER_RESULTS
     result = member.where(
-        seen.usable, member.promote(solution.result), member.promote(RESULTS.nonfinite)
+        analysis.usable, member.promote(solution.result), member.promote(RESULTS.nonfinite)
     )
     result = member.where(hidden, member.hidden_derivative, result)
     result = member.where(refused, member.not_differentiable, result)
@@ -145,14 +145,15 @@ def finish(
     def one(number: Int[Array, ""]) -> tuple[Any, ...]:
         vector = block_row(solution.vectors, number)
         vector = tuple(
-            jnp.where(a, d * v, 0) for d, v, a in zip(seen.scale, vector, seen.alive, strict=True)
+            jnp.where(a, d * v, 0)
+            for d, v, a in zip(analysis.scale, vector, analysis.alive, strict=True)
         )
 
-        def norm(mine: bool) -> Array:
+        def norm(params_only: bool) -> Array:
             parts = [
                 jnp.sum(jnp.abs(v) ** 2)
-                for v, of_params in zip(vector, held.of_params, strict=True)
-                if of_params or not mine
+                for v, is_param in zip(vector, held.is_param, strict=True)
+                if is_param or not params_only
             ]
             return jnp.sqrt(jnp.sum(jnp.stack(parts)))
 
@@ -164,24 +165,24 @@ def finish(
     values = solution.values
     values = values.astype(jnp.result_type(values.dtype, jnp.complex64))
     pick = (lambda x: x[0]) if single else (lambda x: x)
-    condition, opinion = solution.stats["condition"], jnp.full_like(values, jnp.nan)
+    condition, left_values = solution.stats["condition"], jnp.full_like(values, jnp.nan)
     found = jnp.zeros(count, bool)
     if left is not None and transposed is not None:
-        looked = look_left(solution, left, transposed.agrees())
-        found, opinion = looked.found & sound, jnp.where(sound, looked.value, jnp.nan)
-        condition = jnp.where(found, looked.condition, condition)
+        conditions = left_conditions(solution, left, transposed.agrees())
+        found, left_values = conditions.found & sound, jnp.where(sound, conditions.value, jnp.nan)
+        condition = jnp.where(found, conditions.condition, condition)
     return Multipliers(
         value=pick(jnp.where(sound, values, jnp.nan)),
         residual=pick(jnp.where(sound, solution.residuals, jnp.inf)),
         condition=pick(jnp.where(sound, condition, jnp.inf)),
         bound=pick(jnp.where(sound, solution.residuals * condition, jnp.inf)),
         left_found=pick(found),
-        left_value=pick(opinion),
+        left_value=pick(left_values),
         converged=pick(solution.converged & sound),
         result=result,
         vector=held.embed(jax.tree.map(pick, vectors)),
-        jvps=solution.stats["matvecs"] + seen.products,
+        jvps=solution.stats["matvecs"] + analysis.products,
         vjps=jnp.zeros((), jnp.int32) if left is None else left.stats["matvecs"],
-        dead=seen.dead,
-        state=warm_start(solution, left, seen),
+        dead=analysis.dead,
+        state=warm_start(solution, left, analysis),
     )

@@ -24,7 +24,7 @@ class PeriodTwoOrbit(eqx.Module):
     Attributes:
         first: one of them, `(params, state)`, held leaves as they were.
         second: the point that one step takes it to.
-        centre: the mean of the two params.
+        center: the mean of the two params.
         amplitude: half of the distance between the two params, in their Euclidean norm.
         residual: distance of the params from those two steps later.
         converged: whether the solver met its tolerance, and two steps lead back within thirty
@@ -37,13 +37,13 @@ class PeriodTwoOrbit(eqx.Module):
     Example:
         >>> flip = lambda params, state: (-params, state)
         >>> orbit = period_two_orbit(flip, (jnp.array([3.0, 4.0]), ()))
-        >>> bool(orbit.is_orbit), float(orbit.amplitude), orbit.centre.tolist()
+        >>> bool(orbit.is_orbit), float(orbit.amplitude), orbit.center.tolist()
         (True, 5.0, [0.0, 0.0])
     """
 
     first: PyTree
     second: PyTree
-    centre: PyTree
+    center: PyTree
     amplitude: Float[Array, ""]
     residual: Float[Array, ""]
     converged: Bool[Array, ""]
@@ -61,8 +61,8 @@ def _distance(held: HeldMap, a: Leaves, b: Leaves) -> Array:
     dtype = tree_dtype(a)
     parts = [
         jnp.sum(jnp.square(x.astype(dtype) - y.astype(dtype)))
-        for x, y, mine in zip(a, b, held.of_params, strict=True)
-        if mine
+        for x, y, is_param in zip(a, b, held.is_param, strict=True)
+        if is_param
     ]
     return jnp.sqrt(jnp.sum(jnp.stack(parts)))
 
@@ -79,11 +79,11 @@ def _solve(held: HeldMap, solver: Any, begin: Leaves, max_steps: int) -> PeriodT
     size = _distance(held, first, zero)
     tolerance = solver.rtol * size + solver.atol
     converged = (solution.result == optx.RESULTS.successful) & (residual <= _APART * tolerance)
-    centre = tuple(x / 2 + y / 2 for x, y in zip(first, second, strict=True))
+    center = tuple(x / 2 + y / 2 for x, y in zip(first, second, strict=True))
     return PeriodTwoOrbit(
         first=held.at(first),
         second=held.at(second),
-        centre=held.at(centre)[0],
+        center=held.at(center)[0],
         amplitude=apart / 2,
         residual=residual,
         converged=converged,

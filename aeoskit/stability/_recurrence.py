@@ -62,7 +62,7 @@ def spectral_radius(
     return jnp.abs(jnp.linalg.eigvals(companion_matrix(rule, curvature, lr, weight_decay))).max()
 
 
-def _excess(step_curvature: Scalar, args: PyTree) -> Scalar:
+def _growth(step_curvature: Scalar, args: PyTree) -> Scalar:
     """Spectral radius minus 1, at `lr * curvature`: the recurrence knows no other scale."""
     rule, decay = args
     return spectral_radius(rule, step_curvature, 1.0, decay) - 1
@@ -98,12 +98,12 @@ def threshold_from_recurrence(
     # Rules of this family have thresholds of 2/(1 - beta) at most, doubled: 60 doublings are
     # there for what a user writes.
     upper = jax.lax.while_loop(
-        lambda y: (_excess(y, args) <= 0) & (y < 2.0**60),
+        lambda y: (_growth(y, args) <= 0) & (y < 2.0**60),
         lambda y: 2 * y,
         jnp.ones_like(lr),
     )
     solution = optx.root_find(
-        _excess,
+        _growth,
         optx.Bisection(rtol=tolerance, atol=tolerance, flip=False),
         upper / 2,
         args,
@@ -114,7 +114,7 @@ def threshold_from_recurrence(
         throw=False,
     )
     found, margin = solution.value, tolerance**0.5
-    crosses = (_excess(found * (1 - margin), args) <= 0) & (_excess(found * (1 + margin), args) > 0)
+    crosses = (_growth(found * (1 - margin), args) <= 0) & (_growth(found * (1 + margin), args) > 0)
     return jnp.where(crosses, found / lr, jnp.nan)
 
 

@@ -1,4 +1,4 @@
-"""In which inner product the Jacobian of an update map is looked at."""
+"""The scaling D of the coordinates in which the Jacobian of an update map is solved."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ._update_map import HeldMap, Leaves
 Scale = tuple[Float[Array, "..."], ...]
 
 
-def _or_one(x: Array) -> Array:
+def _positive_or_one(x: Array) -> Array:
     return jnp.where((x > 0) & jnp.isfinite(x), x, 1)
 
 
 def _rms(leaves: list[Array]) -> Array:
     """Of all entries of all leaves; 1 where that is zero."""
     total = sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in leaves)
-    return _or_one(jnp.sqrt(jnp.asarray(total) / max(1, sum(x.size for x in leaves))))
+    return _positive_or_one(jnp.sqrt(jnp.asarray(total) / max(1, sum(x.size for x in leaves))))
 
 
 def magnitudes(leaves: Leaves) -> Scale:
@@ -66,55 +66,57 @@ def automatic_scale(held: HeldMap, after: Leaves, alive: tuple[Bool[Array, ...],
         A positive array for each leaf that moves.
     """
     point = held.point
-    place = {name: i for i, name in enumerate(held.names)}
+    index_of = {name: i for i, name in enumerate(held.names)}
     steps = [
         jnp.where(a, y - x, 0)
-        for x, y, a, mine in zip(point, after, alive, held.of_params, strict=True)
-        if mine
+        for x, y, a, is_param in zip(point, after, alive, held.is_param, strict=True)
+        if is_param
     ]
     unit = _rms(steps)
     params = [name for name in held.paths if name.partition("/")[0] == "params"]
     # After the step: before the first one the state is zero.
-    everything = jax.tree.leaves(held.at(tuple(jnp.where(jnp.isfinite(y), y, 0) for y in after)))
+    leaves_after = jax.tree.leaves(held.at(tuple(jnp.where(jnp.isfinite(y), y, 0) for y in after)))
     subtrees = like_params(held)
     floating = [
         tree
         for tree in subtrees
-        if all(jnp.issubdtype(getattr(everything[i], "dtype", int), jnp.floating) for i in tree)
+        if all(jnp.issubdtype(getattr(leaves_after[i], "dtype", int), jnp.floating) for i in tree)
     ]
 
     scale: list[Any] = [jnp.full_like(x, _rms([x]).astype(x.dtype)) for x in point]
     second: dict[str, Array] = {}
     is_second: list[Array] = []
     for tree in floating:
-        positive = jnp.all(jnp.stack([jnp.all(everything[i] >= 0) for i in tree]))
+        positive = jnp.all(jnp.stack([jnp.all(leaves_after[i] >= 0) for i in tree]))
         is_second.append(positive)
         for name, i in zip(params, tree, strict=True):
-            share = jnp.where(positive, everything[i], 0).astype(float)
+            share = jnp.where(positive, leaves_after[i], 0).astype(float)
             second[name] = second.get(name, jnp.zeros_like(share)) + share
     if second:
         eps = jnp.finfo(jnp.float32).eps
-        top = _or_one(jnp.max(jnp.stack([jnp.max(x, initial=0) for x in second.values()])))
+        top = _positive_or_one(jnp.max(jnp.stack([jnp.max(x, initial=0) for x in second.values()])))
         second = {name: jnp.maximum(x, eps * top) for name, x in second.items()}
     for name in params:
-        if name in place:
-            scale[place[name]] = jnp.full_like(point[place[name]], unit.astype(point[0].dtype))
+        if name in index_of:
+            scale[index_of[name]] = jnp.full_like(
+                point[index_of[name]], unit.astype(point[0].dtype)
+            )
     for tree, positive in zip(floating, is_second, strict=True):
         roots = [jnp.sqrt(second[name]) for name in params]
-        sizes = [jnp.abs(everything[i]).astype(float) for i in tree]
+        sizes = [jnp.abs(leaves_after[i]).astype(float) for i in tree]
         flat, along = _rms(sizes), _rms(roots)
         # The larger cosine: of the entries' sizes with √ν, or with a constant.
         follows = sum(jnp.sum(x * r) for x, r in zip(sizes, roots, strict=True)) / along
         level = sum(jnp.sum(x) for x in sizes)
         for i, root in zip(tree, roots, strict=True):
             path = held.paths[i]
-            if path not in place:
+            if path not in index_of:
                 continue
-            x = point[place[path]]
+            x = point[index_of[path]]
             first = jnp.where(follows >= level, root / along, 1) * flat
-            moment = jnp.maximum(everything[i], jnp.finfo(jnp.float32).eps * flat)
+            moment = jnp.maximum(leaves_after[i], jnp.finfo(jnp.float32).eps * flat)
             best = jnp.where(positive, moment, first)
-            scale[place[path]] = best.astype(x.dtype)
+            scale[index_of[path]] = best.astype(x.dtype)
     return tuple(scale)
 
 

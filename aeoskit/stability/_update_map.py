@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from aeoskit.linalg import dense_matrix, restrict, tree_random_like, vector_structure
 from aeoskit.linalg.extend import never, register_operator, structure_of
 from aeoskit.objective import product_error, quotient, relative_step
-from aeoskit.sharding import Placement, lie_like
+from aeoskit.sharding import Placement, place_like
 
 Leaves = tuple[Array, ...]
 Reuse = Literal["linearize", "recompute"]
@@ -46,8 +46,8 @@ def check_pair(name: str, state: Any) -> tuple[PyTree, PyTree]:
     return state[0], state[1]
 
 
-def _held(point: PyTree, hold: Any) -> set[int]:
-    """Which leaves `hold` names, by their numbers."""
+def _held_numbers(point: PyTree, hold: Any) -> set[int]:
+    """The numbers of the leaves that `hold` names."""
     if hold is None:
         return set()
     leaves, treedef = jax.tree.flatten(point)
@@ -106,7 +106,7 @@ class HeldMap(eqx.Module):
                 "`(params, state) -> (params, state)`."
             )
         point = {"params": params, "state": state}
-        held = _held(point, hold)
+        held = _held_numbers(point, hold)
         first = len(jax.tree.leaves((update_map, tuple(args))))
         leaves, self.treedef = jax.tree.flatten((update_map, tuple(args), point))
         self.arrays = [jnp.asarray(x) if _is_array(x) else None for x in leaves]
@@ -136,18 +136,18 @@ class HeldMap(eqx.Module):
 
     @property
     def placement(self) -> Placement | None:
-        """Where the update map computes, if it says so in an attribute of this name."""
+        """The update map's attribute `placement`, if it has one."""
         return getattr(self._tree()[0], "placement", None)
 
     @property
     def product(self) -> Product:
-        """How the map's derivatives are to be made, if it says so in an attribute of this name."""
-        said = getattr(self._tree()[0], "product", "forward")
-        return said if said == "difference" else "forward"
+        """The kind of derivatives, from the map's attribute `product`; "forward" without one."""
+        declared = getattr(self._tree()[0], "product", "forward")
+        return declared if declared == "difference" else "forward"
 
     @property
     def may_hide(self) -> bool:
-        """Whether something may hide a part of the derivative, if the map knows; else true."""
+        """True unless the map's `may_hide` knows that nothing hides a part of the derivative."""
         return getattr(self._tree()[0], "may_hide", lambda params: True)(self.at(self.point)[0])
 
     @property
@@ -156,13 +156,13 @@ class HeldMap(eqx.Module):
         return tuple(self._path(i) for i in self.moving)
 
     @property
-    def of_params(self) -> tuple[bool, ...]:
-        """Which of the leaves that move are parameters."""
+    def is_param(self) -> tuple[bool, ...]:
+        """For each leaf that moves, True if it is a parameter."""
         return tuple(name.partition("/")[0] == "params" for name in self.names)
 
     @property
     def point(self) -> Leaves:
-        """The leaves that move, where they are."""
+        """The values of the leaves that move."""
         found = [self.arrays[i] for i in self.moving]
         return tuple(x for x in found if x is not None)
 
@@ -226,15 +226,18 @@ def derivative(
     def of_state(state: Leaves) -> Leaves:
         rest = iter(state)
         return held(
-            tuple(x if ours else next(rest) for x, ours in zip(point, held.of_params, strict=True))
+            tuple(
+                x if is_param else next(rest)
+                for x, is_param in zip(point, held.is_param, strict=True)
+            )
         )
 
     def state(leaves: Leaves) -> Leaves:
-        return tuple(x for x, ours in zip(leaves, held.of_params, strict=True) if not ours)
+        return tuple(x for x, is_param in zip(leaves, held.is_param, strict=True) if not is_param)
 
     def only(leaves: Leaves) -> Leaves:
-        pairs = zip(leaves, held.of_params, strict=True)
-        return tuple(x if ours else jnp.zeros_like(x) for x, ours in pairs)
+        pairs = zip(leaves, held.is_param, strict=True)
+        return tuple(x if is_param else jnp.zeros_like(x) for x, is_param in pairs)
 
     after, image = jax.jvp(of_state, (state(point),), (state(tangent),))
     along = only(tangent)
@@ -281,7 +284,7 @@ class MapJacobian(lx.AbstractLinearOperator):
             jnp.where(a, (y / d).astype(v.dtype), (self.fill * v).astype(v.dtype))
             for y, d, a, v in zip(image, self.scale, self.alive, vector, strict=True)
         )
-        return lie_like(image, vector_structure(self))
+        return place_like(image, vector_structure(self))
 
     def as_matrix(self) -> Float[Array, "n n"]:
         """The dense matrix (small maps only): a product a column."""
@@ -319,13 +322,13 @@ class TransposedJacobian(lx.AbstractLinearOperator):
 
     Args:
         operator: the operator.
-        linear: the mended linearization; `lineax.linearise` makes it.
+        linear: the linearization, with zeros for what is not finite; `lineax.linearise` makes it.
     """
 
     operator: MapJacobian
     linear: Callable[..., Leaves] | None = None
 
-    def _mended(self) -> Callable[..., Leaves]:
+    def _finite_linear(self) -> Callable[..., Leaves]:
         if self.linear is not None:
             return self.linear
         _, linear = jax.linearize(self.operator.map, self.operator.map.point)
@@ -339,20 +342,20 @@ class TransposedJacobian(lx.AbstractLinearOperator):
             jnp.where(a, (v / d).astype(x.dtype), jnp.zeros((), x.dtype))
             for v, d, a, x in zip(vector, inner.scale, inner.alive, point, strict=True)
         )
-        (image,) = jax.linear_transpose(self._mended(), point)(cotangent)
+        (image,) = jax.linear_transpose(self._finite_linear(), point)(cotangent)
         return tuple(
             jnp.where(a, (d * y).astype(v.dtype), (inner.fill * v).astype(v.dtype))
             for y, d, a, v in zip(image, inner.scale, inner.alive, vector, strict=True)
         )
 
     def agrees(self) -> Bool[Array, ""]:
-        """Whether the coefficients that are left make the same forward product."""
+        """True if the finite coefficients alone make the same forward product."""
         inner, point = self.operator, self.operator.map.point
         _, linear = jax.linearize(inner.map, point)
-        draw = tree_random_like(jax.random.key(1), point)
+        random_tangent = tree_random_like(jax.random.key(1), point)
         tangent = tuple(
             jnp.where(a, (d * t).astype(x.dtype), jnp.zeros((), x.dtype))
-            for t, d, a, x in zip(draw, inner.scale, inner.alive, point, strict=True)
+            for t, d, a, x in zip(random_tangent, inner.scale, inner.alive, point, strict=True)
         )
 
         def compare() -> Array:
@@ -398,7 +401,7 @@ def _finite(x: Any) -> Any:
 def _transpose_linearised(operator: TransposedJacobian) -> TransposedJacobian:
     if operator.operator.reuse == "recompute" or operator.linear is not None:
         return operator
-    linear = operator._mended()
+    linear = operator._finite_linear()
     return eqx.tree_at(lambda o: o.linear, operator, linear, is_leaf=lambda x: x is None)
 
 
@@ -417,13 +420,14 @@ def _(operator: MapJacobian, vector: Leaves) -> Leaves | None:
     """The difference between the central differences of one step and of two."""
     if operator.product == "forward":
         return None
-    held, parts = operator.map, (vector, operator.scale, operator.alive, operator.map.of_params)
+    held, parts = operator.map, (vector, operator.scale, operator.alive, operator.map.is_param)
     along = tuple(
-        jnp.where(a & ours, (d * v).astype(x.dtype), 0).astype(x.dtype)
-        for v, d, a, ours, x in zip(*parts, held.point, strict=True)
+        jnp.where(a & is_param, (d * v).astype(x.dtype), 0).astype(x.dtype)
+        for v, d, a, is_param, x in zip(*parts, held.point, strict=True)
     )
     own = tuple(
-        x if ours else jnp.zeros_like(x) for x, ours in zip(held.point, held.of_params, strict=True)
+        x if is_param else jnp.zeros_like(x)
+        for x, is_param in zip(held.point, held.is_param, strict=True)
     )
     h = relative_step(own, along)
     near, far = (quotient(held, held.point, along, step) for step in (h, 2 * h))

@@ -1,6 +1,10 @@
-"""The training loop: steps, probes, branches."""
+"""The training loop: steps, probes, branches.
 
-from ._branch import AbstractWay as AbstractWay
+A *lane* is one of several runs that train together, as one entry of a sweep.
+"""
+
+from .._renamed import renamed as _renamed
+from ._branch import AbstractBranch as AbstractBranch
 from ._branch import Continue as Continue
 from ._branch import FreezePreconditioner as FreezePreconditioner
 from ._branch import SwitchOptimizer as SwitchOptimizer
@@ -16,3 +20,10 @@ from ._stream import choose_mode as choose_mode
 from ._stream import chunk_length as chunk_length
 from ._stream import scan_chunk as scan_chunk
 from ._stream import stream as stream
+
+__getattr__ = _renamed(
+    __name__,
+    {
+        "AbstractWay": "AbstractBranch",
+    },
+)

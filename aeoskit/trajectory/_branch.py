@@ -1,4 +1,4 @@
-"""Going on from one point along several ways."""
+"""Branches: runs that continue from one point, each with a change of its own."""
 
 import abc
 import math
@@ -13,18 +13,18 @@ from aeoskit.optimizers import Optimizer, as_optimizer, freeze, with_threshold
 from aeoskit.probes import ProbeContext, preconditioned_sharpness
 
 from ._carry import AnyOptimizer, Carry, Lane, Trajectory, lane_axes
-from ._step import context_of
+from ._step import make_context
 
 RATIO_RTOL = 1e-4
-"""Residual of the eigenvalue that a ratio is set by: an error of its square."""
+"""The residual of the eigenvalue that sets a ratio, whose error is of its square."""
 
 
-class AbstractWay(eqx.Module):
-    """A way to go on from a point of a trajectory."""
+class AbstractBranch(eqx.Module):
+    """A change with which a run continues from a point of a trajectory."""
 
     @abc.abstractmethod
     def apply(self, trajectory: Trajectory, carry: Carry) -> tuple[Trajectory, Carry]:
-        """The trajectory and carry with which this way starts.
+        """The trajectory and carry with which the branch starts.
 
         Args:
             trajectory: the run so far.
@@ -32,8 +32,8 @@ class AbstractWay(eqx.Module):
         """
 
 
-class Continue(AbstractWay):
-    """Goes on as before: the control of a branching experiment.
+class Continue(AbstractBranch):
+    """Continues unchanged: the control of a branching experiment.
 
     Example:
         >>> import aeoskit as ak
@@ -45,13 +45,13 @@ class Continue(AbstractWay):
         return trajectory, carry
 
 
-class FreezePreconditioner(AbstractWay):
-    """Holds P as it is for the coming step; the momentum rule and its buffer go on (E3, E9).
+class FreezePreconditioner(AbstractBranch):
+    """Freezes P as of the coming step; the momentum rule and its buffer continue (E3, E9).
 
     Args:
-        ratio: If given, the learning rate is set, once and for good, such that this is the ratio of
-            `λ₁(P⁻¹H)`, as it is here, to the threshold: just below and just above 1, a threshold is
-            tried out (E15). None leaves the learning rate and its schedule.
+        ratio: If given, the learning rate is fixed such that this is the ratio of `λ₁(P⁻¹H)` at
+            this point to the threshold: runs just below and just above 1 test a threshold (E15).
+            None keeps the learning rate and its schedule.
 
     Raises:
         ValueError: a ratio that is not above 0.
@@ -76,15 +76,15 @@ class FreezePreconditioner(AbstractWay):
         return trajectory.with_optimizer(optimizer), Carry(carry.step, lane, carry.budgets)
 
 
-class SwitchOptimizer(AbstractWay):
-    """Goes on with another optimizer, its state fresh (in a sweep: the same one for each lane).
+class SwitchOptimizer(AbstractBranch):
+    """Continues with another optimizer and a fresh state (in a sweep, the same for each lane).
 
     Args:
-        optimizer: the optimizer to go on with, without a lane axis; where the run has no lanes also
+        optimizer: the next optimizer, without a lane axis; where the run has no lanes also
             an optax transformation or an optimistix minimiser.
         ratio: As for `FreezePreconditioner`: the learning rate is set such that this is the ratio
             of `λ₁(P⁻¹H)` to the threshold at the switch, with the P of the first step to come;
-            that of `optimizer` is of no effect then.
+            that of `optimizer` has no effect then.
 
     Raises:
         ValueError: a ratio that is not above 0, or one for an optimizer that is not aeoskit's.
@@ -139,22 +139,22 @@ class SwitchOptimizer(AbstractWay):
 
 
 def branch(
-    trajectory: Trajectory, carry: Carry, ways: dict[str, AbstractWay]
+    trajectory: Trajectory, carry: Carry, branches: dict[str, AbstractBranch]
 ) -> dict[str, tuple[Trajectory, Carry]]:
-    """Starts several ways from one point; `stream` gives each of them its own copy of the carry.
+    """Starts several branches from one point; `stream` gives each its own copy of the carry.
 
     Args:
         trajectory: the run so far.
         carry: its state at the branching point; it stays usable.
-        ways: the ways to go on, by branch name.
+        branches: the branches, by name.
 
     Returns:
         For each name a trajectory and a carry for `stream`.
 
     Raises:
-        ValueError: no way was given.
+        ValueError: no branch was given.
 
-    Costs what its ways cost: one gradient for `FreezePreconditioner`, a solve where a ratio is
+    Costs what its branches cost: one gradient for `FreezePreconditioner`, a solve where a ratio is
     asked for, nothing otherwise.
 
     Example:
@@ -165,17 +165,15 @@ def branch(
         >>> carry = trajectory.init(jnp.zeros(2), jax.random.key(0))
         >>> branches = ak.branch(
         ...     trajectory, carry, {"go on": ak.Continue(), "frozen": ak.FreezePreconditioner()})
-        >>> for name, (way, start) in branches.items():
-        ...     chunk, = ak.stream(way, start, 2)
+        >>> for name, (run, start) in branches.items():
+        ...     chunk, = ak.stream(run, start, 2)
         ...     print(name, chunk.measurements["loss"].shape)
         go on (2, 1)
         frozen (2, 1)
     """
-    if not ways:
-        raise ValueError(
-            "branch was given no way to go on; pass for example {'go on': Continue()}."
-        )
-    return {name: way.apply(trajectory, carry) for name, way in ways.items()}
+    if not branches:
+        raise ValueError("branches is empty; pass one at least, such as {'control': Continue()}.")
+    return {name: change.apply(trajectory, carry) for name, change in branches.items()}
 
 
 def _check_ratio(ratio: float | None) -> None:
@@ -213,7 +211,7 @@ def _at_ratio(trajectory: Trajectory, carry: Carry, ratio: Float[Array, ""]) -> 
     """The trajectory's optimizer at the learning rate that has this ratio, lane by lane."""
 
     def one(optimizer: Optimizer, lane: Lane) -> Optimizer:
-        context = context_of(trajectory.single(optimizer), lane, carry.step, "compiled")
+        context = make_context(trajectory.single(optimizer), lane, carry.step, "compiled")
         return _with_ratio(context, optimizer, lane.optimizer_state, ratio)
 
     if trajectory.lanes is None:
@@ -234,7 +232,7 @@ def _frozen(trajectory: Trajectory, carry: Carry, ratio: Float[Array, ""] | None
                 f"{type(optimizer).__name__}: build it from aeoskit.optimizers to freeze it."
             )
         single = trajectory.single(optimizer)
-        context = context_of(single, lane, carry.step, "compiled")
+        context = make_context(single, lane, carry.step, "compiled")
         frozen, state = freeze(optimizer, lane.optimizer_state, context.grads, context.params)
         if ratio is not None:
             frozen = _with_ratio(context, frozen, state, ratio)

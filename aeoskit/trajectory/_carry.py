@@ -34,7 +34,9 @@ SAMPLINGS = ("shuffle", "replacement")
 
 
 class Lane(eqx.Module):
-    """What one training run carries from step to step (in a sweep every leaf has a lane axis).
+    """The state that one training run carries from step to step.
+
+    In a sweep every leaf has a lane axis.
 
     Attributes:
         params: the parameters.
@@ -42,7 +44,7 @@ class Lane(eqx.Module):
         probe_states: warm starts, by probe name.
         key: the key of this lane's randomness; a step's key is derived from it and the step.
         diverged_at: the step whose loss or gradient was not finite, or above the divergence limit;
-            -1 while the run is sound. From that step on the lane is frozen.
+            -1 before that. From that step on the lane is frozen.
         initial_loss: the loss at the first step: the divergence limit is a multiple of it.
 
     Example:
@@ -70,7 +72,7 @@ class Carry(eqx.Module):
         step: how many steps were taken. One number for all lanes, so that a probe's period stays
             an unbatched predicate under `vmap` (a batched `cond` would run both of its sides).
         lane: a `Lane`; with a leading lane axis on each leaf in a sweep.
-        budgets: where the probes with `overhead` stand, by name; one for all lanes, as the step.
+        budgets: the states of the probes with `overhead`, by name; one for all lanes, as the step.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -88,7 +90,7 @@ class Carry(eqx.Module):
 
 
 class Trajectory(eqx.Module):
-    """A training run as data: what is minimized, by which optimizer, and what is measured.
+    """A training run as data: the objective, the optimizer, and the probes.
 
     Args:
         objective: the mean loss over the data.
@@ -99,11 +101,11 @@ class Trajectory(eqx.Module):
         sampling: how a batch is drawn: `"shuffle"`, without replacement, reshuffled each epoch; or
             `"replacement"`, each example uniformly and independently at each step. Either way a
             step's batch is a function of key and step alone.
-        lanes: how many runs go on at once; `None` for a single one without a lane axis.
+        lanes: the number of runs that train together; `None` for a single one without a lane axis.
         divergence_factor: a loss above this multiple of the initial loss counts as diverged.
 
     Raises:
-        TypeError: what does not train.
+        TypeError: the optimizer is not one.
         ValueError: a batch outside `1 … n`, an unknown `sampling`, or one with replacement where
             there is no batch; a lane count that the optimizer's leaves do not have; a minimiser on
             batches, since its line search compares values of one function; a probe with an
@@ -206,11 +208,11 @@ class Trajectory(eqx.Module):
         if self.lanes is None and ours and schedule.lr.ndim > 0:
             raise ValueError(
                 f"the learning rate of the optimizer has shape {schedule.lr.shape}, as "
-                f"`stack_lanes` makes it: say lanes={schedule.lr.shape[0]} in the trajectory, "
+                f"`stack_lanes` makes it: pass lanes={schedule.lr.shape[0]} in the trajectory, "
                 "or pass one optimizer."
             )
         for probe in self.probes.values():
-            # Compared here: under the chunk's trace no one can.
+            # Compared here, since values cannot be read under the chunk's trace.
             # A probe of the whole step has no objective of its own, and a check of its own.
             own: Any = getattr(probe, "objective", probe)
             if probe.solves and own is not probe:
@@ -219,10 +221,8 @@ class Trajectory(eqx.Module):
         placement = self.objective.placement
         if placement is None:
             return copy_tree(self._start(params, key))
-        from ._placed import lie  # which handles carries
-
         # In one program, so that no device has to hold what is to be spread.
-        start = eqx.filter_jit(lambda p, key: lie(self, self._start(p, key), self.lanes))
+        start = eqx.filter_jit(lambda p, key: place(self, self._start(p, key), self.lanes))
         return start(copy_tree(placement.put_params(params)), key)
 
     def _laid_out(self, probe_state: PyTree, params: PyTree) -> PyTree:
@@ -267,6 +267,30 @@ class Trajectory(eqx.Module):
             if budget_columns(probe)
         }
         return strong_types(Carry(jnp.asarray(0, int), lane, budgets))
+
+
+def place(trajectory: Trajectory, carry: Carry, lanes: int | None) -> Carry:
+    """Places a carry by the objective's placement, inside of jit and outside.
+
+    Args:
+        trajectory: the run.
+        carry: its state.
+        lanes: the size of its lane axis, padded or not; None for a single run.
+
+    Returns:
+        The carry: parameters, and arrays shaped like them, placed as parameters; the vectors of
+        warm starts as a Krylov basis; all else replicated.
+    """
+    placement = trajectory.objective.placement
+    if placement is None:
+        return carry
+    params = carry.lane.params
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape if lanes is None else x.shape[1:], x.dtype), params
+    )
+    lane = placement.put_state(carry.lane, shapes, lanes)
+    step, budgets = placement.put_replicated((carry.step, carry.budgets))
+    return Carry(step=step, lane=lane, budgets=budgets)
 
 
 def copy_tree(tree: PyTree) -> PyTree:
@@ -328,7 +352,7 @@ def stack_lanes(optimizers: list[Optimizer]) -> Optimizer:
         found = _difference(first, other, "")
         if found is not None:
             name, one, two = found
-            if "function " in one:  # Of optax, say: each call makes other ones.
+            if "function " in one:  # Each call of an optax factory makes new ones.
                 advice = (
                     "take an optimizer or a schedule of aeoskit's, whose numbers are arrays and "
                     "not inside of a function, or "
@@ -353,7 +377,7 @@ def _difference(one: Any, two: Any, name: str) -> tuple[str, str, str] | None:
 
     `jax.tree.map` looks at neither: static fields and leaves that are no arrays are the first's.
     """
-    both = name, _shown(one), _shown(two)
+    both = name, _describe(one), _describe(two)
     if one is two:
         return None
     if type(one) is not type(two):
@@ -368,20 +392,20 @@ def _difference(one: Any, two: Any, name: str) -> tuple[str, str, str] | None:
     if [path for path, _ in children] != [path for path, _ in others]:
         return both
     if [path for path, _ in children] == [()]:  # A leaf.
-        return None if _same(one, two) else both
+        return None if _equal_static(one, two) else both
     for (path, a), (_, b) in zip(children, others, strict=True):
         found = _difference(a, b, name + jax.tree_util.keystr(path))
         if found is not None:
             return found
     for field in dataclasses.fields(one) if dataclasses.is_dataclass(one) else ():
         a, b = (getattr(x, field.name, None) for x in (one, two))
-        if field.metadata.get("static", False) and not _same(a, b):
-            return f"{name}.{field.name}", _shown(a), _shown(b)
+        if field.metadata.get("static", False) and not _equal_static(a, b):
+            return f"{name}.{field.name}", _describe(a), _describe(b)
     return None if dataclasses.is_dataclass(one) or treedef == other else both
 
 
-def _same(one: Any, two: Any) -> bool:
-    """Whether two values that are no arrays of a tree are alike; NaN is as good as itself."""
+def _equal_static(one: Any, two: Any) -> bool:
+    """True if two static values are equal; NaN equals NaN."""
     if type(one) is not type(two):
         return False
     if isinstance(one, np.ndarray | jax.Array):
@@ -389,7 +413,7 @@ def _same(one: Any, two: Any) -> bool:
     return bool(one == two) or (one != one and two != two)
 
 
-def _shown(value: Any) -> str:
+def _describe(value: Any) -> str:
     if eqx.is_array(value):
         return f"an array of {value.dtype} and shape {value.shape}"
     if dataclasses.is_dataclass(value):

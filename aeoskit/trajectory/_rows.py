@@ -1,4 +1,4 @@
-"""Rows on the host: of which steps they are, and blank where nothing was measured."""
+"""Rows of measurements on the host, blank where nothing was measured."""
 
 from collections.abc import Mapping
 
@@ -15,8 +15,8 @@ def blank(like: np.ndarray | jax.ShapeDtypeStruct, *shape: int) -> np.ndarray:
     return np.full(shape, np.nan if np.issubdtype(like.dtype, np.inexact) else 0, like.dtype)
 
 
-def joined(parts: list[tuple[int, Rows]]) -> Rows:
-    """Parts of so many rows each, one after the other, blank where one has none of a name."""
+def concatenate_rows(parts: list[tuple[int, Rows]]) -> Rows:
+    """Concatenates parts, each of a number of rows; names that a part lacks are blank there."""
     examples: Rows = {}
     for _, rows in parts:
         examples = rows | examples

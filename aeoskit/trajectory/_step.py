@@ -49,7 +49,7 @@ def is_full_batch(trajectory: Trajectory) -> bool:
     return batch is None or whole
 
 
-def sharing(trajectory: Trajectory) -> dict[str, AbstractProbe]:
+def linearizing_probes(trajectory: Trajectory) -> dict[str, AbstractProbe]:
     """The probes of the Hessian of what the step trains on: its gradient is in their linearization.
 
     Where one of them is due, gradient and products come from one pass.
@@ -59,7 +59,7 @@ def sharing(trajectory: Trajectory) -> dict[str, AbstractProbe]:
     return {name: probe for name, probe in trajectory.probes.items() if probe.linearizes}
 
 
-def context_of(
+def make_context(
     trajectory: Trajectory,
     lane: Lane,
     step: Int[Array, ""],
@@ -75,7 +75,7 @@ def context_of(
         lane: its state.
         step: how many steps were taken.
         driver: how solves loop.
-        linearize: whether a probe of `sharing` is due.
+        linearize: whether a probe of `linearizing_probes` is due.
         known: loss and gradient, if they are known: nothing is evaluated then.
     """
     batch_key, probe_key = jax.random.split(lane.key)
@@ -101,7 +101,7 @@ def context_of(
         grads=grads,
         step=step,
         key=jax.random.fold_in(probe_key, step),
-        going=lane.diverged_at < 0,
+        active=lane.diverged_at < 0,
         driver=driver,
         linearization=linearization,
     )
@@ -124,7 +124,7 @@ def is_always_due(probe: AbstractProbe, budget: ProbeBudget | None) -> bool:
     return probe.every == 1 and budget is None
 
 
-def _measured(lanes: bool, function: Callable[..., Any], *args: Any) -> Any:
+def _per_lane(lanes: bool, function: Callable[..., Any], *args: Any) -> Any:
     return lane_by_lane(function, *args) if lanes else function(*args)
 
 
@@ -156,7 +156,7 @@ def measure_due(
         state, budget = lane.probe_states[name], budgets.get(name)
         probe = with_budget(probe, budget)
         if known or is_always_due(probe, budget):
-            new, states[name] = _measured(lanes, probe.measure, context, state)
+            new, states[name] = _per_lane(lanes, probe.measure, context, state)
         else:
             # Traced once, for its shapes and for the program. What stands in a row where the probe
             # was not due is dropped by the reader, by the period.
@@ -164,7 +164,7 @@ def measure_due(
             skipped = blanks(measure.out_struct[0])
             new, states[name] = jax.lax.cond(
                 is_due(probe, budget, context.step),
-                lambda measure=measure, state=state: _measured(lanes, measure, context, state),
+                lambda measure=measure, state=state: _per_lane(lanes, measure, context, state),
                 lambda skipped=skipped, state=state: (skipped, state),
             )
         measurement |= new
@@ -183,12 +183,12 @@ def advance_lane(
     )
     # The limit is never below one, so that a loss that starts near zero may still move.
     limit = trajectory.divergence_factor * jnp.maximum(initial_loss, 1.0)
-    sound = (
+    is_finite = (
         jnp.isfinite(context.value)
         & (context.value <= limit)
         & jnp.isfinite(tree_norm(context.grads))
     )
-    going = (lane.diverged_at < 0) & sound
+    active = (lane.diverged_at < 0) & is_finite
     optimizer = trajectory.optimizer
     if isinstance(optimizer, OptimistixOptimizer):
         value = trajectory.objective.value
@@ -197,12 +197,12 @@ def advance_lane(
         updates, state = optimizer.update(context.grads, lane.optimizer_state, lane.params)
         stepped = (apply_updates(lane.params, updates), state)
     params, optimizer_state = jax.tree.map(
-        lambda new, old: jnp.where(going, new, old),
+        lambda new, old: jnp.where(active, new, old),
         stepped,
         (lane.params, lane.optimizer_state),
     )
     diverged_at = jnp.where(
-        (lane.diverged_at < 0) & ~sound, step.astype(lane.diverged_at.dtype), lane.diverged_at
+        (lane.diverged_at < 0) & ~is_finite, step.astype(lane.diverged_at.dtype), lane.diverged_at
     )
     return Lane(
         params=params,
@@ -214,7 +214,7 @@ def advance_lane(
     )
 
 
-def _evaluated(
+def _evaluate(
     trajectory: Trajectory,
     lane: Lane,
     step: Int[Array, ""],
@@ -222,32 +222,32 @@ def _evaluated(
     lanes: bool,
 ) -> tuple[tuple[Array, PyTree], Measurement, dict]:
     """Loss and gradient, and what the probes that share their linearization measure."""
-    shared = sharing(trajectory)
+    shared = linearizing_probes(trajectory)
     together = len(shared) == 1 or (
         len({probe.every for probe in shared.values()}) == 1 and not shared.keys() & budgets.keys()
     )
 
     def with_probes(lane: Lane, step: Int[Array, ""]):
-        context = context_of(trajectory, lane, step, "compiled", linearize=True)
+        context = make_context(trajectory, lane, step, "compiled", linearize=True)
         measured = measure_due(shared, lane, context, budgets, known=together)
         return (context.value, context.grads), *measured
 
     def without(measured: Measurement):
-        context = context_of(trajectory, lane, step, "compiled")
+        context = make_context(trajectory, lane, step, "compiled")
         states = {name: lane.probe_states[name] for name in shared}
         return (context.value, context.grads), measured, states
 
     if not shared:
         return without({})
     if any(is_always_due(probe, budgets.get(name)) for name, probe in shared.items()):
-        return _measured(lanes, with_probes, lane, step)
+        return _per_lane(lanes, with_probes, lane, step)
     # Traced once, for its shapes and for the program.
     measure = eqx.filter_closure_convert(with_probes, lane, step)
     skipped = blanks(measure.out_struct[1])
     due = [is_due(probe, budgets.get(name), step) for name, probe in shared.items()]
     due = jnp.any(jnp.stack(due))
     return jax.lax.cond(
-        due, lambda: _measured(lanes, measure, lane, step), lambda: without(skipped)
+        due, lambda: _per_lane(lanes, measure, lane, step), lambda: without(skipped)
     )
 
 
@@ -260,9 +260,9 @@ def step_with_probes(
     lanes: bool = False,
 ) -> tuple[Lane, Measurement]:
     """One step of one lane, probes inside the program (scan mode); `lanes`: of several, by vmap."""
-    known, measurement, states = _evaluated(trajectory, lane, step, budgets, lanes)
-    context = context_of(trajectory, lane, step, "compiled", known=known)
-    shared = sharing(trajectory)
+    known, measurement, states = _evaluate(trajectory, lane, step, budgets, lanes)
+    context = make_context(trajectory, lane, step, "compiled", known=known)
+    shared = linearizing_probes(trajectory)
     others = {name: probe for name, probe in trajectory.probes.items() if name not in shared}
     more, other_states = measure_due(others, lane, context, budgets, lanes=lanes)
     lane = advance_lane(trajectory, lane, context, states | other_states)

@@ -15,16 +15,25 @@ from jaxtyping import Array, Int, PyTree
 from aeoskit.linalg import loop_mode
 from aeoskit.probes import Measurement, ProbeBudget, is_due, with_budget
 
-from ._carry import AnyOptimizer, Carry, Lane, Trajectory, lane_axes, strong_types, take_lane
-from ._pace import Clock, Pace, with_budgets
-from ._placed import cut_lanes, lie, pad_lanes, padded_lanes
-from ._rows import Rows, due_masks, joined
+from ._budgets import BudgetController, Clock, with_budgets
+from ._carry import (
+    AnyOptimizer,
+    Carry,
+    Lane,
+    Trajectory,
+    lane_axes,
+    place,
+    strong_types,
+    take_lane,
+)
+from ._padding import pad_lanes, padded_lanes, trim_lanes
+from ._rows import Rows, concatenate_rows, due_masks
 from ._step import (
     advance_lane,
     blanks,
-    context_of,
+    linearizing_probes,
+    make_context,
     measure_due,
-    sharing,
     step_with_probes,
 )
 
@@ -32,14 +41,14 @@ Mode = Literal["scan", "host"]
 
 
 class Chunk(NamedTuple):
-    """What one chunk of steps leaves on the host.
+    """The measurements of one chunk of steps, on the host.
 
     Attributes:
         steps: the step numbers, (steps,).
         measurements: name to values, (steps, lanes, ...); a single run has one lane. A quantity
             that was not due in this chunk is left out; where it was due at some steps only, the
             other rows are NaN (zero for counts). Those of a probe with `overhead` are always
-            there, since no one knows beforehand when it is due.
+            there, since their due steps are not known beforehand.
         measured: name to a mask over `steps`: when that quantity was measured.
         diverged_at: per lane, the step of its divergence so far, or -1; (lanes,).
         carry: the state after the chunk, on the device. The next chunk donates its buffers: copy it
@@ -64,7 +73,7 @@ class Chunk(NamedTuple):
 
 
 def choose_mode(trajectory: Trajectory, carry: Carry) -> Mode:
-    """Whether chunks are compiled loops (`"scan"`) or dispatched step by step (`"host"`).
+    """Chooses between compiled loops (`"scan"`) and steps dispatched from the host (`"host"`).
 
     A rule on the primitives of the loss, never a timing: convolutions on the CPU backend run many
     times slower inside a compiled loop (see `aeoskit.linalg.loop_mode`).
@@ -122,10 +131,11 @@ def stream(
         steps: how many steps to take.
         chunk: steps between two visits of the host.
         mode: `"auto"` follows `choose_mode`.
-        clock: what tells seconds, for probes with a budget (`time.process_time`: of the CPU).
+        clock: a function that returns seconds, for probes with a budget; `time.process_time` is
+            that of the CPU.
 
     Yields:
-        `Chunk`s; rows say what was measured *before* each step was taken.
+        `Chunk`s; rows are what was measured *before* each step.
 
     Raises:
         ValueError: `steps` or `chunk` is not a positive whole number, or an unknown mode.
@@ -148,8 +158,8 @@ def stream(
     if mode == "auto":
         mode = choose_mode(trajectory, carry)
     chunk = chunk_length(steps, chunk)
-    carry = _beside(trajectory, with_budgets(trajectory, _copied(carry)))
-    carry = lie(trajectory, carry, trajectory.lanes)
+    carry = _committed(trajectory, with_budgets(trajectory, _strong_copy(carry)))
+    carry = place(trajectory, carry, trajectory.lanes)
     first = int(carry.step)
 
     def advance(carry: Carry, start: int, length: int) -> tuple[Carry, Rows]:
@@ -163,17 +173,21 @@ def stream(
         return carry, {name: np.asarray(value[:length]) for name, value in rows.items()}
 
     together = mode == "scan"
-    pace = Pace(trajectory, carry, advance, clock, side_by_side=together) if carry.budgets else None
-    always = set() if pace is None else pace.always()
+    controller = (
+        BudgetController(trajectory, carry, advance, clock, lanes_together=together)
+        if carry.budgets
+        else None
+    )
+    always_measured = set() if controller is None else controller.always_measured()
     for start in range(first, first + steps, chunk):
         length = min(chunk, first + steps - start)
         numbers = np.arange(start, start + length)
-        if pace is None:
+        if controller is None:
             carry, rows = advance(carry, start, length)
             masks = due_masks(trajectory.probes, {}, numbers)
         else:
-            carry, rows, masks = pace.chunk(carry, start, length)
-        kept = {name for name, mask in masks.items() if name in always or mask.any()}
+            carry, rows, masks = controller.chunk(carry, start, length)
+        kept = {name for name, mask in masks.items() if name in always_measured or mask.any()}
         yield Chunk(
             steps=numbers,
             measurements={name: value for name, value in rows.items() if name in kept},
@@ -184,7 +198,7 @@ def stream(
 
 
 def chunk_length(steps: int, chunk: int) -> int:
-    """How many steps lie between two visits of the host, but for the last, shorter chunk.
+    """The number of steps of a chunk; the last chunk may be shorter.
 
     Rows are kept for a whole chunk, so none is much longer than the run; a power of two, so that
     runs of many lengths share one program.
@@ -204,12 +218,12 @@ def chunk_length(steps: int, chunk: int) -> int:
 
 
 @eqx.filter_jit
-def _copied(carry: Carry) -> Carry:
+def _strong_copy(carry: Carry) -> Carry:
     """A copy with the types that chunks return: one from a checkpoint or a user may have others."""
     return strong_types(jax.tree.map(jnp.copy, carry))
 
 
-def _beside(trajectory: Trajectory, carry: Carry) -> Carry:
+def _committed(trajectory: Trajectory, carry: Carry) -> Carry:
     """The carry committed to a device where the data are, as chunks return it.
 
     Otherwise the first chunk would be another program than those after it.
@@ -246,12 +260,12 @@ def _lane_step(
 
 @eqx.filter_jit(donate="all-except-first")
 def _scan_chunk(
-    kept: tuple[Trajectory, int], carry: Carry, length: Int[Array, ""]
+    static: tuple[Trajectory, int], carry: Carry, length: Int[Array, ""]
 ) -> tuple[Carry, Measurement]:
     """A chunk as one program. `length` is traced, so that a last, shorter chunk does not retrace;
     rows beyond it stay blank.
     """
-    trajectory, capacity = kept
+    trajectory, capacity = static
     lanes, run = trajectory.lanes, padded_lanes(trajectory)
     extra = 0 if lanes is None or run is None else run - lanes
     optimizer = pad_lanes(trajectory.optimizer, extra)
@@ -271,16 +285,16 @@ def _scan_chunk(
             name: jax.lax.dynamic_update_index_in_dim(rows[name], value, index, 0)
             for name, value in measurement.items()
         }
-        return lie(trajectory, Carry(step=now.step + 1, lane=lane), run), rows
+        return place(trajectory, Carry(step=now.step + 1, lane=lane), run), rows
 
-    padded, rows = jax.lax.fori_loop(0, length, body, (lie(trajectory, padded, run), rows))
-    carry = Carry(padded.step, cut_lanes(padded.lane, lanes), carry.budgets)
+    padded, rows = jax.lax.fori_loop(0, length, body, (place(trajectory, padded, run), rows))
+    carry = Carry(padded.step, trim_lanes(padded.lane, lanes), carry.budgets)
     if lanes is not None:
         rows = {name: value[:, :lanes] for name, value in rows.items()}
     placement = trajectory.objective.placement
     # Every process of a run reads the rows, wherever they were measured.
     rows = rows if placement is None else placement.put_replicated(rows)
-    return lie(trajectory, carry, lanes), rows
+    return place(trajectory, carry, lanes), rows
 
 
 def scan_chunk(
@@ -321,8 +335,8 @@ def _host_chunk(
     lanes, columns = [], []
     for index in range(trajectory.lanes):
         single = trajectory.single(take_lane(trajectory.optimizer, index))
-        alone = Carry(carry.step, take_lane(carry.lane, index), carry.budgets)
-        lane, rows = _host_lane(single, alone, start, length)
+        single_carry = Carry(carry.step, take_lane(carry.lane, index), carry.budgets)
+        lane, rows = _host_lane(single, single_carry, start, length)
         lanes.append(lane)
         columns.append(rows)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
@@ -332,10 +346,10 @@ def _host_chunk(
 
 @eqx.filter_jit
 def _host_context(trajectory: Trajectory, lane: Lane, step: Int[Array, ""], linearize: bool):
-    return context_of(trajectory, lane, step, "host", linearize=linearize)
+    return make_context(trajectory, lane, step, "host", linearize=linearize)
 
 
-class _Form:
+class _StaticParts:
     """All of a trajectory and a lane that is not an array: what a compiled step depends on.
 
     Its hash is computed once a chunk. Handing modules to a compiled function step by step costs
@@ -353,32 +367,36 @@ class _Form:
 
     def __eq__(self, other: object) -> bool:
         return self is other or (
-            isinstance(other, _Form)
+            isinstance(other, _StaticParts)
             and (self.static, self.trajectory, self.lane)
             == (other.static, other.trajectory, other.lane)
         )
 
-    def rebuild(self, kept: list[Array], carried: list[Array]) -> tuple[Trajectory, Lane]:
-        arrays = iter(kept)
+    def rebuild(
+        self, trajectory_arrays: list[Array], lane_arrays: list[Array]
+    ) -> tuple[Trajectory, Lane]:
+        arrays = iter(trajectory_arrays)
         leaves = [next(arrays) if leaf is None else leaf for leaf in self.static]
-        return jax.tree.unflatten(self.trajectory, leaves), jax.tree.unflatten(self.lane, carried)
+        return jax.tree.unflatten(self.trajectory, leaves), jax.tree.unflatten(
+            self.lane, lane_arrays
+        )
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _host_step(
-    form: _Form,
-    kept: list[Array],
-    carried: list[Array],
+    static_parts: _StaticParts,
+    trajectory_arrays: list[Array],
+    lane_arrays: list[Array],
     step: Int[Array, ""],
     known: tuple[Array, PyTree] | None,
 ) -> tuple[list[Array], Int[Array, ""], Measurement]:
     """One step of one lane; the probes that solve nothing are part of the program."""
-    trajectory, lane = form.rebuild(kept, carried)
-    context = context_of(trajectory, lane, step, "host", known=known)
+    trajectory, lane = static_parts.rebuild(trajectory_arrays, lane_arrays)
+    context = make_context(trajectory, lane, step, "host", known=known)
     cheap = {name: probe for name, probe in trajectory.probes.items() if not probe.solves}
     measurement, states = measure_due(cheap, lane, context, {})
     lane = advance_lane(trajectory, lane, context, lane.probe_states | states)
-    carry = lie(trajectory, Carry(step=step + 1, lane=lane), None)
+    carry = place(trajectory, Carry(step=step + 1, lane=lane), None)
     return jax.tree.leaves(carry.lane), carry.step, measurement
 
 
@@ -392,10 +410,10 @@ def _host_lane(
         for name, probe in trajectory.probes.items()
         if probe.solves
     }
-    shared = sharing(trajectory)
-    lane, form = carry.lane, _Form(trajectory, carry.lane)
-    kept = [leaf for leaf in jax.tree.leaves(trajectory) if eqx.is_array(leaf)]
-    carried = jax.tree.leaves(lane)
+    shared = linearizing_probes(trajectory)
+    lane, static_parts = carry.lane, _StaticParts(trajectory, carry.lane)
+    trajectory_arrays = [leaf for leaf in jax.tree.leaves(trajectory) if eqx.is_array(leaf)]
+    lane_arrays = jax.tree.leaves(lane)
     # On the device from step to step: a Python int would be static, and compile for each.
     number = carry.step
     rows: list[Measurement] = []
@@ -404,7 +422,7 @@ def _host_lane(
         known = None
         due = [name for name, probe in solving.items() if is_due(probe, budgets.get(name), step)]
         if due:
-            lane = jax.tree.unflatten(form.lane, carried)
+            lane = jax.tree.unflatten(static_parts.lane, lane_arrays)
             linearize = any(name in shared for name in due)
             context = _host_context(trajectory, lane, number, linearize)
             known = (context.value, context.grads)
@@ -412,12 +430,14 @@ def _host_lane(
             for name in due:
                 measurement, states[name] = solving[name].measure(context, states[name])
                 row |= measurement
-            carried = jax.tree.leaves(dataclasses.replace(lane, probe_states=states))
+            lane_arrays = jax.tree.leaves(dataclasses.replace(lane, probe_states=states))
             del context  # its linearization is as large as a pass through the model
-        carried, number, cheap = _host_step(form, kept, carried, number, known)
+        lane_arrays, number, cheap = _host_step(
+            static_parts, trajectory_arrays, lane_arrays, number, known
+        )
         rows.append(row | cheap)
     parts: list[tuple[int, Rows]] = [
         (1, {name: np.asarray(value)[None] for name, value in row.items()})
         for row in jax.device_get(rows)
     ]
-    return jax.tree.unflatten(form.lane, carried), joined(parts)
+    return jax.tree.unflatten(static_parts.lane, lane_arrays), concatenate_rows(parts)

@@ -377,7 +377,7 @@ def test_check_operator():
             check_operator(operator, symmetric=False)
     with pytest.raises(ValueError, match=r"nan.*Look at the parameters"):
         check_operator(tree_of(INDEFINITE * np.nan))
-    with pytest.raises(ValueError, match="promised"):
+    with pytest.raises(ValueError, match="declared"):
         check_operator(lx.MatrixLinearOperator(jnp.ones((2, 3))), symmetric=True)
     with pytest.raises(TypeError, match="lineax"):
         check_operator(jnp.eye(2))

@@ -67,7 +67,7 @@ class Lying(linalg.Dense):
                 "a bound of",
                 "have not converged",
                 "not orthonormal",
-                "say nonfinite",
+                "report nonfinite",
                 "of a budget of 3",
                 "called asymmetric",
                 "tagged symmetric and is not",

@@ -156,8 +156,8 @@ def test_questions_that_make_no_sense():
 
 
 def test_a_direction_is_the_first_candidate_of_which_something_is_left():
-    tried = np.diag([1.0, 1.0, 0.0, 0.0])
-    relation = extend.Relation(tried, tried, np.ones(4, bool), np.int32(4), np.int32(2))
+    multiplied = np.diag([1.0, 1.0, 0.0, 0.0])
+    relation = extend.Relation(multiplied, multiplied, np.ones(4, bool), np.int32(4), np.int32(2))
     gone, half, other = np.eye(4)[1], np.array([0.0, 1.0, 2.0, 0.0]), np.eye(4)[3]
     for xp in (np.asarray, jnp.asarray):
         seen = jax.tree.map(xp, relation)

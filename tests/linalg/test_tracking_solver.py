@@ -203,7 +203,7 @@ def repeated(solver, solves):
         solution = eigensolve(operator, solver, start=state)
         state = solution.state
         products.append(int(solution.stats["matvecs"]))
-        explores.append(bool(state.memory.there[-2]))
+        explores.append(bool(state.memory.present[-2]))
     return products[1:], explores[1:]
 
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import aeoskit as ak
 from aeoskit.objective import SoftmaxCrossEntropy, SquaredError, kronecker_fisher
-from aeoskit.objective._kronecker import _renewed, _start
+from aeoskit.objective._kronecker import _start, _update_factors
 
 _spec = importlib.util.spec_from_file_location(
     "objective_cases", Path(__file__).parent / "cases.py"
@@ -242,7 +242,9 @@ def test_memory_does_not_grow_with_the_data():
 
     def temporary(n: int) -> int:
         objective = ak.Objective(layer_loss, (jnp.ones((n, 8)), jnp.ones((n, 6))))
-        lowered = _renewed.lower(objective, params, directions, (0,), "empirical", None, 1, 16)
+        lowered = _update_factors.lower(
+            objective, params, directions, (0,), "empirical", None, 1, 16
+        )
         return lowered.compile().compiled.memory_analysis().temp_size_in_bytes
 
     assert temporary(16 * 64 + 3) <= 1.1 * temporary(16 * 4 + 3)

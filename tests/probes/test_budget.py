@@ -40,9 +40,9 @@ def settle(probe, price, rounds=40, noise=0.0, seed=0):
     for _ in range(rounds):
         period, tolerance = int(budget.period), float(budget.value_rtol)
         cost = products(tolerance, period)
-        budget = budget.noting("prices", price * math.exp(noise * rng.normal()))
+        budget = budget.with_entry("prices", price * math.exp(noise * rng.normal()))
         for _ in range(4):
-            budget = budget.noting("costs", cost)
+            budget = budget.with_entry("costs", cost)
         overheads.append(price * cost / period)
         budget = adapt_budget(probe, budget)
         states.append((int(budget.period), round(float(budget.value_rtol), 6)))
@@ -81,7 +81,7 @@ def test_it_comes_back_when_there_is_room():
     seen = []
     for _ in range(20):
         for _ in range(5):
-            budget = budget.noting("prices", 0.02).noting("costs", 3.0)
+            budget = budget.with_entry("prices", 0.02).with_entry("costs", 3.0)
         budget = adapt_budget(probe, budget)
         seen.append((int(budget.period), float(budget.value_rtol)))
     # The period first, by half at once; then the tolerance.
@@ -99,7 +99,7 @@ def test_a_noisy_clock_is_borne():
     # Two of five prices may be anything.
     budget = settle(probe, 1.2)[2]
     for wild in (1e6, 0.0):
-        spoiled = budget.noting("prices", wild).noting("prices", wild)
+        spoiled = budget.with_entry("prices", wild).with_entry("prices", wild)
         assert adapt_budget(probe, spoiled).period == budget.period
 
 
@@ -114,10 +114,10 @@ def test_it_waits_for_evidence():
     probe = Sharpness(every=10, overhead=0.2)
     budget = jax.device_get(start_budget(probe))
     for _ in range(2):
-        budget = budget.noting("prices", 0.3).noting("costs", 20.0)
+        budget = budget.with_entry("prices", 0.3).with_entry("costs", 20.0)
         assert adapt_budget(probe, budget) is budget
     assert "not measured" in str(missed_budget(probe, budget))
-    moved = adapt_budget(probe, budget.noting("prices", 0.3))
+    moved = adapt_budget(probe, budget.with_entry("prices", 0.3))
     assert float(moved.value_rtol) == pytest.approx(0.02)
     assert int(moved.period) == 10
     # What was measured before the change speaks of another tolerance.

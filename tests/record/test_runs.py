@@ -297,6 +297,7 @@ def test_a_failed_close_keeps_the_running_metrics(tmp_path, monkeypatch):
     [
         ({"loss": np.ones(2)}, {}, "must have shape"),
         ({"loss": np.ones((3, 1))}, {}, "must have shape"),
+        ({"step": np.ones((3, 1))}, {}, "a column of the record"),
         ({"loss": np.ones((2, 1)), "x": np.ones((2, 2))}, {}, "as many lanes"),
         ({"loss": np.ones((2, 3))}, {}, "list all lanes"),
         ({"loss": np.ones((2, 1))}, {"lane_offset": 2}, "list all lanes"),

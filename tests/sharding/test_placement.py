@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from aeoskit.sharding import Placement, as_placement, lie_like, make_mesh, spread
+from aeoskit.sharding import Placement, as_placement, make_mesh, place_like, spread_spec
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from aeoskit.sharding import Placement, as_placement, lie_like, make_mesh, sprea
     ],
 )
 def test_each_leaf_uses_as_many_devices_as_divide_it(shape, axes, spec):
-    assert spread(shape, axes) == spec
+    assert spread_spec(shape, axes) == spec
 
 
 def test_what_lies_where():
@@ -63,7 +63,7 @@ def test_replicated_parameters_and_a_spread_basis():
     assert placement.basis_spec((8, 4)) == P("data")
     assert Placement(placement.mesh, basis="params").basis_spec((8, 4)) == P()
     structure = placement.basis_structure(jnp.ones((8, 4)))
-    assert lie_like(jnp.ones((3, 8, 4)), structure, rows=True).sharding.spec == P(None, "data")
+    assert place_like(jnp.ones((3, 8, 4)), structure, rows=True).sharding.spec == P(None, "data")
 
 
 def test_lanes_of_a_sweep():

@@ -13,7 +13,7 @@ from aeoskit.stability import (
     leading_multipliers,
     period_two_orbit,
 )
-from aeoskit.stability._multiplier import _probe
+from aeoskit.stability._multiplier import _analyze
 from aeoskit.stability._update_map import HeldMap
 
 # Every named optimizer that has a metric: with P frozen, each is a rule over it.
@@ -108,7 +108,7 @@ def test_smooth_maps_whose_derivative_is_a_multiple_of_the_identity_are_not_refu
     """Gradient descent in one dimension, of a quadratic; and a step of zero."""
     for factor in (0.7, 1.0):
         held = HeldMap(lambda p, s, f: (f * p, s), jnp.ones(1), (), (jnp.asarray(factor),))
-        assert not bool(_probe(held, None).constant.any())
+        assert not bool(_analyze(held, None).constant.any())
 
 
 def test_under_jit_what_went_wrong_is_a_result(x64: None):

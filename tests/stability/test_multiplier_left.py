@@ -9,8 +9,8 @@ import pytest
 
 from aeoskit.linalg import EVIDENCE, RESULTS, Arnoldi, EigenSolution
 from aeoskit.stability import flip_multiplier
-from aeoskit.stability._left import left_start, look_left, right_start, solve_left
-from aeoskit.stability._multiplier import _probe
+from aeoskit.stability._left import left_conditions, left_start, right_start, solve_left
+from aeoskit.stability._multiplier import _analyze
 from aeoskit.stability._update_map import HeldMap, MapJacobian
 
 # Input 0 is dead; so is all of the leaf "unused", whose second moments are zero without exception.
@@ -53,7 +53,7 @@ def test_condition_is_that_of_the_dense_matrix_and_bound_covers_the_error(x64: N
     run = jax.jit(_step)
     for _ in range(40):
         point = run(*point, DATA)
-    seen = _probe(HeldMap(_step, point[0], point[1], (DATA,)), None)
+    seen = _analyze(HeldMap(_step, point[0], point[1], (DATA,)), None)
     matrix, finite = _dense(MapJacobian(seen.map, seen.scale, seen.alive))
     assert not finite
     values, right = np.linalg.eig(np.asarray(matrix))
@@ -111,24 +111,24 @@ def test_conditions_of_several_values(x64: None):
     conditions = np.linalg.norm(inverse, axis=1) * np.linalg.norm(skew, axis=0)
     yes = jnp.asarray(True)
     right = _solution([-1.4, 1.2, 0.8], skew.T[:3])
-    looked = look_left(right, _solution([1.2, -1.4, 0.8], inverse[[1, 0, 2]]), yes)
+    looked = left_conditions(right, _solution([1.2, -1.4, 0.8], inverse[[1, 0, 2]]), yes)
     assert np.asarray(looked.found).all()
     np.testing.assert_allclose(looked.condition, conditions[:3])
     # Any basis of the left space of a double value serves.
     mixed = np.array([[1, 2, 0], [-1, 1, 0], [0, 0, 1]]) @ inverse[:3]
     twice = [1.0, 1.0, 0.8]
-    looked = look_left(_solution(twice, skew.T[:3]), _solution(twice, mixed), yes)
+    looked = left_conditions(_solution(twice, skew.T[:3]), _solution(twice, mixed), yes)
     np.testing.assert_allclose(looked.condition, conditions[:3])
-    looked = look_left(right, _solution([-1.4, 1.2, 0.5], inverse[:3]), yes)
+    looked = left_conditions(right, _solution([-1.4, 1.2, 0.5], inverse[:3]), yes)
     assert looked.found.tolist() == [True, True, False]
-    assert not look_left(right, right, jnp.asarray(False)).found.any()
+    assert not left_conditions(right, right, jnp.asarray(False)).found.any()
 
 
 def test_a_map_without_a_derivative_in_reverse_has_no_left_solution():
     def update_map(params, state):
         return jax.lax.while_loop(lambda x: x[0] > 1, lambda x: 0.5 * x, params), state
 
-    seen = _probe(HeldMap(update_map, jnp.full(2, 3.0), ()), None)
+    seen = _analyze(HeldMap(update_map, jnp.full(2, 3.0), ()), None)
     operator = MapJacobian(seen.map, seen.scale, seen.alive)
     options = dict(k=1, which="smallest_real", max_matvecs=None, driver="auto")
     right = _solution([0.25], np.eye(6)[:1])

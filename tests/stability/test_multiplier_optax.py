@@ -9,7 +9,7 @@ import pytest
 
 from aeoskit import optimizers as opt
 from aeoskit.stability import equivalent_ratio, flip_multiplier
-from aeoskit.stability._probe import probe
+from aeoskit.stability._analysis import analyze_map
 from aeoskit.stability._update_map import HeldMap, MapJacobian
 
 # A network whose input 0 is dead, as one array: a stock optimizer compiles for seconds.
@@ -49,7 +49,7 @@ def _smallest(matrix) -> complex:
 @eqx.filter_jit
 def _seen(held: HeldMap):
     """What the probe sees, and the operator that Arnoldi would work with."""
-    seen = probe(held, None)
+    seen = analyze_map(held, None)
     matrix = MapJacobian(seen.map, seen.scale, seen.alive).as_matrix()
     return seen.dead, jnp.any(seen.constant), matrix
 

@@ -9,7 +9,7 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from .._results import RESULTS
-from ..vectors._directions import outside
+from ..vectors._directions import orthogonalize
 from ..vectors._tree import (
     block_set_row,
     block_zeros,
@@ -20,16 +20,16 @@ from ..vectors._tree import (
     tree_size,
     vector_structure,
 )
-from ._trace import check_question, leaf_eps, mean_and_error, rademacher_like
+from ._trace import check_arguments, leaf_eps, mean_and_error, rademacher_like
 
 # In units of epsilon times the largest entry of T: below it, what is left of a product is noise.
 _INVARIANT = 100.0
 
 
-def tridiagonalise(
+def tridiagonalize(
     operator: lx.AbstractLinearOperator, vector: PyTree, steps: int
 ) -> tuple[Float[Array, " steps"], Float[Array, " steps"], Int[Array, ""], Bool[Array, ""]]:
-    """Lanczos from one vector, with full reorthogonalisation: the tridiagonal matrix.
+    """Lanczos from one vector, with full reorthogonalization: the tridiagonal matrix.
 
     `steps` products at most, fewer where the Krylov space is invariant. Holds `steps` vectors.
 
@@ -42,37 +42,37 @@ def tridiagonalise(
     zeros = jnp.zeros(steps, tree_dtype(structure))
 
     def body(carry):
-        basis, q, diagonal, off, size, scale, _ = carry
+        basis, q, diagonal, off_diagonal, size, scale, _ = carry
         basis = block_set_row(basis, size, q)
         w = operator.mv(q)
         alpha = tree_dot(q, w)
-        w, _, beta = outside(basis, w, size + 1, jnp.full_like(size, -1))
+        w, _, beta = orthogonalize(basis, w, size + 1, jnp.full_like(size, -1))
         scale = jnp.maximum(scale, jnp.maximum(jnp.abs(alpha), beta))
         # False for NaN as well: it is in the diagonal now, and the loop ends.
-        open_ = beta > tolerance * scale
-        q = tree_scale(1 / jnp.where(open_, beta, 1), w)
+        continues = beta > tolerance * scale
+        q = tree_scale(1 / jnp.where(continues, beta, 1), w)
         q = jax.tree.map(lambda x, s: x.astype(s.dtype), q, structure)
         return (
             basis,
             q,
             diagonal.at[size].set(alpha),
-            off.at[size].set(beta),
+            off_diagonal.at[size].set(beta),
             size + 1,
             scale,
-            open_,
+            continues,
         )
 
     start = tree_scale(1 / tree_norm(vector), vector)
     size, scale = jnp.zeros((), jnp.int32), jnp.zeros((), zeros.dtype)
     carry = (block_zeros(structure, steps), start, zeros, zeros, size, scale, jnp.asarray(True))
     carry = jax.lax.while_loop(lambda c: c[-1] & (c[4] < steps), body, carry)
-    _, _, diagonal, off, size, _, open_ = carry
-    whole = tree_size(structure) == steps
-    return diagonal, off, size, ~open_ | ((size == steps) & whole)
+    _, _, diagonal, off_diagonal, size, _, continues = carry
+    is_whole_space = tree_size(structure) == steps
+    return diagonal, off_diagonal, size, ~continues | ((size == steps) & is_whole_space)
 
 
 def gauss_rule(
-    diagonal: Float[Array, " steps"], off: Float[Array, " steps"], size: Int[Array, ""]
+    diagonal: Float[Array, " steps"], off_diagonal: Float[Array, " steps"], size: Int[Array, ""]
 ) -> tuple[Float[Array, " steps"], Float[Array, " steps"]]:
     """The nodes (ascending) and weights of the leading `size` rows of a tridiagonal matrix.
 
@@ -82,8 +82,8 @@ def gauss_rule(
     # Past the end: a value inside of the spectrum, with weight zero, at which a function of the
     # spectrum is defined.
     diagonal = jnp.where(index < size, diagonal, diagonal[0])
-    off = jnp.where(index < size - 1, off, 0)[:-1]
-    matrix = jnp.diag(diagonal) + jnp.diag(off, 1) + jnp.diag(off, -1)
+    off_diagonal = jnp.where(index < size - 1, off_diagonal, 0)[:-1]
+    matrix = jnp.diag(diagonal) + jnp.diag(off_diagonal, 1) + jnp.diag(off_diagonal, -1)
     finite = jnp.all(jnp.isfinite(matrix))
     values, vectors = jnp.linalg.eigh(jnp.where(finite, matrix, 0), symmetrize_input=False)
     weights = vectors[0] ** 2
@@ -93,11 +93,11 @@ def gauss_rule(
 def quadratures(
     operator: lx.AbstractLinearOperator, key: Array, probes: int, steps: int
 ) -> tuple[Array, Array, Array, Array]:
-    """`tridiagonalise` from `probes` random sign vectors, one after the other."""
+    """`tridiagonalize` from `probes` random sign vectors, one after the other."""
     structure = vector_structure(operator)
 
     def one(k: Array):
-        return tridiagonalise(operator, rademacher_like(k, structure), steps)
+        return tridiagonalize(operator, rademacher_like(k, structure), steps)
 
     return jax.lax.map(one, jax.random.split(key, probes))
 
@@ -164,13 +164,13 @@ def _density(
     sigma: Array | None,
 ) -> SpectralDensity:
     operator = lx.linearise(operator)
-    diagonal, off, size, _ = quadratures(operator, key, probes, steps)
-    nodes, weights = jax.vmap(gauss_rule)(diagonal, off, size)
+    diagonal, off_diagonal, size, _ = quadratures(operator, key, probes, steps)
+    nodes, weights = jax.vmap(gauss_rule)(diagonal, off_diagonal, size)
     low, high = jnp.min(nodes), jnp.max(nodes)
     if sigma is None:
         # What `steps` nodes resolve; for a single eigenvalue, a sliver of it.
-        sliver = 1e-3 * jnp.maximum(jnp.abs(low), jnp.abs(high))
-        sigma = jnp.maximum((high - low) / steps, sliver)
+        least_width = 1e-3 * jnp.maximum(jnp.abs(low), jnp.abs(high))
+        sigma = jnp.maximum((high - low) / steps, least_width)
         sigma = jnp.where(sigma > 0, sigma, 1)
     sigma = jnp.asarray(sigma, nodes.dtype)
     if isinstance(grid, int):
@@ -241,7 +241,7 @@ def spectral_density(
         >>> round(float(total), 3)
         1.0
     """
-    check_question(
+    check_arguments(
         "spectral_density", operator, symmetric=True, probes=(probes, 1), steps=(steps, 1)
     )
     if grid is None:

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from aeoskit.sharding import lie_like
+from aeoskit.sharding import place_like
 
 from .._results import RESULTS
-from ..vectors._directions import outside
+from ..vectors._directions import orthogonalize
 from ..vectors._tree import (
     block_combine,
     block_dots,
@@ -39,7 +39,7 @@ class Estimate(eqx.Module):
     """A number (or a pytree of them) that random vectors estimate, with its standard error.
 
     Attributes:
-        value: The estimate; NaN where `result` says that there is none.
+        value: The estimate; NaN where `result` is not successful.
         std_error: One standard deviation of the estimate, of the same structure, itself estimated
             from the spread of the probes; infinite for a single probe, zero where the value was
             computed without chance.
@@ -90,7 +90,7 @@ def rademacher_like(key: Array, structure: PyTree) -> PyTree:
         jax.random.rademacher(k, leaf.shape, leaf.dtype)
         for k, leaf in zip(keys, leaves, strict=False)
     ]
-    return lie_like(jax.tree.unflatten(treedef, signs), structure)
+    return place_like(jax.tree.unflatten(treedef, signs), structure)
 
 
 def leaf_eps(structure: PyTree) -> float:
@@ -109,7 +109,7 @@ def orthonormal_rows(block: PyTree) -> tuple[PyTree, Float[Array, "m m"]]:
     def body(i: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
         block, r = carry
         row = block_row(block, i)
-        rest, column, norm = outside(block, row, i, jnp.full_like(i, -1))
+        rest, column, norm = orthogonalize(block, row, i, jnp.full_like(i, -1))
         keep = norm > 10 * eps * tree_norm(row)
         q = tree_scale(jnp.where(keep, 1 / jnp.where(keep, norm, 1), 0), rest)
         column = column.at[i].set(jnp.where(keep, norm, 0))
@@ -119,8 +119,8 @@ def orthonormal_rows(block: PyTree) -> tuple[PyTree, Float[Array, "m m"]]:
     return jax.lax.fori_loop(0, rows, body, (block, r))
 
 
-def check_question(name: str, operator: Any, *, symmetric: bool, **counts: Any) -> None:
-    """Refuses a malformed question before any work."""
+def check_arguments(name: str, operator: Any, *, symmetric: bool, **counts: Any) -> None:
+    """Refuses malformed arguments before any work."""
     if not isinstance(operator, lx.AbstractLinearOperator):
         raise TypeError(
             f"{name}: the operator is a {type(operator).__name__}, not a "
@@ -137,7 +137,7 @@ def check_question(name: str, operator: Any, *, symmetric: bool, **counts: Any) 
     if symmetric and not lx.is_symmetric(operator):
         raise ValueError(
             f"{name}: the operator is not tagged symmetric, and the method is for symmetric ones; "
-            "if it is symmetric, say so: lineax.TaggedLinearOperator(operator, "
+            "if it is symmetric, tag it: lineax.TaggedLinearOperator(operator, "
             "lineax.symmetric_tag)."
         )
     for option, (count, least) in counts.items():
@@ -172,7 +172,7 @@ def _hutchinson(operator: lx.AbstractLinearOperator, key: Array, budget: int) ->
     return make_estimate(*mean_and_error(forms), budget)
 
 
-def _outside(q: PyTree, vector: PyTree) -> PyTree:
+def _project_out(q: PyTree, vector: PyTree) -> PyTree:
     inside = block_combine(q, block_dots(q, vector))
     return jax.tree.map(lambda v, x: (v - x).astype(v.dtype), vector, inside)
 
@@ -191,11 +191,11 @@ def _hutch_plus_plus(operator: lx.AbstractLinearOperator, key: Array, budget: in
     inside = jnp.sum(jax.lax.map(lambda row: tree_dot(row, operator.mv(row)), q))
 
     def form(k: Array) -> Array:
-        v = _outside(q, rademacher_like(k, structure))
+        v = _project_out(q, rademacher_like(k, structure))
         return tree_dot(v, operator.mv(v))
 
-    outside, error = mean_and_error(jax.lax.map(form, jax.random.split(second, rest)))
-    return make_estimate(inside + outside, error, budget)
+    remainder, error = mean_and_error(jax.lax.map(form, jax.random.split(second, rest)))
+    return make_estimate(inside + remainder, error, budget)
 
 
 def _xtrace(operator: lx.AbstractLinearOperator, key: Array, budget: int) -> Estimate:
@@ -301,7 +301,7 @@ def trace(
     if method not in _LEAST:
         raise ValueError(f"trace(method={method!r}): choose {', '.join(_LEAST)}.")
     least = _LEAST[method]
-    check_question("trace", operator, symmetric=False, max_matvecs=(max_matvecs, least))
+    check_arguments("trace", operator, symmetric=False, max_matvecs=(max_matvecs, least))
     if method == "xtrace" and not lx.is_symmetric(operator):
         raise ValueError(
             'trace(method="xtrace") takes symmetric operators, and this is not tagged symmetric: '
@@ -371,5 +371,5 @@ def diagonal(
         >>> estimate.value["w"][:3].tolist()
         [0.0, 1.0, 2.0]
     """
-    check_question("diagonal", operator, symmetric=False, max_matvecs=(max_matvecs, 1))
+    check_arguments("diagonal", operator, symmetric=False, max_matvecs=(max_matvecs, 1))
     return _diagonal(operator, key, max_matvecs)

@@ -1,1 +1,1 @@
-"""Operators made of operators, and what lineax asks of one."""
+"""Operators made of operators, and the protocol of lineax."""

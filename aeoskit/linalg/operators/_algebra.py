@@ -21,7 +21,7 @@ from ._layout import widen
 from ._protocol import (
     AbstractWrappedOperator,
     always,
-    itself,
+    identity,
     linearised_part,
     of_part,
     register_operator,
@@ -135,26 +135,26 @@ class DeflatedOperator(AbstractWrappedOperator):
     def __check_init__(self):
         leaves = jax.tree.leaves(self.vectors)
         gram = block_gram(self.vectors, self.vectors)
-        if isinstance(gram, Tracer):  # under a transformation no one can look
+        if isinstance(gram, Tracer):  # no values under a transformation
             return
         error = np.max(np.abs(np.asarray(gram) - np.eye(len(gram))))
         eps = max(float(jnp.finfo(x.dtype).eps) for x in leaves)
         if not error <= 10 * eps**0.5:
             raise ValueError(
                 f"DeflatedOperator: the vectors are not orthonormal (their inner products differ "
-                f"from the identity by {error:.1e}), so that this is no projection; orthonormalise "
+                f"from the identity by {error:.1e}), so that this is no projection; orthonormalize "
                 "them, or take the vectors of a solution that converged."
             )
 
-    def _outside(self, vector: PyTree[Array]) -> tuple[PyTree[Array], Float[Array, " k"]]:
+    def _project_out(self, vector: PyTree[Array]) -> tuple[PyTree[Array], Float[Array, " k"]]:
         dots = block_dots(self.vectors, vector)
         inside = block_combine(self.vectors, dots)
         return jax.tree.map(lambda v, x: (v - x).astype(v.dtype), vector, inside), dots
 
     def mv(self, vector: PyTree[Array]) -> PyTree[Array]:
         """The product; costs one of A."""
-        outside, dots = self._outside(vector)
-        image, _ = self._outside(self.operator.mv(outside))
+        outside, dots = self._project_out(vector)
+        image, _ = self._project_out(self.operator.mv(outside))
         if self.values is None:
             return image
         inside = block_combine(self.vectors, self.values * dots)
@@ -232,7 +232,7 @@ class ComplementOperator(AbstractWrappedOperator):
 
 register_operator(
     ComplementOperator,
-    linearise=itself,
+    linearise=identity,
     symmetric=always,
     positive_semidefinite=lambda operator: operator.definite,
 )

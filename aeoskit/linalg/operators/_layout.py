@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree
 
-from .._platform import elsewhere
+from .._platform import compiles_ahead
 from ..vectors._tree import tree_size, vector_structure
 from ._protocol import AbstractWrappedOperator
 
@@ -72,7 +72,7 @@ def product_error(operator: lx.AbstractLinearOperator) -> float:
     """The relative error of an operator's products beyond rounding, in units of its norm.
 
     Residuals hold it, whatever the solver. An operator with products that are not exact
-    (differences of gradients, say) registers what they may be off by; one that is made of another
+    (such as differences of gradients) registers their error; one that is made of another
     has that one's.
 
     Args:
@@ -178,8 +178,8 @@ def _spread(x: Any) -> bool:
 def packable(structure: PyTree, arrays: PyTree) -> bool:
     """True if vectors may be packed: a flat array would gather those that are sharded.
 
-    Under a transformation, or from shapes alone, no one can see how arrays are sharded; then only a
-    process with one device packs.
+    Under a transformation, or from shapes alone, shardings are unknown; then only a process with
+    one device packs.
     """
     if any(getattr(leaf, "sharding", None) is not None for leaf in jax.tree.leaves(structure)):
         return False
@@ -187,7 +187,7 @@ def packable(structure: PyTree, arrays: PyTree) -> bool:
     if any(_spread(x) for x in leaves):
         return False
     unknown = any(isinstance(x, Tracer | jax.ShapeDtypeStruct) for x in leaves)
-    return not unknown or (jax.device_count() == 1 and not elsewhere())
+    return not unknown or (jax.device_count() == 1 and not compiles_ahead())
 
 
 def is_packed(block: PyTree, structure: PyTree) -> bool:

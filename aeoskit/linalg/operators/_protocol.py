@@ -53,12 +53,12 @@ def dense_matrix(operator: lx.AbstractLinearOperator) -> Float[Array, "n n"]:
         image = operator.mv(from_flat(unit, structure))
         return jnp.concatenate([x.reshape(-1).astype(dtype) for x in jax.tree.leaves(image)])
 
-    identity = jnp.eye(tree_size(structure), dtype=dtype)
-    return rearrange(jax.lax.map(column, identity), "column row -> row column")
+    unit_vectors = jnp.eye(tree_size(structure), dtype=dtype)
+    return rearrange(jax.lax.map(column, unit_vectors), "column row -> row column")
 
 
 def always(operator: Any) -> bool:
-    """A property that every operator of a class has.
+    """True: a property that every operator of a class has.
 
     Args:
         operator: Any.
@@ -74,7 +74,7 @@ def always(operator: Any) -> bool:
 
 
 def never(operator: Any) -> bool:
-    """A property that no operator of a class is known to have.
+    """False: a property that no operator of a class is known to have.
 
     Args:
         operator: Any.
@@ -89,8 +89,8 @@ def never(operator: Any) -> bool:
     return False
 
 
-def itself(operator: Any) -> Any:
-    """The operator: `lineax.linearise` of one that is linear as it is.
+def identity(operator: Any) -> Any:
+    """Returns the operator: `lineax.linearise` of one that is linear already.
 
     Args:
         operator: Any.
@@ -99,14 +99,14 @@ def itself(operator: Any) -> Any:
         The same.
 
     Example:
-        >>> itself(3)
+        >>> identity(3)
         3
     """
     return operator
 
 
 def of_part(query: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """A property that an operator shares with its `operator` field.
+    """The property of an operator that its `operator` field has.
 
     Args:
         query: The property.
@@ -124,7 +124,7 @@ def of_part(query: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def linearised_part(operator: Any) -> Any:
-    """`lineax.linearise` handed on to the `operator` field.
+    """Linearizes the `operator` field of an operator.
 
     Args:
         operator: One with such a field.
@@ -175,7 +175,7 @@ def register_operator(
 
     Args:
         cls: The class.
-        linearise: The operator with what is not linear done once, for many products: `itself` or
+        linearise: The operator with what is not linear done once, for many products: `identity` or
             `linearised_part`, for instance.
         symmetric: Whether an operator is: `always`, `never`, `of_part(lineax.is_symmetric)`, ...
         positive_semidefinite: Likewise.
@@ -184,12 +184,12 @@ def register_operator(
     Example:
         >>> class Mine(lx.MatrixLinearOperator):
         ...     pass
-        >>> register_operator(Mine, linearise=itself, symmetric=always)
+        >>> register_operator(Mine, linearise=identity, symmetric=always)
         >>> lx.is_symmetric(Mine(jnp.eye(2)))
         True
     """
     lx.linearise.register(cls, linearise)
-    lx.conj.register(cls, itself)
+    lx.conj.register(cls, identity)
     lx.diagonal.register(cls, _dense_diagonal)
     lx.tridiagonal.register(cls, _dense_tridiagonal)
     lx.materialise.register(cls, _materialise)

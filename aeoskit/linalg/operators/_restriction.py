@@ -13,7 +13,7 @@ from ..vectors._tree import vector_structure
 from ._protocol import AbstractWrappedOperator
 
 # A path, paths, a predicate on a path (a callable), or a prefix of booleans: see `restrict`.
-Where: TypeAlias = Any
+LeafSelector: TypeAlias = Any
 
 
 def _paths(tree: PyTree) -> list[str]:
@@ -41,7 +41,7 @@ def _is_booleans(where: Any) -> bool:
     return bool(leaves) and all(isinstance(leaf, bool) for leaf in leaves)
 
 
-def select(tree: PyTree, where: Where) -> tuple[bool, ...]:
+def select(tree: PyTree, where: LeafSelector) -> tuple[bool, ...]:
     """Marks the leaves that `where` names, in the order of the leaves."""
     paths = _paths(tree)
     if isinstance(where, str):
@@ -49,18 +49,18 @@ def select(tree: PyTree, where: Where) -> tuple[bool, ...]:
     elif _is_patterns(where):
         missing = [w for w in where if not any(_matches(path, w) for path in paths)]
         if missing:
-            raise ValueError(f"restriction: {_nothing(missing[0], paths)}")
+            raise ValueError(f"restriction: {_no_match(missing[0], paths)}")
         chosen = [any(_matches(path, w) for w in where) for path in paths]
     elif callable(where) and not _is_booleans(where):
         chosen = [bool(where(path)) for path in paths]
     else:
         chosen = _from_prefix(tree, where, paths)
     if not any(chosen):
-        raise ValueError(f"restriction: {_nothing(where, paths)}")
+        raise ValueError(f"restriction: {_no_match(where, paths)}")
     return tuple(chosen)
 
 
-def _nothing(where: Any, paths: list[str]) -> str:
+def _no_match(where: Any, paths: list[str]) -> str:
     return (
         f"{where!r} names no leaf of the operator's vectors; there are "
         f"{', '.join(map(repr, paths))}. A name matches a leaf or a container that holds leaves, "
@@ -88,7 +88,7 @@ def _from_prefix(tree: PyTree, where: Any, paths: list[str]) -> list[bool]:
     return flags
 
 
-def restrict(tree: PyTree, where: Where) -> PyTree:
+def restrict(tree: PyTree, where: LeafSelector) -> PyTree:
     """The part of a pytree that `where` names: its structure, with None for all other leaves.
 
     Args:
@@ -102,7 +102,7 @@ def restrict(tree: PyTree, where: Where) -> PyTree:
         The same containers. None is an empty pytree to JAX: only the kept leaves are leaves.
 
     Raises:
-        ValueError: `where` names no leaf; it says which there are.
+        ValueError: `where` names no leaf; the message lists the leaves.
 
     Example:
         >>> restrict({"a": 1.0, "b": {"w": 2.0, "v": 3.0}}, "b/w")
@@ -126,7 +126,7 @@ class RestrictedOperator(AbstractWrappedOperator):
             booleans, as in `restrict`.
 
     Raises:
-        ValueError: `where` names no leaf; it says which there are.
+        ValueError: `where` names no leaf; the message lists the leaves.
 
     Example:
         >>> from aeoskit.linalg import DiagonalPreconditioner, eigensolve
@@ -143,7 +143,7 @@ class RestrictedOperator(AbstractWrappedOperator):
     # Booleans in the order of the leaves: hashable, so that a call does not retrace.
     kept: tuple[bool, ...] = eqx.field(static=True)
 
-    def __init__(self, operator: lx.AbstractLinearOperator, where: Where):
+    def __init__(self, operator: lx.AbstractLinearOperator, where: LeafSelector):
         self.operator = operator
         self.kept = select(operator.in_structure(), where)
 

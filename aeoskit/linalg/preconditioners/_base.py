@@ -10,17 +10,17 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
-from aeoskit.sharding import lie_like
+from aeoskit.sharding import place_like
 
 from ..operators._protocol import (
     AbstractWrappedOperator,
     always,
     dense_matrix,
-    itself,
+    identity,
     register_operator,
     structure_of,
 )
-from ..operators._restriction import Where, restrict
+from ..operators._restriction import LeafSelector, restrict
 from ..vectors._tree import tree_dtype, tree_size, vector_structure
 
 
@@ -86,7 +86,7 @@ class DiagonalPreconditioner(AbstractPreconditioner):
         """The structure of the diagonal."""
         return structure_of(self.diagonal)
 
-    def restricted(self, where: Where) -> "DiagonalPreconditioner":
+    def restricted(self, where: LeafSelector) -> "DiagonalPreconditioner":
         """P on a part of the parameters (see `restrict`): goes with `RestrictedOperator`."""
         return DiagonalPreconditioner(restrict(self.diagonal, where))
 
@@ -130,7 +130,7 @@ class IdentityPreconditioner(AbstractPreconditioner):
         leaves, treedef = self.structure
         return jax.tree.unflatten(treedef, leaves)
 
-    def restricted(self, where: Where) -> "IdentityPreconditioner":
+    def restricted(self, where: LeafSelector) -> "IdentityPreconditioner":
         """The identity on a part of the parameters (see `restrict`)."""
         return IdentityPreconditioner(restrict(self.in_structure(), where))
 
@@ -158,7 +158,7 @@ class PreconditionedOperator(AbstractWrappedOperator):
     def mv(self, vector: PyTree[Array]) -> PyTree[Array]:
         """`P^{-1/2} A P^{-1/2} v`."""
         inner = self.operator.mv(self.preconditioner.inv_sqrt_mv(vector))
-        return lie_like(self.preconditioner.inv_sqrt_mv(inner), vector_structure(self))
+        return place_like(self.preconditioner.inv_sqrt_mv(inner), vector_structure(self))
 
     def to_original(self, vector: PyTree[Array]) -> PyTree[Array]:
         """From an eigenvector of this operator to one of `P⁻¹ A`: `P^{-1/2} v`."""
@@ -170,7 +170,7 @@ class PreconditionedOperator(AbstractWrappedOperator):
 
 
 register_operator(
-    AbstractPreconditioner, linearise=itself, symmetric=always, positive_semidefinite=always
+    AbstractPreconditioner, linearise=identity, symmetric=always, positive_semidefinite=always
 )
 for _class in (DiagonalPreconditioner, IdentityPreconditioner):
     for _query in (
@@ -181,8 +181,8 @@ for _class in (DiagonalPreconditioner, IdentityPreconditioner):
     ):
         _query.register(_class, always)
 lx.has_unit_diagonal.register(IdentityPreconditioner, always)
-lx.materialise.register(DiagonalPreconditioner, itself)
-lx.materialise.register(IdentityPreconditioner, itself)
+lx.materialise.register(DiagonalPreconditioner, identity)
+lx.materialise.register(IdentityPreconditioner, identity)
 
 
 @lx.diagonal.register(DiagonalPreconditioner)

@@ -1,4 +1,4 @@
-"""A symmetric positive definite matrix along one axis of an array, and what is asked of one."""
+"""A symmetric positive definite matrix along one axis of an array, and checks of one."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ def symmetric_factor(matrix: Float[Array, "n n"], eps: Any = 0.0) -> AxisFactor:
     """
     matrix = matrix.astype(at_least_float32(matrix.dtype))
     values, vectors = jnp.linalg.eigh(matrix)
-    return AxisFactor(floored(values, eps), vectors)
+    return AxisFactor(apply_floor(values, eps), vectors)
 
 
 def at_least_float32(dtype: Any) -> Any:
@@ -98,19 +98,19 @@ def power_of(values: Array, exponent: float) -> Array:
     return values ** jnp.asarray(exponent, values.dtype)
 
 
-def alike(a: Array, b: Array) -> tuple[Array, Array]:
+def common_dtype(a: Array, b: Array) -> tuple[Array, Array]:
     """Both in the finer of their dtypes: vectors in 16 bits meet factors in 32."""
     dtype = max(a.dtype, b.dtype, key=lambda dtype: jnp.finfo(dtype).bits)
     return a.astype(dtype), b.astype(dtype)
 
 
-def floored(values: Array, eps: Any) -> Array:
+def apply_floor(values: Array, eps: Any) -> Array:
     rounding = len(values) * float(jnp.finfo(values.dtype).eps) * jnp.max(values)
     floor = jnp.maximum(jnp.asarray(eps, values.dtype), rounding.astype(values.dtype))
     return jnp.maximum(values, floor)
 
 
-def _seen(array: Array) -> bool:
+def _is_concrete(array: Array) -> bool:
     return not isinstance(array, jax.core.Tracer)
 
 
@@ -134,7 +134,7 @@ def check_finite(name: str, array: Array) -> None:
 
 
 def check_symmetric(name: str, matrix: Array) -> None:
-    if not _seen(matrix):
+    if not _is_concrete(matrix):
         return
     check_finite(name, matrix)
     gap = float(jnp.max(jnp.abs(matrix - rearrange(matrix, "i j -> j i"))))
@@ -146,7 +146,7 @@ def check_symmetric(name: str, matrix: Array) -> None:
 
 
 def check_not_negative(name: str, values: Array) -> None:
-    if not _seen(values):
+    if not _is_concrete(values):
         return
     check_finite(name, values)
     least = float(jnp.min(values))
@@ -158,7 +158,7 @@ def check_not_negative(name: str, values: Array) -> None:
 
 
 def check_positive(name: str, diagonal: Array) -> None:
-    if not _seen(diagonal):
+    if not _is_concrete(diagonal):
         return
     check_finite(name, diagonal)
     least = float(jnp.min(diagonal)) if diagonal.size else 1.0
@@ -167,7 +167,7 @@ def check_positive(name: str, diagonal: Array) -> None:
 
 
 def check_orthogonal(name: str, matrix: Array) -> None:
-    if not _seen(matrix):
+    if not _is_concrete(matrix):
         return
     check_finite(name, matrix)
     with jax.default_matmul_precision("highest"):

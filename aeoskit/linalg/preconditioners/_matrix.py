@@ -15,18 +15,18 @@ from einops import rearrange
 from jaxtyping import Array, PyTree
 
 from ..operators._protocol import structure_of
-from ..operators._restriction import Where, select
+from ..operators._restriction import LeafSelector, select
 from ._base import AbstractPreconditioner
 from ._factor import (
     AxisFactor,
-    alike,
+    apply_floor,
     at_least_float32,
     check_not_negative,
     check_orthogonal,
     check_positive,
     check_shape,
     check_symmetric,
-    floored,
+    common_dtype,
     multiply_along,
     power_of,
 )
@@ -68,11 +68,11 @@ class AbstractRotatedPreconditioner(AbstractPreconditioner):
         x = leaf.reshape(leaf.shape or (1,))
         for axis, rotation in enumerate(rotations):
             if rotation is not None:
-                x = multiply_along(*alike(rotation, x), axis, transpose=True)
+                x = multiply_along(*common_dtype(rotation, x), axis, transpose=True)
         x = self.scaled(index, x, exponent)
         for axis, rotation in enumerate(rotations):
             if rotation is not None:
-                x = multiply_along(*alike(rotation, x), axis)
+                x = multiply_along(*common_dtype(rotation, x), axis)
         return x.reshape(leaf.shape).astype(leaf.dtype)
 
     def mv(self, vector: PyTree[Array]) -> PyTree[Array]:
@@ -150,13 +150,13 @@ class KroneckerPreconditioner(AbstractRotatedPreconditioner):
         """A leaf in the eigenbasis, times a power of the eigenvalues."""
         for axis, factor in enumerate(self.factors[index]):
             if factor is not None:
-                values, leaf = alike(factor.values, leaf)
+                values, leaf = common_dtype(factor.values, leaf)
                 ones = ["1"] * leaf.ndim
                 ones[axis] = "n"
                 leaf = rearrange(power_of(values, exponent), f"n -> {' '.join(ones)}") * leaf
         return leaf
 
-    def restricted(self, where: Where) -> "KroneckerPreconditioner":
+    def restricted(self, where: LeafSelector) -> "KroneckerPreconditioner":
         """P on a part of the parameters (see `restrict`): goes with `RestrictedOperator`."""
         kept, structure, factors = _part(self.in_structure(), where, self.factors)
         del kept
@@ -224,10 +224,10 @@ class RotatedDiagonalPreconditioner(AbstractRotatedPreconditioner):
 
     def scaled(self, index: int, leaf: Array, exponent: float) -> Array:
         """A leaf in the rotated basis, times a power of the diagonal."""
-        diagonal, leaf = alike(self.diagonal[index], leaf)
+        diagonal, leaf = common_dtype(self.diagonal[index], leaf)
         return power_of(diagonal, exponent).reshape(leaf.shape) * leaf
 
-    def restricted(self, where: Where) -> "RotatedDiagonalPreconditioner":
+    def restricted(self, where: LeafSelector) -> "RotatedDiagonalPreconditioner":
         """P on a part of the parameters (see `restrict`): goes with `RestrictedOperator`."""
         kept, structure, rotations = _part(self.in_structure(), where, self.rotations)
         chosen = [d for d, keep in zip(self.diagonal, kept, strict=True) if keep]
@@ -241,7 +241,9 @@ def _static(like: PyTree) -> Structure:
     return tuple(leaves), treedef
 
 
-def _part(structure: PyTree, where: Where, entries: tuple) -> tuple[tuple[bool, ...], Any, Any]:
+def _part(
+    structure: PyTree, where: LeafSelector, entries: tuple
+) -> tuple[tuple[bool, ...], Any, Any]:
     """The part of a structure that `where` names, and the entries of its leaves."""
     leaves, treedef = jax.tree.flatten(structure)
     kept = select(structure, where)
@@ -302,4 +304,4 @@ def _as_factor(name: str, entry: Axis, size: int, eps: Any, check: bool) -> Axis
             values, vectors = array, None
     if check:
         check_not_negative(f"the eigenvalues of {name}", values)
-    return AxisFactor(floored(values, eps), vectors)
+    return AxisFactor(apply_floor(values, eps), vectors)

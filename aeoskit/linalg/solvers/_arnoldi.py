@@ -10,27 +10,26 @@ import lineax as lx  # noqa: F401 (the example)
 import numpy as np
 from jaxtyping import Bool, Float, PyTree
 
-from .._platform import has_eig
+from .._platform import apply_if, has_eig
 from .._results import EVIDENCE
-from ..vectors._tree import record, tree_size
-from ._question import Scalar, Start, check_numbers
+from ..vectors._tree import pytree_dataclass, tree_size
+from ._arguments import Scalar, Start, check_numbers
+from ._convergence import next_candidate, pair_status, select
 from ._relation import (
     Pairs,
     Relation,
-    cut,
     eigh,
     first_direction,
     kept_at_restart,
-    least_tried,
+    least_multiplied,
     matmul,
     namespace,
     norms,
+    restrict_rows,
     splits_pair,
-    when,
 )
 from ._solver import EigenProblem
-from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
-from ._verdict import first_match, select, standing
+from ._subspace import UNLIMITED, AbstractSubspaceSolver, SearchPlan, SubspaceState
 
 ENDS = ("smallest_real", "largest_real", "largest_magnitude")
 # An invariant subspace found to this many epsilons (times the root of the basis size) is as good
@@ -43,7 +42,7 @@ _GUARD = 2
 _LEAST = 5
 
 
-@record
+@pytree_dataclass
 class GeneralPairs(Pairs):
     """Complex Ritz pairs, conjugate ones side by side, the upper one first.
 
@@ -78,7 +77,7 @@ def _eig(matrix: Any) -> tuple[Any, Any, Any]:
     return values, right, 1 / jnp.abs(jnp.sum(left.conj() * right, axis=0))
 
 
-def _order(values: Any, there: Any, which: str) -> Any:
+def _order(values: Any, present: Any, which: str) -> Any:
     """Best first, those that are not there last, conjugate pairs together, the upper one first."""
     xp = namespace(values)
     # The decomposition puts the upper one just before the other.
@@ -88,16 +87,16 @@ def _order(values: Any, there: Any, which: str) -> Any:
     else:
         first = values.real if which == "smallest_real" else -values.real
         second = -xp.abs(values.imag)
-    return xp.lexsort((-values.imag, upper, second, first, ~there))
+    return xp.lexsort((-values.imag, upper, second, first, ~present))
 
 
 def general_ritz_pairs(relation: Relation, scale: Any, which: str) -> GeneralPairs:
     """The Ritz pairs on what was multiplied, each with its residual and condition number."""
-    xp, dtype = namespace(relation.tried), relation.tried.dtype
+    xp, dtype = namespace(relation.multiplied), relation.multiplied.dtype
     number = np.result_type(dtype, np.complex64)
-    c = relation.tried.shape[0]
+    c = relation.multiplied.shape[0]
     held = xp.arange(c) < relation.count
-    projected = matmul(relation.tried.T, relation.images)
+    projected = matmul(relation.multiplied.T, relation.images)
     # What is not there gets eigenvalues that no matrix of these products has.
     apart = 3 * c**0.5 * scale + 1e-30
     shifted = projected + xp.diag(xp.where(held, 0, apart))
@@ -105,7 +104,7 @@ def general_ritz_pairs(relation: Relation, scale: Any, which: str) -> GeneralPai
     order = _order(values, xp.abs(values) < 0.6 * apart, which)
     values = xp.where(held, values[order], 0).astype(number)
     vectors = xp.where(held[None, :], vectors[:, order], 0).astype(number)
-    images, ritz = matmul(relation.images, vectors), matmul(relation.tried, vectors)
+    images, ritz = matmul(relation.images, vectors), matmul(relation.multiplied, vectors)
     errors = images - ritz * values[None, :]
     # Not infinite: times a residual of zero that is no number.
     condition = xp.where(condition[order] < 1e30, condition[order], 1e30).astype(dtype)
@@ -137,17 +136,17 @@ def nested_basis(pairs: Pairs, count: Any) -> tuple[Any, Any]:
 def restarted(
     relation: Relation, pairs: GeneralPairs, kept: Any, most: Any
 ) -> tuple[Relation, GeneralPairs, Any, Any]:
-    """As `_relation.compressed`, on the invariant subspace of the first `kept` values.
+    """As `_relation.compress`, on the invariant subspace of the first `kept` values.
 
     It must split no conjugate pair. Source: Stewart, *A Krylov-Schur algorithm for large
     eigenproblems*, SIAM J. Matrix Anal. Appl. 23 (2001); it differs: real vectors only, and the
     subspace is found from eigenvectors, one at a time where these are nearly dependent.
     """
-    xp, dtype = namespace(relation.tried), relation.tried.dtype
-    c = relation.tried.shape[0]
+    xp, dtype = namespace(relation.multiplied), relation.multiplied.dtype
+    c = relation.multiplied.shape[0]
     kept = xp.minimum(xp.asarray(kept, np.int32), relation.count)
     held = xp.arange(c) < kept
-    projected = matmul(relation.tried.T, relation.images)
+    projected = matmul(relation.multiplied.T, relation.images)
     eps = np.finfo(dtype).eps
     norm = xp.linalg.norm(projected)
 
@@ -159,16 +158,16 @@ def restarted(
     best = best.astype(dtype)
     # The defect alone does not tell: any direction may happen to be another eigenvector.
     rough = dependent | ~(defect(best) <= _EXACT * eps * c**0.5 * norm)
-    multiplied = xp.arange(c) < relation.count
-    best = when(
+    is_multiplied = xp.arange(c) < relation.count
+    best = apply_if(
         rough,
-        lambda _: _one_by_one(projected, multiplied, pairs.values, kept).astype(dtype),
+        lambda _: _one_by_one(projected, is_multiplied, pairs.values, kept).astype(dtype),
         best,
     )
     errors = xp.where(held[None, :], pairs.errors, 0)
     shares = errors / (norms(errors) + 1e-30)[None, :]
     shares = xp.concatenate([shares.real, shares.imag], axis=1)
-    smaller, columns, outside = cut(relation, best, shares, kept, most)
+    smaller, columns, outside = restrict_rows(relation, best, shares, kept, most)
     number = pairs.values.dtype
     pairs = GeneralPairs(
         values=xp.where(held, pairs.values, 0).astype(number),
@@ -188,7 +187,7 @@ def _repeated(count: Any, body: Callable[[Any, Any], Any], value: Any) -> Any:
     return jax.lax.fori_loop(0, count, body, value)
 
 
-def _one_by_one(matrix: Any, there: Any, values: Any, count: Any) -> Any:
+def _one_by_one(matrix: Any, present: Any, values: Any, count: Any) -> Any:
     """A real basis of the invariant subspace of the first `count` values.
 
     By Schur vectors: each an eigenvector of what is left after those before it. That needs no
@@ -199,12 +198,12 @@ def _one_by_one(matrix: Any, there: Any, values: Any, count: Any) -> Any:
     if xp is np:
         matrix, values = matrix.astype(np.float64), values.astype(np.complex128)
     apart = 3 * xp.linalg.norm(matrix) + 1e-30
-    empty = xp.diag(~there).astype(values.dtype)
+    empty = xp.diag(~present).astype(values.dtype)
 
     def body(i: Any, schur: Any) -> Any:
         found = matmul(schur, schur.conj().T)
         rest = xp.eye(c, dtype=values.dtype) - found
-        # What was found, and what is not there, is no candidate.
+        # Vectors that were found, and rows that are empty, are no candidates.
         taken = apart * (found + empty)
         left, vectors = xp.linalg.eig(matmul(rest, matmul(matrix, rest)) + taken)
         vector = vectors[:, xp.argmin(xp.abs(left - values[i]))]
@@ -219,7 +218,7 @@ def _one_by_one(matrix: Any, there: Any, values: Any, count: Any) -> Any:
     return xp.where((xp.arange(c) < count)[None, :], basis, 0)
 
 
-@record
+@pytree_dataclass
 class ArnoldiMemory:
     """The rows of the block that span the wanted vectors."""
 
@@ -235,7 +234,7 @@ class Arnoldi(AbstractSubspaceSolver):
     is with a real vector, and the basis is real.
 
     **Error bars.** `residuals` are `||A v - θ v||`, with an allowance for rounding. They bound no
-    error: for an operator that is not normal, a small residual says that θ is an eigenvalue of an
+    error: for an operator that is not normal, a small residual means that θ is an eigenvalue of an
     operator nearby. `bounds` (and `estimates`, the same numbers) are *residual × condition*, the
     first-order error of a simple eigenvalue, with the condition number `1/|yᴴx|` of the unit left
     and right eigenvectors of the *projected* matrix: an estimate, though it is called `bounds`.
@@ -249,10 +248,10 @@ class Arnoldi(AbstractSubspaceSolver):
     its best pair is known not to be one of them. `copies=False` does without, and then `is_top` is
     false.
 
-    **What `converged` does not say.** As for `Lanczos`: that there is no better pair. `is_top`
-    says that it was looked for: a random start, a fresh direction beside a warm start, or the
+    **What `converged` does not mean.** As for `Lanczos`: that there is no better pair. `is_top`
+    means that it was looked for: a random start, a fresh direction beside a warm start, or the
     whole space. On operators far from normal (Grcar's matrix) Ritz values first fill the
-    pseudospectrum, so that pairs with tiny residuals may lie well inside or outside of the
+    pseudospectrum, so that pairs with tiny residuals may be far inside or outside of the
     spectrum.
 
     **The small problem** is a decomposition of a `basis × basis` matrix after every product.
@@ -338,7 +337,7 @@ class Arnoldi(AbstractSubspaceSolver):
             )
         return min(self.basis + 1, dimension)
 
-    def given(self, k: int, dimension: int) -> int:
+    def start_vectors_used(self, k: int, dimension: int) -> int:
         """One more than wanted: k may split a pair."""
         return min(k + 1, dimension)
 
@@ -352,7 +351,7 @@ class Arnoldi(AbstractSubspaceSolver):
 
     def small_problem(self, problem: EigenProblem, state: SubspaceState) -> tuple[Pairs, Any]:
         """Those of a general matrix, which is not asked for its symmetry."""
-        scale = state.health.scale
+        scale = state.numerics.scale
         return general_ritz_pairs(state.relation, scale, problem.which), 0 * scale
 
     def may_search(self, problem: EigenProblem) -> bool:
@@ -367,45 +366,47 @@ class Arnoldi(AbstractSubspaceSolver):
         numbers = xp.stack([xp.asarray(wanted), xp.asarray(count)])
         return xp.where(start.fresh, 0, numbers).astype(np.int32), 0.0, 0.0
 
-    def search(self, problem: EigenProblem, start: Start) -> Search:
+    def plan_search(self, problem: EigenProblem, start: Start) -> SearchPlan:
         """Copies, and beside a warm start what it may lack."""
         xp, several = namespace(start.age), problem.k > 1
         if start.memory is None:
             no = xp.asarray(False)
-            return Search(no, xp.zeros((), np.int32), EVIDENCE.none, no)
+            return SearchPlan(no, xp.zeros((), np.int32), EVIDENCE.none, no)
         looked = several and self.copies
         asked = xp.where(start.fresh, looked, self.may_search(problem))
         evidence = EVIDENCE.fresh_direction
         if not looked:
             evidence = select(start.fresh, EVIDENCE.random_start, evidence)
-        return Search(
+        return SearchPlan(
             asked=asked,
-            limit=xp.asarray(WITHOUT_END if several else self.explore, np.int32),
+            limit=xp.asarray(UNLIMITED if several else self.explore, np.int32),
             evidence=evidence,
             trusted=asked | (start.fresh & (not several)),
         )
 
     def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any, Any]:
-        """A given row while it is of use; a random one; the residual that is wanted most."""
+        """A given row, a random one, or the residual of the first pair that is not settled."""
         relation, k = state.relation, problem.k
-        xp = namespace(relation.tried)
-        index = xp.arange(relation.tried.shape[0])
-        _, settled = standing(self.rtol, self.atol, state.pairs, state.health)
+        xp = namespace(relation.multiplied)
+        index = xp.arange(relation.multiplied.shape[0])
+        _, settled = pair_status(self.rtol, self.atol, state.pairs, state.numerics)
         wanted = (index < k) & ~settled & (index < relation.count)
-        beyond = first_match(problem, self.rtol, self.atol, state.pairs, state.health, state.doubt)
+        beyond = next_candidate(
+            problem, self.rtol, self.atol, state.pairs, state.numerics, state.search
+        )
         error = state.pairs.errors[:, xp.where(xp.any(wanted), xp.argmax(wanted), beyond)]
         # Its real and its imaginary part are two directions: the longer one now.
         real, imaginary = error.real, error.imag
         longer = (real * real).sum() >= (imaginary * imaginary).sum()
-        begins = state.matvecs < xp.where(xp.any(wanted), state.own[1], state.own[0])
-        row = xp.where(begins, state.matvecs, relation.size - 1)
-        rows = self.plain(state, row, begins).astype(real.dtype)
+        at_start = state.matvecs < xp.where(xp.any(wanted), state.extra[1], state.extra[0])
+        row = xp.where(at_start, state.matvecs, relation.size - 1)
+        rows = self.row_direction(state, row, at_start).astype(real.dtype)
         residual = xp.where(longer, real, imaginary)
         # Where that is nothing, the row that has been multiplied least.
-        last = (index == least_tried(relation)).astype(real.dtype)
-        plain = begins | state.verdict.inject
+        last = (index == least_multiplied(relation)).astype(real.dtype)
+        plain = at_start | state.decision.add_random_row
         x, _ = first_direction(relation, xp.where(plain, rows, residual), last)
-        return x, xp.full((), -1, np.int32), state.own
+        return x, xp.full((), -1, np.int32), state.extra
 
     def learn(
         self, problem: EigenProblem, state: SubspaceState, x: Any, product: Any
@@ -416,9 +417,9 @@ class Arnoldi(AbstractSubspaceSolver):
     def settled(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any]:
         """All k pairs, and every given row had its product."""
         k = problem.k
-        _, settled = standing(self.rtol, self.atol, state.pairs, state.health)
+        _, settled = pair_status(self.rtol, self.atol, state.pairs, state.numerics)
         enough = namespace(settled).all(settled[:k]) & (state.relation.count >= k)
-        return enough & (state.matvecs >= state.own[0]), None
+        return enough & (state.matvecs >= state.extra[0]), None
 
     def expected_errors(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """Nothing better than the bounds."""
@@ -433,21 +434,23 @@ class Arnoldi(AbstractSubspaceSolver):
     def shrink(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """The best half of the pairs beyond the wanted; these alone before a search."""
         relation, k = state.relation, problem.k
-        xp, c = namespace(relation.tried), relation.tried.shape[0]
+        xp, c = namespace(relation.multiplied), relation.multiplied.shape[0]
         # All that was not multiplied goes along, and a pair may need one more.
-        room = c - 3 - (xp.sum(relation.there) - relation.count)
+        room = c - 3 - (xp.sum(relation.present) - relation.count)
         kept = xp.maximum(k, xp.minimum(kept_at_restart(c - 1, k), room))
-        kept = xp.where(state.verdict.shrink, k, kept)
+        kept = xp.where(state.decision.shrink, k, kept)
         kept = kept + splits_pair(state.pairs.values, kept)
-        return *restarted(relation, state.pairs, kept, c - 2), state.own
+        return *restarted(relation, state.pairs, kept, c - 2), state.extra
 
     def remember(
         self, problem: EigenProblem, state: SubspaceState, start: Start, rows: int
     ) -> tuple[Any, Any, Any]:
         """The space of the wanted vectors and the next ones, in their order."""
         relation, values, k = state.relation, state.pairs.values, problem.k
-        xp = namespace(relation.tried)
-        columns = matmul(relation.tried, nested_basis(state.pairs, relation.count)[0])[:, :rows]
+        xp = namespace(relation.multiplied)
+        columns = matmul(relation.multiplied, nested_basis(state.pairs, relation.count)[0])[
+            :, :rows
+        ]
         wanted = xp.minimum(k + splits_pair(values, k), relation.count)
-        wanted = (xp.arange(rows) < wanted) & state.health.finite
+        wanted = (xp.arange(rows) < wanted) & state.numerics.finite
         return columns, ArnoldiMemory(wanted=wanted), xp.zeros((), np.int32)

@@ -11,28 +11,38 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
+from .._platform import apply_if
 from .._results import EVIDENCE
 from ..operators._algebra import ComplementOperator
 from ..operators._layout import widen
-from ..vectors._tree import record, tree_dtype, tree_norm, tree_size, tree_where
-from ._minres import MINRES, products_spent
-from ._question import Scalar, Start, check_numbers
-from ._relation import Pairs, Relation, eigh, kept, kept_at_restart, matmul, namespace, norms, when
+from ..vectors._tree import pytree_dataclass, tree_dtype, tree_norm, tree_size, tree_where
+from ._arguments import Scalar, Start, check_numbers
+from ._convergence import interior_candidates
+from ._minres import MINRES, count_products
+from ._relation import (
+    Pairs,
+    Relation,
+    compress_onto,
+    eigh,
+    kept_at_restart,
+    matmul,
+    namespace,
+    norms,
+)
 from ._residuals import GUARD, AbstractResidualSolver, with_row
 from ._solver import EigenProblem
 from ._space import AbstractExpansion, append
-from ._subspace import WITHOUT_END, Search, SubspaceState
-from ._verdict import looked_at_inside
+from ._subspace import UNLIMITED, SearchPlan, SubspaceState
 
 # A target is gone after for itself once its residual is this share of its distance to the shift:
 # sooner, and the pair nearest to wherever the solve began would be found.
 _ISOLATED = 0.1
-# A shift beyond so many times the norm seen is taken to be there: what is nearest is the same, and
-# `A - σ` keeps its digits.
+# Shifts are clipped to this many times the norm seen: the nearest values are the same, and `A - σ`
+# keeps its digits.
 _OUTSIDE = 8.0
 
 
-@record
+@pytree_dataclass
 class NearestPairs(Pairs):
     """Pairs nearest a shift, nearest first.
 
@@ -56,12 +66,12 @@ def nearest_pairs(relation: Relation, shift: Any, k: int) -> NearestPairs:
     space in which values are taken as ordinary Ritz values. Images are in the span of the rows, so
     that their Gram matrix is exact.
     """
-    xp = namespace(relation.tried)
-    c = relation.tried.shape[0]
-    dtype, eps = relation.tried.dtype, np.finfo(relation.tried.dtype).eps
+    xp = namespace(relation.multiplied)
+    c = relation.multiplied.shape[0]
+    dtype, eps = relation.multiplied.dtype, np.finfo(relation.multiplied.dtype).eps
     held = xp.arange(c) < relation.count
-    images = relation.images - shift * relation.tried
-    projected = matmul(relation.tried.T, images)
+    images = relation.images - shift * relation.multiplied
+    projected = matmul(relation.multiplied.T, images)
     projected = (projected + projected.T) / 2
     gram = matmul(images.T, images)
     squares, rotation = eigh(gram + xp.diag(xp.where(held, 0, 2 * xp.trace(gram) + 1)))
@@ -93,7 +103,7 @@ def nearest_pairs(relation: Relation, shift: Any, k: int) -> NearestPairs:
     head = head[:, xp.argsort(xp.where(values < above / 2, distance, xp.inf))]
     vectors = xp.concatenate([head, vectors[:, q:]], axis=1)
     # Of A itself: no digit is lost to the shift.
-    images, ritz = matmul(relation.images, vectors), matmul(relation.tried, vectors)
+    images, ritz = matmul(relation.images, vectors), matmul(relation.multiplied, vectors)
     values = (ritz * images).sum(axis=0)
     errors = images - ritz * values[None, :]
     return NearestPairs(
@@ -136,7 +146,7 @@ class Correction(AbstractExpansion):
         usable = jnp.isfinite(length) & (length > 0)
         short = solution.result == lx.RESULTS.max_steps_reached
         failed = ~usable | ~((solution.result == lx.RESULTS.successful) | short)
-        spent = products_spent(self.solver, solution.stats, size)
+        spent = count_products(self.solver, solution.stats, size)
         return tree_where(usable, solution.value, right), jnp.asarray(spent, jnp.int32), failed
 
 
@@ -196,7 +206,7 @@ class JacobiDavidson(AbstractResidualSolver):
     problems*, SIAM J. Matrix Anal. Appl. 17 (1996).
 
     Args:
-        shift: σ for "nearest", a number or a scalar array (it can be swept by `vmap`); of no effect
+        shift: σ for "nearest", a number or a scalar array (it can be swept by `vmap`); no effect
             at the ends.
         linear_solver: A lineax solver; `MINRES(rtol=0.1, max_steps=20)` by default. `lineax.CG`
             where `A - σ` is definite, of either sign (you vouch for it).
@@ -256,32 +266,32 @@ class JacobiDavidson(AbstractResidualSolver):
         """The correction too."""
         return 2
 
-    def _sigma(self, problem: EigenProblem, health: Any) -> Any:
+    def _sigma(self, problem: EigenProblem, numerics: Any) -> Any:
         """The shift in units; one that is far outside of the spectrum may as well be nearer."""
-        xp = namespace(health.unit)
-        unit = xp.where(health.unit > 0, health.unit, 1)
-        far = _OUTSIDE * health.scale
+        xp = namespace(numerics.unit)
+        unit = xp.where(numerics.unit > 0, numerics.unit, 1)
+        far = _OUTSIDE * numerics.scale
         return xp.clip(self.shift / unit, -far, far).astype(unit.dtype)
 
     def begin(
         self, structure: PyTree, problem: EigenProblem, start: Start, count: int, xp: Any
     ) -> Any:
         """The counts of start vectors; no correction yet."""
-        own, *units = super().begin(structure, problem, start, count, xp)
+        extra, *units = super().begin(structure, problem, start, count, xp)
         c, dtype = self.capacity(problem.dimension, problem.k), tree_dtype(structure)
         zero = xp.zeros((), np.int32)
-        return dataclasses.replace(own, toward=xp.zeros(c, dtype), failed=zero), *units
+        return dataclasses.replace(extra, new_direction=xp.zeros(c, dtype), failed=zero), *units
 
     def may_search(self, problem: EigenProblem) -> bool:
         """A search was asked for by `explore`."""
         return self.explore
 
-    def search(self, problem: EigenProblem, start: Start) -> Search:
+    def plan_search(self, problem: EigenProblem, start: Start) -> SearchPlan:
         """Also for one pair, and from vectors given: corrections see what they go after."""
         xp = namespace(start.age)
         asked = xp.asarray(self.explore)
-        limit = xp.asarray(WITHOUT_END, np.int32)
-        return Search(asked, limit, EVIDENCE.fresh_direction, asked)
+        limit = xp.asarray(UNLIMITED, np.int32)
+        return SearchPlan(asked, limit, EVIDENCE.fresh_direction, asked)
 
     def no_pairs(self, c: int, dtype: Any, xp: Any) -> Pairs:
         """With distances, which are used for "nearest"."""
@@ -298,66 +308,71 @@ class JacobiDavidson(AbstractResidualSolver):
                 pairs.values, pairs.vectors, pairs.errors, pairs.residuals, pairs.values
             ), asymmetry
         return nearest_pairs(
-            state.relation, self._sigma(problem, state.health), problem.k
+            state.relation, self._sigma(problem, state.numerics), problem.k
         ), asymmetry
 
     def expand(
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: SubspaceState
     ) -> SubspaceState:
         """The correction for the target; none for the random row that begins a search."""
-        relation, pairs, health, k = state.relation, state.pairs, state.health, problem.k
-        xp = namespace(relation.tried)
-        c = relation.tried.shape[0]
+        relation, pairs, numerics, k = state.relation, state.pairs, state.numerics, problem.k
+        xp = namespace(relation.multiplied)
+        c = relation.multiplied.shape[0]
         state = dataclasses.replace(
-            state, own=dataclasses.replace(state.own, toward=0 * state.own.toward)
+            state,
+            extra=dataclasses.replace(state.extra, new_direction=0 * state.extra.new_direction),
         )
         if c >= problem.dimension:
             return state
         index = xp.arange(c)
-        target, through = self.target(problem, state)
-        unit = xp.where(health.unit > 0, health.unit, 1)
+        target, all_settled = self.target(problem, state)
+        unit = xp.where(numerics.unit > 0, numerics.unit, 1)
         value, error = pairs.values[target], pairs.residuals[target]
-        wanted = ~self.begins(state) & (relation.count > 0) & ~state.verdict.inject
+        wanted = ~self.at_start(state) & (relation.count > 0) & ~state.decision.add_random_row
         if problem.which == "nearest":
-            sigma = self._sigma(problem, health)
-            isolated = (error < _ISOLATED * xp.abs(value - sigma)) & ~through
+            sigma = self._sigma(problem, numerics)
+            isolated = (error < _ISOLATED * xp.abs(value - sigma)) & ~all_settled
             value = xp.where(isolated, value, sigma)
         else:
-            # What was overlooked is sought as by Lanczos, to the end: what a correction adds lies
-            # near its target, and tells nothing of what the random row hides elsewhere.
-            wanted = wanted & ~state.doubt.running & ~through
-            wanted = wanted & (error <= self.switch * health.scale)
+            # What was overlooked is sought as by Lanczos, to the end: what a correction adds is
+            # near its target, and shows nothing of what the random row hides elsewhere.
+            wanted = wanted & ~state.search.running & ~all_settled
+            wanted = wanted & (error <= self.switch * numerics.scale)
         right = pairs.errors[:, target]
         # The pairs before the target have converged; those after it are left alone.
         known = (index < xp.minimum(target, k)) | (index == target)
-        known = matmul(relation.tried, xp.where(known[None, :], pairs.vectors, 0)[:, : k + GUARD])
-        factor = 1 / xp.where(health.scale > 0, health.scale * unit, 1)
+        known = matmul(
+            relation.multiplied, xp.where(known[None, :], pairs.vectors, 0)[:, : k + GUARD]
+        )
+        factor = 1 / xp.where(numerics.scale > 0, numerics.scale * unit, 1)
         expansion = Correction(operator, value * unit, factor, self.linear_solver)
 
-        def further(state: SubspaceState) -> SubspaceState:
-            basis, toward, added, spent, failed = append(
+        def with_expansion(state: SubspaceState) -> SubspaceState:
+            basis, new_direction, added, spent, failed = append(
                 state.basis, expansion, right, known, relation.size
             )
-            own = dataclasses.replace(
-                state.own,
-                toward=toward,
-                failed=(state.own.failed + failed).astype(np.int32),
+            extra = dataclasses.replace(
+                state.extra,
+                new_direction=new_direction,
+                failed=(state.extra.failed + failed).astype(np.int32),
             )
             state = dataclasses.replace(state, matvecs=(state.matvecs + spent).astype(np.int32))
-            return with_row(state, basis, added, own)
+            return with_row(state, basis, added, extra)
 
-        return when(wanted, further, state)
+        return apply_if(wanted, with_expansion, state)
 
     def shrink(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """The best half of the pairs beyond the wanted; these alone before a search."""
-        xp, k = namespace(state.relation.tried), problem.k
-        c, p = state.relation.tried.shape[0], kept_at_restart(self.basis, k)
+        xp, k = namespace(state.relation.multiplied), problem.k
+        c, p = state.relation.multiplied.shape[0], kept_at_restart(self.basis, k)
         if problem.which == "nearest":  # or what a search has to know would never be together
-            p = max(p, min(k + looked_at_inside(k, c // 2), self.basis - 1))
-        count = xp.where(state.verdict.shrink, k, p)
+            p = max(p, min(k + interior_candidates(k, c // 2), self.basis - 1))
+        count = xp.where(state.decision.shrink, k, p)
         best = xp.where(xp.arange(p) < count, state.pairs.vectors[:, :p], 0)
-        return *kept(state.relation, state.pairs, count, best, state.health.scale, c - 2), state.own
+        return *compress_onto(
+            state.relation, state.pairs, count, best, state.numerics.scale, c - 2
+        ), state.extra
 
     def more_stats(self, problem: EigenProblem, state: SubspaceState) -> dict[str, Any]:
         """Linear solves that failed."""
-        return {"failed_solves": state.own.failed}
+        return {"failed_solves": state.extra.failed}

@@ -11,10 +11,10 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .._results import EVIDENCE, RESULTS, EigenSolution
 from ..operators._protocol import dense_matrix
 from ..vectors._tree import from_flat, tree_dtype, tree_size
-from ._question import Scalar, Start
+from ._arguments import Scalar, Start
+from ._convergence import ritz_gaps, temple_bound
 from ._relation import WHICH, original_order, rank_ritz
 from ._solver import AbstractEigenSolver, EigenProblem
-from ._verdict import ritz_gaps, temple_bound
 
 
 class DenseState(eqx.Module):
@@ -32,7 +32,7 @@ class DenseState(eqx.Module):
 class Dense(AbstractEigenSolver):
     """Every eigenpair, from the full matrix: n products, `n²` memory, `n³` work.
 
-    The products are taken at once, so that `max_matvecs` is of no effect.
+    The products are taken at once, so that `max_matvecs` has no effect.
 
     Args:
         rtol: As in `Lanczos`; the residual is that of the dense decomposition, with an allowance

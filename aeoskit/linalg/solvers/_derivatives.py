@@ -180,15 +180,15 @@ def linear_solve(
         norm = tree_norm(b)
         unit = jnp.where(norm > 0, norm, 1) / tree_size(shifted.in_structure()) ** 0.5
         b = jax.tree.map(lambda x: (x / unit).astype(x.dtype), b)
-        once = ComplementOperator(
+        linearized = ComplementOperator(
             lx.linearise(shifted.operator),
             shifted.shift,
             shifted.factor,
             shifted.block,
             shifted.definite,
         )
-        solution = lx.linear_solve(once, b, solver, throw=False)
-        residual = tree_norm(tree_axpy(jnp.asarray(-1.0), once.mv(solution.value), b))
+        solution = lx.linear_solve(linearized, b, solver, throw=False)
+        residual = tree_norm(tree_axpy(jnp.asarray(-1.0), linearized.mv(solution.value), b))
         good = (solution.result == lx.RESULTS.successful) | (residual <= _ACCEPTED * tree_norm(b))
         factor = jnp.where(good, unit, jnp.nan)
         return jax.tree.map(lambda x: (factor * x).astype(x.dtype), solution.value)

@@ -11,9 +11,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from aeoskit.sharding import lie_like
+from aeoskit.sharding import place_like
 
-from .._platform import bundled, loop_mode, platform_of
+from .._platform import bundle_scalars, loop_mode, platform_of
 from .._results import RESULTS, EigenSolution
 from ..operators._layout import (
     PackedOperator,
@@ -27,9 +27,9 @@ from ..operators._layout import (
     unpack,
 )
 from ..vectors._tree import block_zeros, tree_dtype, tree_size, vector_structure
+from ._arguments import Start, as_start, check_arguments, from_host, with_numbers
 from ._derivatives import with_derivatives, without_tangents
 from ._lanczos import Lanczos
-from ._question import Start, as_start, check_question, from_host, with_numbers
 from ._solver import AbstractEigenSolver, EigenProblem
 
 # The compiled program: everything in one while loop.
@@ -42,10 +42,10 @@ def _solve(
     start: Start,
 ) -> EigenSolution:
     operator, state = _begin(operator, solver, problem, start)
-    flat, restore = bundled(state)
+    flat, restore = bundle_scalars(state)
     flat = jax.lax.while_loop(
         lambda s: ~solver.terminate(operator, problem, restore(s)),
-        lambda s: bundled(solver.step(operator, problem, restore(s)))[0],
+        lambda s: bundle_scalars(solver.step(operator, problem, restore(s)))[0],
         flat,
     )
     state = restore(flat)
@@ -60,7 +60,7 @@ def _begin(
 ) -> tuple[lx.AbstractLinearOperator, PyTree]:
     operator = lx.linearise(operator)
     if start.block is not None:
-        block = lie_like(start.block, vector_structure(operator), rows=True)
+        block = place_like(start.block, vector_structure(operator), rows=True)
         start = dataclasses.replace(start, block=block)
     return operator, solver.init(operator, problem, start)
 
@@ -164,7 +164,7 @@ def _eager_solve(
         (solver, problem, dataclasses.replace(start, block=None))
     )
     start = dataclasses.replace(small, block=start.block)
-    # As in a compiled program: what is not finite is looked at, not warned of.
+    # As in a compiled program: non-finite numbers are results, not warnings.
     with np.errstate(all="ignore"):
         state = solver.init(operator, problem, start)
         while not solver.terminate(operator, problem, state):
@@ -202,7 +202,7 @@ def eigensolve(
     it. Ask for all of a repeated eigenvalue: copies that were not asked for are not seen.
 
     **Formats.** Vectors, values and all bookkeeping are of float32 at least. An operator whose own
-    leaves are bfloat16 or float16 gets them rounded, and every residual says so: it holds the
+    leaves are bfloat16 or float16 gets them rounded, and every residual includes that: it has the
     format's relative rounding (8e-3, 1e-3) times the largest value found, so that a smaller `rtol`
     ends in `RESULTS.stagnation`.
 
@@ -225,7 +225,7 @@ def eigensolve(
             the system is definite; for interior values `MINRES`.
 
     Returns:
-        An `EigenSolution`: `converged` says that a pair is an eigenpair, `is_top` is about the top.
+        An `EigenSolution`; `converged` means that a pair is an eigenpair, not that it is the top.
 
     Raises:
         ValueError: The question is malformed (before any work).
@@ -240,7 +240,7 @@ def eigensolve(
         3.0
     """
     solver = Lanczos() if solver is None else solver
-    count = check_question(operator, solver, k, which, max_matvecs)
+    count = check_arguments(operator, solver, k, which, max_matvecs)
     if narrow_unit(operator.in_structure()):
         operator = WidenedOperator(operator)
     structure = operator.in_structure()
@@ -272,19 +272,19 @@ def eigensolve(
     )
     if where != "host":
         solver.check_platform(platform_of(operator))
-    flat, begin = _laid_out(operator, solver, problem, begin, isinstance(start, Start))
+    flat, begin = _prepare(operator, solver, problem, begin, isinstance(start, Start))
     run = _host_solve if where == "host" else _compiled_solve
     if not traced:
         solution = run(flat, placed, problem, begin)
     else:
         constant = without_tangents((flat, placed, problem, begin))
         solution = with_derivatives(operator, run(*constant), which, linear_solver)
-    if throw and not any(bool(solution.result == x) for x in _ENDED_WELL):
+    if throw and not any(bool(solution.result == x) for x in _SUCCESSFUL):
         raise eqx.EquinoxRuntimeError(RESULTS[solution.result])
     return solution
 
 
-_ENDED_WELL = (RESULTS.successful, RESULTS.estimate_met)
+_SUCCESSFUL = (RESULTS.successful, RESULTS.estimate_met)
 
 
 def _product(operator: lx.AbstractLinearOperator, vector: PyTree) -> PyTree:
@@ -296,7 +296,7 @@ def _mode(operator: lx.AbstractLinearOperator, structure: PyTree) -> str:
     return loop_mode(_product, operator, zeros)
 
 
-def _laid_out(
+def _prepare(
     operator: lx.AbstractLinearOperator,
     solver: AbstractEigenSolver,
     problem: EigenProblem,
@@ -310,7 +310,7 @@ def _laid_out(
     structure = operator.in_structure()
     memory = solver.blank_memory(structure, problem.k)
     if type(start.memory) is not type(memory):
-        # Another solver's state is a block of vectors to this one, and a blank one is none.
+        # Of another solver's state only the block is used, and nothing of a blank one.
         blank = not isinstance(start.fresh, Tracer) and bool(start.fresh)
         start = dataclasses.replace(start, memory=None, block=None if blank else start.block)
     flat = start.block is not None and is_packed(start.block, structure)

@@ -6,8 +6,8 @@ import equinox as eqx
 import jax.numpy as jnp  # noqa: F401 (the example)
 import lineax as lx  # noqa: F401 (the example)
 
-from ._question import Scalar, check_numbers
-from ._relation import WHICH, compressed, kept_at_restart, namespace
+from ._arguments import Scalar, check_numbers
+from ._relation import WHICH, compress, kept_at_restart, namespace
 from ._residuals import GUARD, AbstractResidualSolver
 from ._solver import EigenProblem
 from ._subspace import SubspaceState
@@ -32,9 +32,9 @@ class Lanczos(AbstractResidualSolver):
     a random direction as above, for `explore` products where k = 1. For an operator that changes a
     little at every step use `Tracking`.
 
-    **What `converged` does not say.** A small residual says that a pair is an eigenpair, never
+    **What `converged` does not mean.** A small residual means that a pair is an eigenpair, never
     that it is the top one. No Krylov method can promise that: a direction that the start vectors
-    lack stays unseen. A random start has a share in all of them; `is_top` says that there was one.
+    lack stays unseen. A random start has a share in all of them; `is_top` means that there was one.
     A looser `rtol` resolves less: at 1e-2 a cluster of a few per cent is one value, and a cold
     solve can settle on the lower of two values that differ by so much.
 
@@ -111,12 +111,12 @@ class Lanczos(AbstractResidualSolver):
     def shrink(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """The best half of the pairs beyond the wanted; these alone before a search."""
         relation, k = state.relation, problem.k
-        xp = namespace(relation.tried)
-        c = relation.tried.shape[0]
+        xp = namespace(relation.multiplied)
+        c = relation.multiplied.shape[0]
         best = kept_at_restart(c - 1, k)
         most = min(best + 2 * k, c - 2)
         # All that was not multiplied has to find room, or residuals would lose their share in it.
-        unseen = relation.there.sum() - relation.count
-        kept = xp.where(state.verdict.shrink, k, xp.clip(most - unseen, k, best))
-        smaller, pairs, columns, lost = compressed(relation, state.pairs, kept, most)
-        return smaller, pairs, columns[:, :most], lost, state.own
+        not_multiplied = relation.present.sum() - relation.count
+        kept = xp.where(state.decision.shrink, k, xp.clip(most - not_multiplied, k, best))
+        smaller, pairs, columns, lost = compress(relation, state.pairs, kept, most)
+        return smaller, pairs, columns[:, :most], lost, state.extra

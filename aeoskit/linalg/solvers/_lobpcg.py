@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import PyTree
 
+from .._platform import apply_if
 from ..operators._layout import PackedOperator, pack, unpack
 from ..preconditioners._base import AbstractPreconditioner
 from ..vectors._tree import tree_dtype
-from ._question import Scalar, Start, check_numbers
-from ._relation import kept, namespace, norms, off, when
+from ._arguments import Scalar, Start, check_numbers
+from ._relation import compress_onto, namespace, norms, project_out
 from ._residuals import AbstractResidualSolver, with_row
 from ._solver import EigenProblem
 from ._space import AbstractExpansion, append
@@ -22,7 +23,7 @@ from ._subspace import SubspaceState
 _DEPENDENT = 0.03
 
 
-class Preconditioned(AbstractExpansion):
+class PreconditionedResidual(AbstractExpansion):
     """`K r`: an approximate inverse, applied to a residual. No products.
 
     Attributes:
@@ -105,7 +106,7 @@ class LOBPCG(AbstractResidualSolver):
 
     def __check_init__(self):
         if self.block is not None and self.block < 1:
-            raise ValueError(f"LOBPCG(block={self.block}): keep k vectors at least, or say None.")
+            raise ValueError(f"LOBPCG(block={self.block}): keep k vectors at least, or pass None.")
         check_numbers(self, ("rtol", "atol", "noise"), "rtol=1e-3, atol=0, noise=0.1")
         if self.explore < 0:
             raise ValueError(f"LOBPCG(explore={self.explore}): a count is not negative; use 8.")
@@ -146,12 +147,12 @@ class LOBPCG(AbstractResidualSolver):
         self, structure: PyTree, problem: EigenProblem, start: Start, count: int, xp: Any
     ) -> Any:
         """The counts of start vectors; no change yet."""
-        own, *units = super().begin(structure, problem, start, count, xp)
+        extra, *units = super().begin(structure, problem, start, count, xp)
         c, dtype = self.capacity(problem.dimension, problem.k), tree_dtype(structure)
-        own = dataclasses.replace(own, before=xp.zeros((c, problem.k), dtype))
+        extra = dataclasses.replace(extra, before=xp.zeros((c, problem.k), dtype))
         if self.preconditioner is not None:
-            own = dataclasses.replace(own, toward=xp.zeros(c, dtype))
-        return own, *units
+            extra = dataclasses.replace(extra, new_direction=xp.zeros(c, dtype))
+        return extra, *units
 
     def expand(
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: SubspaceState
@@ -159,35 +160,43 @@ class LOBPCG(AbstractResidualSolver):
         """The preconditioned residual as a row."""
         if self.preconditioner is None:
             return state
-        expansion = Preconditioned(self.preconditioner, isinstance(operator, PackedOperator))
-        none = state.own.toward * 0
-        state = dataclasses.replace(state, own=dataclasses.replace(state.own, toward=none))
+        expansion = PreconditionedResidual(
+            self.preconditioner, isinstance(operator, PackedOperator)
+        )
+        none = state.extra.new_direction * 0
+        state = dataclasses.replace(
+            state, extra=dataclasses.replace(state.extra, new_direction=none)
+        )
 
-        def further(state: SubspaceState) -> SubspaceState:
+        def with_expansion(state: SubspaceState) -> SubspaceState:
             relation = state.relation
             residual = state.pairs.errors[:, self.target(problem, state)[0]]
-            known = relation.tried[:, :0]
-            basis, toward, added, _, _ = append(
+            known = relation.multiplied[:, :0]
+            basis, new_direction, added, _, _ = append(
                 state.basis, expansion, residual, known, relation.size
             )
-            return with_row(state, basis, added, dataclasses.replace(state.own, toward=toward))
+            return with_row(
+                state, basis, added, dataclasses.replace(state.extra, new_direction=new_direction)
+            )
 
-        return when(~(self.begins(state) | state.verdict.inject), further, state)
+        return apply_if(
+            ~(self.at_start(state) | state.decision.add_random_row), with_expansion, state
+        )
 
     def shrink(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """X and P; the wanted pairs alone before a search."""
-        xp, k = namespace(state.relation.tried), problem.k
-        c, b = state.relation.tried.shape[0], self._block(k)
-        count = xp.where(state.verdict.shrink, k, b)
+        xp, k = namespace(state.relation.multiplied), problem.k
+        c, b = state.relation.multiplied.shape[0], self._block(k)
+        count = xp.where(state.decision.shrink, k, b)
         best = xp.where(xp.arange(b) < count, state.pairs.vectors[:, :b], 0)
-        change = off(best, state.own.before)
+        change = project_out(best, state.extra.before)
         lengths = norms(change)
-        some = (lengths > 1e-6) & ~state.verdict.shrink
+        some = (lengths > 1e-6) & ~state.decision.shrink
         change = xp.where(some[None, :], change / xp.where(some, lengths, 1)[None, :], 0)
         axes, weights, _ = xp.linalg.svd(change, full_matrices=False)
-        axes = xp.where((weights > _DEPENDENT)[None, :], off(best, axes), 0)
+        axes = xp.where((weights > _DEPENDENT)[None, :], project_out(best, axes), 0)
         directions = xp.concatenate([best, axes], axis=1).astype(best.dtype)
         most = c - self.rows_a_product()
-        return *kept(
-            state.relation, state.pairs, count, directions, state.health.scale, most
-        ), state.own
+        return *compress_onto(
+            state.relation, state.pairs, count, directions, state.numerics.scale, most
+        ), state.extra

@@ -17,7 +17,7 @@ class MINRES(lx.AbstractLinearSolver):
     One product a step, tested after each; five vectors, however many steps. (`lineax.GMRES` keeps
     `restart` vectors, and tests once in `restart` products; `lineax.CG` needs a definite operator.)
     Of a singular system that has no solution it returns what it had when it broke down, or the
-    step limit was met, and says so.
+    step limit was met, with that result.
 
     Source: Paige and Saunders, *Solution of sparse indefinite systems of linear equations*, SIAM
     J. Numer. Anal. 12 (1975).
@@ -75,7 +75,7 @@ class MINRES(lx.AbstractLinearSolver):
             c=(one, one), s=(none, none), steps=jnp.zeros((), jnp.int32), broken=jnp.asarray(False),
         )  # fmt: skip
 
-        def going(c: Any) -> Array:
+        def not_done(c: Any) -> Array:
             return (jnp.abs(c["eta"]) > target) & ~c["broken"] & (c["steps"] < self.max_steps)
 
         def step(c: Any) -> Any:
@@ -107,7 +107,7 @@ class MINRES(lx.AbstractLinearSolver):
                 broken=singular | exhausted,
             )  # fmt: skip
 
-        end = jax.lax.while_loop(going, step, carry)
+        end = jax.lax.while_loop(not_done, step, carry)
         # NaN is never under a target.
         good = jnp.abs(end["eta"]) <= jnp.maximum(target, 4 * tiny * size)
         result = lx.RESULTS.where(end["broken"], lx.RESULTS.singular, lx.RESULTS.max_steps_reached)
@@ -127,7 +127,7 @@ class MINRES(lx.AbstractLinearSolver):
         return True
 
 
-def products_spent(solver: lx.AbstractLinearSolver, stats: dict[str, Any], size: int) -> Any:
+def count_products(solver: lx.AbstractLinearSolver, stats: dict[str, Any], size: int) -> Any:
     """Counts the products of the operator in a lineax solve, from its number of steps.
 
     Exact for MINRES, CG and BiCGStab (to one product), an upper estimate for GMRES (each cycle

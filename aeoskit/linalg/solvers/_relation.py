@@ -23,8 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact, Int
 
-from .._platform import once
-from ..vectors._tree import record
+from ..vectors._tree import pytree_dataclass
 
 WHICH = ("largest", "smallest", "both", "largest_magnitude")
 # A direction shorter than this in what is left of it is no direction.
@@ -33,14 +32,14 @@ _GONE = 1e-3
 _ROUNDING = 4.0
 
 
-@record
+@pytree_dataclass
 class Relation:
     """The directions that were multiplied, and their images.
 
     Attributes:
-        tried: X; columns from `count` on are zero.
+        multiplied: X; columns from `count` on are zero.
         images: Y, likewise.
-        there: Which rows of the basis hold a vector.
+        present: Which rows of the basis hold a vector.
         size: How many rows are taken (some may be empty).
         count: How many columns.
 
@@ -50,14 +49,14 @@ class Relation:
         2
     """
 
-    tried: Float[Any, "c c"]
+    multiplied: Float[Any, "c c"]
     images: Float[Any, "c c"]
-    there: Bool[Any, " c"]
+    present: Bool[Any, " c"]
     size: Any
     count: Any
 
 
-@record
+@pytree_dataclass
 class Pairs:
     """Ritz pairs of a relation, best first, the first `count` of them.
 
@@ -100,13 +99,6 @@ def matmul(a: Any, b: Any) -> Any:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def when(predicate: Any, function: Any, value: Any) -> Any:
-    """`function(value)` if the predicate holds, else `value`."""
-    if isinstance(predicate, bool | np.bool_ | np.ndarray):
-        return function(value) if predicate else value
-    return once(predicate, function, value)
-
-
 def squares(columns: Any) -> Any:
     """The square of the norm of each column."""
     if namespace(columns) is np:
@@ -136,15 +128,15 @@ def splits_pair(values: Any, k: Any) -> Any:
     return (values[k - 1].imag > 0).astype(np.int32) if _is_complex(values) else 0
 
 
-def off(orthonormal: Any, columns: Any) -> Any:
+def project_out(orthonormal_basis: Any, columns: Any) -> Any:
     """The columns without their parts along orthonormal ones (zero columns do no harm)."""
     # Twice is enough.
     for _ in range(2):
-        columns = columns - matmul(orthonormal, matmul(orthonormal.T, columns))
+        columns = columns - matmul(orthonormal_basis, matmul(orthonormal_basis.T, columns))
     return columns
 
 
-def polished(columns: Any) -> Any:
+def reorthonormalize(columns: Any) -> Any:
     """Orthonormal to rounding, from columns that nearly are (or are zero).
 
     Decompositions in float32 leave lengths a few units in the last place under 1, at every restart
@@ -157,11 +149,11 @@ def eigh(matrix: Any) -> tuple[Any, Any]:
     """Ascending values and vectors of a symmetric matrix."""
     if namespace(matrix) is np:
         return np.linalg.eigh(matrix)
-    # The transpose is the same matrix as LAPACK wants it to lie: no copy is compiled.
+    # The transpose is the same matrix in LAPACK's layout: no copy is compiled.
     return jnp.linalg.eigh(matrix.T, symmetrize_input=False)
 
 
-def side_by_side(*vectors: Any) -> Any:
+def stack_columns(*vectors: Any) -> Any:
     """The vectors as columns, and zeros up to the fourth.
 
     Of fewer columns than four a compiler for CPUs writes out every product.
@@ -174,24 +166,24 @@ def side_by_side(*vectors: Any) -> Any:
     return stack
 
 
-def best_first(matrix: Any, there: Any, bound: Any, which: str) -> tuple[Any, Any]:
+def sorted_eigh(matrix: Any, present: Any, bound: Any, which: str) -> tuple[Any, Any]:
     """Eigenvalues and vectors of a matrix on the rows that are there, best first.
 
     Args:
         matrix: `(c, c)`, symmetric to rounding; rows that are not there are coupled to no others.
-        there: `(c,)`.
+        present: `(c,)`.
         bound: More than the modulus of any eigenvalue.
         which: The end.
     """
     xp = namespace(matrix)
     sign = -1.0 if which == "largest" else 1.0
-    apart = xp.diag(xp.where(there, 0, 3 * bound).astype(matrix.dtype))
+    apart = xp.diag(xp.where(present, 0, 3 * bound).astype(matrix.dtype))
     values, vectors = eigh(sign * matrix + apart)
     values = sign * values
     if which in ("largest", "smallest"):
         return values, vectors
     c = values.shape[0]
-    held = there.sum()
+    held = present.sum()
     rank = xp.arange(c)
     if which == "both":  # the ends in turn
         order = xp.where(rank % 2 == 0, xp.maximum(held - 1 - rank // 2, 0), rank // 2)
@@ -234,41 +226,41 @@ def original_order(k: int, which: str) -> np.ndarray:
 
 def ritz_pairs(relation: Relation, scale: Any, which: str) -> tuple[Pairs, Any]:
     """The Ritz pairs on what was multiplied, each with its residual; the asymmetry seen."""
-    xp = namespace(relation.tried)
-    c = relation.tried.shape[0]
+    xp = namespace(relation.multiplied)
+    c = relation.multiplied.shape[0]
     held = xp.arange(c) < relation.count
-    projected = matmul(relation.tried.T, relation.images)
-    transposed = matmul(relation.images.T, relation.tried)
-    values, vectors = best_first((projected + transposed) / 2, held, c**0.5 * scale + 1e-30, which)
+    projected = matmul(relation.multiplied.T, relation.images)
+    transposed = matmul(relation.images.T, relation.multiplied)
+    values, vectors = sorted_eigh((projected + transposed) / 2, held, c**0.5 * scale + 1e-30, which)
     values = xp.where(held, values, 0).astype(values.dtype)
     vectors = xp.where(held[None, :], vectors, 0).astype(values.dtype)
-    images, ritz = matmul(relation.images, vectors), matmul(relation.tried, vectors)
+    images, ritz = matmul(relation.images, vectors), matmul(relation.multiplied, vectors)
     errors = images - ritz * values[None, :]
     residuals = xp.where(held, norms(errors), xp.inf).astype(values.dtype)
     asymmetry = xp.max(xp.abs(projected - transposed))
     return Pairs(values, vectors, errors, residuals), asymmetry
 
 
-def learned(relation: Relation, x: Any, product: Any) -> Relation:
+def with_product(relation: Relation, x: Any, product: Any) -> Relation:
     """The relation with one more column."""
-    xp = namespace(relation.tried)
+    xp = namespace(relation.multiplied)
     index = xp.arange(x.shape[0])
     # A zero direction would count as a pair of value and residual zero.
     known = product.finite & xp.any(x != 0)
     column = (index == relation.count)[None, :] & known
     return Relation(
-        tried=xp.where(column, x[:, None], relation.tried),
+        multiplied=xp.where(column, x[:, None], relation.multiplied),
         images=xp.where(column, product.image[:, None], relation.images),
-        there=relation.there | ((index == relation.size) & product.added),
+        present=relation.present | ((index == relation.size) & product.added),
         size=relation.size + product.added,
         count=relation.count + known,
     )
 
 
-def least_tried(relation: Relation) -> Any:
+def least_multiplied(relation: Relation) -> Any:
     """The row that has been multiplied least: the last one of those that have not been at all."""
-    xp = namespace(relation.tried)
-    seen = xp.where(relation.there, (relation.tried**2).sum(axis=1), 2)
+    xp = namespace(relation.multiplied)
+    seen = xp.where(relation.present, (relation.multiplied**2).sum(axis=1), 2)
     return seen.shape[0] - 1 - xp.argmin(seen[::-1])
 
 
@@ -283,24 +275,24 @@ def first_direction(relation: Relation, *candidates: Any) -> tuple[Any, Any]:
         `(c,)`, zero where nothing is left of any; and which one it is of, -1 for none.
 
     Example:
-        >>> tried, there = np.diag([1.0, 0.0]), np.array([True, True])
-        >>> relation = Relation(tried, tried, there, np.int32(2), np.int32(1))
+        >>> multiplied, present = np.diag([1.0, 0.0]), np.array([True, True])
+        >>> relation = Relation(multiplied, multiplied, present, np.int32(2), np.int32(1))
         >>> x, which = first_direction(relation, np.array([1.0, 0.0]), np.array([1.0, 2.0]))
         >>> x.tolist(), int(which)
         ([0.0, 1.0], 1)
     """
-    xp = namespace(relation.tried)
-    stack = side_by_side(*candidates)
+    xp = namespace(relation.multiplied)
+    stack = stack_columns(*candidates)
     full = norms(stack)
-    left = off(relation.tried, stack)
+    left = project_out(relation.multiplied, stack)
     length = norms(left)
     sound = length > _GONE * xp.where(full > 0, full, xp.inf)
     left = xp.where(sound[None, :], left / xp.where(sound, length, 1)[None, :], 0)
     which = xp.where(xp.any(sound), xp.argmax(sound), -1)
-    return left[:, which].astype(relation.tried.dtype), which
+    return left[:, which].astype(relation.multiplied.dtype), which
 
 
-def compressed(
+def compress(
     relation: Relation, pairs: Pairs, kept: Any, most: Any, preference: Any | None = None
 ) -> tuple[Relation, Pairs, Any, Any]:
     """The relation on the best `kept` pairs and what was not multiplied, and the columns of V.
@@ -321,30 +313,30 @@ def compressed(
         The relation, its pairs, the columns of V, and the norm of what images had outside of them.
 
     Example:
-        >>> tried, images = np.diag([1.0, 0.0]), np.array([[2.0, 0.0], [0.5, 0.0]])
-        >>> relation = Relation(tried, images, np.array([True, True]), np.int32(2), np.int32(1))
+        >>> x, images = np.diag([1.0, 0.0]), np.array([[2.0, 0.0], [0.5, 0.0]])
+        >>> relation = Relation(x, images, np.array([True, True]), np.int32(2), np.int32(1))
         >>> pairs, _ = ritz_pairs(relation, 2.1, "largest")
-        >>> smaller, *_ = compressed(relation, pairs, 1, 2)
+        >>> smaller, *_ = compress(relation, pairs, 1, 2)
         >>> abs(smaller.images).tolist()
         [[2.0, 0.0], [0.5, 0.0]]
     """
-    xp = namespace(relation.tried)
+    xp = namespace(relation.multiplied)
     kept = xp.minimum(xp.asarray(kept, np.int32), relation.count)
-    held = xp.arange(relation.tried.shape[0]) < kept
+    held = xp.arange(relation.multiplied.shape[0]) < kept
     mask = xp.diag(held.astype(pairs.vectors.dtype))
     best, errors = matmul(pairs.vectors, mask), matmul(pairs.errors, mask)
     shares = errors / (pairs.residuals + 1e-30)[None, :]
-    smaller, columns, outside = cut(relation, best, shares, kept, most, preference)
+    smaller, columns, outside = restrict_rows(relation, best, shares, kept, most, preference)
     pairs = Pairs(
         values=xp.where(held, pairs.values, 0).astype(best.dtype),
-        vectors=smaller.tried,
+        vectors=smaller.multiplied,
         errors=matmul(columns.T, errors),
         residuals=xp.where(held, pairs.residuals, xp.inf).astype(best.dtype),
     )
     return smaller, pairs, columns, xp.max(outside)
 
 
-def cut(
+def restrict_rows(
     relation: Relation,
     best: Any,
     shares: Any,
@@ -365,43 +357,47 @@ def cut(
     Returns:
         The relation, the columns of V, and the norms of what each image had outside of them.
     """
-    xp = namespace(relation.tried)
-    c = relation.tried.shape[0]
+    xp = namespace(relation.multiplied)
+    c = relation.multiplied.shape[0]
     index = xp.arange(c)
     held = index < kept
-    best = polished(best)
-    ritz, images = matmul(relation.tried, best), matmul(relation.images, best)
+    best = reorthonormalize(best)
+    ritz, images = matmul(relation.multiplied, best), matmul(relation.images, best)
     # The complement of what was multiplied, among the rows.
-    rest = xp.diag(relation.there.astype(ritz.dtype)) - matmul(relation.tried, relation.tried.T)
+    rest = xp.diag(relation.present.astype(ritz.dtype)) - matmul(
+        relation.multiplied, relation.multiplied.T
+    )
     shares = matmul(rest, shares)
     weight = rest + 4 * matmul(shares, shares.T)
     if preference is not None:
         weight = weight + matmul(rest, matmul(preference, rest))
     weights, axes = eigh(-weight)
-    unseen = (weights < -0.5) & (index < most - kept)
-    size = kept + unseen.sum()
+    not_multiplied = (weights < -0.5) & (index < most - kept)
+    size = kept + not_multiplied.sum()
     behind = (index >= kept) & (index < size)
     # The Ritz vectors, and the complement right behind them.
     moved = (index[:, None] + kept == index[None, :]) & behind[None, :]
-    moved = polished(xp.where(relation.there[:, None], matmul(axes, moved.astype(ritz.dtype)), 0))
+    moved = reorthonormalize(
+        xp.where(relation.present[:, None], matmul(axes, moved.astype(ritz.dtype)), 0)
+    )
     columns = (ritz + moved).astype(ritz.dtype)
     outside = images - matmul(columns, matmul(columns.T, images))
     smaller = Relation(
-        tried=xp.diag(held.astype(ritz.dtype)),
+        multiplied=xp.diag(held.astype(ritz.dtype)),
         images=matmul(columns.T, images),
-        there=index < size,
+        present=index < size,
         size=size.astype(np.int32),
         count=kept,
     )
     return smaller, columns, norms(outside)
 
 
-def kept(
+def compress_onto(
     relation: Relation, pairs: Pairs, count: Any, directions: Any, scale: Any, most: int
 ) -> tuple[Relation, Pairs, Any, Any]:
     """The relation on some of what was multiplied and what the images of that need, and columns.
 
-    `compressed` is the case of Ritz vectors of a space that grew from its own images, where all
+    `compress` is the case of Ritz vectors of a space that grew from its own images, where all
     that was not multiplied is kept. Here any directions are, and so a relation stays exact whatever
     the space grew by (the locally optimal restart: Stathopoulos, SIAM J. Sci. Comput. 29, 2007).
 
@@ -416,38 +412,38 @@ def kept(
     Returns:
         The relation; pairs, `count` of them; the columns of V; the norm of what images lost.
     """
-    xp = namespace(relation.tried)
+    xp = namespace(relation.multiplied)
     c, p = directions.shape
     index = xp.arange(c)
-    tried = (directions * directions).sum(axis=0) > 0.5
-    directions = polished(directions)
-    ritz, images = matmul(relation.tried, directions), matmul(relation.images, directions)
-    beside = off(ritz, images)
+    multiplied = (directions * directions).sum(axis=0) > 0.5
+    directions = reorthonormalize(directions)
+    ritz, images = matmul(relation.multiplied, directions), matmul(relation.images, directions)
+    beside = project_out(ritz, images)
     # The directions as singular vectors of values above all others: what is orthogonal to them
     # comes next, longest first, and is orthogonal to rounding.
     above = 1.1 * xp.sqrt((beside * beside).sum()) + 1e-30
     left, lengths, _ = xp.linalg.svd(
         xp.concatenate([above * ritz, beside], axis=1), full_matrices=False
     )
-    held = tried.sum()
+    held = multiplied.sum()
     width = min(left.shape[1], most)
     eps = np.finfo(ritz.dtype).eps
-    unseen = (index[:width] >= held) & (lengths[:width] > _ROUNDING * eps * (scale + above))
-    columns = xp.where(unseen[None, :], left[:, :width], 0)
+    not_multiplied = (index[:width] >= held) & (lengths[:width] > _ROUNDING * eps * (scale + above))
+    columns = xp.where(not_multiplied[None, :], left[:, :width], 0)
     columns = columns + xp.pad(ritz, ((0, 0), (0, max(0, width - p))))[:, :width]
-    columns = xp.where(relation.there[:, None], columns, 0).astype(ritz.dtype)
+    columns = xp.where(relation.present[:, None], columns, 0).astype(ritz.dtype)
     # Singular vectors of rounding may point out of the rows.
     sound = (columns * columns).sum(axis=0) > 0.999
     columns = xp.where(sound[None, :], columns, 0)
     wide = ((0, c - width), (0, c - p))
-    there = xp.pad(sound, (0, c - width))
+    present = xp.pad(sound, (0, c - width))
     unit = xp.diag((index < held).astype(ritz.dtype))
     outside = images - matmul(columns, matmul(columns.T, images))
     smaller = Relation(
-        tried=unit,
+        multiplied=unit,
         images=xp.pad(matmul(columns.T, images), wide),
-        there=there,
-        size=xp.max(xp.where(there, index + 1, 0)).astype(np.int32),
+        present=present,
+        size=xp.max(xp.where(present, index + 1, 0)).astype(np.int32),
         count=held.astype(np.int32),
     )
     best = index < count

@@ -1,4 +1,4 @@
-"""The interface of a solver: the question, and the four functions that answer it."""
+"""The interface of a solver: the problem, and the four functions that solve it."""
 
 import abc
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,11 +12,11 @@ from .._results import EigenSolution
 from ..operators._layout import packable, packed_structure, widen
 from ..operators._protocol import structure_of
 from ..vectors._tree import block_zeros
-from ._question import Start, from_host, key_data, young
+from ._arguments import Start, from_host, key_data, zero_age
 
 
 class EigenProblem(eqx.Module):
-    """The question: how many pairs, at which end, at what price.
+    """The problem: how many pairs, at which end, with which budget.
 
     Attributes:
         k: How many.
@@ -130,6 +130,6 @@ class AbstractEigenSolver(eqx.Module):
             block=block_zeros(structure, self.block_size(structure, k)),
             key=key_data(key),
             fresh=from_host(True),
-            age=young(),
+            age=zero_age(),
             memory=from_host(self.blank_memory(structure, k)),
         )

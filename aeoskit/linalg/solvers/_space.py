@@ -19,8 +19,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt32
 
-from .._platform import once
-from ..vectors._directions import combined, draw, outside
+from .._platform import apply_if
+from ..vectors._directions import combine_rows, orthogonalize, random_vector
 from ..vectors._tree import (
     block_combine,
     block_gram,
@@ -28,7 +28,7 @@ from ..vectors._tree import (
     block_rows,
     block_set_row,
     block_zeros,
-    record,
+    pytree_dataclass,
     tree_dtype,
     tree_norm,
     tree_scale,
@@ -38,12 +38,12 @@ from ..vectors._tree import (
 from ._relation import namespace
 
 # In units of (machine epsilon * norm of the product): less than this is nothing new.
-NOTHING = 8.0
+NEGLIGIBLE = 8.0
 # A unit vector with less than this beside the rows is taken as a combination of them.
 _NEW = 1e-3
 
 
-@record
+@pytree_dataclass
 class Product:
     """One product, in the coordinates of the rows.
 
@@ -79,7 +79,7 @@ _program = jax.jit(_run, static_argnums=(0, 1))
 _program_in_place = jax.jit(_run, static_argnums=(0, 1), donate_argnums=2)
 
 
-def dispatched(function: Callable[..., Any], basis: PyTree, *args: Any, reads: bool = False) -> Any:
+def dispatch(function: Callable[..., Any], basis: PyTree, *args: Any, reads: bool = False) -> Any:
     """`function(basis, *args)`: a compiled program from the host, traced where arguments are.
 
     The basis is donated unless it is only read. `eqx.filter_jit` would do; it takes several times
@@ -130,8 +130,8 @@ def _grow(
     fixed: Bool[Array, ""],
 ) -> tuple[PyTree, Float[Array, " c+5"]]:
     dtype = tree_dtype(basis)
-    # Said, or a compiler may gather the basis where one vector would do.
-    q = combined(basis, x, size, vector_structure(operator))
+    # Placed explicitly: otherwise a compiler may gather the basis instead of one vector.
+    q = combine_rows(basis, x, size, vector_structure(operator))
     w = operator.mv(q)
     peak = _peak(w, dtype)
     near = (peak > unit * 2.0**-30) & (peak < unit * 2.0**30)
@@ -140,8 +140,8 @@ def _grow(
     finite = jnp.isfinite(peak / unit)
     w = jax.tree.map(lambda a, z: jnp.where(finite, a / unit, 0).astype(z.dtype), w, q)
     norm = tree_norm(w)
-    w, image, left = outside(basis, w, size, first)
-    added = (size < block_rows(basis)) & (left > NOTHING * jnp.finfo(dtype).eps * norm)
+    w, image, left = orthogonalize(basis, w, size, first)
+    added = (size < block_rows(basis)) & (left > NEGLIGIBLE * jnp.finfo(dtype).eps * norm)
     basis, row = _with_row(basis, w, left, size, added)
     image = jnp.where(row, left, image)
     numbers = jnp.stack([norm, left, added.astype(dtype), finite.astype(dtype), unit])
@@ -166,26 +166,26 @@ def grow(
         size: How many rows there are.
         first: The first row along which more than a little is expected in the image; -1: unknown.
         unit: The unit; 0: still to be chosen.
-        fixed: Whether another one is no longer possible.
+        fixed: Whether the unit is final.
     """
-    basis, flat = dispatched(_grow, basis, operator, x, size, first, unit, fixed)
+    basis, flat = dispatch(_grow, basis, operator, x, size, first, unit, fixed)
     if isinstance(x, np.ndarray):
         flat = np.asarray(flat)
     norm, left, added, finite, unit = flat[-5:]
     return basis, Product(flat[:-5], norm, left, added > 0, finite > 0, unit)
 
 
-def _inject(
+def _add_random_row(
     basis: PyTree, size: Int[Array, ""], key: UInt32[Array, "2"]
 ) -> tuple[PyTree, UInt32[Array, "2"]]:
-    fresh, key = draw(key, block_row(basis, 0))
-    fresh, _, left = outside(basis, fresh, size, jnp.full_like(size, -1))
+    fresh, key = random_vector(key, block_row(basis, 0))
+    fresh, _, left = orthogonalize(basis, fresh, size, jnp.full_like(size, -1))
     return block_set_row(basis, size, tree_scale(1 / jnp.where(left > 0, left, 1), fresh)), key
 
 
-def inject(basis: PyTree, size: Any, key: Any) -> tuple[PyTree, Any]:
+def add_random_row(basis: PyTree, size: Any, key: Any) -> tuple[PyTree, Any]:
     """A random row, orthogonal to those that there are. No products."""
-    basis, key_ = dispatched(_inject, basis, size, key)
+    basis, key_ = dispatch(_add_random_row, basis, size, key)
     return basis, np.asarray(key_) if isinstance(key, np.ndarray) else key_
 
 
@@ -221,7 +221,7 @@ def _append(
         lambda v, r: jnp.where(usable, v / unit, r).astype(r.dtype), vector, right
     )
     vector = tree_scale(1 / tree_norm(vector), vector)
-    vector, coordinates, left = outside(basis, vector, size, jnp.full_like(size, -1))
+    vector, coordinates, left = orthogonalize(basis, vector, size, jnp.full_like(size, -1))
     added = (left > _NEW) & (size < block_rows(basis))
     basis, row = _with_row(basis, vector, left, size, added)
     coordinates = jnp.where(row, left, coordinates)
@@ -238,7 +238,7 @@ def append(
         The basis; the coordinates of the unit direction, zero if there is none; whether a row was
         added; how many products that took; whether it failed.
     """
-    basis, flat = dispatched(_append, basis, expansion, residual, known, size)
+    basis, flat = dispatch(_append, basis, expansion, residual, known, size)
     if isinstance(residual, np.ndarray):
         flat = np.asarray(flat)
     spent = namespace(flat).asarray(flat[-2]).astype(np.int32)
@@ -255,22 +255,22 @@ def _recombine(basis: PyTree, columns: Float[Array, "c p"]) -> PyTree:
 
 def recombine(basis: PyTree, columns: Any) -> PyTree:
     """The basis with its first rows replaced by combinations of all."""
-    return dispatched(_recombine, basis, columns)
+    return dispatch(_recombine, basis, columns)
 
 
-def _picked(basis: PyTree, wanted: Array, columns: Array) -> tuple[PyTree, PyTree]:
+def _combine_blocks(basis: PyTree, wanted: Array, columns: Array) -> tuple[PyTree, PyTree]:
     if not jnp.iscomplexobj(wanted):
         return block_combine(basis, wanted), block_combine(basis, columns)
     parts = [block_combine(basis, x) for x in (wanted.real, wanted.imag)]
     return jax.tree.map(jax.lax.complex, *parts), block_combine(basis, columns)
 
 
-def picked(basis: PyTree, wanted: Any, columns: Any) -> tuple[PyTree, PyTree]:
+def combine_blocks(basis: PyTree, wanted: Any, columns: Any) -> tuple[PyTree, PyTree]:
     """Two blocks of combinations of the rows, whose coordinates are in columns."""
-    return dispatched(_picked, basis, wanted, columns, reads=True)
+    return dispatch(_combine_blocks, basis, wanted, columns, reads=True)
 
 
-def _padded(
+def _padded_basis(
     block: PyTree,
     structure: PyTree,
     rows: int,
@@ -282,8 +282,8 @@ def _padded(
         gram = block_gram(block, block)
         return block_combine(block, 1.5 * jnp.eye(gram.shape[0], dtype=gram.dtype) - 0.5 * gram)
 
-    block = once(refresh, newton, block)
-    random, following = draw(key, structure)
+    block = apply_if(refresh, newton, block)
+    random, following = random_vector(key, structure)
     random = tree_scale(1 / tree_norm(random), random)
     block = block_set_row(block, 0, tree_where(fresh, random, block_row(block, 0)))
     basis = jax.tree.map(
@@ -294,10 +294,10 @@ def _padded(
     return basis, jnp.where(fresh, following, key)
 
 
-def padded(
+def padded_basis(
     structure: PyTree, block: PyTree, rows: int, refresh: Any, fresh: Any, key: Any
 ) -> tuple[PyTree, Any]:
-    """A basis of so many rows that begins with those of a block; of a fresh one with a random row.
+    """A basis of `rows` rows that begins with those of a block; with a random row if it is fresh.
 
     Rounding turns rows a little from solve to solve; with `refresh` one step of Newton's brings
     them back to orthonormal ones.
@@ -305,12 +305,12 @@ def padded(
     Returns:
         The basis and the next key.
     """
-    basis, key_ = dispatched(_padded, block, structure, rows, refresh, fresh, key, reads=True)
+    basis, key_ = dispatch(_padded_basis, block, structure, rows, refresh, fresh, key, reads=True)
     return basis, np.asarray(key_) if isinstance(key, np.ndarray) else key_
 
 
 @eqx.filter_jit
-def orthonormal(
+def orthonormal_basis(
     structure: PyTree, block: PyTree, rows: int, noise: Array, key: UInt32[Array, "2"]
 ) -> tuple[PyTree, UInt32[Array, "2"]]:
     """A basis that begins with the vectors of a caller's block, in order, made orthonormal.
@@ -322,7 +322,7 @@ def orthonormal(
 
     def put(i: Array, carry: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
         basis, key = carry
-        fresh, key = draw(key, block_row(basis, 0))
+        fresh, key = random_vector(key, block_row(basis, 0))
         fresh = tree_scale(1 / tree_norm(fresh), fresh)
         given = block_row(block, i)
         dtype = tree_dtype(basis)
@@ -334,10 +334,10 @@ def orthonormal(
         given = jax.tree.map(
             lambda x, f: jnp.where(good, x / norm + level * f, f).astype(f.dtype), given, fresh
         )
-        left, _, norm = outside(basis, given, i, i * 0)
+        left, _, norm = orthogonalize(basis, given, i, i * 0)
         # Of a dependent vector nothing but rounding is left: its noise points anywhere.
         dependent = norm < 1e-4
-        again, _, other = outside(basis, fresh, i, i * 0)
+        again, _, other = orthogonalize(basis, fresh, i, i * 0)
         row = jax.tree.map(
             lambda a, b: jnp.where(dependent, b / other, a / jnp.where(dependent, 1, norm)),
             left,

@@ -1,8 +1,8 @@
-"""The loop that grows a subspace: what every method below has in common.
+"""The loop that grows a subspace, common to all methods but the dense one.
 
-A method says where a solve begins, which direction it multiplies next, when the wanted pairs are
-good enough, what a full basis keeps, and what it remembers. The rest stands here, once: products,
-the small problem, rotations, the search for what was overlooked, verdicts and error bars.
+A method defines where a solve begins, which direction it multiplies next, when the wanted pairs are
+good enough, what a full basis keeps, and what it remembers. The rest is here: products,
+the small problem, rotations, the search for overlooked pairs, decisions and error bars.
 """
 
 import abc
@@ -16,31 +16,32 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Bool, Int, PyTree, UInt32
 
+from .._platform import apply_if
 from .._results import EVIDENCE, EigenSolution
 from ..operators._layout import product_error
-from ..vectors._tree import record, tree_dtype, vector_structure
-from ._question import Start
-from ._relation import Pairs, Relation, learned, matmul, namespace, original_order, ritz_pairs, when
+from ..vectors._tree import pytree_dataclass, tree_dtype, vector_structure
+from ._arguments import Start
+from ._convergence import ROTATION, Decision, Numerics, SearchState, decide, make_solution
+from ._relation import Pairs, Relation, matmul, namespace, original_order, ritz_pairs, with_product
 from ._solver import AbstractEigenSolver, EigenProblem
-from ._space import grow, inject, orthonormal, padded, picked, recombine
-from ._verdict import ROTATION, Doubt, Health, Verdict, conclude, judge
+from ._space import add_random_row, combine_blocks, grow, orthonormal_basis, padded_basis, recombine
 
-WITHOUT_END = 2**24 - 1
+UNLIMITED = 2**24 - 1
 
 
-@record
-class Search:
+@pytree_dataclass
+class SearchPlan:
     """The search of a solve for an overlooked pair, beside growing its space.
 
     Attributes:
         asked: Whether it has to search from a random row beside the wanted pairs.
         limit: After how many products that search ends in any case.
-        evidence: What can be said for the pairs in the end.
-        trusted: Whether that is anything.
+        evidence: The evidence for the pairs in the end.
+        trusted: Whether there is any.
 
     Example:
         >>> no = np.asarray(False)
-        >>> bool(Search(no, np.int32(0), EVIDENCE.random_start, ~no).trusted)
+        >>> bool(SearchPlan(no, np.int32(0), EVIDENCE.random_start, ~no).trusted)
         True
     """
 
@@ -50,7 +51,7 @@ class Search:
     trusted: Bool[Any, ""]
 
 
-@record
+@pytree_dataclass
 class SubspaceState:
     """The state that one product hands to the next.
 
@@ -58,10 +59,10 @@ class SubspaceState:
         basis: Rows.
         relation: What is known of the operator on their span.
         pairs: The Ritz pairs.
-        health: What is known of the numbers.
-        doubt: The search for what was overlooked.
-        verdict: What is next.
-        own: What the method keeps beside these.
+        numerics: What is known of the numbers.
+        search: The search for what was overlooked.
+        decision: What is next.
+        extra: What the method keeps beside these.
         key: For random rows.
         matvecs: How many products.
         restarts: How many times the basis was full.
@@ -74,10 +75,10 @@ class SubspaceState:
     basis: PyTree
     relation: Relation
     pairs: Any
-    health: Health
-    doubt: Doubt
-    verdict: Verdict
-    own: Any
+    numerics: Numerics
+    search: SearchState
+    decision: Decision
+    extra: Any
     key: UInt32[Any, "2"]
     matvecs: Int[Any, ""]
     restarts: Int[Any, ""]
@@ -97,13 +98,13 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
     atol: eqx.AbstractVar[Any]
     noise: eqx.AbstractVar[Any]
 
-    # What a method says.
+    # The hooks of a method.
 
     @abc.abstractmethod
     def capacity(self, dimension: int, k: int) -> int:
         """The number of rows of the basis."""
 
-    def given(self, k: int, dimension: int) -> int:
+    def start_vectors_used(self, k: int, dimension: int) -> int:
         """The number of a caller's vectors that are used."""
         return min(k, dimension)
 
@@ -121,14 +122,14 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         """
 
     @abc.abstractmethod
-    def search(self, problem: EigenProblem, start: Start) -> Search:
+    def plan_search(self, problem: EigenProblem, start: Start) -> SearchPlan:
         """The search for an overlooked pair."""
 
     @abc.abstractmethod
     def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any, Any]:
         """The coordinates of the next direction, a unit, orthogonal to all that was multiplied.
 
-        Also: the first row along which more than a little is expected in its image; and `own`.
+        Also: the first row along which more than a little is expected in its image; and `extra`.
         """
 
     def rows_a_product(self) -> int:
@@ -151,9 +152,9 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
     ) -> SubspaceState:
         """The method's own part of a product, before the pairs are known."""
 
-    def analyse(self, problem: EigenProblem, state: SubspaceState) -> Any:
-        """`own`, once the pairs are known."""
-        return state.own
+    def analyze(self, problem: EigenProblem, state: SubspaceState) -> Any:
+        """`extra`, once the pairs are known."""
+        return state.extra
 
     @abc.abstractmethod
     def settled(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any]:
@@ -167,7 +168,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
     def shrink(
         self, problem: EigenProblem, state: SubspaceState
     ) -> tuple[Relation, Pairs, Any, Any, Any]:
-        """Cuts a full basis: the relation, pairs and columns kept, what that lost, and `own`."""
+        """Cuts a full basis: the relation, pairs and columns kept, what that lost, and `extra`."""
 
     @abc.abstractmethod
     def remember(
@@ -182,7 +183,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
 
     def small_problem(self, problem: EigenProblem, state: SubspaceState) -> tuple[Pairs, Any]:
         """The Ritz pairs, and the asymmetry seen."""
-        return ritz_pairs(state.relation, state.health.scale, problem.which)
+        return ritz_pairs(state.relation, state.numerics.scale, problem.which)
 
     def more_stats(self, problem: EigenProblem, state: SubspaceState) -> dict[str, Any]:
         """The entries of `stats` beside the counts."""
@@ -190,7 +191,7 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
 
     # What follows from it.
 
-    def plain(self, state: SubspaceState, row: Any, begins: Any) -> Any:
+    def row_direction(self, state: SubspaceState, row: Any, at_start: Any) -> Any:
         """A row as a direction, by which rows are in it: in a search all that was not multiplied.
 
         A random row is orthogonal to those, in which an eigenvector may hide that one Ritz pair
@@ -199,11 +200,11 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         Args:
             state: The state.
             row: Which row.
-            begins: Whether it is one of those given, which are multiplied as they are.
+            at_start: Whether it is one of those given, which are multiplied as they are.
         """
         relation = state.relation
-        hidden = relation.there & state.doubt.running & ~begins
-        return (np.arange(relation.there.shape[0]) == row) | hidden
+        hidden = relation.present & state.search.running & ~at_start
+        return (np.arange(relation.present.shape[0]) == row) | hidden
 
     def init(
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, start: Start
@@ -217,29 +218,31 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         key = start.key
         count = self.block_size(structure, k)
         if given:
-            count = min(jax.tree.leaves(start.block)[0].shape[0], self.given(k, dimension))
+            count = min(
+                jax.tree.leaves(start.block)[0].shape[0], self.start_vectors_used(k, dimension)
+            )
         rows = xp.where(start.fresh, 0, count).astype(np.int32)
-        there = xp.arange(c) < rows
+        present = xp.arange(c) < rows
         if given or not self.keeps_rows:
             noise = jnp.asarray(self.noise if given else 0.0, dtype)
-            basis, key = orthonormal(structure, start.block, c, noise, key)
+            basis, key = orthonormal_basis(structure, start.block, c, noise, key)
         else:
             refresh = ~start.fresh & (start.age % 8 == 7)
-            basis, key = padded(structure, start.block, c, refresh, start.fresh, key)
-            there = xp.pad(start.memory.there, (0, c - count)) & ~start.fresh
+            basis, key = padded_basis(structure, start.block, c, refresh, start.fresh, key)
+            present = xp.pad(start.memory.present, (0, c - count)) & ~start.fresh
             # The first row of a cold start is random.
-            there = there | (start.fresh & (xp.arange(c) == 0))
+            present = present | (start.fresh & (xp.arange(c) == 0))
             # Empty rows at the end are free.
-            rows = (there * np.arange(1, c + 1)).max().astype(np.int32)
-        own, unit, scale = self.begin(structure, problem, start, count, xp)
-        search = self.search(problem, start)
+            rows = (present * np.arange(1, c + 1)).max().astype(np.int32)
+        extra, unit, scale = self.begin(structure, problem, start, count, xp)
+        plan = self.plan_search(problem, start)
         square, zero = xp.zeros((c, c), dtype), xp.zeros((), dtype)
         integer, no = xp.zeros((), np.int32), xp.asarray(False)
         return SubspaceState(
             basis=basis,
-            relation=Relation(square, square, there, xp.asarray(rows), integer),
+            relation=Relation(square, square, present, xp.asarray(rows), integer),
             pairs=self.no_pairs(c, dtype, xp),
-            health=Health(
+            numerics=Numerics(
                 unit=xp.asarray(unit, dtype),
                 scale=xp.asarray(scale, dtype),
                 lost=zero,
@@ -247,17 +250,17 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
                 finite=~no,
                 error=xp.asarray(product_error(operator), dtype),
             ),
-            doubt=Doubt(
-                asked=xp.asarray(search.asked),
+            search=SearchState(
+                asked=xp.asarray(plan.asked),
                 running=no,
                 passed=no,
                 claimed=xp.zeros(k, dtype),
                 worst=zero,
                 begun=integer,
-                limit=xp.asarray(search.limit, np.int32),
+                limit=xp.asarray(plan.limit, np.int32),
             ),
-            verdict=Verdict(done=no, enough=no, inject=xp.asarray(rows) == 0, shrink=no),
-            own=own,
+            decision=Decision(done=no, enough=no, add_random_row=xp.asarray(rows) == 0, shrink=no),
+            extra=extra,
             key=xp.asarray(key),
             matvecs=integer,
             restarts=integer,
@@ -269,41 +272,43 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         """One product."""
         state = self._make_room(problem, state)
         state = self.expand(operator, problem, state)
-        x, first, own = self.direction(problem, state)
-        relation, health = state.relation, state.health
+        x, first, extra = self.direction(problem, state)
+        relation, numerics = state.relation, state.numerics
         xp = namespace(x)
         # As long as all images are zero, another unit is still possible.
-        fixed = (relation.count > 0) & (health.scale > 0)
-        basis, product = grow(state.basis, operator, x, relation.size, first, health.unit, fixed)
-        health = dataclasses.replace(
-            health,
+        fixed = (relation.count > 0) & (numerics.scale > 0)
+        basis, product = grow(state.basis, operator, x, relation.size, first, numerics.unit, fixed)
+        numerics = dataclasses.replace(
+            numerics,
             unit=product.unit,
-            scale=xp.where(product.finite, xp.maximum(health.scale, product.norm), health.scale),
-            lost=xp.maximum(health.lost, xp.where(product.added, 0 * product.left, product.left)),
-            finite=health.finite & product.finite,
+            scale=xp.where(
+                product.finite, xp.maximum(numerics.scale, product.norm), numerics.scale
+            ),
+            lost=xp.maximum(numerics.lost, xp.where(product.added, 0 * product.left, product.left)),
+            finite=numerics.finite & product.finite,
         )
-        relation = learned(relation, x, product)
+        relation = with_product(relation, x, product)
         state = dataclasses.replace(
             state,
             basis=basis,
             relation=relation,
-            health=health,
-            own=own,
+            numerics=numerics,
+            extra=extra,
             matvecs=state.matvecs + 1,
         )
         state = self.learn(problem, state, x, product)
         pairs, asymmetry = self.small_problem(problem, state)
-        asymmetry = xp.maximum(state.health.asymmetry, asymmetry)
-        scale = xp.maximum(state.health.scale, xp.max(xp.abs(pairs.values)))
-        health = dataclasses.replace(state.health, asymmetry=asymmetry, scale=scale)
-        state = dataclasses.replace(state, pairs=pairs, health=health)
-        state = dataclasses.replace(state, own=self.analyse(problem, state))
+        asymmetry = xp.maximum(state.numerics.asymmetry, asymmetry)
+        scale = xp.maximum(state.numerics.scale, xp.max(xp.abs(pairs.values)))
+        numerics = dataclasses.replace(state.numerics, asymmetry=asymmetry, scale=scale)
+        state = dataclasses.replace(state, pairs=pairs, numerics=numerics)
+        state = dataclasses.replace(state, extra=self.analyze(problem, state))
         settled, _ = self.settled(problem, state)
-        doubt, verdict = judge(
+        search, decision = decide(
             state.pairs,
             state.relation,
-            state.health,
-            state.doubt,
+            state.numerics,
+            state.search,
             problem=problem,
             rtol=self.rtol,
             atol=self.atol,
@@ -313,50 +318,51 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
         )
         return dataclasses.replace(
             state,
-            doubt=doubt,
-            verdict=dataclasses.replace(
-                verdict, inject=verdict.inject | self.wants_random(problem, state)
+            search=search,
+            decision=dataclasses.replace(
+                decision, add_random_row=decision.add_random_row | self.wants_random(problem, state)
             ),
         )
 
     def _make_room(self, problem: EigenProblem, state: SubspaceState) -> SubspaceState:
-        c = state.relation.tried.shape[0]
+        c = state.relation.multiplied.shape[0]
 
         def smaller(state: SubspaceState) -> SubspaceState:
-            relation, pairs, columns, lost, own = self.shrink(problem, state)
-            health = state.health
-            eps = np.finfo(health.scale.dtype).eps
+            relation, pairs, columns, lost, extra = self.shrink(problem, state)
+            numerics = state.numerics
+            eps = np.finfo(numerics.scale.dtype).eps
             return dataclasses.replace(
                 state,
                 basis=recombine(state.basis, columns),
                 relation=relation,
                 pairs=pairs,
                 # The errors of rotations have no common direction: squares add up.
-                health=dataclasses.replace(
-                    health,
-                    lost=(health.lost**2 + lost**2 + (ROTATION * eps * health.scale) ** 2) ** 0.5,
+                numerics=dataclasses.replace(
+                    numerics,
+                    lost=(numerics.lost**2 + lost**2 + (ROTATION * eps * numerics.scale) ** 2)
+                    ** 0.5,
                 ),
-                own=own,
-                restarts=state.restarts + (1 - state.verdict.shrink),
+                extra=extra,
+                restarts=state.restarts + (1 - state.decision.shrink),
             )
 
         # A basis of the whole space is never full, and has nothing to search for.
         if c < problem.dimension:
-            taken = state.relation.size + state.verdict.inject + self.rows_a_product()
-            state = when(state.verdict.shrink | (taken > c), smaller, state)
-        relation, new = state.relation, state.verdict.inject
-        basis, key = when(
-            new, lambda c: inject(c[0], relation.size, c[1]), (state.basis, state.key)
+            taken = state.relation.size + state.decision.add_random_row + self.rows_a_product()
+            state = apply_if(state.decision.shrink | (taken > c), smaller, state)
+        relation, new = state.relation, state.decision.add_random_row
+        basis, key = apply_if(
+            new, lambda c: add_random_row(c[0], relation.size, c[1]), (state.basis, state.key)
         )
-        there = relation.there | ((np.arange(c) == relation.size) & new)
-        relation = dataclasses.replace(relation, there=there, size=relation.size + new)
+        present = relation.present | ((np.arange(c) == relation.size) & new)
+        relation = dataclasses.replace(relation, present=present, size=relation.size + new)
         return dataclasses.replace(state, basis=basis, relation=relation, key=key)
 
     def terminate(
         self, operator: lx.AbstractLinearOperator, problem: EigenProblem, state: SubspaceState
     ) -> Any:
         """True once the solve is over."""
-        return state.verdict.done
+        return state.decision.done
 
     def finish(
         self,
@@ -367,10 +373,10 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
     ) -> EigenSolution:
         """The k best pairs, and the start of the next solve. No products."""
         k = problem.k
-        search = self.search(problem, start)
+        plan = self.plan_search(problem, start)
         _, value_met = self.settled(problem, state)
         rows = self.block_size(operator.in_structure(), k)
-        wanted = matmul(state.relation.tried, state.pairs.vectors[:, :k])
+        wanted = matmul(state.relation.multiplied, state.pairs.vectors[:, :k])
         columns, memory, age = self.remember(problem, state, start, rows)
         xp, back = namespace(wanted), original_order(k, problem.which)
         small = {
@@ -380,18 +386,18 @@ class AbstractSubspaceSolver(AbstractEigenSolver):
             "memory": memory,
         }
         small = jax.device_put(small) if xp is np else small
-        vectors, block = picked(state.basis, wanted[:, back], columns)
-        return conclude(
+        vectors, block = combine_blocks(state.basis, wanted[:, back], columns)
+        return make_solution(
             problem=problem,
             rtol=self.rtol,
             atol=self.atol,
             relation=state.relation,
             pairs=state.pairs,
-            health=state.health,
-            doubt=state.doubt,
-            verdict=state.verdict,
-            evidence=search.evidence,
-            trusted=search.trusted,
+            numerics=state.numerics,
+            search=state.search,
+            decision=state.decision,
+            evidence=plan.evidence,
+            trusted=plan.trusted,
             vectors=vectors,
             estimates=self.expected_errors(problem, state),
             value_met=value_met,

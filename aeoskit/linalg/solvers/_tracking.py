@@ -9,56 +9,56 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
+from .._platform import apply_if
 from .._results import EVIDENCE, EigenSolution
-from ..vectors._tree import record, tree_dtype, tree_size
-from ._question import Scalar, Start, check_numbers
+from ..vectors._tree import pytree_dataclass, tree_dtype, tree_size
+from ._arguments import Scalar, Start, check_numbers
+from ._convergence import floor, next_candidate, pair_status, select
 from ._relation import (
     Relation,
-    best_first,
-    compressed,
+    compress,
     eigh,
     first_direction,
     kept_at_restart,
-    least_tried,
+    least_multiplied,
     matmul,
     namespace,
     norms,
-    off,
-    side_by_side,
+    project_out,
+    sorted_eigh,
     squares,
-    when,
+    stack_columns,
 )
 from ._solver import EigenProblem
-from ._subspace import WITHOUT_END, AbstractSubspaceSolver, Search, SubspaceState
-from ._verdict import first_match, floor, select, standing
+from ._subspace import UNLIMITED, AbstractSubspaceSolver, SearchPlan, SubspaceState
 
 # How fast the guesses follow what is measured: the curvature of directions of which nothing is
 # known, and the rise of a value from one solve to the next.
 _BULK_RATE = 0.1
 _DRIFT_RATE = 0.1
-# A direction that is older than this (in solves, squared overlap counted) tells of drift.
+# A direction that is older than this (in solves, squared overlap counted) shows drift.
 _OLD = 0.5
 # A first image that differs from the expected one by this share of either is another operator's.
 _FORGET = 0.5
 # The least share that the direction of a rise is taken to have in the combination that showed it.
 _SHARE = 0.25
-# What is smaller than this share of the model tells nothing of a jump.
+# A difference smaller than this share of the model is no sign of a jump.
 _ROUGH = 1e-2
 # The estimated error of a value, in units of the rise that the model expects, and of residual² over
 # the distance to the next value that it knows: at least the error in nine of ten solves of every
 # training that was tried (`aeoskit bench accuracy`), with the tolerance of probes.
 _RISE, _SPREAD = 3.0, 2.0
 # The largest distance to the next value, as a share of the value, that counts there: one that the
-# model does not know may lie as near, and the vector be a mixture of both.
+# model does not know may be as near, and the vector be a mixture of both.
 _GAP = 0.02
 # Columns of the explorer: itself, its last change, and, once it was multiplied in this solve, that
 # direction and what its image brought.
 _SELF, _CHANGE, _STEP, _BROUGHT = range(4)
 
 
-@record
+@pytree_dataclass
 class Model:
-    """What is believed of the operator, in coordinates of rows and in units.
+    """A model of the operator, in coordinates of rows and in units.
 
     Attributes:
         matrix: F: the projection of the operator, exact on what was multiplied in this solve.
@@ -78,54 +78,54 @@ class Model:
     rates: Float[Any, " r"]
 
 
-@record
+@pytree_dataclass
 class TrackingMemory:
-    """What a solve leaves to the next one, beside rows.
+    """The memory that a solve leaves to the next one, beside rows.
 
     Attributes:
         model: Of the rows.
-        there: Which rows there are.
+        present: Which rows there are.
         unit: What numbers are divided by.
         scale: The norm of the operator, as far as solves have seen it, each solve by half.
         complete: Whether the wanted pairs were known to be all that there are.
     """
 
     model: Model
-    there: Bool[Any, " r"]
+    present: Bool[Any, " r"]
     unit: Float[Any, ""]
     scale: Float[Any, ""]
     complete: Bool[Any, ""]
 
 
-@record
+@pytree_dataclass
 class Explorer:
     """A direction that nothing wanted points to, followed from solve to solve.
 
     Attributes:
         columns: See `_SELF`, `_CHANGE`, `_STEP`, `_BROUGHT`.
-        sought: What this solve has to multiply if it is due: the explorer, or what `checks`.
-        checks: Whether that is a combination of the rows kept, all of them at once.
+        direction: The direction to multiply if one is due: the explorer, or a check.
+        checks: Whether it is a check, a combination of all rows kept.
         due: Whether this solve has to spend a product on it.
         explored: Whether it has.
         exploring: Whether the product under way is that one.
     """
 
     columns: Float[Any, "c 4"]
-    sought: Float[Any, " c"]
+    direction: Float[Any, " c"]
     checks: Bool[Any, ""]
     due: Bool[Any, ""]
     explored: Bool[Any, ""]
     exploring: Bool[Any, ""]
 
 
-@record
-class TrackingOwn:
-    """Beside the relation.
+@pytree_dataclass
+class TrackingExtra:
+    """The state of `Tracking` beside the relation.
 
     Attributes:
         model: Of all rows.
         explorer: See there.
-        hopes: The model's vectors with what is old raised, best first.
+        optimistic: The model's vectors with what is old raised, best first.
         gains: By how much the model expects each wanted value to rise.
         errors: The estimated errors of the wanted values.
         given: How many rows are multiplied first: those of the caller, the wanted ones.
@@ -135,7 +135,7 @@ class TrackingOwn:
 
     model: Model
     explorer: Explorer
-    hopes: Float[Any, "c c"]
+    optimistic: Float[Any, "c c"]
     gains: Float[Any, " k"]
     errors: Float[Any, " k"]
     given: Int[Any, ""]
@@ -161,20 +161,19 @@ class Tracking(AbstractSubspaceSolver):
     estimated error of its value is at most `value_rtol |θ|`. That estimate is of second order in
     the residual, so that at the edge it takes half of the products: the larger of three times the
     rise that the model expects and twice the residual squared over the gap (`estimates`). The gap
-    is the model's, a fiftieth of the value at most: one that it does not know may lie as near, and
+    is the model's, a fiftieth of the value at most: one that it does not know may be as near, and
     the vector be a mixture of both. It is no bound: in every training of `aeoskit bench accuracy`,
     before the edge and at it, with a tight cluster under label noise too, it covered nine of ten
     errors or more with `value_rtol=1e-2`; fewer where values cross without being coupled. Such a
-    solve ends with `RESULTS.estimate_met`, and `converged` says that either was met. The budget
+    solve ends with `RESULTS.estimate_met`, and `converged` means that either was met. The budget
     `max_matvecs` ends a solve anywhere, with the residuals that were reached.
 
-    **Not locking in.** What the model knows of vectors that are not multiplied grows old; the
-    expected value of such a vector is raised for every solve since it was measured, by `hope` times
-    what values rose by lately or what it rose by itself, whichever is more, so that it is looked at
-    before it can have overtaken the top one.
-    And all vectors kept are looked at together, by a product of a combination of them in every
-    2 `explore_every`-th solve: what has risen stands out in its image, and is multiplied next.
-    A direction that nothing wanted points to is sought by an *explorer*: every
+    **Not locking in.** The model's knowledge of vectors that are not multiplied grows old. So the
+    expected value of such a vector is raised for every solve since it was measured, by `optimism`
+    times the recent rise of all values or of its own, whichever is larger: it is multiplied before
+    it can have overtaken the top one. And in every 2 `explore_every`-th solve a combination of all
+    kept vectors is multiplied: what has risen stands out in its image, and is multiplied next.
+    Directions that nothing wanted points to are searched by an *explorer*: every
     `explore_every`-th solve spends one product on it (a step of LOBPCG beside the vectors kept),
     and after `renew_every` such products it starts again from a random vector. An eigenvalue that
     comes out of the bulk with no coupling to what is tracked is found when the explorer has turned
@@ -200,7 +199,7 @@ class Tracking(AbstractSubspaceSolver):
         rtol: See above; a tolerance under the floor of rounding ends in `RESULTS.stagnation`.
         atol: See `rtol`.
         value_rtol: See above; 0 asks for residuals.
-        hope: How much of what values rose by lately is added to what is old. 0: none.
+        optimism: The factor on the recent rise that is added to old values. 0: none.
         explore_every: 0: never.
         renew_every: 0: never.
 
@@ -227,7 +226,7 @@ class Tracking(AbstractSubspaceSolver):
     rtol: Scalar = 1e-3
     atol: Scalar = 0.0
     value_rtol: Scalar = 0.0
-    hope: Scalar = 1.0
+    optimism: Scalar = 1.0
     noise: Scalar = 0.1
     explore_every: int = eqx.field(default=4, static=True)
     renew_every: int = eqx.field(default=16, static=True)
@@ -235,8 +234,8 @@ class Tracking(AbstractSubspaceSolver):
     def __check_init__(self):
         check_numbers(
             self,
-            ("rtol", "atol", "value_rtol", "hope", "noise"),
-            "rtol=1e-3, atol=0, value_rtol=0, hope=1.0, noise=0.1",
+            ("rtol", "atol", "value_rtol", "optimism", "noise"),
+            "rtol=1e-3, atol=0, value_rtol=0, optimism=1.0, noise=0.1",
         )
         for name, least in (("basis", 3), ("kept", 0), ("explore_every", 0), ("renew_every", 0)):
             count = getattr(self, name)
@@ -260,7 +259,7 @@ class Tracking(AbstractSubspaceSolver):
         square, zero = np.zeros((rows, rows), dtype), np.zeros((), dtype)
         return TrackingMemory(
             model=Model(square, square, zero, zero, zero, np.zeros(rows, dtype)),
-            there=np.zeros(rows, bool),
+            present=np.zeros(rows, bool),
             unit=zero,
             scale=zero,
             complete=np.asarray(True),
@@ -279,7 +278,7 @@ class Tracking(AbstractSubspaceSolver):
             )
         return c
 
-    def given(self, k: int, dimension: int) -> int:
+    def start_vectors_used(self, k: int, dimension: int) -> int:
         """As many as are kept."""
         return min(k + self.kept, dimension)
 
@@ -311,13 +310,13 @@ class Tracking(AbstractSubspaceSolver):
             columns[best, _SELF] = columns[best + 1, _CHANGE] = 1
         grown = np.diag((np.arange(c) < best).astype(dtype))
         zero = xp.zeros((), dtype)
-        known, there = xp.where(cold, 0, 1).astype(dtype), memory.there.astype(dtype)
-        columns = known * columns * xp.pad(there, wider[0])[:, None]
+        known, present = xp.where(cold, 0, 1).astype(dtype), memory.present.astype(dtype)
+        columns = known * columns * xp.pad(present, wider[0])[:, None]
         kept = xp.where(np.arange(c) < best, _signs(age, c, xp), 0).astype(dtype)
-        kept = kept * xp.pad(there, wider[0])
+        kept = kept * xp.pad(present, wider[0])
         no = xp.asarray(False)
-        again = xp.where(cold | (k == 1), 0, xp.minimum(memory.there.sum(), k))
-        own = TrackingOwn(
+        again = xp.where(cold | (k == 1), 0, xp.minimum(memory.present.sum(), k))
+        extra = TrackingExtra(
             model=dataclasses.replace(
                 memory.model,
                 matrix=known * xp.pad(memory.model.matrix, wider),
@@ -327,7 +326,7 @@ class Tracking(AbstractSubspaceSolver):
             explorer=Explorer(
                 columns, xp.where(checks, kept, columns[:, _SELF]), xp.asarray(checks), due, no, no
             ),
-            hopes=xp.eye(c, dtype=dtype),
+            optimistic=xp.eye(c, dtype=dtype),
             gains=xp.full(k, xp.inf, dtype),
             errors=xp.full(k, xp.inf, dtype),
             # Of several wanted vectors each is multiplied: after a jump of all values one that is
@@ -336,7 +335,7 @@ class Tracking(AbstractSubspaceSolver):
             old=xp.asarray(xp.where(cold, 0, rows), np.int32),
             cold=cold,
         )
-        return own, xp.where(cold, zero, memory.unit), xp.where(cold, zero, memory.scale)
+        return extra, xp.where(cold, zero, memory.unit), xp.where(cold, zero, memory.scale)
 
     def _memory(self, start: Start, structure: PyTree, k: int, xp: Any) -> TrackingMemory:
         if start.memory is not None:
@@ -346,19 +345,19 @@ class Tracking(AbstractSubspaceSolver):
         blank = Model(square, square, zero, zero, zero, square[0])
         return TrackingMemory(blank, xp.zeros(rows, bool), zero, zero, xp.asarray(True))
 
-    def search(self, problem: EigenProblem, start: Start) -> Search:
+    def plan_search(self, problem: EigenProblem, start: Start) -> SearchPlan:
         """Copies at a cold start; later the explorer."""
         xp = namespace(start.age)
         no = xp.asarray(False)
-        limit = xp.asarray(WITHOUT_END, np.int32)
+        limit = xp.asarray(UNLIMITED, np.int32)
         if start.memory is None:
-            return Search(no, limit, EVIDENCE.none, no)
+            return SearchPlan(no, limit, EVIDENCE.none, no)
         several = problem.k > 1
         cold = EVIDENCE.fresh_direction if several else EVIDENCE.random_start
         explores = self.explore_every > 0
         warm = EVIDENCE.followed_direction if explores else EVIDENCE.none
         asked = (start.fresh | ~start.memory.complete) & several
-        return Search(
+        return SearchPlan(
             asked=asked,
             limit=limit,
             evidence=select(asked | start.fresh, cold, warm),
@@ -367,38 +366,42 @@ class Tracking(AbstractSubspaceSolver):
 
     def direction(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any, Any]:
         """The model's best direction for the first wanted pair that is not settled."""
-        relation, own = state.relation, state.own
-        xp = namespace(relation.tried)
-        c = relation.tried.shape[0]
-        index, dtype = xp.arange(c), relation.tried.dtype
+        relation, extra = state.relation, state.extra
+        xp = namespace(relation.multiplied)
+        c = relation.multiplied.shape[0]
+        index, dtype = xp.arange(c), relation.multiplied.dtype
         settled = self._each(problem, state)[0]
-        through = xp.all(settled)
+        all_settled = xp.all(settled)
         target = xp.argmin(settled)
-        begins = state.matvecs < own.given
-        explore = through & own.explorer.due & ~own.explorer.explored & ~begins
+        at_start = state.matvecs < extra.given
+        explore = all_settled & extra.explorer.due & ~extra.explorer.explored & ~at_start
         # An explorer that is no more is the random row that was drawn for it.
-        plain = begins | state.verdict.inject
-        row = xp.where(begins, state.matvecs, relation.size - 1)
-        main = own.hopes[:, target]
+        plain = at_start | state.decision.add_random_row
+        row = xp.where(at_start, state.matvecs, relation.size - 1)
+        main = extra.optimistic[:, target]
         residual = state.pairs.errors[:, target]
         if self.may_search(problem):
-            beyond = first_match(
-                problem, self.rtol, self.atol, state.pairs, state.health, state.doubt
+            beyond = next_candidate(
+                problem, self.rtol, self.atol, state.pairs, state.numerics, state.search
             )
-            residual = xp.where(through, state.pairs.errors[:, beyond], residual)
-            main = xp.where(through, residual, main)
-        main = xp.where(explore, own.explorer.sought, main)
-        main = xp.where(plain, self.plain(state, row, begins | explore).astype(dtype), main)
-        # What has not been multiplied at all, the last row in general.
-        last = (index == least_tried(relation)).astype(dtype)
-        x, which = first_direction(relation, main, residual, last)
-        # Where nothing was left of what is sought, the product is of something else.
-        sought = (which == 0) & ~(own.explorer.checks & plain)
-        explorer = dataclasses.replace(
-            own.explorer, exploring=explore & sought, explored=own.explorer.explored | explore
+            residual = xp.where(all_settled, state.pairs.errors[:, beyond], residual)
+            main = xp.where(all_settled, residual, main)
+        main = xp.where(explore, extra.explorer.direction, main)
+        main = xp.where(
+            plain, self.row_direction(state, row, at_start | explore).astype(dtype), main
         )
-        own = dataclasses.replace(own, explorer=explorer)
-        return x, xp.asarray(-1, np.int32), own
+        # What has not been multiplied at all, the last row in general.
+        last = (index == least_multiplied(relation)).astype(dtype)
+        x, which = first_direction(relation, main, residual, last)
+        # Where nothing was left of that direction, the product is of something else.
+        is_explorer = (which == 0) & ~(extra.explorer.checks & plain)
+        explorer = dataclasses.replace(
+            extra.explorer,
+            exploring=explore & is_explorer,
+            explored=extra.explorer.explored | explore,
+        )
+        extra = dataclasses.replace(extra, explorer=explorer)
+        return x, xp.asarray(-1, np.int32), extra
 
     def learn(self, problem: EigenProblem, state: SubspaceState, x: Any, product: Any):
         """The model that agrees with the product and changes least elsewhere (Frobenius).
@@ -406,27 +409,27 @@ class Tracking(AbstractSubspaceSolver):
         A combination of the rows kept is the exception: what it shows to rise is believed to rise.
         The symmetric update of Powell (1970): `F + (I - xxᵀ)(y - Fx)xᵀ + x(y - Fx)ᵀ`, for unit x.
         """
-        own, relation = state.own, state.relation
+        extra, relation = state.extra, state.relation
         xp, index = namespace(x), np.arange(x.shape[0])
-        model, explorer, finite = own.model, own.explorer, product.finite
+        model, explorer, finite = extra.model, extra.explorer, product.finite
         sign = -1.0 if problem.which == "smallest" else 1.0
         checking = explorer.exploring & explorer.checks
-        held = index < own.old
+        held = index < extra.old
         # F x and G x: what was expected of the product, and how old that is.
-        pair = side_by_side(x, product.image)
+        pair = stack_columns(x, product.image)
         expected, stale = matmul(model.matrix, pair), matmul(model.staleness, pair)
-        plain, modelled = matmul(pair.T, pair), matmul(pair.T, expected)
+        plain, modeled = matmul(pair.T, pair), matmul(pair.T, expected)
         before = matmul(expected.T, expected)[0, 0]
         oldness = xp.where(finite, matmul(pair.T, stale)[0, 0], 0)
-        error = plain[0, 1] - modelled[0, 0]
+        error = plain[0, 1] - modeled[0, 0]
         change = xp.where(finite, product.image - expected[:, 0], 0)
         old = xp.where(held, x, 0)
         # Of rows that were combined one has risen: an update of rank one has all of its rise. What
-        # was measured in this solve stays, but for x, which `tried` has by now.
-        parts = side_by_side(old, xp.where(checking & held, change, 0), x)
-        inside = matmul(relation.tried.T, parts)
+        # was measured in this solve stays, but for x, which `multiplied` has by now.
+        parts = stack_columns(old, xp.where(checking & held, change, 0), x)
+        inside = matmul(relation.multiplied.T, parts)
         whole, within = matmul(parts.T, parts), matmul(inside.T, inside)
-        moved = parts[:, 1] - matmul(relation.tried, inside)[:, 1] + whole[1, 2] * x
+        moved = parts[:, 1] - matmul(relation.multiplied, inside)[:, 1] + whole[1, 2] * x
         rise, length = sign * whole[1, 2], whole[1, 1] - within[1, 1] + whole[1, 2] ** 2
         # A difference of squares: under its rounding it is not known.
         length = xp.sqrt(xp.maximum(length, 100 * np.finfo(x.dtype).eps * whole[1, 1]))
@@ -440,19 +443,19 @@ class Tracking(AbstractSubspaceSolver):
         # By row, so that the rise of one is not diluted by the others, as it is in the drift.
         ages = xp.maximum(xp.diagonal(model.staleness), _OLD)
         risen = xp.maximum(sign * change * old, 0) / ages - old * old * model.rates
-        tells = (oldness > _OLD) & (~explorer.exploring | checking) & finite
+        informative = (oldness > _OLD) & (~explorer.exploring | checking) & finite
         lately = xp.maximum(sign * error, 0) / xp.maximum(oldness, _OLD)
-        drift = model.drift + xp.where(tells, _DRIFT_RATE * (lately - model.drift), 0)
-        rates = model.rates + xp.where(tells, risen / xp.maximum(xp.max(old * old), 1e-30), 0)
+        drift = model.drift + xp.where(informative, _DRIFT_RATE * (lately - model.drift), 0)
+        rates = model.rates + xp.where(informative, risen / xp.maximum(xp.max(old * old), 1e-30), 0)
         # A first image that is far from the expected one.
-        away = plain[1, 1] - 2 * modelled[1, 0] + before
+        away = plain[1, 1] - 2 * modeled[1, 0] + before
         seen = xp.maximum(product.norm, xp.sqrt(before))
         seen = xp.maximum(_FORGET * seen, _ROUGH * xp.sqrt(squares(model.matrix).sum()))
-        forget = (xp.sqrt(xp.maximum(away, 0)) > seen) & finite & (state.matvecs == 1) & ~own.cold
+        forget = (xp.sqrt(xp.maximum(away, 0)) > seen) & finite & (state.matvecs == 1) & ~extra.cold
 
         def secant(matrix: Any, change: Any, along: Any) -> Any:
-            turned = change - along * x
-            return matrix + change[:, None] * x[None, :] + x[:, None] * turned[None, :]
+            rotated = change - along * x
+            return matrix + change[:, None] * x[None, :] + x[:, None] * rotated[None, :]
 
         change = change - (rise * over) * moved
         along = xp.where(finite, error, 0) - (rise * over) * whole[1, 2]
@@ -463,8 +466,8 @@ class Tracking(AbstractSubspaceSolver):
         stepped = xp.where(column == _STEP, x[:, None], explorer.columns)
         stepped = xp.where(column == _BROUGHT, new[:, None].astype(x.dtype), stepped)
         steps = explorer.exploring & ~explorer.checks
-        own = dataclasses.replace(
-            own,
+        extra = dataclasses.replace(
+            extra,
             model=Model(
                 matrix=matrix,
                 staleness=staleness,
@@ -478,33 +481,35 @@ class Tracking(AbstractSubspaceSolver):
                 columns=xp.where(steps, stepped, explorer.columns),
             ),
         )
-        state = dataclasses.replace(state, own=own)
+        state = dataclasses.replace(state, extra=extra)
         small = dataclasses.replace(state, basis=None)
-        small = when(forget, partial(_forgotten, self.may_search(problem)), small)
+        small = apply_if(forget, partial(_reset, self.may_search(problem)), small)
         return dataclasses.replace(small, basis=state.basis)
 
-    def analyse(self, problem: EigenProblem, state: SubspaceState) -> Any:
+    def analyze(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """The model's vectors, and what it expects of the wanted values."""
-        own, k = state.own, problem.k
-        xp = namespace(own.hopes)
+        extra, k = state.extra, problem.k
+        xp = namespace(extra.optimistic)
         sign = -1.0 if problem.which == "smallest" else 1.0
-        rates = xp.sqrt(xp.maximum(own.model.drift, own.model.rates))
-        raised = (sign * self.hope) * (rates[:, None] * own.model.staleness * rates[None, :])
-        hopeful = own.model.matrix + raised
-        bound = xp.sqrt(squares(hopeful).sum()) + 1e-30
-        values, hopes = best_first(hopeful, state.relation.there, bound, problem.which)
+        rates = xp.sqrt(xp.maximum(extra.model.drift, extra.model.rates))
+        raised = (sign * self.optimism) * (rates[:, None] * extra.model.staleness * rates[None, :])
+        raised_matrix = extra.model.matrix + raised
+        bound = xp.sqrt(squares(raised_matrix).sum()) + 1e-30
+        values, optimistic = sorted_eigh(
+            raised_matrix, state.relation.present, bound, problem.which
+        )
         held = xp.arange(k) < state.relation.count
         gains = xp.maximum(sign * (values[:k] - state.pairs.values[:k]), 0)
         gains = xp.where(held, gains, xp.inf).astype(values.dtype)
         residuals = state.pairs.residuals[:k]
         # What is next, as it was measured.
-        raises = xp.diagonal(matmul(hopes.T, matmul(raised, hopes)))
+        raises = xp.diagonal(matmul(optimistic.T, matmul(raised, optimistic)))
         beyond = xp.max(sign * (values - raises)[k:], initial=-xp.inf)
         tops = sign * state.pairs.values[:k]
         gap = xp.maximum(xp.minimum(tops - beyond, _GAP * xp.abs(tops)), 1e-30)
         spread = xp.minimum(_SPREAD * residuals**2 / gap, residuals)
         errors = xp.maximum(_RISE * gains, spread)
-        return dataclasses.replace(own, hopes=hopes, gains=gains, errors=errors)
+        return dataclasses.replace(extra, optimistic=optimistic, gains=gains, errors=errors)
 
     def finish(
         self,
@@ -514,124 +519,126 @@ class Tracking(AbstractSubspaceSolver):
         start: Start,
     ) -> EigenSolution:
         """As for every method; a solve that forgot everything was a cold one."""
-        start = dataclasses.replace(start, fresh=start.fresh | state.own.cold)
+        start = dataclasses.replace(start, fresh=start.fresh | state.extra.cold)
         return super().finish(operator, problem, state, start)
 
     def wants_random(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """At a cold start, and where the explorer is due and there is none."""
-        own = state.own
-        xp = namespace(own.hopes)
-        lacks = own.explorer.due & ~own.explorer.explored & ~own.explorer.checks
-        lacks = lacks & ~xp.any(own.explorer.columns[:, _SELF] != 0)
-        through = xp.all(self._each(problem, state)[0])
-        return (state.relation.size == 0) | (lacks & through)
+        extra = state.extra
+        xp = namespace(extra.optimistic)
+        lacks = extra.explorer.due & ~extra.explorer.explored & ~extra.explorer.checks
+        lacks = lacks & ~xp.any(extra.explorer.columns[:, _SELF] != 0)
+        all_settled = xp.all(self._each(problem, state)[0])
+        return (state.relation.size == 0) | (lacks & all_settled)
 
     def _each(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any]:
         """By wanted pair: whether it is good enough; whether by the estimate of its value."""
-        own, k = state.own, problem.k
-        xp = namespace(own.gains)
-        _, small = standing(self.rtol, self.atol, state.pairs, state.health)
+        extra, k = state.extra, problem.k
+        xp = namespace(extra.gains)
+        _, small = pair_status(self.rtol, self.atol, state.pairs, state.numerics)
         # A pair that has converged while the model sees a better one is not the one wanted.
-        believed = own.gains <= 2 * state.pairs.residuals[:k] + floor(state.health)
+        consistent = extra.gains <= 2 * state.pairs.residuals[:k] + floor(state.numerics)
         # A model that grew in this solve alone knows too little for an estimate.
         allowed = self.value_rtol * xp.abs(state.pairs.values[:k])
-        met = (self.expected_errors(problem, state) <= allowed) & (~own.cold | small[:k])
-        return (small[:k] & believed) | met, met
+        met = (self.expected_errors(problem, state) <= allowed) & (~extra.cold | small[:k])
+        return (small[:k] & consistent) | met, met
 
     def settled(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any]:
         """All wanted pairs, given rows and the explorer where it is due."""
         each, met = self._each(problem, state)
-        own = state.own
+        extra = state.extra
         enough = namespace(each).all(each) & (state.relation.count >= problem.k)
-        sought = own.explorer.explored | ~own.explorer.due
-        return enough & sought & (state.matvecs >= own.given), met
+        searched = extra.explorer.explored | ~extra.explorer.due
+        return enough & searched & (state.matvecs >= extra.given), met
 
     def expected_errors(self, problem: EigenProblem, state: SubspaceState) -> Any:
-        """The rise that the model expects, or what the residual says of it with the model's gap."""
-        return state.own.errors + state.health.error * state.health.scale
+        """The rise that the model expects, or the residual's estimate with the model's gap."""
+        return state.extra.errors + state.numerics.error * state.numerics.scale
 
     def shrink(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """The wanted pairs, exact, and the model's best; with nothing but the exact, as Lanczos.
 
         Elsewhere than on the pairs kept the model keeps its values, as a model.
         """
-        relation, own, k = state.relation, state.own, problem.k
-        xp = namespace(relation.tried)
-        c = relation.tried.shape[0]
-        unseen = relation.there.sum() - relation.count
+        relation, extra, k = state.relation, state.extra, problem.k
+        xp = namespace(relation.multiplied)
+        c = relation.multiplied.shape[0]
+        not_multiplied = relation.present.sum() - relation.count
         half = min(max(2 * k + 5, (c + 1) // 2), c - 2)
         largest = min(max(half, (3 * c) // 4), c - 2)
-        most = xp.where(state.verdict.shrink, half, largest)
-        exact = xp.clip(most - unseen, k, kept_at_restart(c - 1, k))
-        kept = xp.where(state.verdict.shrink, k, exact)
+        most = xp.where(state.decision.shrink, half, largest)
+        exact = xp.clip(most - not_multiplied, k, kept_at_restart(c - 1, k))
+        kept = xp.where(state.decision.shrink, k, exact)
         sign = -1.0 if problem.which == "smallest" else 1.0
-        size = xp.sqrt(squares(own.model.matrix).sum()) + 1e-30
-        explorer = own.explorer.columns
-        preference = (sign / size) * own.model.matrix + matmul(explorer, explorer.T)
-        preference = preference + 2 * matmul(own.hopes[:, :k], own.hopes[:, :k].T)
-        relation, pairs, columns, lost = compressed(
+        size = xp.sqrt(squares(extra.model.matrix).sum()) + 1e-30
+        explorer = extra.explorer.columns
+        preference = (sign / size) * extra.model.matrix + matmul(explorer, explorer.T)
+        preference = preference + 2 * matmul(extra.optimistic[:, :k], extra.optimistic[:, :k].T)
+        relation, pairs, columns, lost = compress(
             relation, state.pairs, kept, most, xp.eye(c, dtype=size.dtype) + preference
         )
 
-        def turned(matrix: Any) -> Any:
+        def rotated(matrix: Any) -> Any:
             return matmul(columns.T, matmul(matrix, columns))
 
-        own = dataclasses.replace(
-            own,
+        extra = dataclasses.replace(
+            extra,
             model=dataclasses.replace(
-                own.model,
-                matrix=turned(own.model.matrix),
-                staleness=turned(own.model.staleness),
-                rates=_shared(columns, own.model.rates),
+                extra.model,
+                matrix=rotated(extra.model.matrix),
+                staleness=rotated(extra.model.staleness),
+                rates=_combined_rates(columns, extra.model.rates),
             ),
             explorer=dataclasses.replace(
-                own.explorer,
+                extra.explorer,
                 columns=matmul(columns.T, explorer),
-                sought=matmul(columns.T, own.explorer.sought),
+                direction=matmul(columns.T, extra.explorer.direction),
             ),
-            hopes=matmul(columns.T, own.hopes),
+            optimistic=matmul(columns.T, extra.optimistic),
             old=relation.size,
         )
-        return relation, pairs, columns[:, :largest], lost, own
+        return relation, pairs, columns[:, :largest], lost, extra
 
     def remember(self, problem: EigenProblem, state: SubspaceState, start: Start, rows: int) -> Any:
         """The model's best vectors and the explorer, and the model on their span."""
-        own, there = state.own, state.relation.there
-        xp = namespace(own.hopes)
+        extra, present = state.extra, state.relation.present
+        xp = namespace(extra.optimistic)
         best = self._best_rows(rows, problem.dimension)
-        matrix = own.model.matrix
+        matrix = extra.model.matrix
         bound = xp.sqrt(squares(matrix).sum()) + 1e-30
-        columns = best_first(matrix, there, bound, problem.which)[1][:, :best]
-        columns = xp.where((xp.arange(best) < there.sum())[None, :], columns, 0)
-        columns = xp.where(there[:, None], columns, 0)
-        age = xp.where(own.cold, 0, start.age + 1)
+        columns = sorted_eigh(matrix, present, bound, problem.which)[1][:, :best]
+        columns = xp.where((xp.arange(best) < present.sum())[None, :], columns, 0)
+        columns = xp.where(present[:, None], columns, 0)
+        age = xp.where(extra.cold, 0, start.age + 1)
         if best < rows:
             renew = xp.asarray(False)
             if self.explore_every > 0 and self.renew_every > 0:
-                renew = own.explorer.explored & (age % (self.explore_every * self.renew_every) == 0)
+                renew = extra.explorer.explored & (
+                    age % (self.explore_every * self.renew_every) == 0
+                )
             sign = -1.0 if problem.which == "smallest" else 1.0
-            moved = _next_explorer(own.explorer.columns, columns, sign * matrix)
+            moved = _next_explorer(extra.explorer.columns, columns, sign * matrix)
             columns = xp.concatenate([columns, xp.where(renew, 0, moved)], axis=1)
         columns = columns.astype(matrix.dtype)
 
-        def onto(matrix: Any) -> Any:
+        def projected_onto(matrix: Any) -> Any:
             small = matmul(columns.T, matmul(matrix, columns))
             return (small + small.T) / 2
 
         model = dataclasses.replace(
-            own.model,
-            matrix=onto(own.model.matrix),
-            staleness=onto(own.model.staleness),
-            rates=_shared(columns, own.model.rates),
+            extra.model,
+            matrix=projected_onto(extra.model.matrix),
+            staleness=projected_onto(extra.model.staleness),
+            rates=_combined_rates(columns, extra.model.rates),
         )
-        there = xp.any(columns != 0, axis=0)
-        complete = ~state.doubt.asked | state.doubt.passed
-        health = state.health
-        memory = TrackingMemory(model, there, health.unit, health.scale / 2, complete)
+        present = xp.any(columns != 0, axis=0)
+        complete = ~state.search.asked | state.search.passed
+        numerics = state.numerics
+        memory = TrackingMemory(model, present, numerics.unit, numerics.scale / 2, complete)
         return columns, memory, age
 
 
-def _shared(columns: Any, rates: Any) -> Any:
+def _combined_rates(columns: Any, rates: Any) -> Any:
     """The rates of combinations of rows."""
     return matmul((columns * columns).T, rates[:, None])[:, 0]
 
@@ -645,44 +652,44 @@ def _signs(age: Any, count: int, xp: Any) -> Any:
     return 1.0 - 2.0 * (mixed >> np.uint32(31))
 
 
-def _forgotten(several: bool, state: SubspaceState) -> SubspaceState:
+def _reset(several: bool, state: SubspaceState) -> SubspaceState:
     """The state before anything was known."""
-    own, relation, health = state.own, state.relation, state.health
-    xp = namespace(relation.tried)
+    extra, relation, numerics = state.extra, state.relation, state.numerics
+    xp = namespace(relation.multiplied)
 
-    def nothing(x: Any) -> Any:
+    def cleared(x: Any) -> Any:
         return xp.zeros_like(x)
 
-    blank = [nothing(x) for x in (own.model.matrix, own.model.bulk)]
+    blank = [cleared(x) for x in (extra.model.matrix, extra.model.bulk)]
     return dataclasses.replace(
         state,
         relation=Relation(
-            nothing(relation.tried),
-            nothing(relation.images),
-            nothing(relation.there),
-            nothing(relation.size),
-            nothing(relation.count),
+            cleared(relation.multiplied),
+            cleared(relation.images),
+            cleared(relation.present),
+            cleared(relation.size),
+            cleared(relation.count),
         ),
-        health=dataclasses.replace(
-            health,
-            unit=nothing(health.unit),
-            scale=nothing(health.scale),
-            lost=nothing(health.lost),
+        numerics=dataclasses.replace(
+            numerics,
+            unit=cleared(numerics.unit),
+            scale=cleared(numerics.scale),
+            lost=cleared(numerics.lost),
         ),
         # Not known to be all that there are, any more.
-        doubt=dataclasses.replace(state.doubt, asked=xp.full_like(state.doubt.asked, several)),
-        own=dataclasses.replace(
-            own,
+        search=dataclasses.replace(state.search, asked=xp.full_like(state.search.asked, several)),
+        extra=dataclasses.replace(
+            extra,
             model=Model(blank[0], blank[0], blank[1], blank[1], blank[1], blank[0][0]),
             explorer=dataclasses.replace(
-                own.explorer,
-                columns=nothing(own.explorer.columns),
-                sought=nothing(own.explorer.sought),
-                due=nothing(own.explorer.due),
+                extra.explorer,
+                columns=cleared(extra.explorer.columns),
+                direction=cleared(extra.explorer.direction),
+                due=cleared(extra.explorer.due),
             ),
-            given=nothing(own.given),
-            old=nothing(own.old),
-            cold=xp.ones_like(own.cold),
+            given=cleared(extra.given),
+            old=cleared(extra.old),
+            cold=xp.ones_like(extra.cold),
         ),
     )
 
@@ -700,7 +707,7 @@ def _next_explorer(columns: Any, best: Any, matrix: Any) -> Any:
     choice[0, [_SELF, _CHANGE], [0, 3]] = 1
     choice[1, [_STEP, _BROUGHT, _CHANGE, _STEP], [0, 1, 2, 3]] = 1
     stepped = xp.any(columns[:, _STEP] != 0)
-    vectors = off(best, matmul(columns, xp.where(stepped, choice[1], choice[0])))
+    vectors = project_out(best, matmul(columns, xp.where(stepped, choice[1], choice[0])))
     last = np.array([[0, 0, 0, 1]], vectors.dtype)
     span = vectors * (1 - last)
     # An orthonormal basis of the span, dependent directions left out.
@@ -711,7 +718,7 @@ def _next_explorer(columns: Any, best: Any, matrix: Any) -> Any:
     below = xp.where(known, 0, xp.abs(small).sum() + 1)
     _, rotation = eigh((small + small.T) / 2 - xp.diag(below))
     moved = matmul(axes, rotation * last)
-    change = off(moved, vectors * last)
+    change = project_out(moved, vectors * last)
     length = norms(change)[None, :]
     change = xp.where(length > 1e-3, change / xp.where(length > 1e-3, length, 1), 0)
     return xp.concatenate([moved[:, 3:], change[:, 3:]], axis=1)

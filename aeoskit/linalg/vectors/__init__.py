@@ -1,1 +1,1 @@
-"""Vectors: pytrees of arrays, blocks of them, and what a solver keeps beside them."""
+"""Vectors: pytrees of arrays, blocks of them, and random directions."""

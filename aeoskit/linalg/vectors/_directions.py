@@ -1,4 +1,4 @@
-"""Directions: random ones, and what of a vector is outside of a basis."""
+"""Random vectors, and the part of a vector that is orthogonal to a basis."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree, UInt32
 
-from aeoskit.sharding import lie_like
+from aeoskit.sharding import place_like
 
 from .._platform import target_platform
 from ._tree import block_combine, block_dots, block_rows, tree_dtype, tree_norm
@@ -18,11 +18,11 @@ _CHUNK_CPU, _CHUNK = 2, 5
 # A vector that keeps this much of its norm in a pass is orthogonal to rounding (Kahan and Parlett).
 _KEPT = 0.7
 _PASSES = 5
-# 2**32 over the golden ratio: what tells leaves and keys apart.
+# 2**32 over the golden ratio: separates leaves and keys.
 _GOLDEN = 0x9E3779B9
 
 
-def draw(key: UInt32[Array, "2"], like: PyTree) -> tuple[PyTree, UInt32[Array, "2"]]:
+def random_vector(key: UInt32[Array, "2"], like: PyTree) -> tuple[PyTree, UInt32[Array, "2"]]:
     """A vector of independent entries, uniform between -1 and 1, and the next key.
 
     A start vector asks for little: a hash of a counter. The draws of `jax.random` take the compiler
@@ -33,10 +33,10 @@ def draw(key: UInt32[Array, "2"], like: PyTree) -> tuple[PyTree, UInt32[Array, "
         like: A vector or a structure.
 
     Returns:
-        A vector that lies like it, and the next key.
+        A vector of the same shapes and shardings, and the next key.
 
     Example:
-        >>> vector, _ = draw(jnp.zeros(2, jnp.uint32), jnp.zeros(3))
+        >>> vector, _ = random_vector(jnp.zeros(2, jnp.uint32), jnp.zeros(3))
         >>> vector.shape
         (3,)
     """
@@ -50,7 +50,7 @@ def draw(key: UInt32[Array, "2"], like: PyTree) -> tuple[PyTree, UInt32[Array, "
         uniform = (words >> 8).astype(jnp.float32) * 2.0**-23 - (1 - 2.0**-24)
         fresh.append(uniform.astype(leaf.dtype))
     following = key + jnp.array([_GOLDEN, 0x7FEB352D], jnp.uint32)
-    return lie_like(jax.tree.unflatten(treedef, fresh), like), following
+    return place_like(jax.tree.unflatten(treedef, fresh), like), following
 
 
 def _counter(shape: tuple[int, ...]) -> UInt32[Array, "..."]:
@@ -85,7 +85,9 @@ def _chunks(basis: PyTree, carry: Any, low: Array, high: Array, body: Any) -> An
     return jax.lax.while_loop(lambda state: state[0] < high, turn, (low, carry))[1]
 
 
-def combined(basis: PyTree, x: Float[Array, " c"], size: Int[Array, ""], like: PyTree) -> PyTree:
+def combine_rows(
+    basis: PyTree, x: Float[Array, " c"], size: Int[Array, ""], like: PyTree
+) -> PyTree:
     """The combination of the first `size` rows. Zeros that `x` begins with cost nothing."""
 
     def add(part: PyTree, start: Array, own: Array, total: PyTree) -> PyTree:
@@ -93,10 +95,10 @@ def combined(basis: PyTree, x: Float[Array, " c"], size: Int[Array, ""], like: P
         return jax.tree.map(jnp.add, total, block_combine(part, own))
 
     total = jax.tree.map(lambda b: jnp.zeros(b.shape[1:], b.dtype), basis)
-    return lie_like(_chunks(basis, total, jnp.argmax(x != 0), size, add), like)
+    return place_like(_chunks(basis, total, jnp.argmax(x != 0), size, add), like)
 
 
-def outside(
+def orthogonalize(
     basis: PyTree, w: PyTree, size: Int[Array, ""], first: Int[Array, ""]
 ) -> tuple[PyTree, Float[Array, " c"], Float[Array, ""]]:
     """The part of `w` orthogonal to the first `size` rows, its components, and its norm.
@@ -119,12 +121,14 @@ def outside(
         w, h = _chunks(basis, (w, h), low, size, subtract)
         return w, h, turn + 1, before, tree_norm(w)
 
-    def again(carry: Any) -> Array:
+    def needs_another_pass(carry: Any) -> Array:
         _, _, turn, before, after = carry
         least = 1 + (first != 0)
         return (turn < least) | ((after < _KEPT * before) & (turn < _PASSES) & (after > 0))
 
     h = jnp.zeros(block_rows(basis), tree_dtype(basis))
     norm = tree_norm(w)
-    w, h, _, _, norm = jax.lax.while_loop(again, body, (w, h, jnp.zeros_like(first), norm, norm))
+    w, h, _, _, norm = jax.lax.while_loop(
+        needs_another_pass, body, (w, h, jnp.zeros_like(first), norm, norm)
+    )
     return w, h, norm

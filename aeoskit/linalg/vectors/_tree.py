@@ -16,7 +16,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from aeoskit.sharding import lie_like
+from aeoskit.sharding import place_like
 
 Vector: TypeAlias = PyTree[Array]
 Block: TypeAlias = PyTree[Array]
@@ -169,7 +169,7 @@ def tree_random_like(key: Array, structure: PyTree) -> Vector:
         structure: A vector or a structure.
 
     Returns:
-        A vector with the structure's shapes and dtypes, lying as the structure says.
+        A vector with the structure's shapes, dtypes and shardings.
 
     Example:
         >>> tree_random_like(jax.random.key(0), {"w": jnp.zeros((2, 3))})["w"].shape
@@ -181,7 +181,7 @@ def tree_random_like(key: Array, structure: PyTree) -> Vector:
         jax.random.normal(k, leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
         for k, leaf in zip(keys, leaves, strict=False)
     ]
-    return lie_like(jax.tree.unflatten(treedef, draws), structure)
+    return place_like(jax.tree.unflatten(treedef, draws), structure)
 
 
 def from_flat(flat: Float[Array, "*rows n"], structure: PyTree) -> PyTree:
@@ -203,14 +203,14 @@ def block_zeros(structure: PyTree, rows: int) -> Block:
         rows: How many.
 
     Returns:
-        A block; on a mesh, each row lies as the structure says.
+        A block; on a mesh, each row has the structure's shardings.
 
     Example:
         >>> block_zeros({"w": jnp.ones(3)}, 2)["w"].shape
         (2, 3)
     """
     zeros = jax.tree.map(lambda s: jnp.zeros((rows, *s.shape), s.dtype), structure)
-    return lie_like(zeros, structure, rows=True)
+    return place_like(zeros, structure, rows=True)
 
 
 def block_rows(block: Block) -> int:
@@ -337,9 +337,9 @@ _PARTS = ("operator", "operator1", "operator2")
 def vector_structure(operator: lx.AbstractLinearOperator) -> PyTree[jax.ShapeDtypeStruct]:
     """The `in_structure()` of an operator, each leaf with the sharding that a solver's basis gets.
 
-    An operator over a mesh registers itself here. It says nothing of shardings in its
-    `in_structure()`, since lineax compares structures, and refuses vectors that lie otherwise. An
-    operator made of others follows the first of them that has an opinion.
+    An operator over a mesh registers itself here. Its `in_structure()` has no shardings, since
+    lineax compares structures, and would refuse vectors of other shardings. An operator made of
+    others follows the first of them that has shardings.
 
     Args:
         operator: A square operator.
@@ -357,7 +357,7 @@ def vector_structure(operator: lx.AbstractLinearOperator) -> PyTree[jax.ShapeDty
         part = getattr(operator, name, None)
         if isinstance(part, lx.AbstractLinearOperator):
             inner = vector_structure(part)
-            if _shapes(inner) == _shapes(structure) and _lies(inner):
+            if _shapes(inner) == _shapes(structure) and _has_sharding(inner):
                 return jax.tree.map(
                     lambda s, like: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=like.sharding),
                     structure,
@@ -371,12 +371,12 @@ def _shapes(structure: PyTree) -> Any:
     return [leaf.shape for leaf in leaves], treedef
 
 
-def _lies(structure: PyTree) -> bool:
+def _has_sharding(structure: PyTree) -> bool:
     return any(leaf.sharding is not None for leaf in jax.tree.leaves(structure))
 
 
 @dataclass_transform(frozen_default=True)
-def record(cls: type) -> Any:
+def pytree_dataclass(cls: type) -> Any:
     """A frozen dataclass that is a pytree of its fields.
 
     An `eqx.Module` is one too, with checks that take ten times as long as the record itself.
@@ -388,7 +388,7 @@ def record(cls: type) -> Any:
         The dataclass.
 
     Example:
-        >>> @record
+        >>> @pytree_dataclass
         ... class Pair:
         ...     first: int
         ...     second: int

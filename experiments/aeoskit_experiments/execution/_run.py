@@ -8,7 +8,7 @@ import xarray as xr
 
 from aeoskit.probes import budget_columns, missed_budget, start_budget
 from aeoskit.trajectory import (
-    AbstractWay,
+    AbstractBranch,
     Carry,
     Chunk,
     FreezePreconditioner,
@@ -211,7 +211,7 @@ def _rewound(setup: Setup, start: Start, train: Train, listener: Listener, cours
     return Carry(carry.step, lane, budgets)
 
 
-def _way(item: Branch) -> AbstractWay:
+def _way(item: Branch) -> AbstractBranch:
     if item.optimizer is None:
         return FreezePreconditioner(item.ratio)
     return SwitchOptimizer(item.optimizer.build(), item.ratio)

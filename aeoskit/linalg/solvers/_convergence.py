@@ -1,4 +1,4 @@
-"""The end of a solve, its result and its error bars: once, for every method."""
+"""The end of a solve, its result and its error bars, for every method."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
 from .._results import EVIDENCE, RESULTS, EigenSolution
-from ..vectors._tree import record
+from ..vectors._tree import pytree_dataclass
 from ._relation import Pairs, Relation, measure, namespace, original_order, splits_pair
 
 # In units of (machine epsilon * norm seen): what rounding alone adds to a residual, and what each
@@ -27,15 +27,15 @@ _ANOTHER = 5.0
 # A search asks for no less than this share of the tolerance.
 _LEAST_SHARE = 0.125
 # Where the operator is not symmetric Ritz values do not come from inside, one by one: an overlooked
-# one may be behind others. So many pairs are held to that, and all to the bare distance.
+# one may be behind others. The rule above holds for this many pairs, the bare distance for all.
 _NEXT = 3
 # Inside the spectrum Ritz values do not come one by one either. (With three, one solve in some
 # thousands missed a copy.)
 _INSIDE = 4
 
 
-@record
-class Health:
+@pytree_dataclass
+class Numerics:
     """The state of the numbers: scale, rounding, symmetry.
 
     Attributes:
@@ -55,9 +55,9 @@ class Health:
     error: Float[Any, ""]
 
 
-@record
-class Doubt:
-    """The doubt that the wanted pairs are all: a search beside them, from a random row.
+@pytree_dataclass
+class SearchState:
+    """The state of the search for pairs that were overlooked, from a random row.
 
     A Krylov space has one copy of each eigenvalue at most, and a start that was given may lack what
     is wanted. So the pairs found are held, and a random direction orthogonal to them is followed
@@ -70,7 +70,7 @@ class Doubt:
         claimed: The wanted values when it began (what they are ordered by).
         worst: The largest of their residuals then.
         begun: How many products had been spent then.
-        limit: After so many products it ends in any case.
+        limit: The number of products after which it ends in any case.
     """
 
     asked: Bool[Any, ""]
@@ -82,36 +82,36 @@ class Doubt:
     limit: Int[Any, ""]
 
 
-@record
-class Verdict:
+@pytree_dataclass
+class Decision:
     """The next move: the end, or a random row, before which all but the wanted pairs may go."""
 
     done: Bool[Any, ""]
     enough: Bool[Any, ""]
-    inject: Bool[Any, ""]
+    add_random_row: Bool[Any, ""]
     shrink: Bool[Any, ""]
 
 
-def floor(health: Health) -> Any:
+def floor(numerics: Numerics) -> Any:
     """The error that a residual may have, in units."""
-    eps = np.finfo(health.scale.dtype).eps
-    return (FLOOR * eps + health.error) * health.scale + health.lost
+    eps = np.finfo(numerics.scale.dtype).eps
+    return (FLOOR * eps + numerics.error) * numerics.scale + numerics.lost
 
 
-def tolerance(rtol: Any, atol: Any, values: Any, health: Health) -> Any:
+def tolerance(rtol: Any, atol: Any, values: Any, numerics: Numerics) -> Any:
     """The largest residual that is allowed, in units."""
     xp = namespace(values)
-    return rtol * xp.abs(values) + atol / xp.where(health.unit > 0, health.unit, 1)
+    return rtol * xp.abs(values) + atol / xp.where(numerics.unit > 0, numerics.unit, 1)
 
 
-def standing(rtol: Any, atol: Any, pairs: Pairs, health: Health) -> tuple[Any, Any]:
+def pair_status(rtol: Any, atol: Any, pairs: Pairs, numerics: Numerics) -> tuple[Any, Any]:
     """By rank: whether a pair meets its tolerance; and whether it does, or is at the floor.
 
     Args:
         rtol: Relative to the values.
         atol: Absolute, in the operator's units.
         pairs: Ritz pairs.
-        health: What is known of the numbers.
+        numerics: What is known of the numbers.
 
     Returns:
         Two arrays of booleans.
@@ -119,12 +119,12 @@ def standing(rtol: Any, atol: Any, pairs: Pairs, health: Health) -> tuple[Any, A
     Example:
         >>> pairs = Pairs(np.ones(2), np.eye(2), np.zeros((2, 2)), np.array([1e-5, 0.1]))
         >>> one, zero = np.float64(1), np.float64(0)
-        >>> health = Health(one, one, zero, zero, np.True_, zero)
-        >>> [x.tolist() for x in standing(1e-3, 0.0, pairs, health)]
+        >>> numerics = Numerics(one, one, zero, zero, np.True_, zero)
+        >>> [x.tolist() for x in pair_status(1e-3, 0.0, pairs, numerics)]
         [[True, False], [True, False]]
     """
-    least = floor(health)
-    converged = pairs.residuals + least <= tolerance(rtol, atol, pairs.values, health)
+    least = floor(numerics)
+    converged = pairs.residuals + least <= tolerance(rtol, atol, pairs.values, numerics)
     return converged, converged | (pairs.residuals <= least)
 
 
@@ -135,7 +135,7 @@ def _by_ends(problem: Any, pairs: Pairs) -> bool:
 
 
 def _exact(
-    problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health, ranks: np.ndarray
+    problem: Any, rtol: Any, atol: Any, pairs: Pairs, numerics: Numerics, ranks: np.ndarray
 ) -> Any:
     """The residuals from which on pairs hide no share in another wanted value than theirs.
 
@@ -144,22 +144,24 @@ def _exact(
     xp, k = namespace(pairs.values), problem.k
     order, wanted = pairs.order(problem.which), pairs.values[:k]
     away = xp.abs(order[ranks][:, None] - order[:k][None, :])
-    allowed = tolerance(rtol, atol, wanted, health)
+    allowed = tolerance(rtol, atol, wanted, numerics)
     gaps = xp.min(xp.where(away > _ANOTHER * allowed[None, :], away, xp.inf), axis=1)
     gaps = gaps / (_OVERLOOKED * problem.dimension**0.5)
-    return xp.maximum(gaps, xp.maximum(_LEAST_SHARE * xp.min(allowed), 2 * floor(health)))
+    return xp.maximum(gaps, xp.maximum(_LEAST_SHARE * xp.min(allowed), 2 * floor(numerics)))
 
 
-def _loose(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health, doubt: Doubt) -> Any:
+def _is_inexact(
+    problem: Any, rtol: Any, atol: Any, pairs: Pairs, numerics: Numerics, search: SearchState
+) -> Any:
     """True where a wanted pair is one that the search has found, and as yet so inexact that it may
     hide a share in a better one.
     """
     xp, k = namespace(pairs.values), problem.k
-    exact = _exact(problem, rtol, atol, pairs, health, np.arange(k))
-    return doubt.running & (pairs.residuals[:k] > xp.maximum(exact, doubt.worst))
+    exact = _exact(problem, rtol, atol, pairs, numerics, np.arange(k))
+    return search.running & (pairs.residuals[:k] > xp.maximum(exact, search.worst))
 
 
-def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -> Any:
+def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, numerics: Numerics) -> Any:
     """True where the best pair beyond the wanted ones, at each end, may be one of them.
 
     Of operators that are not symmetric: each pair beyond, the best first.
@@ -171,19 +173,21 @@ def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -
     last = beyond - ends
     if problem.which == "nearest":
         last = np.asarray([k - 1])
-        beyond = np.arange(k, k + looked_at_inside(k, pairs.values.shape[0] // 2))
+        beyond = np.arange(k, k + interior_candidates(k, pairs.values.shape[0] // 2))
     if np.issubdtype(pairs.values.dtype, np.complexfloating):
         last = k - 1 + splits_pair(pairs.values, k) + np.zeros(1, np.int32)
         beyond = last + np.arange(1, pairs.values.shape[0] - k)
-        factor = np.where(np.arange(beyond.shape[0]) < _NEXT, factor, 1).astype(health.scale.dtype)
+        factor = np.where(np.arange(beyond.shape[0]) < _NEXT, factor, 1).astype(
+            numerics.scale.dtype
+        )
     held, residuals = pairs.values[last], pairs.residuals[beyond]
-    least = floor(health)
-    converged = residuals + least <= xp.maximum(tolerance(rtol, atol, held, health), 2 * least)
+    least = floor(numerics)
+    converged = residuals + least <= xp.maximum(tolerance(rtol, atol, held, numerics), 2 * least)
     order = pairs.order(problem.which)
     gap = xp.abs(order[last] - order[beyond])
     if _by_ends(problem, pairs):
         # A copy of the last one, found from a direction with too small a share in a better one.
-        exact = _exact(problem, rtol, atol, pairs, health, beyond)
+        exact = _exact(problem, rtol, atol, pairs, numerics, beyond)
         converged = converged & (residuals <= exact)
     reach = pairs.reach(pairs.residuals)[beyond]
     known = converged | (factor * reach <= gap)
@@ -191,7 +195,7 @@ def _matches(problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health) -
     return ~known & (xp.isfinite(residuals) | needed)
 
 
-def looked_at_inside(k: int, basis: int) -> int:
+def interior_candidates(k: int, basis: int) -> int:
     """The pairs beyond the wanted ones that a search inside the spectrum has to know.
 
     Args:
@@ -202,41 +206,41 @@ def looked_at_inside(k: int, basis: int) -> int:
         A count.
 
     Example:
-        >>> looked_at_inside(1, 20), looked_at_inside(1, 4)
+        >>> interior_candidates(1, 20), interior_candidates(1, 4)
         (4, 1)
     """
     return max(1, min(_INSIDE, basis - k - 2))
 
 
-def searchable(problem: Any, c: int) -> bool:
+def can_search(problem: Any, c: int) -> bool:
     """True if a basis of c rows has pairs beyond the wanted ones to look at."""
     return (
         c < problem.dimension and problem.k + 3 < c and (problem.which != "both" or problem.k > 1)
     )
 
 
-def first_match(
-    problem: Any, rtol: Any, atol: Any, pairs: Pairs, health: Health, doubt: Doubt
+def next_candidate(
+    problem: Any, rtol: Any, atol: Any, pairs: Pairs, numerics: Numerics, search: SearchState
 ) -> Any:
     """The rank of the pair that a search goes after: the first that is doubtful among the wanted
     ones, or the first beyond them that may be one of them.
     """
     xp = namespace(pairs.values)
-    if not searchable(problem, pairs.values.shape[0]):
+    if not can_search(problem, pairs.values.shape[0]):
         return xp.argmax(xp.where(xp.isfinite(pairs.residuals), pairs.residuals, -1))
-    first = xp.argmax(_matches(problem, rtol, atol, pairs, health))
+    first = xp.argmax(_matches(problem, rtol, atol, pairs, numerics))
     rank = problem.k + splits_pair(pairs.values, problem.k) + first
     if _by_ends(problem, pairs):
-        loose = _loose(problem, rtol, atol, pairs, health, doubt)
+        loose = _is_inexact(problem, rtol, atol, pairs, numerics, search)
         rank = xp.where(xp.any(loose), xp.argmax(loose), rank)
     return rank
 
 
-def judge(
+def decide(
     pairs: Pairs,
     relation: Relation,
-    health: Health,
-    doubt: Doubt,
+    numerics: Numerics,
+    search: SearchState,
     *,
     problem: Any,
     rtol: Any,
@@ -244,51 +248,51 @@ def judge(
     settled: Any,
     matvecs: Any,
     searches: bool,
-) -> tuple[Doubt, Verdict]:
-    """Doubt and verdict from the pairs, once `settled` says whether the wanted are good enough."""
+) -> tuple[SearchState, Decision]:
+    """The search and the decision after a product; `settled`: the wanted pairs are good enough."""
     xp = namespace(pairs.values)
     complete = relation.count >= problem.dimension
-    begin = repeat = doubt.asked & False
-    if searches and searchable(problem, relation.tried.shape[0]):
-        known = ~xp.any(_matches(problem, rtol, atol, pairs, health))
+    begin = repeat = search.asked & False
+    if searches and can_search(problem, relation.multiplied.shape[0]):
+        known = ~xp.any(_matches(problem, rtol, atol, pairs, numerics))
         if _by_ends(problem, pairs):
-            known = known & ~xp.any(_loose(problem, rtol, atol, pairs, health, doubt))
-        over = (doubt.running & settled & (matvecs > doubt.begun)) & (
-            known | (matvecs - doubt.begun >= doubt.limit)
+            known = known & ~xp.any(_is_inexact(problem, rtol, atol, pairs, numerics, search))
+        over = (search.running & settled & (matvecs > search.begun)) & (
+            known | (matvecs - search.begun >= search.limit)
         )
         values = pairs.values[: problem.k]
         wanted = measure(values, problem.which)
-        allowed = tolerance(rtol, atol, values, health) + pairs.residuals[: problem.k]
-        changed = xp.any(xp.abs(wanted - doubt.claimed) > allowed)
-        begin = doubt.asked & ~doubt.running & settled & ~doubt.passed
+        allowed = tolerance(rtol, atol, values, numerics) + pairs.residuals[: problem.k]
+        changed = xp.any(xp.abs(wanted - search.claimed) > allowed)
+        begin = search.asked & ~search.running & settled & ~search.passed
         repeat = over & changed
-        doubt = Doubt(
-            asked=doubt.asked,
-            running=(doubt.running & ~over) | begin | repeat,
-            passed=doubt.passed | (over & ~changed),
-            claimed=xp.where(begin | repeat, wanted, doubt.claimed),
-            worst=xp.where(begin | repeat, xp.max(pairs.residuals[: problem.k]), doubt.worst),
-            begun=xp.where(begin | repeat, matvecs, doubt.begun).astype(np.int32),
-            limit=doubt.limit,
+        search = SearchState(
+            asked=search.asked,
+            running=(search.running & ~over) | begin | repeat,
+            passed=search.passed | (over & ~changed),
+            claimed=xp.where(begin | repeat, wanted, search.claimed),
+            worst=xp.where(begin | repeat, xp.max(pairs.residuals[: problem.k]), search.worst),
+            begun=xp.where(begin | repeat, matvecs, search.begun).astype(np.int32),
+            limit=search.limit,
         )
-    eps = np.finfo(health.scale.dtype).eps
-    enough = (settled & (~doubt.asked | doubt.passed)) | complete
+    eps = np.finfo(numerics.scale.dtype).eps
+    enough = (settled & (~search.asked | search.passed)) | complete
     spent = matvecs >= problem.max_matvecs
-    asymmetric = is_asymmetric(health, eps)
-    exhausted = (relation.there.sum() == relation.count) & ~complete
-    return doubt, Verdict(
-        done=(matvecs > 0) & (enough | spent | ~health.finite | asymmetric),
+    asymmetric = is_asymmetric(numerics, eps)
+    exhausted = (relation.present.sum() == relation.count) & ~complete
+    return search, Decision(
+        done=(matvecs > 0) & (enough | spent | ~numerics.finite | asymmetric),
         enough=enough,
-        inject=begin | repeat | exhausted,
+        add_random_row=begin | repeat | exhausted,
         shrink=begin | repeat,
     )
 
 
-def is_asymmetric(health: Health, eps: Any) -> Any:
+def is_asymmetric(numerics: Numerics, eps: Any) -> Any:
     """True if products differ from symmetric ones by more than rounding."""
-    rounding = _ASYMMETRY * (eps**0.5 + health.error) * health.scale
+    rounding = _ASYMMETRY * (eps**0.5 + numerics.error) * numerics.scale
     # What the relation has lost is missing on one side only.
-    return health.asymmetry > rounding + 4 * health.lost
+    return numerics.asymmetry > rounding + 4 * numerics.lost
 
 
 def select(predicate: Any, a: Any, b: Any) -> Any:
@@ -302,16 +306,16 @@ def select(predicate: Any, a: Any, b: Any) -> Any:
     return jnp.where(predicate, a, b)
 
 
-def conclude(
+def make_solution(
     *,
     problem: Any,
     rtol: Any,
     atol: Any,
     relation: Relation,
     pairs: Pairs,
-    health: Health,
-    doubt: Doubt,
-    verdict: Verdict,
+    numerics: Numerics,
+    search: SearchState,
+    decision: Decision,
     evidence: EVIDENCE,
     trusted: Any,
     vectors: PyTree,
@@ -322,13 +326,13 @@ def conclude(
 ) -> EigenSolution:
     """The solution: values, bars and verdicts of the k best pairs, in the operator's own units."""
     xp, k = namespace(pairs.values), problem.k
-    eps = np.finfo(health.scale.dtype).eps
-    unit = xp.where(health.unit > 0, health.unit, 1)
-    found = (xp.arange(k) < relation.count) & health.finite
+    eps = np.finfo(numerics.scale.dtype).eps
+    unit = xp.where(numerics.unit > 0, numerics.unit, 1)
+    found = (xp.arange(k) < relation.count) & numerics.finite
     values = pairs.values[:k]
-    residuals = pairs.residuals[:k] + floor(health)
-    asymmetric = is_asymmetric(health, eps)
-    converged = found & ~asymmetric & (residuals <= tolerance(rtol, atol, values, health))
+    residuals = pairs.residuals[:k] + floor(numerics)
+    asymmetric = is_asymmetric(numerics, eps)
+    converged = found & ~asymmetric & (residuals <= tolerance(rtol, atol, values, numerics))
     seen = xp.arange(pairs.values.shape[0]) < relation.count
     if estimates is None:
         estimates = temple_bound(residuals, ritz_gaps(values, pairs.values, seen))
@@ -339,12 +343,12 @@ def conclude(
         converged = converged | (found & ~asymmetric & value_met)
     result = select(xp.all(residual_met), RESULTS.successful, RESULTS.estimate_met)
     result = select(xp.all(converged), result, RESULTS.stagnation)
-    result = select(verdict.enough, result, RESULTS.max_matvecs_reached)
+    result = select(decision.enough, result, RESULTS.max_matvecs_reached)
     result = select(asymmetric, RESULTS.asymmetric, result)
-    result = select(health.finite, result, RESULTS.nonfinite)
+    result = select(numerics.finite, result, RESULTS.nonfinite)
     complete = relation.count >= problem.dimension
     # What was to be looked for a second time, and was not, has no evidence.
-    trusted = trusted & (~doubt.asked | doubt.passed)
+    trusted = trusted & (~search.asked | search.passed)
     evidence = select(trusted, evidence, EVIDENCE.none)
     evidence = select(complete, EVIDENCE.whole_space, evidence)
     back = original_order(k, problem.which)
@@ -411,8 +415,8 @@ def ritz_gaps(
     distance = xp.abs(wanted[:, None] - seen[None, :])
     distance = xp.where(valid[None, :], distance, xp.inf)
     # The nearest one is the value itself.
-    itself = xp.arange(seen.shape[0])[None, :] == xp.argmin(distance, axis=1)[:, None]
-    return xp.min(xp.where(itself, xp.inf, distance), axis=1)
+    own_value = xp.arange(seen.shape[0])[None, :] == xp.argmin(distance, axis=1)[:, None]
+    return xp.min(xp.where(own_value, xp.inf, distance), axis=1)
 
 
 def random_start_excess(products: int, dimension: int, probability: float = 0.99) -> float:

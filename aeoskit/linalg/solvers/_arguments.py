@@ -1,4 +1,4 @@
-"""A question to `eigensolve`: its parts, the numbers among a solver's options, the start."""
+"""The arguments of `eigensolve`: their checks, a solver's numbers, the start."""
 
 import dataclasses
 import operator as operator_module
@@ -52,7 +52,7 @@ def with_numbers(solver: Any, array: Callable[[Any], Any]) -> Any:
 
 
 def check_is_solver(solver: Any) -> Any:
-    """The solver, unless it is none.
+    """Refuses what is not a solver.
 
     Args:
         solver: What a caller gave for one.
@@ -81,8 +81,8 @@ def check_is_solver(solver: Any) -> Any:
     return solver
 
 
-def check_question(operator: Any, solver: Any, k: Any, which: str, max_matvecs: Any) -> int:
-    """Refuses a question that makes no sense, before any work; returns k."""
+def check_arguments(operator: Any, solver: Any, k: Any, which: str, max_matvecs: Any) -> int:
+    """Refuses arguments that make no sense, before any work; returns k."""
     check_is_solver(solver)
     if not isinstance(operator, lx.AbstractLinearOperator):
         raise TypeError(
@@ -115,7 +115,7 @@ def check_question(operator: Any, solver: Any, k: Any, which: str, max_matvecs: 
             f"{jax.tree.map(lambda s: s.shape, columns)}; singular values are square roots of the "
             "eigenvalues of `A.T @ A`."
         )
-    count = _whole(k)
+    count = _as_integer(k)
     if count is None or not 1 <= count <= dimension:
         raise ValueError(
             f"eigensolve(k={k!r}): k is a whole number between 1 and the operator's dimension, "
@@ -124,7 +124,7 @@ def check_question(operator: Any, solver: Any, k: Any, which: str, max_matvecs: 
     if solver.symmetric and not lx.is_symmetric(operator):
         raise ValueError(
             f"eigensolve: the operator is not tagged symmetric and {type(solver).__name__} is "
-            "for symmetric operators; if it is symmetric, say so: "
+            "for symmetric operators; if it is symmetric, tag it: "
             "lineax.TaggedLinearOperator(operator, lineax.symmetric_tag); if it is not, use "
             "Arnoldi()."
         )
@@ -136,14 +136,14 @@ def check_question(operator: Any, solver: Any, k: Any, which: str, max_matvecs: 
                 f"{budget.shape} and dtype {budget.dtype}."
             )
         budget = None if isinstance(budget, Tracer) else int(budget)
-    if budget is not None and (_whole(budget) is None or budget < 1):
+    if budget is not None and (_as_integer(budget) is None or budget < 1):
         raise ValueError(
             f"eigensolve(max_matvecs={max_matvecs}): a whole number of products, 1 at least."
         )
     return count
 
 
-def _whole(number: Any) -> int | None:
+def _as_integer(number: Any) -> int | None:
     if isinstance(number, bool):
         return None
     try:
@@ -157,7 +157,7 @@ class Start(eqx.Module):
 
     Attributes:
         block: Leaves `(p, *leaf)`, or None for a random start.
-        key: Raw key data, so that it survives every kind of serialisation.
+        key: Raw key data, so that it survives every kind of serialization.
         fresh: The block holds nothing yet (a warm start that no solve has filled).
         age: How many solves ago the last one looked in a wholly fresh direction.
         memory: What a solver remembers beside vectors; other solvers ignore it.
@@ -199,7 +199,7 @@ def leafwise(start: Start, structure: PyTree) -> Start:
     return dataclasses.replace(start, block=unpack(start.block, structure))
 
 
-def young() -> Int[Array, ""]:
+def zero_age() -> Int[Array, ""]:
     """The age of a start that has just looked everywhere."""
     return from_host(0, np.int32)
 
@@ -231,7 +231,7 @@ def _is_real(x: Any) -> bool:
     return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.signedinteger)
 
 
-# So many leaves of a tree are named in an error.
+# The number of leaves of a tree that an error names.
 _NAMED = 3
 
 
@@ -240,9 +240,9 @@ def _named(tree: Any) -> str:
     pairs = jax.tree_util.tree_leaves_with_path(tree)
     if len(pairs) > 1 and not isinstance(tree, dict | list | tuple):
         return type(tree).__name__
-    said = [f"{jax.tree_util.keystr(p)} {_shape(x)}".strip() for p, x in pairs[:_NAMED]]
+    words = [f"{jax.tree_util.keystr(p)} {_shape(x)}".strip() for p, x in pairs[:_NAMED]]
     more = f" and {len(pairs) - _NAMED} more leaves" if len(pairs) > _NAMED else ""
-    return (", ".join(said) or type(tree).__name__) + more
+    return (", ".join(words) or type(tree).__name__) + more
 
 
 def _shape(x: Any) -> str:
@@ -277,7 +277,7 @@ def as_start(start: Any, structure: PyTree) -> Start:
         A start.
 
     Raises:
-        ValueError: It is none, or one of another structure.
+        ValueError: It is not a start, or one of another structure.
 
     Example:
         >>> as_start(jnp.ones(3), jax.ShapeDtypeStruct((3,), jnp.float32)).block.shape
@@ -297,10 +297,10 @@ def as_start(start: Any, structure: PyTree) -> Start:
         block = jax.tree.map(lambda x, s: x.astype(s.dtype), shapes, structure)
         return dataclasses.replace(start, block=block)
     if start is None or _is_key(start):
-        return Start(block=None, key=key_data(start), fresh=from_host(True), age=young())
+        return Start(block=None, key=key_data(start), fresh=from_host(True), age=zero_age())
     cold = from_host(False)
     if is_packed(start, structure):  # the block of a state
-        return Start(block=start, key=key_data(None), fresh=cold, age=young())
+        return Start(block=start, key=key_data(None), fresh=cold, age=zero_age())
     leaves, treedef = jax.tree.flatten(start)
     wanted, wanted_def = jax.tree.flatten(structure)
     if treedef == wanted_def and all(_is_real(x) for x in leaves):
@@ -308,9 +308,9 @@ def as_start(start: Any, structure: PyTree) -> Start:
         block = jax.tree.unflatten(treedef, leaves)
         if all(x.shape == s.shape for x, s in zip(leaves, wanted, strict=True)):
             block = jax.tree.map(lambda x: x[None], block)
-            return Start(block=block, key=key_data(None), fresh=cold, age=young())
+            return Start(block=block, key=key_data(None), fresh=cold, age=zero_age())
         if _is_block(block, structure):
-            return Start(block=block, key=key_data(None), fresh=cold, age=young())
+            return Start(block=block, key=key_data(None), fresh=cold, age=zero_age())
     raise _refuse(start, structure)
 
 

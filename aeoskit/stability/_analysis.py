@@ -1,4 +1,4 @@
-"""What one product with a random vector tells of an update map, before any solve."""
+"""The analysis of an update map by one product with a random vector, before any solve."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _RAISED = 1e-7
 _REACH = (0.1, 1.0, -1.0)
 
 
-class Probe(eqx.Module):
-    """What is known of a map at a point: D, dead coordinates, and where it is piecewise constant.
+class MapAnalysis(eqx.Module):
+    """The properties of a map at a point: D, dead coordinates, and piecewise constant leaves.
 
     `map` is the map that it was given, with second moments raised where they are zero and a
     derivative is infinite; `constant` has a boolean for each leaf that moves.
@@ -42,50 +42,54 @@ class Probe(eqx.Module):
     products: Int[Array, ""]
 
 
-def probe(held: HeldMap, scale: tuple[Array, ...] | None, product: Product = "forward") -> Probe:
-    """One derivative along a random vector, and a few more where that one has a reason for them.
+def analyze_map(
+    held: HeldMap, scale: tuple[Array, ...] | None, product: Product = "forward"
+) -> MapAnalysis:
+    """Analyzes a map by one derivative along a random vector, and a few more where needed.
 
     A row of the Jacobian that is not finite (`√ν` at ν = 0) makes every product not finite there,
     since `0 ∞` is NaN: one vector finds all of them.
     """
     size = magnitudes(held.point)
-    draw = tree_random_like(jax.random.key(0), held.point)
-    tangent = tuple((s * t).astype(x.dtype) for s, t, x in zip(size, draw, held.point, strict=True))
+    random_tangent = tree_random_like(jax.random.key(0), held.point)
+    tangent = tuple(
+        (s * t).astype(x.dtype) for s, t, x in zip(size, random_tangent, held.point, strict=True)
+    )
     after, image = derivative(held, held.point, tangent, product)
     alive = tuple(jnp.isfinite(t) for t in image)
     sound = jnp.all(jnp.stack([jnp.all(jnp.isfinite(y)) for y in after]))
     whole = jnp.all(jnp.stack([jnp.all(a) for a in alive]))
     raised, zeros = _raised(held)
 
-    def again() -> tuple[Any, ...]:
+    def with_raised() -> tuple[Any, ...]:
         after, image = derivative(held, raised, tangent, product)
         left = tuple(jnp.isfinite(t) for t in image)
-        # What the raising mended is dead all the same.
+        # Coordinates that raising made finite are dead all the same.
         return raised, after, image, _with_state(held, left, alive, zeros)
 
     unchanged = (held.point, after, image, alive)
-    point, after, image, alive = jax.lax.cond(whole, lambda: unchanged, again)
+    point, after, image, alive = jax.lax.cond(whole, lambda: unchanged, with_raised)
     held = held.moved(point)
     # A row of the identity has the eigenvalue 1 and leaves the others alone: hyperparameters among
     # the state, whose columns may be of any size.
     alive = tuple(
-        a if mine else a & (y != t)
-        for a, y, t, mine in zip(alive, image, tangent, held.of_params, strict=True)
+        a if is_param else a & (y != t)
+        for a, y, t, is_param in zip(alive, image, tangent, held.is_param, strict=True)
     )
-    ours = [a for a, mine in zip(alive, held.of_params, strict=True) if mine]
-    usable = sound & jnp.any(jnp.stack([jnp.any(a) for a in ours]))
+    is_param = [a for a, is_param in zip(alive, held.is_param, strict=True) if is_param]
+    usable = sound & jnp.any(jnp.stack([jnp.any(a) for a in is_param]))
     factors, same = _multiples(tangent, image, alive)
-    suspect = same & jnp.asarray(held.of_params)
+    suspect = same & jnp.asarray(held.is_param)
     constant = jax.lax.cond(
         jnp.any(suspect),
         lambda: suspect & _jumps(held, tangent, after, factors, alive, product),
         lambda: jnp.zeros_like(suspect),
     )
-    return Probe(
+    return MapAnalysis(
         map=held,
         scale=automatic_scale(held, after, alive) if scale is None else scale,
         alive=alive,
-        dead=sum((jnp.sum(~a, dtype=jnp.int32) for a in ours), jnp.zeros((), jnp.int32)),
+        dead=sum((jnp.sum(~a, dtype=jnp.int32) for a in is_param), jnp.zeros((), jnp.int32)),
         constant=constant,
         usable=usable,
         products=(1 + ~whole + jnp.where(jnp.any(suspect), len(_REACH), 0)).astype(jnp.int32),
@@ -100,9 +104,9 @@ def _raised(held: HeldMap) -> tuple[Leaves, tuple[Array, ...]]:
     nothing else sees the change, since the update of a coordinate without gradient is zero.
     """
     leaves, zeros = [], []
-    for x, mine in zip(held.point, held.of_params, strict=True):
+    for x, is_param in zip(held.point, held.is_param, strict=True):
         top = jnp.max(x)
-        low = (x <= _ZERO * top) & (jnp.min(x) >= 0) & (top > 0) & (not mine)
+        low = (x <= _ZERO * top) & (jnp.min(x) >= 0) & (top > 0) & (not is_param)
         leaves.append(jnp.where(low, (_RAISED * top).astype(x.dtype), x))
         zeros.append(low)
     return tuple(leaves), tuple(zeros)
@@ -111,17 +115,19 @@ def _raised(held: HeldMap) -> tuple[Leaves, tuple[Array, ...]]:
 def _with_state(
     held: HeldMap, left: tuple[Array, ...], first: tuple[Array, ...], zeros: tuple[Array, ...]
 ) -> tuple[Array, ...]:
-    """Which coordinates live: with a parameter its state dies, which is of no use without."""
-    place = {name: i for i, name in enumerate(held.names)}
+    """The masks of live coordinates: where a parameter is dead, so is its state."""
+    index_of = {name: i for i, name in enumerate(held.names)}
     params = [name for name in held.paths if name.partition("/")[0] == "params"]
     alive = list(left)
     subtrees = like_params(held)
     for position, name in enumerate(params):
-        if name not in place:
+        if name not in index_of:
             continue
-        own = place[name]
+        own = index_of[name]
         parts = [
-            place[held.paths[t[position]]] for t in subtrees if held.paths[t[position]] in place
+            index_of[held.paths[t[position]]]
+            for t in subtrees
+            if held.paths[t[position]] in index_of
         ]
         for i in parts:
             alive[own] = alive[own] & (first[own] | ~zeros[i])

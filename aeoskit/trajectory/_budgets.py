@@ -1,4 +1,4 @@
-"""Budgets of time along a run: `stream` looks at a clock between two programs."""
+"""Time budgets of probes along a run, by a clock that is read between two programs."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,16 +20,16 @@ from aeoskit.probes import (
 )
 
 from ._carry import Carry, Trajectory, take_lane
-from ._rows import Rows, blank, due_masks, joined
+from ._rows import Rows, blank, concatenate_rows, due_masks
 from ._step import step_with_probes
 
 Advance = Callable[[Carry, int, int], tuple[Carry, Rows]]
 Clock = Callable[[], float]
 
-# A timed measurement is followed by so many steps without one, at least and at most.
-_GAP, _WIDEST = 8, 64
+# The least and the largest number of steps without a measurement after a timed one.
+_MIN_GAP, _MAX_GAP = 8, 64
 # Timings at the beginning of a stream, and chunks between two timings later.
-_FRESH, _REFRESH = 3, 4
+_FIRST_TIMINGS, _CHUNKS_BETWEEN_TIMINGS = 3, 4
 # A call of no steps costs what every call costs; the first one may compile.
 _CALLS = 4
 
@@ -46,8 +46,8 @@ def with_budgets(trajectory: Trajectory, carry: Carry) -> Carry:
     return dataclasses.replace(carry, budgets=budgets)
 
 
-class Pace:
-    """Takes chunks in parts, some of which are timed, and moves periods and tolerances after them.
+class BudgetController:
+    """Runs chunks in parts, times some of them, and adapts periods and tolerances.
 
     The price of a product is timed in units of a training step: one step with a measurement, and
     the steps after it without one. It hardly changes, so a few timings will do; how many products
@@ -56,9 +56,9 @@ class Pace:
     Args:
         trajectory: the run.
         carry: its state.
-        advance: takes steps from a number on, and gives the rows.
+        advance: takes steps from a number on, and returns the rows.
         clock: seconds.
-        side_by_side: whether lanes are solved together, so that the slowest one counts.
+        lanes_together: whether lanes are solved together, so that the slowest one counts.
     """
 
     def __init__(
@@ -68,20 +68,20 @@ class Pace:
         advance: Advance,
         clock: Clock,
         *,
-        side_by_side: bool,
+        lanes_together: bool,
     ):
         probes, self._trajectory = trajectory.probes, trajectory
         self._probes: dict[str, Any] = {name: probes[name] for name in carry.budgets}
         self._fixed = {name: probe for name, probe in probes.items() if name not in self._probes}
         self._placement, self._lanes = trajectory.objective.placement, trajectory.lanes or 1
         self._budgets: dict[str, ProbeBudget] = jax.device_get(carry.budgets)
-        self._advance, self._clock, self._side_by_side = advance, clock, side_by_side
+        self._advance, self._clock, self._side_by_side = advance, clock, lanes_together
         self._timed = dict.fromkeys(self._probes, -1)  # the first one compiles, and is cold
-        self._since = dict.fromkeys(self._probes, 0)
+        self._chunks_since_timing = dict.fromkeys(self._probes, 0)
         # Due at the next step, and not to be put off (again) by the timing of another.
         step = int(carry.step)
-        self._owed = {name for name, budget in self._budgets.items() if budget.due <= step}
-        self._call: float | None = None
+        self._overdue = {name for name, budget in self._budgets.items() if budget.due <= step}
+        self._call_seconds: float | None = None
         self._shapes: dict[str, Any] | None = None
 
     def chunk(self, carry: Carry, start: int, length: int) -> tuple[Carry, Rows, Rows]:
@@ -95,17 +95,17 @@ class Pace:
         Returns:
             The carry after it, the rows, and for each name of them a mask: when it was measured.
         """
-        if self._call is None:
-            carry = self._time_a_call(carry, start)
+        if self._call_seconds is None:
+            carry = self._time_empty_call(carry, start)
         self._parts: list[tuple[int, Rows, Rows]] = []
         step, end = start, start + length
         while step < end:
             found = self._next_timing(step, end)
-            owed, self._owed = self._owed, set()
+            overdue, self._overdue = self._overdue, set()
             if found is None:
                 carry, _ = self._run(carry, step, end)
                 step = end
-            elif owed - {found[0]}:
+            elif overdue - {found[0]}:
                 carry, _ = self._run(carry, step, step + 1)
                 step += 1
             else:
@@ -114,9 +114,9 @@ class Pace:
             for name in self._probes:
                 self._adapt(name)
         for name in self._probes:
-            self._since[name] += 1
-        rows = joined([(count, rows) for count, rows, _ in self._parts])
-        masks = joined([(count, masks) for count, _, masks in self._parts])
+            self._chunks_since_timing[name] += 1
+        rows = concatenate_rows([(count, rows) for count, rows, _ in self._parts])
+        masks = concatenate_rows([(count, masks) for count, _, masks in self._parts])
         for probe in self._probes.values():
             if any(name not in rows for name in probe.measures):
                 rows |= self._blanks(carry, probe.measures, length)
@@ -124,10 +124,10 @@ class Pace:
             # What is known at the end of a chunk holds for all of it.
             overhead = self._budgets[name].overhead
             rows[f"{probe.measures[0]}_overhead"] = np.full((length, self._lanes), overhead)
-        return dataclasses.replace(carry, budgets=self._shown()), rows, masks
+        return dataclasses.replace(carry, budgets=self._on_device()), rows, masks
 
-    def always(self) -> set[str]:
-        """The quantities that every chunk has: when they are due no one knows beforehand."""
+    def always_measured(self) -> set[str]:
+        """The quantities of every chunk: their due steps are not known beforehand."""
         return {
             name
             for probe in self._probes.values()
@@ -150,19 +150,19 @@ class Pace:
             name: blank(like, length, self._lanes, *like.shape) for name, like in shapes.items()
         }
 
-    def _time(self, carry: Carry, step: int, name: str, spot: int, after: int) -> Carry:
-        """Takes the steps up to `after`, and times a measurement at `spot` and the rest without."""
-        self._postpone(name, spot)
-        if spot > step:
-            carry, _ = self._run(carry, step, spot)
+    def _time(self, carry: Carry, step: int, name: str, probe_step: int, after: int) -> Carry:
+        """Takes the steps up to `after`; times a measurement at `probe_step`, and the rest."""
+        self._postpone(name, probe_step)
+        if probe_step > step:
+            carry, _ = self._run(carry, step, probe_step)
         others = [other for other in self._probes if other != name]
-        self._owed |= {other for other in others if self._postpone(other, after)}
-        carry, with_probe = self._run(carry, spot, spot + 1)
+        self._overdue |= {other for other in others if self._postpone(other, after)}
+        carry, with_probe = self._run(carry, probe_step, probe_step + 1)
         if self._postpone(name, after):
-            self._owed.add(name)
+            self._overdue.add(name)
         cost = self._budgets[name].costs[-1]
-        carry, without = self._run(carry, spot + 1, after)
-        self._note(name, with_probe, without / (after - spot - 1), float(cost))
+        carry, without = self._run(carry, probe_step + 1, after)
+        self._record_price(name, with_probe, without / (after - probe_step - 1), float(cost))
         return carry
 
     def _next_timing(self, step: int, end: int) -> tuple[str, int, int] | None:
@@ -174,25 +174,32 @@ class Pace:
             budget = self._budgets[name]
             full = np.isfinite(budget.prices).all()
             # Of steps that are too short for the clock no price is ever known.
-            wanted = _FRESH if full else 2 * len(budget.prices)
-            if self._timed[name] >= wanted and self._since[name] < _REFRESH:
+            wanted = _FIRST_TIMINGS if full else 2 * len(budget.prices)
+            if (
+                self._timed[name] >= wanted
+                and self._chunks_since_timing[name] < _CHUNKS_BETWEEN_TIMINGS
+            ):
                 continue
-            gap = max(_GAP, min(int(budget.period) - 1, _WIDEST))
-            least = min(_GAP, (end - step) // 2)
+            gap = max(_MIN_GAP, min(int(budget.period) - 1, _MAX_GAP))
+            least = min(_MIN_GAP, (end - step) // 2)
             first = max(step, int(budget.due))
-            spots = range(first, min(first + _GAP, end - least))
+            probe_steps = range(first, min(first + _MIN_GAP, end - least))
             # Where no other solve falls into either part, if there is such a place.
-            clear = [spot for spot in spots if self._clear(spot) and self._clear(spot + 1)]
-            if not spots or least < 1:
+            undisturbed = [
+                probe_step
+                for probe_step in probe_steps
+                if self._is_undisturbed(probe_step) and self._is_undisturbed(probe_step + 1)
+            ]
+            if not probe_steps or least < 1:
                 continue
-            spot = (clear or spots)[0]
-            after = min(spot + 1 + gap, end)
-            solves = [at for at in range(spot + 2, after) if not self._clear(at)]
-            after = min([after, *solves]) if clear else after
-            return name, spot, after
+            probe_step = (undisturbed or probe_steps)[0]
+            after = min(probe_step + 1 + gap, end)
+            solves = [at for at in range(probe_step + 2, after) if not self._is_undisturbed(at)]
+            after = min([after, *solves]) if undisturbed else after
+            return name, probe_step, after
         return None
 
-    def _clear(self, step: int) -> bool:
+    def _is_undisturbed(self, step: int) -> bool:
         """True if no probe of a fixed period solves there that does not at every step."""
         return not any(
             probe.solves and probe.every > 1 and is_due(probe, None, step)
@@ -207,29 +214,29 @@ class Pace:
         self._budgets[name] = dataclasses.replace(budget, due=due)
         return earlier
 
-    def _shown(self) -> dict[str, ProbeBudget]:
+    def _on_device(self) -> dict[str, ProbeBudget]:
         """The states as programs take them."""
         budgets = jax.tree.map(jnp.asarray, self._budgets)
         return budgets if self._placement is None else self._placement.put_replicated(budgets)
 
-    def _seconds(self, seconds: float) -> float:
+    def _shared_seconds(self, seconds: float) -> float:
         """The time, the same for all processes of a run, since they have to do the same."""
         if self._placement is None or jax.process_count() == 1:
             return seconds
         return float(multihost_utils.broadcast_one_to_all(np.asarray(seconds)))
 
     def _timed_call(self, carry: Carry, step: int, length: int) -> tuple[Carry, Rows, float]:
-        carry = dataclasses.replace(carry, budgets=self._shown())
+        carry = dataclasses.replace(carry, budgets=self._on_device())
         begun = self._clock()
         carry, rows = self._advance(carry, step, length)
-        return carry, rows, self._seconds(self._clock() - begun)
+        return carry, rows, self._shared_seconds(self._clock() - begun)
 
-    def _time_a_call(self, carry: Carry, step: int) -> Carry:
+    def _time_empty_call(self, carry: Carry, step: int) -> Carry:
         seconds = []
         for _ in range(_CALLS):
             carry, _, spent = self._timed_call(carry, step, 0)
             seconds.append(spent)
-        self._call = min(seconds[1:])
+        self._call_seconds = min(seconds[1:])
         return carry
 
     def _run(self, carry: Carry, step: int, end: int) -> tuple[Carry, float]:
@@ -248,27 +255,27 @@ class Pace:
                 spent = rows[f"{probe.measures[0]}_matvecs"][place] + LINEARIZATION_PRODUCTS
                 cost = spent.max() if self._side_by_side else spent.sum()
                 if self._timed[name] >= 0:
-                    budget = budget.noting("costs", float(cost))
+                    budget = budget.with_entry("costs", float(cost))
             if mask.any():
                 last = numbers[np.flatnonzero(mask)[-1]]
                 due = np.asarray(last + budget.period, budget.due.dtype)
                 budget = dataclasses.replace(budget, due=due)
             self._budgets[name] = budget
         self._parts.append((len(numbers), rows, masks))
-        return carry, seconds - (self._call or 0.0)
+        return carry, seconds - (self._call_seconds or 0.0)
 
-    def _note(self, name: str, with_probe: float, step: float, cost: float) -> None:
+    def _record_price(self, name: str, with_probe: float, step: float, cost: float) -> None:
         """Keeps a price: what a measurement added to its step, over its products."""
         self._timed[name] += 1
-        self._since[name] = 0
+        self._chunks_since_timing[name] = 0
         if self._timed[name] > 0 and step > 0 and cost > 0:
             price = max(with_probe - step, 0.0) / cost / step
-            self._budgets[name] = self._budgets[name].noting("prices", price)
+            self._budgets[name] = self._budgets[name].with_entry("prices", price)
 
     def _adapt(self, name: str) -> None:
         probe, before = self._probes[name], self._budgets[name]
         after = adapt_budget(probe, before)
         # The next measurement comes sooner or later by as much, unless it was put off already.
-        moved = 0 if name in self._owed else int(after.period) - int(before.period)
+        moved = 0 if name in self._overdue else int(after.period) - int(before.period)
         due = np.asarray(int(before.due) + moved, before.due.dtype)
         self._budgets[name] = dataclasses.replace(after, due=due)

@@ -9,17 +9,20 @@ from jaxtyping import Array, PyTree
 
 from ._function import ModelLoss
 from ._kinds import accumulator, sum_and_weight
-from ._output_losses import SoftmaxCrossEntropy, SquaredError
-from ._output_losses import _are_labels as are_labels
-from ._output_losses import _split as split
-from ._output_losses import _spread as spread
+from ._output_losses import (
+    SoftmaxCrossEntropy,
+    SquaredError,
+    are_labels,
+    expand_weights,
+    split_weights,
+)
 
 # An example without its leading axis, and its number -> gradients (m, *leaf), and the weight. The
 # sum over the m of their outer products is the example's part of the matrix.
 ExampleGradients = Callable[[PyTree, Array], tuple[PyTree, Array]]
 
 
-def of_losses(loss: Callable[..., Any], params: PyTree) -> ExampleGradients:
+def loss_gradients(loss: Callable[..., Any], params: PyTree) -> ExampleGradients:
     """The gradient of the sum of each example's losses."""
 
     def gradients(example: PyTree, number: Array) -> tuple[PyTree, Array]:
@@ -32,7 +35,7 @@ def of_losses(loss: Callable[..., Any], params: PyTree) -> ExampleGradients:
     return gradients
 
 
-def of_outputs(
+def output_gradients(
     loss: ModelLoss, params: PyTree, key: Array | None = None, samples: int = 1
 ) -> ExampleGradients:
     """Gradients `Jᵀr` of each example, whose outer products sum to `JᵀHJ`.
@@ -60,13 +63,13 @@ def of_outputs(
     return gradients
 
 
-def outputs_of_one(loss: ModelLoss, params: PyTree, data: PyTree) -> int:
+def outputs_per_example(loss: ModelLoss, params: PyTree, data: PyTree) -> int:
     """The number of numbers that the model returns for one example."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), data[0])
     return jax.eval_shape(loss.model, params, shapes).size
 
 
-def knows_roots(output_loss: Any) -> bool:
+def has_known_root(output_loss: Any) -> bool:
     """True if the square root of this output loss's Hessian is known."""
     return isinstance(output_loss, SoftmaxCrossEntropy | SquaredError)
 
@@ -79,9 +82,9 @@ def _roots(output_loss: Callable[..., Any], outputs: Array) -> Array:
         return entries
     # diag p - ppᵀ is the mean over classes c of (p - e_c)(p - e_c)ᵀ, each position by itself.
     probabilities = jax.nn.softmax(outputs.astype(wide), axis=-1)[None]
-    chances = jnp.sum(probabilities * entries, axis=-1, keepdims=True)
-    here = jnp.sum(entries, axis=-1, keepdims=True)
-    return jnp.sqrt(chances) * (here * probabilities - entries)
+    class_probabilities = jnp.sum(probabilities * entries, axis=-1, keepdims=True)
+    one_hot = jnp.sum(entries, axis=-1, keepdims=True)
+    return jnp.sqrt(class_probabilities) * (one_hot * probabilities - entries)
 
 
 def _draw(output_loss: Callable[..., Any], outputs: Array, key: Array) -> Array:
@@ -103,14 +106,14 @@ def _weighted(
 ) -> Array:
     """The vectors `(m, *outputs)` times the roots of what weighs the Hessian: it is quadratic."""
     wide = accumulator(outputs.dtype)
-    values, weights = split(outputs, targets)
+    values, weights = split_weights(outputs, targets)
     ndim, scale = outputs.ndim, None
     if isinstance(output_loss, SoftmaxCrossEntropy):
         ndim = outputs.ndim - 1
         if not are_labels(outputs, values):
             scale = jnp.sum(values.astype(wide), axis=-1)
     if weights is not None:
-        weights = spread(weights, ndim).astype(wide)
+        weights = expand_weights(weights, ndim).astype(wide)
         scale = weights if scale is None else weights * scale
     if scale is None:
         return vectors
