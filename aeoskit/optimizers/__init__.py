@@ -1,5 +1,6 @@
 """Optimizers: a momentum rule, which sets the threshold, over a preconditioner, the metric."""
 
+from ._checks import check_optimizer as check_optimizer
 from ._interface import AbstractGradientOptimizer as AbstractGradientOptimizer
 from ._interface import AbstractOptimizer as AbstractOptimizer
 from ._interface import apply_updates as apply_updates

@@ -302,7 +302,7 @@ BAD = {
     ),
     "adam first": (
         lambda: ak.Optimizer(0.1, ak.EMA(), ak.SOAP(), order="precondition_first"),
-        'correction="adam" puts',
+        "SOAP puts the correction",
     ),
     "no matrix": (
         lambda: ak.muon(0.1, where="b").init(parameters()),
