@@ -107,9 +107,8 @@ def check_optimizer(
             f"check_optimizer compares dense matrices and takes at most {LARGEST} parameters, got "
             f"{size}: pass a smaller tree of the same kind."
         )
-    if rtol is None:
-        rtol = 3 * float(jnp.finfo(jnp.result_type(*jax.tree.leaves(params))).eps) ** 0.5
-    check = _Check(optimizer, params, key, steps, float(rtol))
+    rounding = 3 * float(jnp.finfo(jnp.result_type(*jax.tree.leaves(params))).eps) ** 0.5
+    check = _Check(optimizer, params, key, steps, rounding if rtol is None else rtol)
     state = optimizer.init(params)
     _check_types(check, state)
     state = _check_steps(check, state)
@@ -209,14 +208,14 @@ def _check_steps(check: _Check, state: Any) -> Any:
         )
     if jnp.shape(rates[0]) != ():
         check.refuse(f"learning_rate has shape {jnp.shape(rates[0])}: return a scalar.")
-    schedule = getattr(optimizer, "schedule", None)
-    for count in range(_FEW if schedule is not None else 0):
-        wanted = float(schedule(jnp.asarray(count, jnp.int32)))
-        if not np.isclose(float(rates[count]), wanted, rtol=check.rtol):
-            check.refuse(
-                f"the learning rate after {count} steps is {float(rates[count]):.6g} and that of "
-                f"its schedule {wanted:.6g}: count the steps in the state."
-            )
+    if (schedule := getattr(optimizer, "schedule", None)) is not None:
+        for count, rate in enumerate(rates[:_FEW]):
+            wanted = float(schedule(jnp.asarray(count, jnp.int32)))
+            if not np.isclose(float(rate), wanted, rtol=check.rtol):
+                check.refuse(
+                    f"the learning rate after {count} steps is {float(rate):.6g} and that of its "
+                    f"schedule {wanted:.6g}: count the steps in the state."
+                )
     if optimizer.stackable:
         if not any(map(eqx.is_array, jax.tree.leaves(optimizer))):
             check.refuse("stackable is True, but no hyperparameter is an array leaf: make them so.")
@@ -418,9 +417,11 @@ def _settled(check: _Check, state: Any) -> _Settled:
         sizes = jax.vmap(sizes_at)(jnp.asarray(_FROZEN_SHARES))
     elif optimizer.is_update_map:
         floats, rest = eqx.partition(state, eqx.is_inexact_array)
-        jacobians = jax.vmap(
-            lambda share: _jacobian(check, floats, rest, lambda x: bent(share, x))
-        )(jnp.asarray(_LIVE_SHARES))
+
+        def jacobian_at(share: Array) -> Array:
+            return _jacobian(check, floats, rest, lambda away: bent(share, away))
+
+        jacobians = jax.vmap(jacobian_at)(jnp.asarray(_LIVE_SHARES))
     return _Settled(threshold, rate, tuned, recursion, response, sizes, jacobians)
 
 
