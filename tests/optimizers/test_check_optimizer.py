@@ -296,13 +296,12 @@ class SlowSecretly(Slow):
         return buffer, buffer
 
 
-class Frozenish(ak.Adagrad):
-    """A step that is not the one of its P once P is frozen."""
+class Frozenish(ak.Identity):
+    """Half as long a step again as that of its P, from the second one on."""
 
     def precondition(self, direction, state, count, bias):
         scale = 1 + jnp.where(count > 1, 0.5, 0.0)
-        image = self.operator(state, count, bias).inv_mv(direction)
-        return jax.tree.map(lambda x: scale.astype(x.dtype) * x, image)
+        return jax.tree.map(lambda x: scale.astype(x.dtype) * x, direction)
 
 
 BROKEN: dict[str, tuple[Any, str]] = {
