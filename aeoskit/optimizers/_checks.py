@@ -143,7 +143,7 @@ def _types(tree: PyTree) -> dict[str, str]:
 
 def _check_same_types(check: _Check, what: str, got: PyTree, wanted: PyTree) -> None:
     before, after = _types(wanted), _types(got)
-    for path in before.keys() | after.keys():
+    for path in {**before, **after}:
         if before.get(path) != after.get(path):
             check.refuse(
                 f"{what}{path} is {after.get(path, 'missing')} after a step and "
