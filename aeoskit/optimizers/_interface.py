@@ -45,41 +45,22 @@ class AbstractOptimizer(eqx.Module):
         (True, False, False)
     """
 
+    # Not annotated: a subclass sets them, or makes properties of them.
+    has_metric = False
+    has_threshold = False
+    is_update_map = False
+    stackable = False
+    freezable = False
+    tunable = False
+    takes_batches = False
+
     @property
     def name(self) -> str:
         return type(self).__name__
 
     @property
-    def has_metric(self) -> bool:
-        return False
-
-    @property
-    def has_threshold(self) -> bool:
-        return False
-
-    @property
-    def is_update_map(self) -> bool:
-        return False
-
-    @property
     def is_euclidean(self) -> bool:
         return not self.has_metric
-
-    @property
-    def stackable(self) -> bool:
-        return False
-
-    @property
-    def freezable(self) -> bool:
-        return False
-
-    @property
-    def tunable(self) -> bool:
-        return False
-
-    @property
-    def takes_batches(self) -> bool:
-        return False
 
     @abc.abstractmethod
     def init(self, params: PyTree) -> Any:
@@ -191,13 +172,8 @@ class AbstractGradientOptimizer(AbstractOptimizer):
         0.80
     """
 
-    @property
-    def is_update_map(self) -> bool:
-        return True
-
-    @property
-    def takes_batches(self) -> bool:
-        return True
+    is_update_map = True
+    takes_batches = True
 
     @abc.abstractmethod
     def update(self, grads: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, Any]:

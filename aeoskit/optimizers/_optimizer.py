@@ -85,6 +85,7 @@ class Optimizer(AbstractGradientOptimizer):
         ([-0.200], 20.0)
     """
 
+    stackable = True
     schedule: AbstractSchedule
     momentum_rule: AbstractMomentum
     preconditioner_rule: AbstractPreconditionerRule
@@ -154,10 +155,6 @@ class Optimizer(AbstractGradientOptimizer):
     @property
     def is_euclidean(self) -> bool:
         return self.preconditioner_rule.is_identity
-
-    @property
-    def stackable(self) -> bool:
-        return True
 
     @property
     def freezable(self) -> bool:
@@ -285,16 +282,9 @@ class Optimizer(AbstractGradientOptimizer):
         return self._operator(self._seen(grads, state, params), state.count + 1)
 
     def threshold(self, state: OptimizerState, params: PyTree | None = None) -> Float[Array, ""]:
-        """The value of `λ₁(P⁻¹H)` above which the coming step's recursion diverges, P constant.
+        """In closed form, from the momentum rule, the coming step's learning rate and the decay.
 
-        Closed form, from the momentum rule, the coming step's learning rate and the decay.
-
-        Args:
-            state: the optimizer's state: its step count.
-            params: of no effect; an optimizer of optax may ask for them.
-
-        Returns:
-            A scalar; NaN for `Sign` descent, which has none.
+        NaN for `Sign` descent, which has none.
         """
         lr = self.learning_rate(state)
         if not self.has_threshold:
@@ -302,15 +292,7 @@ class Optimizer(AbstractGradientOptimizer):
         return self.momentum_rule.threshold(lr, self.decay_over_lr(lr))
 
     def recursion(self, state: OptimizerState, params: PyTree | None = None) -> Recursion:
-        """The linear recurrence of the coming step, P constant: what a multiplier is read with.
-
-        Args:
-            state: the optimizer's state: its step count.
-            params: of no effect; an optimizer of optax may ask for them.
-
-        Returns:
-            A `Recursion`: the momentum rule, the learning rate and the decay.
-        """
+        """The momentum rule, the learning rate and the decay of the coming step."""
         lr = self.learning_rate(state)
         return Recursion(self.momentum_rule, lr, self.decay_over_lr(lr))
 
@@ -333,15 +315,7 @@ class Optimizer(AbstractGradientOptimizer):
     def learning_rate(
         self, state: OptimizerState, params: PyTree | None = None
     ) -> Float[Array, ""]:
-        """The learning rate of the coming step.
-
-        Args:
-            state: the optimizer's state: its step count.
-            params: of no effect; an optimizer of optax may ask for them.
-
-        Returns:
-            A scalar.
-        """
+        """The schedule's, at the state's count."""
         check_kind(state)
         return self.schedule(state.count)
 
@@ -509,7 +483,8 @@ def own_structure(
     rules = (momentum, preconditioner)
     made = _made_by(rules, structure)
     for name, rule, expected in zip(("momentum", "preconditioner"), rules, made, strict=True):
-        _check_made_by(f"state.{name}", type(rule).__name__, getattr(state, name), expected)
+        who = (type(rule).__name__, "keeps", "keep")
+        check_like(f"state.{name}", getattr(state, name), expected, who, FIX)
     return structure
 
 
@@ -529,29 +504,3 @@ def _made_by(
                 _MADE.clear()
             _MADE[key] = found
     return found
-
-
-def _check_made_by(name: str, rule: str, found: PyTree, made: PyTree) -> None:
-    leaves, expected = jax.tree.leaves(found), jax.tree.leaves(made)
-    same = [jnp.shape(leaf) for leaf in leaves] == [leaf.shape for leaf in expected]
-    if same and jax.tree.structure(found) == jax.tree.structure(made):
-        return
-    got, want = (
-        {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(of)}
-        for of in (found, made)
-    )
-    for path, leaf in got.items():
-        if path not in want:
-            raise ValueError(f"{name}{path} is a leaf that {rule} does not keep: {FIX}.")
-        if jnp.shape(leaf) != want[path].shape:
-            raise ValueError(
-                f"{name}{path} has shape {jnp.shape(leaf)}, but for the parameters of this state "
-                f"{rule} keeps {want[path].shape} there: {FIX}."
-            )
-    for path in want:
-        if path not in got:
-            raise ValueError(f"{name} has no leaf {name}{path}, which {rule} keeps: {FIX}.")
-    if type(found) is not type(made):
-        raise ValueError(
-            f"{name} is a {type(found).__name__}, but {rule} keeps a {type(made).__name__}: {FIX}."
-        )

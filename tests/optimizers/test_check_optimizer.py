@@ -42,16 +42,13 @@ def test_in_double_precision(x64: None):
     ak.check_optimizer(ak.adamw(0.1, weight_decay=0.2))
 
 
-YES, NO = property(lambda _: True), property(lambda _: False)
-
-
 class Wrapped(ak.AbstractGradientOptimizer):
     """Momentum with decay, and whatever a subclass does wrong."""
 
     inner: ak.Optimizer = eqx.field(default_factory=lambda: ak.momentum(0.1))
 
-    has_metric = YES
-    has_threshold = YES
+    has_metric = True
+    has_threshold = True
 
     def init(self, params):
         return self.inner.init(params)
@@ -133,8 +130,8 @@ class NotStackable(Wrapped):
     """Its learning rate is in a closure."""
 
     inner: Any = eqx.field(static=True, default=None)
-    stackable = YES
-    has_metric = has_threshold = NO
+    stackable = True
+    has_metric = has_threshold = False
 
     def init(self, params):
         return ()
@@ -153,18 +150,18 @@ class NotStackable(Wrapped):
 
 
 class SilentThreshold(Wrapped):
-    has_threshold = NO
+    has_threshold = False
 
 
 class SilentMetric(Wrapped):
-    has_metric = has_threshold = NO
+    has_metric = has_threshold = False
 
     def threshold(self, state, params=None):
         return jnp.asarray(jnp.nan)
 
 
 class NoMetricButThreshold(Wrapped):
-    has_metric = NO
+    has_metric = False
 
 
 class WrongThreshold(Wrapped):
@@ -205,7 +202,7 @@ class OfAnotherStep(Wrapped):
 
 class NotEuclidean(Wrapped):
     inner: ak.Optimizer = eqx.field(default_factory=lambda: ak.rmsprop(0.1))
-    is_euclidean = YES
+    is_euclidean = True
 
 
 class WithMetric(Wrapped):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -45,7 +45,7 @@ class AbstractMomentum(eqx.Module):
     """
 
     # Whether its buffers are of steps, which have the learning rate and weight decay in them.
-    takes_steps: ClassVar[bool] = False
+    takes_steps = False
 
     def weigh(self, lr: Scalar, state: PyTree) -> PyTree:
         """The state that counts the coming step's weight, for `update` of a rule over steps.

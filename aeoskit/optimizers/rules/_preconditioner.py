@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -49,16 +49,11 @@ class AbstractPreconditionerRule(eqx.Module):
         (2,)
     """
 
-    has_metric: ClassVar[bool] = True
-    needs_direction: ClassVar[bool] = False
-
-    @property
-    def corrects_momentum(self) -> bool:
-        return False
-
-    @property
-    def is_identity(self) -> bool:
-        return False
+    # Not annotated: a subclass sets them, or makes properties of them.
+    has_metric = True
+    needs_direction = False
+    corrects_momentum = False
+    is_identity = False
 
     def observe(
         self, grads: PyTree, state: PyTree, params: PyTree | None, direction: Callable[[], PyTree]
@@ -189,7 +184,7 @@ class AbstractDirectionRule(AbstractPreconditionerRule):
         (True, False)
     """
 
-    needs_direction: ClassVar[bool] = True
+    needs_direction = True
 
     def observe(
         self, grads: PyTree, state: PyTree, params: PyTree | None, direction: Callable[[], PyTree]
@@ -228,9 +223,7 @@ class Identity(AbstractPreconditionerRule):
         [2.0]
     """
 
-    @property
-    def is_identity(self) -> bool:
-        return True
+    is_identity = True
 
     def init(self, params: PyTree) -> IdentityPreconditioner:
         return IdentityPreconditioner(params)
@@ -320,11 +313,8 @@ class Sign(AbstractPreconditionerRule):
         [-0.5, 0.0, 0.5]
     """
 
-    has_metric: ClassVar[bool] = False
-
-    @property
-    def is_identity(self) -> bool:
-        return True
+    has_metric = False
+    is_identity = True
 
     def init(self, params: PyTree) -> IdentityPreconditioner:
         return IdentityPreconditioner(params)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -65,7 +65,7 @@ class ScheduleFree(AbstractMomentum):
         [-1.0]
     """
 
-    takes_steps: ClassVar[bool] = True
+    takes_steps = True
     beta1: Scalar
     weight_lr_power: Scalar
 

@@ -54,32 +54,36 @@ def check_floating(params: PyTree) -> None:
             )
 
 
-def check_like(name: str, tree: PyTree, structure: PyTree[jax.ShapeDtypeStruct]) -> None:
-    """Refuses a tree whose leaves are not those of the parameters that `init` saw.
+def check_like(
+    name: str,
+    tree: PyTree,
+    structure: PyTree[jax.ShapeDtypeStruct],
+    who: tuple[str, str, str] = ("the state", "has", "have"),
+    fix: str = "pass the structure that `init(params)` was given",
+) -> None:
+    """Refuses a tree whose leaves are not those that someone has: those that `init` saw.
 
     Raises:
         ValueError: naming the first leaf's path.
     """
-
-    def leaves(of: PyTree) -> dict[str, Any]:
-        pairs = jax.tree_util.tree_leaves_with_path(of)
-        return {jax.tree_util.keystr(path): leaf for path, leaf in pairs}
-
-    fix = "pass the structure that `init(params)` was given"
-    got, expected = leaves(tree), leaves(structure)
+    pairs, wanted = (jax.tree_util.tree_leaves_with_path(x) for x in (tree, structure))
+    same = jax.tree.structure(tree) == jax.tree.structure(structure)
+    if same and all(jnp.shape(x) == y.shape for (_, x), (_, y) in zip(pairs, wanted, strict=True)):
+        return
+    got, expected = ({jax.tree_util.keystr(p): x for p, x in of} for of in (pairs, wanted))
+    owner, has, have = who
     for path in expected:
         if path not in got:
-            raise ValueError(f"{name} has no leaf {name}{path}, which the state has: {fix}.")
+            raise ValueError(f"{name} has no leaf {name}{path}, which {owner} {has}: {fix}.")
     for path, leaf in got.items():
         if path not in expected:
-            raise ValueError(f"{name}{path} is a leaf that the state does not have: {fix}.")
+            raise ValueError(f"{name}{path} is a leaf that {owner} does not {have}: {fix}.")
         if jnp.shape(leaf) != expected[path].shape:
             raise ValueError(
-                f"{name}{path} has shape {jnp.shape(leaf)}, but the state has "
+                f"{name}{path} has shape {jnp.shape(leaf)}, but {owner} {has} "
                 f"{expected[path].shape} there: {fix}."
             )
-    if jax.tree.structure(tree) != jax.tree.structure(structure):
-        raise ValueError(
-            f"{name} has the state's leaves in other containers "
-            f"({jax.tree.structure(tree)}, not {jax.tree.structure(structure)}): {fix}."
-        )
+    raise ValueError(
+        f"{name} has the leaves that {owner} {has} in other containers "
+        f"({jax.tree.structure(tree)}, not {jax.tree.structure(structure)}): {fix}."
+    )

@@ -111,6 +111,9 @@ class OptaxOptimizer(AbstractGradientOptimizer):
         [0.10, 0.20]
     """
 
+    # Whether its parts are known is seen with a state: the methods refuse what is not.
+    has_metric = True
+    has_threshold = True
     transform: Any = eqx.field(static=True)
 
     def __init__(self, transform: Any):
@@ -123,53 +126,20 @@ class OptaxOptimizer(AbstractGradientOptimizer):
             )
         self.transform = transform
 
-    # Whether its parts are known is seen with a state: the methods refuse what is not.
-    @property
-    def has_metric(self) -> bool:
-        return True
-
-    @property
-    def has_threshold(self) -> bool:
-        return True
-
     def init(self, params: PyTree) -> PyTree:
-        """Optax's own.
-
-        Args:
-            params: the parameters.
-
-        Returns:
-            The state.
-        """
+        """Optax's own."""
         return self.transform.init(params)
 
     def update(
         self, grads: PyTree, state: PyTree, params: PyTree | None = None
     ) -> tuple[PyTree, PyTree]:
-        """Optax's own.
-
-        Args:
-            grads: the gradients.
-            state: the state.
-            params: the parameters.
-
-        Returns:
-            The pair `(updates, state)`.
-        """
+        """Optax's own."""
         return self.transform.update(grads, state, params)
 
     def preconditioner(
         self, state: PyTree, grads: PyTree | None = None, params: PyTree | None = None
     ) -> AbstractPreconditioner:
         """The metric P of the coming step; without gradients, that of the last step.
-
-        Args:
-            state: the state.
-            grads: the gradients at the present parameters.
-            params: the present parameters, for metrics that depend on them.
-
-        Returns:
-            A diagonal preconditioner.
 
         Raises:
             ValueError: if the transformation is not known (its part is named), is a sign method,
@@ -209,13 +179,8 @@ class OptaxOptimizer(AbstractGradientOptimizer):
     def threshold(self, state: PyTree, params: PyTree | None = None) -> Float[Array, ""]:
         """The value of `λ₁(P⁻¹H)` above which the coming step's recursion diverges, P constant.
 
-        Args:
-            state: the state.
-            params: the present parameters, where groups of them are treated apart.
-
-        Returns:
-            A scalar: where the groups differ in weight decay, the smallest of their thresholds;
-            infinite where nothing moves, at learning rate 0.
+        Where groups of parameters differ in weight decay, it is the smallest of their thresholds;
+        infinite where nothing moves, at learning rate 0.
 
         Raises:
             ValueError: if the transformation is not known, or its groups have different momentum
@@ -235,27 +200,12 @@ class OptaxOptimizer(AbstractGradientOptimizer):
         return found
 
     def learning_rate(self, state: PyTree, params: PyTree | None = None) -> Float[Array, ""]:
-        """The learning rate of the coming step, of the first group of parameters that moves.
-
-        Args:
-            state: the state.
-            params: the present parameters, where groups of them are treated apart.
-
-        Returns:
-            A scalar.
-        """
+        """That of the first group of parameters that moves."""
         parts = parts_of(self.transform, state, KNOWN, None, params)
         return moving(read_groups(parts, params)).lr
 
     def recursion(self, state: PyTree, params: PyTree | None = None) -> Recursion:
-        """The linear recurrence of the coming step, P constant: what a multiplier is read with.
-
-        Args:
-            state: the state.
-            params: the present parameters, where groups of them are treated apart.
-
-        Returns:
-            A `Recursion`: with several groups that of the first that moves, in whose units P is.
+        """That of the first group of parameters that moves, in whose units P is.
 
         Raises:
             ValueError: if the transformation is not known, its groups differ in their rules, or it

@@ -121,8 +121,7 @@ def _adadelta(part: Part) -> PyTree:
 
 
 def _adan(part: Part) -> PyTree:
-    o, nu = part.options, corrected(part.after.n, part.options["b3"], part.after.t)
-    return tree_map(lambda v: jnp.sqrt(v + o["eps_root"]) + o["eps"], nu)
+    return _roots(part, part.after.n, part.after.t, "b3")
 
 
 def _novograd(part: Part) -> PyTree:
@@ -175,10 +174,10 @@ def _factored(part: Part) -> PyTree:
     return tree_map(root, params_of(part), after.v_row, after.v_col, after.v)
 
 
-def _roots(part: Part, nu: PyTree, count: Array) -> PyTree:
+def _roots(part: Part, nu: PyTree, count: Array, decay: str = "b2") -> PyTree:
     """The root of a corrected average; what corrections momentum has, its rule has."""
     o = part.options
-    nu = corrected(nu, o["b2"], count)
+    nu = corrected(nu, o[decay], count)
     return tree_map(lambda v: jnp.sqrt(v + o["eps_root"]) + o["eps"], nu)
 
 

@@ -63,12 +63,6 @@ class OptimistixOptimizer(AbstractOptimizer):
     def init(self, params: PyTree) -> Any:
         """The minimiser's state before its first step.
 
-        Args:
-            params: the parameters.
-
-        Returns:
-            The state.
-
         Raises:
             ValueError: for a BFGS or DFP of more than 10,000 parameters, whose matrix would have
                 as many rows.
@@ -89,16 +83,9 @@ class OptimistixOptimizer(AbstractOptimizer):
     def step(
         self, function: Function, params: PyTree, state: Any, grads: PyTree | None = None
     ) -> tuple[PyTree, Any]:
-        """One step of the minimiser: an evaluation of the function, and perhaps of its gradient.
+        """An evaluation of the function, the same one at every step, and perhaps of its gradient.
 
-        Args:
-            function: what is minimized; the same one at every step.
-            params: the parameters.
-            state: the state.
-            grads: of no effect: the gradients are needed at the proposed point.
-
-        Returns:
-            The pair `(params, state)`.
+        `grads` are of no effect: they are needed at the proposed point.
         """
         del grads
 
