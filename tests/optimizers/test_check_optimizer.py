@@ -202,7 +202,10 @@ class OfAnotherStep(Wrapped):
 
 class NotEuclidean(Wrapped):
     inner: ak.Optimizer = eqx.field(default_factory=lambda: ak.rmsprop(0.1))
-    is_euclidean = True
+
+    @property
+    def is_euclidean(self):
+        return True
 
 
 class WithMetric(Wrapped):

@@ -22,7 +22,7 @@ def test_the_stage_has_every_name():
 @pytest.mark.parametrize("name", NAMED)
 def test_a_name_is_public_and_documented(name: str):
     assert getattr(optimizers, name) is getattr(aeoskit, name) is NAMED[name]
-    assert "Source: " in inspect.getdoc(NAMED[name])
+    assert "Source: " in str(inspect.getdoc(NAMED[name]))
 
 
 @pytest.mark.parametrize("name", NAMED)
