@@ -119,8 +119,10 @@ class Optimizer(AbstractGradientOptimizer):
             )
         rule, first = self.preconditioner_rule, order == "precondition_first"
         if first and rule.corrects_momentum:
+            correction = getattr(rule, "correction", None)  # a rule of one's own may have no name
+            what = f'correction="{correction}"' if correction else type(rule).__name__
             raise ValueError(
-                f"{type(rule).__name__} puts the correction of the momentum buffer into P, but "
+                f"{what} puts the correction of the momentum buffer into P, but "
                 f'under order="precondition_first" P acts before the buffer: take '
                 f'correction="second_moment" or order="precondition_last".'
             )

@@ -302,7 +302,7 @@ BAD = {
     ),
     "adam first": (
         lambda: ak.Optimizer(0.1, ak.EMA(), ak.SOAP(), order="precondition_first"),
-        "SOAP puts the correction",
+        'correction="adam" puts',
     ),
     "no matrix": (
         lambda: ak.muon(0.1, where="b").init(parameters()),

@@ -199,11 +199,11 @@ class AbstractLinearMomentum(AbstractMomentum):
         gain = now
         for weight, decay, entering in zip(weights, decays, inputs, strict=True):
             gain = gain - weight * entering / (1 + decay)
-        flip = _quotient(1 + stay, lr * gain)
+        flip = _quotient(1 + stay, lr, gain)
         if len(decays) != 1:
             return flip
         # The product of both roots is 1 there; only rules such as Lion's get that far.
-        turn = _quotient(1 - decays[0] * stay, lr * (weights[0] * inputs[0] - now * decays[0]))
+        turn = _quotient(1 - decays[0] * stay, lr, weights[0] * inputs[0] - now * decays[0])
         return jnp.minimum(flip, turn)
 
     def recurrence(
@@ -230,9 +230,10 @@ class AbstractLinearMomentum(AbstractMomentum):
         return jnp.broadcast_to((now + sum(parts, zero)) / (now + sum(sums, zero)), count.shape)
 
 
-def _quotient(a: Scalar, b: Scalar) -> Scalar:
-    """`a / b`, infinite where b is not positive: no curvature is too large."""
-    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), jnp.inf)
+def _quotient(a: Scalar, lr: Scalar, gain: Scalar) -> Scalar:
+    """`a / (lr gain)`, infinite where the gain is not positive: no curvature is too large."""
+    never = gain <= 0
+    return jnp.where(never, jnp.inf, a / (lr * jnp.where(never, 1, gain)))
 
 
 class LinearMomentum(AbstractLinearMomentum):
