@@ -13,15 +13,15 @@ from aeoskit import optimizers as ak
 from aeoskit.stability import spectral_radius
 
 LR = 0.3
-ZOO = {name: lambda make=make: make(LR) for name, make in ak.NAMED.items()} | {
+ZOO = {
+    name: lambda make=make: make(LR) for name, make in ak.NAMED.items() if make(LR).has_threshold
+} | {
     "momentum_polyak": lambda: ak.momentum(LR, 0.8, form="polyak"),
     "nesterov_ema": lambda: ak.nesterov(LR, form="ema"),
     "rmsprop_momentum": lambda: ak.rmsprop(LR, beta1=0.9),
     "adam_warmup": lambda: ak.adam(ak.LinearWarmup(LR, 10)),
     "adafactor_momentum": lambda: ak.adafactor(LR, beta1=0.9),
 }
-for name in ("lion", "sign_descent"):  # they have none
-    del ZOO[name]
 DECAYS = ((None, True), (0.1, True), (0.1, False))
 THRESHOLDS = jnp.array([0.5, 7.0, 1e4])
 PARAMS = {"w": jnp.ones((2, 3))}
