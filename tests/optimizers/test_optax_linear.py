@@ -20,7 +20,7 @@ from aeoskit.optimizers import (
     preconditioner_of,
     threshold_of,
 )
-from aeoskit.optimizers.bridges.optax._rules import (
+from aeoskit.optimizers.bridges.optax._known import (
     LinearMomentum,
     adan,
     ademamix,

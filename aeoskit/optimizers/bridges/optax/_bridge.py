@@ -21,8 +21,8 @@ from ..._optimizer import Optimizer
 from ...rules._hyperparameters import cast_to
 from ...rules._momentum import Recursion
 from ...rules._preconditioner import positive
-from ._groups import KNOWN, moving, quotient, read_groups, same_rule
-from ._metrics import diagonal_of
+from ._groups import moving, quotient, read_groups, same_rule
+from ._known import KNOWN, diagonal_of
 from ._parts import WAY_OUT, parts_of
 
 

@@ -10,23 +10,10 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from ...rules._hyperparameters import is_concrete
 from ...rules._momentum import AbstractMomentum, NoMomentum
-from ._metrics import METRICS
+from ._known import DECAY, KNOWN, OPTIMISTIC, SIGNS, optimistic
 from ._parts import OURS, WAY_OUT, Part
-from ._rules import (
-    DECAY,
-    FACTORS,
-    MOMENTA,
-    OPTIMISTIC,
-    PLAIN,
-    SIGNS,
-    decay_of,
-    factor_of,
-    optimistic,
-    rule_of,
-)
 
 Scalar = Float[Array, ""]
-KNOWN = PLAIN | FACTORS | MOMENTA | {DECAY, OPTIMISTIC, "schedule_free"} | frozenset(METRICS)
 _VALUE = "its step size depends on the value of the loss, which the bridge is not given"
 _SEARCH = "its step size is that of a line search"
 # By the name of the part; each reason is the rest of a sentence about it.
@@ -166,10 +153,11 @@ def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
             optimizer = part.options["optimizer"]
             rate = optimizer.decay_over_lr(optimizer.learning_rate(part.before))
             own = own + _over(rate, product)
-        if (found := decay_of(part)) is not None:
-            decays.append((i, *found, product))
-        if part.name in FACTORS:
-            product = product * factor_of(part)
+        known = KNOWN[part.name]
+        if known.decay is not None:
+            decays.append((i, *known.decay(part), product))
+        if known.factor is not None:
+            product = product * known.factor(part)
         if part.name == "schedule_free":
             averaging = (jnp.asarray(part.options["b1"], dtype=float), _share(part))
     if is_concrete(product) and float(product) > 0:
@@ -215,7 +203,9 @@ def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
 
 def _rule(parts: list[Part]) -> tuple[AbstractMomentum, int, int]:
     """The momentum rule of the parts together, and the first and the last of those that make it."""
-    rules = [(i, rule) for i, part in enumerate(parts) if (rule := rule_of(part)) is not None]
+    makers = ((i, part, KNOWN[part.name].momentum) for i, part in enumerate(parts))
+    made = ((i, make(part)) for i, part, make in makers if make is not None)
+    rules = [(i, rule) for i, rule in made if rule is not None]
     hopes = [i for i, part in enumerate(parts) if part.name == OPTIMISTIC]
     at = sorted([i for i, _ in rules] + hopes)
     names = " and ".join(parts[i].name for i in at)
@@ -244,7 +234,7 @@ def _scales(part: Part) -> bool:
     """Whether the part has a metric other than the identity."""
     if part.name == "ema":
         return bool(part.options.get("debias", False))
-    return part.name in METRICS
+    return KNOWN[part.name].metric is not None
 
 
 def _share(part: Part) -> Scalar:

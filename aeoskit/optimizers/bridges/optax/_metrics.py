@@ -7,8 +7,6 @@ normalizing are factors of the updates that come in, held fixed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +16,6 @@ from aeoskit.linalg import DiagonalPreconditioner, IdentityPreconditioner
 
 from ...rules._hyperparameters import cast_to, is_concrete, one_minus_power
 from ._parts import (
-    OURS,
     Part,
     corrected,
     incoming_of,
@@ -31,24 +28,7 @@ from ._parts import (
 )
 
 
-def diagonal_of(part: Part) -> PyTree[Array] | None:
-    """The diagonal of the part's metric, over the leaves that it works on; None for the identity.
-
-    Raises:
-        ValueError: It takes gradients or parameters that were not given.
-    """
-    metric = METRICS.get(part.name)
-    count = getattr(part.after, "count", getattr(part.after, "t", None))
-    last = metric is not None and part.incoming is None
-    if last and isinstance(count, Array) and is_concrete(count) and not bool(jnp.all(count > 0)):
-        raise ValueError(
-            "no step was taken yet, so that there is no P of a last step: pass the gradients for "
-            "the P of the coming one."
-        )
-    return None if metric is None else metric(part)
-
-
-def _ours(part: Part) -> PyTree | None:
+def ours(part: Part) -> PyTree | None:
     given = () if part.incoming is None else (part.incoming, part.params)
     metric = part.options["optimizer"].preconditioner(part.before, *given)
     if isinstance(metric, IdentityPreconditioner):
@@ -62,24 +42,24 @@ def _ours(part: Part) -> PyTree | None:
     )
 
 
-def _adam(part: Part) -> PyTree:
+def adam(part: Part) -> PyTree:
     o, nu = part.options, corrected(part.after.nu, part.options["b2"], part.after.count)
     inside = 0.0 if part.name == "scale_by_belief" else o["eps_root"]
     roots = tree_map(lambda v: jnp.sqrt(v + inside) + o["eps"], nu)
     return with_first_correction(part, roots)
 
 
-def _amsgrad(part: Part) -> PyTree:
+def amsgrad(part: Part) -> PyTree:
     o = part.options
     roots = tree_map(lambda v: jnp.sqrt(v + o["eps_root"]) + o["eps"], part.after.nu_max)
     return with_first_correction(part, roots) if o.get("bias_correction_mu", True) else roots
 
 
-def _adamax(part: Part) -> PyTree:
+def adamax(part: Part) -> PyTree:
     return with_first_correction(part, part.after.nu)
 
 
-def _rms(part: Part) -> PyTree:
+def rms(part: Part) -> PyTree:
     o, nu, mu = part.options, part.after.nu, getattr(part.after, "mu", None)
     if o.get("bias_correction", False):
         nu = corrected(nu, o["decay"], part.after.count)
@@ -91,11 +71,11 @@ def _rms(part: Part) -> PyTree:
     return tree_map(lambda v: jnp.sqrt(v) + o["eps"], nu)
 
 
-def _rss(part: Part) -> PyTree:
+def rss(part: Part) -> PyTree:
     return tree_map(lambda t: jnp.sqrt(t + part.options["eps"]), part.after.sum_of_squares)
 
 
-def _radam(part: Part) -> PyTree:
+def radam(part: Part) -> PyTree:
     """Adam's, divided by the rectification; the identity as long as that is not defined."""
     o, count = part.options, part.after.count
     last = o["ro_inf"]
@@ -111,7 +91,7 @@ def _radam(part: Part) -> PyTree:
     return with_first_correction(part, tree_map(root, nu))
 
 
-def _adadelta(part: Part) -> PyTree:
+def adadelta(part: Part) -> PyTree:
     """The root of the average square of gradients over that of steps, those before this one."""
     incoming_of(part)  # the state after a step has its own square in the second average
     eps = part.options["eps"]
@@ -120,11 +100,11 @@ def _adadelta(part: Part) -> PyTree:
     )
 
 
-def _adan(part: Part) -> PyTree:
-    return _roots(part, part.after.n, part.after.t, "b3")
+def adan(part: Part) -> PyTree:
+    return roots(part, part.after.n, part.after.t, "b3")
 
 
-def _novograd(part: Part) -> PyTree:
+def novograd(part: Part) -> PyTree:
     """One number a leaf: the root of the average squared norm of its gradients."""
     o, after = part.options, stepped(part)
     return tree_map(
@@ -132,7 +112,7 @@ def _novograd(part: Part) -> PyTree:
     )
 
 
-def _sm3(part: Part) -> PyTree:
+def sm3(part: Part) -> PyTree:
     """An entry's bound is the least of its rows' and columns', and what was added since."""
     o, incoming = part.options, incoming_of(part)
     b2 = o["b2"]
@@ -149,7 +129,7 @@ def _sm3(part: Part) -> PyTree:
     return tree_map(root, incoming, part.before.mu)
 
 
-def _debias(part: Part) -> PyTree | None:
+def debias(part: Part) -> PyTree | None:
     """The correction of an average, which is a scalar metric."""
     if not part.options.get("debias", False):
         return None
@@ -157,7 +137,7 @@ def _debias(part: Part) -> PyTree | None:
     return spread(share, part.after.ema)
 
 
-def _factored(part: Part) -> PyTree:
+def factored(part: Part) -> PyTree:
     """Adafactor's: rows times columns over the mean, the two longest axes being those."""
     o, after = part.options, part.after
 
@@ -174,22 +154,22 @@ def _factored(part: Part) -> PyTree:
     return tree_map(root, params_of(part), after.v_row, after.v_col, after.v)
 
 
-def _roots(part: Part, nu: PyTree, count: Array, decay: str = "b2") -> PyTree:
+def roots(part: Part, nu: PyTree, count: Array, decay: str = "b2") -> PyTree:
     """The root of a corrected average; what corrections momentum has, its rule has."""
     o = part.options
     nu = corrected(nu, o[decay], count)
     return tree_map(lambda v: jnp.sqrt(v + o["eps_root"]) + o["eps"], nu)
 
 
-def _ademamix(part: Part) -> PyTree:
-    return _roots(part, part.after.nu, part.after.count)
+def ademamix(part: Part) -> PyTree:
+    return roots(part, part.after.nu, part.after.count)
 
 
-def _simplified(part: Part) -> PyTree:
-    return _roots(part, part.after.n, part.after.t)
+def simplified(part: Part) -> PyTree:
+    return roots(part, part.after.n, part.after.t)
 
 
-def _acprop(part: Part) -> PyTree:
+def acprop(part: Part) -> PyTree:
     """P of the step before: of the first step `1 + eps`, whatever the gradients are.
 
     Its first moments center the second ones; the step is along the gradient itself.
@@ -200,7 +180,7 @@ def _acprop(part: Part) -> PyTree:
     return tree_map(lambda v: jnp.sqrt(jnp.where(first, 1, v)) + eps, nu)
 
 
-def _adopt(part: Part) -> PyTree:
+def adopt(part: Part) -> PyTree:
     """P of the step before, and no first step."""
     o, incoming, count = part.options, incoming_of(part), part.before.count
     metric = tree_map(lambda v: jnp.maximum(jnp.sqrt(v), o["eps"]), part.before.nu)
@@ -219,12 +199,12 @@ def _adopt(part: Part) -> PyTree:
     )
 
 
-def _madgrad(part: Part) -> PyTree:
+def madgrad(part: Part) -> PyTree:
     """Dual averaging is a heavy ball, P constant: `Δx' = c Δx - (1 - c) λ g / P`."""
     return tree_map(lambda total: jnp.cbrt(total) + part.options["eps"], stepped(part).grad_sum_sq)
 
 
-def _dog(part: Part) -> PyTree:
+def dog(part: Part) -> PyTree:
     """The distance from the start over the root of the sum of squares: a scalar step size."""
     o, incoming, after = part.options, incoming_of(part), stepped(part)
     rate = after.max_dist / jnp.sqrt(after.sum_sq_norm_grads + o["eps"])
@@ -233,13 +213,13 @@ def _dog(part: Part) -> PyTree:
     return spread(1 / rate, incoming)
 
 
-def _dowg(part: Part) -> PyTree:
+def dowg(part: Part) -> PyTree:
     incoming, after = incoming_of(part), stepped(part)
     root = jnp.sqrt(after.weighted_sq_norm_grads) + part.options["eps"]
     return spread(root / after.estim_sq_dist, incoming)
 
 
-def _layer_dog(part: Part) -> PyTree:
+def layer_dog(part: Part) -> PyTree:
     after, eps = stepped(part), part.options["eps"]
 
     def inverse(like: Array, distance: Array, total: Array) -> Array:
@@ -248,11 +228,11 @@ def _layer_dog(part: Part) -> PyTree:
     return jax.tree.map(inverse, incoming_of(part), after.max_dist, after.grad_sum_of_squares)
 
 
-def _dadapt(part: Part) -> PyTree:
+def dadapt(part: Part) -> PyTree:
     return tree_map(lambda v: jnp.sqrt(v) + part.options["eps"], stepped(part).exp_avg_sq)
 
 
-def _prodigy(part: Part) -> PyTree:
+def prodigy(part: Part) -> PyTree:
     """The buffers hold gradients times the estimate of before; eps is times that of after."""
     incoming_of(part)
     before, after = part.before.estim_lr, stepped(part).estim_lr
@@ -262,18 +242,18 @@ def _prodigy(part: Part) -> PyTree:
     )
 
 
-def _norm(tree: PyTree) -> Array:
+def norm(tree: PyTree) -> Array:
     squares = [jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree)]
     return jnp.sqrt(sum(squares, jnp.zeros(())))
 
 
-def _global_norm(part: Part) -> PyTree:
+def global_norm(part: Part) -> PyTree:
     """What clipping divides by, held fixed: 1 where it is not active."""
     incoming = incoming_of(part)
-    return spread(jnp.maximum(_norm(incoming) / part.options["max_norm"], 1), incoming)
+    return spread(jnp.maximum(norm(incoming) / part.options["max_norm"], 1), incoming)
 
 
-def _block_rms(part: Part) -> PyTree:
+def block_rms(part: Part) -> PyTree:
     limit = part.options["threshold"]
     return tree_map(
         lambda u: jnp.full_like(u, jnp.maximum(1, jnp.sqrt(jnp.mean(jnp.square(u))) / limit)),
@@ -281,20 +261,20 @@ def _block_rms(part: Part) -> PyTree:
     )
 
 
-def _unit_norm(leaf: Array, axis: int | tuple[int, ...] | None) -> Array:
+def unit_norm(leaf: Array, axis: int | tuple[int, ...] | None) -> Array:
     """The norm of each unit: over all axes but the last, of three the first, of vectors all."""
     if axis is None and jnp.squeeze(leaf).ndim > 1:
         axis = 0 if leaf.ndim == 3 else tuple(range(leaf.ndim - 1))
     return jnp.sqrt(jnp.sum(jnp.square(leaf), axis=axis, keepdims=True))
 
 
-def _adaptive(part: Part) -> PyTree:
+def adaptive(part: Part) -> PyTree:
     """The norm of each unit of a layer, in units of its parameters'."""
     o, incoming = part.options, incoming_of(part)
 
     def over(update: Array, param: Array) -> Array:
-        norm = _unit_norm(update, o["axis"])
-        most = o["clipping"] * jnp.maximum(_unit_norm(param, o["axis"]), o["eps"])
+        norm = unit_norm(update, o["axis"])
+        most = o["clipping"] * jnp.maximum(unit_norm(param, o["axis"]), o["eps"])
         # Optax's guard against a norm of zero, which its eps sees to already.
         over = jnp.maximum(norm, 1e-6) / most
         return jnp.broadcast_to(jnp.where(norm < most, 1, over), update.shape)
@@ -302,7 +282,7 @@ def _adaptive(part: Part) -> PyTree:
     return tree_map(over, incoming, params_of(part))
 
 
-def _entries(part: Part) -> PyTree:
+def entries(part: Part) -> PyTree:
     """The identity, as long as nothing is clipped: a clipped entry steps by its sign."""
     incoming, most = incoming_of(part), part.options["max_delta"]
     over = [jnp.sum(jnp.abs(u) > most) for u in jax.tree.leaves(incoming)]
@@ -314,17 +294,17 @@ def _entries(part: Part) -> PyTree:
     )
 
 
-def _update_norm(part: Part) -> PyTree:
+def update_norm(part: Part) -> PyTree:
     incoming = incoming_of(part)
-    return spread(_norm(incoming) + part.options["eps"], incoming)
+    return spread(norm(incoming) + part.options["eps"], incoming)
 
 
-def _own_norm(part: Part) -> PyTree:
+def own_norm(part: Part) -> PyTree:
     incoming = incoming_of(part)
-    return spread(_norm(incoming), incoming)
+    return spread(norm(incoming), incoming)
 
 
-def _param_rms(part: Part) -> PyTree:
+def param_rms(part: Part) -> PyTree:
     least = part.options["min_scale"]
     return tree_map(
         lambda p: jnp.full_like(
@@ -334,7 +314,7 @@ def _param_rms(part: Part) -> PyTree:
     )
 
 
-def _param_norm(part: Part) -> PyTree:
+def param_norm(part: Part) -> PyTree:
     least = part.options["min_scale"]
     return tree_map(
         lambda p: jnp.full_like(p, 1 / jnp.maximum(jnp.sqrt(jnp.sum(jnp.square(p))), least)),
@@ -342,7 +322,7 @@ def _param_norm(part: Part) -> PyTree:
     )
 
 
-def _trust_ratio(part: Part) -> PyTree:
+def trust_ratio(part: Part) -> PyTree:
     o = part.options
 
     def inverse(update: Array, param: Array) -> Array:
@@ -354,42 +334,3 @@ def _trust_ratio(part: Part) -> PyTree:
         return jnp.full_like(param, 1 / jnp.where(still, 1, ratio))
 
     return tree_map(inverse, incoming_of(part), params_of(part))
-
-
-METRICS: dict[str, Callable[[Part], PyTree | None]] = {
-    "adaptive_grad_clip": _adaptive,
-    "clip": _entries,
-    "clip_by_block_rms": _block_rms,
-    "clip_by_global_norm": _global_norm,
-    "dadapt_adamw": _dadapt,
-    "ema": _debias,
-    "normalize": _own_norm,
-    "normalize_by_update_norm": _update_norm,
-    "prodigy": _prodigy,
-    "scale_by_acprop": _acprop,
-    "scale_by_adadelta": _adadelta,
-    "scale_by_adam": _adam,
-    "scale_by_adamax": _adamax,
-    "scale_by_adan": _adan,
-    "scale_by_ademamix": _ademamix,
-    "scale_by_adopt": _adopt,
-    "scale_by_amsgrad": _amsgrad,
-    "scale_by_belief": _adam,
-    "scale_by_distance_over_gradients": _layer_dog,
-    "scale_by_dog": _dog,
-    "scale_by_dowg": _dowg,
-    "scale_by_factored_rms": _factored,
-    "scale_by_madgrad": _madgrad,
-    "scale_by_novograd": _novograd,
-    "scale_by_param_block_norm": _param_norm,
-    "scale_by_param_block_rms": _param_rms,
-    "scale_by_radam": _radam,
-    "scale_by_rms": _rms,
-    "scale_by_rss": _rss,
-    "scale_by_simplified_ademamix": _simplified,
-    "scale_by_sm3": _sm3,
-    "scale_by_stddev": _rms,
-    "scale_by_trust_ratio": _trust_ratio,
-    "scale_by_yogi": _adam,
-    OURS: _ours,
-}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -57,7 +57,7 @@ class _Run(NamedTuple):
     restrict: Callable[[PyTree], PyTree]
     on: tuple[bool, ...] | None
     whole: PyTree | None
-    known: frozenset[str]
+    known: Mapping[str, Any]
     parts: list[Part]
 
 
@@ -91,7 +91,7 @@ def variables_of(update: Callable) -> dict[str, Any]:
 def parts_of(
     transform: Any,
     state: Any,
-    known: frozenset[str],
+    known: Mapping[str, Any],
     grads: PyTree | None = None,
     params: PyTree | None = None,
 ) -> list[Part]:
@@ -103,7 +103,7 @@ def parts_of(
     Args:
         transform: An optax transformation, or anything with `init` and `update` of that kind.
         state: Its state.
-        known: The names of the parts that may be called.
+        known: By name, the parts that may be called, and what each `needs` besides gradients.
         grads: The gradients at the present parameters.
         params: The present parameters.
 
@@ -169,8 +169,8 @@ def _elementary(
     # No decay is no update, and needs no parameters: AdaDelta begins with one.
     rate = options.get("weight_decay") if name == "add_decayed_weights" else None
     none = isinstance(rate, float | int) and rate == 0
-    able = run.params is not None or none or name not in _NEED_PARAMS
-    able = able and name in run.known and name not in _NEED_VALUE
+    needs = run.known[name].needs if name in run.known else "value"
+    able = needs == "" or (needs == "params" and run.params is not None)
     if none:
         updates = run.updates
     elif run.updates is not None and able:
@@ -310,25 +310,6 @@ _WRAPPERS: dict[str, Callable[[dict[str, Any], Any, _Run], tuple[PyTree | None, 
     "partition": _partition,
     "schedule_free": _schedule_free,
 }
-_NEED_PARAMS = frozenset(
-    {
-        "add_decayed_weights",
-        "scale_by_trust_ratio",
-        "scale_by_factored_rms",
-        "scale_by_param_block_norm",
-        "scale_by_param_block_rms",
-        "adaptive_grad_clip",
-        "dadapt_adamw",
-        "prodigy",
-        "scale_by_distance_over_gradients",
-        "scale_by_dog",
-        "scale_by_dowg",
-        "scale_by_madgrad",
-        "scale_by_novograd",
-    }
-)
-# Their update takes the loss; they come last.
-_NEED_VALUE = frozenset({"reduce_on_plateau"})
 
 
 WAY_OUT = (
