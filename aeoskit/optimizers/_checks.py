@@ -1,4 +1,4 @@
-"""Does an optimizer do what it promises?"""
+"""The contract that every optimizer keeps, as a test."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def check_optimizer(
 
     - `init` and `update` are a pair of pure functions of pytrees: the same under jit, vmap and scan
       as without, with states and updates whose structure, shapes and dtypes stay.
-    - Its properties are true: what it says it has, it gives, and what not, it refuses.
+    - Its properties hold: what it declares, it returns; what it lacks is NaN or a `ValueError`.
     - P is symmetric positive definite, and its inverse and its square roots are those of P.
     - With P frozen an update is linear in the gradients, and `P u` is along them.
     - The learning rate is the one that the step has, and follows the schedule where it has one.
@@ -122,7 +122,7 @@ def check_optimizer(
 
 
 def _bowl(params: PyTree) -> Array:
-    """What optimizers that evaluate a function are given."""
+    """The function of optimizers that evaluate one."""
     return sum(jnp.sum((leaf - 1) ** 2) for leaf in jax.tree.leaves(params))  # pyright: ignore[reportReturnType]
 
 
@@ -233,7 +233,7 @@ def _check_steps(check: _Check, state: Any) -> Any:
 
 
 def _check_properties(check: _Check, state: Any) -> None:
-    """What it says that it does not have, it refuses."""
+    """What it declares that it lacks, it does not return."""
     optimizer, grads = check.optimizer, check.random(4)
     threshold = optimizer.threshold(state, check.params)
     if not optimizer.has_threshold and not bool(jnp.isnan(threshold)):

@@ -1,4 +1,4 @@
-"""What a trajectory and its probes ask of an optimizer, and what it can do, as properties."""
+"""The interface of optimizers: state, step, metric, threshold, and properties that declare them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Function = Callable[[PyTree], Scalar]
 
 
 class AbstractOptimizer(eqx.Module):
-    """What trains: a state, a step, and, where they exist, a metric P and a threshold.
+    """Anything that trains: a state, a step, and, where they exist, a metric P and a threshold.
 
-    Callers ask what an optimizer can do by its properties, and never by its type. All are known
-    without a state. By default an optimizer can do nothing but step; a subclass that has more
-    overrides the property and the method that belongs to it, and `check_optimizer` holds one to
-    the other.
+    Callers use the properties, and never the type, to find out what an optimizer can do. All are
+    known without a state. By default an optimizer can only step; a subclass that has more
+    overrides the property and the method that belongs to it, and `check_optimizer` tests that the
+    two agree.
 
     Attributes:
-        name: what messages call it.
+        name: its name in error messages.
         has_metric: whether `preconditioner` gives a P.
         has_threshold: whether `threshold` is a number, and `recursion` a recurrence.
         is_update_map: whether a step is a map of parameters, state and data alone, the same at each
