@@ -12,30 +12,44 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from aeoskit.linalg import AbstractPreconditioner
 
-from ._direction_rule import AbstractDirectionRule
-from ._hyperparameters import as_hyperparameter, cast_to, is_concrete
-from ._minimiser import AbstractOptimizer, as_minimiser
-from ._momentum import AbstractMomentum, NoMomentum
-from ._positive import positive
-from ._powers import CORRECTS_FIRST
-from ._preconditioning import (
-    AbstractParameterRule,
-    AbstractPreconditionerRule,
-    Frozen,
-    Identity,
-)
-from ._recursion import Recursion
-from ._schedule_free import ScheduleFree
-from ._schedules import AbstractSchedule, as_schedule
-from ._sign import Sign
-from ._state import OptimizerState, check_kind, own_structure
-from ._structure import check_floating, check_like
+from ._interface import AbstractGradientOptimizer
+from .rules._hyperparameters import as_hyperparameter, cast_to, is_concrete
+from .rules._momentum import AbstractMomentum, NoMomentum, Recursion
+from .rules._preconditioner import AbstractPreconditionerRule, Frozen, Identity, positive
+from .rules._schedules import AbstractSchedule, Constant, as_schedule
+from .rules._trees import check_floating, check_like, static_structure
 
 Order = Literal["precondition_last", "precondition_first"]
 ORDERS = ("precondition_last", "precondition_first")
+FIX = "take `optimizer.init(params)` of this optimizer"
+OURS = ("aeoskit.linalg", "aeoskit.optimizers")
+REMEMBERED = 128
+# Structures only: nothing here is an array, or belongs to a trace.
+_MADE: dict[Any, tuple[PyTree, PyTree]] = {}
 
 
-class Optimizer(AbstractOptimizer):
+class OptimizerState(eqx.Module):
+    """The number of steps taken, the momentum rule's state, and the preconditioner rule's.
+
+    Args:
+        count: steps taken.
+        momentum: the state of the momentum rule: its buffer.
+        preconditioner: the state of the preconditioner rule: for `RMS`, the second moments ν.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from aeoskit.optimizers import adam
+        >>> state = adam(1e-3).init(jnp.zeros(2))
+        >>> int(state.count), state.preconditioner.tolist()
+        (0, [0.0, 0.0])
+    """
+
+    count: Int[Array, ""]
+    momentum: PyTree
+    preconditioner: PyTree
+
+
+class Optimizer(AbstractGradientOptimizer):
     """Momentum rule over preconditioner, with a schedule and decoupled weight decay.
 
     `order="precondition_last"` is Adam's: `x -= lr P⁻¹ momentum(g)`. `"precondition_first"` is
@@ -47,7 +61,7 @@ class Optimizer(AbstractOptimizer):
     Hyperparameters are array leaves in JAX's default float type: float32, or float64 where x64
     was enabled when the optimizer was made. They are cast to each leaf's dtype, and every buffer
     and update has the dtype of its parameter. `jax.vmap` over an optimizer with stacked leaves is
-    a sweep. It is an optimistix minimiser, too: `optimistix.minimise(fn, optimizer, y0)`.
+    a sweep. `as_minimiser` makes an optimistix minimiser of it.
 
     Args:
         schedule: a schedule, or a learning rate above 0.
@@ -71,6 +85,7 @@ class Optimizer(AbstractOptimizer):
         ([-0.200], 20.0)
     """
 
+    stackable = True
     schedule: AbstractSchedule
     momentum_rule: AbstractMomentum
     preconditioner_rule: AbstractPreconditionerRule
@@ -95,51 +110,74 @@ class Optimizer(AbstractOptimizer):
         self.weight_decay = None
         if weight_decay is not None:
             self.weight_decay = as_hyperparameter(
-                "weight_decay", weight_decay, at_least=0, mend="take a number such as 1e-4, or None"
+                "weight_decay", weight_decay, at_least=0, fix="take a number such as 1e-4, or None"
             )
         if order not in ORDERS:
             raise ValueError(
                 f"order must be one of {', '.join(ORDERS)}, got {order!r}: take "
                 f"precondition_last for Adam and its kin."
             )
-        correction = getattr(self.preconditioner_rule, "correction", "none")
-        if order == "precondition_first" and correction in CORRECTS_FIRST:
+        rule, first = self.preconditioner_rule, order == "precondition_first"
+        if first and rule.corrects_momentum:
+            correction = getattr(rule, "correction", None)  # a rule of one's own may have no name
+            what = f'correction="{correction}"' if correction else type(rule).__name__
             raise ValueError(
-                f'correction="{correction}" puts the correction of the momentum buffer into P, but '
+                f"{what} puts the correction of the momentum buffer into P, but "
                 f'under order="precondition_first" P acts before the buffer: take '
                 f'correction="second_moment" or order="precondition_last".'
             )
-        rule = self.preconditioner_rule
-        if order == "precondition_first" and isinstance(rule, AbstractDirectionRule):
+        if first and rule.needs_direction:
             raise ValueError(
                 f"{type(rule).__name__} makes P of the direction of momentum, but under "
                 f'order="precondition_first" P acts before momentum: take '
                 f'order="precondition_last".'
             )
-        if order == "precondition_last" and isinstance(self.momentum_rule, ScheduleFree):
+        if not first and self.momentum_rule.takes_steps:
             raise ValueError(
-                'ScheduleFree averages steps, and under order="precondition_last" momentum acts '
-                'on gradients: take order="precondition_first".'
+                f"{type(self.momentum_rule).__name__} averages steps, and under "
+                'order="precondition_last" momentum acts on gradients: take '
+                'order="precondition_first".'
             )
         self.order = order
         self.decay_scaled = decay_scaled
 
-    def init(self, params: Any, *minimization: Any) -> Any:
+    @property
+    def name(self) -> str:
+        rules = (self.momentum_rule, self.preconditioner_rule)
+        return f"Optimizer({', '.join(type(rule).__name__ for rule in rules)})"
+
+    @property
+    def has_metric(self) -> bool:
+        return self.preconditioner_rule.has_metric
+
+    @property
+    def has_threshold(self) -> bool:
+        return self.has_metric
+
+    @property
+    def is_euclidean(self) -> bool:
+        return self.preconditioner_rule.is_identity
+
+    @property
+    def freezable(self) -> bool:
+        return self.has_metric
+
+    @property
+    def tunable(self) -> bool:
+        return self.has_threshold
+
+    def init(self, params: PyTree) -> OptimizerState:
         """The state before the first step.
 
         Args:
             params: a tree of real floating-point arrays (and `None`s).
-            minimization: nothing; `optimistix.minimise`, which calls its own `init` by position,
-                hands over its function first, then the parameters and the rest.
 
         Returns:
-            An `OptimizerState` with count 0; for optimistix, a state of its own that holds one.
+            A state with count 0.
 
         Raises:
             TypeError: if a leaf is not a real floating-point array, with its path.
         """
-        if minimization:
-            return as_minimiser(self).init(params, *minimization)
         check_floating(params)
         numpy = np.ndarray | np.generic  # of any precision: the state has JAX's
         params = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, numpy) else x, params)
@@ -170,11 +208,13 @@ class Optimizer(AbstractOptimizer):
         check_like("grads", grads, structure)
         grads = jax.tree.map(lambda g, s: g.astype(s.dtype), grads, structure)
         lr = self.learning_rate(state)
-        rule, rule_state = self.preconditioner_rule, self._seen(grads, state, params)
-        if isinstance(rule, Sign):
-            precondition = rule.apply
-        else:
-            precondition = self._operator(rule_state, state.count + 1).inv_mv
+        rule_state = self._seen(grads, state, params)
+        count = state.count + 1
+        bias = self.momentum_rule.bias_correction(count)
+
+        def scaled(direction: PyTree) -> PyTree:
+            ahead = self.preconditioner_rule.precondition(direction, rule_state, count, bias)
+            return jax.tree.map(lambda leaf: cast_to(-lr, leaf) * leaf, ahead)
 
         def decayed(updates: PyTree) -> PyTree:
             if self.weight_decay is None:
@@ -190,20 +230,19 @@ class Optimizer(AbstractOptimizer):
                 lambda u, p: u - cast_to(decay, u) * p.astype(u.dtype), updates, params
             )
 
-        momentum = state.momentum
         if self.order == "precondition_last":
-            direction, momentum = self.momentum_rule.update(grads, momentum)
-            updates = decayed(_scale(-lr, precondition(direction)))
-        elif isinstance(self.momentum_rule, ScheduleFree):
-            # The rate of the step after this one, as optax has it, for the average's weights.
-            momentum = self.momentum_rule.weigh(self.schedule(state.count + 1), momentum)
-            moved = decayed(_scale(-lr, precondition(grads)))
-            updates, momentum = self.momentum_rule.update(moved, momentum)
+            direction, momentum = self.momentum_rule.update(grads, state.momentum)
+            updates = decayed(scaled(direction))
         else:
-            scaled = _scale(-lr, precondition(grads))
-            updates, momentum = self.momentum_rule.update(scaled, momentum)
-            updates = decayed(updates)
-        return updates, OptimizerState(state.count + 1, momentum, rule_state)
+            steps = scaled(grads)
+            if self.momentum_rule.takes_steps:
+                # The rate of the step after this one, as optax has it.
+                momentum = self.momentum_rule.weigh(self.schedule(count), state.momentum)
+                updates, momentum = self.momentum_rule.update(decayed(steps), momentum)
+            else:
+                updates, momentum = self.momentum_rule.update(steps, state.momentum)
+                updates = decayed(updates)
+        return updates, OptimizerState(count, momentum, rule_state)
 
     def preconditioner(
         self, state: OptimizerState, grads: PyTree | None = None, params: PyTree | None = None
@@ -245,32 +284,17 @@ class Optimizer(AbstractOptimizer):
         return self._operator(self._seen(grads, state, params), state.count + 1)
 
     def threshold(self, state: OptimizerState, params: PyTree | None = None) -> Float[Array, ""]:
-        """The value of `λ₁(P⁻¹H)` above which the coming step's recursion diverges, P constant.
+        """In closed form, from the momentum rule, the coming step's learning rate and the decay.
 
-        Closed form, from the momentum rule, the coming step's learning rate and the decay.
-
-        Args:
-            state: the optimizer's state: its step count.
-            params: of no effect; an optimizer of optax may ask for them.
-
-        Returns:
-            A scalar; NaN for `Sign` descent, which has none.
+        NaN for `Sign` descent, which has none.
         """
         lr = self.learning_rate(state)
-        if isinstance(self.preconditioner_rule, Sign):
+        if not self.has_threshold:
             return jnp.full_like(lr, jnp.nan)
         return self.momentum_rule.threshold(lr, self.decay_over_lr(lr))
 
     def recursion(self, state: OptimizerState, params: PyTree | None = None) -> Recursion:
-        """The linear recurrence of the coming step, P constant: what a multiplier is read with.
-
-        Args:
-            state: the optimizer's state: its step count.
-            params: of no effect; an optimizer of optax may ask for them.
-
-        Returns:
-            A `Recursion`: the momentum rule, the learning rate and the decay.
-        """
+        """The momentum rule, the learning rate and the decay of the coming step."""
         lr = self.learning_rate(state)
         return Recursion(self.momentum_rule, lr, self.decay_over_lr(lr))
 
@@ -293,42 +317,27 @@ class Optimizer(AbstractOptimizer):
     def learning_rate(
         self, state: OptimizerState, params: PyTree | None = None
     ) -> Float[Array, ""]:
-        """The learning rate of the coming step.
-
-        Args:
-            state: the optimizer's state: its step count.
-            params: of no effect; an optimizer of optax may ask for them.
-
-        Returns:
-            A scalar.
-        """
+        """The schedule's, at the state's count."""
         check_kind(state)
         return self.schedule(state.count)
 
     def _seen(self, grads: PyTree, state: OptimizerState, params: PyTree | None) -> PyTree:
         """The preconditioner rule's state that belongs to the coming step."""
-        rule, before = self.preconditioner_rule, state.preconditioner
-        if isinstance(rule, AbstractParameterRule):
-            if params is not None:
-                check_like("params", params, rule.structure(before))
-            before = rule.at(params, before)
-        if isinstance(rule, AbstractDirectionRule):
+        return self.preconditioner_rule.observe(
+            grads,
+            state.preconditioner,
+            params,
             # The same again where the step is taken: compiled, the two are one.
-            direction, _ = self.momentum_rule.update(grads, state.momentum)
-            return rule.follow(grads, direction, before)
-        return rule.update(grads, before)
+            lambda: self.momentum_rule.update(grads, state.momentum)[0],
+        )
 
     def _operator(self, rule_state: PyTree, count: Int[Array, ""]) -> AbstractPreconditioner:
         bias = self.momentum_rule.bias_correction(count)
         return self.preconditioner_rule.operator(rule_state, count, bias)
 
 
-def _scale(factor: Array, tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: cast_to(factor, leaf) * leaf, tree)
-
-
 def freeze(
-    optimizer: Optimizer, state: OptimizerState, grads: PyTree, params: PyTree | None = None
+    optimizer: Any, state: OptimizerState, grads: PyTree, params: PyTree | None = None
 ) -> tuple[Optimizer, OptimizerState]:
     """The same optimizer with P held at that of the coming step.
 
@@ -345,6 +354,7 @@ def freeze(
         The frozen optimizer and its state.
 
     Raises:
+        TypeError: for an optimizer that is not ours.
         ValueError: if `grads` does not match the state, or the optimizer has no preconditioner.
 
     Example:
@@ -355,34 +365,144 @@ def freeze(
         >>> frozen.update(grads, state)[0].tolist()
         [-0.100]
     """
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"freeze holds the P of aeoskit's own optimizers, and this is of type "
+            f"{type(optimizer).__name__}: take the one of ours, such as adam(1e-3)."
+        )
     rule = Frozen(optimizer.preconditioner(state, grads, params))
-    frozen = Optimizer(
-        optimizer.schedule,
+    frozen = _made(optimizer, optimizer.schedule, rule)
+    return frozen, OptimizerState(state.count, state.momentum, None)
+
+
+def _made(
+    optimizer: Optimizer, schedule: AbstractSchedule, rule: AbstractPreconditionerRule
+) -> Optimizer:
+    """The optimizer with another schedule and preconditioner rule."""
+    return Optimizer(
+        schedule,
         optimizer.momentum_rule,
         rule,
         optimizer.weight_decay,
         optimizer.order,
         optimizer.decay_scaled,
     )
-    return frozen, OptimizerState(state.count, state.momentum, None)
 
 
-def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
-    """`params + updates`, leaf by leaf, in the parameters' dtypes.
+def with_threshold(optimizer: Any, threshold: Any) -> Optimizer:
+    """The same optimizer at the constant learning rate whose stability threshold is a given one.
+
+    Every momentum rule's threshold is `A / lr - B w` with a decay w, so that no search is needed.
+    With P live the threshold does not depend on the state, and this is the learning rate at which
+    `λ₁(P⁻¹H)` will hover there; with P frozen, it sets how far from the edge a run is.
 
     Args:
-        params: the parameters.
-        updates: what `Optimizer.update` returned, with the structure of `params`.
+        optimizer: one of ours, with any schedule, which the constant replaces.
+        threshold: a value of `λ₁(P⁻¹H)`, above 0; it may be traced.
 
     Returns:
-        The new parameters.
+        The optimizer. Where no learning rate has that threshold and the numbers are traced, its
+        learning rate is NaN, and the run says that it diverged.
 
     Raises:
-        ValueError: if the two trees have different structures.
+        TypeError: for an optimizer that is not ours: its learning rate is in its own closures.
+        ValueError: for sign descent, which has no threshold; where no learning rate has that one.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> apply_updates(jnp.array([1.0]), jnp.array([-0.25])).tolist()
-        [0.75]
+        >>> from aeoskit.optimizers import adam
+        >>> optimizer = with_threshold(adam(1e-3), 3800.0)
+        >>> print(f"{optimizer.learning_rate(optimizer.init(jnp.zeros(2))):.3g}")
+        0.01
     """
-    return jax.tree.map(lambda p, u: jnp.asarray(p + u.astype(p.dtype), p.dtype), params, updates)
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"with_threshold sets the learning rate of aeoskit's own optimizers, and this is of "
+            f"type {type(optimizer).__name__}: take the one of ours, such as adam(1e-3)."
+        )
+    if not optimizer.tunable:
+        raise ValueError(
+            "the step of sign descent is piecewise constant in the gradient, and has no threshold "
+            "to be set: take an optimizer with a preconditioner."
+        )
+    one, zero = jnp.asarray(1.0), jnp.asarray(0.0)
+    free = optimizer.momentum_rule.threshold(one, zero)
+    slope = free - optimizer.momentum_rule.threshold(one, one)
+    threshold = jnp.asarray(threshold, dtype=float)
+    decay = zero if optimizer.weight_decay is None else optimizer.weight_decay
+    if optimizer.decay_scaled:
+        numerator, denominator = free, threshold + slope * decay
+    else:
+        # Unscaled, the decay in units of the learning rate grows as that falls.
+        numerator, denominator = free - slope * decay, threshold
+    lr = jnp.where((numerator > 0) & (denominator > 0), numerator / denominator, jnp.nan)
+    if is_concrete(lr) and lr.ndim == 0 and bool(jnp.isnan(lr)):
+        raise ValueError(
+            f"no learning rate has the threshold {float(threshold):.3g} with a weight decay of "
+            f"{float(decay):.3g}: pass a threshold above 0, and a decay that does not diverge by "
+            "itself."
+        )
+    return _made(optimizer, Constant(lr), optimizer.preconditioner_rule)
+
+
+def check_kind(state: Any) -> None:
+    """Refuses what is no state of ours.
+
+    Raises:
+        TypeError: saying what it is.
+    """
+    if not isinstance(state, OptimizerState):
+        raise TypeError(
+            f"the state is a {type(state).__name__} and not the OptimizerState of this optimizer: "
+            "take `optimizer.init(params)`; a state of optax belongs to its own transformation, "
+            "see `from_optax`."
+        )
+
+
+def own_structure(
+    momentum: AbstractMomentum, preconditioner: AbstractPreconditionerRule, state: Any
+) -> PyTree[jax.ShapeDtypeStruct]:
+    """The structure of the parameters, out of a state that these two rules could have made.
+
+    Shapes are compared, and no value: it costs microseconds, and nothing once compiled.
+
+    Raises:
+        TypeError: if it is no `OptimizerState`.
+        ValueError: if it has other leaves or shapes than `init` gives, naming the leaf's path.
+    """
+    check_kind(state)
+    held = state.preconditioner
+    try:
+        structure = preconditioner.structure(held)
+    except (AttributeError, TypeError):  # Another rule's state is another class.
+        structure = None
+    # Nor are parameters a state or a metric of ours, which a rule may have mapped over.
+    if structure is None or type(structure).__module__.startswith(OURS):
+        raise ValueError(
+            f"state.preconditioner is a {type(held).__name__}, which is not what "
+            f"{type(preconditioner).__name__} keeps: {FIX}."
+        )
+    rules = (momentum, preconditioner)
+    made = _made_by(rules, structure)
+    for name, rule, expected in zip(("momentum", "preconditioner"), rules, made, strict=True):
+        who = (type(rule).__name__, "keeps", "keep")
+        check_like(f"state.{name}", getattr(state, name), expected, who, FIX)
+    return structure
+
+
+def _made_by(
+    rules: tuple[AbstractMomentum, AbstractPreconditionerRule], structure: PyTree
+) -> tuple[PyTree, PyTree]:
+    """The structures that `init` of the two gives: of shapes alone, and hence remembered."""
+    key = (jax.tree.structure(rules), static_structure(structure))
+    try:
+        found = _MADE.get(key)
+    except TypeError:  # A user's rule with a static field that has no hash.
+        key, found = None, None
+    if found is None:
+        found = jax.eval_shape(lambda p: (rules[0].init(p), rules[1].init(p)), structure)
+        if key is not None:
+            if len(_MADE) >= REMEMBERED:
+                _MADE.clear()
+            _MADE[key] = found
+    return found

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from aeoskit.objective import Linearization, Objective
-from aeoskit.optimizers import OptaxOptimizer, OptimistixOptimizer, Optimizer
+from aeoskit.optimizers import AbstractOptimizer
 
 Measurement = dict[str, Array]
 
@@ -47,7 +47,7 @@ class ProbeContext(eqx.Module):
 
     objective: Objective
     params: PyTree
-    optimizer: Optimizer | OptaxOptimizer | OptimistixOptimizer
+    optimizer: AbstractOptimizer
     optimizer_state: PyTree
     value: Float[Array, ""]
     grads: PyTree

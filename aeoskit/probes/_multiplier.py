@@ -9,7 +9,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from aeoskit.linalg import Arnoldi
 from aeoskit.objective import Objective, loss_anatomy
-from aeoskit.optimizers import OptimistixOptimizer, apply_updates
+from aeoskit.optimizers import apply_updates
 from aeoskit.sharding import Placement
 from aeoskit.stability import flip_multiplier
 
@@ -110,10 +110,10 @@ class FlipMultiplier(AbstractProbe):
 
     def measure(self, context: ProbeContext, state: None) -> tuple[Measurement, None]:
         optimizer, point = context.optimizer, context.params
-        if isinstance(optimizer, OptimistixOptimizer):
+        if not optimizer.is_update_map:
             raise ValueError(
-                f"{type(optimizer.minimiser).__name__} of optimistix takes or refuses steps by a "
-                "line search, which is no map with multipliers: measure `sharpness` along its way."
+                f"{optimizer.name} takes or refuses steps by a line search, which is no map with "
+                "multipliers: measure `sharpness` along its way."
             )
         found = flip_multiplier(
             TrainingStep(context.objective, optimizer),

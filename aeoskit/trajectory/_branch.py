@@ -102,11 +102,11 @@ class SwitchOptimizer(AbstractBranch):
 
     def __check_init__(self):
         _check_ratio(self.ratio)
-        if self.ratio is not None and not isinstance(self.optimizer, Optimizer):
+        if self.ratio is not None and not self.optimizer.tunable:
             raise ValueError(
-                f"ratio is {self.ratio}, and it sets the learning rate of aeoskit's optimizers, "
-                f"but this is {type(self.optimizer).__name__}: build it from aeoskit.optimizers, "
-                "or leave ratio out."
+                f"ratio is {self.ratio}, but the learning rate of {self.optimizer.name} cannot be "
+                "set to a threshold: build one that has a threshold from aeoskit.optimizers, or "
+                "leave ratio out."
             )
 
     def apply(self, trajectory: Trajectory, carry: Carry) -> tuple[Trajectory, Carry]:
@@ -226,10 +226,10 @@ def _frozen(trajectory: Trajectory, carry: Carry, ratio: Float[Array, ""] | None
     """The frozen optimizer and its state, lane by lane."""
 
     def one(optimizer: AnyOptimizer, lane: Lane):
-        if not isinstance(optimizer, Optimizer):
+        if not optimizer.freezable:
             raise ValueError(
-                "FreezePreconditioner holds the P of an aeoskit optimizer, and this run is under "
-                f"{type(optimizer).__name__}: build it from aeoskit.optimizers to freeze it."
+                f"FreezePreconditioner holds P, and that of {optimizer.name} cannot be held: build "
+                "an optimizer that has one from aeoskit.optimizers."
             )
         single = trajectory.single(optimizer)
         context = make_context(single, lane, carry.step, "compiled")

@@ -14,11 +14,10 @@ from aeoskit.linalg.extend import leafwise
 from aeoskit.objective import Objective
 from aeoskit.optimizers import (
     WSD,
+    AbstractOptimizer,
     Constant,
     Cosine,
     LinearWarmup,
-    OptaxOptimizer,
-    OptimistixOptimizer,
     Optimizer,
     as_optimizer,
 )
@@ -29,7 +28,7 @@ from aeoskit.probes import (
     start_budget,
 )
 
-AnyOptimizer = Optimizer | OptaxOptimizer | OptimistixOptimizer
+AnyOptimizer = AbstractOptimizer
 SAMPLINGS = ("shuffle", "replacement")
 
 
@@ -156,16 +155,16 @@ class Trajectory(eqx.Module):
         twice = sorted({name for name in measured if measured.count(name) > 1})
         if twice:
             raise ValueError(f"two probes both measure {twice}; track each quantity once.")
-        if isinstance(self.optimizer, OptimistixOptimizer) and self.batch is not None:
+        if self.batch is not None and not self.optimizer.takes_batches:
             raise ValueError(
-                f"batch is {self.batch}, but a minimiser of optimistix compares losses from step "
+                f"batch is {self.batch}, but {self.optimizer.name} compares losses from step "
                 "to step, and so needs the same data at each: pass batch=None."
             )
         if self.lanes is not None:
-            if not isinstance(self.optimizer, Optimizer):
+            if not self.optimizer.stackable:
                 raise ValueError(
-                    f"lanes is {self.lanes}, but the optimizer is not aeoskit's, and has no array "
-                    "leaves that could be stacked: run one trajectory for each."
+                    f"lanes is {self.lanes}, but the hyperparameters of {self.optimizer.name} are "
+                    "no array leaves that could be stacked: run one trajectory for each."
                 )
             if not isinstance(self.lanes, int) or self.lanes < 1:
                 raise ValueError(
@@ -343,7 +342,7 @@ def stack_lanes(optimizers: list[Optimizer]) -> Optimizer:
         >>> sweep.schedule.lr.shape
         (2,)
     """
-    if isinstance(optimizers, Optimizer):
+    if isinstance(optimizers, AbstractOptimizer):
         raise TypeError("stack_lanes was given one optimizer; pass a list of them.")
     if not optimizers:
         raise ValueError("stack_lanes was given no optimizer; pass at least one.")

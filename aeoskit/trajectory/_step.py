@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
 from aeoskit.linalg import lane_by_lane, tree_norm
-from aeoskit.optimizers import OptimistixOptimizer, apply_updates
 from aeoskit.probes import (
     AbstractProbe,
     Measurement,
@@ -189,13 +188,9 @@ def advance_lane(
         & jnp.isfinite(tree_norm(context.grads))
     )
     active = (lane.diverged_at < 0) & is_finite
-    optimizer = trajectory.optimizer
-    if isinstance(optimizer, OptimistixOptimizer):
-        value = trajectory.objective.value
-        stepped = optimizer.step(value, lane.params, lane.optimizer_state)
-    else:
-        updates, state = optimizer.update(context.grads, lane.optimizer_state, lane.params)
-        stepped = (apply_updates(lane.params, updates), state)
+    stepped = trajectory.optimizer.step(
+        trajectory.objective.value, lane.params, lane.optimizer_state, context.grads
+    )
     params, optimizer_state = jax.tree.map(
         lambda new, old: jnp.where(active, new, old),
         stepped,

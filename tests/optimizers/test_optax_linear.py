@@ -20,7 +20,7 @@ from aeoskit.optimizers import (
     preconditioner_of,
     threshold_of,
 )
-from aeoskit.optimizers._linear_momentum import (
+from aeoskit.optimizers.bridges.optax._known import (
     LinearMomentum,
     adan,
     ademamix,

@@ -120,9 +120,9 @@ def test_what_it_has_not_is_refused():
 
 def test_batches_and_lanes_are_refused():
     minimiser = MINIMISERS["lbfgs"]()
-    with pytest.raises(ValueError, match="batch is 2, but a minimiser of optimistix compares"):
+    with pytest.raises(ValueError, match="batch is 2, but LBFGS of optimistix compares"):
         trajectory_of(minimiser, batch=2)
-    with pytest.raises(ValueError, match="lanes is 2, but the optimizer is not aeoskit's"):
+    with pytest.raises(ValueError, match="lanes is 2, but the hyperparameters of LBFGS of"):
         trajectory_of(minimiser, lanes=2)
 
 

@@ -107,28 +107,24 @@ def test_no_metric_of_a_last_step_before_the_first():
     )  # traced: not looked at
 
 
-@pytest.mark.parametrize("name", NAMED)
-def test_frozen_optimizer_takes_the_same_coming_step(name: str, x64: None):
-    optimizer = NAMED[name]()
+def test_a_frozen_metric_stays(x64: None):
+    """That the coming step is the live one is in `check_optimizer`."""
+    optimizer = opt.adamw(opt.LinearWarmup(0.1, 5), weight_decay=0.1)
     params, state = run(optimizer, params_like(), 3)
     grads = gradient(params, 5)
-    frozen, frozen_state = opt.freeze(optimizer, state, grads)
-    assert eqx.tree_equal(frozen_state.momentum, state.momentum)
-    assert int(frozen_state.count) == 3
-    assert float(frozen.threshold(frozen_state)) == float(optimizer.threshold(state))
+    frozen, held = opt.freeze(optimizer, state, grads)
+    assert eqx.tree_equal(held.momentum, state.momentum)
+    assert int(held.count) == 3
+    assert float(frozen.threshold(held)) == float(optimizer.threshold(state))
     metric = optimizer.preconditioner(state, grads)
-    live, _ = optimizer.update(grads, state, params)
-    held, frozen_state = frozen.update(grads, frozen_state, params)
-    assert eqx.tree_equal(live, held, rtol=1e-14)
-    # P stays, whatever the gradients are.
     later = jax.tree.map(lambda g: 100 * g, grads)
-    _, frozen_state = frozen.update(later, frozen_state, params)
-    assert eqx.tree_equal(frozen.preconditioner(frozen_state, later), metric)
-    assert eqx.tree_equal(frozen.preconditioner(frozen_state), metric)
+    _, held = frozen.update(later, held, params)
+    assert eqx.tree_equal(frozen.preconditioner(held, later), metric)
+    assert eqx.tree_equal(frozen.preconditioner(held), metric)
     assert frozen.init(params).preconditioner is None
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", ["adamw", "nadam"])
 def test_vmapped_learning_rates_equal_single_runs(name: str, x64: None):
     lrs = jnp.array([0.003, 0.01, 0.03, 0.1])
     stacked = eqx.filter_vmap(NAMED[name])(lrs)

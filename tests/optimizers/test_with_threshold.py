@@ -14,29 +14,13 @@ from aeoskit.stability import spectral_radius
 
 LR = 0.3
 ZOO = {
-    "gradient_descent": lambda: ak.gradient_descent(LR),
-    "momentum": lambda: ak.momentum(LR, 0.8),
+    name: lambda make=make: make(LR) for name, make in ak.NAMED.items() if make(LR).has_threshold
+} | {
     "momentum_polyak": lambda: ak.momentum(LR, 0.8, form="polyak"),
-    "nesterov": lambda: ak.nesterov(LR),
     "nesterov_ema": lambda: ak.nesterov(LR, form="ema"),
-    "rmsprop": lambda: ak.rmsprop(LR),
     "rmsprop_momentum": lambda: ak.rmsprop(LR, beta1=0.9),
-    "adam": lambda: ak.adam(LR),
     "adam_warmup": lambda: ak.adam(ak.LinearWarmup(LR, 10)),
-    "nadam": lambda: ak.nadam(LR),
-    "amsgrad": lambda: ak.amsgrad(LR),
-    "padam": lambda: ak.padam(LR),
-    "adabelief": lambda: ak.adabelief(LR),
-    "gi_adam": lambda: ak.gi_adam(LR),
-    "adagrad": lambda: ak.adagrad(LR),
-    "scalar_rmsprop": lambda: ak.scalar_rmsprop(LR),
-    "adafactor": lambda: ak.adafactor(LR),
     "adafactor_momentum": lambda: ak.adafactor(LR, beta1=0.9),
-    "shampoo": lambda: ak.shampoo(LR),
-    "soap": lambda: ak.soap(LR),
-    "muon": lambda: ak.muon(LR),
-    "schedule_free_sgd": lambda: ak.schedule_free_sgd(LR),
-    "schedule_free_adamw": lambda: ak.schedule_free_adamw(LR),
 }
 DECAYS = ((None, True), (0.1, True), (0.1, False))
 THRESHOLDS = jnp.array([0.5, 7.0, 1e4])

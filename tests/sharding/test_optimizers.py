@@ -11,6 +11,7 @@ import jax
 import pytest
 
 import aeoskit as ak
+from aeoskit.optimizers import NAMED
 from aeoskit.sharding import Placement, make_mesh
 
 _spec = importlib.util.spec_from_file_location(
@@ -20,34 +21,11 @@ cases = sys.modules[_spec.name] = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(cases)
 
 LR = 1e-2
-NAMES = [
-    "adabelief",
-    "adafactor",
-    "adagrad",
-    "adam",
-    "adamw",
-    "amsgrad",
-    "gi_adam",
-    "gradient_descent",
-    "lion",
-    "momentum",
-    "muon",
-    "nadam",
-    "nesterov",
-    "padam",
-    "rmsprop",
-    "scalar_rmsprop",
-    "schedule_free_adamw",
-    "schedule_free_sgd",
-    "shampoo",
-    "sign_descent",
-    "soap",
-]
 
 
 def zoo():
     """Made in the test, for hyperparameters in its precision."""
-    return {name: getattr(ak, name)(LR) for name in NAMES}
+    return {name: make(LR) for name, make in NAMED.items()}
 
 
 def first(optimizers, params):

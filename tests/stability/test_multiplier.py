@@ -16,29 +16,20 @@ from aeoskit.stability import (
 from aeoskit.stability._multiplier import _analyze
 from aeoskit.stability._update_map import HeldMap
 
-# Every named optimizer that has a metric: with P frozen, each is a rule over it.
+# Every named optimizer that has a metric: with P frozen, each is a rule over it. Schedule-Free's
+# recurrence is that of a limit.
 ZOO = {
-    "gradient_descent": lambda: opt.gradient_descent(0.1, weight_decay=0.2),
-    "momentum": lambda: opt.momentum(0.1),
+    name: lambda make=make: make(0.01)
+    for name, make in opt.NAMED.items()
+    if make(0.01).has_metric and not name.startswith("schedule_free")
+} | {
+    "gradient_descent_decay": lambda: opt.gradient_descent(0.1, weight_decay=0.2),
     "momentum_polyak": lambda: opt.momentum(0.1, form="polyak", weight_decay=0.5),
-    "nesterov": lambda: opt.nesterov(0.1),
     "nesterov_ema": lambda: opt.nesterov(0.1, 0.8, form="ema"),
-    "rmsprop": lambda: opt.rmsprop(0.01),
     "rmsprop_polyak": lambda: opt.rmsprop(0.01, beta1=0.9),
-    "adam": lambda: opt.adam(0.01, 0.64),
-    "adamw": lambda: opt.adamw(0.01, weight_decay=0.3),
-    "nadam": lambda: opt.nadam(0.01),
-    "nadamw": lambda: opt.nadamw(0.01, weight_decay=0.3),
-    "amsgrad": lambda: opt.amsgrad(0.01),
-    "padam": lambda: opt.padam(0.01),
-    "adabelief": lambda: opt.adabelief(0.01),
-    "gi_adam": lambda: opt.gi_adam(0.01),
-    "adagrad": lambda: opt.adagrad(0.01),
-    "scalar_rmsprop": lambda: opt.scalar_rmsprop(0.01),
-    "adafactor": lambda: opt.adafactor(0.01),
-    "muon": lambda: opt.muon(0.01),
-    "shampoo": lambda: opt.shampoo(0.01),
-    "soap": lambda: opt.soap(0.01),
+    "adam_short": lambda: opt.adam(0.01, 0.64),
+    "adamw_decay": lambda: opt.adamw(0.01, weight_decay=0.3),
+    "nadamw_decay": lambda: opt.nadamw(0.01, weight_decay=0.3),
 }
 SHAPE = (3, 2)
 LATE = 100_000  # NAdam's rule varies with the step number, up to here

@@ -125,11 +125,8 @@ def test_verify_threshold(make):
 
 
 def test_verify_threshold_finds_a_wrong_formula():
-    class Wrong(opt.AbstractMomentum):
-        init = opt.NoMomentum.init
-        update = opt.NoMomentum.update
-        recurrence = opt.NoMomentum.recurrence
-        bias_correction = opt.NoMomentum.bias_correction
+    class Wrong(opt.AbstractLinearMomentum):
+        filter = opt.NoMomentum.filter
 
         def threshold(self, lr, weight_decay):
             return 38 / lr

@@ -76,7 +76,7 @@ def test_another_optimizer_begins_at_the_ratio():
 
 
 def test_a_ratio_is_for_optimizers_of_ours():
-    with pytest.raises(ValueError, match="this is OptaxOptimizer"):
+    with pytest.raises(ValueError, match="rate of OptaxOptimizer cannot be set to a threshold"):
         SwitchOptimizer(from_optax(optax.sgd(0.1)), 0.9)
 
 

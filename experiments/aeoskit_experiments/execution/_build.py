@@ -17,19 +17,11 @@ from aeoskit.linalg import (
     AbstractEigenSolver,
     Arnoldi,
     Dense,
-    IdentityPreconditioner,
     Lanczos,
     Tracking,
 )
 from aeoskit.objective import AbstractOutputLoss, Objective
-from aeoskit.optimizers import (
-    Frozen,
-    Identity,
-    OptaxOptimizer,
-    OptimistixOptimizer,
-    Optimizer,
-    Sign,
-)
+from aeoskit.optimizers import OptaxOptimizer
 from aeoskit.probes import (
     AbstractProbe,
     Evaluation,
@@ -130,7 +122,7 @@ def build(experiment: Experiment) -> Setup:
     main = build_optimizer(optimizer, lanes)
     past = None
     if experiment.rewind is not None:
-        past = find_past(experiment.rewind, is_raw(main))
+        past = find_past(experiment.rewind, main.is_euclidean)
         rewind = msgspec.structs.replace(experiment.rewind, at=past.at)
         experiment = dataclasses.replace(experiment, rewind=rewind)
     check_steps(experiment, steps)
@@ -194,7 +186,7 @@ def _check_metrics(experiment: Experiment, main: AnyOptimizer) -> None:
     assert experiment.optimizer is not None
     name = experiment.optimizer.variant
     tracked = {track.variant for track in experiment.probes} & set(NEED_METRIC)
-    if not has_metric(main):
+    if not main.has_metric:
         if any(branch.kind == "freeze" for branch in experiment.branches):
             raise ValueError(
                 f"optimizer {name} has no preconditioner that could be held: take another "
@@ -261,13 +253,6 @@ class UnknownThreshold(AbstractProbe):
 
 NEED_METRIC = ("preconditioned_sharpness", "flip_multiplier")
 """Probes that mean nothing for an optimizer without a preconditioner."""
-
-
-def has_metric(optimizer: AnyOptimizer) -> bool:
-    """Whether the optimizer has a preconditioner, the identity included, and a threshold."""
-    if isinstance(optimizer, OptimistixOptimizer):
-        return False
-    return not isinstance(getattr(optimizer, "preconditioner_rule", None), Sign)
 
 
 def _solver(track: Track) -> AbstractEigenSolver:
@@ -405,16 +390,6 @@ def build_probes(
             overhead=track.overhead,
         )
     return probes
-
-
-def is_raw(optimizer: AnyOptimizer) -> bool:
-    """Whether the optimizer has no preconditioner: then its sharpness is `λ₁(H)` itself."""
-    if not isinstance(optimizer, Optimizer):
-        return isinstance(optimizer, OptimistixOptimizer)
-    rule = optimizer.preconditioner_rule
-    if isinstance(rule, Frozen):
-        return isinstance(rule.preconditioner, IdentityPreconditioner)
-    return isinstance(rule, (Identity, Sign))
 
 
 def _whole(seed: PyTree) -> int:

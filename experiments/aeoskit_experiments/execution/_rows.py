@@ -9,7 +9,7 @@ from aeoskit.record import lane_selection
 from aeoskit_experiments.parts import short_name
 from aeoskit_experiments.pipelines import Experiment, Track
 
-from ._build import build_optimizer, is_raw
+from ._build import build_optimizer
 from ._draw import kind_of
 from ._names import rate_of
 from ._run import Ends
@@ -70,7 +70,7 @@ def select(dataset: xr.Dataset, branch: str, lane: dict[str, Any]) -> xr.Dataset
 
 def runs_raw(experiment: Experiment, branch: str) -> bool:
     """Whether a branch's optimizer has no preconditioner."""
-    return is_raw(build_optimizer(_choice(experiment, branch), ({},)))
+    return build_optimizer(_choice(experiment, branch), ({},)).is_euclidean
 
 
 def _choice(experiment: Experiment, branch: str) -> Any:

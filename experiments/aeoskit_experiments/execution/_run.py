@@ -20,7 +20,7 @@ from aeoskit.trajectory import (
 )
 from aeoskit_experiments.pipelines import Branch, Train
 
-from ._build import NEED_METRIC, Setup, has_metric, is_raw
+from ._build import NEED_METRIC, Setup
 from ._interrupt import Interrupt
 from ._listener import Listener
 from ._onlooker import AnyWriter
@@ -222,7 +222,7 @@ def _measurable(
 ) -> tuple[Trajectory, Carry]:
     """The branch without the probes that mean nothing for its optimizer."""
     lost = sorted(set(NEED_METRIC) & set(trajectory.probes))
-    if has_metric(trajectory.optimizer) or not lost:
+    if trajectory.optimizer.has_metric or not lost:
         return trajectory, carry
     listener.noted(f"branch {name} has no preconditioner: {', '.join(lost)} is not measured there.")
     probes = {key: probe for key, probe in trajectory.probes.items() if key not in lost}
@@ -325,7 +325,7 @@ class _History:
     """What the host remembers of a run in order to decide: ratios, losses, divergence."""
 
     def __init__(self, trajectory: Trajectory, carry: Carry):
-        self._raw = is_raw(trajectory.optimizer)
+        self._raw = trajectory.optimizer.is_euclidean
         self._steps: list[np.ndarray] = []
         self._ratios: list[np.ndarray] = []
         self._losses: list[np.ndarray] = []

@@ -1,0 +1,1 @@
+"""The bridge to optax, of which nothing is imported."""

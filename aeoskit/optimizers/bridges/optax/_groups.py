@@ -1,0 +1,260 @@
+"""What the parts of an optax transformation make together, for each group of parameters."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from ...rules._hyperparameters import is_concrete
+from ...rules._momentum import AbstractMomentum, NoMomentum
+from ._known import DECAY, KNOWN, OPTIMISTIC, SIGNS, optimistic
+from ._parts import OURS, WAY_OUT, Part
+
+Scalar = Float[Array, ""]
+_VALUE = "its step size depends on the value of the loss, which the bridge is not given"
+_SEARCH = "its step size is that of a line search"
+# By the name of the part; each reason is the rest of a sentence about it.
+REASONS: dict[str, str] = {
+    "apply_every": "it moves in some steps and not in others",
+    "centralize": "it projects, so that P⁻¹ is singular",
+    "differentially_private_aggregate": "it clips the gradient of each example by itself",
+    "flatten": "it joins all leaves into one vector",
+    "keep_params_nonnegative": "it holds some parameters at zero",
+    "mechanize": "it scales all that was moved so far by a number that it learns",
+    "momo": _VALUE,
+    "momo_adam": _VALUE,
+    "sam": "it takes gradients at another point than the parameters",
+    "scale_by_backtracking_linesearch": _SEARCH,
+    "scale_by_cocob": "it bets: its step is no average of gradients over a metric",
+    "scale_by_galore": "it projects gradients, so that P⁻¹ is singular",
+    "scale_by_lbfgs": "its metric is made anew in each step out of the last steps",
+    "scale_by_polyak": _VALUE,
+    "scale_by_sophia": "it clips entry by entry, and clipped entries step by their signs",
+    "scale_by_zoom_linesearch": _SEARCH,
+}
+
+
+class Group(NamedTuple):
+    """Parameters that the same parts work on.
+
+    Args:
+        leaves: Their positions among the leaves; None for all.
+        rule: The momentum rule.
+        lr: The learning rate of the coming step.
+        decay: The decoupled weight decay, in units of the learning rate.
+        inside: Weight decay that goes through the momentum buffer, in the same units.
+        averaging: Of schedule-free the interpolation and the weight of the coming iterate in the
+            average; None for others.
+    """
+
+    leaves: tuple[int, ...] | None
+    rule: AbstractMomentum
+    lr: Scalar
+    decay: Scalar
+    inside: Scalar
+    averaging: tuple[Scalar, Scalar] | None
+
+    def threshold(self) -> Scalar:
+        """On `λ₁(P⁻¹H)`, with P constant."""
+        if self.averaging is not None:
+            # At y, where the gradient is taken: it moves by a share of a plain step, and the
+            # average x that it is drawn to by another one, which tends to zero.
+            b, c = self.averaging
+            share = (1 - b) + c * b / (2 - c)
+            return self.rule.threshold(self.lr, 0 * self.lr) / share - self.decay
+        return self.rule.threshold(self.lr, self.decay) - self.inside
+
+    def threshold_in(self, unit: Scalar) -> Scalar:
+        """The same with P in units of another learning rate; infinite where nothing moves."""
+        own = self.threshold() * quotient(self.lr, unit)
+        return jnp.where(self.lr == 0, jnp.inf, own)
+
+
+def quotient(a: Array, b: Array) -> Array:
+    """1 where both are equal, at zero too: the start of two warmups."""
+    return jnp.where(a == b, 1.0, a / jnp.where(a == b, 1.0, b))
+
+
+def moving(groups: list[Group]) -> Group:
+    """The first group that moves, in whose units P is, or the first of all; with its leaves.
+
+    A learning rate is known when the program runs, so that its numbers are chosen then; the rule is
+    that of the first group, which the others have to share.
+    """
+    found = groups[0]
+    for group in groups[1:]:
+        still = found.lr == 0
+        lr, decay, inside = (
+            jnp.where(still, b, a) for a, b in zip(found[2:5], group[2:5], strict=True)
+        )
+        found = found._replace(lr=lr, decay=decay, inside=inside)
+    return found
+
+
+def check_known(parts: list[Part]) -> None:
+    """Refuses what no metric is known of, by name."""
+    for part in parts:
+        ours = part.options["optimizer"] if part.name == OURS else None
+        if part.name in SIGNS or (ours is not None and not ours.has_metric):
+            raise ValueError(
+                f"{part.name} steps by a sign: the update is piecewise constant in the "
+                "gradient, so that it has no preconditioner, no threshold and no multiplier."
+            )
+        if part.name == "set_to_zero":
+            raise ValueError(
+                "some parameters are held by optax's set_to_zero, where P⁻¹ is zero: measure on "
+                "those that are trained, with the others closed over by the loss."
+            )
+        if part.name not in KNOWN:
+            why = f" ({REASONS[part.name]})" if part.name in REASONS else ""
+            raise ValueError(
+                f"the bridge does not know the transformation {part.name}, so that its metric and "
+                f"threshold are unknown{why}: {WAY_OUT}"
+            )
+
+
+def read_groups(parts: list[Part], whole: PyTree | None) -> list[Group]:
+    """The groups of parameters, each with what its parts amount to.
+
+    Args:
+        parts: Those of the transformation.
+        whole: The parameters, or a tree like them; None where no part tells leaves apart.
+
+    Returns:
+        One group at least.
+
+    Raises:
+        ValueError: Parts that are not known, or in an order that is not.
+    """
+    check_known(parts)
+    if all(part.on is None for part in parts):
+        return [_group(None, parts)]
+    members: dict[tuple[int, ...], list[int]] = {}
+    for leaf in range(len(jax.tree.leaves(whole))):
+        key = tuple(i for i, part in enumerate(parts) if part.on is None or part.on[leaf])
+        members.setdefault(key, []).append(leaf)
+    return [
+        _group(tuple(leaves), [parts[i] for i in key]) for key, leaves in sorted(members.items())
+    ]
+
+
+def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
+    rule, first, last = _rule(parts)
+    # Numbers of closures stay Python's as long as they are, so that their sign is known under jit.
+    product: Any = 1.0
+    decays: list[tuple[int, Any, bool | None, Any]] = []
+    own: Any = jnp.zeros(())
+    averaging = None
+    for i, part in enumerate(parts):
+        if part.name == OURS:
+            optimizer = part.options["optimizer"]
+            rate = optimizer.decay_over_lr(optimizer.learning_rate(part.before))
+            own = own + _over(rate, product)
+        known = KNOWN[part.name]
+        if known.decay is not None:
+            decays.append((i, *known.decay(part), product))
+        if known.factor is not None:
+            product = product * known.factor(part)
+        if part.name == "schedule_free":
+            averaging = (jnp.asarray(part.options["b1"], dtype=float), _share(part))
+    if is_concrete(product) and float(product) > 0:
+        raise ValueError(
+            f"the updates of this transformation go up the gradient (its factors multiply to "
+            f"{float(product):.3g}): add optax.scale_by_learning_rate(lr), or optax.scale(-lr)."
+        )
+    lr = -jnp.asarray(product, dtype=float)
+    # A schedule is known when the program runs; at zero it has no sign.
+    lr = jnp.where(lr < 0, jnp.nan, jnp.abs(lr))
+    decay, inside = jnp.zeros_like(lr) + own, jnp.zeros_like(lr)
+    for i, rate, buffered, before in decays:
+        if is_concrete(rate) and not callable(rate) and float(rate) == 0:
+            continue
+        if callable(rate):
+            raise ValueError(f"weight decay with a schedule is not known to the bridge: {WAY_OUT}")
+        later = [part.name for part in parts[i + 1 :] if _scales(part)]
+        if later and any(_scales(part) for part in parts[: i + 1]):
+            raise ValueError(
+                f"weight decay by optax's {parts[i].name} between two metrics, the second one "
+                f"being that of {later[0]}, is not known to the bridge: {WAY_OUT}"
+            )
+        if later:
+            raise ValueError(
+                f"optax's {DECAY} before {later[0]} is a term of the loss, seen through its "
+                "metric: leave it out and put `0.5 * weight_decay * ‖w‖²` into the loss of the "
+                "objective."
+            )
+        if buffered is None:
+            buffered = i < first
+        if i < last and not (buffered and i < first):
+            raise ValueError(
+                f"weight decay between two filters of the updates, the second one being that of "
+                f"{parts[last].name}, is not known to the bridge: {WAY_OUT}"
+            )
+        # In units of the learning rate, whether the factors come before or after it.
+        if buffered:
+            inside = inside + _over(rate, before)
+        else:
+            decay = decay + _over(rate, before)
+    return Group(leaves, rule, lr, decay, inside, averaging)
+
+
+def _rule(parts: list[Part]) -> tuple[AbstractMomentum, int, int]:
+    """The momentum rule of the parts together, and the first and the last of those that make it."""
+    makers = ((i, part, KNOWN[part.name].momentum) for i, part in enumerate(parts))
+    made = ((i, make(part)) for i, part, make in makers if make is not None)
+    rules = [(i, rule) for i, rule in made if rule is not None]
+    hopes = [i for i, part in enumerate(parts) if part.name == OPTIMISTIC]
+    at = sorted([i for i, _ in rules] + hopes)
+    names = " and ".join(parts[i].name for i in at)
+    if len(rules) > 1 or len(hopes) > 1:
+        raise ValueError(
+            f"the transformation has two momentum buffers, {names}, whose threshold has no closed "
+            f"form here: {WAY_OUT}"
+        )
+    rule = rules[0][1] if rules else NoMomentum()
+    if hopes:
+        options = parts[hopes[0]].options
+        both = optimistic(rule, options["alpha"], options["beta"])
+        if both is None:
+            raise ValueError(f"{names} have together no threshold in closed form here: {WAY_OUT}")
+        rule = both
+    return (rule, at[0], at[-1]) if at else (rule, -1, -1)
+
+
+def _over(rate: Any, factor: Any) -> Scalar:
+    """The quotient; 0 where a schedule is at zero, and nothing moves."""
+    factor = jnp.asarray(factor, dtype=float)
+    return jnp.where(factor == 0, 0.0, rate / jnp.where(factor == 0, 1.0, factor))
+
+
+def _scales(part: Part) -> bool:
+    """Whether the part has a metric other than the identity."""
+    if part.name == "ema":
+        return bool(part.options.get("debias", False))
+    return KNOWN[part.name].metric is not None
+
+
+def _share(part: Part) -> Scalar:
+    """The weight of schedule-free's coming iterate in its average."""
+    state, rate = part.before, part.options["learning_rate"]
+    rate = rate(state.step_count) if callable(rate) else rate
+    largest = jnp.maximum(state.max_lr, jnp.asarray(rate))
+    weight = largest ** part.options["weight_lr_power"]
+    total = state.weight_sum + weight
+    return jnp.where(total > 0, weight / jnp.where(total > 0, total, 1), 0)
+
+
+def same_rule(a: Group, b: Group) -> bool | Bool[Array, ""]:
+    """Whether two groups have one momentum rule; an array where the numbers are traced."""
+    if type(a.rule) is not type(b.rule) or (a.averaging is None) != (b.averaging is None):
+        return False
+    numbers = [jax.tree.leaves((group.rule, group.averaging)) for group in (a, b)]
+    if [jnp.shape(x) for x in numbers[0]] != [jnp.shape(x) for x in numbers[1]]:
+        return False
+    same = jnp.asarray(True)
+    for x, y in zip(*numbers, strict=True):
+        same = same & jnp.all(x == y)
+    return bool(same) if is_concrete(same) else same

@@ -1,0 +1,318 @@
+"""What is known of each elementary update of optax, by the name of the function that makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from ...rules._hyperparameters import as_hyperparameter, is_concrete
+from ...rules._momentum import (
+    EMA,
+    AbstractMomentum,
+    EMANesterov,
+    LinearMomentum,
+    NAdamMomentum,
+    Nesterov,
+    NoMomentum,
+    Polyak,
+)
+from . import _metrics as metrics
+from ._parts import OURS, Part
+
+
+class Known(NamedTuple):
+    """What an elementary update does; with none of this it hands on the gradient of a quadratic.
+
+    Args:
+        metric: makes the diagonal of its metric; None for the identity.
+        momentum: makes its momentum rule, None included.
+        factor: makes the number by which it scales in the coming step.
+        decay: makes its weight decay, and whether a momentum buffer of its own has it; None in
+            place of a truth where that depends on the order of the parts.
+        needs: what its update takes besides gradients: "params", or "value", the loss.
+    """
+
+    metric: Callable[[Part], PyTree | None] | None = None
+    momentum: Callable[[Part], AbstractMomentum | None] | None = None
+    factor: Callable[[Part], Any] | None = None
+    decay: Callable[[Part], tuple[Any, bool | None]] | None = None
+    needs: str = ""
+
+
+DECAY = "add_decayed_weights"
+OPTIMISTIC = "scale_by_optimistic_gradient"
+# Piecewise constant: no P is in them, and their derivative is zero.
+SIGNS = frozenset({"scale_by_sign", "scale_by_lion", "scale_by_rprop"})
+
+
+def diagonal_of(part: Part) -> PyTree[Array] | None:
+    """The diagonal of the part's metric, over the leaves that it works on; None for the identity.
+
+    Raises:
+        ValueError: It takes gradients or parameters that were not given.
+    """
+    metric = KNOWN[part.name].metric
+    count = getattr(part.after, "count", getattr(part.after, "t", None))
+    last = metric is not None and part.incoming is None
+    if last and isinstance(count, Array) and is_concrete(count) and not bool(jnp.all(count > 0)):
+        raise ValueError(
+            "no step was taken yet, so that there is no P of a last step: pass the gradients for "
+            "the P of the coming one."
+        )
+    return None if metric is None else metric(part)
+
+
+def _own_rule(part: Part) -> AbstractMomentum | None:
+    rule = part.options["optimizer"].momentum_rule
+    return None if isinstance(rule, NoMomentum) else rule
+
+
+def _moments(part: Part) -> AbstractMomentum:
+    nesterov = part.options.get("nesterov", False)
+    return (NAdamMomentum if nesterov else EMA)(part.options["b1"])
+
+
+def _adopt(part: Part) -> AbstractMomentum:
+    return (EMANesterov if part.options["nesterov"] else EMA)(part.options["b1"])
+
+
+def _trace(part: Part) -> AbstractMomentum:
+    return (Nesterov if part.options["nesterov"] else Polyak)(part.options["decay"])
+
+
+def _ademamix(part: Part) -> AbstractMomentum:
+    options, count = part.options, part.before.count_m2
+    b3, alpha = (x(count) if callable(x) else x for x in (options["b3"], options["alpha"]))
+    return ademamix(options["b1"], b3, alpha)
+
+
+def _simplified(part: Part) -> AbstractMomentum:
+    alpha = part.options["alpha"]
+    alpha = alpha(part.before.t) if callable(alpha) else alpha
+    return simplified_ademamix(part.options["b1"], alpha)
+
+
+def estimated_rate(part: Part) -> Array:
+    """The learning rate of the coming step of D-Adaptation and Prodigy, corrections included."""
+    o, state = part.options, part.before
+    rate, count = o["learning_rate"], state.count + 1
+    rate = rate(state.count) if callable(rate) else rate
+    b1, b2 = o["betas"] if "betas" in o else (o["beta1"], o["beta2"])
+    b1, b2 = jnp.asarray(b1, dtype=float), jnp.asarray(b2, dtype=float)
+    return state.estim_lr * rate * jnp.sqrt(1 - b2**count) / (1 - b1**count)
+
+
+def dual_rate(part: Part) -> Array:
+    """MADGRAD's learning rate of the coming step."""
+    rate, count = part.options["learning_rate"], part.before.count
+    rate = rate(count) if callable(rate) else rate
+    return (rate + part.options["eps"]) * jnp.sqrt(count + 1.0)
+
+
+def first_rate(options: dict[str, Any]) -> Any:
+    """`b1` of a pair of decay rates."""
+    return options["betas"][0] if "betas" in options else options["beta1"]
+
+
+def optimistic(rule: AbstractMomentum, alpha: Any, beta: Any) -> LinearMomentum | None:
+    """The step `(alpha + beta) u_t - beta u_{t-1}` along what another rule makes of directions.
+
+    Threshold: the rule's over `alpha + 2 beta`.
+
+    Args:
+        rule: the rule whose steps u are those.
+        alpha: the weight of the step, above 0.
+        beta: that of its difference to the one before, at least 0: with a negative one, which is
+            momentum and no optimism, other roots may leave first.
+
+    Returns:
+        A rule; None if the other one is of another kind than those of the module of momentum.
+
+    Raises:
+        ValueError: if alpha or beta is outside of that.
+
+    Example:
+        >>> rule = optimistic(NoMomentum(), 1.0, 1.0)
+        >>> round(float(rule.threshold(jnp.asarray(1.0), jnp.asarray(0.0))), 3)
+        0.667
+    """
+    fix = "aeoskit.flip_multiplier measures the stability of any update"
+    alpha = as_hyperparameter("alpha of optimistic gradients", alpha, above=0, fix=fix)
+    beta = as_hyperparameter("beta of optimistic gradients", beta, at_least=0, fix=fix)
+    if not (is_concrete(alpha) and is_concrete(beta)):
+        alpha = jnp.where((alpha > 0) & (beta >= 0), alpha, jnp.nan)
+    both = alpha + beta
+    if isinstance(rule, NoMomentum):
+        return LinearMomentum(both, [-beta], [0.0])
+    if not isinstance(rule, Polyak | EMA | Nesterov | EMANesterov | NAdamMomentum):
+        return None
+    decay = rule.beta1
+    gain = 1.0 if isinstance(rule, Polyak | Nesterov) else 1 - decay
+    # Partial fractions of the product of both gains.
+    if isinstance(rule, Polyak | EMA):
+        return LinearMomentum(gain * both, [gain * (decay * both - beta)], [decay])
+    return LinearMomentum(
+        gain * (1 + decay) * both,
+        [gain * decay * (decay * both - beta), -gain * beta],
+        [decay, 0.0],
+    )
+
+
+def adan(b1: Any, b2: Any) -> LinearMomentum:
+    """Adan's: an average of directions, and one of their differences, bias corrections at 1.
+
+    Threshold `2 / (lr ((1 - b1) / (1 + b1) + 2 (1 - b2)² / (1 + b2)))`, 119.3/lr at (.98, .92).
+
+    Source: Xie et al., *Adan: Adaptive Nesterov Momentum Algorithm* (arXiv 2208.06677).
+
+    Args:
+        b1: the decay rate of the average of directions.
+        b2: that of the average of differences, whose weight is `1 - b2`.
+
+    Returns:
+        A rule.
+
+    Example:
+        >>> round(float(adan(0.98, 0.92).threshold(jnp.asarray(1.0), jnp.asarray(0.0))), 1)
+        119.3
+    """
+    b1, b2 = jnp.asarray(b1, dtype=float), jnp.asarray(b2, dtype=float)
+    rest = 1 - b2
+    return LinearMomentum((1 - b1) + rest**2, [(1 - b1) * b1, -(rest**3)], [b1, b2])
+
+
+def ademamix(b1: Any, b3: Any, alpha: Any) -> LinearMomentum:
+    """AdEMAMix's: a fast average of directions and alpha times a slow one.
+
+    Threshold `2 / (lr ((1 - b1) / (1 + b1) + alpha (1 - b3) / (1 + b3)))`, 37.82/lr at
+    (.9, .9999, 5).
+
+    Source: Pagliardini et al., *The AdEMAMix Optimizer* (arXiv 2409.03137).
+
+    Args:
+        b1: the decay rate of the fast average.
+        b3: that of the slow one.
+        alpha: the weight of the slow one, at least 0.
+
+    Returns:
+        A rule.
+
+    Example:
+        >>> round(float(ademamix(0.9, 0.9, 1.0).threshold(jnp.asarray(1.0), jnp.asarray(0.0))), 2)
+        19.0
+    """
+    b1, b3, alpha = (jnp.asarray(x, dtype=float) for x in (b1, b3, alpha))
+    slow = alpha * (1 - b3)
+    return LinearMomentum((1 - b1) + slow, [(1 - b1) * b1, slow * b3], [b1, b3])
+
+
+def simplified_ademamix(b1: Any, alpha: Any) -> LinearMomentum:
+    """Polyak's buffer with alpha times the direction added.
+
+    Threshold `2 / (lr (alpha + 1 / (1 + b1)))`.
+
+    Source: Morwani et al., arXiv 2502.02431.
+
+    Args:
+        b1: the decay rate of the buffer.
+        alpha: the weight of the direction, at least 0.
+
+    Returns:
+        A rule.
+
+    Example:
+        >>> rule = simplified_ademamix(0.9, 0.0)
+        >>> round(float(rule.threshold(jnp.asarray(1.0), jnp.asarray(0.0))), 2)
+        3.8
+    """
+    b1, alpha = jnp.asarray(b1, dtype=float), jnp.asarray(alpha, dtype=float)
+    return LinearMomentum(1 + alpha, [b1], [b1])
+
+
+KNOWN: dict[str, Known] = {
+    "adaptive_grad_clip": Known(metric=metrics.adaptive, needs="params"),
+    "add_decayed_weights": Known(
+        decay=lambda part: (part.options["weight_decay"], None), needs="params"
+    ),
+    "add_noise": Known(),
+    "clip": Known(metric=metrics.entries),
+    "clip_by_block_rms": Known(metric=metrics.block_rms),
+    "clip_by_global_norm": Known(metric=metrics.global_norm),
+    "dadapt_adamw": Known(
+        metric=metrics.dadapt,
+        momentum=lambda part: EMA(first_rate(part.options)),
+        factor=lambda part: -estimated_rate(part),
+        decay=lambda part: (part.options["weight_decay"], False),
+        needs="params",
+    ),
+    "ema": Known(metric=metrics.debias, momentum=lambda part: EMA(part.options["decay"])),
+    "identity": Known(),
+    "monitor": Known(),
+    "normalize": Known(metric=metrics.own_norm),
+    "normalize_by_update_norm": Known(
+        metric=metrics.update_norm, factor=lambda part: part.options["scale_factor"]
+    ),
+    "prodigy": Known(
+        metric=metrics.prodigy,
+        momentum=lambda part: EMA(first_rate(part.options)),
+        factor=lambda part: -estimated_rate(part),
+        decay=lambda part: (part.options["weight_decay"], False),
+        needs="params",
+    ),
+    # As it stands: the loss of the coming step, which may lower it, is not known here.
+    "reduce_on_plateau": Known(factor=lambda part: part.before.scale, needs="value"),
+    "scale": Known(factor=lambda part: part.options["step_size"]),
+    "scale_by_acprop": Known(metric=metrics.acprop),
+    "scale_by_adadelta": Known(metric=metrics.adadelta),
+    "scale_by_adam": Known(metric=metrics.adam, momentum=_moments),
+    "scale_by_adamax": Known(metric=metrics.adamax, momentum=_moments),
+    "scale_by_adan": Known(
+        metric=metrics.adan, momentum=lambda part: adan(part.options["b1"], part.options["b2"])
+    ),
+    "scale_by_ademamix": Known(metric=metrics.ademamix, momentum=_ademamix),
+    "scale_by_adopt": Known(metric=metrics.adopt, momentum=_adopt),
+    "scale_by_amsgrad": Known(metric=metrics.amsgrad, momentum=_moments),
+    "scale_by_belief": Known(metric=metrics.adam, momentum=_moments),
+    "scale_by_distance_over_gradients": Known(
+        metric=metrics.layer_dog, factor=lambda part: part.options["global_scale"], needs="params"
+    ),
+    "scale_by_dog": Known(metric=metrics.dog, needs="params"),
+    "scale_by_dowg": Known(metric=metrics.dowg, needs="params"),
+    "scale_by_factored_rms": Known(metric=metrics.factored, needs="params"),
+    "scale_by_madgrad": Known(
+        metric=metrics.madgrad,
+        momentum=lambda part: EMA(part.options["momentum"]),
+        factor=lambda part: -dual_rate(part),
+        needs="params",
+    ),
+    "scale_by_novograd": Known(
+        metric=metrics.novograd,
+        momentum=lambda part: Polyak(part.options["b1"]),
+        decay=lambda part: (part.options["weight_decay"], True),
+        needs="params",
+    ),
+    "scale_by_optimistic_gradient": Known(),
+    "scale_by_param_block_norm": Known(metric=metrics.param_norm, needs="params"),
+    "scale_by_param_block_rms": Known(metric=metrics.param_rms, needs="params"),
+    "scale_by_radam": Known(metric=metrics.radam, momentum=_moments),
+    "scale_by_rms": Known(metric=metrics.rms),
+    "scale_by_rss": Known(metric=metrics.rss),
+    "scale_by_schedule": Known(factor=lambda part: part.options["step_size_fn"](part.before.count)),
+    "scale_by_simplified_ademamix": Known(metric=metrics.simplified, momentum=_simplified),
+    "scale_by_sm3": Known(metric=metrics.sm3, momentum=lambda part: EMA(part.options["b1"])),
+    "scale_by_stddev": Known(metric=metrics.rms),
+    "scale_by_trust_ratio": Known(metric=metrics.trust_ratio, needs="params"),
+    "scale_by_yogi": Known(metric=metrics.adam, momentum=_moments),
+    "schedule_free": Known(),
+    "snapshot": Known(),
+    "trace": Known(momentum=_trace),
+    "zero_nans": Known(),
+    OURS: Known(
+        metric=metrics.ours,
+        momentum=_own_rule,
+        factor=lambda part: -part.options["optimizer"].learning_rate(part.before),
+    ),
+}

@@ -1,0 +1,1 @@
+"""What composes an optimizer: momentum rules, preconditioner rules, schedules."""

@@ -1,0 +1,89 @@
+"""Trees over the parameters: their structure, their algebra, and where two of them differ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ._hyperparameters import cast_to
+
+# Leaves and containers apart: hashable, so that a state can hold it as a static field.
+Structure = tuple[tuple[jax.ShapeDtypeStruct, ...], Any]
+
+
+def static_structure(params: PyTree) -> Structure:
+    leaves, treedef = jax.tree.flatten(params)
+    return tuple(jax.ShapeDtypeStruct(p.shape, p.dtype) for p in leaves), treedef
+
+
+def tree_of(structure: Structure) -> PyTree[jax.ShapeDtypeStruct]:
+    leaves, treedef = structure
+    return jax.tree.unflatten(treedef, leaves)
+
+
+def structure_of(tree: PyTree) -> PyTree[jax.ShapeDtypeStruct]:
+    return tree_of(static_structure(tree))
+
+
+def zeros_like(params: PyTree) -> PyTree:
+    """Zeros of the same shapes, dtypes and placement; never weakly typed, so that scans close."""
+    return jax.tree.map(lambda leaf: jnp.zeros_like(leaf, dtype=leaf.dtype), params)
+
+
+def blend(a: Float[Array, ""], x: PyTree, b: Float[Array, ""], y: PyTree) -> PyTree:
+    """`a x + b y` leaf by leaf, in the dtype of y (the buffer's)."""
+    return jax.tree.map(lambda i, j: cast_to(a, j) * i.astype(j.dtype) + cast_to(b, j) * j, x, y)
+
+
+def check_floating(params: PyTree) -> None:
+    """Refuses leaves that an optimizer cannot move: functions, integers, complex numbers.
+
+    Raises:
+        TypeError: naming the leaf's path.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            what = type(leaf).__name__ if dtype is None else f"an array of {dtype}"
+            raise TypeError(
+                f"params{jax.tree_util.keystr(path)} is {what}, but an optimizer moves real "
+                f"floating-point arrays only: pass `eqx.filter(params, eqx.is_inexact_array)`."
+            )
+
+
+def check_like(
+    name: str,
+    tree: PyTree,
+    structure: PyTree[jax.ShapeDtypeStruct],
+    who: tuple[str, str, str] = ("the state", "has", "have"),
+    fix: str = "pass the structure that `init(params)` was given",
+) -> None:
+    """Refuses a tree whose leaves are not those that someone has: those that `init` saw.
+
+    Raises:
+        ValueError: naming the first leaf's path.
+    """
+    pairs, wanted = (jax.tree_util.tree_leaves_with_path(x) for x in (tree, structure))
+    same = jax.tree.structure(tree) == jax.tree.structure(structure)
+    if same and all(jnp.shape(x) == y.shape for (_, x), (_, y) in zip(pairs, wanted, strict=True)):
+        return
+    got, expected = ({jax.tree_util.keystr(p): x for p, x in of} for of in (pairs, wanted))
+    owner, has, have = who
+    for path in expected:
+        if path not in got:
+            raise ValueError(f"{name} has no leaf {name}{path}, which {owner} {has}: {fix}.")
+    for path, leaf in got.items():
+        if path not in expected:
+            raise ValueError(f"{name}{path} is a leaf that {owner} does not {have}: {fix}.")
+        if jnp.shape(leaf) != expected[path].shape:
+            raise ValueError(
+                f"{name}{path} has shape {jnp.shape(leaf)}, but {owner} {has} "
+                f"{expected[path].shape} there: {fix}."
+            )
+    raise ValueError(
+        f"{name} has the leaves that {owner} {has} in other containers "
+        f"({jax.tree.structure(tree)}, not {jax.tree.structure(structure)}): {fix}."
+    )
