@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 # What the extra `experiments` brings, by the names of imports: all of it, or one sentence now in
 # place of a failed import in the middle of a run.
 _NEEDED = (
+    "PIL",
     "filelock",
     "jinja2",
     "matplotlib",
