@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PYTEST ?=
 
-# What runs (.venv) and what develops (.venv-dev) are apart, so that a demo installs only aeoskit.
+# What runs (.venv) and what develops (.venv-dev) are apart, so that a demo installs no tools.
 RUN := .venv
 DEV := .venv-dev
 PINNED := -c requirements/constraints.txt
@@ -28,7 +28,7 @@ python:
 $(RUN)/.installed: pyproject.toml requirements/constraints.txt | python
 	@echo "installing aeoskit into $(RUN) (once; some minutes on a slow line)"
 	@rm -rf $(RUN) && "$(PYTHON)" -m venv $(RUN)
-	@$(RUN)/bin/python $(PIP) $(PINNED) --editable .
+	@$(RUN)/bin/python $(PIP) $(PINNED) --editable '.[experiments]'
 	@touch $@
 
 $(DEV)/.installed: pyproject.toml requirements/constraints.txt | python
