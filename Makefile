@@ -3,14 +3,14 @@
 PYTHON ?= python3
 PYTEST ?=
 
-# What runs (.venv) and what develops (.venv-dev) are apart, so that a demo installs only aeoskit.
+# What runs (.venv) and what develops (.venv-dev) are apart, so that a demo installs no tools.
 RUN := .venv
 DEV := .venv-dev
 PINNED := -c requirements/constraints.txt
 PIP := -m pip --disable-pip-version-check --no-input install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help python demo test lint format types contracts docs wheel-check plan-check clean
+.PHONY: help python demo test lint format types contracts newest docs wheel-check plan-check clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -28,7 +28,7 @@ python:
 $(RUN)/.installed: pyproject.toml requirements/constraints.txt | python
 	@echo "installing aeoskit into $(RUN) (once; some minutes on a slow line)"
 	@rm -rf $(RUN) && "$(PYTHON)" -m venv $(RUN)
-	@$(RUN)/bin/python $(PIP) $(PINNED) --editable .
+	@$(RUN)/bin/python $(PIP) $(PINNED) --editable '.[experiments]'
 	@touch $@
 
 $(DEV)/.installed: pyproject.toml requirements/constraints.txt | python
@@ -57,6 +57,9 @@ types: $(DEV)/.installed ## pyright
 contracts: $(DEV)/.installed ## who may import whom
 	$(DEV)/bin/lint-imports --no-logo
 
+newest: | python ## a fast part of the suite on the newest Python here with the newest versions
+	.ci/newest "$(PYTHON)"
+
 docs: $(DEV)/.installed ## the site, into site/
 	NO_MKDOCS_2_WARNING=1 $(DEV)/bin/mkdocs build --strict --quiet
 
@@ -67,5 +70,5 @@ plan-check: | python ## the TPU compiler, in an environment of its own: plans fo
 	.ci/plan-check "$(PYTHON)"
 
 clean: ## removes environments and everything built; runs/ stays
-	rm -rf $(RUN) $(DEV) .venv-plan dist build site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(RUN) $(DEV) .venv-newest .venv-plan dist build site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find aeoskit experiments cli tests -name __pycache__ -type d -prune -exec rm -rf {} +

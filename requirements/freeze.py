@@ -45,6 +45,6 @@ ELSEWHERE = {"libtpu": "0.0.42.1"}
 
 
 if __name__ == "__main__":
-    versions = ELSEWHERE | needed("aeoskit[report,dev]")
+    versions = ELSEWHERE | needed("aeoskit[dev]")
     lines = [f"{name}=={version}\n" for name, version in sorted(versions.items())]
     Path(__file__).with_name("constraints.txt").write_text(HEADER + "".join(lines))

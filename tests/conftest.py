@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib.metadata
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,18 +14,17 @@ os.environ["MPLBACKEND"] = "Agg"
 # are the same, their machine code is less polished. What a built wheel does is tried with the full
 # compiler. JAX_DISABLE_MOST_OPTIMIZATIONS=0 runs the suite as users' programs run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# XLA ends a process that names a flag that it does not know, so: up to the version that we know.
-if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and (
-    tuple(int(part) for part in importlib.metadata.version("jaxlib").split(".")[:2]) <= (0, 12)
-):
-    _FASTER = "--xla_cpu_use_fusion_emitters=false"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FASTER}".strip()
 # No test finds programs that another one compiled, nor leaves any among the user's.
 os.environ["AEOSKIT_CACHE"] = "off"
 
 import hypothesis
 import jax
 import pytest
+
+from aeoskit_experiments._xla_flags import add_xla_flag
+
+if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
+    add_xla_flag("--xla_cpu_use_fusion_emitters=false")
 
 # Eight would cover more meshes, but even programs on one device slow down by a third then
 # (four: by a sixth; on two cores), since the thread pool is shared.

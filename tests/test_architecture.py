@@ -56,7 +56,8 @@ def _packages(name: str) -> Iterator[types.ModuleType]:
 def _public(package: types.ModuleType) -> Iterator[tuple[str, object]]:
     """What a package offers: `__all__`, or what it re-exports without an underscore."""
     names = getattr(package, "__all__", None)
-    for name, value in vars(package).items():
+    for name in dir(package):  # not vars: `aeoskit` loads its names when it is asked
+        value = getattr(package, name)
         if names is not None and name not in names:
             continue
         if name.startswith("_") or inspect.ismodule(value):
@@ -195,6 +196,7 @@ def test_version_is_in_the_changelog():
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     changelog = (ROOT / "CHANGELOG.md").read_text()
     assert re.search(rf"^## \[?{re.escape(version)}\]?", changelog, re.MULTILINE)
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_wheel_has_every_package():

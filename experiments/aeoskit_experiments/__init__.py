@@ -4,14 +4,36 @@ The rooms are imported when a name of theirs is asked for: the list of recipes n
 """
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from aeoskit_experiments._cache import cache_state as cache_state
-from aeoskit_experiments._cache import clear_cache as clear_cache
-from aeoskit_experiments._cache import follow_cache as follow_cache
-from aeoskit_experiments._errors import UserError as UserError
+# What the extra `experiments` brings, by the names of imports: all of it, or one sentence now in
+# place of a failed import in the middle of a run.
+_NEEDED = (
+    "PIL",
+    "filelock",
+    "jinja2",
+    "matplotlib",
+    "msgspec",
+    "optax",
+    "orbax",
+    "pyarrow",
+    "rich",
+    "sklearn",
+    "xarray",
+)
+if _absent := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
+    raise ImportError(
+        f"the command line and experiments need {', '.join(_absent)}, not installed here: "
+        "pip install 'aeoskit[experiments]'",
+        name=__name__,
+    )
 
 if TYPE_CHECKING:
+    from aeoskit_experiments._cache import cache_state as cache_state
+    from aeoskit_experiments._cache import clear_cache as clear_cache
+    from aeoskit_experiments._cache import follow_cache as follow_cache
+    from aeoskit_experiments._errors import UserError as UserError
     from aeoskit_experiments.execution import Outcome as Outcome
     from aeoskit_experiments.execution import execute as execute
     from aeoskit_experiments.pipelines import Pipeline as Pipeline
@@ -35,6 +57,10 @@ BENCHMARKS = {
 }
 
 _HOMES = {
+    "cache_state": "_cache",
+    "clear_cache": "_cache",
+    "follow_cache": "_cache",
+    "UserError": "_errors",
     "execute": "execution",
     "Outcome": "execution",
     "Pipeline": "pipelines",
@@ -51,3 +77,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

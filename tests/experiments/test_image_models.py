@@ -29,7 +29,7 @@ from aeoskit_experiments.planning._here import _situation
 KEY = jax.random.key(0)
 MAKERS = {"vgg": vgg, "resnet": resnet, "wide_resnet": wide_resnet, "vit": vit}
 # A compiler that works less is done five times as soon; these programs run for milliseconds.
-HASTY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+HASTY = {"xla_backend_optimization_level": 0}
 
 
 def quick(function):

@@ -22,7 +22,7 @@ TINY = transformer(width=4, heads=2, layers=2)
 
 
 # A compiler that works less is done five times as soon; these programs run for milliseconds.
-HASTY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+HASTY = {"xla_backend_optimization_level": 0}
 
 
 def quick(function):

@@ -1,15 +1,14 @@
 """Devices that a CPU only has if they are asked for before jax starts."""
 
 import contextlib
-import importlib.metadata
-import os
 from collections.abc import Iterable
 from typing import Any
 
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments._xla_flags import add_xla_flag
 from aeoskit_experiments.pipelines._experiment import Experiment
 
-_ORDERED = "--xla_cpu_enable_concurrency_optimized_scheduler"
+_ORDERED = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 
 
 def prepare_devices(experiments: Iterable[Experiment]) -> None:
@@ -52,10 +51,6 @@ def _avoid_standstill() -> None:
     """Has simulated devices run their collectives in one order.
 
     With more of them than cores, XLA's CPU backend was seen to wait for ever: each device had
-    begun another collective of a solve. The flag is read when the backend starts; XLA ends a
-    process that names a flag that it does not know, so it is set for versions that we know.
+    begun another collective of a solve. The flag is read when the backend starts.
     """
-    known = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) <= (0, 12)
-    before = os.environ.get("XLA_FLAGS", "")
-    if known and _ORDERED.split("=")[0] not in before:
-        os.environ["XLA_FLAGS"] = f"{before} {_ORDERED}=false".strip()
+    add_xla_flag(_ORDERED)
