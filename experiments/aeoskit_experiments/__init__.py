@@ -6,10 +6,10 @@ The rooms are imported when a name of theirs is asked for: the list of recipes n
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from aeoskit_experiments._cache import cache_state as cache_state
-from aeoskit_experiments._cache import clear_cache as clear_cache
-from aeoskit_experiments._cache import follow_cache as follow_cache
 from aeoskit_experiments._errors import UserError as UserError
+from aeoskit_experiments.cache import cache_state as cache_state
+from aeoskit_experiments.cache import clear_cache as clear_cache
+from aeoskit_experiments.cache import follow_cache as follow_cache
 
 if TYPE_CHECKING:
     from aeoskit_experiments.execution import Outcome as Outcome

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from aeoskit.record import read_run
 from aeoskit_experiments import UserError
+from aeoskit_experiments.jobs import JobResult, RunJob
 from aeoskit_experiments.ledger import (
     CLAIMS,
     Claim,
@@ -29,12 +31,12 @@ from aeoskit_experiments.ledger import (
 )
 from aeoskit_experiments.ledger import claims as registered
 from aeoskit_experiments.ledger._bounds import SIZES
-from aeoskit_experiments.ledger._child import Child, Here
 from aeoskit_experiments.ledger._judge import Finding, judge
 from aeoskit_experiments.ledger._pictures import levels_of
 from aeoskit_experiments.ledger._plan import make_suite
 from aeoskit_experiments.ledger._records import same_request
-from aeoskit_experiments.ledger._reproduce import Unseen
+from aeoskit_experiments.ledger._reproduce import SilentWitness
+from aeoskit_experiments.ledger._runner import InProcessRunner, WorkerRunner
 from aeoskit_experiments.pipelines import (
     Pipeline,
     data,
@@ -97,25 +99,26 @@ def ledger_of(folder: Path, *claims: Claim, bounds: Any = None, **asked: Any) ->
         claims=claims,
         bounds=bounded(*claims) if bounds is None else bounds,
         make=make,
-        **{"runner": Here(), **asked},
+        **{"runner": InProcessRunner(), **asked},
     )
 
 
-class Counting(Here):
+class Counting(InProcessRunner):
     """Counts the runs, and may be stopped before one."""
 
     def __init__(self, stop_at: int | None = None):
         self.ran: list[str] = []
         self.stop_at = stop_at
 
-    def run(self, pipeline: Any, folder: Path, listener: Any, interrupt: Any) -> dict[str, Any]:
+    def run(self, job: RunJob, listener: Any, interrupt: Any) -> JobResult:
+        folder = Path(job.folder)
         if self.stop_at == len(self.ran):
             folder.mkdir(parents=True)  # as one that was cut off
             (folder / "half").touch()
             signal.raise_signal(signal.SIGINT)
-            return {"status": "interrupted", "error": ""}
+            return JobResult(status="interrupted")
         self.ran.append(folder.name)
-        return super().run(pipeline, folder, listener, interrupt)
+        return super().run(job, listener, interrupt)
 
 
 def raises(error: Exception) -> Any:
@@ -376,11 +379,11 @@ class TestWorksThatRewind:
         assert row["verdict"] == "unreachable"
         assert "at is 11, but training has only 10 steps in all" in row["reason"]
 
-        class Failing(Here):
+        class Failing(InProcessRunner):
             """Carries nothing out."""
 
-            def run(self, *given: Any) -> dict[str, Any]:
-                return {"status": "failed", "error": "no memory"}
+            def run(self, *given: Any) -> JobResult:
+                return JobResult(status="failed", error="no memory")
 
         row = by_name(ledger_of(tmp_path / "failed", onward(), runner=Failing()))["onward"]
         assert row["verdict"] == "unreachable"
@@ -388,10 +391,10 @@ class TestWorksThatRewind:
 
 
 def test_a_moved_bound_is_told_of_whatever_happens_next(tmp_path: Path) -> None:
-    class Killed(Here):
+    class Killed(InProcessRunner):
         """As if the process were killed while it runs."""
 
-        def run(self, *given: Any) -> dict[str, Any]:
+        def run(self, *given: Any) -> JobResult:
             raise SystemExit
 
     claim = a_claim("one")
@@ -553,19 +556,11 @@ class TestRegistered:
             make_tasks(claims, size="small", seeds=[0], grid=False, make=make)
 
 
-class Mortal(Child):
-    """A child whose first process is killed at once."""
+def test_a_worker_that_dies_costs_its_own_work(tmp_path: Path) -> None:
+    runner = WorkerRunner(tmp_path / "worker.log")
+    alive = [runner._worker.call(os.getpid)]
 
-    def _started(self) -> Any:
-        first = self._process is None and not self._log.exists()
-        process = super()._started()
-        if first:
-            process.kill()
-        return process
-
-
-def test_a_child_that_dies_costs_its_own_work(tmp_path: Path) -> None:
-    class Heard(Unseen):
+    class Heard(SilentWitness):
         """Remembers what it hears."""
 
         def __init__(self) -> None:
@@ -573,6 +568,10 @@ def test_a_child_that_dies_costs_its_own_work(tmp_path: Path) -> None:
 
         def began(self, label: str, index: int, total: int) -> None:
             self.said.append((label, index, total))
+
+        def started(self, what: str, steps: int) -> None:
+            if alive:
+                os.kill(alive.pop(), signal.SIGKILL)
 
         def advanced(self, what: str, done: int, shown: Mapping[str, float]) -> None:
             self.said.append((what, done, *shown))
@@ -585,7 +584,6 @@ def test_a_child_that_dies_costs_its_own_work(tmp_path: Path) -> None:
 
     heard = Heard()
     claims = [a_claim("one"), a_claim("two", final_loss, Work("good", case="other"))]
-    runner = Mortal(tmp_path / "worker.log")
     outcome = ledger_of(tmp_path / "ledger", *claims, runner=runner, witness=heard)
     assert heard.said == [
         ("good, seed 0", 1, 2),
@@ -598,7 +596,7 @@ def test_a_child_that_dies_costs_its_own_work(tmp_path: Path) -> None:
     ]
     reason = by_name(outcome)["one"]["reason"]
     assert reason.startswith("the run failed: its process ended (SIGKILL; ")
-    assert reason.endswith("worker.log has what it said last")
+    assert reason.endswith("worker.log has its last output")
     assert outcome.exit_code == 1
     assert "SIGKILL" in (tmp_path / "ledger" / "ledger.html").read_text()
     # One that failed is tried again.

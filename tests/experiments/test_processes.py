@@ -16,14 +16,14 @@ import pytest
 
 from aeoskit.record import read_run
 from aeoskit_cli._placing import Placing
-from aeoskit_experiments import _supervise as supervision
 from aeoskit_experiments import execute
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments._supervise import LOST, ProcessLost, supervise
 from aeoskit_experiments.execution import Membership
 from aeoskit_experiments.execution._onlooker import Onlooker
 from aeoskit_experiments.execution._place import placement_of
 from aeoskit_experiments.execution._processes import noticing
+from aeoskit_experiments.jobs import LOST, ProcessLost, supervise
+from aeoskit_experiments.jobs import _supervise as supervision
 from aeoskit_experiments.pipelines import Place, pipe, place, with_place
 from aeoskit_experiments.recipes import make_recipe
 

@@ -7,8 +7,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._attempt import attempt as attempt
+    from ._attempt import attempt_in_worker as attempt_in_worker
     from ._execute import Outcome as Outcome
     from ._execute import execute as execute
+    from ._interrupt import Interrupt as Interrupt
     from ._listener import Listener as Listener
     from ._listener import Silent as Silent
     from ._processes import Membership as Membership
@@ -21,8 +24,11 @@ if TYPE_CHECKING:
     from ._windows import last_fifth as last_fifth
 
 _HOMES = {
+    "attempt": "_attempt",
+    "attempt_in_worker": "_attempt",
     "Outcome": "_execute",
     "execute": "_execute",
+    "Interrupt": "_interrupt",
     "Listener": "_listener",
     "Silent": "_listener",
     "Membership": "_processes",

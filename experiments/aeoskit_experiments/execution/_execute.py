@@ -11,10 +11,10 @@ import msgspec
 
 from aeoskit.record import create_run, environment, read_run
 from aeoskit.trajectory import choose_mode
-from aeoskit_experiments._cache import follow_cache
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments._supervise import tell_supervisor
+from aeoskit_experiments.cache import follow_cache
 from aeoskit_experiments.catalog import provenance
+from aeoskit_experiments.jobs import report_record
 from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store
 
 from ._build import Setup, build
@@ -218,7 +218,7 @@ def _create(
         said, _, why = from_leader("").partition("\n")
         if why:
             raise UserError(why)
-        tell_supervisor(Path(said))
+        report_record(Path(said))
         return Onlooker(Path(said))
     data = pipeline.declared().data
     assert data is not None  # held by Pipeline.experiment
@@ -238,7 +238,7 @@ def _create(
         from_leader(f"\n{why}")
         raise UserError(why) from error
     from_leader(str(writer.path.resolve()))
-    tell_supervisor(writer.path)
+    report_record(writer.path)
     return writer
 
 

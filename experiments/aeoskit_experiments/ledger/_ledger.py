@@ -1,22 +1,20 @@
 """What a ledger is: what was asked, the works, a row for each claim; and its file."""
 
-import contextlib
-import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.jobs import LOCK
 from aeoskit_experiments.ledger._bounds import SIZES
 from aeoskit_experiments.ledger._claim import REFERENCE, Verdict, experiment_order
 
 FILE = "ledger.json"
 RUNS = "runs"
-_LOCK = ".lock"
 FORMAT = 1
 
 Status = Literal["waiting", "finished", "diverged", "interrupted", "refused", "failed"]
@@ -281,7 +279,7 @@ def open_folder(
     if (path / FILE).is_file():
         return path, True
     try:
-        if path.exists() and (not path.is_dir() or {*os.listdir(path)} - {_LOCK}):
+        if path.exists() and (not path.is_dir() or {*os.listdir(path)} - {LOCK}):
             raise UserError(
                 f"the folder {path} exists already and holds no ledger: choose another one"
             )
@@ -289,22 +287,6 @@ def open_folder(
     except OSError as error:
         raise UserError(f"the ledger cannot be stored in {path}: {error.strerror}") from error
     return path, False
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Refuse to write a ledger that another process writes at this moment."""
-    # The system forgets the lock when its holder dies, however it does.
-    with open(path / _LOCK, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{path} is being written by another process: wait for it, or end it first"
-            ) from None
-        except OSError:
-            pass  # a filesystem without locks
-        yield
 
 
 def now() -> str:

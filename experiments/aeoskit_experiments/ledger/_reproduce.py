@@ -11,10 +11,9 @@ import msgspec
 
 from aeoskit.record import Run, read_run, write_atomically
 from aeoskit_experiments._errors import UserError, unknown
-from aeoskit_experiments.execution import Listener, Silent
-from aeoskit_experiments.execution._interrupt import Interrupt
+from aeoskit_experiments.execution import Interrupt, Listener, Silent
+from aeoskit_experiments.jobs import JobResult, RunJob, locked
 from aeoskit_experiments.ledger._bounds import SIZES, complaints, read_bounds
-from aeoskit_experiments.ledger._child import Child, Runner
 from aeoskit_experiments.ledger._claim import CLAIMS, Claim, experiment_order
 from aeoskit_experiments.ledger._ledger import (
     FILE,
@@ -23,7 +22,6 @@ from aeoskit_experiments.ledger._ledger import (
     Ledger,
     Row,
     WorkState,
-    locked,
     now,
     open_folder,
     read_ledger,
@@ -34,6 +32,7 @@ from aeoskit_experiments.ledger._pictures import draw_ratios, draw_suites
 from aeoskit_experiments.ledger._plan import Make, Task, make_suite, make_tasks
 from aeoskit_experiments.ledger._records import clear, record_of, state_of, stored_run
 from aeoskit_experiments.ledger._rows import Judge
+from aeoskit_experiments.ledger._runner import Runner, WorkerRunner
 
 LOG = "worker.log"
 
@@ -52,8 +51,8 @@ class Witness(Listener, Protocol):
         """A claim has a verdict."""
 
 
-class Unseen(Silent):
-    """A witness that says nothing."""
+class SilentWitness(Silent):
+    """A witness that prints nothing."""
 
     def began(self, label: str, index: int, total: int) -> None: ...
 
@@ -140,10 +139,10 @@ def reproduce(
         chosen, size=asked.size, seeds=range(asked.seeds), grid=asked.grid, make=make
     )
     path, there = open_folder(asked.size, root, folder)
-    with locked(path):
+    with locked(path, "being written"):
         book = _Book(path, asked, judge, tasks, read_ledger(path) if there else None)
-        runner = Child(path / LOG) if runner is None else runner
-        return _run(book, runner, Unseen() if witness is None else witness)
+        runner = WorkerRunner(path / LOG) if runner is None else runner
+        return _run(book, runner, SilentWitness() if witness is None else witness)
 
 
 class _Book:
@@ -172,14 +171,14 @@ class _Book:
         self.ledger = msgspec.structs.replace(self.ledger, notes=tuple(dict.fromkeys(notes)))
         self.write("running")  # before a run that may be killed
 
-    def note(self, task: Task, status: str, error: str, seconds: float) -> WorkState:
-        """A work has ended."""
-        if status in ("finished", "diverged"):
+    def note(self, task: Task, result: JobResult, seconds: float) -> WorkState:
+        """Notes how a task ended."""
+        if result.status in ("finished", "diverged"):
             self.runs[task.key] = run = read_run(record_of(self.path, task))
             state = state_of(self.path, task, run)
         else:
             state = msgspec.structs.replace(
-                self.states[task.key], status=status, error=error, seconds=seconds
+                self.states[task.key], status=result.status, error=result.error, seconds=seconds
             )
         self.states[task.key] = state
         return state
@@ -233,8 +232,8 @@ def _run(book: _Book, runner: Runner, witness: Witness) -> LedgerOutcome:
                 witness.began(task.label, index, possible)
                 place = clear(book.path, task)
                 begun = time.perf_counter()
-                how = _carried_out(task, book, runner, place, witness, interrupt)
-                state = book.note(task, how["status"], how["error"], time.perf_counter() - begun)
+                result = _run_task(task, book, runner, place, witness, interrupt)
+                state = book.note(task, result, time.perf_counter() - begun)
                 witness.ended(state)
                 stopped = interrupt.wished or state.status == "interrupted"
                 for row in book.write("running"):
@@ -254,18 +253,20 @@ def _run(book: _Book, runner: Runner, witness: Witness) -> LedgerOutcome:
     return LedgerOutcome(book.path, book.ledger, 130 if stopped else int(failed))
 
 
-def _carried_out(
+def _run_task(
     task: Task, book: _Book, runner: Runner, place: Path, witness: Witness, interrupt: Interrupt
-) -> dict[str, Any]:
-    """How a task ended; one whose past did not get to where it begins is refused."""
+) -> JobResult:
+    """Runs a task; one whose past did not get to where it begins is refused."""
     past = None if task.rewinds is None else book.states[task.rewinds]
     if past is not None and past.status in ("failed", "refused"):
-        return {"status": "refused", "error": f"{past.label}, which it rewinds, {past.status}"}
+        error = f"{past.label}, which it rewinds, {past.status}"
+        return JobResult(status="refused", error=error)
     try:
         pipeline = task.pipeline_on(book.path / RUNS)
     except UserError as error:
-        return {"status": "refused", "error": str(error)}
-    return runner.run(pipeline, place, witness, interrupt)
+        return JobResult(status="refused", error=str(error))
+    job = RunJob(pipeline=pipeline.to_dict(), folder=str(place.absolute()))
+    return runner.run(job, witness, interrupt)
 
 
 def _claims(claims: Iterable[Claim] | None) -> list[Claim]:

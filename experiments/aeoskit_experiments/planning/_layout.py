@@ -1,32 +1,32 @@
 """What would be placed where on a mesh, from shapes alone: nothing is compiled or allocated."""
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import msgspec
 
 from aeoskit.sharding import Placement, make_mesh
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.jobs import PipelineJob
 from aeoskit_experiments.pipelines import Pipeline, Track
 
 from ._abstract import AbstractRun, abstract_run, bytes_on_device
-from ._child import ask_child, cpu_environment
+from ._child import call_in_child, cpu_environment, enough_cpu_devices
 from ._request import Knobs, Params, turned
 
 LARGEST_MESH = 8192
 """So many devices are simulated; the largest pods have as many."""
 
 
-class LayoutRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked.
+class LayoutRequest(PipelineJob, frozen=True, kw_only=True):
+    """The request of a layout.
 
     Args:
-        pipeline: What would run, as plain data.
+        pipeline: The run, as plain data.
         mesh: Axes of devices, every size given.
         params: Whether each device holds all parameters, or a part.
     """
 
-    pipeline: dict[str, Any]
     mesh: str
     params: Params = "replicated"
 
@@ -89,8 +89,6 @@ def layout(pipeline: Pipeline, mesh: str, *, params: Params = "replicated") -> L
     Raises:
         UserError: For a mesh that cannot be, or a pipeline that cannot be built.
     """
-    from ._plan import enough_cpu_devices
-
     turned(pipeline, Knobs(), "float32").experiment()
 
     size = mesh_size(mesh, present := len(jax.devices()))
@@ -100,10 +98,9 @@ def layout(pipeline: Pipeline, mesh: str, *, params: Params = "replicated") -> L
         )
     request = LayoutRequest(pipeline=pipeline.to_dict(), mesh=mesh, params=params)
     if enough_cpu_devices(size):
-        found = layout_here(request)
+        found = compute_layout(request)
     else:
-        answer = ask_child("layout", request, cpu_environment(size))
-        found = msgspec.convert(answer, Layout)
+        found = call_in_child(compute_layout, request, cpu_environment(size))
     return msgspec.structs.replace(found, present=present, sentence=_sentence(found, present))
 
 
@@ -123,9 +120,10 @@ def mesh_size(mesh: str, present: int) -> int:
     return max(size, present) if opened else size
 
 
-def layout_here(request: LayoutRequest) -> Layout:
-    """As `layout`, with as many devices in this process as the mesh asks for."""
-    pipeline = turned(Pipeline.from_dict(request.pipeline), Knobs(), "float32")
+def compute_layout(request: LayoutRequest, progress: Callable[[str], None] | None = None) -> Layout:
+    """The layout, where this process has as many devices as the mesh asks for."""
+    del progress  # It takes no time.
+    pipeline = turned(request.load(), Knobs(), "float32")
     experiment = pipeline.experiment()
     try:
         devices = jax.devices()

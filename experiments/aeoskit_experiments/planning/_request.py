@@ -5,6 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.jobs import PipelineJob
 from aeoskit_experiments.pipelines import Pipeline, Stage, make_stage, options_for, track
 
 Precision = Literal["float32", "bfloat16"]
@@ -44,11 +45,11 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True):
     remat: bool | None = None
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One plan that was asked for.
+class Request(PipelineJob, frozen=True, kw_only=True):
+    """The request of a plan.
 
     Args:
-        pipeline: What would run, as plain data.
+        pipeline: The run, as plain data.
         topology: Where.
         knobs: The settings to begin with.
         precision: Of matrix products.
@@ -56,7 +57,6 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
             with nearly the same memory and a slower program.
     """
 
-    pipeline: dict[str, Any]
     topology: str
     knobs: Knobs
     precision: Precision = "float32"

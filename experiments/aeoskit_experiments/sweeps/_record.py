@@ -1,7 +1,6 @@
-"""What a sweep leaves on disk: `sweep.json`, always whole, beside the folders of its runs."""
+"""A sweep on disk: `sweep.json`, always whole, beside the folders of its runs."""
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -14,9 +13,9 @@ from typing import Any, Literal
 import msgspec
 
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.jobs import LOCK, Engine, locked
 from aeoskit_experiments.pipelines import Pipeline
 from aeoskit_experiments.pipelines._options import Scalar, spell
-from aeoskit_experiments.sweeps._engine import Engine
 
 FILE = "sweep.json"
 STOP = "STOP"
@@ -244,24 +243,15 @@ class SweepWriter:
             return
         for name in (LOGS, SUBMITTED):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        (self.path / ".lock").unlink(missing_ok=True)
+        (self.path / LOCK).unlink(missing_ok=True)
         for place in self._made:
             with contextlib.suppress(OSError):
                 place.rmdir()
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Refuse to run a sweep that another process runs at this moment."""
-        # The system forgets the lock when its holder dies, however it does.
-        with open(self.path / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"{self.path} is being run by another process: wait for it, or end it first"
-                ) from None
-            except OSError:
-                pass  # a filesystem without locks
+        """Holds the sweep's folder, which nobody else can run meanwhile."""
+        with locked(self.path, "being run"):
             (self.path / STOP).unlink(missing_ok=True)
             (self.path / LOGS).mkdir(exist_ok=True)  # somebody may have cleared it away
             yield

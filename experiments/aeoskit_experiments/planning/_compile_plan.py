@@ -1,4 +1,4 @@
-"""A plan made in this process, whose backend has to be one that can make it."""
+"""A plan compiled in this process, which needs a backend that can."""
 
 import contextlib
 import importlib.metadata
@@ -12,7 +12,7 @@ import jax
 from aeoskit.linalg import compiling_for
 from aeoskit.sharding import Placement, make_mesh
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.pipelines import Experiment, Pipeline, Track, least_basis, options_for
+from aeoskit_experiments.pipelines import Experiment, Track, least_basis, options_for
 
 from ._abstract import AbstractRun, abstract_run
 from ._compile import compile_row
@@ -25,18 +25,18 @@ from ._verdict import Situation, find_verdict, spell
 _VERSIONS = ("aeoskit", "jax", "jaxlib", "libtpu")
 
 
-def plan_here(request: Request, progress: Callable[[str], None] | None = None) -> Plan:
-    """Compile a run's programs for a topology, and say whether they fit.
+def compile_plan(request: Request, progress: Callable[[str], None] | None = None) -> Plan:
+    """Compiles a run's programs for a topology, and judges whether they fit.
 
     Args:
         request: What is asked; for a TPU, libtpu and its environment have to be here.
-        progress: Is told what is being compiled.
+        progress: Gets the name of what is being compiled.
 
     Raises:
         UserError: What cannot be planned, and why.
     """
     begun = time.perf_counter()
-    pipeline = Pipeline.from_dict(request.pipeline)
+    pipeline = request.load()
     topology = parse_topology(request.topology)
     devices = _devices(topology)
     chip = topology.chip or chip_of(devices[0], len(devices))
@@ -59,7 +59,7 @@ def plan_here(request: Request, progress: Callable[[str], None] | None = None) -
                 rows.append(compile_row(program, chip, size, request.precision))
         return rows
 
-    with _as_asked(request, platform), _said():
+    with _as_asked(request, platform), _refusals():
         experiment, run = runs(request.knobs)
         situation = _situation(experiment, run)
         rows, knobs, verdict = find_verdict(compile, request.knobs, situation, chip.memory)
@@ -100,8 +100,8 @@ def _as_asked(request: Request, platform: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _said() -> Iterator[None]:
-    """What the rooms refuse is the user's to mend."""
+def _refusals() -> Iterator[None]:
+    """Errors of input as the user's, wherever they are found."""
     try:
         yield
     except UserError:

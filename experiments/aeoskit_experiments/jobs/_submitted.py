@@ -1,4 +1,4 @@
-"""Submitit's executors as `concurrent.futures` has them."""
+"""An executor of submitit as `concurrent.futures` has it."""
 
 import contextlib
 import threading
@@ -45,7 +45,7 @@ class Submitted(Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._new.append((future, fn, args, kwargs))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._look_after, daemon=True)
+                self._thread = threading.Thread(target=self._watch, daemon=True)
                 self._thread.start()
         return future
 
@@ -65,7 +65,7 @@ class Submitted(Executor):
         if wait and self._thread is not None:
             self._thread.join()
 
-    def _look_after(self) -> None:
+    def _watch(self) -> None:
         while True:
             self._wake.wait(self._period)
             self._wake.clear()
@@ -73,10 +73,10 @@ class Submitted(Executor):
                 new, self._new = self._new, []
                 if not new and not self._jobs and self._closing:
                     return
-            self._hand_out([item for item in new if not _was_cancelled(item[0])])
+            self._submit_new([item for item in new if not _was_cancelled(item[0])])
             self._jobs = [item for item in self._jobs if not self._settle(*item)]
 
-    def _hand_out(self, new: list[tuple[Future[Any], Any, Any, Any]]) -> None:
+    def _submit_new(self, new: list[tuple[Future[Any], Any, Any, Any]]) -> None:
         if not new:
             return
         try:

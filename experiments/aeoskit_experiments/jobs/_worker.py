@@ -1,0 +1,248 @@
+"""A child process that calls functions, one after the other."""
+
+import contextlib
+import faulthandler
+import multiprocessing
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from aeoskit_experiments.jobs._child import start_python, watch_parent
+from aeoskit_experiments.jobs._job import one_line
+
+GRACE = 10
+"""Seconds that a worker has to end once it is not needed any more."""
+
+_PERIOD = 0.2
+"""Seconds between two looks at whether the user wants to stop."""
+
+
+class WorkerDied(RuntimeError):
+    """A worker process that ended in the middle of a call.
+
+    Args:
+        code: Its exit code; the negative number of a signal that ended it.
+        log: The file with what it printed.
+
+    Example:
+        >>> str(WorkerDied(3, Path("runs/worker.log")))
+        'its process ended (code 3): worker.log has its last output'
+    """
+
+    def __init__(self, code: int, log: Path | None = None):
+        self.how = f"code {code}"
+        if code < 0:
+            with contextlib.suppress(ValueError):
+                self.how = signal.Signals(-code).name
+        if code == -signal.SIGKILL:
+            self.how += "; the system kills processes that take too much memory"
+        where = "" if log is None else f": {log.name} has its last output"
+        super().__init__(f"its process ended ({self.how}){where}")
+
+
+class Worker:
+    """A child process that calls functions, the same one as long as it lives.
+
+    It starts at the first call, and what is compiled in it stays. A call that brings it down costs
+    that call only: the next one finds a fresh process. Ctrl-C at the terminal does not reach it.
+
+    Args:
+        log: The file to which it appends what it prints; if None, it prints where we do.
+        environment: Variables that are set in it before anything is imported.
+
+    Example:
+        >>> worker = Worker()
+        >>> worker.call(abs, -3)
+        3
+        >>> worker.close()
+    """
+
+    def __init__(self, *, log: Path | None = None, environment: Mapping[str, str] | None = None):
+        self._log = log
+        self._environment = environment
+        self._lock = threading.Lock()
+        self._closed = False
+        self._process: subprocess.Popen[Any] | None = None
+        self._channel: Any = None
+
+    def call(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        on_event: Callable[..., Any] | None = None,
+        interrupted: Callable[[], bool] | None = None,
+    ) -> Any:
+        """Calls a function in the child.
+
+        Args:
+            function: One that pickle finds by its name.
+            *arguments: Its arguments, which pickle can carry.
+            on_event: Makes the function get one argument more, `report`: what the child calls
+                `report` with, this is called with here.
+            interrupted: Is asked again and again; once it says yes, the child gets SIGINT, and
+                its next `report` raises `KeyboardInterrupt`.
+
+        Returns:
+            What the function returns.
+
+        Raises:
+            WorkerDied: If the child ended meanwhile.
+            BaseException: What the function raises, with the child's traceback as a note.
+            ValueError: If the function is of the main program, which a child does not import.
+        """
+        named: Any = getattr(function, "func", function)  # of a partial
+        if named.__module__ == "__main__":
+            raise ValueError(
+                f"{named.__qualname__} is defined in the main program, which a worker does not "
+                "import: put it into a module"
+            )
+        kind, asked = "nothing", False
+        found: Any = None
+        try:
+            self._send(pickle.dumps((function, arguments, on_event is not None)))
+            while kind not in ("returned", "raised"):
+                if interrupted is not None and not asked and interrupted():
+                    self._signal(signal.SIGINT)
+                    asked = True
+                kind, found = self._receive()
+                if kind == "event":
+                    assert on_event is not None
+                    on_event(*found)
+        finally:
+            if kind not in ("returned", "raised"):  # What it sends next belongs to no call.
+                self.close(at_once=True)
+        if kind == "raised":
+            raise found
+        return found
+
+    def kill(self) -> None:
+        """Ends the child at once, and every call after it."""
+        with self._lock:
+            self._closed = True
+        self._signal(signal.SIGKILL)
+
+    def close(self, *, at_once: bool = False) -> None:
+        """Ends the child, once it has nothing to do; a later call starts another one.
+
+        Args:
+            at_once: Ends it whatever it does.
+        """
+        process = self._process
+        if process is None:
+            return
+        if at_once:
+            process.kill()
+        self._channel.close()  # Its loop ends with it.
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        self._ended()
+
+    def _send(self, call: bytes) -> None:
+        if self._alive():
+            with contextlib.suppress(ConnectionError):
+                self._channel.send_bytes(call)
+                return
+        self._ended()  # One that died while it had nothing to do costs no call.
+        with self._lock:
+            if self._closed:
+                raise WorkerDied(-signal.SIGKILL, self._log)
+            self._start()
+        with contextlib.suppress(ConnectionError):  # `_receive` finds it dead.
+            self._channel.send_bytes(call)
+
+    def _receive(self) -> tuple[str, Any]:
+        """The next message of the child, if one comes soon."""
+        try:
+            if self._channel.poll(_PERIOD):
+                return self._channel.recv()
+            if not self._alive() and not self._channel.poll(0):
+                raise EOFError  # Its own children may hold its end of the channel.
+            return "nothing", None
+        except (EOFError, ConnectionError):
+            raise WorkerDied(self._ended(), self._log) from None
+
+    def _alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def _start(self) -> None:
+        self._channel, theirs = multiprocessing.Pipe()
+        with contextlib.ExitStack() as stack:
+            stack.callback(theirs.close)
+            log = None if self._log is None else stack.enter_context(open(self._log, "ab"))
+            self._process = start_python(
+                ["-c", f"import {__name__} as w; w.serve({theirs.fileno()})"],
+                environment=self._environment,
+                descriptors=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                # At the level of the system, so that what XLA prints before it aborts is kept too.
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            )
+
+    def _signal(self, number: int) -> None:
+        process = self._process
+        if process is not None:
+            process.send_signal(number)
+
+    def _ended(self) -> int:
+        """The exit code of the child, which has ended."""
+        process, self._process = self._process, None
+        if process is None:
+            return -signal.SIGKILL
+        self._channel.close()
+        return process.wait()
+
+
+def serve(descriptor: int) -> None:
+    """Calls functions in the child until the parent has no more of them."""
+    watch_parent()
+    faulthandler.enable()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
+    channel, stopping = Connection(descriptor), False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # A run has a handler of its own.
+        nonlocal stopping
+        stopping = True
+
+    def report(*event: Any) -> None:
+        if stopping:
+            raise KeyboardInterrupt
+        channel.send(("event", event))
+
+    signal.signal(signal.SIGINT, stop)
+    while True:
+        try:
+            call = channel.recv_bytes()
+        except EOFError:
+            return
+        try:
+            function, arguments, reports = pickle.loads(call)
+            found = function(*arguments, report) if reports else function(*arguments)
+            answer = pickle.dumps(("returned", found))
+        except BaseException as error:
+            answer = pickle.dumps(("raised", _portable(error)))
+        channel.send_bytes(answer)
+
+
+def _portable(error: BaseException) -> BaseException:
+    """An exception that can be sent, with its traceback as a note."""
+    note = "".join(traceback.format_exception(error)).rstrip()
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        error = RuntimeError(one_line(error))
+    error.add_note(f"in the worker process:\n{note}")
+    return error
