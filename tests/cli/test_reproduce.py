@@ -12,7 +12,7 @@ import pytest
 from aeoskit_cli import main
 from aeoskit_cli._print import print_ledger
 from aeoskit_experiments import ledger as room
-from aeoskit_experiments.ledger import Ledger, LedgerOutcome, Row, WorkState
+from aeoskit_experiments.ledger import Ledger, LedgerOutcome, LedgerRun, Row
 from aeoskit_experiments.ledger._ledger import Asked
 
 Capture = pytest.CaptureFixture[str]
@@ -49,7 +49,7 @@ ROWS = (
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Stands in for `reproduce`: what it was asked for."""
     found: list[dict[str, Any]] = []
-    work = WorkState(key="a.seed0", label="a, seed 0", setting="reference", seed=0, status="failed")
+    work = LedgerRun(key="a.seed0", label="a, seed 0", setting="reference", seed=0, status="failed")
     ledger = Ledger(
         created="2026-01-02T03:04:05",
         updated="2026-01-02T03:04:05",
@@ -64,7 +64,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         witness.finished("main")
         witness.noted("main: lane 1 diverged at step 7.")
         witness.ended(work)
-        witness.ended(room.WorkState(**{**_fields(work), "error": "its process ended"}))
+        witness.ended(room.LedgerRun(**{**_fields(work), "error": "its process ended"}))
         for item in ROWS[:3]:
             witness.judged(item)
         return LedgerOutcome(Path("runs/mine"), ledger, 1)
@@ -74,7 +74,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return found
 
 
-def _fields(work: WorkState) -> dict[str, Any]:
+def _fields(work: LedgerRun) -> dict[str, Any]:
     return {name: getattr(work, name) for name in work.__struct_fields__}
 
 

@@ -22,7 +22,7 @@ from aeoskit_experiments.ledger import (
     Claim,
     OutOfReach,
     Refuted,
-    Work,
+    RunSpec,
     complaints,
     make_tasks,
     read_bounds,
@@ -79,8 +79,8 @@ def final_loss(run: Any) -> float:
     return run.row()["final_loss"]
 
 
-def a_claim(name: str, measure: Any = final_loss, *needs: Work, experiment: str = "E1") -> Claim:
-    return Claim(experiment, name, f"{name} <holds>", measure, needs or (Work("good"),), "×")
+def a_claim(name: str, measure: Any = final_loss, *needs: RunSpec, experiment: str = "E1") -> Claim:
+    return Claim(experiment, name, f"{name} <holds>", measure, needs or (RunSpec("good"),), "×")
 
 
 def bounded(*claims: Claim, low: float = 0.0, **others: Any) -> dict[str, Any]:
@@ -141,15 +141,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
         a_claim("no-edge", raises(OutOfReach("it never <got> there")), experiment="E5"),
         a_claim("refuted", raises(Refuted("it ran away")), experiment="E6"),
         a_claim("wrong", raises(KeyError("ratio")), experiment="E7"),
-        a_claim("diverged", lambda run: run.ratio(), Work("wild"), experiment="E8"),
-        a_claim("silent", lambda run: None, Work("wild"), experiment="E8"),
-        a_claim("data", final_loss, Work("absent"), experiment="E9"),
-        a_claim("no-case", final_loss, Work("good", case="nowhere"), experiment="E9"),
+        a_claim("diverged", lambda run: run.ratio(), RunSpec("wild"), experiment="E8"),
+        a_claim("silent", lambda run: None, RunSpec("wild"), experiment="E8"),
+        a_claim("data", final_loss, RunSpec("absent"), experiment="E9"),
+        a_claim("no-case", final_loss, RunSpec("good", case="nowhere"), experiment="E9"),
         a_claim(
             "two",
             lambda one, other: other.row()["steps"] - one.row()["steps"],
-            Work("good"),
-            Work("good", case="other"),
+            RunSpec("good"),
+            RunSpec("good", case="other"),
             experiment="E10",
         ),
     ]
@@ -246,11 +246,11 @@ def test_all_ratios_are_in_one_picture(tmp_path: Path) -> None:
     def never(run: Any) -> float:
         raise Refuted("it diverged")
 
-    def a_ratio(name: str, measure: Any, *needs: Work) -> Claim:
+    def a_ratio(name: str, measure: Any, *needs: RunSpec) -> Claim:
         return dataclasses.replace(a_claim(name, measure, *needs), ratio=True)
 
     one, two = a_ratio("one", at(1.02)), a_ratio("two", at(0.5))
-    torn, absent = a_ratio("torn", never), a_ratio("absent", at(1.0), Work("absent"))
+    torn, absent = a_ratio("torn", never), a_ratio("absent", at(1.0), RunSpec("absent"))
     other = a_claim("other", at(1.0))
     table = {"low": 0.9, "high": 1.1, "reason": REASON}
     claims = (one, two, torn, absent, other)
@@ -284,7 +284,7 @@ def test_seeds_and_spread_and_going_on(tmp_path: Path) -> None:
         "shown", lambda run: [4.0, 7.0][run.run.pipeline["stages"][0]["options"]["seed"]]
     )
     never = a_claim(
-        "never", final_loss, Work("good"), Work("good", "main", "grid <1>", {"steps": 5})
+        "never", final_loss, RunSpec("good"), RunSpec("good", "main", "grid <1>", {"steps": 5})
     )
     bounds = bounded(shown, never, low=5.0)
     runner = Counting()
@@ -312,7 +312,7 @@ def test_seeds_and_spread_and_going_on(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_was_done_and_it_goes_on(tmp_path: Path) -> None:
-    claims = [a_claim("one"), a_claim("other", final_loss, Work("good", case="other"))]
+    claims = [a_claim("one"), a_claim("other", final_loss, RunSpec("good", case="other"))]
     outcome = ledger_of(tmp_path, *claims, runner=Counting(stop_at=1))
     assert outcome.exit_code == 130
     rows = by_name(outcome)
@@ -324,11 +324,11 @@ def test_ctrl_c_keeps_what_was_done_and_it_goes_on(tmp_path: Path) -> None:
     assert (runner.ran, outcome.exit_code) == (["good.other.seed0"], 0)
     # What another pipeline has left there is not taken for it.
     with pytest.raises(UserError, match="was made by another pipeline") as caught:
-        ledger_of(tmp_path, a_claim("one", final_loss, Work("good", options={"steps": 15})))
+        ledger_of(tmp_path, a_claim("one", final_loss, RunSpec("good", options={"steps": 15})))
     assert "\n" not in str(caught.value)
 
 
-PAST = Work("good", options={"lr": 0.5})
+PAST = RunSpec("good", options={"lr": 0.5})
 
 
 def onward(at: int | str = 5) -> Claim:
@@ -336,7 +336,7 @@ def onward(at: int | str = 5) -> Claim:
     return a_claim(
         "onward",
         lambda run: run.metrics()["step"].values[0],
-        Work("onward", "main", "reference", {"at": at, "lr": 0.5}, PAST),
+        RunSpec("onward", "main", "reference", {"at": at, "lr": 0.5}, PAST),
         experiment="E9",
     )
 
@@ -469,7 +469,7 @@ class TestRegistered:
         assert complaints(CLAIMS.values(), read_bounds()) == []
 
     def test_what_is_wrong_with_bounds_is_found(self) -> None:
-        claim = a_claim("one", final_loss, Work("good"), Work("good", setting="lr 1"))
+        claim = a_claim("one", final_loss, RunSpec("good"), RunSpec("good", setting="lr 1"))
         good = {"low": 1, "reason": "x"}
         wrong: list[tuple[dict[str, Any], str]] = [
             ({}, "has no bounds"),
@@ -490,7 +490,7 @@ class TestRegistered:
         from aeoskit_experiments.ledger import bounds_of
 
         claim = a_claim(
-            "one", final_loss, Work("good"), Work("a", setting="a"), Work("b", setting="b")
+            "one", final_loss, RunSpec("good"), RunSpec("a", setting="a"), RunSpec("b", setting="b")
         )
         table = {
             "low": 5,
@@ -525,8 +525,8 @@ class TestRegistered:
         for claim in CLAIMS.values():
             if size in claim.sizes:
                 found.setdefault(claim.experiment, set()).add(claim.name)
-                for work in claim.works("reference"):
-                    assert work.case in make_suite(work.recipe, {"size": size, "seed": 0})
+                for spec in claim.specs("reference"):
+                    assert spec.case in make_suite(spec.recipe, {"size": size, "seed": 0})
         rates = make_suite("e01-learning-rate", {"size": size, "seed": 0})["main"].stages[3]
         swept = rates.settings["lr"]
         assert isinstance(swept, tuple)
@@ -536,11 +536,11 @@ class TestRegistered:
 
     def test_a_past_that_sweeps_is_not_rewound(self) -> None:
         """Figure 8 has four learning rates: at the paper's size E9 trains one run of its own."""
-        past = Work("e07-advance", options={"dataset": "digits", "examples": 30})
-        claim = a_claim("e9", final_loss, Work("e09-branches", rewinds=past))
+        past = RunSpec("e07-advance", options={"dataset": "digits", "examples": 30})
+        claim = a_claim("e9", final_loss, RunSpec("e09-branches", rewinds=past))
         for size, rewinds in (("small", "e07-advance.seed0"), ("paper", None)):
             tasks = make_tasks([claim], size=size, seeds=[0], grid=False, make=make_suite)
-            assert [task.work.recipe for task in tasks] == ["e07-advance", "e09-branches"]
+            assert [task.spec.recipe for task in tasks] == ["e07-advance", "e09-branches"]
             assert tasks[1].rewinds == rewinds
             assert tasks[1].pipeline is not None
             assert tasks[1].pipeline.stages[0].settings["examples"] == 30
@@ -551,7 +551,7 @@ class TestRegistered:
         assert list(by_name(ledger_of(tmp_path, here, there))) == ["here"]
 
     def test_works_of_one_name_are_one(self) -> None:
-        claims = [a_claim("one"), a_claim("two", final_loss, Work("good", options={"steps": 5}))]
+        claims = [a_claim("one"), a_claim("two", final_loss, RunSpec("good", options={"steps": 5}))]
         with pytest.raises(ValueError, match="give it another setting"):
             make_tasks(claims, size="small", seeds=[0], grid=False, make=make)
 
@@ -583,7 +583,7 @@ def test_a_worker_that_dies_costs_its_own_work(tmp_path: Path) -> None:
             self.said.append((row.claim, row.verdict))
 
     heard = Heard()
-    claims = [a_claim("one"), a_claim("two", final_loss, Work("good", case="other"))]
+    claims = [a_claim("one"), a_claim("two", final_loss, RunSpec("good", case="other"))]
     outcome = ledger_of(tmp_path / "ledger", *claims, runner=runner, witness=heard)
     assert heard.said == [
         ("good, seed 0", 1, 2),

@@ -1,4 +1,4 @@
-"""What a ledger is: what was asked, the works, a row for each claim; and its file."""
+"""A ledger: what was asked for, the runs, a row for each claim; and its file."""
 
 import os
 import time
@@ -23,11 +23,11 @@ DONE = ("finished", "diverged")
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What a ledger is to hold.
+    """The request of a ledger.
 
     Args:
         size: "small" or "paper".
-        seeds: With how many seeds each work is run: 0, 1, …
+        seeds: With how many seeds each run is made: 0, 1, …
         grid: Whether further settings are judged as well.
         only: The experiments; empty for all.
     """
@@ -72,8 +72,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         return " ".join(words)
 
 
-class WorkState(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a work is.
+class LedgerRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of a ledger, and how far it is.
 
     Args:
         key: Its name.
@@ -111,7 +111,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         bounds: Low and high; None where there is none.
         bounds_reason: Why these.
         verdict: "pass", "fail" or "unreachable".
-        reason: What is to be said of the verdict; empty if nothing is.
+        reason: Why the verdict is so, where that needs words; empty otherwise.
         seeds: Of the values.
         values: Each seed's; None where it has none.
         spread: The smallest and the largest; None if there is none.
@@ -155,10 +155,10 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         asked: What it is to hold.
         seconds: How long all calls together have taken.
         environment: Of the last run: machine and versions.
-        works: All of them.
+        works: All runs.
         rows: A row for each claim and setting.
         notes: What a reader must know of how it came about, a bound that was changed say.
-        pictures: Of a suite's cases together: the file, and the works that it shows.
+        pictures: Of a suite's cases together: the file, and the runs that it shows.
         ratios: The picture of all ratios to a threshold; None if there is none.
     """
 
@@ -169,7 +169,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     asked: Asked
     seconds: float = 0.0
     environment: dict[str, Any] = {}
-    works: tuple[WorkState, ...] = ()
+    works: tuple[LedgerRun, ...] = ()
     rows: tuple[Row, ...] = ()
     notes: tuple[str, ...] = ()
     pictures: dict[str, tuple[str, ...]] = {}
@@ -188,8 +188,8 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def waiting(self) -> int:
-        """How many works have not been run to their end."""
-        return sum(work.status in ("waiting", "interrupted") for work in self.works)
+        """How many runs have not come to their end."""
+        return sum(run.status in ("waiting", "interrupted") for run in self.works)
 
     def summary(self, folder: str | os.PathLike[str]) -> dict[str, Any]:
         """As `--json` prints it."""

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from aeoskit_experiments.ledger._claim import EXPERIMENTS, REFERENCE, Verdict
-from aeoskit_experiments.ledger._ledger import Ledger, Row, WorkState
+from aeoskit_experiments.ledger._ledger import Ledger, LedgerRun, Row
 from aeoskit_experiments.ledger._words import (
     TAGS,
     bounds_words,
@@ -198,7 +198,7 @@ def _figure(label: str, path: Path) -> str:
     )
 
 
-def _failures(works: tuple[WorkState, ...]) -> str:
+def _failures(works: tuple[LedgerRun, ...]) -> str:
     """The runs that did not come to an end, with why."""
     lines = "".join(
         f"<li>{escape(work.label)}: {escape(work.status)}"

@@ -1,4 +1,4 @@
-"""The works' records in a ledger's folder, which are what counts: whatever else was lost."""
+"""The records of the runs in a ledger's folder, which count, whatever else was lost."""
 
 import shutil
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ import msgspec
 
 from aeoskit.record import Run, read_run
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.ledger._ledger import DONE, RUNS, WorkState
+from aeoskit_experiments.ledger._ledger import DONE, RUNS, LedgerRun
 from aeoskit_experiments.ledger._plan import Task
 from aeoskit_experiments.pipelines import Pipeline
 
 
 def record_of(folder: Path, task: Task) -> Path:
-    """Where a task's record belongs."""
+    """The folder of a task's record."""
     return folder / RUNS / task.key
 
 
@@ -85,12 +85,12 @@ def clear(folder: Path, task: Task) -> Path:
     return path
 
 
-def state_of(folder: Path, task: Task, run: Run | None) -> WorkState:
-    """What the ledger says of a task, by its record."""
-    state = WorkState(
+def state_of(folder: Path, task: Task, run: Run | None) -> LedgerRun:
+    """The state of a task, by its record."""
+    state = LedgerRun(
         key=task.key,
         label=task.label,
-        setting=task.work.setting,
+        setting=task.spec.setting,
         seed=task.seed,
         status="waiting" if task.pipeline is not None else "refused",
         error=task.refusal,

@@ -1,4 +1,4 @@
-"""Running the works of a ledger, judging as they end, and keeping its files whole throughout."""
+"""`reproduce`: it runs what a ledger needs, judges as runs end, and keeps the files whole."""
 
 import dataclasses
 import os
@@ -20,8 +20,8 @@ from aeoskit_experiments.ledger._ledger import (
     RUNS,
     Asked,
     Ledger,
+    LedgerRun,
     Row,
-    WorkState,
     now,
     open_folder,
     read_ledger,
@@ -39,13 +39,13 @@ LOG = "worker.log"
 
 @runtime_checkable
 class Witness(Listener, Protocol):
-    """Hears how a ledger goes on, and as a listener how each of its runs does."""
+    """A listener to the runs of a ledger that hears of its verdicts too."""
 
     def began(self, label: str, index: int, total: int) -> None:
-        """A work begins: which of how many, counted from 1."""
+        """A run begins: which of how many, counted from 1."""
 
-    def ended(self, state: WorkState) -> None:
-        """A work has ended, one way or another."""
+    def ended(self, state: LedgerRun) -> None:
+        """A run has ended, one way or another."""
 
     def judged(self, row: Row) -> None:
         """A claim has a verdict."""
@@ -56,7 +56,7 @@ class SilentWitness(Silent):
 
     def began(self, label: str, index: int, total: int) -> None: ...
 
-    def ended(self, state: WorkState) -> None: ...
+    def ended(self, state: LedgerRun) -> None: ...
 
     def judged(self, row: Row) -> None: ...
 
@@ -95,16 +95,16 @@ def reproduce(
     make: Make = make_suite,
     runner: Runner | None = None,
 ) -> LedgerOutcome:
-    """Run what the claims need, judge them, and write the ledger.
+    """Runs what the claims need, judges them, and writes the ledger.
 
-    Each work is run once, however many claims read it, in a child process: one that crashes costs
-    its own work. The ledger's files are written anew after each. What has ended is not run again
-    when the ledger is gone on with.
+    Each run is made once, however many claims read it, in a worker process: one that crashes costs
+    only itself. The ledger's files are written anew after each. What has ended does not run again
+    when the ledger is resumed.
 
     Args:
         size: "small" (the default: minutes on two cores) or "paper".
         only: Some of the experiments, `["E1", "E7"]`; all if not given.
-        seeds: With how many seeds each work is run; 1 if not given.
+        seeds: With how many seeds each run is made; 1 if not given.
         grid: Whether further settings (data sets, architectures, learning rates) are judged too.
         root: Where to make the ledger's folder.
         folder: Its very folder; one with a ledger in it is gone on with, and holds what it held
@@ -113,13 +113,13 @@ def reproduce(
         claims: In place of all registered ones.
         bounds: In place of those in aeoskit's file.
         make: Makes a suite of pipelines, in place of the registered recipes.
-        runner: Carries works out, in place of a child process.
+        runner: Runs the jobs, in place of a worker process.
 
     Returns:
         A `LedgerOutcome`.
 
     Raises:
-        UserError: For bad input, before any work.
+        UserError: For bad input, before anything runs.
     """
     chosen = _claims(claims)
     given = _given(chosen, size, only, seeds, grid)
@@ -171,7 +171,7 @@ class _Book:
         self.ledger = msgspec.structs.replace(self.ledger, notes=tuple(dict.fromkeys(notes)))
         self.write("running")  # before a run that may be killed
 
-    def note(self, task: Task, result: JobResult, seconds: float) -> WorkState:
+    def note(self, task: Task, result: JobResult, seconds: float) -> LedgerRun:
         """Notes how a task ended."""
         if result.status in ("finished", "diverged"):
             self.runs[task.key] = run = read_run(record_of(self.path, task))
@@ -221,7 +221,7 @@ class _Book:
 
 
 def _run(book: _Book, runner: Runner, witness: Witness) -> LedgerOutcome:
-    """The works that are left, one after the other."""
+    """Runs the tasks that are left, one after the other."""
     left = [task for task in book.tasks if book.states[task.key].status == "waiting"]
     possible = sum(task.pipeline is not None for task in book.tasks)
     stopped, at_once = False, True
@@ -271,9 +271,9 @@ def _run_task(
 
 def _claims(claims: Iterable[Claim] | None) -> list[Claim]:
     if claims is None:
-        from aeoskit_experiments.ledger import claims as registered
+        # Importing it fills the registry.
+        import aeoskit_experiments.ledger.claims  # noqa: F401
 
-        del registered  # importing it filled the registry
         claims = CLAIMS.values()
     return sorted(claims, key=lambda item: experiment_order(item.experiment))
 
@@ -285,7 +285,7 @@ def _given(
     seeds: int | None,
     grid: bool | None,
 ) -> dict[str, Any]:
-    """What was said, checked."""
+    """The request, checked."""
     given: dict[str, Any] = {}
     if size is not None:
         if size not in SIZES:
@@ -295,9 +295,9 @@ def _given(
         known = list(dict.fromkeys(item.experiment for item in claims))
         given_names = [name.strip() for name in only if name.strip()]
         names = [name.upper() for name in given_names]
-        for said, name in zip(given_names, names, strict=True):
+        for given_name, name in zip(given_names, names, strict=True):
             if name not in known:
-                raise unknown("experiment", said, known)
+                raise unknown("experiment", given_name, known)
         if not names:
             raise UserError("only is empty: name experiments, as in --only E1,E7, or leave it out")
         given["only"] = tuple(sorted({*names}, key=experiment_order))

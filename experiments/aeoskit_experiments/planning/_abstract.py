@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 from aeoskit.objective import Objective
 from aeoskit.sharding import Placement
 from aeoskit.trajectory import Carry, Lane, Trajectory
-from aeoskit_experiments.execution._build import build
+from aeoskit_experiments.execution import build
 from aeoskit_experiments.pipelines import Experiment
 
 
