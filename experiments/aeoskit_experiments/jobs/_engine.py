@@ -49,7 +49,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     slurm: dict[str, int | str] = {}
 
     def check(self) -> None:
-        """Refuse what cannot be, before anything is made.
+        """Refuses what cannot be, before anything is made.
 
         Raises:
             UserError: For an unknown name, a setting that belongs to another executor or is
@@ -155,7 +155,7 @@ def _dask(engine: Engine) -> Iterator[OpenExecutor]:
             f"start one with `dask scheduler`, and workers with `dask worker {engine.address}`"
         ) from error
     with client:
-        # Not pure: a job that is handed out a second time is to run, not to be looked up.
+        # Not pure: a job that is submitted a second time is to run, not to be looked up.
         executor = client.get_executor(pure=False)
         yield OpenExecutor(executor, lambda: executor.shutdown(wait=False))
 

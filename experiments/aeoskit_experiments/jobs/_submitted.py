@@ -112,5 +112,5 @@ class Submitted(Executor):
 
 
 def _was_cancelled(future: Future[Any]) -> bool:
-    """Whether a future was cancelled; then whoever waits for it is told."""
+    """Returns whether a future was cancelled; then whoever waits for it is notified."""
     return future.cancelled() and not future.set_running_or_notify_cancel()

@@ -83,7 +83,7 @@ def supervise(arguments: Sequence[str]) -> tuple[int, str | None]:
     with tempfile.TemporaryDirectory(prefix="aeoskit-") as place:
         record = Path(place) / "record"
         children: list[subprocess.Popen] = []
-        # Ctrl-C reaches the child from the terminal; what a scheduler sends is handed on. By
+        # Ctrl-C reaches the child from the terminal; what a scheduler sends is forwarded. By
         # functions, which a child does not inherit, and before there is one: none is missed.
         before = {
             signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),

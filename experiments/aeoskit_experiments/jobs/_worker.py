@@ -22,7 +22,7 @@ GRACE = 10
 """Seconds that a worker has to end once it is not needed any more."""
 
 _PERIOD = 0.2
-"""Seconds between two looks at whether the user wants to stop."""
+"""Seconds between two calls of `interrupted`."""
 
 
 class WorkerDied(RuntimeError):
@@ -87,8 +87,8 @@ class Worker:
             *arguments: Its arguments, which pickle can carry.
             on_event: Makes the function get one argument more, `report`: what the child calls
                 `report` with, this is called with here.
-            interrupted: Is asked again and again; once it says yes, the child gets SIGINT, and
-                its next `report` raises `KeyboardInterrupt`.
+            interrupted: Called again and again; once it returns True, the child gets SIGINT,
+                and its next `report` raises `KeyboardInterrupt`.
 
         Returns:
             What the function returns.
@@ -99,19 +99,19 @@ class Worker:
             ValueError: If the function is of the main program, which a child does not import.
         """
         named: Any = getattr(function, "func", function)  # of a partial
-        if named.__module__ == "__main__":
+        if getattr(named, "__module__", None) == "__main__":
             raise ValueError(
                 f"{named.__qualname__} is defined in the main program, which a worker does not "
                 "import: put it into a module"
             )
-        kind, asked = "nothing", False
+        kind, signaled = "nothing", False
         found: Any = None
         try:
             self._send(pickle.dumps((function, arguments, on_event is not None)))
             while kind not in ("returned", "raised"):
-                if interrupted is not None and not asked and interrupted():
+                if interrupted is not None and not signaled and interrupted():
                     self._signal(signal.SIGINT)
-                    asked = True
+                    signaled = True
                 kind, found = self._receive()
                 if kind == "event":
                     assert on_event is not None

@@ -22,7 +22,7 @@ DONE = ("finished", "diverged")
 """A run that diverged is a result like another: it would diverge again."""
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class LedgerRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The request of a ledger.
 
     Args:
@@ -37,11 +37,11 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     grid: bool = False
     only: tuple[str, ...] = ()
 
-    def and_also(self, other: dict[str, Any]) -> "Asked":
+    def merged(self, other: dict[str, Any]) -> "LedgerRequest":
         """With what is asked of a ledger that is there: it only ever grows.
 
-        >>> Asked(only=("E1",)).and_also({"only": ("E7",), "seeds": 3})
-        Asked(size='small', seeds=3, grid=False, only=('E1', 'E7'))
+        >>> LedgerRequest(only=("E1",)).merged({"only": ("E7",), "seeds": 3})
+        LedgerRequest(size='small', seeds=3, grid=False, only=('E1', 'E7'))
         """
         size = other.get("size", self.size)
         if size != self.size:
@@ -51,7 +51,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
             )
         only = other.get("only", self.only)
         both = {*self.only, *only} if self.only and only else ()
-        return Asked(
+        return LedgerRequest(
             size=size,
             seeds=max(self.seeds, other.get("seeds", 1)),
             grid=self.grid or other.get("grid", False),
@@ -62,7 +62,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     def command(self) -> str:
         """As a command line that asks for the same.
 
-        >>> Asked(seeds=3, only=("E1", "E7")).command
+        >>> LedgerRequest(seeds=3, only=("E1", "E7")).command
         'aeoskit reproduce --size small --only E1,E7 --seeds 3'
         """
         words = ["aeoskit", "reproduce", "--size", self.size]
@@ -166,7 +166,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     status: Literal["running", "finished", "interrupted"] = "running"
     created: str
     updated: str
-    asked: Asked
+    asked: LedgerRequest
     seconds: float = 0.0
     environment: dict[str, Any] = {}
     works: tuple[LedgerRun, ...] = ()

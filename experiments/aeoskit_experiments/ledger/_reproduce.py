@@ -18,8 +18,8 @@ from aeoskit_experiments.ledger._claim import CLAIMS, Claim, experiment_order
 from aeoskit_experiments.ledger._ledger import (
     FILE,
     RUNS,
-    Asked,
     Ledger,
+    LedgerRequest,
     LedgerRun,
     Row,
     now,
@@ -107,8 +107,8 @@ def reproduce(
         seeds: With how many seeds each run is made; 1 if not given.
         grid: Whether further settings (data sets, architectures, learning rates) are judged too.
         root: Where to make the ledger's folder.
-        folder: Its very folder; one with a ledger in it is gone on with, and holds what it held
-            and what is asked for now.
+        folder: Its very folder; one with a ledger in it is resumed, and then holds what it held
+            and this request.
         witness: Hears of the progress.
         claims: In place of all registered ones.
         bounds: In place of those in aeoskit's file.
@@ -124,9 +124,9 @@ def reproduce(
     chosen = _claims(claims)
     given = _given(chosen, size, only, seeds, grid)
     if folder is not None and (Path(folder) / FILE).is_file():
-        asked = read_ledger(folder).asked.and_also(given)
+        asked = read_ledger(folder).asked.merged(given)
     else:
-        asked = Asked(**given)
+        asked = LedgerRequest(**given)
     chosen = [
         item
         for item in chosen
@@ -149,7 +149,12 @@ class _Book:
     """A ledger while it is written."""
 
     def __init__(
-        self, path: Path, asked: Asked, judge: Judge, tasks: list[Task], before: Ledger | None
+        self,
+        path: Path,
+        asked: LedgerRequest,
+        judge: Judge,
+        tasks: list[Task],
+        before: Ledger | None,
     ):
         self.path = path
         self.tasks = tasks

@@ -8,7 +8,7 @@ from aeoskit_experiments.ledger._bounds import bounds_of
 from aeoskit_experiments.ledger._claim import REFERENCE, Claim, RunSpec
 from aeoskit_experiments.ledger._evidence import Evidence
 from aeoskit_experiments.ledger._judge import Finding, judge, measure
-from aeoskit_experiments.ledger._ledger import Asked, LedgerRun, Row
+from aeoskit_experiments.ledger._ledger import LedgerRequest, LedgerRun, Row
 from aeoskit_experiments.ledger._plan import task_key
 
 NOT_RUN = "not run yet"
@@ -26,7 +26,7 @@ class Judge:
         ValueError: If a claim has no bounds.
     """
 
-    def __init__(self, claims: Iterable[Claim], asked: Asked, tables: Mapping[str, Any]):
+    def __init__(self, claims: Iterable[Claim], asked: LedgerRequest, tables: Mapping[str, Any]):
         self._pairs = [
             (claim, setting)
             for claim in claims

@@ -17,7 +17,7 @@ from aeoskit_experiments.pipelines import Experiment, Track, least_basis, option
 from ._abstract import AbstractRun, abstract_run
 from ._compile import compile_row
 from ._programs import programs_of
-from ._request import MATMUL, Knobs, Request, turned
+from ._request import MATMUL, Knobs, Request, with_knobs
 from ._results import Plan, Row
 from ._topology import Topology, chip_of, parse_topology
 from ._verdict import Situation, find_verdict, spell
@@ -29,7 +29,7 @@ def compile_plan(request: Request, progress: Callable[[str], None] | None = None
     """Compiles a run's programs for a topology, and judges whether they fit.
 
     Args:
-        request: What is asked; for a TPU, libtpu and its environment have to be here.
+        request: For a TPU, libtpu and its environment have to be here.
         progress: Gets the name of what is being compiled.
 
     Raises:
@@ -43,7 +43,7 @@ def compile_plan(request: Request, progress: Callable[[str], None] | None = None
     platform = "tpu" if topology.platform == "tpu" else devices[0].platform
 
     def runs(knobs: Knobs) -> tuple[Experiment, AbstractRun]:
-        experiment = turned(pipeline, knobs, request.precision).experiment()
+        experiment = with_knobs(pipeline, knobs, request.precision).experiment()
         return experiment, _run(experiment, knobs, devices)
 
     def compile(knobs: Knobs, names: Sequence[str] | None) -> list[Row]:
@@ -59,7 +59,7 @@ def compile_plan(request: Request, progress: Callable[[str], None] | None = None
                 rows.append(compile_row(program, chip, size, request.precision))
         return rows
 
-    with _as_asked(request, platform), _refusals():
+    with _compile_options(request, platform), _refusals():
         experiment, run = runs(request.knobs)
         situation = _situation(experiment, run)
         rows, knobs, verdict = find_verdict(compile, request.knobs, situation, chip.memory)
@@ -87,8 +87,8 @@ def compile_plan(request: Request, progress: Callable[[str], None] | None = None
 
 
 @contextlib.contextmanager
-def _as_asked(request: Request, platform: str) -> Iterator[None]:
-    """Programs of the precision that was asked for, for the platform, compiled with that effort."""
+def _compile_options(request: Request, platform: str) -> Iterator[None]:
+    """Compiles for a platform, in the precision and with the effort of a request."""
     quick = platform == "tpu" and request.effort == "quick"
     before = jax.config.jax_exec_time_optimization_effort  # pyright: ignore
     with jax.default_matmul_precision(MATMUL[request.precision]), compiling_for(platform):

@@ -72,7 +72,7 @@ def sweep(
         address: Of "dask", where its scheduler listens.
         slurm: Of "submitit", what SLURM is asked for: `time` in minutes, `partition`, ….
         root: The folder of runs, in place of the pipeline's own.
-        folder: The sweep's very folder. If this sweep is there already, it is gone on with:
+        folder: The sweep's very folder. If this sweep is there already, it is resumed:
             what has finished is not run again.
         progress: Gets a sentence about each job that has ended.
 
