@@ -1,6 +1,7 @@
 """A lock on a folder, so that it has one driver at a time."""
 
 import contextlib
+import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,15 +21,14 @@ def locked(folder: Path, use: str) -> Iterator[None]:
     Raises:
         UserError: If another process holds the lock.
     """
-    import filelock  # here, since help needs none
-
-    with contextlib.ExitStack() as stack:
+    # Not filelock: before its version 4 a filesystem without locks looks like one that is locked.
+    with open(folder / LOCK, "w") as file:
         try:
-            stack.enter_context(filelock.FileLock(folder / LOCK, timeout=0))
-        except filelock.Timeout:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             raise UserError(
                 f"{folder} is {use} by another process: wait for it, or end it first"
             ) from None
-        except (OSError, NotImplementedError):
+        except OSError:
             pass  # A filesystem without locks.
         yield

@@ -74,14 +74,12 @@ def find_verdict(
             # The others fitted before; with this change they still have to.
             again = compile(candidate, None)
             need, fits = _largest(again), _all_fit(again)
-        change = spell(candidate, knobs)
-        tried.append(Attempt(change, need, fits))
+        flags = spell(candidate, knobs)
+        tried.append(Attempt(flags, need, fits))
         if fits:
-            sentence = (
-                f"does not fit as asked ({_needs(tried[0].bytes, memory)}); with {change} it "
-            )
+            sentence = f"does not fit as asked ({_needs(tried[0].bytes, memory)}); with {flags} it "
             sentence += _fitting(again, memory)
-            return again, candidate, Verdict(True, change, sentence, tuple(tried))
+            return again, candidate, Verdict(True, flags, sentence, tuple(tried))
         if UNKNOWN < need < 0.98 * best_bytes:
             best, best_bytes, failing = candidate, need, _failing(again)
     sentence = f"does not fit ({_needs(tried[0].bytes, memory)})"
@@ -97,12 +95,12 @@ def spell(knobs: Knobs, before: Knobs) -> str:
     >>> spell(Knobs(params="sharded", microbatch=2), Knobs())
     '--params sharded --microbatch 2'
     """
-    change = []
+    flags = []
     for name in knobs.__struct_fields__:
         value = getattr(knobs, name)
         if value != getattr(before, name):
-            change.append(f"--{name}" if value is True else f"--{name} {value}")
-    return " ".join(change)
+            flags.append(f"--{name}" if value is True else f"--{name} {value}")
+    return " ".join(flags)
 
 
 def _ladder(
