@@ -73,6 +73,11 @@ def end(code):
     os._exit(code)
 
 
+def wait_for(path):
+    while not os.path.exists(path):
+        time.sleep(0.01)
+
+
 def where_from(name):
     return __import__(name).__file__
 """
@@ -305,9 +310,11 @@ def test_a_child_ends_with_a_parent_that_is_killed(kind: str, tmp_path: Path) ->
 
 
 class TestProcesses:
-    def test_one_may_die_without_harm_to_the_others(self, tmp_path: Path) -> None:
-        with Processes(2, logs=tmp_path) as executor:
-            slow = executor.submit(time.sleep, 1.5)
+    def test_one_may_die_without_harm_to_the_others(self, tmp_path: Path, helper: Any) -> None:
+        logs, done = tmp_path / "logs", tmp_path / "done"
+        logs.mkdir()
+        with Processes(2, logs=logs) as executor:
+            slow = executor.submit(helper.wait_for, str(done))
             first = executor.submit(os.getpid).result(60)
             with pytest.raises(WorkerDied, match=r"worker-[12]\.log"):
                 executor.submit(os._exit, 3).result(60)
@@ -316,9 +323,11 @@ class TestProcesses:
             assert executor.submit(os.getenv, "NPROC").result(60) == str(
                 max(1, visible_cores() // 2)
             )
+            assert not slow.done()
+            done.touch()
             assert slow.result(60) is None
             assert executor.submit(print, "kept").result(60) is None
-        assert "kept" in "".join(path.read_text() for path in tmp_path.iterdir())
+        assert "kept" in "".join(path.read_text() for path in logs.iterdir())
 
     def test_end(self) -> None:
         executor = Processes(1)
