@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -16,7 +17,8 @@ import pytest
 
 from aeoskit.record import read_run
 from aeoskit_experiments import UserError
-from aeoskit_experiments.jobs import JobResult, RunJob
+from aeoskit_experiments.execution import attempt
+from aeoskit_experiments.jobs import JobResult, RunJob, Worker
 from aeoskit_experiments.ledger import (
     CLAIMS,
     Claim,
@@ -35,8 +37,7 @@ from aeoskit_experiments.ledger._judge import Finding, judge
 from aeoskit_experiments.ledger._pictures import levels_of
 from aeoskit_experiments.ledger._plan import make_suite
 from aeoskit_experiments.ledger._records import same_request
-from aeoskit_experiments.ledger._reproduce import SilentWitness
-from aeoskit_experiments.ledger._runner import InProcessRunner, WorkerRunner
+from aeoskit_experiments.ledger._reproduce import SilentWitness, _run_in
 from aeoskit_experiments.pipelines import (
     Pipeline,
     data,
@@ -99,18 +100,22 @@ def ledger_of(folder: Path, *claims: Claim, bounds: Any = None, **asked: Any) ->
         claims=claims,
         bounds=bounded(*claims) if bounds is None else bounds,
         make=make,
-        **{"runner": InProcessRunner(), **asked},
+        **{"runner": in_process, **asked},
     )
 
 
-class Counting(InProcessRunner):
+def in_process(job: RunJob, listener: Any, interrupt: Any) -> JobResult:
+    return attempt(job, listener)
+
+
+class Counting:
     """Counts the runs, and may be stopped before one."""
 
     def __init__(self, stop_at: int | None = None):
         self.ran: list[str] = []
         self.stop_at = stop_at
 
-    def run(self, job: RunJob, listener: Any, interrupt: Any) -> JobResult:
+    def __call__(self, job: RunJob, listener: Any, interrupt: Any) -> JobResult:
         folder = Path(job.folder)
         if self.stop_at == len(self.ran):
             folder.mkdir(parents=True)  # as one that was cut off
@@ -118,7 +123,7 @@ class Counting(InProcessRunner):
             signal.raise_signal(signal.SIGINT)
             return JobResult(status="interrupted")
         self.ran.append(folder.name)
-        return super().run(job, listener, interrupt)
+        return attempt(job, listener)
 
 
 def raises(error: Exception) -> Any:
@@ -379,28 +384,22 @@ class TestWorksThatRewind:
         assert row["verdict"] == "unreachable"
         assert "at is 11, but training has only 10 steps in all" in row["reason"]
 
-        class Failing(InProcessRunner):
-            """Carries nothing out."""
+        def failing(*given: Any) -> JobResult:
+            return JobResult(status="failed", error="no memory")
 
-            def run(self, *given: Any) -> JobResult:
-                return JobResult(status="failed", error="no memory")
-
-        row = by_name(ledger_of(tmp_path / "failed", onward(), runner=Failing()))["onward"]
+        row = by_name(ledger_of(tmp_path / "failed", onward(), runner=failing))["onward"]
         assert row["verdict"] == "unreachable"
         assert row["reason"] == "good, seed 0, which it rewinds, failed"
 
 
 def test_a_moved_bound_is_told_of_whatever_happens_next(tmp_path: Path) -> None:
-    class Killed(InProcessRunner):
-        """As if the process were killed while it runs."""
-
-        def run(self, *given: Any) -> JobResult:
-            raise SystemExit
+    def killed(*given: Any) -> JobResult:
+        raise SystemExit
 
     claim = a_claim("one")
     ledger_of(tmp_path, claim)
     with pytest.raises(SystemExit):
-        ledger_of(tmp_path, claim, bounds=bounded(claim, low=-1.0), seeds=2, runner=Killed())
+        ledger_of(tmp_path, claim, bounds=bounded(claim, low=-1.0), seeds=2, runner=killed)
     assert "were changed after it had been judged" in read_ledger(tmp_path).notes[0]
     # Going on adds nothing to it, and loses nothing.
     again = ledger_of(tmp_path, claim, bounds=bounded(claim, low=-1.0))
@@ -557,8 +556,8 @@ class TestRegistered:
 
 
 def test_a_worker_that_dies_costs_its_own_work(tmp_path: Path) -> None:
-    runner = WorkerRunner(tmp_path / "worker.log")
-    alive = [runner._worker.call(os.getpid)]
+    worker = Worker(log=tmp_path / "worker.log")
+    alive = [worker.call(os.getpid)]
 
     class Heard(SilentWitness):
         """Remembers what it hears."""
@@ -584,7 +583,10 @@ def test_a_worker_that_dies_costs_its_own_work(tmp_path: Path) -> None:
 
     heard = Heard()
     claims = [a_claim("one"), a_claim("two", final_loss, RunSpec("good", case="other"))]
-    outcome = ledger_of(tmp_path / "ledger", *claims, runner=runner, witness=heard)
+    outcome = ledger_of(
+        tmp_path / "ledger", *claims, runner=functools.partial(_run_in, worker), witness=heard
+    )
+    worker.close()
     assert heard.said == [
         ("good, seed 0", 1, 2),
         ("failed",),

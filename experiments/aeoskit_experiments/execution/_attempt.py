@@ -1,9 +1,11 @@
 """A run whose errors are part of its result."""
 
+import functools
 import sys
 import traceback
-from collections.abc import Callable, Mapping
-from typing import TextIO
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, TextIO
 
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.execution._listener import Listener
@@ -40,45 +42,16 @@ def attempt(job: RunJob, listener: Listener, *, log: TextIO | None = None) -> Jo
 
 
 def attempt_in_worker(job: RunJob, report: Callable[..., None]) -> JobResult:
-    """`attempt` in a worker process, which reports what a listener hears.
+    """`attempt` in a worker process.
 
     Args:
         job: as there.
-        report: gets the name of a listener's method, and its arguments.
+        report: gets what a listener hears: the name of its method, and the arguments.
 
     Returns:
         As there.
     """
-    print(f"== {job.folder}", file=sys.stderr, flush=True)
-    return attempt(job, ReportingListener(report))
-
-
-class ReportingListener:
-    """A listener that reports what it hears, as the names of its methods with their arguments.
-
-    Args:
-        report: Where to.
-
-    Example:
-        >>> ReportingListener(print).noted("lane 1 diverged")
-        noted lane 1 diverged
-    """
-
-    def __init__(self, report: Callable[..., None]):
-        self._report = report
-
-    def started(self, what: str, steps: int) -> None:
-        """Reports that a run begins."""
-        self._report("started", what, steps)
-
-    def advanced(self, what: str, done: int, shown: Mapping[str, float]) -> None:
-        """Reports that a chunk is done."""
-        self._report("advanced", what, done, dict(shown))
-
-    def finished(self, what: str) -> None:
-        """Reports that the run has ended."""
-        self._report("finished", what)
-
-    def noted(self, message: str) -> None:
-        """Reports something that the user should see."""
-        self._report("noted", message)
+    print(f"== {job.folder}", file=sys.stderr)
+    events = ("started", "advanced", "finished", "noted")
+    listener: Any = SimpleNamespace(**{name: functools.partial(report, name) for name in events})
+    return attempt(job, listener)

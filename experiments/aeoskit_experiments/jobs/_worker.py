@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
@@ -69,7 +69,7 @@ class Worker:
         self._log = log
         self._environment = environment
         self._lock = threading.Lock()
-        self._closed = False
+        self._killed = False
         self._process: subprocess.Popen[Any] | None = None
         self._channel: Any = None
 
@@ -78,14 +78,14 @@ class Worker:
         function: Callable[..., Any],
         *arguments: Any,
         on_event: Callable[..., Any] | None = None,
-        interrupted: Callable[[], bool] | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> Any:
         """Calls a function in the child.
 
         Args:
             function: One that pickle finds by its name.
             *arguments: Its arguments, which pickle can carry.
-            on_event: Makes the function get one argument more, `report`: what the child calls
+            on_event: If given, the function gets one argument more, `report`; what the child calls
                 `report` with, this is called with here.
             interrupted: Called again and again; once it returns True, the child gets SIGINT,
                 and its next `report` raises `KeyboardInterrupt`.
@@ -104,38 +104,34 @@ class Worker:
                 f"{named.__qualname__} is defined in the main program, which a worker does not "
                 "import: put it into a module"
             )
-        kind, signaled = "nothing", False
-        found: Any = None
         try:
             self._send(pickle.dumps((function, arguments, on_event is not None)))
-            while kind not in ("returned", "raised"):
-                if interrupted is not None and not signaled and interrupted():
-                    self._signal(signal.SIGINT)
-                    signaled = True
-                kind, found = self._receive()
-                if kind == "event":
-                    assert on_event is not None
-                    on_event(*found)
-        finally:
-            if kind not in ("returned", "raised"):  # What it sends next belongs to no call.
-                self.close(at_once=True)
+            messages = self._messages(interrupted)
+            while (message := next(messages))[0] == "event":
+                assert on_event is not None
+                on_event(*message[1])
+        except BaseException:
+            self.close(at_once=True)  # What it sends next belongs to no call.
+            raise
+        kind, found = message
         if kind == "raised":
             raise found
         return found
 
     def kill(self) -> None:
-        """Ends the child at once, and every call after it."""
+        """Ends the child at once, and every call after it; any thread may call this."""
         with self._lock:
-            self._closed = True
-        self._signal(signal.SIGKILL)
+            self._killed, process = True, self._process
+        if process is not None:
+            process.kill()
 
     def close(self, *, at_once: bool = False) -> None:
-        """Ends the child, once it has nothing to do; a later call starts another one.
+        """Ends the child; a later call starts another one.
 
         Args:
-            at_once: Ends it whatever it does.
+            at_once: Ends it whatever it does; otherwise it may end the call at hand.
         """
-        process = self._process
+        process, self._process = self._process, None
         if process is None:
             return
         if at_once:
@@ -145,34 +141,20 @@ class Worker:
             process.wait(GRACE)
         except subprocess.TimeoutExpired:
             process.kill()
-        self._ended()
+            process.wait()
 
     def _send(self, call: bytes) -> None:
-        if self._alive():
+        if self._process is not None and self._process.poll() is None:
             with contextlib.suppress(ConnectionError):
                 self._channel.send_bytes(call)
                 return
-        self._ended()  # One that died while it had nothing to do costs no call.
+        self.close()  # One that died while it had nothing to do costs no call.
         with self._lock:
-            if self._closed:
+            if self._killed:
                 raise WorkerDied(-signal.SIGKILL, self._log)
             self._start()
-        with contextlib.suppress(ConnectionError):  # `_receive` finds it dead.
+        with contextlib.suppress(ConnectionError):  # Then it has died, which `_messages` finds.
             self._channel.send_bytes(call)
-
-    def _receive(self) -> tuple[str, Any]:
-        """The next message of the child, if one comes soon."""
-        try:
-            if self._channel.poll(_PERIOD):
-                return self._channel.recv()
-            if not self._alive() and not self._channel.poll(0):
-                raise EOFError  # Its own children may hold its end of the channel.
-            return "nothing", None
-        except (EOFError, ConnectionError):
-            raise WorkerDied(self._ended(), self._log) from None
-
-    def _alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
 
     def _start(self) -> None:
         self._channel, theirs = multiprocessing.Pipe()
@@ -190,18 +172,21 @@ class Worker:
                 process_group=0,
             )
 
-    def _signal(self, number: int) -> None:
-        process = self._process
-        if process is not None:
-            process.send_signal(number)
-
-    def _ended(self) -> int:
-        """The exit code of the child, which has ended."""
-        process, self._process = self._process, None
-        if process is None:
-            return -signal.SIGKILL
-        self._channel.close()
-        return process.wait()
+    def _messages(self, interrupted: Callable[[], bool]) -> Iterator[tuple[str, Any]]:
+        """What the child sends; no wait is endless, so that handlers of signals run."""
+        process, signaled = self._process, False
+        assert process is not None
+        while True:
+            if not signaled and interrupted():
+                process.send_signal(signal.SIGINT)
+                signaled = True
+            try:
+                if self._channel.poll(_PERIOD):
+                    yield self._channel.recv()
+                elif process.poll() is not None and not self._channel.poll():
+                    raise EOFError  # Its own children may hold its end of the channel.
+            except (EOFError, ConnectionError):
+                raise WorkerDied(process.wait(), self._log) from None
 
 
 def serve(descriptor: int) -> None:

@@ -1,9 +1,10 @@
 """`reproduce`: it runs what a ledger needs, judges as runs end, and keeps the files whole."""
 
 import dataclasses
+import functools
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,8 +12,8 @@ import msgspec
 
 from aeoskit.record import Run, read_run, write_atomically
 from aeoskit_experiments._errors import UserError, unknown
-from aeoskit_experiments.execution import Interrupt, Listener, Silent
-from aeoskit_experiments.jobs import JobResult, RunJob, locked
+from aeoskit_experiments.execution import Interrupt, Listener, Silent, attempt_in_worker
+from aeoskit_experiments.jobs import JobResult, RunJob, Worker, WorkerDied, locked
 from aeoskit_experiments.ledger._bounds import SIZES, complaints, read_bounds
 from aeoskit_experiments.ledger._claim import CLAIMS, Claim, experiment_order
 from aeoskit_experiments.ledger._ledger import (
@@ -32,9 +33,11 @@ from aeoskit_experiments.ledger._pictures import draw_ratios, draw_suites
 from aeoskit_experiments.ledger._plan import Make, Task, make_suite, make_tasks
 from aeoskit_experiments.ledger._records import clear, record_of, state_of, stored_run
 from aeoskit_experiments.ledger._rows import Judge
-from aeoskit_experiments.ledger._runner import Runner, WorkerRunner
 
 LOG = "worker.log"
+
+Runner = Callable[[RunJob, Listener, Interrupt], JobResult]
+"""Runs a job, and ends it early if the user wishes so."""
 
 
 @runtime_checkable
@@ -113,7 +116,7 @@ def reproduce(
         claims: In place of all registered ones.
         bounds: In place of those in aeoskit's file.
         make: Makes a suite of pipelines, in place of the registered recipes.
-        runner: Runs the jobs, in place of a worker process.
+        runner: Runs a job, in place of a worker process.
 
     Returns:
         A `LedgerOutcome`.
@@ -141,8 +144,9 @@ def reproduce(
     path, there = open_folder(asked.size, root, folder)
     with locked(path, "being written"):
         book = _Book(path, asked, judge, tasks, read_ledger(path) if there else None)
-        runner = WorkerRunner(path / LOG) if runner is None else runner
-        return _run(book, runner, SilentWitness() if witness is None else witness)
+        witness = SilentWitness() if witness is None else witness
+        worker = Worker(log=path / LOG)
+        return _run(book, worker, runner or functools.partial(_run_in, worker), witness)
 
 
 class _Book:
@@ -225,7 +229,7 @@ class _Book:
         write_atomically(self.path / name, lambda temporary: temporary.write_bytes(text))
 
 
-def _run(book: _Book, runner: Runner, witness: Witness) -> LedgerOutcome:
+def _run(book: _Book, worker: Worker, runner: Runner, witness: Witness) -> LedgerOutcome:
     """Runs the tasks that are left, one after the other."""
     left = [task for task in book.tasks if book.states[task.key].status == "waiting"]
     possible = sum(task.pipeline is not None for task in book.tasks)
@@ -250,7 +254,7 @@ def _run(book: _Book, runner: Runner, witness: Witness) -> LedgerOutcome:
     except KeyboardInterrupt:  # a second one, which does not wait
         stopped = True
     finally:
-        runner.close(at_once=at_once)
+        worker.close(at_once=at_once)
     stopped = stopped and book.ledger.waiting > 0
     book.draw()
     book.write("interrupted" if stopped else "finished")
@@ -271,7 +275,22 @@ def _run_task(
     except UserError as error:
         return JobResult(status="refused", error=str(error))
     job = RunJob(pipeline=pipeline.to_dict(), folder=str(place.absolute()))
-    return runner.run(job, witness, interrupt)
+    return runner(job, witness, interrupt)
+
+
+def _run_in(worker: Worker, job: RunJob, listener: Listener, interrupt: Interrupt) -> JobResult:
+    """Runs a job in a worker process: one that brings it down costs only itself."""
+    try:
+        return worker.call(
+            attempt_in_worker,
+            job,
+            on_event=lambda name, *arguments: getattr(listener, name)(*arguments),
+            interrupted=lambda: interrupt.wished,
+        )
+    except WorkerDied as error:
+        if interrupt.wished:
+            return JobResult(status="interrupted")
+        return JobResult(status="failed", error=str(error))
 
 
 def _claims(claims: Iterable[Claim] | None) -> list[Claim]:
