@@ -499,6 +499,8 @@ class TestSubmitit:
         statuses = [item["status"] for item in outcome.summary["jobs"]]
         assert statuses == ["finished", "finished"], outcome.summary["jobs"]
         (script,) = (outcome.folder / "slurm").glob("*_submission.sh")
+        # A job imports nothing from the working directory.
+        assert f"{sys.executable} -P -u -m submitit" in script.read_text()
         asked = script.read_text().splitlines()
         for line in (
             "array=0-1%1",

@@ -168,8 +168,10 @@ def _submitit(engine: Engine, folder: Path) -> Iterator[OpenExecutor]:
     cluster = str(settings.pop("cluster", "slurm"))
     try:
         # Its jobs import nothing from the working directory, as our own children.
-        python = {f"{cluster}_python": f"{shlex.quote(sys.executable)} -P"}
-        inner = AutoExecutor(os.path.abspath(folder), cluster=cluster, **python)
+        python = f"{shlex.quote(sys.executable)} -P"
+        inner = AutoExecutor(
+            os.path.abspath(folder), cluster=cluster, slurm_python=python, local_python=python
+        )
         inner.update_parameters(**_slurm_names(settings, engine.workers))
     except (RuntimeError, ValueError, NameError, AssertionError) as error:
         raise UserError(
