@@ -38,7 +38,7 @@ _ENTRY, _MARK, _LOCK = "-cache", "-atime", ".lockfile"
 
 @contextlib.contextmanager
 def cache_for_command(*, off: bool = False) -> Iterator[None]:
-    """What a command line does: programs are kept, unless the user or the environment says no.
+    """The cache of a command line: it keeps programs unless the user or the environment objects.
 
     Args:
         off: Whether the user says no.
@@ -99,7 +99,7 @@ def follow_cache() -> str | None:
 
 
 def cache_state() -> dict[str, Any]:
-    """Where compiled programs are kept, and how many there are.
+    """The folder of compiled programs, and their number.
 
     Returns:
         `folder` (None where nothing is kept), `programs`, `bytes`, and `limit` for each number of

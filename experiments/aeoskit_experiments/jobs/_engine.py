@@ -30,7 +30,7 @@ _CONNECT_SECONDS = 15
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which executor, with its settings.
+    """The name of an executor, with its settings.
 
     Args:
         name: One of `EXECUTORS`; anything else is an executor that the caller brought.

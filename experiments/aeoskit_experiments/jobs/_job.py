@@ -1,4 +1,4 @@
-"""What a job is given and what it returns: plain data, so that any executor can carry it."""
+"""The argument and the result of a job: plain data, so that any executor can carry them."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ class RunJob(PipelineJob, frozen=True, kw_only=True):
 
 
 class JobResult(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run ended.
+    """The end of a run.
 
     Args:
         status: "finished", "diverged", "interrupted", "refused" (bad input) or "failed".

@@ -90,7 +90,7 @@ class Submitted(Executor):
         self._jobs += [(item[0], job) for item, job in zip(new, jobs, strict=True)]
 
     def _settle(self, future: Future[Any], job: Any) -> bool:
-        """Whether nothing is left to be done for a job."""
+        """Settles a job if it has ended; returns whether it has."""
         # Whatever submitit raises is about this job; the thread goes on for the others.
         if _was_cancelled(future):
             with contextlib.suppress(Exception):

@@ -46,7 +46,7 @@ def lost_sentence(folder: Path | None, why: str) -> str:
 
 
 def is_member() -> bool:
-    """Whether this process is a supervised one.
+    """Returns whether this process is a supervised one.
 
     >>> is_member()
     False

@@ -173,7 +173,7 @@ class Worker:
             )
 
     def _messages(self, interrupted: Callable[[], bool]) -> Iterator[tuple[str, Any]]:
-        """What the child sends; no wait is endless, so that handlers of signals run."""
+        """The child's messages; no wait is endless, so that handlers of signals run."""
         process, signaled = self._process, False
         assert process is not None
         while True:

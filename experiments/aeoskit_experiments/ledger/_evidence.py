@@ -190,7 +190,7 @@ def finite(value: Any, otherwise: str) -> float:
 
 
 def share(truths: list[bool], otherwise: str) -> float:
-    """Which part of them is true, or `OutOfReach` with the reason if there are none.
+    """The part of them that is true, or `OutOfReach` with the reason if there are none.
 
     >>> share([True, False], "no optimizer ran")
     0.5

@@ -182,13 +182,13 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many rows passed, failed and were unreachable."""
+        """The number of rows that passed, failed and were unreachable."""
         found = [row.verdict for row in self.rows]
         return {verdict: found.count(verdict) for verdict in ("pass", "fail", "unreachable")}
 
     @property
     def waiting(self) -> int:
-        """How many runs have not come to their end."""
+        """The number of runs that have not come to their end."""
         return sum(run.status in ("waiting", "interrupted") for run in self.works)
 
     def summary(self, folder: str | os.PathLike[str]) -> dict[str, Any]:

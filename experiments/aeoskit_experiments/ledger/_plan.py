@@ -156,7 +156,7 @@ def _task(
 
 
 def _sweeps(past: RunSpec, size: str, seed: int, make: Make) -> bool:
-    """Whether a run has several lanes side by side, of which none can be rewound."""
+    """Returns whether a run has several lanes side by side, of which none can be rewound."""
     suite = make(past.recipe, {**past.options, "size": size, "seed": seed})
     return past.case in suite and bool(suite[past.case].sweep())
 

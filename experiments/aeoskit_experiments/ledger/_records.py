@@ -44,7 +44,7 @@ def stored_run(folder: Path, task: Task) -> Run | None:
 
 
 def same_request(stored: Mapping[str, Any], pipeline: Pipeline) -> bool:
-    """Whether a record's pipeline is this one; the loop mode is decided when a run begins.
+    """Returns whether a record's pipeline is this one; the loop mode is decided when a run begins.
 
     Which record is rewound is the ledger's own affair, and its folder may have been moved. A figure
     changes no number.

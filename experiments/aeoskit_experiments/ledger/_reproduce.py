@@ -66,7 +66,7 @@ class SilentWitness(Silent):
 
 @dataclasses.dataclass(frozen=True)
 class LedgerOutcome:
-    """What `reproduce` returns.
+    """The result of `reproduce`.
 
     Args:
         folder: The ledger's folder, with `ledger.json`, `ledger.md` and `ledger.html`.
@@ -348,7 +348,7 @@ def _check_bounds(claims: Sequence[Claim], tables: Mapping[str, Any]) -> None:
 
 
 def _changed(before: Iterable[Row], after: Iterable[Row]) -> list[str]:
-    """Which bounds were not what they are when their claim was first judged, in sentences."""
+    """The bounds that have changed since their claim was first judged, in sentences."""
     judged = {
         (row.experiment, row.claim, row.setting): row.bounds
         for row in before

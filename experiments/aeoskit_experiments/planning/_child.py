@@ -26,7 +26,7 @@ def cpu_environment(devices: int) -> dict[str, str]:
 
 
 def enough_cpu_devices(wanted: int) -> bool:
-    """Whether this process has so many CPU devices already; it starts jax."""
+    """Returns whether this process has so many CPU devices already; starts jax."""
     import jax
 
     return len(jax.devices("cpu")) >= wanted

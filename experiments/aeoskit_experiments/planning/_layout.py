@@ -105,7 +105,7 @@ def layout(pipeline: Pipeline, mesh: str, *, params: Params = "replicated") -> L
 
 
 def mesh_size(mesh: str, present: int) -> int:
-    """How many devices a mesh asks for; an open axis takes those that are here.
+    """The number of devices of a mesh; an open axis takes those that are here.
 
     >>> mesh_size("data=4,model=2", 1)
     8

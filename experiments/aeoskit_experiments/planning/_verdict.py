@@ -90,7 +90,7 @@ def find_verdict(
 
 
 def spell(knobs: Knobs, before: Knobs) -> str:
-    """What differs, as the command line has it.
+    """The settings that differ, as the command line has them.
 
     >>> spell(Knobs(params="sharded", microbatch=2), Knobs())
     '--params sharded --microbatch 2'

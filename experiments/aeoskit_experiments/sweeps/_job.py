@@ -17,7 +17,7 @@ _QUIET_SECONDS = 5
 
 
 class SweepJob(RunJob, frozen=True, kw_only=True):
-    """What a job of a sweep is given.
+    """The argument of a job of a sweep.
 
     Args:
         pipeline: As `Pipeline.to_dict` has it.
@@ -66,14 +66,10 @@ def run_job(job: SweepJob) -> dict[str, Any]:
         # What cannot be run is one more job of a sweep that failed.
         status = "failed" if result.status == "refused" else result.status
         print(f"{status}: {result.error or folder.name}", file=file)
-    found: dict[str, Any] = {"status": status}
-    if result.error:
-        found["error"] = result.error
-    if status in ("finished", "diverged", "interrupted"):
-        found["runs"] = result.runs
-    if folder.exists():
-        found["folder"] = folder.name
-    return {**found, "seconds": time.perf_counter() - begun}
+    found: dict[str, Any] = {"status": status, "error": result.error, "runs": result.runs}
+    found |= {"folder": folder.name if folder.exists() else None}
+    found |= {"seconds": time.perf_counter() - begun}
+    return {name: value for name, value in found.items() if value}
 
 
 class LogListener:

@@ -29,7 +29,7 @@ from aeoskit_experiments.sweeps._record import (
 
 @dataclasses.dataclass(frozen=True)
 class SweepOutcome:
-    """What `sweep` returns.
+    """The result of `sweep`.
 
     Args:
         folder: The sweep's folder.

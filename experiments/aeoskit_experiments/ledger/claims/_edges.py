@@ -72,7 +72,7 @@ for _beta1 in MOMENTA:
     needs=_with_mnist("e02-momentum"),
 )
 def plateau(run: Evidence) -> float:
-    """How much higher the preconditioned sharpness of the largest momentum ends."""
+    """The final ratio of preconditioned sharpness, largest momentum to smallest."""
     high, low = (
         run.end("preconditioned_sharpness", beta1=float(beta1))
         for beta1 in (MOMENTA[-1], MOMENTA[0])
