@@ -97,7 +97,7 @@ def _print_layout(found: Any, name: str) -> None:
 def _clear(rest: list[str]) -> int:
     if rest and rest != ["--json"]:
         raise UserError(f"doctor {CLEAR} takes nothing beside it but --json: leave {rest[0]} out")
-    from aeoskit_experiments._cache import cache_state, clear_cache
+    from aeoskit_experiments.cache import cache_state, clear_cache
 
     if cache_state()["folder"] is None:
         raise UserError(

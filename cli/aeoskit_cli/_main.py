@@ -27,15 +27,16 @@ from aeoskit_cli._placing import MANY, OPTIONS, Placing, placing, taken, with_op
 from aeoskit_cli._print import print_json, print_outcome, print_table
 from aeoskit_cli._reproduce import reproduce
 from aeoskit_cli._sweep import make_sweep_app
-from aeoskit_experiments._cache import cache_for_command
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments._supervise import (
+from aeoskit_experiments.cache import cache_for_command
+from aeoskit_experiments.jobs import (
     LOST,
     ProcessLost,
+    exit_at_once,
     is_member,
-    keep_stdout,
-    leave,
+    reserve_stdout,
     supervise,
+    watch_parent,
 )
 from aeoskit_experiments.pipelines import STAGES, Pipeline, variants_of
 from aeoskit_experiments.starters import STARTERS, write_starter
@@ -84,6 +85,7 @@ ORDER = (
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs the words of `main`."""
+    watch_parent()
     words = list(sys.argv[1:] if arguments is None else arguments)
     # It may stand anywhere in front of `--`, on any command.
     end = words.index("--") if "--" in words else len(words)
@@ -98,15 +100,15 @@ def _run(words: list[str]) -> int:
         code, said = supervise(words)
         return _fail(said, words, code) if said else code
     if is_member():
-        keep_stdout()
+        reserve_stdout()
     try:
         code = make_app()(words, prog_name="aeoskit", standalone_mode=False)
     except ProcessLost as error:
-        return leave(_fail(str(error), words, LOST))
+        return exit_at_once(_fail(str(error), words, LOST))
     except UserError as error:
         code = _fail(str(error), words)
         # What only one of several processes met: a tidy end would wait for the others.
-        return leave(code) if is_member() else code
+        return exit_at_once(code) if is_member() else code
     except UsageError as error:
         said = error.format_message()  # type: ignore[attr-defined]
         if not said:  # no arguments at all: the help was printed, there is nothing to add

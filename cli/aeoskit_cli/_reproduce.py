@@ -13,7 +13,7 @@ from aeoskit_cli._progress import Progress
 Size = Annotated[str | None, typer.Option(help="small (default) or paper", metavar="SIZE")]
 Only = Annotated[str | None, typer.Option(help="Some experiments (default all)", metavar="E1,E7,…")]
 Seeds = Annotated[
-    int | None, typer.Option(help="With how many seeds each work is run (default 1)", metavar="INT")
+    int | None, typer.Option(help="With how many seeds each run is made (default 1)", metavar="INT")
 ]
 Grid = Annotated[
     bool, typer.Option("--grid", help="Further data sets, architectures and learning rates too")
@@ -67,7 +67,7 @@ def reproduce(
 
 
 class Told(Progress):
-    """Progress of a ledger: a line for each work and each verdict, and a bar of what runs.
+    """Progress of a ledger: a line for each run and each verdict, and a bar of what runs.
 
     Args:
         quiet: Whether only notes (a divergence, say) are told.
@@ -78,7 +78,7 @@ class Told(Progress):
         self._begun = time.monotonic()
 
     def began(self, label: str, index: int, total: int) -> None:
-        """A work begins."""
+        """A run begins."""
         from aeoskit_experiments.ledger import seconds_words
 
         elapsed = seconds_words(time.monotonic() - self._begun)
@@ -86,7 +86,7 @@ class Told(Progress):
         self.said(f"{index}/{total} {label} (after {elapsed})")
 
     def ended(self, state: Any) -> None:
-        """A work has ended."""
+        """A run has ended."""
         if state.error:
             self.said(f"  {state.status}: {state.error}", style="red")
 

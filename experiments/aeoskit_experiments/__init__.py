@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 # place of a failed import in the middle of a run.
 _NEEDED = (
     "PIL",
+    "docstring_parser",
     "filelock",
     "jinja2",
     "matplotlib",
@@ -30,10 +31,10 @@ if _absent := [name for name in _NEEDED if importlib.util.find_spec(name) is Non
     )
 
 if TYPE_CHECKING:
-    from aeoskit_experiments._cache import cache_state as cache_state
-    from aeoskit_experiments._cache import clear_cache as clear_cache
-    from aeoskit_experiments._cache import follow_cache as follow_cache
     from aeoskit_experiments._errors import UserError as UserError
+    from aeoskit_experiments.cache import cache_state as cache_state
+    from aeoskit_experiments.cache import clear_cache as clear_cache
+    from aeoskit_experiments.cache import follow_cache as follow_cache
     from aeoskit_experiments.execution import Outcome as Outcome
     from aeoskit_experiments.execution import execute as execute
     from aeoskit_experiments.pipelines import Pipeline as Pipeline
@@ -57,9 +58,9 @@ BENCHMARKS = {
 }
 
 _HOMES = {
-    "cache_state": "_cache",
-    "clear_cache": "_cache",
-    "follow_cache": "_cache",
+    "cache_state": "cache",
+    "clear_cache": "cache",
+    "follow_cache": "cache",
     "UserError": "_errors",
     "execute": "execution",
     "Outcome": "execution",

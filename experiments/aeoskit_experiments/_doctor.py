@@ -12,7 +12,7 @@ import numpy as np
 import aeoskit as ak
 from aeoskit.linalg import dense_matrix
 from aeoskit.record import environment
-from aeoskit_experiments._cache import cache_state, follow_cache
+from aeoskit_experiments.cache import cache_state, follow_cache
 
 
 def examine() -> dict[str, Any]:

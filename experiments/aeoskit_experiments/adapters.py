@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -16,8 +16,7 @@ from aeoskit.trajectory import AnyOptimizer
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.data import AnyDataset, Dataset, PairDataset, TokenDataset
 from aeoskit_experiments.models import Model
-from aeoskit_experiments.options import signature_of
-from aeoskit_experiments.pipelines import loss_arguments
+from aeoskit_experiments.options import loss_arguments, signature_of
 
 _DATA = (
     "a Dataset, or a tuple (inputs, targets), or (inputs, targets, test_inputs, test_targets), of "
@@ -181,8 +180,8 @@ def own_model(label: str, function: Callable[..., Any], settings: Mapping[str, A
     if isinstance(made, Model):
         return made
     if isinstance(made, tuple | list) and len(made) == 2 and all(map(callable, made)):
-        pair: Any = made
-        return Model(*pair)
+        init, apply = cast(Any, made)
+        return Model(init, apply)
     init, apply = getattr(made, "init", None), getattr(made, "apply", None)
     if callable(init) and callable(apply):
         return Model(init, apply, couples=bool(getattr(made, "couples", False)))

@@ -169,6 +169,23 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
         return inspect.signature(function)
 
 
+def loss_arguments(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The outputs and targets in a loss's signature; none for a function that makes a loss.
+
+    >>> loss_arguments(lambda outputs, targets, *, delta=1.0: 0.0)
+    ('outputs', 'targets')
+    >>> loss_arguments(lambda *, delta=1.0: None)
+    ()
+    """
+    empty = inspect.Parameter.empty
+    names = [
+        name
+        for name, item in signature_of(function).parameters.items()
+        if item.kind in (item.POSITIONAL_ONLY, item.POSITIONAL_OR_KEYWORD) and item.default is empty
+    ]
+    return tuple(names[:2]) if len(names) >= 2 else ()
+
+
 def summary_of(function: Callable[..., Any]) -> str:
     """The first sentence of a function's docstring, on one line."""
     return " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())

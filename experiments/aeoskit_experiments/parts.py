@@ -150,13 +150,19 @@ def load_part(reference: str, code: Code) -> Callable[..., Any]:
     if key not in _objects:
         if hashlib.sha256(code.source.encode()).hexdigest() != code.sha256:
             raise UserError(f"{reference}: its source is not what its SHA-256 says: get it anew")
+        check_shareable({reference: code})
+        _objects[key] = _attribute(_imported(reference, code), reference)
+    return _objects[key]
+
+
+def check_shareable(code: Mapping[str, Code]) -> None:
+    """Raise a `UserError` for a part that no other process can find, since it has no file."""
+    for reference in code:
         if reference.startswith(f"{IN_PYTHON}:"):
             raise UserError(
                 f"{reference} was typed into Python, where other processes cannot find it: put it "
                 f"at the top of a file, and name it ./file.py:{short_name(reference)}"
             )
-        _objects[key] = _attribute(_imported(reference, code), reference)
-    return _objects[key]
 
 
 def trust(reference: str, code: Code) -> None:

@@ -12,8 +12,8 @@ import pytest
 from aeoskit_cli import main
 from aeoskit_cli._print import print_ledger
 from aeoskit_experiments import ledger as room
-from aeoskit_experiments.ledger import Ledger, LedgerOutcome, Row, WorkState
-from aeoskit_experiments.ledger._ledger import Asked
+from aeoskit_experiments.ledger import Ledger, LedgerOutcome, LedgerRun, Row
+from aeoskit_experiments.ledger._ledger import LedgerRequest
 
 Capture = pytest.CaptureFixture[str]
 
@@ -49,11 +49,11 @@ ROWS = (
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Stands in for `reproduce`: what it was asked for."""
     found: list[dict[str, Any]] = []
-    work = WorkState(key="a.seed0", label="a, seed 0", setting="reference", seed=0, status="failed")
+    work = LedgerRun(key="a.seed0", label="a, seed 0", setting="reference", seed=0, status="failed")
     ledger = Ledger(
         created="2026-01-02T03:04:05",
         updated="2026-01-02T03:04:05",
-        asked=Asked(seeds=2),
+        asked=LedgerRequest(seeds=2),
         rows=ROWS,
     )
 
@@ -64,7 +64,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         witness.finished("main")
         witness.noted("main: lane 1 diverged at step 7.")
         witness.ended(work)
-        witness.ended(room.WorkState(**{**_fields(work), "error": "its process ended"}))
+        witness.ended(room.LedgerRun(**{**_fields(work), "error": "its process ended"}))
         for item in ROWS[:3]:
             witness.judged(item)
         return LedgerOutcome(Path("runs/mine"), ledger, 1)
@@ -74,7 +74,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return found
 
 
-def _fields(work: WorkState) -> dict[str, Any]:
+def _fields(work: LedgerRun) -> dict[str, Any]:
     return {name: getattr(work, name) for name in work.__struct_fields__}
 
 
@@ -137,8 +137,8 @@ def test_a_claim_with_its_spread_has_one_line_of_80_columns(
         spread=(0.9712, 0.9944),
         bounds=(0.85, 1.15),
     )
-    alone = Ledger(created="", updated="", asked=Asked(), rows=(longest,))
-    print_ledger(msgspec.structs.replace(alone, asked=Asked(seeds=3)), Path("runs/mine"))
+    alone = Ledger(created="", updated="", asked=LedgerRequest(), rows=(longest,))
+    print_ledger(msgspec.structs.replace(alone, asked=LedgerRequest(seeds=3)), Path("runs/mine"))
     out = capsys.readouterr().out
     whole = "E5 amsgrad-previous 0.987 0.971 to 0.994 0.85 to 1.15 pass 2 min 5 s"
     assert whole.split() in [line.split() for line in out.splitlines()]

@@ -24,7 +24,7 @@ from aeoskit_experiments.models import (
 from aeoskit_experiments.models._convolution import check_convolution, lax_convolution
 from aeoskit_experiments.pipelines import data, loss, model, optimizer, pipe, place, train
 from aeoskit_experiments.planning._abstract import abstract_run
-from aeoskit_experiments.planning._here import _situation
+from aeoskit_experiments.planning._compile_plan import _situation
 
 KEY = jax.random.key(0)
 MAKERS = {"vgg": vgg, "resnet": resnet, "wide_resnet": wide_resnet, "vit": vit}

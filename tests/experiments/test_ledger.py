@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +17,14 @@ import pytest
 
 from aeoskit.record import read_run
 from aeoskit_experiments import UserError
+from aeoskit_experiments.execution import attempt
+from aeoskit_experiments.jobs import JobResult, RunJob, Worker
 from aeoskit_experiments.ledger import (
     CLAIMS,
     Claim,
     OutOfReach,
     Refuted,
-    Work,
+    RunSpec,
     complaints,
     make_tasks,
     read_bounds,
@@ -29,12 +33,11 @@ from aeoskit_experiments.ledger import (
 )
 from aeoskit_experiments.ledger import claims as registered
 from aeoskit_experiments.ledger._bounds import SIZES
-from aeoskit_experiments.ledger._child import Child, Here
 from aeoskit_experiments.ledger._judge import Finding, judge
 from aeoskit_experiments.ledger._pictures import levels_of
 from aeoskit_experiments.ledger._plan import make_suite
 from aeoskit_experiments.ledger._records import same_request
-from aeoskit_experiments.ledger._reproduce import Unseen
+from aeoskit_experiments.ledger._reproduce import SilentWitness, _run_in
 from aeoskit_experiments.pipelines import (
     Pipeline,
     data,
@@ -77,8 +80,8 @@ def final_loss(run: Any) -> float:
     return run.row()["final_loss"]
 
 
-def a_claim(name: str, measure: Any = final_loss, *needs: Work, experiment: str = "E1") -> Claim:
-    return Claim(experiment, name, f"{name} <holds>", measure, needs or (Work("good"),), "×")
+def a_claim(name: str, measure: Any = final_loss, *needs: RunSpec, experiment: str = "E1") -> Claim:
+    return Claim(experiment, name, f"{name} <holds>", measure, needs or (RunSpec("good"),), "×")
 
 
 def bounded(*claims: Claim, low: float = 0.0, **others: Any) -> dict[str, Any]:
@@ -97,25 +100,30 @@ def ledger_of(folder: Path, *claims: Claim, bounds: Any = None, **asked: Any) ->
         claims=claims,
         bounds=bounded(*claims) if bounds is None else bounds,
         make=make,
-        **{"runner": Here(), **asked},
+        **{"runner": in_process, **asked},
     )
 
 
-class Counting(Here):
+def in_process(job: RunJob, listener: Any, interrupt: Any) -> JobResult:
+    return attempt(job, listener)
+
+
+class Counting:
     """Counts the runs, and may be stopped before one."""
 
     def __init__(self, stop_at: int | None = None):
         self.ran: list[str] = []
         self.stop_at = stop_at
 
-    def run(self, pipeline: Any, folder: Path, listener: Any, interrupt: Any) -> dict[str, Any]:
+    def __call__(self, job: RunJob, listener: Any, interrupt: Any) -> JobResult:
+        folder = Path(job.folder)
         if self.stop_at == len(self.ran):
             folder.mkdir(parents=True)  # as one that was cut off
             (folder / "half").touch()
             signal.raise_signal(signal.SIGINT)
-            return {"status": "interrupted", "error": ""}
+            return JobResult(status="interrupted")
         self.ran.append(folder.name)
-        return super().run(pipeline, folder, listener, interrupt)
+        return attempt(job, listener)
 
 
 def raises(error: Exception) -> Any:
@@ -138,15 +146,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
         a_claim("no-edge", raises(OutOfReach("it never <got> there")), experiment="E5"),
         a_claim("refuted", raises(Refuted("it ran away")), experiment="E6"),
         a_claim("wrong", raises(KeyError("ratio")), experiment="E7"),
-        a_claim("diverged", lambda run: run.ratio(), Work("wild"), experiment="E8"),
-        a_claim("silent", lambda run: None, Work("wild"), experiment="E8"),
-        a_claim("data", final_loss, Work("absent"), experiment="E9"),
-        a_claim("no-case", final_loss, Work("good", case="nowhere"), experiment="E9"),
+        a_claim("diverged", lambda run: run.ratio(), RunSpec("wild"), experiment="E8"),
+        a_claim("silent", lambda run: None, RunSpec("wild"), experiment="E8"),
+        a_claim("data", final_loss, RunSpec("absent"), experiment="E9"),
+        a_claim("no-case", final_loss, RunSpec("good", case="nowhere"), experiment="E9"),
         a_claim(
             "two",
             lambda one, other: other.row()["steps"] - one.row()["steps"],
-            Work("good"),
-            Work("good", case="other"),
+            RunSpec("good"),
+            RunSpec("good", case="other"),
             experiment="E10",
         ),
     ]
@@ -243,11 +251,11 @@ def test_all_ratios_are_in_one_picture(tmp_path: Path) -> None:
     def never(run: Any) -> float:
         raise Refuted("it diverged")
 
-    def a_ratio(name: str, measure: Any, *needs: Work) -> Claim:
+    def a_ratio(name: str, measure: Any, *needs: RunSpec) -> Claim:
         return dataclasses.replace(a_claim(name, measure, *needs), ratio=True)
 
     one, two = a_ratio("one", at(1.02)), a_ratio("two", at(0.5))
-    torn, absent = a_ratio("torn", never), a_ratio("absent", at(1.0), Work("absent"))
+    torn, absent = a_ratio("torn", never), a_ratio("absent", at(1.0), RunSpec("absent"))
     other = a_claim("other", at(1.0))
     table = {"low": 0.9, "high": 1.1, "reason": REASON}
     claims = (one, two, torn, absent, other)
@@ -281,7 +289,7 @@ def test_seeds_and_spread_and_going_on(tmp_path: Path) -> None:
         "shown", lambda run: [4.0, 7.0][run.run.pipeline["stages"][0]["options"]["seed"]]
     )
     never = a_claim(
-        "never", final_loss, Work("good"), Work("good", "main", "grid <1>", {"steps": 5})
+        "never", final_loss, RunSpec("good"), RunSpec("good", "main", "grid <1>", {"steps": 5})
     )
     bounds = bounded(shown, never, low=5.0)
     runner = Counting()
@@ -297,7 +305,7 @@ def test_seeds_and_spread_and_going_on(tmp_path: Path) -> None:
     assert (row["verdict"], row["reason"]) == ("pass", "1 of 2 seeds passes by itself")
     assert [row["setting"] for row in outcome.summary["rows"]] == ["reference"] * 2 + ["grid <1>"]
     assert "grid &lt;1&gt;" in (tmp_path / "ledger.html").read_text()
-    # Asked for nothing new, nothing is run; a bound that is moved now is told of.
+    # LedgerRequest for nothing new, nothing is run; a bound that is moved now is told of.
     runner = Counting()
     again = ledger_of(tmp_path, shown, never, bounds=bounded(shown, never, low=6.5), runner=runner)
     assert runner.ran == []
@@ -309,7 +317,7 @@ def test_seeds_and_spread_and_going_on(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_was_done_and_it_goes_on(tmp_path: Path) -> None:
-    claims = [a_claim("one"), a_claim("other", final_loss, Work("good", case="other"))]
+    claims = [a_claim("one"), a_claim("other", final_loss, RunSpec("good", case="other"))]
     outcome = ledger_of(tmp_path, *claims, runner=Counting(stop_at=1))
     assert outcome.exit_code == 130
     rows = by_name(outcome)
@@ -321,11 +329,11 @@ def test_ctrl_c_keeps_what_was_done_and_it_goes_on(tmp_path: Path) -> None:
     assert (runner.ran, outcome.exit_code) == (["good.other.seed0"], 0)
     # What another pipeline has left there is not taken for it.
     with pytest.raises(UserError, match="was made by another pipeline") as caught:
-        ledger_of(tmp_path, a_claim("one", final_loss, Work("good", options={"steps": 15})))
+        ledger_of(tmp_path, a_claim("one", final_loss, RunSpec("good", options={"steps": 15})))
     assert "\n" not in str(caught.value)
 
 
-PAST = Work("good", options={"lr": 0.5})
+PAST = RunSpec("good", options={"lr": 0.5})
 
 
 def onward(at: int | str = 5) -> Claim:
@@ -333,7 +341,7 @@ def onward(at: int | str = 5) -> Claim:
     return a_claim(
         "onward",
         lambda run: run.metrics()["step"].values[0],
-        Work("onward", "main", "reference", {"at": at, "lr": 0.5}, PAST),
+        RunSpec("onward", "main", "reference", {"at": at, "lr": 0.5}, PAST),
         experiment="E9",
     )
 
@@ -376,28 +384,22 @@ class TestWorksThatRewind:
         assert row["verdict"] == "unreachable"
         assert "at is 11, but training has only 10 steps in all" in row["reason"]
 
-        class Failing(Here):
-            """Carries nothing out."""
+        def failing(*given: Any) -> JobResult:
+            return JobResult(status="failed", error="no memory")
 
-            def run(self, *given: Any) -> dict[str, Any]:
-                return {"status": "failed", "error": "no memory"}
-
-        row = by_name(ledger_of(tmp_path / "failed", onward(), runner=Failing()))["onward"]
+        row = by_name(ledger_of(tmp_path / "failed", onward(), runner=failing))["onward"]
         assert row["verdict"] == "unreachable"
         assert row["reason"] == "good, seed 0, which it rewinds, failed"
 
 
 def test_a_moved_bound_is_told_of_whatever_happens_next(tmp_path: Path) -> None:
-    class Killed(Here):
-        """As if the process were killed while it runs."""
-
-        def run(self, *given: Any) -> dict[str, Any]:
-            raise SystemExit
+    def killed(*given: Any) -> JobResult:
+        raise SystemExit
 
     claim = a_claim("one")
     ledger_of(tmp_path, claim)
     with pytest.raises(SystemExit):
-        ledger_of(tmp_path, claim, bounds=bounded(claim, low=-1.0), seeds=2, runner=Killed())
+        ledger_of(tmp_path, claim, bounds=bounded(claim, low=-1.0), seeds=2, runner=killed)
     assert "were changed after it had been judged" in read_ledger(tmp_path).notes[0]
     # Going on adds nothing to it, and loses nothing.
     again = ledger_of(tmp_path, claim, bounds=bounded(claim, low=-1.0))
@@ -466,7 +468,7 @@ class TestRegistered:
         assert complaints(CLAIMS.values(), read_bounds()) == []
 
     def test_what_is_wrong_with_bounds_is_found(self) -> None:
-        claim = a_claim("one", final_loss, Work("good"), Work("good", setting="lr 1"))
+        claim = a_claim("one", final_loss, RunSpec("good"), RunSpec("good", setting="lr 1"))
         good = {"low": 1, "reason": "x"}
         wrong: list[tuple[dict[str, Any], str]] = [
             ({}, "has no bounds"),
@@ -487,7 +489,7 @@ class TestRegistered:
         from aeoskit_experiments.ledger import bounds_of
 
         claim = a_claim(
-            "one", final_loss, Work("good"), Work("a", setting="a"), Work("b", setting="b")
+            "one", final_loss, RunSpec("good"), RunSpec("a", setting="a"), RunSpec("b", setting="b")
         )
         table = {
             "low": 5,
@@ -522,8 +524,8 @@ class TestRegistered:
         for claim in CLAIMS.values():
             if size in claim.sizes:
                 found.setdefault(claim.experiment, set()).add(claim.name)
-                for work in claim.works("reference"):
-                    assert work.case in make_suite(work.recipe, {"size": size, "seed": 0})
+                for spec in claim.specs("reference"):
+                    assert spec.case in make_suite(spec.recipe, {"size": size, "seed": 0})
         rates = make_suite("e01-learning-rate", {"size": size, "seed": 0})["main"].stages[3]
         swept = rates.settings["lr"]
         assert isinstance(swept, tuple)
@@ -533,11 +535,11 @@ class TestRegistered:
 
     def test_a_past_that_sweeps_is_not_rewound(self) -> None:
         """Figure 8 has four learning rates: at the paper's size E9 trains one run of its own."""
-        past = Work("e07-advance", options={"dataset": "digits", "examples": 30})
-        claim = a_claim("e9", final_loss, Work("e09-branches", rewinds=past))
+        past = RunSpec("e07-advance", options={"dataset": "digits", "examples": 30})
+        claim = a_claim("e9", final_loss, RunSpec("e09-branches", rewinds=past))
         for size, rewinds in (("small", "e07-advance.seed0"), ("paper", None)):
             tasks = make_tasks([claim], size=size, seeds=[0], grid=False, make=make_suite)
-            assert [task.work.recipe for task in tasks] == ["e07-advance", "e09-branches"]
+            assert [task.spec.recipe for task in tasks] == ["e07-advance", "e09-branches"]
             assert tasks[1].rewinds == rewinds
             assert tasks[1].pipeline is not None
             assert tasks[1].pipeline.stages[0].settings["examples"] == 30
@@ -548,24 +550,16 @@ class TestRegistered:
         assert list(by_name(ledger_of(tmp_path, here, there))) == ["here"]
 
     def test_works_of_one_name_are_one(self) -> None:
-        claims = [a_claim("one"), a_claim("two", final_loss, Work("good", options={"steps": 5}))]
+        claims = [a_claim("one"), a_claim("two", final_loss, RunSpec("good", options={"steps": 5}))]
         with pytest.raises(ValueError, match="give it another setting"):
             make_tasks(claims, size="small", seeds=[0], grid=False, make=make)
 
 
-class Mortal(Child):
-    """A child whose first process is killed at once."""
+def test_a_worker_that_dies_costs_its_own_work(tmp_path: Path) -> None:
+    worker = Worker(log=tmp_path / "worker.log")
+    alive = [worker.call(os.getpid)]
 
-    def _started(self) -> Any:
-        first = self._process is None and not self._log.exists()
-        process = super()._started()
-        if first:
-            process.kill()
-        return process
-
-
-def test_a_child_that_dies_costs_its_own_work(tmp_path: Path) -> None:
-    class Heard(Unseen):
+    class Heard(SilentWitness):
         """Remembers what it hears."""
 
         def __init__(self) -> None:
@@ -573,6 +567,10 @@ def test_a_child_that_dies_costs_its_own_work(tmp_path: Path) -> None:
 
         def began(self, label: str, index: int, total: int) -> None:
             self.said.append((label, index, total))
+
+        def started(self, what: str, steps: int) -> None:
+            if alive:
+                os.kill(alive.pop(), signal.SIGKILL)
 
         def advanced(self, what: str, done: int, shown: Mapping[str, float]) -> None:
             self.said.append((what, done, *shown))
@@ -584,9 +582,11 @@ def test_a_child_that_dies_costs_its_own_work(tmp_path: Path) -> None:
             self.said.append((row.claim, row.verdict))
 
     heard = Heard()
-    claims = [a_claim("one"), a_claim("two", final_loss, Work("good", case="other"))]
-    runner = Mortal(tmp_path / "worker.log")
-    outcome = ledger_of(tmp_path / "ledger", *claims, runner=runner, witness=heard)
+    claims = [a_claim("one"), a_claim("two", final_loss, RunSpec("good", case="other"))]
+    outcome = ledger_of(
+        tmp_path / "ledger", *claims, runner=functools.partial(_run_in, worker), witness=heard
+    )
+    worker.close()
     assert heard.said == [
         ("good, seed 0", 1, 2),
         ("failed",),
@@ -598,7 +598,7 @@ def test_a_child_that_dies_costs_its_own_work(tmp_path: Path) -> None:
     ]
     reason = by_name(outcome)["one"]["reason"]
     assert reason.startswith("the run failed: its process ended (SIGKILL; ")
-    assert reason.endswith("worker.log has what it said last")
+    assert reason.endswith("worker.log has its last output")
     assert outcome.exit_code == 1
     assert "SIGKILL" in (tmp_path / "ledger" / "ledger.html").read_text()
     # One that failed is tried again.

@@ -415,12 +415,12 @@ def test_an_installed_package_may_register_names(
 
 def test_own_data_are_rows_labels_and_test_rows() -> None:
     images = np.arange(2 * 4 * 4).reshape(2, 4, 4) / 10
-    made = own_data("data own", lambda: (images, np.array([0, 2])), {})
+    made: Any = own_data("data own", lambda: (images, np.array([0, 2])), {})
     assert isinstance(made, Dataset)
     assert made.inputs.shape == (2, 16)
     assert made.image_shape == (4, 4, 1)
     assert made.targets.tolist() == [[1, 0, 0], [0, 0, 1]]
-    four = own_data(
+    four: Any = own_data(
         "data own", lambda: (np.eye(2), np.array([0.5, 1.5]), np.ones((3, 2)), np.ones(3)), {}
     )
     assert four.targets.tolist() == [[0.5], [1.5]]

@@ -1,9 +1,7 @@
 """Sweeps: what becomes of each job on every engine, and what `sweep.json` says of it meanwhile."""
 
-import contextlib
 import itertools
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -14,26 +12,25 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-import aeoskit_experiments.sweeps._engine as engine_module
+import aeoskit_experiments.jobs._engine as engine_module
 import aeoskit_experiments.sweeps._sweep as sweep_module
 from aeoskit.record import create_run
 from aeoskit_experiments import UserError, read_sweep, resume_sweep, sweep
-from aeoskit_experiments.pipelines import Pipeline, data, loss, model, optimizer, pipe, train
-from aeoskit_experiments.sweeps import Processes, Submitted, parse_slurm
-from aeoskit_experiments.sweeps._drive import drive
-from aeoskit_experiments.sweeps._engine import Engine, Opened
-from aeoskit_experiments.sweeps._job import run_job
-from aeoskit_experiments.sweeps._processes import (
-    WorkerDied,
-    visible_cores,
-    visible_gpus,
-    worker_environment,
+from aeoskit_experiments.jobs import (
+    Engine,
+    OpenExecutor,
+    RunJob,
 )
+from aeoskit_experiments.pipelines import Pipeline, data, loss, model, optimizer, pipe, train
+from aeoskit_experiments.sweeps import parse_slurm
+from aeoskit_experiments.sweeps._drive import drive
+from aeoskit_experiments.sweeps._job import LogListener, SweepJob, run_job
 from aeoskit_experiments.sweeps._record import create_sweep
 
-Job = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+Job = Callable[[SweepJob], Mapping[str, Any]]
 
 
 def pipeline(lr: Any = (1e-2, 2e-2, 3e-2), **options: Any) -> Pipeline:
@@ -48,24 +45,19 @@ def pipeline(lr: Any = (1e-2, 2e-2, 3e-2), **options: Any) -> Pipeline:
     )
 
 
-def lr_of(task: Mapping[str, Any]) -> float:
-    return Pipeline.from_dict(task["pipeline"]).declared().lanes()[0].get("lr") or next(
-        stage["options"]["lr"]
-        for stage in task["pipeline"]["stages"]
-        if stage["stage"] == "optimizer"
-    )
+def lr_of(given: RunJob) -> float:
+    declared = given.load().declared().optimizer
+    assert declared is not None
+    return float(declared.settings["lr"])
 
 
-def record(task: Mapping[str, Any], status: Any = "finished") -> dict[str, Any]:
+def record(given: SweepJob, status: Any = "finished") -> dict[str, Any]:
     """What a job leaves: a run's folder with a summary, and a log."""
-    sweep_folder = Path(task["sweep"])
-    (sweep_folder / task["log"]).write_text("it began\n")
-    rows = [{"branch": "main", "optimizer": "gradient_descent", "lr": lr_of(task), "ratio": 1.0}]
-    writer = create_run(
-        sweep_folder, "x", pipeline={}, environment={}, folder=sweep_folder / task["name"]
-    )
+    (given.sweep / given.log).write_text("it began\n")
+    rows = [{"branch": "main", "optimizer": "gradient_descent", "lr": lr_of(given), "ratio": 1.0}]
+    writer = create_run(given.sweep, "x", pipeline={}, environment={}, folder=Path(given.folder))
     writer.close({"runs": rows, "seconds": 0.5}, status)
-    return {"status": status, "folder": task["name"], "runs": rows, "seconds": 0.5}
+    return {"status": status, "folder": given.name, "runs": rows, "seconds": 0.5}
 
 
 @pytest.fixture
@@ -117,15 +109,15 @@ class TestTheRecord:
     ) -> None:
         seen, said = [], []
 
-        def job(task: Mapping[str, Any]) -> Mapping[str, Any]:
+        def job(given: SweepJob) -> Mapping[str, Any]:
             # The file is whole at any moment, and says where each job will be.
             (folder,) = runs.iterdir()
             stored = read_sweep(folder).jobs
             assert all(item.folder is not None and item.attempts == 1 for item in stored)
-            seen.append(lr_of(task))
-            if lr_of(task) == 2e-2:
+            seen.append(lr_of(given))
+            if lr_of(given) == 2e-2:
                 raise RuntimeError("out of luck\nentirely")
-            return record(task)
+            return record(given)
 
         use(job)
         outcome = sweep(pipeline(), executor=threads, root=runs, progress=said.append)
@@ -151,11 +143,11 @@ class TestTheRecord:
     ) -> None:
         ran: list[float] = []
 
-        def job(task: Mapping[str, Any]) -> Mapping[str, Any]:
-            ran.append(lr_of(task))
-            if lr_of(task) == 2e-2 and ran.count(2e-2) == 1:
+        def job(given: SweepJob) -> Mapping[str, Any]:
+            ran.append(lr_of(given))
+            if lr_of(given) == 2e-2 and ran.count(2e-2) == 1:
                 raise RuntimeError
-            return record(task, "diverged" if lr_of(task) == 3e-2 else "finished")
+            return record(given, "diverged" if lr_of(given) == 3e-2 else "finished")
 
         use(job)
         folder = runs / "mine"
@@ -179,7 +171,7 @@ class TestTheRecord:
     def test_all_diverged(
         self, runs: Path, use: Callable[[Job], None], threads: ThreadPoolExecutor
     ) -> None:
-        use(lambda task: record(task, "diverged"))
+        use(lambda given: record(given, "diverged"))
         outcome = sweep(pipeline(), executor=threads, root=runs)
         assert (outcome.status, outcome.exit_code) == ("diverged", 1)
 
@@ -188,12 +180,12 @@ class TestTheRecord:
     ) -> None:
         ran: list[str] = []
 
-        def job(task: Mapping[str, Any]) -> Mapping[str, Any]:
-            ran.append(task["name"])
-            if task["name"].startswith("001"):
-                (Path(task["sweep"]) / task["name"]).mkdir()  # its first attempt was killed
-                task = {**task, "name": f"{task['name']}-2"}
-            record(task)
+        def job(given: SweepJob) -> Mapping[str, Any]:
+            ran.append(given.name)
+            if given.name.startswith("001"):
+                Path(given.folder).mkdir()  # its first attempt was killed
+                given = msgspec.structs.replace(given, folder=f"{given.folder}-2")
+            record(given)
             raise KeyboardInterrupt  # Whoever handed it out hears nothing.
 
         use(job)
@@ -260,11 +252,10 @@ class TestStopping:
     ) -> None:
         said: list[str] = []
 
-        def job(task: Mapping[str, Any]) -> Mapping[str, Any]:
-            folder = Path(task["sweep"])
-            (folder / task["log"]).touch()
+        def job(given: SweepJob) -> Mapping[str, Any]:
+            (given.sweep / given.log).touch()
             os.kill(os.getpid(), signal.SIGINT)
-            while not (folder / "STOP").exists():
+            while not (given.sweep / "STOP").exists():
                 time.sleep(0.01)
             return {"status": "interrupted"}
 
@@ -281,12 +272,12 @@ class TestStopping:
     def test_a_file_stops_it_from_anywhere(
         self, runs: Path, use: Callable[[Job], None], threads: ThreadPoolExecutor
     ) -> None:
-        def job(task: Mapping[str, Any]) -> Mapping[str, Any]:
-            stop = Path(task["sweep"]) / "STOP"
+        def job(given: SweepJob) -> Mapping[str, Any]:
+            stop = given.sweep / "STOP"
             if stop.exists():
-                return run_job(task)  # type: ignore[arg-type]
+                return run_job(given)
             stop.touch()
-            return record(task)
+            return record(given)
 
         use(job)
         outcome = sweep(pipeline(), executor=threads, root=runs)
@@ -297,10 +288,10 @@ class TestStopping:
     def test_a_second_ctrl_c_ends_what_runs(self, runs: Path, threads: ThreadPoolExecutor) -> None:
         ended = threading.Event()
 
-        def job(task: Mapping[str, Any]) -> Mapping[str, Any]:
-            (Path(task["sweep"]) / task["log"]).touch()
+        def job(given: SweepJob) -> Mapping[str, Any]:
+            (given.sweep / given.log).touch()
             os.kill(os.getpid(), signal.SIGINT)
-            while not (Path(task["sweep"]) / "STOP").exists():
+            while not (given.sweep / "STOP").exists():
                 time.sleep(0.01)
             time.sleep(0.1)
             os.kill(os.getpid(), signal.SIGINT)
@@ -308,7 +299,7 @@ class TestStopping:
             return {"status": "finished"}
 
         writer = create_sweep(pipeline(), Engine(), root=runs, folder=None)
-        assert drive(writer, Opened(threads, ended.set), job, lambda sentence: None)
+        assert drive(writer, OpenExecutor(threads, ended.set), job, lambda sentence: None)
         assert ended.is_set()
         # The job that ended by itself meanwhile may count as either.
         first, *rest = [item.status for item in read_sweep(writer.path).jobs]
@@ -317,136 +308,61 @@ class TestStopping:
 
 
 class TestAJob:
-    def task(self, runs: Path, **changes: Any) -> dict[str, Any]:
+    def given(self, runs: Path) -> SweepJob:
         writer = create_sweep(pipeline(lr=1e-2), Engine(), root=runs, folder=None)
         writer.write()
-        task = {
-            "pipeline": pipeline(lr=1e-2).to_dict(),
-            "sweep": str(writer.path.absolute()),
-            "name": "000",
-            "log": "logs/000.log",
-        }
-        return task | changes
+        folder = str(writer.path.absolute() / "000")
+        return SweepJob(pipeline=pipeline(lr=1e-2).to_dict(), folder=folder, log="logs/000.log")
 
     def test_its_folder_is_an_ordinary_run(self, runs: Path) -> None:
-        task = self.task(runs)
-        (Path(task["sweep"]) / "000").mkdir()  # An attempt that was killed.
-        found = run_job(task)  # type: ignore[arg-type]
+        given = self.given(runs)
+        Path(given.folder).mkdir()  # An attempt that was killed.
+        found = run_job(given)
         assert (found["status"], found["folder"]) == ("finished", "000-2")
         assert found["runs"][0]["steps"] == 4
         assert found["seconds"] > 0
-        log = (Path(task["sweep"]) / task["log"]).read_text()
+        log = (given.sweep / given.log).read_text()
         assert "main: 4 steps" in log
         assert log.endswith("finished: 000-2\n")
 
     def test_it_ends_with_the_chunk_when_the_sweep_is_stopped(
         self, runs: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        task = self.task(runs)
-        stop = Path(task["sweep"]) / "STOP"
+        given = self.given(runs)
+        stop = given.sweep / "STOP"
         stop.touch()
-        assert run_job(task) == {"status": "waiting"}  # type: ignore[arg-type]
+        assert run_job(given) == {"status": "waiting"}
         stop.unlink()
-        from aeoskit_experiments.sweeps._job import _Log
-
-        advanced = _Log.advanced
+        advanced = LogListener.advanced
         monkeypatch.setattr(
-            _Log, "advanced", lambda self, *said: (stop.touch(), advanced(self, *said))
+            LogListener, "advanced", lambda self, *said: (stop.touch(), advanced(self, *said))
         )
-        found = run_job(task)  # type: ignore[arg-type]
+        found = run_job(given)
         assert found["status"] == "interrupted"
         assert found["runs"][0]["steps"] == 2
 
     def test_errors_are_one_line_and_the_log_has_the_rest(
         self, runs: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        import aeoskit_experiments.execution as execution
+        from aeoskit_experiments.execution import _execute as execution
 
         def execute(*_: Any, **__: Any) -> None:
             raise MemoryError("no room\nfor this")
 
-        task = self.task(runs)
-        found = run_job({**task, "pipeline": {"stages": 1}})  # type: ignore[arg-type]
+        given = self.given(runs)
+        found = run_job(msgspec.structs.replace(given, pipeline={"stages": 1}))
         assert found["status"] == "failed"
         assert found["error"].startswith("not a pipeline")
         assert "folder" not in found
         monkeypatch.setattr(execution, "execute", execute)
-        found = run_job(task)  # type: ignore[arg-type]
+        found = run_job(given)
         assert found["error"] == "MemoryError: no room"
-        assert "Traceback" in (Path(task["sweep"]) / task["log"]).read_text()
-        found = run_job({**task, "sweep": str(runs / "elsewhere")})  # type: ignore[arg-type]
+        assert "Traceback" in (given.sweep / given.log).read_text()
+        found = run_job(msgspec.structs.replace(given, folder=str(runs / "elsewhere" / "000")))
         assert "must be on a filesystem that all of its workers share" in found["error"]
 
 
 class TestProcesses:
-    def test_one_may_die_without_harm_to_the_others(self, tmp_path: Path) -> None:
-        with Processes(2, logs=tmp_path) as executor:
-            slow = executor.submit(time.sleep, 1.5)
-            first = executor.submit(os.getpid).result(60)
-            with pytest.raises(WorkerDied, match=r"died .*worker-[12]\.log"):
-                executor.submit(os._exit, 3).result(60)
-            fresh = executor.submit(os.getpid).result(60)
-            assert len({first, fresh, os.getpid()}) == 3
-            assert executor.submit(os.getenv, "NPROC").result(60) == str(
-                max(1, visible_cores() // 2)
-            )
-            os.kill(fresh, signal.SIGKILL)  # While it has nothing to do.
-            time.sleep(0.3)
-            assert executor.submit(os.getpid).result(60) != fresh
-            assert slow.result(60) is None
-            assert executor.submit(print, "kept", flush=True).result(60) is None
-        assert "kept" in "".join(path.read_text() for path in tmp_path.iterdir())
-
-    def test_end(self) -> None:
-        executor = Processes(1)
-        pid = executor.submit(os.getpid).result(60)
-        running, waiting = executor.submit(time.sleep, 600), executor.submit(os.getpid)
-        until(running.running)
-        begun = time.monotonic()
-        executor.end()
-        assert time.monotonic() - begun < 30
-        assert isinstance(running.exception(), WorkerDied)
-        assert waiting.cancelled()
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
-        executor.shutdown()
-
-    def test_each_has_its_share(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("NPROC", "OMP_NUM_THREADS", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
-            monkeypatch.delenv(name, raising=False)
-        assert worker_environment(0, 3, 8, [])["NPROC"] == "2"
-        assert worker_environment(0, 9, 8, [])["OMP_NUM_THREADS"] == "1"
-        one = worker_environment(1, 2, 8, ["3", "GPU-x"])
-        assert one["CUDA_VISIBLE_DEVICES"] == "GPU-x"
-        assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in one
-        shared = [worker_environment(slot, 3, 8, ["0", "1"]) for slot in range(3)]
-        assert [item["CUDA_VISIBLE_DEVICES"] for item in shared] == ["0", "1", "0"]
-        fractions = [item.get("XLA_PYTHON_CLIENT_MEM_FRACTION") for item in shared]
-        assert fractions == ["0.375", None, "0.375"]
-        monkeypatch.setenv("OMP_NUM_THREADS", "7")
-        assert "OMP_NUM_THREADS" not in worker_environment(0, 1, 8, [])
-
-    def test_gpus_are_found_without_jax(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        import importlib.util
-
-        monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-        assert visible_gpus() == []
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-        assert visible_gpus() == ["2", "5"]
-        monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-        assert visible_gpus() == []
-
-    def test_a_program_without_a_guard_does_not_sweep_in_its_workers(
-        self, runs: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        process = multiprocessing.current_process()
-        monkeypatch.setattr(process, "_inheriting", True, raising=False)
-        with pytest.raises(UserError, match="put the sweep there under `if __name__"):
-            sweep(pipeline(), root=runs)
-        assert list(runs.iterdir()) == []
-
     def test_a_sweep_goes_on_when_a_worker_dies(
         self, runs: Path, use: Callable[[Job], None], helper: Job
     ) -> None:
@@ -455,7 +371,7 @@ class TestProcesses:
         assert outcome.exit_code == 1
         stored = read_sweep(outcome.folder)
         assert [item.status for item in stored.jobs] == ["finished", "failed", "finished"]
-        assert "its worker process died" in (stored.jobs[1].error or "")
+        assert "its process ended (code 9): worker-" in (stored.jobs[1].error or "")
         assert stored.engine == Engine(name="processes", workers=2)
         # It was killed once; it goes on with what it ran on before.
         assert resume_sweep(outcome.folder).exit_code == 0
@@ -478,14 +394,13 @@ exec "$@"
 
 HELPER = """
 import os
-from pathlib import Path
 
 
-def job(task):
-    log = Path(task["sweep"]) / task["log"]
+def job(given):
+    log = given.sweep / given.log
     log.touch()
     first = not log.stem.endswith("-2") and "SLURM_JOB_ID" not in os.environ
-    if first and task["name"].startswith("001"):
+    if first and given.name.startswith("001"):
         os._exit(9)
     return {"status": "finished", "runs": [{"branch": "main", "ratio": 1.0}], "seconds": 0.1}
 """
@@ -515,10 +430,10 @@ class TestDask:
             yield cluster.scheduler_address
 
     def test_a_sweep(self, runs: Path, use: Callable[[Job], None], address: str) -> None:
-        def job(task: Mapping[str, Any]) -> Mapping[str, Any]:
-            if lr_of(task) == 2e-2:
+        def job(given: SweepJob) -> Mapping[str, Any]:
+            if lr_of(given) == 2e-2:
                 raise RuntimeError("no")
-            return record(task)
+            return record(given)
 
         use(job)
         outcome = sweep(pipeline(), executor="dask", address=address, root=runs)
@@ -541,79 +456,7 @@ class TestDask:
         assert list(runs.iterdir()) == []
 
 
-class FakeJob:
-    """A job of a cluster, done when it is told so."""
-
-    def __init__(self, call: Callable[[], Any]):
-        self.call, self.finished, self.was_cancelled = call, False, False
-
-    def done(self) -> bool:
-        return self.finished
-
-    def exception(self) -> Exception | None:
-        return None
-
-    def result(self) -> Any:
-        return self.call()
-
-    def cancel(self, check: bool = True) -> None:
-        self.was_cancelled = True
-
-
-class FakeCluster:
-    def __init__(self) -> None:
-        self.arrays: list[list[FakeJob]] = []
-        self.error: Exception | None = None
-
-    @contextlib.contextmanager
-    def batch(self) -> Iterator[None]:
-        self.arrays.append([])
-        yield
-        if self.error:
-            raise self.error
-
-    def submit(self, fn: Any, *args: Any, **kwargs: Any) -> FakeJob:
-        self.arrays[-1].append(FakeJob(lambda: fn(*args, **kwargs)))
-        return self.arrays[-1][-1]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 class TestSubmitit:
-    def test_a_sweep_is_one_array_of_jobs(self) -> None:
-        cluster = FakeCluster()
-        with Submitted(cluster, period=0.05) as executor:
-            futures = [executor.submit(pow, 2, power) for power in range(3)]
-            until(lambda: bool(cluster.arrays))
-            (jobs,) = cluster.arrays
-            assert futures[1].cancel()
-            until(lambda: jobs[1].was_cancelled)
-            jobs[0].finished = jobs[2].finished = True
-            assert [futures[0].result(20), futures[2].result(20)] == [1, 4]
-        with pytest.raises(RuntimeError, match="after shutdown"):
-            executor.submit(pow, 2, 3)
-
-    def test_end_and_errors(self) -> None:
-        cluster = FakeCluster()
-        executor = Submitted(cluster, period=0.05)
-        cluster.error = OSError("sbatch: no such partition")
-        with pytest.raises(OSError, match="no such partition"):
-            executor.submit(pow, 2, 3).result(20)
-        cluster.error = None
-        failing, running = executor.submit(pow, 0, -1), executor.submit(pow, 2, 3)
-        until(lambda: len(cluster.arrays) == 2)
-        cluster.arrays[1][0].finished = True
-        with pytest.raises(ZeroDivisionError):
-            failing.result(20)
-        executor.end()
-        assert running.cancelled()
-        assert cluster.arrays[1][1].was_cancelled
-
     def test_a_sweep_on_this_machine(
         self,
         runs: Path,
@@ -656,6 +499,8 @@ class TestSubmitit:
         statuses = [item["status"] for item in outcome.summary["jobs"]]
         assert statuses == ["finished", "finished"], outcome.summary["jobs"]
         (script,) = (outcome.folder / "slurm").glob("*_submission.sh")
+        # A job imports nothing from the working directory.
+        assert f"{sys.executable} -P -u -m submitit" in script.read_text()
         asked = script.read_text().splitlines()
         for line in (
             "array=0-1%1",

@@ -1,9 +1,7 @@
-"""`aeoskit bench startup`: what a command costs before, beside and after what it computes."""
+"""`aeoskit bench startup`: the CPU seconds of a command by phase."""
 
-import os
 import shlex
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +9,9 @@ from typing import Any
 
 import msgspec
 
-from aeoskit_experiments._cache import VARIABLE
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.cache import VARIABLE
+from aeoskit_experiments.jobs import start_python
 
 _CHILD = Path(__file__).with_name("_startup_child.py")
 _OURS = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
@@ -31,7 +30,7 @@ def run_startup_benchmark(
 
     Args:
         command: What stands after `aeoskit`.
-        progress: Is told what begins.
+        progress: Gets the name of what begins.
 
     Returns:
         `rows`, one a phase, with the CPU seconds `cold` and `from_cache`; `programs`, those that
@@ -88,18 +87,17 @@ def _pairs(
 def _measured(words: list[str], place: Path, name: str) -> dict[str, Any]:
     folder, result = place / name, place / f"{name}.json"
     folder.mkdir()
-    environment = {key: value for key, value in os.environ.items() if key not in _OURS}
-    environment[VARIABLE] = str(place / "programs")
-    environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
-    done = subprocess.run(
-        [sys.executable, "-P", str(_CHILD), str(result), *words],
+    child = start_python(
+        [str(_CHILD), str(result), *words],
+        environment={VARIABLE: str(place / "programs"), **dict.fromkeys(_OURS)},
         cwd=folder,
-        env=environment,
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
     )
-    if done.returncode != 0 or not result.exists():
-        said = done.stderr.strip().splitlines()
-        why = f": {said[-1]}" if said else ""
-        raise UserError(f"bench startup: {shlex.join(words)} ended with {done.returncode}{why}")
+    _, printed = child.communicate()
+    if child.returncode != 0 or not result.exists():
+        lines = printed.strip().splitlines()
+        why = f": {lines[-1]}" if lines else ""
+        raise UserError(f"bench startup: {shlex.join(words)} ended with {child.returncode}{why}")
     return msgspec.json.decode(result.read_bytes())

@@ -63,7 +63,7 @@ class Imports:
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """What the others find, with a loader that is timed."""
+        """The spec that the others find, with a loader that is timed."""
         for finder in sys.meta_path:
             if finder is self:
                 continue

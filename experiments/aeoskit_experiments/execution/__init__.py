@@ -7,28 +7,42 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._attempt import attempt as attempt
+    from ._attempt import attempt_in_worker as attempt_in_worker
+    from ._build import build as build
     from ._execute import Outcome as Outcome
     from ._execute import execute as execute
+    from ._interrupt import Interrupt as Interrupt
     from ._listener import Listener as Listener
     from ._listener import Silent as Silent
+    from ._names import optimizer_name as optimizer_name
     from ._processes import Membership as Membership
     from ._processes import join as join
     from ._suite import SuiteOutcome as SuiteOutcome
     from ._suite import execute_suite as execute_suite
+    from ._summary import FITTED as FITTED
+    from ._summary import measured as measured
     from ._summary import summarize_advance as summarize_advance
     from ._summary import summarize_run as summarize_run
     from ._windows import edge_step as edge_step
     from ._windows import last_fifth as last_fifth
 
 _HOMES = {
+    "attempt": "_attempt",
+    "attempt_in_worker": "_attempt",
+    "build": "_build",
     "Outcome": "_execute",
     "execute": "_execute",
+    "Interrupt": "_interrupt",
     "Listener": "_listener",
     "Silent": "_listener",
+    "optimizer_name": "_names",
     "Membership": "_processes",
     "join": "_processes",
     "SuiteOutcome": "_suite",
     "execute_suite": "_suite",
+    "FITTED": "_summary",
+    "measured": "_summary",
     "summarize_advance": "_summary",
     "summarize_run": "_summary",
     "edge_step": "_windows",

@@ -11,10 +11,10 @@ import msgspec
 
 from aeoskit.record import create_run, environment, read_run
 from aeoskit.trajectory import choose_mode
-from aeoskit_experiments._cache import follow_cache
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments._supervise import tell_supervisor
+from aeoskit_experiments.cache import follow_cache
 from aeoskit_experiments.catalog import provenance
+from aeoskit_experiments.jobs import report_record
 from aeoskit_experiments.parts import keep_sources
 from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store
 
@@ -219,7 +219,7 @@ def _create(
         said, _, why = from_leader("").partition("\n")
         if why:
             raise UserError(why)
-        tell_supervisor(Path(said))
+        report_record(Path(said))
         return Onlooker(Path(said))
     data = pipeline.declared().data
     assert data is not None  # held by Pipeline.experiment
@@ -240,7 +240,7 @@ def _create(
         raise UserError(why) from error
     keep_sources(writer.path, pipeline.code())
     from_leader(str(writer.path.resolve()))
-    tell_supervisor(writer.path)
+    report_record(writer.path)
     return writer
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments._supervise import ProcessLost, lost_sentence
+from aeoskit_experiments.jobs import ProcessLost, lost_sentence
 
 HEARTBEAT = 20
 """Seconds without a sign of life after which a process counts as dead."""

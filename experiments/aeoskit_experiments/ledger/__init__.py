@@ -1,5 +1,8 @@
 """The ledger of claims: what the literature says, measured, and judged by bounds fixed before."""
 
+import warnings
+from typing import Any
+
 from aeoskit_experiments.ledger._bounds import Bounds as Bounds
 from aeoskit_experiments.ledger._bounds import bounds_of as bounds_of
 from aeoskit_experiments.ledger._bounds import complaints as complaints
@@ -9,14 +12,14 @@ from aeoskit_experiments.ledger._claim import EXPERIMENTS as EXPERIMENTS
 from aeoskit_experiments.ledger._claim import Claim as Claim
 from aeoskit_experiments.ledger._claim import OutOfReach as OutOfReach
 from aeoskit_experiments.ledger._claim import Refuted as Refuted
-from aeoskit_experiments.ledger._claim import Work as Work
+from aeoskit_experiments.ledger._claim import RunSpec as RunSpec
 from aeoskit_experiments.ledger._claim import claim as claim
 from aeoskit_experiments.ledger._evidence import Evidence as Evidence
 from aeoskit_experiments.ledger._evidence import finite as finite
 from aeoskit_experiments.ledger._evidence import share as share
 from aeoskit_experiments.ledger._ledger import Ledger as Ledger
+from aeoskit_experiments.ledger._ledger import LedgerRun as LedgerRun
 from aeoskit_experiments.ledger._ledger import Row as Row
-from aeoskit_experiments.ledger._ledger import WorkState as WorkState
 from aeoskit_experiments.ledger._ledger import read_ledger as read_ledger
 from aeoskit_experiments.ledger._plan import make_tasks as make_tasks
 from aeoskit_experiments.ledger._reproduce import LedgerOutcome as LedgerOutcome
@@ -28,3 +31,13 @@ from aeoskit_experiments.ledger._words import number_words as number_words
 from aeoskit_experiments.ledger._words import seconds_words as seconds_words
 from aeoskit_experiments.ledger._words import spread_words as spread_words
 from aeoskit_experiments.ledger._words import value_words as value_words
+
+# Gone with the next version.
+_RENAMED = {"Work": "RunSpec", "WorkState": "LedgerRun"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"{name} is called {_RENAMED[name]} now", DeprecationWarning, stacklevel=2)
+    return globals()[_RENAMED[name]]

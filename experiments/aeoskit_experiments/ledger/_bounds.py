@@ -34,7 +34,7 @@ class Bounds(msgspec.Struct, frozen=True):
     reason: str = ""
 
     def hold(self, value: float) -> bool:
-        """Whether a number lies between them; what is not finite never does."""
+        """Returns whether a number is between them; what is not finite never does."""
         if not math.isfinite(value):
             return False
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
@@ -89,7 +89,7 @@ def bounds_of(claim: Claim, setting: str, size: str, tables: Mapping[str, Any]) 
 
 
 def complaints(claims: Iterable[Claim], tables: Mapping[str, Any]) -> list[str]:
-    """What is wrong between the claims and the bounds, in sentences; none if all is well.
+    """The errors between the claims and the bounds, in sentences; none if all is well.
 
     Args:
         claims: All of them.

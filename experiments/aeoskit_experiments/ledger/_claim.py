@@ -44,17 +44,19 @@ class Refuted(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-    """One case of one recipe: a run that is made once, however many claims read it.
+class RunSpec:
+    """The specification of a run: one case of one recipe, run once for each seed.
+
+    However many claims read it, it runs once.
 
     Args:
         recipe: The recipe's name.
         case: Which of its suite; "main" of a recipe that is a single pipeline.
         setting: "reference", or what the grid's label of it is ("mnist5k", "lr 1e-4").
         options: The recipe's options besides size and seed.
-        rewinds: A work whose record the recipe's option `run` is: it runs first, with each seed.
+        rewinds: The run whose record the recipe's option `run` is: it runs first, with each seed.
 
-    >>> Work("advance", setting="lr 1e-4", options={"lr": 1e-4}).key
+    >>> RunSpec("advance", setting="lr 1e-4", options={"lr": 1e-4}).key
     'advance.lr-1e-4'
     """
 
@@ -62,11 +64,11 @@ class Work:
     case: str = "main"
     setting: str = REFERENCE
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    rewinds: "Work | None" = None
+    rewinds: "RunSpec | None" = None
 
     @property
     def key(self) -> str:
-        """Its name among all works, which can name a folder."""
+        """Its name among all specifications, which can name a folder."""
         parts = [self.recipe]
         parts += [self.case] if self.case != "main" else []
         parts += [self.setting] if self.setting != REFERENCE else []
@@ -78,16 +80,16 @@ Measure = Callable[..., float | None]
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """Something that the literature says, and how it is measured.
+    """A claim of the literature, and how it is measured.
 
     Args:
         experiment: "E7".
         name: Its own, within the experiment: letters, digits, '-' and '_'.
         says: The claim, in one sentence.
-        measure: Takes the `Evidence` of each work of a setting, in the order of `needs`, and
+        measure: Takes the `Evidence` of each run of a setting, in the order of `needs`, and
             returns the number that the bounds are about. It raises `OutOfReach` or `Refuted`, with
             a sentence, where there is no number.
-        needs: The works of all settings.
+        needs: The runs that it reads, of all settings.
         unit: Stands behind the number ("×").
         sizes: At which it is judged: what it is about may be there at one of them only.
         ratio: Whether the number is a ratio to a threshold, which the picture of all of them shows.
@@ -97,7 +99,7 @@ class Claim:
     name: str
     says: str
     measure: Measure
-    needs: tuple[Work, ...]
+    needs: tuple[RunSpec, ...]
     unit: str = ""
     sizes: tuple[str, ...] = SIZES
     ratio: bool = False
@@ -109,13 +111,13 @@ class Claim:
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """Where it is judged, each on its own: the reference first."""
-        found = dict.fromkeys(work.setting for work in self.needs)
+        """The settings in which it is judged, each on its own: the reference first."""
+        found = dict.fromkeys(spec.setting for spec in self.needs)
         return tuple(sorted(found, key=lambda setting: setting != REFERENCE))
 
-    def works(self, setting: str) -> tuple[Work, ...]:
-        """What it needs in one setting."""
-        return tuple(work for work in self.needs if work.setting == setting)
+    def specs(self, setting: str) -> tuple[RunSpec, ...]:
+        """The runs that it needs in one setting."""
+        return tuple(spec for spec in self.needs if spec.setting == setting)
 
 
 CLAIMS: dict[str, Claim] = {}
@@ -127,7 +129,7 @@ def claim(
     name: str,
     *,
     says: str,
-    needs: Work | tuple[Work, ...],
+    needs: RunSpec | tuple[RunSpec, ...],
     unit: str = "",
     sizes: tuple[str, ...] = SIZES,
     ratio: bool = False,
@@ -138,7 +140,7 @@ def claim(
         experiment: "E7".
         name: The claim's own.
         says: The claim, in one sentence.
-        needs: The works that it reads, of all settings; the measure gets those of one setting.
+        needs: The runs that it reads, of all settings; the measure gets those of one setting.
         unit: Stands behind the number.
         sizes: At which it is judged.
         ratio: Whether the number is a ratio to a threshold.
@@ -149,10 +151,10 @@ def claim(
     Raises:
         ValueError: If the experiment is not known, or the name is taken or cannot be one.
     """
-    works = (needs,) if isinstance(needs, Work) else tuple(needs)
+    specs = (needs,) if isinstance(needs, RunSpec) else tuple(needs)
 
     def register(measure: Measure) -> Measure:
-        made = Claim(experiment, name, says, measure, works, unit, sizes, ratio)
+        made = Claim(experiment, name, says, measure, specs, unit, sizes, ratio)
         if experiment not in EXPERIMENTS:
             raise ValueError(f"claim {made.key}: the experiments are {', '.join(EXPERIMENTS)}.")
         if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
@@ -168,7 +170,7 @@ def claim(
 
 
 def experiment_order(experiment: str) -> int:
-    """Where an experiment stands among them: E2 before E10.
+    """The place of an experiment among them: E2 before E10.
 
     >>> sorted(["E10", "E2"], key=experiment_order)
     ['E2', 'E10']

@@ -1,11 +1,11 @@
-"""What a claim is measured on: a stored run, with the numbers that most claims are about."""
+"""The evidence of a claim: a stored run, with the numbers that most claims are about."""
 
 import dataclasses
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from aeoskit_experiments.ledger._claim import OutOfReach, Refuted, Work
+from aeoskit_experiments.ledger._claim import OutOfReach, Refuted, RunSpec
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,11 +25,11 @@ class Evidence:
 
     Args:
         run: What `read_run` gave.
-        work: What was run, its options among it.
+        spec: Its specification, with its options.
     """
 
     run: "Run"
-    work: Work | None = None
+    spec: RunSpec | None = None
 
     @property
     def summary(self) -> Mapping[str, Any]:
@@ -113,7 +113,7 @@ class Evidence:
         """The median of a quantity over a window of steps, both ends included."""
         import numpy as np
 
-        from aeoskit_experiments.execution._summary import measured
+        from aeoskit_experiments.execution import measured
 
         self._refuse_divergence(branch, last, **values)
         steps, found = measured(self.metrics(branch, **values), name)
@@ -140,7 +140,7 @@ class Evidence:
         import numpy as np
 
         from aeoskit.figures import running_median
-        from aeoskit_experiments.execution._summary import FITTED, measured
+        from aeoskit_experiments.execution import FITTED, measured
 
         steps, loss = measured(self.metrics(branch, **values), "loss")
         below = np.flatnonzero(running_median(steps, loss) < FITTED)
@@ -160,7 +160,7 @@ class Evidence:
         import numpy as np
 
         from aeoskit.figures import running_median
-        from aeoskit_experiments.execution._summary import measured
+        from aeoskit_experiments.execution import measured
 
         steps, found = measured(self.metrics(branch, **values), name)
         last = self.fitted_step(branch, **values)
@@ -190,7 +190,7 @@ def finite(value: Any, otherwise: str) -> float:
 
 
 def share(truths: list[bool], otherwise: str) -> float:
-    """Which part of them is true, or `OutOfReach` with the reason if there are none.
+    """The part of them that is true, or `OutOfReach` with the reason if there are none.
 
     >>> share([True, False], "no optimizer ran")
     0.5

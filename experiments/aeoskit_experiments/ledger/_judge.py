@@ -15,7 +15,7 @@ _UNMEASURED = "nothing was measured that the claim could be judged by"
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What one seed showed of a claim.
+    """The finding of one seed about a claim.
 
     Args:
         kind: "measured"; "refuted" or "unreachable" without a number.

@@ -1,22 +1,20 @@
-"""What a ledger is: what was asked, the works, a row for each claim; and its file."""
+"""A ledger: what was asked for, the runs, a row for each claim; and its file."""
 
-import contextlib
-import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.jobs import LOCK
 from aeoskit_experiments.ledger._bounds import SIZES
 from aeoskit_experiments.ledger._claim import REFERENCE, Verdict, experiment_order
 
 FILE = "ledger.json"
 RUNS = "runs"
-_LOCK = ".lock"
 FORMAT = 1
 
 Status = Literal["waiting", "finished", "diverged", "interrupted", "refused", "failed"]
@@ -24,12 +22,12 @@ DONE = ("finished", "diverged")
 """A run that diverged is a result like another: it would diverge again."""
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What a ledger is to hold.
+class LedgerRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The request of a ledger.
 
     Args:
         size: "small" or "paper".
-        seeds: With how many seeds each work is run: 0, 1, …
+        seeds: With how many seeds each run is made: 0, 1, …
         grid: Whether further settings are judged as well.
         only: The experiments; empty for all.
     """
@@ -39,11 +37,11 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     grid: bool = False
     only: tuple[str, ...] = ()
 
-    def and_also(self, other: dict[str, Any]) -> "Asked":
+    def merged(self, other: dict[str, Any]) -> "LedgerRequest":
         """With what is asked of a ledger that is there: it only ever grows.
 
-        >>> Asked(only=("E1",)).and_also({"only": ("E7",), "seeds": 3})
-        Asked(size='small', seeds=3, grid=False, only=('E1', 'E7'))
+        >>> LedgerRequest(only=("E1",)).merged({"only": ("E7",), "seeds": 3})
+        LedgerRequest(size='small', seeds=3, grid=False, only=('E1', 'E7'))
         """
         size = other.get("size", self.size)
         if size != self.size:
@@ -53,7 +51,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
             )
         only = other.get("only", self.only)
         both = {*self.only, *only} if self.only and only else ()
-        return Asked(
+        return LedgerRequest(
             size=size,
             seeds=max(self.seeds, other.get("seeds", 1)),
             grid=self.grid or other.get("grid", False),
@@ -64,7 +62,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     def command(self) -> str:
         """As a command line that asks for the same.
 
-        >>> Asked(seeds=3, only=("E1", "E7")).command
+        >>> LedgerRequest(seeds=3, only=("E1", "E7")).command
         'aeoskit reproduce --size small --only E1,E7 --seeds 3'
         """
         words = ["aeoskit", "reproduce", "--size", self.size]
@@ -74,8 +72,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         return " ".join(words)
 
 
-class WorkState(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a work is.
+class LedgerRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of a ledger, and how far it is.
 
     Args:
         key: Its name.
@@ -113,7 +111,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         bounds: Low and high; None where there is none.
         bounds_reason: Why these.
         verdict: "pass", "fail" or "unreachable".
-        reason: What is to be said of the verdict; empty if nothing is.
+        reason: Why the verdict is so, where that needs words; empty otherwise.
         seeds: Of the values.
         values: Each seed's; None where it has none.
         spread: The smallest and the largest; None if there is none.
@@ -157,10 +155,10 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         asked: What it is to hold.
         seconds: How long all calls together have taken.
         environment: Of the last run: machine and versions.
-        works: All of them.
+        works: All runs.
         rows: A row for each claim and setting.
         notes: What a reader must know of how it came about, a bound that was changed say.
-        pictures: Of a suite's cases together: the file, and the works that it shows.
+        pictures: Of a suite's cases together: the file, and the runs that it shows.
         ratios: The picture of all ratios to a threshold; None if there is none.
     """
 
@@ -168,10 +166,10 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     status: Literal["running", "finished", "interrupted"] = "running"
     created: str
     updated: str
-    asked: Asked
+    asked: LedgerRequest
     seconds: float = 0.0
     environment: dict[str, Any] = {}
-    works: tuple[WorkState, ...] = ()
+    works: tuple[LedgerRun, ...] = ()
     rows: tuple[Row, ...] = ()
     notes: tuple[str, ...] = ()
     pictures: dict[str, tuple[str, ...]] = {}
@@ -184,14 +182,14 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many rows passed, failed and were unreachable."""
+        """The number of rows that passed, failed and were unreachable."""
         found = [row.verdict for row in self.rows]
         return {verdict: found.count(verdict) for verdict in ("pass", "fail", "unreachable")}
 
     @property
     def waiting(self) -> int:
-        """How many works have not been run to their end."""
-        return sum(work.status in ("waiting", "interrupted") for work in self.works)
+        """The number of runs that have not come to their end."""
+        return sum(run.status in ("waiting", "interrupted") for run in self.works)
 
     def summary(self, folder: str | os.PathLike[str]) -> dict[str, Any]:
         """As `--json` prints it."""
@@ -281,7 +279,7 @@ def open_folder(
     if (path / FILE).is_file():
         return path, True
     try:
-        if path.exists() and (not path.is_dir() or {*os.listdir(path)} - {_LOCK}):
+        if path.exists() and (not path.is_dir() or {*os.listdir(path)} - {LOCK}):
             raise UserError(
                 f"the folder {path} exists already and holds no ledger: choose another one"
             )
@@ -289,22 +287,6 @@ def open_folder(
     except OSError as error:
         raise UserError(f"the ledger cannot be stored in {path}: {error.strerror}") from error
     return path, False
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Refuse to write a ledger that another process writes at this moment."""
-    # The system forgets the lock when its holder dies, however it does.
-    with open(path / _LOCK, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{path} is being written by another process: wait for it, or end it first"
-            ) from None
-        except OSError:
-            pass  # a filesystem without locks
-        yield
 
 
 def now() -> str:

@@ -57,7 +57,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _reasons(rows: list[Row]) -> list[str]:
-    """Why the bounds are what they are, each reason once."""
+    """The reasons of the bounds, each once."""
     names: dict[str, list[str]] = {}
     for row in rows:
         said = names.setdefault(row.bounds_reason, [])

@@ -28,15 +28,15 @@ def draw_suites(
         runs: Those that ended, by key.
 
     Returns:
-        The picture's file, below the folder, to the names of the works that it shows.
+        The picture's file, below the folder, to the names of the runs that it shows.
     """
     from aeoskit.figures import cases_figure, save, spread_figure
-    from aeoskit_experiments.execution._names import optimizer_name
+    from aeoskit_experiments.execution import optimizer_name
 
     suites: dict[str, dict[str, list[Task]]] = {}
     for task in tasks:
-        if task.work.setting == REFERENCE and task.key in runs and task.work.case != "main":
-            suites.setdefault(task.work.recipe, {}).setdefault(task.work.case, []).append(task)
+        if task.spec.setting == REFERENCE and task.key in runs and task.spec.case != "main":
+            suites.setdefault(task.spec.recipe, {}).setdefault(task.spec.case, []).append(task)
     drawn: dict[str, tuple[str, ...]] = {}
     for recipe, cases in suites.items():
         if len(cases) < 2:
@@ -51,7 +51,7 @@ def draw_suites(
             figure = cases_figure({name: found[0] for name, found in metrics.items()})
         (folder / FIGURES).mkdir(exist_ok=True)
         save(figure, folder / FIGURES / recipe)
-        names = tuple(found[0].work.key for found in cases.values())
+        names = tuple(found[0].spec.key for found in cases.values())
         drawn[f"{FIGURES}/{recipe}.png"] = names
     return drawn
 

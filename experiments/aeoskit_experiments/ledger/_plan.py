@@ -1,4 +1,4 @@
-"""Which runs a ledger needs: each made and checked before the first one starts."""
+"""The runs that a ledger needs: each made and checked before the first one starts."""
 
 import dataclasses
 import itertools
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.ledger._claim import REFERENCE, Claim, Work
+from aeoskit_experiments.ledger._claim import REFERENCE, Claim, RunSpec
 from aeoskit_experiments.pipelines import Pipeline
 
 _OF_THE_PAST = ("lr", "dataset", "architecture", "examples", "seed")
@@ -19,19 +19,19 @@ Make = Callable[[str, Mapping[str, Any]], Mapping[str, Pipeline]]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A work with a seed.
+    """A run with its seed.
 
     Args:
-        work: What.
+        spec: Its specification.
         seed: Of data, parameters and batches.
-        pipeline: What to run; None if it cannot be made here. Of a work that rewinds another one's
+        pipeline: Its pipeline; None if it cannot be made here. Of a run that rewinds another one's
             record it is what the recipe makes without one: to be checked, not to be run.
         refusal: Why it cannot be made.
-        remake: Of a work that rewinds: the pipeline, given that record. None where the record is a
-            sweep, which cannot be rewound: then the work trains a run of its own.
+        remake: Of a run that rewinds: the pipeline, given that record. None where the record is a
+            sweep, which cannot be rewound: then it trains from the start.
     """
 
-    work: Work
+    spec: RunSpec
     seed: int
     pipeline: Pipeline | None
     refusal: str = ""
@@ -40,16 +40,16 @@ class Task:
     @property
     def key(self) -> str:
         """Its name among all tasks, and its folder's."""
-        return task_key(self.work, self.seed)
+        return task_key(self.spec, self.seed)
 
     @property
     def rewinds(self) -> str | None:
         """The key of the task whose record it rewinds, if it does."""
-        past = self.work.rewinds
+        past = self.spec.rewinds
         return None if past is None or self.remake is None else task_key(past, self.seed)
 
     def pipeline_on(self, records: Path) -> Pipeline:
-        """What to run, given the folder that the records are in.
+        """The pipeline, given the folder that the records are in.
 
         Raises:
             UserError: If the record that it rewinds cannot be: it failed, or never got there.
@@ -64,18 +64,18 @@ class Task:
     @property
     def label(self) -> str:
         """As people read it."""
-        case = "" if self.work.case == "main" else f" {self.work.case}"
-        setting = "" if self.work.setting == REFERENCE else f", {self.work.setting}"
-        return f"{self.work.recipe}{case}{setting}, seed {self.seed}"
+        case = "" if self.spec.case == "main" else f" {self.spec.case}"
+        setting = "" if self.spec.setting == REFERENCE else f", {self.spec.setting}"
+        return f"{self.spec.recipe}{case}{setting}, seed {self.seed}"
 
 
-def task_key(work: Work, seed: int) -> str:
-    """The name of a work with a seed.
+def task_key(spec: RunSpec, seed: int) -> str:
+    """The name of a run with a seed.
 
-    >>> task_key(Work("advance"), 0)
+    >>> task_key(RunSpec("advance"), 0)
     'advance.seed0'
     """
-    return f"{work.key}.seed{seed}"
+    return f"{spec.key}.seed{seed}"
 
 
 def make_tasks(
@@ -91,7 +91,7 @@ def make_tasks(
     Args:
         claims: Those that will be judged.
         size: "small" or "paper".
-        seeds: Each work is run with each.
+        seeds: Each run is made with each.
         grid: Whether further settings are judged too.
         make: Makes a suite.
 
@@ -100,63 +100,63 @@ def make_tasks(
         the grid. One that cannot be made here (a data set is not there) says why.
 
     Raises:
-        ValueError: If two works of one name differ.
+        ValueError: If two runs of one name differ.
     """
-    works: dict[str, Work] = {}
+    specs: dict[str, RunSpec] = {}
     for claim in claims:
         for setting in claim.settings if grid else (REFERENCE,):
-            for work in itertools.chain.from_iterable(map(_with_past, claim.works(setting))):
-                if works.setdefault(work.key, work) != work:
+            for spec in itertools.chain.from_iterable(map(_with_past, claim.specs(setting))):
+                if specs.setdefault(spec.key, spec) != spec:
                     raise ValueError(
-                        f"claim {claim.key}: another work is called {work.key} and differs; "
+                        f"claim {claim.key}: another run is called {spec.key} and differs; "
                         f"give it another setting."
                     )
     suites: dict[str, Mapping[str, Pipeline] | str] = {}
-    ordered = sorted(works.values(), key=lambda work: work.setting != REFERENCE)
-    pairs = [(work, seed) for seed in seeds for work in ordered]
+    ordered = sorted(specs.values(), key=lambda spec: spec.setting != REFERENCE)
+    pairs = [(spec, seed) for seed in seeds for spec in ordered]
     pairs.sort(key=lambda pair: pair[0].setting != REFERENCE)
-    return [_task(work, seed, size, make, suites) for work, seed in pairs]
+    return [_task(spec, seed, size, make, suites) for spec, seed in pairs]
 
 
-def _with_past(work: Work) -> list[Work]:
-    """A work behind those that it needs."""
-    return [*([] if work.rewinds is None else _with_past(work.rewinds)), work]
+def _with_past(spec: RunSpec) -> list[RunSpec]:
+    """A run behind those that it needs."""
+    return [*([] if spec.rewinds is None else _with_past(spec.rewinds)), spec]
 
 
 def _task(
-    work: Work, seed: int, size: str, make: Make, suites: dict[str, Mapping[str, Pipeline] | str]
+    spec: RunSpec, seed: int, size: str, make: Make, suites: dict[str, Mapping[str, Pipeline] | str]
 ) -> Task:
-    past = work.rewinds
+    past = spec.rewinds
     # Without a record it is to train what the past does.
     inherited = {} if past is None else past.options
-    options = {**inherited, **work.options, "size": size, "seed": seed}
-    name = f"{work.recipe} {sorted(options.items())}"
+    options = {**inherited, **spec.options, "size": size, "seed": seed}
+    name = f"{spec.recipe} {sorted(options.items())}"
     try:
         if name not in suites:
-            suites[name] = make(work.recipe, options)
+            suites[name] = make(spec.recipe, options)
         suite = suites[name]
         if isinstance(suite, str):
-            return Task(work, seed, None, suite)
-        if work.case not in suite:
-            raise UserError(f"recipe {work.recipe} has no case {work.case!r} at size {size}")
-        suite[work.case].experiment()
+            return Task(spec, seed, None, suite)
+        if spec.case not in suite:
+            raise UserError(f"recipe {spec.recipe} has no case {spec.case!r} at size {size}")
+        suite[spec.case].experiment()
         alone = past is None or _sweeps(past, size, seed, make)
     except UserError as error:
         suites.setdefault(name, str(error))
-        return Task(work, seed, None, str(error))
+        return Task(spec, seed, None, str(error))
     if alone:
-        return Task(work, seed, suite[work.case])
+        return Task(spec, seed, suite[spec.case])
 
     def remake(record: str) -> Pipeline:
-        # What the rewound run has decided is not said again.
-        own = {name: value for name, value in work.options.items() if name not in _OF_THE_PAST}
-        return make(work.recipe, {**own, "size": size, "run": record})[work.case]
+        # What the rewound run has decided is not repeated.
+        own = {name: value for name, value in spec.options.items() if name not in _OF_THE_PAST}
+        return make(spec.recipe, {**own, "size": size, "run": record})[spec.case]
 
-    return Task(work, seed, suite[work.case], remake=remake)
+    return Task(spec, seed, suite[spec.case], remake=remake)
 
 
-def _sweeps(past: Work, size: str, seed: int, make: Make) -> bool:
-    """Whether a work has several runs side by side, of which none can be rewound."""
+def _sweeps(past: RunSpec, size: str, seed: int, make: Make) -> bool:
+    """Returns whether a run has several lanes side by side, of which none can be rewound."""
     suite = make(past.recipe, {**past.options, "size": size, "seed": seed})
     return past.case in suite and bool(suite[past.case].sweep())
 

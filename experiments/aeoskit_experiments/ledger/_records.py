@@ -1,4 +1,4 @@
-"""The works' records in a ledger's folder, which are what counts: whatever else was lost."""
+"""The records of the runs in a ledger's folder, which count, whatever else was lost."""
 
 import shutil
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ import msgspec
 
 from aeoskit.record import Run, read_run
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.ledger._ledger import DONE, RUNS, WorkState
+from aeoskit_experiments.ledger._ledger import DONE, RUNS, LedgerRun
 from aeoskit_experiments.ledger._plan import Task
 from aeoskit_experiments.pipelines import Pipeline
 
 
 def record_of(folder: Path, task: Task) -> Path:
-    """Where a task's record belongs."""
+    """The folder of a task's record."""
     return folder / RUNS / task.key
 
 
@@ -44,7 +44,7 @@ def stored_run(folder: Path, task: Task) -> Run | None:
 
 
 def same_request(stored: Mapping[str, Any], pipeline: Pipeline) -> bool:
-    """Whether a record's pipeline is this one; the loop mode is decided when a run begins.
+    """Returns whether a record's pipeline is this one; the loop mode is decided when a run begins.
 
     Which record is rewound is the ledger's own affair, and its folder may have been moved. A figure
     changes no number.
@@ -85,12 +85,12 @@ def clear(folder: Path, task: Task) -> Path:
     return path
 
 
-def state_of(folder: Path, task: Task, run: Run | None) -> WorkState:
-    """What the ledger says of a task, by its record."""
-    state = WorkState(
+def state_of(folder: Path, task: Task, run: Run | None) -> LedgerRun:
+    """The state of a task, by its record."""
+    state = LedgerRun(
         key=task.key,
         label=task.label,
-        setting=task.work.setting,
+        setting=task.spec.setting,
         seed=task.seed,
         status="waiting" if task.pipeline is not None else "refused",
         error=task.refusal,

@@ -1,9 +1,10 @@
-"""Running the works of a ledger, judging as they end, and keeping its files whole throughout."""
+"""`reproduce`: it runs what a ledger needs, judges as runs end, and keeps the files whole."""
 
 import dataclasses
+import functools
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,19 +12,17 @@ import msgspec
 
 from aeoskit.record import Run, read_run, write_atomically
 from aeoskit_experiments._errors import UserError, unknown
-from aeoskit_experiments.execution import Listener, Silent
-from aeoskit_experiments.execution._interrupt import Interrupt
+from aeoskit_experiments.execution import Interrupt, Listener, Silent, attempt_in_worker
+from aeoskit_experiments.jobs import JobResult, RunJob, Worker, WorkerDied, locked
 from aeoskit_experiments.ledger._bounds import SIZES, complaints, read_bounds
-from aeoskit_experiments.ledger._child import Child, Runner
 from aeoskit_experiments.ledger._claim import CLAIMS, Claim, experiment_order
 from aeoskit_experiments.ledger._ledger import (
     FILE,
     RUNS,
-    Asked,
     Ledger,
+    LedgerRequest,
+    LedgerRun,
     Row,
-    WorkState,
-    locked,
     now,
     open_folder,
     read_ledger,
@@ -37,34 +36,37 @@ from aeoskit_experiments.ledger._rows import Judge
 
 LOG = "worker.log"
 
+Runner = Callable[[RunJob, Listener, Interrupt], JobResult]
+"""Runs a job, and ends it early if the user wishes so."""
+
 
 @runtime_checkable
 class Witness(Listener, Protocol):
-    """Hears how a ledger goes on, and as a listener how each of its runs does."""
+    """A listener to the runs of a ledger that hears of its verdicts too."""
 
     def began(self, label: str, index: int, total: int) -> None:
-        """A work begins: which of how many, counted from 1."""
+        """A run begins: which of how many, counted from 1."""
 
-    def ended(self, state: WorkState) -> None:
-        """A work has ended, one way or another."""
+    def ended(self, state: LedgerRun) -> None:
+        """A run has ended, one way or another."""
 
     def judged(self, row: Row) -> None:
         """A claim has a verdict."""
 
 
-class Unseen(Silent):
-    """A witness that says nothing."""
+class SilentWitness(Silent):
+    """A witness that prints nothing."""
 
     def began(self, label: str, index: int, total: int) -> None: ...
 
-    def ended(self, state: WorkState) -> None: ...
+    def ended(self, state: LedgerRun) -> None: ...
 
     def judged(self, row: Row) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class LedgerOutcome:
-    """What `reproduce` returns.
+    """The result of `reproduce`.
 
     Args:
         folder: The ledger's folder, with `ledger.json`, `ledger.md` and `ledger.html`.
@@ -96,38 +98,38 @@ def reproduce(
     make: Make = make_suite,
     runner: Runner | None = None,
 ) -> LedgerOutcome:
-    """Run what the claims need, judge them, and write the ledger.
+    """Runs what the claims need, judges them, and writes the ledger.
 
-    Each work is run once, however many claims read it, in a child process: one that crashes costs
-    its own work. The ledger's files are written anew after each. What has ended is not run again
-    when the ledger is gone on with.
+    Each run is made once, however many claims read it, in a worker process: one that crashes costs
+    only itself. The ledger's files are written anew after each. What has ended does not run again
+    when the ledger is resumed.
 
     Args:
         size: "small" (the default: minutes on two cores) or "paper".
         only: Some of the experiments, `["E1", "E7"]`; all if not given.
-        seeds: With how many seeds each work is run; 1 if not given.
+        seeds: With how many seeds each run is made; 1 if not given.
         grid: Whether further settings (data sets, architectures, learning rates) are judged too.
         root: Where to make the ledger's folder.
-        folder: Its very folder; one with a ledger in it is gone on with, and holds what it held
-            and what is asked for now.
+        folder: Its very folder; one with a ledger in it is resumed, and then holds what it held
+            and this request.
         witness: Hears of the progress.
         claims: In place of all registered ones.
         bounds: In place of those in aeoskit's file.
         make: Makes a suite of pipelines, in place of the registered recipes.
-        runner: Carries works out, in place of a child process.
+        runner: Runs a job, in place of a worker process.
 
     Returns:
         A `LedgerOutcome`.
 
     Raises:
-        UserError: For bad input, before any work.
+        UserError: For bad input, before anything runs.
     """
     chosen = _claims(claims)
     given = _given(chosen, size, only, seeds, grid)
     if folder is not None and (Path(folder) / FILE).is_file():
-        asked = read_ledger(folder).asked.and_also(given)
+        asked = read_ledger(folder).asked.merged(given)
     else:
-        asked = Asked(**given)
+        asked = LedgerRequest(**given)
     chosen = [
         item
         for item in chosen
@@ -140,17 +142,23 @@ def reproduce(
         chosen, size=asked.size, seeds=range(asked.seeds), grid=asked.grid, make=make
     )
     path, there = open_folder(asked.size, root, folder)
-    with locked(path):
+    with locked(path, "being written"):
         book = _Book(path, asked, judge, tasks, read_ledger(path) if there else None)
-        runner = Child(path / LOG) if runner is None else runner
-        return _run(book, runner, Unseen() if witness is None else witness)
+        witness = SilentWitness() if witness is None else witness
+        worker = Worker(log=path / LOG)
+        return _run(book, worker, runner or functools.partial(_run_in, worker), witness)
 
 
 class _Book:
     """A ledger while it is written."""
 
     def __init__(
-        self, path: Path, asked: Asked, judge: Judge, tasks: list[Task], before: Ledger | None
+        self,
+        path: Path,
+        asked: LedgerRequest,
+        judge: Judge,
+        tasks: list[Task],
+        before: Ledger | None,
     ):
         self.path = path
         self.tasks = tasks
@@ -172,14 +180,14 @@ class _Book:
         self.ledger = msgspec.structs.replace(self.ledger, notes=tuple(dict.fromkeys(notes)))
         self.write("running")  # before a run that may be killed
 
-    def note(self, task: Task, status: str, error: str, seconds: float) -> WorkState:
-        """A work has ended."""
-        if status in ("finished", "diverged"):
+    def note(self, task: Task, result: JobResult, seconds: float) -> LedgerRun:
+        """Notes how a task ended."""
+        if result.status in ("finished", "diverged"):
             self.runs[task.key] = run = read_run(record_of(self.path, task))
             state = state_of(self.path, task, run)
         else:
             state = msgspec.structs.replace(
-                self.states[task.key], status=status, error=error, seconds=seconds
+                self.states[task.key], status=result.status, error=result.error, seconds=seconds
             )
         self.states[task.key] = state
         return state
@@ -221,8 +229,8 @@ class _Book:
         write_atomically(self.path / name, lambda temporary: temporary.write_bytes(text))
 
 
-def _run(book: _Book, runner: Runner, witness: Witness) -> LedgerOutcome:
-    """The works that are left, one after the other."""
+def _run(book: _Book, worker: Worker, runner: Runner, witness: Witness) -> LedgerOutcome:
+    """Runs the tasks that are left, one after the other."""
     left = [task for task in book.tasks if book.states[task.key].status == "waiting"]
     possible = sum(task.pipeline is not None for task in book.tasks)
     stopped, at_once = False, True
@@ -233,8 +241,8 @@ def _run(book: _Book, runner: Runner, witness: Witness) -> LedgerOutcome:
                 witness.began(task.label, index, possible)
                 place = clear(book.path, task)
                 begun = time.perf_counter()
-                how = _carried_out(task, book, runner, place, witness, interrupt)
-                state = book.note(task, how["status"], how["error"], time.perf_counter() - begun)
+                result = _run_task(task, book, runner, place, witness, interrupt)
+                state = book.note(task, result, time.perf_counter() - begun)
                 witness.ended(state)
                 stopped = interrupt.wished or state.status == "interrupted"
                 for row in book.write("running"):
@@ -246,7 +254,7 @@ def _run(book: _Book, runner: Runner, witness: Witness) -> LedgerOutcome:
     except KeyboardInterrupt:  # a second one, which does not wait
         stopped = True
     finally:
-        runner.close(at_once=at_once)
+        worker.close(at_once=at_once)
     stopped = stopped and book.ledger.waiting > 0
     book.draw()
     book.write("interrupted" if stopped else "finished")
@@ -254,25 +262,42 @@ def _run(book: _Book, runner: Runner, witness: Witness) -> LedgerOutcome:
     return LedgerOutcome(book.path, book.ledger, 130 if stopped else int(failed))
 
 
-def _carried_out(
+def _run_task(
     task: Task, book: _Book, runner: Runner, place: Path, witness: Witness, interrupt: Interrupt
-) -> dict[str, Any]:
-    """How a task ended; one whose past did not get to where it begins is refused."""
+) -> JobResult:
+    """Runs a task; one whose past did not get to where it begins is refused."""
     past = None if task.rewinds is None else book.states[task.rewinds]
     if past is not None and past.status in ("failed", "refused"):
-        return {"status": "refused", "error": f"{past.label}, which it rewinds, {past.status}"}
+        error = f"{past.label}, which it rewinds, {past.status}"
+        return JobResult(status="refused", error=error)
     try:
         pipeline = task.pipeline_on(book.path / RUNS)
     except UserError as error:
-        return {"status": "refused", "error": str(error)}
-    return runner.run(pipeline, place, witness, interrupt)
+        return JobResult(status="refused", error=str(error))
+    job = RunJob(pipeline=pipeline.to_dict(), folder=str(place.absolute()))
+    return runner(job, witness, interrupt)
+
+
+def _run_in(worker: Worker, job: RunJob, listener: Listener, interrupt: Interrupt) -> JobResult:
+    """Runs a job in a worker process: one that brings it down costs only itself."""
+    try:
+        return worker.call(
+            attempt_in_worker,
+            job,
+            on_event=lambda name, *arguments: getattr(listener, name)(*arguments),
+            interrupted=lambda: interrupt.wished,
+        )
+    except WorkerDied as error:
+        if interrupt.wished:
+            return JobResult(status="interrupted")
+        return JobResult(status="failed", error=str(error))
 
 
 def _claims(claims: Iterable[Claim] | None) -> list[Claim]:
     if claims is None:
-        from aeoskit_experiments.ledger import claims as registered
+        # Importing it fills the registry.
+        import aeoskit_experiments.ledger.claims  # noqa: F401
 
-        del registered  # importing it filled the registry
         claims = CLAIMS.values()
     return sorted(claims, key=lambda item: experiment_order(item.experiment))
 
@@ -284,7 +309,7 @@ def _given(
     seeds: int | None,
     grid: bool | None,
 ) -> dict[str, Any]:
-    """What was said, checked."""
+    """The request, checked."""
     given: dict[str, Any] = {}
     if size is not None:
         if size not in SIZES:
@@ -294,9 +319,9 @@ def _given(
         known = list(dict.fromkeys(item.experiment for item in claims))
         given_names = [name.strip() for name in only if name.strip()]
         names = [name.upper() for name in given_names]
-        for said, name in zip(given_names, names, strict=True):
+        for given_name, name in zip(given_names, names, strict=True):
             if name not in known:
-                raise unknown("experiment", said, known)
+                raise unknown("experiment", given_name, known)
         if not names:
             raise UserError("only is empty: name experiments, as in --only E1,E7, or leave it out")
         given["only"] = tuple(sorted({*names}, key=experiment_order))
@@ -323,7 +348,7 @@ def _check_bounds(claims: Sequence[Claim], tables: Mapping[str, Any]) -> None:
 
 
 def _changed(before: Iterable[Row], after: Iterable[Row]) -> list[str]:
-    """Which bounds were not what they are when their claim was first judged, in sentences."""
+    """The bounds that have changed since their claim was first judged, in sentences."""
     judged = {
         (row.experiment, row.claim, row.setting): row.bounds
         for row in before

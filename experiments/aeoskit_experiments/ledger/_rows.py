@@ -5,17 +5,17 @@ from typing import Any
 
 from aeoskit.record import Run
 from aeoskit_experiments.ledger._bounds import bounds_of
-from aeoskit_experiments.ledger._claim import REFERENCE, Claim, Work
+from aeoskit_experiments.ledger._claim import REFERENCE, Claim, RunSpec
 from aeoskit_experiments.ledger._evidence import Evidence
 from aeoskit_experiments.ledger._judge import Finding, judge, measure
-from aeoskit_experiments.ledger._ledger import Asked, Row, WorkState
+from aeoskit_experiments.ledger._ledger import LedgerRequest, LedgerRun, Row
 from aeoskit_experiments.ledger._plan import task_key
 
 NOT_RUN = "not run yet"
 
 
 class Judge:
-    """Judges claims as their works end, each with each seed once.
+    """Judges claims as their runs end, each with each seed once.
 
     Args:
         claims: Which.
@@ -26,12 +26,12 @@ class Judge:
         ValueError: If a claim has no bounds.
     """
 
-    def __init__(self, claims: Iterable[Claim], asked: Asked, tables: Mapping[str, Any]):
+    def __init__(self, claims: Iterable[Claim], asked: LedgerRequest, tables: Mapping[str, Any]):
         self._pairs = [
             (claim, setting)
             for claim in claims
             for setting in (claim.settings if asked.grid else (REFERENCE,))
-            if claim.works(setting)
+            if claim.specs(setting)
         ]
         self._bounds = {
             (claim.key, setting): bounds_of(claim, setting, asked.size, tables)
@@ -40,8 +40,8 @@ class Judge:
         self._seeds = tuple(range(asked.seeds))
         self._found: dict[tuple[str, str, int], Finding] = {}
 
-    def rows(self, states: Mapping[str, WorkState], runs: Mapping[str, Run]) -> list[Row]:
-        """Every claim in every setting, by the works that have ended.
+    def rows(self, states: Mapping[str, LedgerRun], runs: Mapping[str, Run]) -> list[Row]:
+        """Every claim in every setting, by the runs that have ended.
 
         Args:
             states: How far each is, by key.
@@ -53,11 +53,11 @@ class Judge:
         return [self._row(claim, setting, states, runs) for claim, setting in self._pairs]
 
     def _row(
-        self, claim: Claim, setting: str, states: Mapping[str, WorkState], runs: Mapping[str, Run]
+        self, claim: Claim, setting: str, states: Mapping[str, LedgerRun], runs: Mapping[str, Run]
     ) -> Row:
-        works, bounds = claim.works(setting), self._bounds[claim.key, setting]
+        specs, bounds = claim.specs(setting), self._bounds[claim.key, setting]
         for seed in self._seeds:
-            here = {task_key(work, seed): work for work in works}
+            here = {task_key(spec, seed): spec for spec in specs}
             key = (claim.key, setting, seed)
             if key not in self._found:
                 finding = _finding(claim, here, states, runs)
@@ -71,7 +71,7 @@ class Judge:
             reason += ("; " if reason else "") + f"{left} of {len(found)} seeds {NOT_RUN}"
         values = [item.value if item is not None else None for item in found]
         numbers = [number for number in values if number is not None]
-        of_all = [states[task_key(work, seed)] for seed in self._seeds for work in works]
+        of_all = [states[task_key(spec, seed)] for seed in self._seeds for spec in specs]
         first = of_all[0]
         return Row(
             experiment=claim.experiment,
@@ -89,7 +89,7 @@ class Judge:
             spread=(min(numbers), max(numbers)) if numbers else None,
             seconds=sum(state.seconds or 0.0 for state in of_all),
             judged=len(judged),
-            works=tuple(work.key for work in works),
+            works=tuple(spec.key for spec in specs),
             folder=first.folder,
             figure=first.figure,
             ratio=claim.ratio,
@@ -98,12 +98,12 @@ class Judge:
 
 def _finding(
     claim: Claim,
-    works: Mapping[str, Work],
-    states: Mapping[str, WorkState],
+    specs: Mapping[str, RunSpec],
+    states: Mapping[str, LedgerRun],
     runs: Mapping[str, Run],
 ) -> Finding | None:
-    """What one seed shows; None while one of its works has not ended."""
-    here = [states[key] for key in works]
+    """The finding of one seed; None while one of its runs has not ended."""
+    here = [states[key] for key in specs]
     if any(state.status in ("waiting", "interrupted") for state in here):
         return None
     for state in here:
@@ -112,5 +112,5 @@ def _finding(
     for state in here:
         if state.status == "failed":
             return Finding("refuted", reason=f"the run failed: {state.error}")
-    evidence = [Evidence(runs[key], work) for key, work in works.items()]
+    evidence = [Evidence(runs[key], spec) for key, spec in specs.items()]
     return measure(claim, evidence)

@@ -115,7 +115,7 @@ def version_words(environment: Mapping[str, Any]) -> str:
 
 
 def facts(ledger: Ledger) -> dict[str, str]:
-    """What stands at the head of a page."""
+    """The head of a page."""
     works = f"{len(ledger.works) - ledger.waiting} of {len(ledger.works)}"
     taken = seconds_words(ledger.seconds)
     return {
@@ -142,7 +142,7 @@ def headline(ledger: Ledger) -> str:
 
 
 def ratios_words(ledger: Ledger) -> str:
-    """What the picture of all ratios shows."""
+    """The caption of the picture of all ratios."""
     said = "All numbers that are ratios to a threshold. Shaded: their bounds"
     if ledger.asked.seeds > 1:
         said += "; thin lines: the range over the seeds"

@@ -20,7 +20,6 @@ from aeoskit_experiments.pipelines._registry import check_variant as check_varia
 from aeoskit_experiments.pipelines._registry import describe as describe
 from aeoskit_experiments.pipelines._registry import is_ours as is_ours
 from aeoskit_experiments.pipelines._registry import is_own as is_own
-from aeoskit_experiments.pipelines._registry import loss_arguments as loss_arguments
 from aeoskit_experiments.pipelines._registry import options_for as options_for
 from aeoskit_experiments.pipelines._registry import stage_kind as stage_kind
 from aeoskit_experiments.pipelines._registry import variants_of as variants_of

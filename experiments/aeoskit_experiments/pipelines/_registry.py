@@ -7,7 +7,6 @@ Functions are named by reference and imported when their options are asked for, 
 
 import functools
 import importlib
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -22,6 +21,7 @@ from aeoskit_experiments.options import (
     Option,
     Positive,
     Seed,
+    loss_arguments,
     options_of,
     signature_of,
     summary_of,
@@ -381,23 +381,6 @@ def _filled(stage: str, function: Callable[..., Any]) -> tuple[str, ...]:
     if stage == "model":
         return _FILLED
     return loss_arguments(function) if stage == "loss" else ()
-
-
-def loss_arguments(function: Callable[..., Any]) -> tuple[str, ...]:
-    """The outputs and targets in a loss's signature; none for a function that makes a loss.
-
-    >>> loss_arguments(lambda outputs, targets, *, delta=1.0: 0.0)
-    ('outputs', 'targets')
-    >>> loss_arguments(lambda *, delta=1.0: None)
-    ()
-    """
-    empty = inspect.Parameter.empty
-    names = [
-        name
-        for name, item in signature_of(function).parameters.items()
-        if item.kind in (item.POSITIONAL_ONLY, item.POSITIONAL_OR_KEYWORD) and item.default is empty
-    ]
-    return tuple(names[:2]) if len(names) >= 2 else ()
 
 
 def is_ours(optimizer: str) -> bool:

@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 from aeoskit.objective import Objective
 from aeoskit.sharding import Placement
 from aeoskit.trajectory import Carry, Lane, Trajectory
-from aeoskit_experiments.execution._build import build
+from aeoskit_experiments.execution import build
 from aeoskit_experiments.pipelines import Experiment
 
 
@@ -33,7 +33,7 @@ class AbstractRun(NamedTuple):
 
     @property
     def parameters(self) -> int:
-        """How many parameters one lane has."""
+        """The number of parameters of one lane."""
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.params))
 
     def lane(self) -> tuple[Trajectory, Carry]:
@@ -102,7 +102,7 @@ def _without_lane(leaf: PyTree) -> PyTree:
 
 
 def bytes_on_device(tree: PyTree) -> int:
-    """What the arrays of a tree take on one device.
+    """The bytes that the arrays of a tree take on one device.
 
     Args:
         tree: `jax.ShapeDtypeStruct`s with shardings; what is none is left out.

@@ -41,9 +41,9 @@ def compile_row(program: Program, chip: Chip, devices: int, precision: Precision
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        said = " ".join(str(error).split())
+        refusal = " ".join(str(error).split())
         # Not for want of memory: nothing is known of how much it needs.
-        temporaries = needed_bytes(said) if "RESOURCE_EXHAUSTED" in said else UNKNOWN
+        temporaries = needed_bytes(refusal) if "RESOURCE_EXHAUSTED" in refusal else UNKNOWN
         return Row(
             program=program.name,
             per=program.per,
@@ -53,7 +53,7 @@ def compile_row(program: Program, chip: Chip, devices: int, precision: Precision
             fits=False,
             flops=flops,
             compile_seconds=time.perf_counter() - begun,
-            refused=said[:400],
+            refused=refusal[:400],
         )
     seconds = time.perf_counter() - begun
     memory, cost, text = compiled.memory_analysis(), _costs(compiled), compiled.as_text()

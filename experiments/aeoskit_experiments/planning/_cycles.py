@@ -1,4 +1,4 @@
-"""How much longer a program takes than one pass through each of its loops.
+"""The ratio of a program's time to that of one pass through each of its loops.
 
 The TPU compiler estimates the cycles of every operation and a time for the whole program, in which
 the body of a loop stands once. Its text says how often a loop of known length runs.
@@ -62,7 +62,7 @@ def _computations(text: str) -> tuple[str, dict[str, list[str]]]:
 
 
 def _calls(line: str, computations: dict[str, list[str]]) -> list[_Call]:
-    """What a line runs, apart from the insides of a fusion, whose cycles it has itself."""
+    """The computations that a line runs; a fusion has the cycles of its insides itself."""
     named = dict(_CALLS.findall(line))
     if "body" in named and "condition" in named:
         condition, body = named["condition"].lstrip("%"), named["body"].lstrip("%")
@@ -76,7 +76,7 @@ def _calls(line: str, computations: dict[str, list[str]]) -> list[_Call]:
 
 
 def _times(line: str, condition: list[str]) -> int:
-    """How often a loop runs; 1 where that is not known before it has run."""
+    """The number of passes of a loop; 1 where that is not known before it has run."""
     known = _KNOWN.search(line)
     if known is not None:
         return int(known[1])

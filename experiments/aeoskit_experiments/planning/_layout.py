@@ -1,32 +1,32 @@
-"""What would be placed where on a mesh, from shapes alone: nothing is compiled or allocated."""
+"""The placement of a run on a mesh, from shapes alone: nothing is compiled or allocated."""
 
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import msgspec
 
 from aeoskit.sharding import Placement, make_mesh
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.jobs import PipelineJob
 from aeoskit_experiments.pipelines import Pipeline, Track
 
 from ._abstract import AbstractRun, abstract_run, bytes_on_device
-from ._child import ask_child, cpu_environment
-from ._request import Knobs, Params, turned
+from ._child import call_in_child, cpu_environment, enough_cpu_devices
+from ._request import Knobs, Params, with_knobs
 
 LARGEST_MESH = 8192
 """So many devices are simulated; the largest pods have as many."""
 
 
-class LayoutRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked.
+class LayoutRequest(PipelineJob, frozen=True, kw_only=True):
+    """The request of a layout.
 
     Args:
-        pipeline: What would run, as plain data.
+        pipeline: The run, as plain data.
         mesh: Axes of devices, every size given.
         params: Whether each device holds all parameters, or a part.
     """
 
-    pipeline: dict[str, Any]
     mesh: str
     params: Params = "replicated"
 
@@ -36,7 +36,7 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         what: Data, parameters, optimizer state, the basis of a solve, …
-        lies: How, in words.
+        lies: How it is placed, in words.
         bytes: All of it, once.
         bytes_device: What one device holds of it.
     """
@@ -48,7 +48,7 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a run would lie.
+    """The placement of a run on a mesh.
 
     Args:
         mesh: Axis names and sizes.
@@ -58,7 +58,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
         rows_per_shard: How many of them each shard holds.
         tail: How many are left over: the first shards take one more each.
         parameters: How many the model has.
-        shares: What lies where.
+        shares: The placement of each kind of thing.
         bytes_device: All that a device holds between steps and in a solve's basis.
         sentence: The same for people.
     """
@@ -89,9 +89,7 @@ def layout(pipeline: Pipeline, mesh: str, *, params: Params = "replicated") -> L
     Raises:
         UserError: For a mesh that cannot be, or a pipeline that cannot be built.
     """
-    from ._plan import enough_cpu_devices
-
-    turned(pipeline, Knobs(), "float32").experiment()
+    with_knobs(pipeline, Knobs(), "float32").experiment()
 
     size = mesh_size(mesh, present := len(jax.devices()))
     if size > LARGEST_MESH:
@@ -100,15 +98,14 @@ def layout(pipeline: Pipeline, mesh: str, *, params: Params = "replicated") -> L
         )
     request = LayoutRequest(pipeline=pipeline.to_dict(), mesh=mesh, params=params)
     if enough_cpu_devices(size):
-        found = layout_here(request)
+        found = compute_layout(request)
     else:
-        answer = ask_child("layout", request, cpu_environment(size))
-        found = msgspec.convert(answer, Layout)
+        found = call_in_child(compute_layout, request, cpu_environment(size))
     return msgspec.structs.replace(found, present=present, sentence=_sentence(found, present))
 
 
 def mesh_size(mesh: str, present: int) -> int:
-    """How many devices a mesh asks for; an open axis takes those that are here.
+    """The number of devices of a mesh; an open axis takes those that are here.
 
     >>> mesh_size("data=4,model=2", 1)
     8
@@ -123,9 +120,10 @@ def mesh_size(mesh: str, present: int) -> int:
     return max(size, present) if opened else size
 
 
-def layout_here(request: LayoutRequest) -> Layout:
-    """As `layout`, with as many devices in this process as the mesh asks for."""
-    pipeline = turned(Pipeline.from_dict(request.pipeline), Knobs(), "float32")
+def compute_layout(request: LayoutRequest, progress: Callable[[str], None] | None = None) -> Layout:
+    """The layout, where this process has as many devices as the mesh asks for."""
+    del progress  # It takes no time.
+    pipeline = with_knobs(request.load(), Knobs(), "float32")
     experiment = pipeline.experiment()
     try:
         devices = jax.devices()
@@ -189,10 +187,10 @@ def _undivided(tree: object) -> object:
 
 def _sentence(found: Layout, present: int) -> str:
     each = found.bytes_device / 1e6
-    said = f"{each:.4g} MB on each device, without what a program needs meanwhile"
+    sentence = f"{each:.4g} MB on each device, without what a program needs meanwhile"
     if present < found.devices:
-        said += (
+        sentence += (
             f"; computed from shapes, since the mesh has {found.devices} devices, and "
             f"{present} of them can be used here"
         )
-    return f"{said}: aeoskit plan compiles it"
+    return f"{sentence}: aeoskit plan compiles it"

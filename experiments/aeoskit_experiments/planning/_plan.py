@@ -3,12 +3,10 @@
 import importlib.util
 from collections.abc import Callable
 
-import msgspec
-
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import Pipeline
 
-from ._child import TPU_ENVIRONMENT, ask_child, cpu_environment
+from ._child import TPU_ENVIRONMENT, call_in_child, cpu_environment, enough_cpu_devices
 from ._request import Effort, Knobs, Params, Precision, Request, Reuse, check_knobs
 from ._results import Plan
 from ._topology import parse_topology
@@ -48,7 +46,7 @@ def plan(
         reuse: Whether a solve keeps the gradient's residuals; None is the pipeline's own.
         remat: Whether a transformer keeps only what passes between its layers.
         effort: Of the TPU compiler: full is what a run gets, quick takes an eighth of the time.
-        progress: Is told what is being compiled.
+        progress: Gets the name of what is being compiled.
 
     Returns:
         A `Plan`: a row for each program, and the verdict.
@@ -86,14 +84,11 @@ def plan(
     elif place.platform == "cpu" and not enough_cpu_devices(place.devices):
         environment = cpu_environment(place.devices)
     else:
-        from ._here import plan_here
-
-        return plan_here(request, progress)
-    return msgspec.convert(ask_child("plan", request, environment, progress), Plan)
+        return _compiled(request, progress)
+    return call_in_child(_compiled, request, environment, progress)
 
 
-def enough_cpu_devices(wanted: int) -> bool:
-    """Whether this process has so many CPU devices already; it starts jax."""
-    import jax
+def _compiled(request: Request, progress: Callable[[str], None] | None) -> Plan:
+    from ._compile_plan import compile_plan  # here, since it imports jax
 
-    return len(jax.devices("cpu")) >= wanted
+    return compile_plan(request, progress)

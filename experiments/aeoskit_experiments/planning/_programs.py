@@ -60,7 +60,7 @@ def _is_shape(leaf: Any) -> bool:
 
 
 def programs_of(run: AbstractRun, chunk: int) -> list[Program]:
-    """What a run compiles: steps, product, a solve for each probe that has one, and all together.
+    """The programs of a run: steps, product, a solve for each probe that has one, and all together.
 
     Args:
         run: shapes.

@@ -1,10 +1,11 @@
-"""What is planned: a pipeline, with the settings that decide how much memory it takes."""
+"""The request of a plan: a pipeline, with the settings that decide how much memory it takes."""
 
 from typing import Any, Literal
 
 import msgspec
 
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.jobs import PipelineJob
 from aeoskit_experiments.pipelines import Pipeline, Stage, make_stage, options_for, track
 
 Precision = Literal["float32", "bfloat16"]
@@ -19,11 +20,11 @@ MATMUL = {"float32": "highest", "bfloat16": "bfloat16"}
 """The precision of matrix products, in jax's words."""
 
 PASSES = {"float32": 6, "bfloat16": 1}
-"""How many bfloat16 products a TPU takes for one of them."""
+"""The number of bfloat16 products that a TPU takes for one of them."""
 
 
 class Knobs(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be turned until a run fits; None leaves the pipeline's own value.
+    """Settings that may change until a run fits; None leaves the pipeline's own value.
 
     Args:
         mesh: Axes of devices, as `data=4,model=2`.
@@ -44,11 +45,11 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True):
     remat: bool | None = None
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One plan that was asked for.
+class Request(PipelineJob, frozen=True, kw_only=True):
+    """The request of a plan.
 
     Args:
-        pipeline: What would run, as plain data.
+        pipeline: The run, as plain data.
         topology: Where.
         knobs: The settings to begin with.
         precision: Of matrix products.
@@ -56,20 +57,19 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
             with nearly the same memory and a slower program.
     """
 
-    pipeline: dict[str, Any]
     topology: str
     knobs: Knobs
     precision: Precision = "float32"
     effort: Effort = "quick"
 
 
-def turned(pipeline: Pipeline, knobs: Knobs, precision: Precision) -> Pipeline:
+def with_knobs(pipeline: Pipeline, knobs: Knobs, precision: Precision) -> Pipeline:
     """The pipeline of the first group of a sweep, with these settings.
 
-    A pipeline without a solve gets one: the preconditioned sharpness is what would be asked for.
+    A pipeline without a solve gets one: the preconditioned sharpness, the usual one.
 
     Args:
-        pipeline: As it was asked for.
+        pipeline: Of the user.
         knobs: What replaces its own settings.
         precision: Of matrix products; a model that has a precision of its own gets it as well.
 
@@ -80,11 +80,11 @@ def turned(pipeline: Pipeline, knobs: Knobs, precision: Precision) -> Pipeline:
     solving = any(stage.stage == "track" for stage in group.stages)
     stages = [*group.stages, *([] if solving else [track("preconditioned_sharpness")])]
     return msgspec.structs.replace(
-        group, stages=tuple(_turned(stage, knobs, precision) for stage in stages)
+        group, stages=tuple(_with_knobs(stage, knobs, precision) for stage in stages)
     )
 
 
-def _turned(stage: Stage, knobs: Knobs, precision: Precision) -> Stage:
+def _with_knobs(stage: Stage, knobs: Knobs, precision: Precision) -> Stage:
     values: dict[str, Any] = {}
     if stage.stage == "train":
         values = {"microbatch": knobs.microbatch, "reuse": knobs.reuse}

@@ -1,4 +1,4 @@
-"""What a plan says, as plain data."""
+"""The result of a plan, as plain data."""
 
 import msgspec
 
@@ -81,7 +81,7 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """Whether the run fits.
+    """The verdict whether the run fits.
 
     Args:
         fits: As it was asked for, or with what `change` says.

@@ -167,9 +167,9 @@ def write_page(page: Path, plans: dict[tuple[str, str, str], Plan]) -> None:
     before, _, rest = page.read_text().partition(MARKS[0])
     _, _, after = rest.partition(MARKS[1])
     versions = next(iter(plans.values())).versions
-    said = ", ".join(f"{name} {version}" for name, version in versions.items())
+    installed = ", ".join(f"{name} {version}" for name, version in versions.items())
     today = datetime.date.today().isoformat()
-    table = f"{today}; {said}; compiled with quick effort.\n\n{markdown(plans)}"
+    table = f"{today}; {installed}; compiled with quick effort.\n\n{markdown(plans)}"
     page.write_text(f"{before}{MARKS[0]}\n\n{table}\n\n{MARKS[1]}{after}")
 
 

@@ -14,7 +14,7 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What one device has.
+    """The properties of one device.
 
     Args:
         kind: Its name.
@@ -73,7 +73,7 @@ class Topology:
 
     @property
     def devices(self) -> int:
-        """How many there are; 0 for local, until the backend was asked."""
+        """The number of devices; 0 for local, until the backend was asked."""
         return math.prod(self.shape) if self.shape else 0
 
 
@@ -116,7 +116,7 @@ def parse_topology(text: str) -> Topology:
 
 
 def chip_of(device: object, devices: int) -> Chip:
-    """What a device of the present backend has.
+    """The properties of a device of the present backend.
 
     Args:
         device: A `jax.Device`.

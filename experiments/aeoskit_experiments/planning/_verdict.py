@@ -1,4 +1,4 @@
-"""Whether a run fits, and if not, which setting makes it fit: tried, by compiling again."""
+"""The verdict whether a run fits, and the setting that makes it fit: found by compiling."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ WITHOUT_SOLVE = {STEPS, PRODUCT}
 
 
 class Situation(msgspec.Struct, frozen=True):
-    """What the search must know of a run.
+    """The facts of a run that the search needs.
 
     Args:
         rows_per_shard: Examples on each device.
@@ -74,12 +74,12 @@ def find_verdict(
             # The others fitted before; with this change they still have to.
             again = compile(candidate, None)
             need, fits = _largest(again), _all_fit(again)
-        said = spell(candidate, knobs)
-        tried.append(Attempt(said, need, fits))
+        flags = spell(candidate, knobs)
+        tried.append(Attempt(flags, need, fits))
         if fits:
-            sentence = f"does not fit as asked ({_needs(tried[0].bytes, memory)}); with {said} it "
+            sentence = f"does not fit as asked ({_needs(tried[0].bytes, memory)}); with {flags} it "
             sentence += _fitting(again, memory)
-            return again, candidate, Verdict(True, said, sentence, tuple(tried))
+            return again, candidate, Verdict(True, flags, sentence, tuple(tried))
         if UNKNOWN < need < 0.98 * best_bytes:
             best, best_bytes, failing = candidate, need, _failing(again)
     sentence = f"does not fit ({_needs(tried[0].bytes, memory)})"
@@ -90,17 +90,17 @@ def find_verdict(
 
 
 def spell(knobs: Knobs, before: Knobs) -> str:
-    """What differs, as the command line has it.
+    """The settings that differ, as the command line has them.
 
     >>> spell(Knobs(params="sharded", microbatch=2), Knobs())
     '--params sharded --microbatch 2'
     """
-    said = []
+    flags = []
     for name in knobs.__struct_fields__:
         value = getattr(knobs, name)
         if value != getattr(before, name):
-            said.append(f"--{name}" if value is True else f"--{name} {value}")
-    return " ".join(said)
+            flags.append(f"--{name}" if value is True else f"--{name} {value}")
+    return " ".join(flags)
 
 
 def _ladder(

@@ -1,13 +1,13 @@
-"""The loop of a sweep: jobs handed out, what comes back noted, Ctrl-C granted."""
+"""The loop of a sweep: it submits jobs, notes what comes back, and stops on Ctrl-C."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any
 
-from aeoskit_experiments.sweeps._engine import Opened
-from aeoskit_experiments.sweeps._job import Task, one_line
-from aeoskit_experiments.sweeps._processes import WorkerDied
+from aeoskit_experiments.execution import Interrupt
+from aeoskit_experiments.jobs import OpenExecutor, WorkerDied, one_line
+from aeoskit_experiments.sweeps._job import SweepJob
 from aeoskit_experiments.sweeps._record import (
     DONE,
     LOGS,
@@ -25,50 +25,48 @@ Progress = Callable[[str], None]
 
 def drive(
     writer: SweepWriter,
-    opened: Opened,
-    function: Callable[[Task], Mapping[str, Any]],
+    opened: OpenExecutor,
+    function: Callable[[SweepJob], Mapping[str, Any]],
     progress: Progress,
 ) -> bool:
-    """Run every job that is not done.
+    """Runs every job that is not done.
 
-    The first Ctrl-C hands out no more and lets the jobs that run end after the chunk at hand; the
-    second one ends them at once.
+    After the first Ctrl-C no job begins, and those that run end after the chunk at hand; the second
+    one ends them at once.
 
     Args:
         writer: The sweep, which is kept whole on the disk.
         opened: Where jobs are submitted.
         function: What a job does, `run_job`.
-        progress: Is told a sentence about each job that has ended.
+        progress: Gets a sentence about each job that has ended.
 
     Returns:
         Whether the user stopped it, by Ctrl-C or by a file `STOP` in the sweep's folder.
     """
-    from aeoskit_experiments.execution._interrupt import Interrupt  # here, since it imports jax
-
-    driven = _Driven(writer, opened, function, progress)
+    driver = _Driver(writer, opened, function, progress)
     with Interrupt() as interrupt:
         try:
-            driven.hand_out()
-            while driven.waiting:
-                driven.look()
-                if interrupt.wished and not driven.stopping:
-                    driven.stop()
+            driver.submit()
+            while driver.waiting:
+                driver.look()
+                if interrupt.wished and not driver.stopping:
+                    driver.stop()
         except KeyboardInterrupt:
-            driven.end()
+            driver.end()
         except BaseException:
             opened.end()
             raise
         finally:
             writer.write()
-    return driven.stopping or interrupt.wished or writer.stopped()
+    return driver.stopping or interrupt.wished or writer.stopped()
 
 
-class _Driven:
+class _Driver:
     def __init__(
         self,
         writer: SweepWriter,
-        opened: Opened,
-        function: Callable[[Task], Mapping[str, Any]],
+        opened: OpenExecutor,
+        function: Callable[[SweepJob], Mapping[str, Any]],
         progress: Progress,
     ):
         self._writer = writer
@@ -79,39 +77,39 @@ class _Driven:
         self.waiting: set[Future[Any]] = set()
         self.stopping = False
 
-    def hand_out(self) -> None:
-        """Submit what is not done, after it was noted on the disk where each of it will be."""
+    def submit(self) -> None:
+        """Submits what is not done, after noting on the disk where each of it will be."""
         pipelines = [run.pipeline for run in self._writer.sweep.pipeline.singles()]
         jobs = [job for job in self._writer.jobs if job.status not in DONE]
-        tasks = [self._begin(job, pipelines[job.index].to_dict()) for job in jobs]
+        given = [self._begin(job, pipelines[job.index].to_dict()) for job in jobs]
         self._writer.write()
-        for job, task in zip(jobs, tasks, strict=True):
+        for job, argument in zip(jobs, given, strict=True):
             try:
-                future = self._opened.executor.submit(self._function, task)
+                future = self._opened.executor.submit(self._function, argument)
             except Exception as error:  # An executor that takes no more, say.
                 self._note(job.index, {"status": "failed", "error": one_line(error)})
                 continue
             self._indices[future] = job.index
             self.waiting.add(future)
 
-    def _begin(self, job: Job, pipeline: dict[str, Any]) -> Task:
+    def _begin(self, job: Job, pipeline: dict[str, Any]) -> SweepJob:
         attempts, name = job.attempts + 1, job_name(job.index, job.settings)
         log = f"{LOGS}/{name}.log" if attempts == 1 else f"{LOGS}/{name}-{attempts}.log"
         sweep = Path(self._writer.path).absolute()
         self._writer.note(
             job.index,
             status="waiting",
-            folder=next_attempt(sweep / name).name,  # in case that it ends without a word
+            folder=next_attempt(sweep / name).name,  # in case its process dies
             log=log,
             error=None,
             seconds=None,
             attempts=attempts,
             runs=[],
         )
-        return {"pipeline": pipeline, "sweep": str(sweep), "name": name, "log": log}
+        return SweepJob(pipeline=pipeline, folder=str(sweep / name), log=log)
 
     def look(self) -> None:
-        """Wait a little for what ends, and note what has ended and what has started."""
+        """Waits a little, and notes what has ended and what has started."""
         for future in wait(self.waiting, timeout=TICK, return_when=FIRST_COMPLETED).done:
             self._note(self._indices[future], self._outcome(future))
             self.waiting.discard(future)  # only now, as Ctrl-C may come in between
@@ -126,7 +124,7 @@ class _Driven:
                 self._writer.note(index, status="running")
 
     def stop(self) -> None:
-        """Hand out no more, and ask what runs to end."""
+        """Submits no more, and asks what runs to end."""
         self.stopping = True
         self._note_started()
         jobs = self._writer.jobs
@@ -141,7 +139,7 @@ class _Driven:
         )
 
     def end(self) -> None:
-        """End what runs at once."""
+        """Ends what runs, at once."""
         self.stopping = True
         self._writer.stop()
         self._note_started()
@@ -156,7 +154,7 @@ class _Driven:
                 self._note(index, {"status": "interrupted"})
 
     def _outcome(self, future: Future[Any]) -> Mapping[str, Any]:
-        """What a future that is done brought, or why it brought nothing."""
+        """The result of a future that is done, or why it has none."""
         if future.cancelled():
             if self.stopping:
                 return {"status": "waiting"}
@@ -164,8 +162,8 @@ class _Driven:
         error = future.exception()
         if error is None:
             return future.result()
-        said = str(error) if isinstance(error, WorkerDied) else one_line(error)
-        return {"status": "failed", "error": said}
+        why = str(error) if isinstance(error, WorkerDied) else one_line(error)
+        return {"status": "failed", "error": why}
 
     def _note(self, index: int, found: Mapping[str, Any]) -> None:
         job = self._writer.note(index, **found)

@@ -1,7 +1,6 @@
-"""What a sweep leaves on disk: `sweep.json`, always whole, beside the folders of its runs."""
+"""A sweep on disk: `sweep.json`, always whole, beside the folders of its runs."""
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -14,9 +13,9 @@ from typing import Any, Literal
 import msgspec
 
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.jobs import LOCK, Engine, locked
 from aeoskit_experiments.options import Scalar, spell
 from aeoskit_experiments.pipelines import Pipeline
-from aeoskit_experiments.sweeps._engine import Engine
 
 FILE = "sweep.json"
 STOP = "STOP"
@@ -41,7 +40,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         log: Where it wrote what happened, relative to the sweep's folder; None before it started.
         error: Why it failed, in one line.
         seconds: How long it took, on the machine where it ran.
-        attempts: How often it was handed out.
+        attempts: How often it was submitted.
         runs: The numbers of its main run and branches, as in the run's own summary.
     """
 
@@ -62,8 +61,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         >>> Job(index=2, settings={"lr": 0.01, "batch": None}).label
         'job 2 (lr 0.01, batch none)'
         """
-        said = ", ".join(f"{name} {spell(value)}" for name, value in self.settings.items())
-        return f"job {self.index} ({said})" if said else f"job {self.index}"
+        values = ", ".join(f"{name} {spell(value)}" for name, value in self.settings.items())
+        return f"job {self.index} ({values})" if values else f"job {self.index}"
 
 
 class Sweep(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +72,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
         path: Its folder.
         name: The pipeline's name.
         created: Local time, ISO 8601.
-        pipeline: What was asked, lists of values and all.
+        pipeline: Of the whole sweep, with its lists of values.
         engine: What it ran on.
         jobs: Its runs, in the order of the values, the last list fastest.
     """
@@ -152,8 +151,8 @@ def job_name(index: int, settings: dict[str, Scalar]) -> str:
     >>> job_name(7, {"lr": 1e-3, "data.kind": "a/b"})
     '007-lr=0.001-data.kind=a_b'
     """
-    said = "".join(f"-{name}={spell(value)}" for name, value in settings.items())
-    return f"{index:03}" + re.sub(r"[^\w.+=-]", "_", said)[:80]
+    values = "".join(f"-{name}={spell(value)}" for name, value in settings.items())
+    return f"{index:03}" + re.sub(r"[^\w.+=-]", "_", values)[:80]
 
 
 class SweepWriter:
@@ -211,7 +210,7 @@ class SweepWriter:
         return {f"{LOGS}/{name}" for name in os.listdir(self.path / LOGS)}
 
     def take_in(self) -> None:
-        """Note what has finished unseen: jobs of a cluster go on when who handed them out dies."""
+        """Notes what has finished unseen: a cluster's jobs go on when who submitted them dies."""
         from aeoskit.record import read_run  # here, since it imports jax
 
         for job in self.jobs:
@@ -235,7 +234,7 @@ class SweepWriter:
         (self.path / STOP).touch()
 
     def stopped(self) -> bool:
-        """Whether the jobs were asked to end."""
+        """Returns whether the jobs were asked to end."""
         return (self.path / STOP).exists()
 
     def discard(self) -> None:
@@ -244,24 +243,15 @@ class SweepWriter:
             return
         for name in (LOGS, SUBMITTED):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        (self.path / ".lock").unlink(missing_ok=True)
+        (self.path / LOCK).unlink(missing_ok=True)
         for place in self._made:
             with contextlib.suppress(OSError):
                 place.rmdir()
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Refuse to run a sweep that another process runs at this moment."""
-        # The system forgets the lock when its holder dies, however it does.
-        with open(self.path / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"{self.path} is being run by another process: wait for it, or end it first"
-                ) from None
-            except OSError:
-                pass  # a filesystem without locks
+        """Holds the sweep's folder, which nobody else can run meanwhile."""
+        with locked(self.path, "being run"):
             (self.path / STOP).unlink(missing_ok=True)
             (self.path / LOGS).mkdir(exist_ok=True)  # somebody may have cleared it away
             yield

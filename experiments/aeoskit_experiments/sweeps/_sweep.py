@@ -12,14 +12,16 @@ from typing import Any
 import msgspec
 
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.parts import Code, trust_stored
+from aeoskit_experiments.jobs import EXECUTORS, Engine, open_executor
+from aeoskit_experiments.parts import Code, check_shareable, trust_stored
 from aeoskit_experiments.pipelines import Pipeline, Store
 from aeoskit_experiments.sweeps._drive import Progress, drive
-from aeoskit_experiments.sweeps._engine import EXECUTORS, Engine, opened
 from aeoskit_experiments.sweeps._job import run_job
 from aeoskit_experiments.sweeps._record import (
     DONE,
     FILE,
+    LOGS,
+    SUBMITTED,
     SweepWriter,
     create_sweep,
     read_sweep,
@@ -28,7 +30,7 @@ from aeoskit_experiments.sweeps._record import (
 
 @dataclasses.dataclass(frozen=True)
 class SweepOutcome:
-    """What `sweep` returns.
+    """The result of `sweep`.
 
     Args:
         folder: The sweep's folder.
@@ -71,9 +73,9 @@ def sweep(
         address: Of "dask", where its scheduler listens.
         slurm: Of "submitit", what SLURM is asked for: `time` in minutes, `partition`, ….
         root: The folder of runs, in place of the pipeline's own.
-        folder: The sweep's very folder. If this sweep is there already, it is gone on with:
+        folder: The sweep's very folder. If this sweep is there already, it is resumed:
             what has finished is not run again.
-        progress: Is told a sentence about each job that has ended.
+        progress: Gets a sentence about each job that has ended.
 
     Returns:
         A `SweepOutcome`; the folder has `sweep.json`, logs, and each job's run.
@@ -91,6 +93,7 @@ def sweep(
     engine, brought = _engine(executor, workers, address, slurm)
     pipeline = pipeline.inherited()
     pipeline.experiment()  # The whole is checked before anything is made.
+    check_shareable(pipeline.code())
     store = pipeline.declared().store or Store()
     place = folder if folder is not None else (store.folder if root is None else None)
     if place is not None and (Path(place) / FILE).exists():
@@ -171,21 +174,29 @@ def _run(
     writer: SweepWriter, engine: Engine, brought: Executor | None, progress: Progress | None
 ) -> SweepOutcome:
     begun = time.perf_counter()
-    tell = progress or (lambda sentence: None)
+    report = progress or (lambda sentence: None)
     stopped = False
     with writer.lock():
         writer.take_in()
         left = [job for job in writer.jobs if job.status not in DONE]
         if left:
-            tell(f"{len(left)} of {len(writer.jobs)} jobs to run, in {writer.path}")
+            report(f"{len(left)} of {len(writer.jobs)} jobs to run, in {writer.path}")
             with contextlib.ExitStack() as stack:
                 try:
-                    running = stack.enter_context(opened(engine, brought, writer.path, len(left)))
+                    executor = stack.enter_context(
+                        open_executor(
+                            engine,
+                            brought,
+                            logs=writer.path / LOGS,
+                            submitted=writer.path / SUBMITTED,
+                            jobs=len(left),
+                        )
+                    )
                 except BaseException:
                     writer.discard()
                     raise
                 writer.use(engine)
-                stopped = drive(writer, running, run_job, tell)
+                stopped = drive(writer, executor, run_job, report)
         writer.write()
     return _outcome(writer, stopped, time.perf_counter() - begun)
 
@@ -221,7 +232,7 @@ def _outcome(writer: SweepWriter, stopped: bool, seconds: float) -> SweepOutcome
 
 
 def _unmeasured(pipeline: Pipeline) -> dict[str, Any]:
-    """What a run's row says of the run before there are numbers."""
+    """A run's row before there are numbers."""
     optimizer = pipeline.declared().optimizer
     assert optimizer is not None  # held by Pipeline.experiment
     name = optimizer.settings.get("transform") or optimizer.variant

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from aeoskit_experiments.ledger._claim import OutOfReach, Work, claim
+from aeoskit_experiments.ledger._claim import OutOfReach, RunSpec, claim
 from aeoskit_experiments.ledger._evidence import Evidence
 
 # The grid of all three: learning rates, a second data set, a second architecture.
@@ -15,11 +15,12 @@ SETTINGS = {
 }
 
 ADAM = tuple(
-    Work("e07-advance", setting=setting, options=options) for setting, options in SETTINGS.items()
+    RunSpec("e07-advance", setting=setting, options=options)
+    for setting, options in SETTINGS.items()
 )
 # Momentum has a learning rate of its own.
 MOMENTUM = tuple(
-    Work(
+    RunSpec(
         "e08-blocked",
         setting=setting,
         options={name: value for name, value in options.items() if name != "lr"},
@@ -27,9 +28,11 @@ MOMENTUM = tuple(
     for setting, options in SETTINGS.items()
     if not setting.startswith("lr")
 )
-BRANCHES = tuple(Work("e09-branches", setting=work.setting, rewinds=work) for work in ADAM) + tuple(
+BRANCHES = tuple(
+    RunSpec("e09-branches", setting=work.setting, rewinds=work) for work in ADAM
+) + tuple(
     # Later freezes than at the edge.
-    Work("e09-branches", setting=f"at {step}", options={"at": step}, rewinds=ADAM[0])
+    RunSpec("e09-branches", setting=f"at {step}", options={"at": step}, rewinds=ADAM[0])
     for step in (1600, 2000)
 )
 
@@ -158,7 +161,7 @@ def _at(run: Evidence, branch: str, step: float | int, **values: float | int) ->
 
 def _curve(run: Evidence, branch: str, **values: float | int) -> tuple[np.ndarray, np.ndarray]:
     from aeoskit.figures import running_median
-    from aeoskit_experiments.execution._summary import measured
+    from aeoskit_experiments.execution import measured
 
     steps, found = measured(run.metrics(branch, **values), "sharpness")
     if not steps.size:

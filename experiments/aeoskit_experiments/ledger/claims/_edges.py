@@ -5,18 +5,18 @@ from typing import Any
 
 import numpy as np
 
-from aeoskit_experiments.ledger._claim import Work, claim
+from aeoskit_experiments.ledger._claim import RunSpec, claim
 from aeoskit_experiments.ledger._evidence import Evidence, finite
 
 # One kind of images more, and of E1 a wider range of learning rates.
 OTHER = {"dataset": "mnist5k", "examples": 1000}
 
 
-def _with_mnist(recipe: str, case: str = "main", **options: object) -> tuple[Work, ...]:
-    """A work in the reference setting, and on MNIST."""
+def _with_mnist(recipe: str, case: str = "main", **options: object) -> tuple[RunSpec, ...]:
+    """A run in the reference setting, and on MNIST."""
     return (
-        Work(recipe, case, options=options),
-        Work(recipe, case, setting="mnist5k", options={**options, **OTHER}),
+        RunSpec(recipe, case, options=options),
+        RunSpec(recipe, case, setting="mnist5k", options={**options, **OTHER}),
     )
 
 
@@ -72,7 +72,7 @@ for _beta1 in MOMENTA:
     needs=_with_mnist("e02-momentum"),
 )
 def plateau(run: Evidence) -> float:
-    """How much higher the preconditioned sharpness of the largest momentum ends."""
+    """The final ratio of preconditioned sharpness, largest momentum to smallest."""
     high, low = (
         run.end("preconditioned_sharpness", beta1=float(beta1))
         for beta1 in (MOMENTA[-1], MOMENTA[0])
@@ -84,9 +84,9 @@ def plateau(run: Evidence) -> float:
 
 FREEZES = {"small": (100, 200, 400), "paper": (250, 500, 1000)}
 FROZEN = (
-    Work("e03-frozen"),
+    RunSpec("e03-frozen"),
     # On MNIST the ratio of P held from step 100 on came to .9 at step 3,220 only.
-    Work("e03-frozen", setting="mnist5k", options={**OTHER, "steps": 4000}),
+    RunSpec("e03-frozen", setting="mnist5k", options={**OTHER, "steps": 4000}),
 )
 
 
@@ -132,7 +132,7 @@ for _name, _words in ARCHITECTURES.items():
         _name,
         says=f"Adam on {_words} hovers at 38/η",
         ratio=True,
-        needs=Work("e04-architectures", _name),
+        needs=RunSpec("e04-architectures", _name),
     )(_ratio)
 
 # E5
@@ -178,7 +178,7 @@ claim(
 BATCHES = _with_mnist("e06-batch-size")
 BATCHES_WITH_REPLACEMENT = (
     *BATCHES,
-    Work("e06-batch-size", setting="with replacement", options={"sampling": "replacement"}),
+    RunSpec("e06-batch-size", setting="with replacement", options={"sampling": "replacement"}),
 )
 
 
@@ -243,7 +243,7 @@ def noise(run: Evidence) -> float:
 
 
 def _scatter(run: Evidence, batch: int) -> float:
-    from aeoskit_experiments.execution._summary import measured
+    from aeoskit_experiments.execution import measured
 
     run.ratio(batch=batch)  # of one that diverged nothing is said
     steps, loss = measured(run.metrics(batch=batch), "loss")

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from aeoskit_experiments.ledger._claim import OutOfReach, Work, claim
+from aeoskit_experiments.ledger._claim import OutOfReach, RunSpec, claim
 from aeoskit_experiments.ledger._evidence import Evidence
 
-GRID = Work("e10-grid")
-REPORT = Work("e12-generalization")
-WARMUP = Work("e11-warmup")
-SPIKES = Work("e14-spikes")
+GRID = RunSpec("e10-grid")
+REPORT = RunSpec("e12-generalization")
+WARMUP = RunSpec("e11-warmup")
+SPIKES = RunSpec("e14-spikes")
 
 # E10
 
@@ -53,7 +53,7 @@ def large_beta2_moves_h(run: Evidence) -> float:
 
 def _part_of_h(run: Evidence, lr: float, beta2: float) -> float:
     """Of all falls of log λ₁(P⁻¹H) from the edge on, the part by which log λ₁(H) fell."""
-    from aeoskit_experiments.execution._summary import measured
+    from aeoskit_experiments.execution import measured
 
     edge = run.edge_step(lr=lr, beta2=beta2)
     dataset = run.metrics(lr=lr, beta2=beta2)
@@ -144,7 +144,7 @@ def report(run: Evidence) -> float:
     "heavy-ball",
     says="with ε ≫ √ν Adam is momentum with a step of η/ε: raw sharpness stops at 38ε/η",
     ratio=True,
-    needs=Work("e13-epsilon", "eps-1"),
+    needs=RunSpec("e13-epsilon", "eps-1"),
 )
 def heavy_ball(run: Evidence) -> float:
     """The raw sharpness over 38ε/η at the largest ε."""
@@ -156,7 +156,7 @@ def heavy_ball(run: Evidence) -> float:
     "adam",
     says="with a small ε the ratio is Adam's own",
     ratio=True,
-    needs=Work("e13-epsilon", "eps-1e-07"),
+    needs=RunSpec("e13-epsilon", "eps-1e-07"),
 )
 def adam(run: Evidence) -> float:
     """The ratio at the smallest ε."""
@@ -168,7 +168,7 @@ def adam(run: Evidence) -> float:
     "beyond",
     says="with a small ε raw sharpness is far above 38ε/η, which does not hold it",
     unit="×",
-    needs=Work("e13-epsilon", "eps-1e-07"),
+    needs=RunSpec("e13-epsilon", "eps-1e-07"),
 )
 def beyond(run: Evidence) -> float:
     """The raw sharpness over 38ε/η at the smallest ε."""
@@ -229,7 +229,7 @@ def height(run: Evidence) -> float:
 
 def _spikes(run: Evidence, beta2: float) -> list:
     from aeoskit.figures import find_spikes
-    from aeoskit_experiments.execution._summary import measured
+    from aeoskit_experiments.execution import measured
 
     edge = run.edge_step(beta2=beta2)
     found = [
@@ -251,7 +251,7 @@ def _peaks(run: Evidence, beta2: float) -> np.ndarray:
 
 def _highest_before(run: Evidence, beta2: float, steps: np.ndarray) -> np.ndarray:
     """The highest ratio within the steps before each of these."""
-    from aeoskit_experiments.execution._summary import measured
+    from aeoskit_experiments.execution import measured
 
     at, ratio = measured(run.metrics(beta2=beta2), "ratio")
     return np.array([ratio[(at > step - BEFORE) & (at <= step)].max() for step in steps])

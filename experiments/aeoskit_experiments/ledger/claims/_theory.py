@@ -2,10 +2,10 @@
 
 import functools
 
-from aeoskit_experiments.ledger._claim import Work, claim
+from aeoskit_experiments.ledger._claim import RunSpec, claim
 from aeoskit_experiments.ledger._evidence import Evidence, share
 
-QUADRATIC = Work("e15-theory")
+QUADRATIC = RunSpec("e15-theory")
 LIVE = {
     "adam": "Adam",
     "adamw": "AdamW",

@@ -1,4 +1,4 @@
-"""A plan made in this process, whose backend has to be one that can make it."""
+"""A plan compiled in this process, which needs a backend that can."""
 
 import contextlib
 import importlib.metadata
@@ -12,12 +12,12 @@ import jax
 from aeoskit.linalg import compiling_for
 from aeoskit.sharding import Placement, make_mesh
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.pipelines import Experiment, Pipeline, Track, least_basis, options_for
+from aeoskit_experiments.pipelines import Experiment, Track, least_basis, options_for
 
 from ._abstract import AbstractRun, abstract_run
 from ._compile import compile_row
 from ._programs import programs_of
-from ._request import MATMUL, Knobs, Request, turned
+from ._request import MATMUL, Knobs, Request, with_knobs
 from ._results import Plan, Row
 from ._topology import Topology, chip_of, parse_topology
 from ._verdict import Situation, find_verdict, spell
@@ -25,25 +25,25 @@ from ._verdict import Situation, find_verdict, spell
 _VERSIONS = ("aeoskit", "jax", "jaxlib", "libtpu")
 
 
-def plan_here(request: Request, progress: Callable[[str], None] | None = None) -> Plan:
-    """Compile a run's programs for a topology, and say whether they fit.
+def compile_plan(request: Request, progress: Callable[[str], None] | None = None) -> Plan:
+    """Compiles a run's programs for a topology, and judges whether they fit.
 
     Args:
-        request: What is asked; for a TPU, libtpu and its environment have to be here.
-        progress: Is told what is being compiled.
+        request: For a TPU, libtpu and its environment have to be here.
+        progress: Gets the name of what is being compiled.
 
     Raises:
         UserError: What cannot be planned, and why.
     """
     begun = time.perf_counter()
-    pipeline = Pipeline.from_dict(request.pipeline)
+    pipeline = request.load()
     topology = parse_topology(request.topology)
     devices = _devices(topology)
     chip = topology.chip or chip_of(devices[0], len(devices))
     platform = "tpu" if topology.platform == "tpu" else devices[0].platform
 
     def runs(knobs: Knobs) -> tuple[Experiment, AbstractRun]:
-        experiment = turned(pipeline, knobs, request.precision).experiment()
+        experiment = with_knobs(pipeline, knobs, request.precision).experiment()
         return experiment, _run(experiment, knobs, devices)
 
     def compile(knobs: Knobs, names: Sequence[str] | None) -> list[Row]:
@@ -59,7 +59,7 @@ def plan_here(request: Request, progress: Callable[[str], None] | None = None) -
                 rows.append(compile_row(program, chip, size, request.precision))
         return rows
 
-    with _as_asked(request, platform), _said():
+    with _compile_options(request, platform), _refusals():
         experiment, run = runs(request.knobs)
         situation = _situation(experiment, run)
         rows, knobs, verdict = find_verdict(compile, request.knobs, situation, chip.memory)
@@ -87,8 +87,8 @@ def plan_here(request: Request, progress: Callable[[str], None] | None = None) -
 
 
 @contextlib.contextmanager
-def _as_asked(request: Request, platform: str) -> Iterator[None]:
-    """Programs of the precision that was asked for, for the platform, compiled with that effort."""
+def _compile_options(request: Request, platform: str) -> Iterator[None]:
+    """Compiles for a platform, in the precision and with the effort of a request."""
     quick = platform == "tpu" and request.effort == "quick"
     before = jax.config.jax_exec_time_optimization_effort  # pyright: ignore
     with jax.default_matmul_precision(MATMUL[request.precision]), compiling_for(platform):
@@ -100,8 +100,8 @@ def _as_asked(request: Request, platform: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _said() -> Iterator[None]:
-    """What the rooms refuse is the user's to mend."""
+def _refusals() -> Iterator[None]:
+    """Errors of input as the user's, wherever they are found."""
     try:
         yield
     except UserError:

@@ -1,7 +1,7 @@
-"""A parent for each of a run's processes, which has the last word.
+"""A supervisor for each of a run's processes, which reports how it ended.
 
 Where jax's own runtime finds out first that another process has died, it ends this one without a
-word to Python. So the work is done by a child, and the parent, which has no devices, says what was.
+word to Python. So a child does the work, and the parent, which has no devices, reports.
 """
 
 import os
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.jobs._child import start_python
 
 LOST = 3
 """The exit code of a process that lost another one."""
@@ -31,7 +32,7 @@ class ProcessLost(UserError):
 
 
 def lost_sentence(folder: Path | None, why: str) -> str:
-    """What the user is told when a process has ended before the run has.
+    """The error of a process that has ended before the run has.
 
     >>> lost_sentence(Path("runs/a"), "connection reset")[:44]
     'another process of the run ended (connection'
@@ -45,7 +46,7 @@ def lost_sentence(folder: Path | None, why: str) -> str:
 
 
 def is_member() -> bool:
-    """Whether this process is a supervised one.
+    """Returns whether this process is a supervised one.
 
     >>> is_member()
     False
@@ -53,14 +54,14 @@ def is_member() -> bool:
     return _MEMBER in os.environ
 
 
-def tell_supervisor(folder: Path) -> None:
-    """Lets the parent know where the record is."""
+def report_record(folder: Path) -> None:
+    """Reports to the supervisor, if there is one, where the record is."""
     if is_member():
         Path(os.environ[_MEMBER]).write_text(str(folder))
 
 
-def keep_stdout() -> None:
-    """Leaves standard output to Python: the libraries below it, which talk there, get stderr.
+def reserve_stdout() -> None:
+    """Reserves standard output for Python: what libraries in C print there goes to stderr.
 
     `--json` promises one object there, and gloo says who is connected.
     """
@@ -71,7 +72,7 @@ def keep_stdout() -> None:
 
 
 def supervise(arguments: Sequence[str]) -> tuple[int, str | None]:
-    """Runs a command line in a child process and sees how it ends.
+    """Runs a command line in a child process and reports how it ends.
 
     Args:
         arguments: What stands after `aeoskit`.
@@ -80,9 +81,9 @@ def supervise(arguments: Sequence[str]) -> tuple[int, str | None]:
         The exit code, and a sentence where the child was ended by a signal.
     """
     with tempfile.TemporaryDirectory(prefix="aeoskit-") as place:
-        told = Path(place) / "folder"
+        record = Path(place) / "record"
         children: list[subprocess.Popen] = []
-        # Ctrl-C reaches the child from the terminal; what a scheduler sends is handed on. By
+        # Ctrl-C reaches the child from the terminal; what a scheduler sends is forwarded. By
         # functions, which a child does not inherit, and before there is one: none is missed.
         before = {
             signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
@@ -90,23 +91,20 @@ def supervise(arguments: Sequence[str]) -> tuple[int, str | None]:
         }
         try:
             children.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "aeoskit_cli", *arguments],
-                    env={**os.environ, _MEMBER: str(told)},
-                )
+                start_python(["-m", "aeoskit_cli", *arguments], environment={_MEMBER: str(record)})
             )
             code = children[0].wait()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-        folder = Path(told.read_text()) if told.exists() else None
+        folder = Path(record.read_text()) if record.exists() else None
     if code >= 0:
         return code, None
     if code == -signal.SIGABRT:
         return LOST, lost_sentence(folder, "jax's runtime ended this one at once")
     name = signal.Signals(-code).name
-    record = "" if folder is None else f"; the record, {folder}, ends with the last whole chunk"
-    return 128 - code, f"this process of the run was ended by {name}{record}"
+    where = "" if folder is None else f"; the record, {folder}, ends with the last whole chunk"
+    return 128 - code, f"this process of the run was ended by {name}{where}"
 
 
 def _end(children: list[subprocess.Popen]) -> None:
@@ -118,8 +116,8 @@ def _end(children: list[subprocess.Popen]) -> None:
         kill.start()
 
 
-def leave(code: int) -> Any:
-    """Ends a process that has lost another one: a tidy end would wait for the one that is gone."""
+def exit_at_once(code: int) -> Any:
+    """Ends this process, which has lost another one: a tidy end would wait for that one."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

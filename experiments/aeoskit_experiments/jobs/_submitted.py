@@ -1,4 +1,4 @@
-"""Submitit's executors as `concurrent.futures` has them."""
+"""An executor of submitit as `concurrent.futures` has it."""
 
 import contextlib
 import threading
@@ -45,7 +45,7 @@ class Submitted(Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._new.append((future, fn, args, kwargs))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._look_after, daemon=True)
+                self._thread = threading.Thread(target=self._watch, daemon=True)
                 self._thread.start()
         return future
 
@@ -65,7 +65,7 @@ class Submitted(Executor):
         if wait and self._thread is not None:
             self._thread.join()
 
-    def _look_after(self) -> None:
+    def _watch(self) -> None:
         while True:
             self._wake.wait(self._period)
             self._wake.clear()
@@ -73,10 +73,10 @@ class Submitted(Executor):
                 new, self._new = self._new, []
                 if not new and not self._jobs and self._closing:
                     return
-            self._hand_out([item for item in new if not _was_cancelled(item[0])])
+            self._submit_new([item for item in new if not _was_cancelled(item[0])])
             self._jobs = [item for item in self._jobs if not self._settle(*item)]
 
-    def _hand_out(self, new: list[tuple[Future[Any], Any, Any, Any]]) -> None:
+    def _submit_new(self, new: list[tuple[Future[Any], Any, Any, Any]]) -> None:
         if not new:
             return
         try:
@@ -90,7 +90,7 @@ class Submitted(Executor):
         self._jobs += [(item[0], job) for item, job in zip(new, jobs, strict=True)]
 
     def _settle(self, future: Future[Any], job: Any) -> bool:
-        """Whether nothing is left to be done for a job."""
+        """Settles a job if it has ended; returns whether it has."""
         # Whatever submitit raises is about this job; the thread goes on for the others.
         if _was_cancelled(future):
             with contextlib.suppress(Exception):
@@ -112,5 +112,5 @@ class Submitted(Executor):
 
 
 def _was_cancelled(future: Future[Any]) -> bool:
-    """Whether a future was cancelled; then whoever waits for it is told."""
+    """Returns whether a future was cancelled; then whoever waits for it is notified."""
     return future.cancelled() and not future.set_running_or_notify_cancel()

@@ -1,11 +1,12 @@
-"""What the jobs of a sweep run on: executors by name, as data, and what opens them."""
+"""Executors of jobs: by name, as data, and open."""
 
 import contextlib
 import dataclasses
 import functools
 import importlib.util
-import multiprocessing
 import os
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 import msgspec
 
 from aeoskit_experiments._errors import UserError, unknown
+from aeoskit_experiments.jobs._processes import Processes, visible_cores, visible_gpus
+from aeoskit_experiments.jobs._submitted import Submitted
 
 EXECUTORS = {
     "processes": "worker processes on this machine",
@@ -27,7 +30,7 @@ _CONNECT_SECONDS = 15
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which executor, with its settings.
+    """The name of an executor, with its settings.
 
     Args:
         name: One of `EXECUTORS`; anything else is an executor that the caller brought.
@@ -46,7 +49,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     slurm: dict[str, int | str] = {}
 
     def check(self) -> None:
-        """Refuse what cannot be, before anything is made.
+        """Refuses what cannot be, before anything is made.
 
         Raises:
             UserError: For an unknown name, a setting that belongs to another executor or is
@@ -60,13 +63,6 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                     f"executor {self.name} takes no {setting}: leave it out "
                     f"(it takes {', '.join(_TAKES[self.name])})"
                 )
-        if self.name == "processes" and getattr(
-            multiprocessing.current_process(), "_inheriting", False
-        ):
-            raise UserError(
-                "a worker process came upon a sweep as it imported the program that started it: "
-                'put the sweep there under `if __name__ == "__main__":`'
-            )
         if self.workers is not None and self.workers < 1:
             raise UserError(f"workers is {self.workers}: it must be at least 1")
         if self.name in _EXTRAS:
@@ -89,7 +85,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 @dataclasses.dataclass(frozen=True)
-class Opened:
+class OpenExecutor:
     """An executor that takes jobs.
 
     Args:
@@ -116,41 +112,39 @@ def parse_slurm(text: str) -> dict[str, int | str]:
     return found
 
 
-def opened(
-    engine: Engine, brought: Executor | None, folder: Path, jobs: int
-) -> contextlib.AbstractContextManager[Opened]:
+def open_executor(
+    engine: Engine, brought: Executor | None, *, logs: Path, submitted: Path, jobs: int
+) -> contextlib.AbstractContextManager[OpenExecutor]:
     """The executor of an engine, open as long as the context is.
 
     Args:
         engine: Which one, checked.
         brought: The caller's own executor, which stays open afterwards.
-        folder: The sweep's folder.
+        logs: The folder for what worker processes print.
+        submitted: The folder of submitit.
         jobs: How many jobs are to be run.
     """
     if brought is not None:
         end = functools.partial(brought.shutdown, wait=False, cancel_futures=True)
-        return contextlib.nullcontext(Opened(brought, end))
+        return contextlib.nullcontext(OpenExecutor(brought, end))
     match engine.name:
         case "processes":
-            return _processes(engine, folder, jobs)
+            return _processes(engine, logs, jobs)
         case "dask":
             return _dask(engine)
         case _:
-            return _submitit(engine, folder)
+            return _submitit(engine, submitted)
 
 
 @contextlib.contextmanager
-def _processes(engine: Engine, folder: Path, jobs: int) -> Iterator[Opened]:
-    from aeoskit_experiments.sweeps._processes import Processes, visible_cores, visible_gpus
-    from aeoskit_experiments.sweeps._record import LOGS
-
+def _processes(engine: Engine, logs: Path, jobs: int) -> Iterator[OpenExecutor]:
     workers = engine.workers or len(visible_gpus()) or visible_cores()
-    with Processes(min(workers, jobs), logs=folder / LOGS) as executor:
-        yield Opened(executor, executor.end)
+    with Processes(min(workers, jobs), logs=logs) as executor:
+        yield OpenExecutor(executor, executor.end)
 
 
 @contextlib.contextmanager
-def _dask(engine: Engine) -> Iterator[Opened]:
+def _dask(engine: Engine) -> Iterator[OpenExecutor]:
     from distributed import Client
 
     try:
@@ -161,22 +155,23 @@ def _dask(engine: Engine) -> Iterator[Opened]:
             f"start one with `dask scheduler`, and workers with `dask worker {engine.address}`"
         ) from error
     with client:
-        # Not pure: a job that is handed out a second time is to run, not to be looked up.
+        # Not pure: a job that is submitted a second time is to run, not to be looked up.
         executor = client.get_executor(pure=False)
-        yield Opened(executor, lambda: executor.shutdown(wait=False))
+        yield OpenExecutor(executor, lambda: executor.shutdown(wait=False))
 
 
 @contextlib.contextmanager
-def _submitit(engine: Engine, folder: Path) -> Iterator[Opened]:
+def _submitit(engine: Engine, folder: Path) -> Iterator[OpenExecutor]:
     from submitit import AutoExecutor
-
-    from aeoskit_experiments.sweeps._record import SUBMITTED
-    from aeoskit_experiments.sweeps._submitted import Submitted
 
     settings = {"name": "aeoskit", **engine.slurm}
     cluster = str(settings.pop("cluster", "slurm"))
     try:
-        inner = AutoExecutor(os.path.abspath(folder / SUBMITTED), cluster=cluster)
+        # Its jobs import nothing from the working directory, as our own children.
+        python = f"{shlex.quote(sys.executable)} -P"
+        inner = AutoExecutor(
+            os.path.abspath(folder), cluster=cluster, slurm_python=python, local_python=python
+        )
         inner.update_parameters(**_slurm_names(settings, engine.workers))
     except (RuntimeError, ValueError, NameError, AssertionError) as error:
         raise UserError(
@@ -184,7 +179,7 @@ def _submitit(engine: Engine, folder: Path) -> Iterator[Opened]:
             "--slurm cluster=local tries the same)"
         ) from error
     with Submitted(inner) as executor:
-        yield Opened(executor, executor.end)
+        yield OpenExecutor(executor, executor.end)
 
 
 def _slurm_names(settings: Mapping[str, Any], workers: int | None) -> dict[str, Any]:

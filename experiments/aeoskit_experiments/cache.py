@@ -38,7 +38,7 @@ _ENTRY, _MARK, _LOCK = "-cache", "-atime", ".lockfile"
 
 @contextlib.contextmanager
 def cache_for_command(*, off: bool = False) -> Iterator[None]:
-    """What a command line does: programs are kept, unless the user or the environment says no.
+    """The cache of a command line: it keeps programs unless the user or the environment objects.
 
     Args:
         off: Whether the user says no.
@@ -69,21 +69,21 @@ def follow_cache() -> str | None:
     Example:
         >>> follow_cache()  # here, it is off
     """
-    said = os.environ.get(VARIABLE)
-    if said is None:
+    setting = os.environ.get(VARIABLE)
+    if setting is None:
         return None
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
     config: Any = jax.config  # its flags are made at run time, unknown to type checkers
-    if said in ("", OFF):
+    if setting in ("", OFF):
         if config.jax_enable_compilation_cache:
             config.update("jax_enable_compilation_cache", False)
             compilation_cache.reset_cache()  # it has looked at the setting already
         return None
     if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
         return None
-    folder = _for_threads(Path(said))
+    folder = _for_threads(Path(setting))
     why = _prepare(folder)
     if why is not None:
         config.update("jax_enable_compilation_cache", False)  # which is also to say it once
@@ -99,7 +99,7 @@ def follow_cache() -> str | None:
 
 
 def cache_state() -> dict[str, Any]:
-    """Where compiled programs are kept, and how many there are.
+    """The folder of compiled programs, and their number.
 
     Returns:
         `folder` (None where nothing is kept), `programs`, `bytes`, and `limit` for each number of
@@ -155,10 +155,10 @@ def _default() -> Path | None:
 
 
 def _root() -> Path | None:
-    said = os.environ.get(VARIABLE)
-    if said is None:
+    setting = os.environ.get(VARIABLE)
+    if setting is None:
         return _default()
-    return None if said in ("", OFF) else expanded(said, VARIABLE).absolute()
+    return None if setting in ("", OFF) else expanded(setting, VARIABLE).absolute()
 
 
 def _for_threads(root: Path) -> Path:
@@ -212,5 +212,5 @@ def _delete(entry: Path) -> None:
 
 
 def _words(error: Exception) -> str:
-    """An error in one line, without the path, which is said already."""
+    """An error in one line, without the path, which the caller adds."""
     return getattr(error, "strerror", None) or " ".join(str(error).split())

@@ -1,0 +1,57 @@
+"""A run whose errors are part of its result."""
+
+import functools
+import sys
+import traceback
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, TextIO
+
+from aeoskit_experiments._errors import UserError
+from aeoskit_experiments.execution._listener import Listener
+from aeoskit_experiments.jobs import JobResult, RunJob, one_line
+
+
+def attempt(job: RunJob, listener: Listener, *, log: TextIO | None = None) -> JobResult:
+    """Runs a job and reports how it ended; only what ends the whole process is not caught.
+
+    Args:
+        job: the pipeline, and the folder of its record, which must not exist yet.
+        listener: hears of the progress.
+        log: gets the traceback of an error; standard error if None.
+
+    Returns:
+        The status, the error in one line, and the numbers of the runs.
+    """
+    # Here, since they import jax: a worker is given its share of the machine before.
+    from aeoskit.record import to_json_safe
+    from aeoskit_experiments.execution._execute import execute
+    from aeoskit_experiments.execution._room import make_room
+
+    make_room()  # The jobs before this one in the same process have left their programs.
+    try:
+        outcome = execute(job.load(), folder=job.folder, listener=listener)
+    except KeyboardInterrupt:
+        return JobResult(status="interrupted")
+    except UserError as error:
+        return JobResult(status="refused", error=str(error))
+    except Exception as error:
+        traceback.print_exc(file=log)
+        return JobResult(status="failed", error=one_line(error))
+    return JobResult(status=outcome.status, runs=to_json_safe(outcome.summary)["runs"])
+
+
+def attempt_in_worker(job: RunJob, report: Callable[..., None]) -> JobResult:
+    """`attempt` in a worker process.
+
+    Args:
+        job: as there.
+        report: gets what a listener hears: the name of its method, and the arguments.
+
+    Returns:
+        As there.
+    """
+    print(f"== {job.folder}", file=sys.stderr)
+    events = ("started", "advanced", "finished", "noted")
+    listener: Any = SimpleNamespace(**{name: functools.partial(report, name) for name in events})
+    return attempt(job, listener)

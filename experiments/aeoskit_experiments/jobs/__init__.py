@@ -1,0 +1,30 @@
+"""Jobs: what one is, the child processes that run them, executors, and locks on their folders."""
+
+from aeoskit_experiments.jobs._child import start_python as start_python
+from aeoskit_experiments.jobs._child import watch_parent as watch_parent
+from aeoskit_experiments.jobs._engine import EXECUTORS as EXECUTORS
+from aeoskit_experiments.jobs._engine import Engine as Engine
+from aeoskit_experiments.jobs._engine import OpenExecutor as OpenExecutor
+from aeoskit_experiments.jobs._engine import open_executor as open_executor
+from aeoskit_experiments.jobs._engine import parse_slurm as parse_slurm
+from aeoskit_experiments.jobs._job import JobResult as JobResult
+from aeoskit_experiments.jobs._job import PipelineJob as PipelineJob
+from aeoskit_experiments.jobs._job import RunJob as RunJob
+from aeoskit_experiments.jobs._job import one_line as one_line
+from aeoskit_experiments.jobs._lock import LOCK as LOCK
+from aeoskit_experiments.jobs._lock import locked as locked
+from aeoskit_experiments.jobs._processes import Processes as Processes
+from aeoskit_experiments.jobs._processes import visible_cores as visible_cores
+from aeoskit_experiments.jobs._processes import visible_gpus as visible_gpus
+from aeoskit_experiments.jobs._processes import worker_environment as worker_environment
+from aeoskit_experiments.jobs._submitted import Submitted as Submitted
+from aeoskit_experiments.jobs._supervise import LOST as LOST
+from aeoskit_experiments.jobs._supervise import ProcessLost as ProcessLost
+from aeoskit_experiments.jobs._supervise import exit_at_once as exit_at_once
+from aeoskit_experiments.jobs._supervise import is_member as is_member
+from aeoskit_experiments.jobs._supervise import lost_sentence as lost_sentence
+from aeoskit_experiments.jobs._supervise import report_record as report_record
+from aeoskit_experiments.jobs._supervise import reserve_stdout as reserve_stdout
+from aeoskit_experiments.jobs._supervise import supervise as supervise
+from aeoskit_experiments.jobs._worker import Worker as Worker
+from aeoskit_experiments.jobs._worker import WorkerDied as WorkerDied
