@@ -83,7 +83,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         ValueError: if there is no run at `path`, with the nearest names of runs beside.
 
     Example:
-        >>> read_run("runs/not-available")
+        >>> read_run("runs/not-there")
         Traceback (most recent call last):
           ...
         ValueError: there is no run at runs/not-there: ...
