@@ -8,6 +8,7 @@ from ._optimizer import Optimizer as Optimizer
 from ._optimizer import OptimizerState as OptimizerState
 from ._optimizer import freeze as freeze
 from ._optimizer import with_threshold as with_threshold
+from ._update_map import UpdateMap as UpdateMap
 from .bridges import as_optimizer as as_optimizer
 from .bridges.optax._bridge import GradientTransformation as GradientTransformation
 from .bridges.optax._bridge import OptaxOptimizer as OptaxOptimizer

@@ -155,6 +155,10 @@ class Optimizer(AbstractGradientOptimizer):
         return self.has_metric
 
     @property
+    def is_update_map(self) -> bool:
+        return self.has_metric  # the derivative of a sign is zero almost everywhere
+
+    @property
     def is_euclidean(self) -> bool:
         return self.preconditioner_rule.is_identity
 

@@ -9,7 +9,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from aeoskit.linalg import Arnoldi
 from aeoskit.objective import Objective, loss_anatomy
-from aeoskit.optimizers import apply_updates
+from aeoskit.optimizers import as_optimizer
 from aeoskit.sharding import Placement
 from aeoskit.stability import flip_multiplier
 
@@ -53,11 +53,11 @@ class TrainingStep(eqx.Module):
     def __call__(self, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
         """One step: a gradient and an update; NaN where the loss is not finite."""
         value, grads = self.objective.value_and_gradient(params)
-        # A trajectory ends there, however finite the gradient is.
+        optimizer = as_optimizer(self.optimizer)
+        params, state = optimizer.step(self.objective.value, params, state, grads)
+        # A trajectory ends where the loss is not finite, however finite the gradient is.
         factor = jnp.where(jnp.isfinite(value), 1.0, jnp.nan)
-        grads = jax.tree.map(lambda leaf: factor.astype(leaf.dtype) * leaf, grads)
-        updates, state = self.optimizer.update(grads, state, params)
-        return apply_updates(params, updates), state
+        return jax.tree.map(lambda leaf: factor.astype(leaf.dtype) * leaf, params), state
 
 
 class FlipMultiplier(AbstractProbe):
@@ -112,8 +112,8 @@ class FlipMultiplier(AbstractProbe):
         optimizer, point = context.optimizer, context.params
         if not optimizer.is_update_map:
             raise ValueError(
-                f"{optimizer.name} takes or refuses steps by a line search, which is no map with "
-                "multipliers: measure `sharpness` along its way."
+                f"the step of {optimizer.name} has no multipliers, since it searches along a line "
+                "or is piecewise constant in the gradient: measure `sharpness` along its way."
             )
         found = flip_multiplier(
             TrainingStep(context.objective, optimizer),

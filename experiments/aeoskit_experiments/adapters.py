@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from aeoskit.optimizers import as_optimizer
+from aeoskit.optimizers import UpdateMap, as_optimizer
 from aeoskit.probes import AbstractProbe
 from aeoskit.trajectory import AnyOptimizer
 from aeoskit_experiments._errors import UserError
@@ -18,6 +18,11 @@ from aeoskit_experiments.data import AnyDataset, Dataset, PairDataset, TokenData
 from aeoskit_experiments.models import Model
 from aeoskit_experiments.options import loss_arguments, signature_of
 
+_OPTIMIZER = (
+    "an aeoskit optimizer, a transformation of optax, a minimiser of optimistix, or a pair "
+    "(init, update_map) of functions `params -> state` and `(params, state, batch) -> (params, "
+    "state)`"
+)
 _DATA = (
     "a Dataset, or a tuple (inputs, targets), or (inputs, targets, test_inputs, test_targets), of "
     "arrays"
@@ -182,9 +187,11 @@ def own_model(label: str, function: Callable[..., Any], settings: Mapping[str, A
     if isinstance(made, tuple | list) and len(made) == 2 and all(map(callable, made)):
         init, apply = cast(Any, made)
         return Model(init, apply)
-    init, apply = getattr(made, "init", None), getattr(made, "apply", None)
-    if callable(init) and callable(apply):
-        return Model(init, apply, couples=bool(getattr(made, "couples", False)))
+    first: Any = getattr(made, "init", None)
+    second: Any = getattr(made, "apply", None)
+    if callable(first) and callable(second):
+        couples = bool(getattr(made, "couples", False))
+        return Model(first, second, couples)  # pyright: ignore[reportArgumentType]
     if isinstance(made, eqx.Module) and callable(made):
         # Its parameters are what it was made with: the seed changes nothing.
         return Model(lambda key, dataset: _as_params(label, made), _apply_module)
@@ -260,11 +267,14 @@ def own_loss(
 def own_optimizer(
     label: str, function: Callable[..., Any], settings: Mapping[str, Any]
 ) -> AnyOptimizer:
-    """An optimizer: aeoskit's, optax's or optimistix's, or a pair of functions.
+    """An optimizer: aeoskit's, optax's or optimistix's, or an update map.
 
     Args:
         label: The part's name in messages.
-        function: Returns an aeoskit optimizer, an optax transformation or an optimistix minimiser.
+        function: Returns an aeoskit optimizer, an optax transformation or an optimistix minimiser;
+            or a pair `(init, update_map)` of functions `params -> state` and
+            `(params, state, batch) -> (params, state)`; the batch is `(inputs, targets)`, all of
+            the data.
         settings: Its options.
 
     Returns:
@@ -279,10 +289,12 @@ def own_optimizer(
         'OptaxOptimizer'
     """
     made = _called(label, function, settings)
+    if type(made) is tuple and len(made) == 2 and all(map(callable, made)):
+        return UpdateMap(*made)
     try:
         return as_optimizer(made)
-    except TypeError as error:
-        raise UserError(f"{label}: {error}") from None
+    except TypeError:
+        raise UserError(f"{label} returned a {type(made).__name__}: return {_OPTIMIZER}") from None
 
 
 def own_probe(

@@ -16,6 +16,7 @@ import optax
 import pytest
 
 from aeoskit.probes import AbstractProbe
+from aeoskit.record import read_run
 from aeoskit_experiments import execute, parts, rerun
 from aeoskit_experiments.adapters import own_data, own_loss, own_model, own_optimizer, own_probe
 from aeoskit_experiments.data import Dataset
@@ -97,6 +98,26 @@ def clipped(lr: float = 1e-2):
         lambda params: optax.EmptyState(),
         lambda g, s, p=None: (jax.tree.map(lambda x: -lr * jnp.clip(x, -1, 1), g), s),
     )
+
+
+def descent(lr: float = 1e-2, beta: float = 0.5):
+    """An update map with a gradient of its own: heavy ball on the mean squared error."""
+
+    def init(params):
+        return jax.tree.map(jnp.zeros_like, params)
+
+    def update_map(params, velocity, batch):
+        inputs, targets = batch
+
+        def mean(params):
+            module = eqx.combine(params.arrays, params.rest)
+            return 0.5 * jnp.mean(jnp.sum((jax.vmap(module)(inputs) - targets) ** 2, -1))
+
+        grads = jax.grad(mean)(params)
+        velocity = jax.tree.map(lambda v, g: beta * v - lr * g, velocity, grads)
+        return jax.tree.map(jnp.add, params, velocity), velocity
+
+    return init, update_map
 
 
 class Norm(AbstractProbe):
@@ -334,6 +355,32 @@ def test_an_unknown_threshold_is_said(own: Path) -> None:
     assert row["threshold"] is None or np.isnan(row["threshold"])
 
 
+def test_an_update_map_trains_as_the_optimizer_that_it_is(own: Path) -> None:
+    """Heavy ball as a map of parameters, state and batch, beside aeoskit's own."""
+    losses = {}
+    for name, chosen in (
+        ("map", optimizer("./own.py:descent", lr=0.05, beta=0.9)),
+        ("ours", optimizer("momentum", lr=0.05, beta1=0.9, form="polyak")),
+    ):
+        pipeline = whole(
+            loss=loss("mse"),
+            optimizer=chosen,
+            track=track("flip_multiplier", every=3),
+            norm=None,
+            train=train(12),
+        )
+        metrics = read_run(execute(pipeline, root=own / "runs").folder).metrics
+        losses[name] = metrics["loss"].values.ravel(), metrics["multiplier"].values.ravel()
+    np.testing.assert_allclose(losses["map"][0], losses["ours"][0], rtol=1e-4)
+    np.testing.assert_allclose(losses["map"][1], losses["ours"][1], rtol=1e-2)
+    with pytest.raises(UserError, match="no preconditioner: track sharpness or flip_multiplier"):
+        whole(optimizer=optimizer("./own.py:descent")).experiment()
+    with pytest.raises(UserError, match=r"batch is 4, but each step of .* is on all"):
+        whole(
+            optimizer=optimizer("./own.py:descent"), track=None, train=train(6, batch=4)
+        ).experiment()
+
+
 def test_a_branch_may_switch_to_an_optimizer_of_ones_own(own: Path) -> None:
     pipeline = whole(
         optimizer=optimizer("adam", lr=1e-2),
@@ -358,8 +405,6 @@ def test_own_optimizers_are_swept_one_after_the_other(own: Path) -> None:
 
 
 def test_the_metrics_of_an_own_probe_are_in_the_record(own: Path) -> None:
-    from aeoskit.record import read_run
-
     outcome = execute(whole(), root=own / "runs")
     norms = read_run(outcome.folder).metrics["norm"].squeeze()
     assert norms.notnull().sum() == 3
@@ -493,7 +538,7 @@ def test_own_losses_optimizers_and_probes() -> None:
     assert factory(jnp.array(3.0), 1.0) == 2
     with pytest.raises(UserError, match="return a function of outputs and targets"):
         own_loss("loss own", lambda: 3, {})
-    with pytest.raises(UserError, match="optimizer own: the optimizer is a int"):
+    with pytest.raises(UserError, match="optimizer own returned a int: return an"):
         own_optimizer("optimizer own", lambda: 3, {})
     with pytest.raises(UserError, match="AbstractProbe"):
         own_probe("track own", lambda: 3, {})

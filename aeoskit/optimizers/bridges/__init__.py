@@ -10,7 +10,7 @@ from .optimistix._bridge import OptimistixOptimizer
 
 
 def as_optimizer(optimizer: Any) -> AbstractOptimizer:
-    """Whatever trains, as what a trajectory follows.
+    """Anything that trains, as what a trajectory follows.
 
     Args:
         optimizer: one of ours, an optax transformation or an optimistix minimiser.

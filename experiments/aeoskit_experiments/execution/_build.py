@@ -21,7 +21,7 @@ from aeoskit.linalg import (
     Tracking,
 )
 from aeoskit.objective import AbstractOutputLoss, Objective
-from aeoskit.optimizers import OptaxOptimizer
+from aeoskit.optimizers import OptaxOptimizer, UpdateMap
 from aeoskit.probes import (
     AbstractProbe,
     Evaluation,
@@ -126,8 +126,8 @@ def build(experiment: Experiment) -> Setup:
         rewind = msgspec.structs.replace(experiment.rewind, at=past.at)
         experiment = dataclasses.replace(experiment, rewind=rewind)
     check_steps(experiment, steps)
-    _check_metrics(experiment, main)
-    unknown = _why_unknown(main, params)
+    main = with_data(main, objective)
+    unknown = why_unknown(main, params)
     if unknown is not None:
         _check_unknown(experiment, unknown)
     means = functools.partial(
@@ -181,25 +181,29 @@ def build_optimizer(choice: Choice, lanes: tuple[dict[str, float], ...]) -> AnyO
     return optimizers[0] if len(optimizers) == 1 else stack_lanes(optimizers)
 
 
-def _check_metrics(experiment: Experiment, main: AnyOptimizer) -> None:
-    """Refuses what asks for the preconditioner of an optimizer that has none."""
-    assert experiment.optimizer is not None
-    name = experiment.optimizer.variant
-    tracked = {track.variant for track in experiment.probes} & set(NEED_METRIC)
-    if not main.has_metric:
-        if any(branch.kind == "freeze" for branch in experiment.branches):
-            raise ValueError(
-                f"optimizer {name} has no preconditioner that could be held: take another "
-                f"optimizer, or leave out branch freeze."
-            )
-        if tracked:
-            raise ValueError(
-                f"optimizer {name} has no preconditioner, since its step is piecewise constant "
-                f"in the gradient: track sharpness, or take another optimizer."
-            )
+def with_data(optimizer: AnyOptimizer, objective: Objective) -> AnyOptimizer:
+    """The optimizer; an update map with the data that it is a map of.
+
+    Raises:
+        UserError: If the data are spread over devices, of which such a map knows nothing.
+    """
+    if not isinstance(optimizer, UpdateMap):
+        return optimizer
+    if objective.placement is not None:
+        raise UserError(
+            "place: an update map knows nothing of devices: leave place out, or take another "
+            "optimizer"
+        )
+    return dataclasses.replace(optimizer, batch=objective.data)
 
 
-def _why_unknown(optimizer: AnyOptimizer, params: PyTree) -> str | None:
+def unmeasurable(optimizer: AnyOptimizer) -> set[str]:
+    """The probes that mean nothing for an optimizer."""
+    found = set() if optimizer.has_metric else {"preconditioned_sharpness"}
+    return found if optimizer.is_update_map else found | {"flip_multiplier"}
+
+
+def why_unknown(optimizer: AnyOptimizer, params: PyTree) -> str | None:
     """The reason why an optimizer's threshold is not known, if it is not: optax's, of any kind."""
     if not isinstance(optimizer, OptaxOptimizer):
         return None
@@ -249,10 +253,6 @@ class UnknownThreshold(AbstractProbe):
     def measure(self, context: ProbeContext, state: None) -> tuple[Measurement, None]:
         unknown = jnp.full_like(context.value, jnp.nan)
         return {"threshold": unknown, "learning_rate": unknown}, state
-
-
-NEED_METRIC = ("preconditioned_sharpness", "flip_multiplier")
-"""Probes that mean nothing for an optimizer without a preconditioner."""
 
 
 def _solver(track: Track) -> AbstractEigenSolver:

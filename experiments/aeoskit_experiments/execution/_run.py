@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from aeoskit.objective import Objective
 from aeoskit.probes import budget_columns, missed_budget, start_budget
 from aeoskit.trajectory import (
     AbstractBranch,
@@ -20,7 +21,7 @@ from aeoskit.trajectory import (
 )
 from aeoskit_experiments.pipelines import Branch, Train
 
-from ._build import NEED_METRIC, Setup
+from ._build import Setup, UnknownThreshold, unmeasurable, why_unknown, with_data
 from ._interrupt import Interrupt
 from ._listener import Listener
 from ._onlooker import AnyWriter
@@ -165,7 +166,9 @@ def run_group(
             continue
         step, carry = starts.pop(item.name)
         make_room()
-        started = branch(setup.trajectory, carry, {item.name: _way(item)})
+        started = branch(
+            setup.trajectory, carry, {item.name: _branch_of(item, setup.trajectory.objective)}
+        )
         way, start = _measurable(*started[item.name], item.name, listener)
         label = course.label.replace("main", item.name, 1)
         theirs = dataclasses.replace(course, name=item.name, label=label)
@@ -211,21 +214,28 @@ def _rewound(setup: Setup, start: Start, train: Train, listener: Listener, cours
     return Carry(carry.step, lane, budgets)
 
 
-def _way(item: Branch) -> AbstractBranch:
+def _branch_of(item: Branch, objective: Objective) -> AbstractBranch:
     if item.optimizer is None:
         return FreezePreconditioner(item.ratio)
-    return SwitchOptimizer(item.optimizer.build(), item.ratio)
+    return SwitchOptimizer(with_data(item.optimizer.build(), objective), item.ratio)
 
 
 def _measurable(
     trajectory: Trajectory, carry: Carry, name: str, listener: Listener
 ) -> tuple[Trajectory, Carry]:
     """The branch without the probes that mean nothing for its optimizer."""
-    lost = sorted(set(NEED_METRIC) & set(trajectory.probes))
-    if trajectory.optimizer.has_metric or not lost:
+    gone, reason = unmeasurable(trajectory.optimizer), "no preconditioner"
+    unknown = why_unknown(trajectory.optimizer, carry.lane.params)
+    if unknown is not None:
+        gone, reason = gone | {"preconditioned_sharpness"}, "no threshold that is known"
+    lost = sorted(gone & set(trajectory.probes))
+    if unknown is None and not lost:
         return trajectory, carry
-    listener.noted(f"branch {name} has no preconditioner: {', '.join(lost)} is not measured there.")
+    if lost:
+        listener.noted(f"branch {name} has {reason}: {', '.join(lost)} is not measured there.")
     probes = {key: probe for key, probe in trajectory.probes.items() if key not in lost}
+    if unknown is not None:
+        probes["threshold"] = UnknownThreshold()
     states = {key: state for key, state in carry.lane.probe_states.items() if key not in lost}
     lane = dataclasses.replace(carry.lane, probe_states=states)
     start = dataclasses.replace(carry, lane=lane)

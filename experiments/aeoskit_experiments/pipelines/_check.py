@@ -7,12 +7,10 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.options import spell
 from aeoskit_experiments.pipelines._choice import Choice
 from aeoskit_experiments.pipelines._experiment import AnyTrack, Branch, Experiment
-from aeoskit_experiments.pipelines._registry import STAGES, is_of_tokens, is_ours, is_own
+from aeoskit_experiments.pipelines._registry import STAGES, is_of_tokens, is_own
 from aeoskit_experiments.pipelines._settings import Track, TrackError, Train
 
 OF_NUMBERS = ("chebyshev", "quadratic")
-MINIMISERS = ("bfgs", "lbfgs", "nonlinear_cg")
-_ERRORS = ("test_error", "train_error")
 
 
 def check(experiment: Experiment) -> None:
@@ -39,15 +37,20 @@ def check(experiment: Experiment) -> None:
     assert experiment.optimizer is not None
     _check_loss(data, experiment.loss)
     _check_length(train)
+    optimizers = [_build_optimizer(experiment.optimizer, lane) for lane in experiment.lanes()]
     for probe in experiment.probes:
         _check_probe(probe)
-        _check_measurable(probe.variant, experiment.optimizer.variant)
+        _check_measurable(probe.variant, experiment.optimizer, optimizers[0])
     _check_batches(data, train, experiment.probes)
     examples = data.settings.get("examples")
     if train.epochs is None or isinstance(examples, int):
         check_steps(experiment, train.steps_on(examples if isinstance(examples, int) else 1))
     _check_whole(model, _build(model, {}), train)
-    optimizers = [_build_optimizer(experiment.optimizer, lane) for lane in experiment.lanes()]
+    if train.batch is not None and not optimizers[0].takes_batches:
+        raise UserError(
+            f"train: batch is {train.batch}, but each step of {experiment.optimizer.label} is on "
+            f"all of the data: leave batch out"
+        )
     for branch in experiment.branches:
         _check_branch(branch, experiment.probes, experiment.optimizer, optimizers[0])
 
@@ -124,11 +127,17 @@ def _check_loss(data: Choice, loss: Choice) -> None:
         )
 
 
-def _check_measurable(probe: str, optimizer: str) -> None:
-    if optimizer in MINIMISERS and probe not in ("sharpness", *_ERRORS):
+def _check_measurable(probe: str, optimizer: Choice, built: Any) -> None:
+    needs = {
+        "preconditioned_sharpness": (built.has_metric, "preconditioner"),
+        "flip_multiplier": (built.is_update_map, "multiplier"),
+    }
+    there, what = needs.get(probe, (True, ""))
+    if not there:
+        others = "sharpness or flip_multiplier" if built.is_update_map else "sharpness"
         raise UserError(
-            f"track {probe}: {optimizer} is a minimiser with a line search, which has neither a "
-            f"preconditioner nor a threshold: track sharpness"
+            f"track {probe}: {optimizer.label} has no {what}: track {others}, or take another "
+            f"optimizer"
         )
 
 
@@ -176,14 +185,14 @@ def _check_branch(
     optimizer: Any,
 ) -> None:
     tracked = {probe.variant for probe in probes if not isinstance(probe, TrackError)}
-    if branch.kind == "freeze" and not is_ours(main.variant):
+    if branch.kind == "freeze" and not optimizer.freezable:
         raise UserError(
             f"branch {branch.name}: freeze holds the preconditioner of aeoskit's own optimizers, "
-            f"and this run is under {main.label}: choose one of aeoskit's"
+            f"and {main.label} has none that could be held: take another optimizer"
         )
-    if branch.at == "edge" and main.variant in MINIMISERS:
+    if branch.at == "edge" and not optimizer.has_threshold:
         raise UserError(
-            f"branch {branch.name}: at is edge, but {main.variant} has no threshold that it could "
+            f"branch {branch.name}: at is edge, but {main.label} has no threshold that it could "
             f"come to: give a step"
         )
     if branch.at == "edge" and not tracked:
@@ -191,26 +200,23 @@ def _check_branch(
             f"branch {branch.name}: at is edge, but nothing is tracked that could tell "
             f"when: add `track preconditioned_sharpness`, or give a step"
         )
-    if branch.at == "edge" and "preconditioned_sharpness" not in tracked:
-        from aeoskit.optimizers import Identity
-
-        rule = getattr(optimizer, "preconditioner_rule", None)
-        if not isinstance(rule, Identity):
-            raise UserError(
-                f"branch {branch.name}: at is edge, but the edge of an adaptive optimizer is one "
-                f"of its preconditioned sharpness: add `track preconditioned_sharpness`, or give "
-                f"a step"
-            )
+    if (
+        branch.at == "edge"
+        and "preconditioned_sharpness" not in tracked
+        and not optimizer.is_euclidean
+    ):
+        raise UserError(
+            f"branch {branch.name}: at is edge, but the edge of an adaptive optimizer is one "
+            f"of its preconditioned sharpness: add `track preconditioned_sharpness`, or give "
+            f"a step"
+        )
     if branch.optimizer is not None:
         built = _build_optimizer(branch.optimizer, {})
-        if branch.ratio is not None:
-            from aeoskit.optimizers import Sign
-
-            if isinstance(built.preconditioner_rule, Sign):
-                raise UserError(
-                    f"branch {branch.name}: {branch.optimizer.variant} has no threshold that ratio "
-                    f"could be one to: give its lr"
-                )
+        if branch.ratio is not None and not built.tunable:
+            raise UserError(
+                f"branch {branch.name}: ratio sets the learning rate of aeoskit's own optimizers "
+                f"that have a threshold, and {branch.optimizer.label} is not one: give its lr"
+            )
 
 
 def _check_batches(data: Choice, train: Train, probes: tuple[AnyTrack, ...]) -> None:

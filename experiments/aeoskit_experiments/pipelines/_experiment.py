@@ -13,7 +13,6 @@ from aeoskit_experiments.pipelines._choice import Choice
 from aeoskit_experiments.pipelines._registry import (
     check_variant,
     function_of,
-    is_ours,
     is_own,
     options_for,
 )
@@ -229,11 +228,6 @@ def _switch_choice(switch: Switch, stage: Stage) -> Choice:
         raise UserError(
             f"branch switch: lr is {spell(switch.lr)} and ratio is {spell(switch.ratio)}, but the "
             f"ratio sets the learning rate: give one of them"
-        )
-    if switch.ratio is not None and not is_ours(switch.optimizer):
-        raise UserError(
-            f"branch switch: ratio sets the learning rate of aeoskit's own optimizers, and "
-            f"{switch.optimizer} is not one: give its lr"
         )
     given: dict[str, Value] = {
         name: getattr(switch, name) for name in _SWITCHED if getattr(switch, name) is not None

@@ -90,13 +90,16 @@ def compile_plan(request: Request, progress: Callable[[str], None] | None = None
 def _compile_options(request: Request, platform: str) -> Iterator[None]:
     """Compiles for a platform, in the precision and with the effort of a request."""
     quick = platform == "tpu" and request.effort == "quick"
-    before = jax.config.jax_exec_time_optimization_effort  # pyright: ignore
+    # jax 0.12 has only the second.
+    efforts = {"jax_exec_time_optimization_effort": -1.0, "jax_optimization_level": "O0"}
+    name, least = next(item for item in efforts.items() if hasattr(jax.config, item[0]))
+    before = getattr(jax.config, name)
     with jax.default_matmul_precision(MATMUL[request.precision]), compiling_for(platform):
-        jax.config.update("jax_exec_time_optimization_effort", -1.0 if quick else before)
+        jax.config.update(name, least if quick else before)
         try:
             yield
         finally:
-            jax.config.update("jax_exec_time_optimization_effort", before)
+            jax.config.update(name, before)
 
 
 @contextlib.contextmanager
