@@ -24,7 +24,18 @@ else:
             _load()
             if name in globals():
                 return globals()[name]
+            _refuse_moved(name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def _refuse_moved(name: str) -> None:
+        """For one version, names the room of what stood here."""
+        rooms = ("linalg", "objective", "optimizers", "probes", "stability", "trajectory")
+        # A room that is being imported is asked for here first.
+        for room in rooms if {*rooms} <= globals().keys() else ():
+            if hasattr(globals()[room], name):
+                from ._renamed import renamed
+
+                renamed(__name__, {name: f"{__name__}.{room}.{name}"})(name)
 
     def __dir__() -> list[str]:
         _load()

@@ -26,7 +26,10 @@ def renamed(module: str, names: dict[str, str]) -> Callable[[str], Any]:
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         # `from module import name` hides the text of an AttributeError.
-        importing = sys._getframe(1).f_globals.get("__name__") == "importlib._bootstrap"
+        frame, importing = sys._getframe(1), False
+        while frame is not None and not importing:
+            importing = frame.f_globals.get("__name__") == "importlib._bootstrap"
+            frame = frame.f_back if frame.f_globals.get("__name__") == module else None
         error = ImportError if importing else AttributeError
         raise error(f"{module}.{name} was renamed to {names[name]}")
 

@@ -184,7 +184,7 @@ def preconditioned_operator(
         >>> import aeoskit as ak
         >>> objective = ak.Objective(lambda w, x: 0.5 * (x @ w - 1.0) ** 2, jnp.eye(2))
         >>> params, optimizer = jnp.zeros(2), ak.gradient_descent(0.1)
-        >>> operator = ak.preconditioned_operator(
+        >>> operator = ak.probes.preconditioned_operator(
         ...     objective, params, optimizer, optimizer.init(params), objective.gradient(params))
         >>> operator.mv(jnp.array([1.0, 2.0])).tolist()
         [0.5, 1.0]

@@ -90,7 +90,7 @@ def choose_mode(trajectory: Trajectory, carry: Carry) -> Mode:
         >>> import aeoskit as ak
         >>> objective = ak.Objective(lambda w, x: 0.5 * (x @ w - 1.0) ** 2, jnp.eye(2))
         >>> trajectory = ak.Trajectory(objective, ak.gradient_descent(0.5), {})
-        >>> ak.choose_mode(trajectory, trajectory.init(jnp.zeros(2), jax.random.key(0)))
+        >>> ak.trajectory.choose_mode(trajectory, trajectory.init(jnp.zeros(2), jax.random.key(0)))
         'scan'
     """
     params = carry.lane.params

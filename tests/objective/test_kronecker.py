@@ -143,7 +143,7 @@ def test_frozen_in_an_optimizer_against_dense(x64):
     case = cases.make_case("mlp-squared-per_example")
     objective = ak.Objective(case.loss, case.data)
     P = kronecker_fisher(objective, case.params, damping=0.1)
-    optimizer = ak.Optimizer(0.05, ak.EMA(0.9), ak.Frozen(P))
+    optimizer = ak.Optimizer(0.05, ak.EMA(0.9), ak.optimizers.Frozen(P))
     state = optimizer.init(case.params)
     edge = ak.preconditioned_sharpness(
         objective, case.params, optimizer, state, k=5, solver=ak.Dense()

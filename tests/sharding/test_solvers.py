@@ -93,7 +93,9 @@ def metric_of(objective, params):
 @eqx.filter_jit
 def estimates(objective, params, vector):
     """What else an operator is good for, in one program."""
-    operator = ak.PreconditionedOperator(objective.hessian(params), metric_of(objective, params))
+    operator = ak.linalg.PreconditionedOperator(
+        objective.hessian(params), metric_of(objective, params)
+    )
     key = jax.random.key(2)
     part = RestrictedOperator(operator, "out")
     other = jax.tree.map(jnp.sin, vector)
@@ -125,7 +127,7 @@ def test_operators_hand_on_how_their_vectors_lie():
     identity = lx.IdentityLinearOperator(operator.in_structure())
     for composed in (
         operator,
-        ak.PreconditionedOperator(operator, metric_of(objective, params)),
+        ak.linalg.PreconditionedOperator(operator, metric_of(objective, params)),
         ShiftedOperator(operator, 1.0),
         lx.TaggedLinearOperator(operator, lx.symmetric_tag),
         identity + operator,

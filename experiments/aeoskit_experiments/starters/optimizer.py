@@ -14,7 +14,7 @@ def my_optimizer(lr: float, *, beta1: float = 0.9, beta2: float = 0.99) -> ak.Op
         beta2: Decay of the second moments.
     """
     # The momentum rule sets the threshold, the preconditioner the metric: both are known then.
-    return ak.Optimizer(lr, ak.EMANesterov(beta1), ak.RMS(beta2))
+    return ak.Optimizer(lr, ak.optimizers.EMANesterov(beta1), ak.RMS(beta2))
 
 
 def my_transformation(lr: float, *, clip: float = 1.0) -> optax.GradientTransformation:
