@@ -21,8 +21,9 @@ NAMES = """
 
 def test_the_public_names_are_these():
     assert {name for name in dir(aeoskit) if name[0] != "_"} >= {*NAMES.split(), *ROOMS.split()}
-    public = importlib.import_module("aeoskit._public")
-    assert {name for name in vars(public) if name[0] != "_"} == {*NAMES.split(), *ROOMS.split()}
+    public = vars(importlib.import_module("aeoskit._public"))
+    found = {name for name in public if name[0] != "_"} - {"jaxtyping"}  # the tests' type checks
+    assert found == {*NAMES.split(), *ROOMS.split()}
 
 
 @pytest.mark.parametrize(
@@ -38,4 +39,4 @@ def test_a_name_that_has_moved_says_where_it_is(name: str, place: str):
 
 def test_a_name_that_never_was_is_an_ordinary_error():
     with pytest.raises(AttributeError, match="has no attribute 'adma'"):
-        _ = aeoskit.adma
+        getattr(aeoskit, "adma")  # noqa: B009

@@ -164,7 +164,8 @@ def branch(
         >>> trajectory = ak.Trajectory(objective, ak.adam(0.1), {"loss": ak.LossAndGradient()})
         >>> carry = trajectory.init(jnp.zeros(2), jax.random.key(0))
         >>> branches = ak.branch(
-        ...     trajectory, carry, {"go on": ak.trajectory.Continue(), "frozen": ak.FreezePreconditioner()})
+        ...     trajectory, carry,
+        ...     {"go on": ak.trajectory.Continue(), "frozen": ak.FreezePreconditioner()})
         >>> for name, (run, start) in branches.items():
         ...     chunk, = ak.stream(run, start, 2)
         ...     print(name, chunk.measurements["loss"].shape)
