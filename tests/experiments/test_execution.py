@@ -1,5 +1,8 @@
 """Pipelines carried out on tiny data: what they leave, and how they end."""
 
+import collections
+import logging
+import re
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -421,3 +424,25 @@ def test_a_budget_is_recorded_and_what_was_missed_is_said(
     criterion = metrics["preconditioned_sharpness_criterion"]
     assert set(np.unique(criterion.values[due])) <= {1, 2}
     assert criterion.attrs["flag_meanings"] == "none residual value"
+
+
+def test_a_run_compiles_each_of_its_programs_once(
+    runs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Chunks of several lengths are one program; the initial state and the parameters another."""
+    pipeline = small(
+        # Sizes of no other test, which may have compiled the programs.
+        model("mlp", width=9, depth=1),
+        track("preconditioned_sharpness", every=3),
+        steps=25,
+    )
+    with jax.log_compiles(True), caplog.at_level(logging.WARNING, "jax"):
+        execute(pipeline, root=runs)
+    compiled = re.compile(r"Finished XLA compilation of jit\((\w+)\)")
+    found = [match[1] for record in caplog.records if (match := compiled.match(record.message))]
+    counts = collections.Counter(found)
+    assert {name: counts[name] for name in ("_drawn", "_initial", "_scan_chunk")} == {
+        "_drawn": 1,
+        "_initial": 1,
+        "_scan_chunk": 1,
+    }
