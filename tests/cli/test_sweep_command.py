@@ -12,6 +12,7 @@ import pytest
 
 import aeoskit_experiments
 from aeoskit_cli import main
+from aeoskit_cli._generate import ask_about_code
 
 Capture = pytest.CaptureFixture[str]
 
@@ -90,7 +91,7 @@ def test_json_is_one_object(asked: list[Any], capsys: Capture) -> None:
             ["--workers", "2", "pipe", *PIPE, "--workers", "4", "--slurm", "time=60,partition=a"],
             {"workers": 4, "slurm": {"time": 60, "partition": "a"}},
         ),
-        (["--resume", "runs/x", "--workers", "2"], {"workers": 2}),
+        (["--resume", "runs/x", "--workers", "2"], {"workers": 2, "allow_code": ask_about_code}),
     ],
 )
 def test_options_stand_before_or_behind(

@@ -147,7 +147,8 @@ def test_bfgs_has_no_metric(probe: str, runs: Path, capsys: pytest.CaptureFixtur
     assert main([*words, str(runs), "--quiet"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"error: track {probe}: bfgs is a minimiser with a line search")
+    assert err.startswith(f"error: track {probe}: optimizer bfgs has no ")
+    assert "track sharpness" in err
     assert err.count("\n") == 1
     assert list(runs.iterdir()) == []
 

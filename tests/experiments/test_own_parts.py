@@ -365,7 +365,7 @@ def test_an_update_map_trains_as_the_optimizer_that_it_is(own: Path) -> None:
         pipeline = whole(
             loss=loss("mse"),
             optimizer=chosen,
-            track=track("flip_multiplier", every=3),
+            track=track("flip_multiplier", every=3, rtol=1e-5),
             norm=None,
             train=train(12),
         )

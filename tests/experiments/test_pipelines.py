@@ -307,8 +307,11 @@ def test_a_stage_refuses(make: Any, says: str) -> None:
             {"b": branch("switch", optimizer="momentum", lr=1, ratio=0.9, at=3)},
             "lr is 1 and ratio is 0.9",
         ),
-        ({"b": branch("switch", optimizer="lion", ratio=0.9, at=3)}, "lion has no threshold"),
-        ({"b": branch("switch", optimizer="lbfgs", ratio=0.9, at=3)}, "lbfgs is not one"),
+        (
+            {"b": branch("switch", optimizer="lion", ratio=0.9, at=3)},
+            "lion is not one: give its lr",
+        ),
+        ({"b": branch("switch", optimizer="lbfgs", ratio=0.9, at=3)}, "lbfgs has no lr"),
         ({"b": branch("switch", optimizer="momentum", at=3)}, "lacks lr"),
         ({"track": track("test_error"), "b": branch("freeze")}, "nothing is tracked"),
         ({"track": track("sharpness", k=10)}, "raise basis to 26"),

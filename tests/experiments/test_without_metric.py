@@ -21,7 +21,7 @@ from aeoskit_experiments.pipelines import (
     ("stages", "message"),
     [
         ((track("preconditioned_sharpness", every=1),), "optimizer lion has no .* track sharpness"),
-        ((branch("freeze", at=1),), "optimizer lion has no preconditioner that could be held"),
+        ((branch("freeze", at=1),), "optimizer lion has none that could be held"),
     ],
 )
 def test_refuses_a_metric_that_is_not_there(stages, message: str, runs):

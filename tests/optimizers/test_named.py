@@ -5,7 +5,6 @@ import inspect
 import jax.numpy as jnp
 import pytest
 
-import aeoskit
 from aeoskit import optimizers
 from aeoskit.optimizers import NAMED, AbstractOptimizer
 from aeoskit_experiments.pipelines import STAGES
@@ -21,7 +20,7 @@ def test_the_stage_has_every_name():
 
 @pytest.mark.parametrize("name", NAMED)
 def test_a_name_is_public_and_documented(name: str):
-    assert getattr(optimizers, name) is getattr(aeoskit, name) is NAMED[name]
+    assert getattr(optimizers, name) is NAMED[name]
     assert "Source: " in str(inspect.getdoc(NAMED[name]))
 
 
@@ -37,6 +36,6 @@ def test_what_it_says_of_itself(name: str):
     assert optimizer.is_euclidean == (plain or signs)
     assert optimizer.stackable
     assert optimizer.takes_batches
-    assert optimizer.is_update_map
+    assert optimizer.is_update_map == (not signs)
     state = optimizer.init(jnp.zeros((2, 2)))
     assert bool(jnp.isnan(optimizer.threshold(state))) == signs

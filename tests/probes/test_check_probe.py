@@ -196,7 +196,7 @@ def test_what_is_no_probe_is_refused():
 
 def test_a_probe_may_not_suit_an_optimizer():
     """The message is that of the probe, which knows what it needs."""
-    with pytest.raises(ValueError, match="line search"):
+    with pytest.raises(ValueError, match="searches along a line"):
         check_probe(FlipMultiplier(), optimizer=optimizers.from_optimistix(_bfgs()))
 
 
