@@ -101,11 +101,14 @@ def false_convergence(path, tops, seed):
     return np.where(converged, np.abs(values - true) / true, 0)
 
 
-def test_a_direction_that_grows_slowly_is_seen_in_time():
+@pytest.mark.parametrize(
+    ("keys", "mean"), [(4, 4), pytest.param(48, 2, marks=pytest.mark.nightly)]
+)
+def test_a_direction_that_grows_slowly_is_seen_in_time(keys: int, mean: float):
     """Over 48 keys it led unseen for less than one solve on average, for seven at most."""
     path = 2 * 1.02 ** np.arange(90)
-    errors = np.array([false_convergence(path, [10, 9, 8], seed) for seed in range(12)])
-    assert np.mean(np.sum(errors > 1e-3, axis=1)) <= 3
+    errors = np.array([false_convergence(path, [10, 9, 8], seed) for seed in range(keys)])
+    assert np.mean(np.sum(errors > 1e-3, axis=1)) <= mean
     assert np.max(errors) <= 0.2
 
 
