@@ -83,7 +83,7 @@ def check_optimizer(
     Args:
         optimizer: one of ours or of one's own, an optax transformation or an optimistix minimiser.
         params: what to try it on, a small tree; one of a vector and a square matrix if None.
-        steps: how many steps with random gradients are taken before the threshold is checked, for
+        steps: number of steps with random gradients are taken before the threshold is checked, for
             rules that vary in time.
         key: for the random numbers; a fixed one if None.
         rtol: what counts as rounding; three times the square root of machine epsilon if None.

@@ -49,7 +49,7 @@ class Placing:
         mesh: Axes and sizes, or None for what the pipeline says.
         devices: How many, or None.
         coordinator: Where the processes meet, or None.
-        processes: How many there are.
+        processes: Number of there are.
         process: Which one this is.
         distributed: Whether the environment says the last three.
     """

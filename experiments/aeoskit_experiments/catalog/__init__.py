@@ -1,4 +1,4 @@
-"""Which data sets there are, where their files are looked for, and whether they are whole.
+"""The data sets: facts about them, where their files are, and whether they are complete.
 
 Nothing here imports jax, and nothing is ever downloaded.
 """

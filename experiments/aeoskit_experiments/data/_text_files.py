@@ -1,4 +1,4 @@
-"""Text from files, in memory: what is read is bounded, and what is no text is refused."""
+"""Text from files, in memory: sizes are bounded, and files that are not text are refused."""
 
 import hashlib
 import importlib.metadata
@@ -17,7 +17,7 @@ from ._scikit_learn import shipped
 LARGEST = 2**31
 SUFFIXES = (".txt", ".tokens")
 
-# What zipfile raises for bytes that are no archive, by what is wrong with them.
+# The exceptions of zipfile for invalid archives.
 _BROKEN = (
     OSError,
     EOFError,
@@ -53,11 +53,11 @@ def read_file(path: Path, option: str = "path") -> bytes:
 
 
 def decode(data: bytes, name: str) -> str:
-    """The text, line ends as they are.
+    """The text, with its line ends unchanged.
 
     Args:
-        data: what was read.
-        name: where, for the error.
+        data: the file's bytes.
+        name: the file's name, for the error.
 
     Raises:
         UserError: if it is not UTF-8.
@@ -88,11 +88,11 @@ def read_text(path: str) -> str:
 
 
 def read_member(path: Path, names: tuple[str, ...]) -> tuple[bytes, str]:
-    """One file out of a zip archive, in memory: nothing is written.
+    """One file from a zip archive, in memory: nothing is written.
 
     Args:
-        path: of the archive.
-        names: of the file, without its folders; the first one that is there.
+        path: the archive's path.
+        names: possible names of the file, without folders; the first that exists is read.
 
     Returns:
         Its bytes and its name.
@@ -124,7 +124,7 @@ def read_member(path: Path, names: tuple[str, ...]) -> tuple[bytes, str]:
         raise
     except _BROKEN as error:
         raise UserError(
-            f"{said}: it is no zip archive, or not a whole one ({spell(error)}), so fetch it again"
+            f"{said}: it is not a whole zip archive ({spell(error)}), so get it again"
         ) from error
     raise UserError(f"{said}: the archive has no {' or '.join(names)}")
 
@@ -134,7 +134,7 @@ def _contents(archive: zipfile.ZipFile, member: zipfile.ZipInfo, said: str) -> b
         raise UserError(
             f"{said}: {spell(member.filename)} is encrypted: unpack it, and name the folder"
         )
-    # Of the other methods zipfile inflates as much at once as four kilobytes of it hold.
+    # With other methods zipfile inflates four kilobytes at once, whatever their size becomes.
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UserError(
             f"{said}: {spell(member.filename)} is compressed by method {member.compress_type}, and "
@@ -146,12 +146,12 @@ def _contents(archive: zipfile.ZipFile, member: zipfile.ZipInfo, said: str) -> b
             f"are taken"
         )
     with archive.open(member) as file:
-        # The size that the archive states is not to be trusted: no more than that is inflated.
+        # The archive's stated size is not trusted: no more than that is inflated.
         return file.read(member.file_size + 1)
 
 
 def embedded_text() -> tuple[str, str]:
-    """The descriptions of data sets that scikit-learn ships, and what errors call them."""
+    """The descriptions of data sets that scikit-learn ships, and their name in errors."""
     files = sorted(shipped("descr").glob("*.rst"), key=lambda file: file.name)
     data = b"".join(file.read_bytes() for file in files)
     version, digest = importlib.metadata.version("scikit-learn"), hashlib.sha256(data).hexdigest()

@@ -1,6 +1,6 @@
-"""Carrying a pipeline out: building, training, branching, recording, summing up.
+"""Execution of pipelines: building, training, branching, recording and summaries.
 
-Modules are imported when a name of theirs is asked for: who only waits for runs needs no xarray.
+Modules are imported when one of their names is used: waiting for runs needs no xarray.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Ctrl-C as a wish that is granted between chunks."""
+"""Ctrl-C as a request that takes effect between chunks."""
 
 import signal
 import threading
@@ -6,10 +6,10 @@ from types import FrameType, TracebackType
 
 
 class Interrupt:
-    """While it is entered, the first Ctrl-C only sets a flag; a second one interrupts at once.
+    """A context in which the first Ctrl-C only sets a flag; a second one interrupts at once.
 
-    An exception that breaks into a running compiled program tears the chunk at hand, and has been
-    seen to crash the process at its exit. Outside of the main thread nothing is changed.
+    An exception inside a running compiled program loses the present chunk, and can crash the
+    process at its exit. Outside of the main thread nothing changes.
 
     Example:
         >>> with Interrupt() as interrupt:
@@ -19,7 +19,7 @@ class Interrupt:
 
     def __init__(self):
         self.wished = False
-        # By all processes. Not the wish itself, which may come while they agree and would be lost.
+        # Agreed by all processes. Not the request itself, which may arrive during the agreement.
         self.granted = False
         self._before = None
 
@@ -44,6 +44,6 @@ class Interrupt:
         self.wished = True
 
     def grant(self) -> None:
-        """Raises `KeyboardInterrupt` if the user's wish was granted."""
+        """Raise `KeyboardInterrupt` if the user's request was accepted."""
         if self.granted:
             raise KeyboardInterrupt

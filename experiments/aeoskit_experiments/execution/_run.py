@@ -1,4 +1,4 @@
-"""Training one group: its main run, then its branches, each chunk written to the record."""
+"""The training of one group: its main run, then its branches; each chunk goes to the record."""
 
 import dataclasses
 from typing import Any
@@ -32,25 +32,25 @@ from ._summary import measured, ratio_curve
 from ._windows import edge_step
 
 STOP_WINDOW = 50
-"""Steps over whose median loss `stop_loss` is judged: at the edge a single loss may jump."""
+"""Steps in the median that `stop_loss` compares: at the edge a single loss may jump."""
 
 
 Ends = dict[tuple[str, int], dict[str, dict[str, Any]]]
-"""The ends of budgets of time, by branch and number of the group, then by probe."""
+"""Final results of time budgets, by branch and number of the group, then by probe."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Course:
-    """Where the rows of a run go.
+    """The names of a run in the record, and the settings of its checkpoints.
 
     Args:
         name: the branch's name in the record.
-        label: the branch's name for the listener (a group's values go into it).
+        label: the branch's name for the listener, with the group's values.
         lane_offset: the first lane's number in the record.
         group: the group's number, for the names of its checkpoints; None if there is one group.
-        checkpoints: whether states are kept.
-        checkpoint_every: after how many steps one of the main run is kept; None for none.
-        interrupt: the user's wish to stop, granted between chunks.
+        checkpoints: whether states are stored.
+        checkpoint_every: the period of the main run's checkpoints in steps; None for none.
+        interrupt: the user's request to stop, which takes effect between chunks.
     """
 
     name: str
@@ -63,12 +63,12 @@ class Course:
 
     @property
     def checkpoint(self) -> str:
-        """The name under which a checkpoint is kept: several groups share a branch's name."""
+        """The name of a checkpoint; several groups share a branch's name."""
         return self.name if self.group is None else f"{self.name}-group{self.group}"
 
 
 class _Checkpoints:
-    """The states of a run that are kept, each once."""
+    """The checkpoints of a run, each stored once."""
 
     def __init__(self, writer: AnyWriter, course: Course, step: int):
         self._writer, self._course = writer, course
@@ -81,7 +81,7 @@ class _Checkpoints:
             self._kept.add(step)
 
     def passing(self, step: int, carry: Carry) -> None:
-        """Keeps the state if a multiple of the period was passed since the last chunk."""
+        """Store the state if a multiple of the period was passed since the last chunk."""
         every = self._course.checkpoint_every
         if every is not None and step // every > self._passed // every:
             self.keep(step, carry)
@@ -89,8 +89,8 @@ class _Checkpoints:
 
 
 def length(train: Train) -> int:
-    """The steps of a training whose setup was built."""
-    assert train.steps is not None  # `build` turned epochs into them
+    """The number of steps of a training whose setup was built."""
+    assert train.steps is not None  # `build` has converted epochs to steps
     return train.steps
 
 
@@ -104,17 +104,17 @@ def run_group(
     course: Course,
     ends: Ends,
 ) -> None:
-    """Trains the main run, keeping a copy of the carry where a branch begins; then the branches.
+    """Train the main run, with a copy of the carry where a branch begins; then the branches.
 
     Args:
-        setup: the trajectory and where it starts.
-        train: its length in steps, chunk, mode and when to stop.
-        branches: other ways to go on; one at "edge" begins after the first chunk in which the
-            ratio of every lane has risen to 0.9.
-        writer: the record.
-        listener: is told of each chunk.
-        course: names.
-        ends: takes what probes with a budget of time came to.
+        setup: the trajectory and its start.
+        train: the length in steps, chunk, mode and stopping rule.
+        branches: the branches; one at "edge" begins after the first chunk in which the ratio of
+            every lane has risen to 0.9.
+        writer: the record's writer.
+        listener: receives each chunk.
+        course: the run's names.
+        ends: receives the final results of probes with a time budget.
     """
     end = length(train)
     starts: dict[str, tuple[int, Carry]] = {}
@@ -127,9 +127,9 @@ def run_group(
 
     def keep(carry: Carry, step: int, history: "_History") -> None:
         if step >= end:
-            return  # Nothing is left to go on with.
+            return  # Every lane has ended.
         for item in list(waiting):
-            # The start of a rewound run is the step that it is rewound to.
+            # A rewound run starts at the step to which it is rewound.
             due = max(item.at, begin) == step if isinstance(item.at, int) else history.at_edge()
             if due:
                 starts[item.name] = (step, copy_tree(carry))
@@ -189,10 +189,10 @@ def run_group(
 
 
 def _rewound(setup: Setup, start: Start, train: Train, listener: Listener, course: Course) -> Carry:
-    """The state that a rewound run begins with.
+    """The state at the start of a rewound run.
 
-    From the checkpoint on the other run is taken again as it was, measurements included, since a
-    solve starts from the last one; nothing of it is written.
+    From the checkpoint on the other run is repeated, measurements included, since a solve starts
+    from the last one; nothing of it is written.
     """
     carry, step, at = start.carry, start.past.checkpoint, start.past.at
     if step < at:
@@ -207,7 +207,7 @@ def _rewound(setup: Setup, start: Start, train: Train, listener: Listener, cours
     new, old = setup.carry.lane.probe_states, carry.lane.probe_states
     states = {name: old[name] if name in start.kept else new[name] for name in new}
     lane = dataclasses.replace(carry.lane, probe_states=states)
-    # Those of the run as it was, of the probes that it had; the new ones begin there.
+    # The states of the old run's probes; new probes begin here.
     budgets = setup.carry.budgets | {
         name: budget for name, budget in carry.budgets.items() if name in start.kept
     }
@@ -223,11 +223,11 @@ def _branch_of(item: Branch, objective: Objective) -> AbstractBranch:
 def _measurable(
     trajectory: Trajectory, carry: Carry, name: str, listener: Listener
 ) -> tuple[Trajectory, Carry]:
-    """The branch without the probes that mean nothing for its optimizer."""
+    """The branch without the probes that are undefined for its optimizer."""
     gone, reason = unmeasurable(trajectory.optimizer), "no preconditioner"
     unknown = why_unknown(trajectory.optimizer, carry.lane.params)
     if unknown is not None:
-        gone, reason = gone | {"preconditioned_sharpness"}, "no threshold that is known"
+        gone, reason = gone | {"preconditioned_sharpness"}, "no known threshold"
     lost = sorted(gone & set(trajectory.probes))
     if unknown is None and not lost:
         return trajectory, carry
@@ -256,11 +256,11 @@ def _train(
     checkpoints: _Checkpoints,
     ends: Ends,
 ) -> None:
-    """One run from a step to the end, in segments between the steps at which branches begin."""
+    """Train one run from a step to the end, in segments between the starts of branches."""
     end = length(train)
     listener.started(course.label, end - step)
     for lane, at in history.diverged():
-        # It diverged before this branch began: said in the record, not announced again.
+        # It diverged before this branch began: recorded, but not announced again.
         writer.mark_diverged(course.name, course.lane_offset + lane, at)
     begun = step
     if keep is not None:
@@ -309,8 +309,8 @@ def _train(
 def _write(
     writer: AnyWriter, chunk: Chunk, history: "_History", course: Course
 ) -> list[tuple[int, int]]:
-    """Writes the chunk's rows, none after a lane's divergence; returns who diverged in it."""
-    # No sentinel for "never": the lanes' int32 would wrap it around.
+    """Write the chunk's rows up to each lane's divergence; return the lanes that diverged."""
+    # A sentinel for "never" would overflow the lanes' int32.
     sound = (chunk.diverged_at < 0) | (chunk.steps[:, None] <= chunk.diverged_at)
     measured = {name: mask[:, None] & sound for name, mask in chunk.measured.items()}
     writer.append(
@@ -332,7 +332,7 @@ def _write(
 
 
 class _History:
-    """What the host remembers of a run in order to decide: ratios, losses, divergence."""
+    """The host's history of a run, for its decisions: ratios, losses, divergence."""
 
     def __init__(self, trajectory: Trajectory, carry: Carry):
         self._raw = trajectory.optimizer.is_euclidean
@@ -343,7 +343,7 @@ class _History:
         self._diverged_at = np.atleast_1d(np.asarray(carry.lane.diverged_at))
 
     def remember(self, rows: xr.Dataset) -> None:
-        """What another run measured before this one went on from there."""
+        """Add the rows that another run measured before this one."""
         steps, ratio = ratio_curve(rows, self._raw)
         self._steps.append(steps)
         self._ratios.append(ratio[:, None])
@@ -373,18 +373,18 @@ class _History:
         return np.flatnonzero(self._diverged_at < 0).tolist()
 
     def diverged(self) -> list[tuple[int, int]]:
-        """The lanes that have, each with its step."""
+        """The lanes that have diverged, each with its step."""
         return [(lane, int(at)) for lane, at in enumerate(self._diverged_at) if at >= 0]
 
     def at_edge(self) -> bool:
-        """Whether the ratio of every lane that goes on has risen to the edge."""
+        """True if the ratio of every active lane has risen to the edge."""
         if not self._steps or not self.going():
             return False
         steps, ratios = np.concatenate(self._steps), np.concatenate(self._ratios)
         return all(edge_step(steps, ratios[:, lane]) is not None for lane in self.going())
 
     def fitted(self, loss: float) -> bool:
-        """Whether the median loss of the last steps is below a value in every lane that goes on."""
+        """True if the median loss of the last steps is below a value in every active lane."""
         losses = np.concatenate(self._losses)[-STOP_WINDOW:]
         return all(np.median(losses[:, lane]) < loss for lane in self.going())
 

@@ -1,4 +1,4 @@
-"""The ledger of claims: what the literature says, measured, and judged by bounds fixed before."""
+"""The ledger of claims: those of the literature, measured and judged by bounds fixed before."""
 
 import warnings
 from typing import Any
@@ -32,7 +32,7 @@ from aeoskit_experiments.ledger._words import seconds_words as seconds_words
 from aeoskit_experiments.ledger._words import spread_words as spread_words
 from aeoskit_experiments.ledger._words import value_words as value_words
 
-# Gone with the next version.
+# Removed in the next version.
 _RENAMED = {"Work": "RunSpec", "WorkState": "LedgerRun"}
 
 

@@ -22,7 +22,7 @@ def markdown_page(ledger: Ledger) -> str:
     """The ledger as one Markdown page; figures are links into its folder.
 
     Args:
-        ledger: All of it.
+        ledger: The ledger.
 
     Returns:
         The page.
@@ -74,5 +74,5 @@ def _line(cells: list[str] | tuple[str, ...]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown takes for nothing else."""
+    """Text with Markdown's special characters escaped."""
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))

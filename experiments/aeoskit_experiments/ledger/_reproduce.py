@@ -1,4 +1,4 @@
-"""`reproduce`: it runs what a ledger needs, judges as runs end, and keeps the files whole."""
+"""`reproduce`: it runs the tasks of a ledger, judges claims as runs end, and keeps the files complete."""
 
 import dataclasses
 import functools
@@ -37,25 +37,25 @@ from aeoskit_experiments.ledger._rows import Judge
 LOG = "worker.log"
 
 Runner = Callable[[RunJob, Listener, Interrupt], JobResult]
-"""Runs a job, and ends it early if the user wishes so."""
+"""A function that runs a job, and ends it early on the user's request."""
 
 
 @runtime_checkable
 class Witness(Listener, Protocol):
-    """A listener to the runs of a ledger that hears of its verdicts too."""
+    """A listener to the runs of a ledger and its verdicts."""
 
     def began(self, label: str, index: int, total: int) -> None:
-        """A run begins: which of how many, counted from 1."""
+        """A run begins: its number, counted from 1, and the total."""
 
     def ended(self, state: LedgerRun) -> None:
-        """A run has ended, one way or another."""
+        """A run has ended, successfully or not."""
 
     def judged(self, row: Row) -> None:
         """A claim has a verdict."""
 
 
 class SilentWitness(Silent):
-    """A witness that prints nothing."""
+    """A listener to a ledger that does nothing."""
 
     def began(self, label: str, index: int, total: int) -> None: ...
 
@@ -80,7 +80,7 @@ class LedgerOutcome:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """As `--json` prints it."""
+        """The object that `--json` prints."""
         return self.ledger.summary(self.folder)
 
 
@@ -98,25 +98,25 @@ def reproduce(
     make: Make = make_suite,
     runner: Runner | None = None,
 ) -> LedgerOutcome:
-    """Runs what the claims need, judges them, and writes the ledger.
+    """Run what the claims need, judge them, and write the ledger.
 
-    Each run is made once, however many claims read it, in a worker process: one that crashes costs
-    only itself. The ledger's files are written anew after each. What has ended does not run again
-    when the ledger is resumed.
+    Each run runs once, for any number of claims, in a worker process: a crash loses only that run.
+    The ledger's files are rewritten after each. A resumed ledger does not repeat runs that have
+    ended.
 
     Args:
         size: "small" (the default: minutes on two cores) or "paper".
-        only: Some of the experiments, `["E1", "E7"]`; all if not given.
-        seeds: With how many seeds each run is made; 1 if not given.
+        only: The experiments, such as `["E1", "E7"]`; all if not given.
+        seeds: Number of seeds of each run; 1 if not given.
         grid: Whether further settings (data sets, architectures, learning rates) are judged too.
-        root: Where to make the ledger's folder.
-        folder: Its very folder; one with a ledger in it is resumed, and then holds what it held
-            and this request.
-        witness: Hears of the progress.
-        claims: In place of all registered ones.
-        bounds: In place of those in aeoskit's file.
-        make: Makes a suite of pipelines, in place of the registered recipes.
-        runner: Runs a job, in place of a worker process.
+        root: The folder in which to create the ledger's folder.
+        folder: The ledger's own folder; an existing ledger is resumed, with this request added to
+            its own.
+        witness: Receives progress.
+        claims: The claims; all registered ones if not given.
+        bounds: The bounds; those in aeoskit's file if not given.
+        make: Builds a suite of pipelines; the registered recipes if not given.
+        runner: Runs a job; a worker process if not given.
 
     Returns:
         A `LedgerOutcome`.
@@ -150,7 +150,7 @@ def reproduce(
 
 
 class _Book:
-    """A ledger while it is written."""
+    """The writer of a ledger."""
 
     def __init__(
         self,
@@ -165,10 +165,10 @@ class _Book:
         self._judge = judge
         self._begun = time.perf_counter()
         self._before = 0.0 if before is None else before.seconds
-        # All of them are looked at before the first one runs: a foreign record is refused here.
+        # All records are checked before the first run: a foreign record is refused here.
         found: dict[str, Run | None] = {}
         for task in tasks:
-            # A past that will be run again is another one: so will what rewinds it.
+            # If a rewound run runs again, so do the runs that rewind it.
             again = task.rewinds is not None and found[task.rewinds] is None
             found[task.key] = None if again else stored_run(path, task)
         self.runs: dict[str, Run] = {key: run for key, run in found.items() if run is not None}
@@ -181,7 +181,7 @@ class _Book:
         self.write("running")  # before a run that may be killed
 
     def note(self, task: Task, result: JobResult, seconds: float) -> LedgerRun:
-        """Notes how a task ended."""
+        """Record the end of a task."""
         if result.status in ("finished", "diverged"):
             self.runs[task.key] = run = read_run(record_of(self.path, task))
             state = state_of(self.path, task, run)
@@ -201,7 +201,7 @@ class _Book:
         )
 
     def write(self, status: Any) -> list[Row]:
-        """Judge what can be, and write the files anew; returns the rows that got a verdict."""
+        """Judge what can be judged, and rewrite the files; return the rows that got a verdict."""
         before = {(row.experiment, row.claim, row.setting): row.judged for row in self.ledger.rows}
         rows = tuple(self._judge.rows(self.states, self.runs))
         run = next(reversed(self.runs.values()), None)
@@ -230,7 +230,7 @@ class _Book:
 
 
 def _run(book: _Book, worker: Worker, runner: Runner, witness: Witness) -> LedgerOutcome:
-    """Runs the tasks that are left, one after the other."""
+    """Run the remaining tasks, one after the other."""
     left = [task for task in book.tasks if book.states[task.key].status == "waiting"]
     possible = sum(task.pipeline is not None for task in book.tasks)
     stopped, at_once = False, True
@@ -247,7 +247,7 @@ def _run(book: _Book, worker: Worker, runner: Runner, witness: Witness) -> Ledge
                 stopped = interrupt.wished or state.status == "interrupted"
                 for row in book.write("running"):
                     witness.judged(row)
-                if stopped or interrupt.wished:  # which may have come meanwhile
+                if stopped or interrupt.wished:  # which may have been set meanwhile
                     stopped = True
                     break
             at_once = False
@@ -265,7 +265,7 @@ def _run(book: _Book, worker: Worker, runner: Runner, witness: Witness) -> Ledge
 def _run_task(
     task: Task, book: _Book, runner: Runner, place: Path, witness: Witness, interrupt: Interrupt
 ) -> JobResult:
-    """Runs a task; one whose past did not get to where it begins is refused."""
+    """Run a task; it is refused if the run that it rewinds did not reach the step."""
     past = None if task.rewinds is None else book.states[task.rewinds]
     if past is not None and past.status in ("failed", "refused"):
         error = f"{past.label}, which it rewinds, {past.status}"
@@ -279,7 +279,7 @@ def _run_task(
 
 
 def _run_in(worker: Worker, job: RunJob, listener: Listener, interrupt: Interrupt) -> JobResult:
-    """Runs a job in a worker process: one that brings it down costs only itself."""
+    """Run a job in a worker process: a crash loses only that job."""
     try:
         return worker.call(
             attempt_in_worker,
@@ -295,7 +295,7 @@ def _run_in(worker: Worker, job: RunJob, listener: Listener, interrupt: Interrup
 
 def _claims(claims: Iterable[Claim] | None) -> list[Claim]:
     if claims is None:
-        # Importing it fills the registry.
+        # The import fills the registry.
         import aeoskit_experiments.ledger.claims  # noqa: F401
 
         claims = CLAIMS.values()
@@ -335,7 +335,7 @@ def _given(
 
 
 def _check_bounds(claims: Sequence[Claim], tables: Mapping[str, Any]) -> None:
-    """Every claim that will be judged has bounds; others' bounds are not looked at."""
+    """Check that every claim to judge has bounds; others' bounds are not checked."""
     names = {item.key for item in claims}
     here = {
         experiment: {

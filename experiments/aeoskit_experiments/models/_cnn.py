@@ -27,7 +27,7 @@ class _Init:
         shrink = 2**self.depth
         if side % shrink:
             often = next(depth for depth in range(self.depth) if side % 2 ** (depth + 1))
-            mend = f"ask for at most {often}" if often else "take model vgg, resnet or mlp"
+            mend = f"give at most {often}" if often else "take model vgg, resnet or mlp"
             raise UserError(
                 f"depth is {self.depth}: images of {side}x{side} can be halved {often} times, and "
                 f"each convolution halves them: {mend}"

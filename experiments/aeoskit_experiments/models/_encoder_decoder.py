@@ -158,9 +158,9 @@ class _Apply:
 
 
 def _not_padding(source: Int[Array, "n source"]) -> Bool[Array, "n 1 1 source"]:
-    """What is attended to of the source."""
+    """The mask of the source: its padding is not attended to."""
     tokens = source != PADDING
-    # Weights of nothing would be 0/0: a source of padding alone is read as if it were tokens.
+    # A softmax over no tokens would be 0/0: a source of padding alone counts as tokens.
     seen = tokens | ~jnp.any(tokens, axis=1, keepdims=True)
     return seen[:, None, None]
 
@@ -180,35 +180,34 @@ def encoder_decoder(
     remat: bool = False,
     precision: Precision = "float32",
 ) -> Model:
-    """A transformer that reads one sequence and tells another, token by token.
+    """An encoder-decoder transformer: it reads one sequence and predicts another, token by token.
 
-    An encoder reads the source, each position all of it but its padding (token 0); a decoder tells
-    each token of the target from those before it and from what the encoder made of the source. As
-    in model transformer, layer norms come before attention and network, positions are learned, and
-    there is no dropout; both sides share the tokens' vectors.
+    The encoder attends to the whole source except its padding (token 0); the decoder predicts each
+    token of the target from those before it and from the encoder's output. As in model transformer,
+    layer norms come before attention and feed-forward network, positions are learned, and there is
+    no dropout; both sides share the token embedding.
 
     Source: Vaswani et al., *Attention is all you need* (2017, arXiv:1706.03762), whose layer norms
-    come after instead, whose positions are sines, and whose networks have relu.
+    come after instead, whose positions are sinusoidal, and whose feed-forward networks have relu.
 
     Args:
         size: tiny (2 layers, 2 heads, width 64), base (6, 8, 512) or big (6, 16, 1024), the last
-            two of the paper; what is given besides replaces its part of it.
+            two from the paper; the options below override it.
         layers: Number of layers of the encoder, and of the decoder.
-        heads: Attention heads; the width is a multiple.
-        width: Numbers that stand for a token between the layers.
-        context: The longest source or target; the data's lengths, if not given.
-        tied: Whether the output's matrix is that of the tokens.
+        heads: Number of attention heads; a divisor of the width.
+        width: Dimension of the residual stream.
+        context: Largest length of source and target; the data's lengths, if not given.
+        tied: Whether the output matrix is the token embedding.
         stacked: Whether the layers' parameters are stacked and run in a loop, so that a deep
-            network compiles as fast as a shallow one; matrix preconditioners want them apart.
-        activation: The nonlinearity of the networks; the paper's is relu, whose kinks no
-            Hessian sees.
-        init: Deviation of the weights; lecun is 1/√fan_in, gpt2 is 0.02. Those that write to the
-            residual stream are divided by the root of the number of its terms besides.
+            network compiles as fast as a shallow one; matrix preconditioners need them apart.
+        activation: The nonlinearity; the paper's is relu, whose kinks the Hessian does not see.
+        init: Standard deviation of the weights; lecun is 1/√fan_in, gpt2 is 0.02. Those that write
+            to the residual stream are also divided by the root of the number of its terms.
         scale: Factor on all initial weights.
-        remat: Keep only what passes between layers and compute the rest of a layer again when it is
+        remat: Keep only the layers' inputs and recompute the rest of a layer when it is
             differentiated: less memory for about a third more work.
-        precision: What activations and products are computed in; bfloat16 keeps the parameters,
-            softmax, the norms' statistics and the logits in float32.
+        precision: Precision of activations and products; bfloat16 keeps the parameters, softmax,
+            the norms' statistics and the logits in float32.
 
     Returns:
         The model, for data of pairs of sequences.

@@ -185,7 +185,7 @@ class Place(msgspec.Struct, frozen=True):
     Args:
         mesh: Axes and sizes, as data=4,model=2; an axis without a size takes what is left. Examples
             are split over data, the lanes of a sweep over sweep, sharded params over all but sweep.
-        devices: How many devices; on a CPU so many are made; none takes all that are there.
+        devices: Number of devices; on a CPU so many are made; none takes all that are there.
         params: A copy on each device, or each device its share, gathered where it is needed.
         basis: Vectors of an eigen-solve over all devices, or as the params are.
     """

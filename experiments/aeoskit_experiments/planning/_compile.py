@@ -27,7 +27,7 @@ def compile_row(program: Program, chip: Chip, devices: int, precision: Precision
     Args:
         program: On shapes with shardings.
         chip: What each device has.
-        devices: How many there are.
+        devices: Number of there are.
         precision: Of matrix products: the roofline needs it.
 
     Returns:

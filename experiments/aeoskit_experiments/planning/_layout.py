@@ -53,9 +53,9 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         mesh: Axis names and sizes.
         devices: How many the mesh has.
-        present: How many there are here; with fewer, all is computed from shapes.
+        present: Number of there are here; with fewer, all is computed from shapes.
         examples: How many the data have.
-        rows_per_shard: How many of them each shard holds.
+        rows_per_shard: Number of images each shard holds.
         tail: How many are left over: the first shards take one more each.
         parameters: How many the model has.
         shares: The placement of each kind of thing.

@@ -30,7 +30,7 @@ class Knobs(msgspec.Struct, frozen=True, kw_only=True):
         mesh: Axes of devices, as `data=4,model=2`.
         params: Whether each device holds all parameters, or a part.
         microbatch: Examples that a device looks at at a time.
-        k: How many eigenvalues a probe follows.
+        k: Number of eigenvalues a probe follows.
         basis: Vectors that its solver holds.
         reuse: What a solve keeps of the gradient.
         remat: Whether a model that can keeps only what passes between its layers.

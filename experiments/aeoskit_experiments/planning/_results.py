@@ -112,7 +112,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         knobs: The settings of `rows`: with the change that made them fit.
         parameters: How many the model has.
         examples: How many the data have.
-        lanes: How many runs side by side the steps have; a solve and a product are those of one.
+        lanes: Number of runs side by side the steps have; a solve and a product are those of one.
         rows: A program each.
         verdict: Whether they fit.
         versions: Of what compiled them.

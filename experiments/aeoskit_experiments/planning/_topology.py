@@ -120,7 +120,7 @@ def chip_of(device: object, devices: int) -> Chip:
 
     Args:
         device: A `jax.Device`.
-        devices: How many devices share a host's memory, if it is a CPU.
+        devices: Number of devices share a host's memory, if it is a CPU.
     """
     kind = getattr(device, "device_kind", "?")
     if getattr(device, "platform", "") == "cpu":

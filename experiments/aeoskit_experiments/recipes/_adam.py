@@ -46,7 +46,7 @@ def e01_learning_rate(
         steps: Steps of full-batch training.
         every: Steps between two measurements.
         dataset: The images; digits or cifar10 by the size.
-        examples: How many of them.
+        examples: Number of images.
         seed: Seed of data and initial parameters.
     """
     rates = by_size(size, lr, small=(1e-3, 3e-3, 1e-2), paper=(3e-5, 1e-4, 3.2e-4, 1e-3))
@@ -83,7 +83,7 @@ def e02_momentum(
         steps: Steps of full-batch training.
         every: Steps between two measurements.
         dataset: The images; digits or cifar10 by the size.
-        examples: How many of them.
+        examples: Number of images.
         seed: Seed of data and initial parameters.
     """
     momenta = by_size(
@@ -125,7 +125,7 @@ def e03_frozen(
         steps: Steps of full-batch training.
         every: Steps between two measurements, 10 if not said; not of a rewound run.
         dataset: The images, digits or cifar10 by the size; not of a rewound run.
-        examples: How many of them; not of a rewound run.
+        examples: Number of images; not of a rewound run.
         seed: Seed of data and initial parameters, 0 if not said; not of a rewound run.
     """
     given = by_size(size, freeze_at, small=(100, 200, 400), paper=(250, 500, 1000))

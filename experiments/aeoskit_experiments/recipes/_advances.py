@@ -108,7 +108,7 @@ def e07_advance(
         every: Steps between two measurements.
         dataset: The images; digits or cifar10 by the size.
         architecture: Five tanh layers, or a convolutional network.
-        examples: How many images.
+        examples: Number of images.
         stop_loss: Loss that ends a run: cross-entropy's curvature collapses once it is fitted.
         seed: Seed of data and initial parameters.
     """
@@ -149,7 +149,7 @@ def e08_blocked(
         dataset: The images; digits or cifar10 by the size.
         architecture: Five tanh layers, or a convolutional network. On digits they are narrower than
             e07-advance's (30 units, 16 channels), and so longer at the edge.
-        examples: How many images.
+        examples: Number of images.
         stop_loss: Loss that ends a run: cross-entropy's curvature collapses once it is fitted.
         seed: Seed of data and initial parameters.
     """
@@ -195,7 +195,7 @@ def e09_branches(
         every: Steps between two measurements, 5 if not said; not of a rewound run.
         dataset: The images, digits or cifar10 by the size; not of a rewound run.
         architecture: Five tanh layers (mlp), or cnn; not of a rewound run.
-        examples: How many images; not of a rewound run.
+        examples: Number of images; not of a rewound run.
         stop_loss: Loss that ends a run, once it is fitted; 0.1, or as in the rewound run.
         seed: Seed of data and initial parameters, 0 if not said; not of a rewound run.
     """

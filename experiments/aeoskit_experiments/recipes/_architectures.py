@@ -104,7 +104,7 @@ def e04_architectures(
         lr: Learning rate of all of them; none gives each its own, at which it gets to the edge.
         steps: Steps of full-batch training; none gives each its own.
         every: Steps between two measurements.
-        examples: How many images or sequences.
+        examples: Number of images or sequences.
         wikitext: WikiText's folder or zip at the paper's size; none looks in the data folder.
         seed: Seed of data and initial parameters.
     """

@@ -43,7 +43,7 @@ def e06_batch_size(
         steps: Steps of training, at every size of the batch.
         every: Steps between two measurements.
         dataset: The images; digits or cifar10 by the size.
-        examples: How many of them.
+        examples: Number of images.
         seed: Seed of data, initial parameters and batches.
     """
     whole = examples_of(size, dataset, examples)

@@ -40,7 +40,7 @@ def adam_edge(
         beta2: Decay of the second moments.
         steps: Steps of full-batch training.
         every: Steps between two measurements.
-        examples: How many of scikit-learn's digits.
+        examples: Number of scikit-learn's digits.
         label_noise: Share of the labels that are drawn at random; the edge comes sooner.
         width: Width of the two hidden layers.
         seed: Seed of data and initial parameters.
@@ -73,7 +73,7 @@ def gd_edge(
         lr: Learning rates, trained side by side.
         steps: Steps of full-batch training.
         every: Steps between two measurements.
-        examples: How many of scikit-learn's digits.
+        examples: Number of scikit-learn's digits.
         label_noise: Share of the labels that are drawn at random; the edge comes sooner.
         width: Width of the two hidden layers.
         seed: Seed of data and initial parameters.

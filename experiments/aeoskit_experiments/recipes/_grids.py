@@ -38,7 +38,7 @@ def e10_grid(
         steps: Steps of full-batch training.
         every: Steps between two measurements.
         dataset: The images; digits or cifar10 by the size.
-        examples: How many of them.
+        examples: Number of images.
         seed: Seed of data and initial parameters.
     """
     return pipe(
@@ -80,7 +80,7 @@ def e12_generalization(
         steps: Steps of full-batch training.
         every: Steps between two measurements.
         dataset: The images; digits or cifar10 by the size.
-        examples: How many of them are trained on.
+        examples: Number of training examples.
         test: How many others the test error is taken of.
         seed: Seed of data and initial parameters.
     """
@@ -126,7 +126,7 @@ def e13_epsilon(
         steps: Steps of full-batch training.
         every: Steps between two measurements.
         dataset: The images; digits or cifar10 by the size.
-        examples: How many of them.
+        examples: Number of images.
         seed: Seed of data and initial parameters.
     """
     values = by_size(size, eps, small=(1e-7, 1e-3, 0.1, 1.0), paper=(1e-7, 1e-4, 1e-2, 1.0))
@@ -176,7 +176,7 @@ def e14_spikes(
         steps: Steps of full-batch training.
         every: Steps between two measurements: a spike is a few steps long.
         dataset: The images; digits or cifar10 by the size.
-        examples: How many of them.
+        examples: Number of images.
         seed: Seed of data and initial parameters.
     """
     return pipe(

@@ -50,7 +50,7 @@ def multiplier_edge(
         lr: Learning rate of all of them; none gives each its own, at which it gets to the edge.
         steps: Steps of full-batch training.
         every: Steps between two measurements: odd, since at the edge every other step is alike.
-        examples: How many of scikit-learn's digits.
+        examples: Number of scikit-learn's digits.
         label_noise: Share of the labels that are drawn at random; the edge comes sooner.
         width: Width of the two hidden layers.
         seed: Seed of data and initial parameters.

@@ -63,7 +63,7 @@ def e05_optimizers(
         steps: Steps of full-batch training.
         every: Steps between two measurements.
         dataset: The images; digits or cifar10 by the size.
-        examples: How many of them.
+        examples: Number of images.
         seed: Seed of data and initial parameters.
     """
     names = (optimizers,) if isinstance(optimizers, str) else tuple(optimizers)

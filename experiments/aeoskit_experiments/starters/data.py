@@ -11,7 +11,7 @@ def my_data(
     """Noisy points of a curve.
 
     Args:
-        examples: How many points.
+        examples: Number of points.
         kind: Which curve.
         seed: Seed of the points.
     """
