@@ -8,10 +8,10 @@ from typing import Any
 
 
 class Progress:
-    """A listener of `execute`; a context, so that the bar is gone when something is raised.
+    """A listener of `execute`, and a context that removes the bar if something is raised.
 
     Args:
-        quiet: Whether only notes (a divergence, say) are told.
+        quiet: Whether only notes (about a divergence, for example) are printed.
     """
 
     def __init__(self, *, quiet: bool = False):
@@ -33,7 +33,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        if kind is KeyboardInterrupt:  # of one that `execute` turned into a record, it tells
+        if kind is KeyboardInterrupt:  # `execute` reports one that it turned into a record
             print("stopped", file=sys.stderr)
 
     def started(self, what: str, steps: int) -> None:
@@ -52,12 +52,12 @@ class Progress:
         self._tasks[what] = self._bar.add_task(what, total=steps, shown="compiling")
 
     def advanced(self, what: str, done: int, shown: Mapping[str, float]) -> None:
-        """A chunk is done."""
+        """A chunk has finished."""
         said = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
         if what in self._tasks:
             self._bar.update(self._tasks[what], completed=done, shown=said)
         elif not self._quiet:
-            # In a log file, a line every few seconds says that it lives.
+            # In a log file, a line every few seconds shows that it is alive.
             self._untold[what] = f"{what}: step {done}/{self._steps[what]}  {said}"
             if time.monotonic() - self._told > 5:
                 self._tell(what)
@@ -74,14 +74,14 @@ class Progress:
         print(self._untold.pop(what), file=sys.stderr, flush=True)
 
     def noted(self, message: str) -> None:
-        """Something that the user should see."""
+        """A message for the user."""
         if self._bar is not None:
             self._bar.console.print(message, highlight=False, markup=False)
         else:
             print(message, file=sys.stderr, flush=True)
 
     def said(self, message: str, style: str = "") -> None:
-        """A line that stays, unless it is to be quiet."""
+        """Print a permanent line, unless quiet."""
         if self._quiet:
             return
         if self._bar is not None:
@@ -92,7 +92,7 @@ class Progress:
             print(message, file=sys.stderr, flush=True)
 
     def clear(self) -> None:
-        """Forget the runs so far; their bars go."""
+        """Remove the bars of the runs so far."""
         for task in self._tasks.values():
             self._bar.remove_task(task)
         self._tasks.clear()
@@ -121,6 +121,6 @@ def _make_bar() -> Any:
         TextColumn("{task.fields[shown]}", markup=False),
         TimeElapsedColumn(),
         console=_console(),
-        # What is printed to stdout during the bar must not be taken over by it.
+        # The bar must not capture output to stdout.
         redirect_stdout=False,
     )

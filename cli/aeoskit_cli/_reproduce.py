@@ -13,16 +13,16 @@ from aeoskit_cli._progress import Progress
 Size = Annotated[str | None, typer.Option(help="small (default) or paper", metavar="SIZE")]
 Only = Annotated[str | None, typer.Option(help="Some experiments (default all)", metavar="E1,E7,…")]
 Seeds = Annotated[
-    int | None, typer.Option(help="With how many seeds each run is made (default 1)", metavar="INT")
+    int | None, typer.Option(help="Number of seeds of each run (default 1)", metavar="INT")
 ]
 Grid = Annotated[
     bool, typer.Option("--grid", help="Further data sets, architectures and learning rates too")
 ]
-Root = Annotated[str, typer.Option(help="Make the ledger's folder in here", metavar="FOLDER")]
+Root = Annotated[str, typer.Option(help="Create the ledger's folder in it", metavar="FOLDER")]
 Folder = Annotated[
     str | None,
     typer.Option(
-        help="Make this the ledger's folder, or go on with the one in it", metavar="FOLDER"
+        help="The ledger's own folder; one with a ledger is resumed", metavar="FOLDER"
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, no tables")]
@@ -46,7 +46,7 @@ def reproduce(
 
     from aeoskit_experiments.ledger import reproduce as run
 
-    # The runs are a child's: this process must not take the accelerator's memory from it.
+    # The runs are in a child: this process must not reserve the accelerator's memory.
     jax.config.update("jax_platforms", "cpu")
     told = Told(quiet=quiet)
     with told:
@@ -67,7 +67,7 @@ def reproduce(
 
 
 class Told(Progress):
-    """Progress of a ledger: a line for each run and each verdict, and a bar of what runs.
+    """Progress of a ledger: a line for each run and each verdict, and a bar for the present run.
 
     Args:
         quiet: Whether only notes (a divergence, say) are told.

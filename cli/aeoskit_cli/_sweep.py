@@ -21,24 +21,24 @@ from aeoskit_cli._print import print_json, print_runs
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import with_place
 
-# Name to type, metavar and help; each may stand before the recipe as well as behind it.
+# Name to type, metavar and help; each may come before the recipe or after it.
 _OPTIONS: dict[str, tuple[type, str, str]] = {
-    "executor": (str, "NAME", "What jobs run on: processes (default), dask or submitit"),
-    "workers": (int, "INT", "Jobs at a time: processes (default one a GPU or core), or SLURM's"),
-    "address": (str, "ADDRESS", "Where the dask scheduler listens"),
-    "slurm": (str, "KEY=VALUE,…", "What SLURM is asked for: time=MINUTES,partition=NAME,…"),
-    "root": (str, "FOLDER", "Make the sweep's folder in here"),
-    "folder": (str, "FOLDER", "Make this the sweep's folder, or go on with the one in it"),
+    "executor": (str, "NAME", "Executor of the jobs: processes (default), dask or submitit"),
+    "workers": (int, "INT", "Jobs at a time: processes (default one per GPU or core), or SLURM's"),
+    "address": (str, "ADDRESS", "Address of the dask scheduler"),
+    "slurm": (str, "KEY=VALUE,…", "Request to SLURM: time=MINUTES,partition=NAME,…"),
+    "root": (str, "FOLDER", "Create the sweep's folder in it"),
+    "folder": (str, "FOLDER", "The sweep's own folder; one with this sweep is resumed"),
     "mesh": (str, "AXES", "Spread each job over its devices, as data=4,model=2 says"),
-    "devices": (int, "INT", "So many devices for each job; on a CPU they are made"),
+    "devices": (int, "INT", "Number of devices of each job; on a CPU they are simulated"),
 }
-_RESUME = typer.Option(help="Run what is left of this sweep, or failed in it", metavar="SWEEP")
+_RESUME = typer.Option(help="Run the unfinished and failed jobs of this sweep", metavar="SWEEP")
 
 Given = dict[str, Any]
 
 
 def make_sweep_app() -> typer.Typer:
-    """The command, anew: a group of the recipes that are registered now, and of `pipe`."""
+    """A new instance of the command: a group of `pipe` and the recipes that are registered now."""
     from aeoskit_experiments.recipes import recipe_names, recipe_options, recipe_summary
 
     def add_recipe(app: typer.Typer, name: str) -> None:
@@ -107,7 +107,7 @@ def _extras() -> dict[str, tuple[Any, Any]]:
 
 
 def _sign(function: Callable[..., Any], parameters: Mapping[str, tuple[Any, Any]]) -> None:
-    """Give a function the signature that Typer reads its options from."""
+    """Give a function the signature from which Typer reads its options."""
     kind = inspect.Parameter.KEYWORD_ONLY
     signature = [
         inspect.Parameter(name, kind, annotation=annotation, default=default)
@@ -151,7 +151,7 @@ _PIPE_HELP = """Usage: aeoskit sweep pipe [OPTIONS OF sweep] STAGE [VARIANT] [OP
 
 Run each combination of the values of an experiment composed of stages as a job.
 The stages are those of `aeoskit pipe --help`, the options those of
-`aeoskit sweep --help`; they may stand anywhere.
+`aeoskit sweep --help`; they may appear anywhere.
 
   aeoskit sweep pipe --executor processes --workers 4 \\
     data digits --examples 500 model mlp --width 32,64 loss mse \\
@@ -160,7 +160,7 @@ The stages are those of `aeoskit pipe --help`, the options those of
 
 
 def _merge(before: Given, given: Given) -> Given:
-    """What stood before the name, and what stood behind it, which is stronger."""
+    """The options before the name, overridden by those after it."""
     said = {k: v for k, v in given.items() if v is not None and v is not False}
     return {**before, **said}
 
@@ -169,7 +169,7 @@ def _sweep(pipeline: Any, given: Given) -> int:
     given = {name: value for name, value in given.items() if value is not None}
     place = {name: given.pop(name) for name in ("mesh", "devices") if name in given}
     pipeline = with_place(pipeline, **place)
-    pipeline.experiment()  # bad input is said before jax is imported
+    pipeline.experiment()  # bad input is reported before jax is imported
     from aeoskit_experiments import sweep
 
     json, quiet = given.pop("json", False), given.pop("quiet", False)
@@ -184,7 +184,7 @@ def _resume(folder: Path, given: Given, allow_code: bool) -> int:
     json, quiet = given.pop("json"), given.pop("quiet")
     for name in ("root", "folder", "mesh", "devices"):
         if name in given:
-            raise UserError(f"sweep --resume {folder} takes no --{name}: it goes on as it was")
+            raise UserError(f"sweep --resume {folder} takes no --{name}: the sweep keeps its own")
     progress = None if quiet else _tell
     allowed = allow_code or ask_about_code
     outcome = resume_sweep(folder, **_parsed(given), progress=progress, allow_code=allowed)
@@ -212,7 +212,7 @@ def _print(outcome: Any, *, json: bool) -> int:
 
 
 def print_sweep(summary: Mapping[str, Any]) -> None:
-    """Print a sweep's table, a row a run, what failed and why, and where everything is."""
+    """Print a sweep's table, a row per run, the failures with reasons, and the paths."""
     print_runs(summary["runs"])
     left = 0
     for job in summary["jobs"]:

@@ -310,14 +310,14 @@ def evaluated(
         losses = {"test_error": misclassified, "test_loss": loss}
         if not isinstance(dataset, Dataset) or dataset.test_inputs is None:
             raise UserError(
-                "track test_error: the data have no test rows: give them some where they take the "
-                "option --test, or track train_error"
+                "track test_error: the data have no test rows: add some with the option --test of "
+                "data, if it has one, or track train_error"
             )
         rows = (dataset.test_inputs, dataset.test_targets)
     if isinstance(dataset, Dataset) and not _one_hot(dataset.targets):
         raise UserError(
-            f"track {variant}: the data have targets that are no classes, and nothing is right or "
-            f"wrong: leave it out, since the loss says how close they are"
+            f"track {variant}: the targets are not classes, so there is no error rate: leave it "
+            f"out, since the loss measures the fit"
         )
     if placement is not None:
         rows = jax.tree.map(np.asarray, rows)

@@ -119,7 +119,7 @@ class Evidence:
         steps, found = measured(self.metrics(branch, **values), name)
         inside = found[(steps >= first) & (steps <= last)]
         if not inside.size:
-            raise OutOfReach(f"{name} was not measured in the window that the claim is about")
+            raise OutOfReach(f"{name} was not measured in the claim's window")
         return float(np.median(inside))
 
     def ratio_at_the_edge(self, branch: str = "main", **values: Any) -> float:
@@ -169,7 +169,7 @@ class Evidence:
         curve = running_median(steps, found)[(steps >= first) & (steps <= last)]
         curve = curve[np.isfinite(curve)]
         if not curve.size:
-            raise OutOfReach(f"{name} was not measured in the window that the claim is about")
+            raise OutOfReach(f"{name} was not measured in the claim's window")
         return float(curve.max())
 
     def _refuse_divergence(self, branch: str, last: float | int, **values: Any) -> None:

@@ -24,7 +24,7 @@ def draw_suites(
     Only the reference setting is drawn.
 
     Args:
-        folder: The ledger's.
+        folder: The ledger's folder.
         tasks: All tasks.
         runs: The runs that have ended, by key.
 
@@ -61,7 +61,7 @@ def draw_ratios(folder: Path, rows: Sequence[Row]) -> str | None:
     """Draw all numbers that are ratios to a threshold, one line each.
 
     Args:
-        folder: The ledger's.
+        folder: The ledger's folder.
         rows: All rows.
 
     Returns:

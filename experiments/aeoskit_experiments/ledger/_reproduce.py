@@ -1,4 +1,4 @@
-"""`reproduce`: it runs the tasks of a ledger, judges claims as runs end, and keeps the files complete."""
+"""`reproduce`: it runs a ledger's tasks, judges claims as runs end, and keeps files complete."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""A run planned before there is anything to run it on: shapes, compilers, verdicts."""
+"""Plans of runs for devices that are not present: shapes, compilers, verdicts."""
 
 from ._layout import Layout as Layout
 from ._layout import Share as Share

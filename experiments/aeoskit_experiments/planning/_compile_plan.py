@@ -1,4 +1,4 @@
-"""A plan compiled in this process, which needs a backend that can."""
+"""A plan compiled in this process, which needs the right backend."""
 
 import contextlib
 import importlib.metadata
@@ -26,14 +26,14 @@ _VERSIONS = ("aeoskit", "jax", "jaxlib", "libtpu")
 
 
 def compile_plan(request: Request, progress: Callable[[str], None] | None = None) -> Plan:
-    """Compiles a run's programs for a topology, and judges whether they fit.
+    """Compile a run's programs for a topology, and judge whether they fit.
 
     Args:
-        request: For a TPU, libtpu and its environment have to be here.
-        progress: Gets the name of what is being compiled.
+        request: The request; a TPU needs libtpu and its environment variables.
+        progress: Called with the name of each program before its compilation.
 
     Raises:
-        UserError: What cannot be planned, and why.
+        UserError: If the run cannot be planned.
     """
     begun = time.perf_counter()
     pipeline = request.load()
@@ -88,9 +88,9 @@ def compile_plan(request: Request, progress: Callable[[str], None] | None = None
 
 @contextlib.contextmanager
 def _compile_options(request: Request, platform: str) -> Iterator[None]:
-    """Compiles for a platform, in the precision and with the effort of a request."""
+    """Compile for a platform, with the precision and effort of a request."""
     quick = platform == "tpu" and request.effort == "quick"
-    # jax 0.12 has only the second.
+    # jax 0.12 has only the second of these.
     efforts = {"jax_exec_time_optimization_effort": -1.0, "jax_optimization_level": "O0"}
     name, least = next(item for item in efforts.items() if hasattr(jax.config, item[0]))
     before = getattr(jax.config, name)
@@ -104,7 +104,7 @@ def _compile_options(request: Request, platform: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
-    """Errors of input as the user's, wherever they are found."""
+    """A context that turns errors of input into a `UserError`."""
     try:
         yield
     except UserError:
@@ -127,7 +127,7 @@ def _devices(topology: Topology) -> list[Any]:
             f"the topology is {topology.name!r}: the TPU compiler knows none such "
             f"({' '.join(str(error).split())[:200]})"
         ) from error
-    # In the order of the chips' links.
+    # In the order of the chips' interconnect.
     return list(mesh_utils.create_device_mesh((len(found),), found).flat)
 
 
@@ -147,7 +147,7 @@ def _situation(experiment: Experiment, run: AbstractRun) -> Situation:
     remat = any(option.name == "remat" for option in options_for("model", model.variant))
     return Situation(
         rows_per_shard=rows,
-        # What couples its examples is not to be cut into parts.
+        # A model that couples its examples cannot be evaluated in microbatches.
         microbatch=1 if model.build().couples else min(rows, train.microbatch or rows),
         basis=max((track.basis for track in tracks), default=0),
         least_basis=max((least_basis(track.k) for track in tracks), default=0),
@@ -157,7 +157,7 @@ def _situation(experiment: Experiment, run: AbstractRun) -> Situation:
 
 
 def _split_models(mesh: dict[str, int]) -> tuple[str, ...]:
-    """Meshes of the same devices in which more of them share a model."""
+    """Meshes of the same devices with more devices per model."""
     if not mesh.keys() <= {"data", "model"}:
         return ()
     size, now = math.prod(mesh.values()), mesh.get("model", 1)

@@ -1,4 +1,4 @@
-"""E10, E12, E13 and E14: Adam's other settings, and what they make of the curvature."""
+"""E10, E12, E13 and E14: Adam's other settings, and their effect on the curvature."""
 
 from collections.abc import Sequence
 
@@ -81,12 +81,12 @@ def e12_generalization(
         every: Steps between two measurements.
         dataset: The images; digits or cifar10 by the size.
         examples: Number of training examples.
-        test: How many others the test error is taken of.
+        test: Number of test examples.
         seed: Seed of data and initial parameters.
     """
     held = by_size(size, test, small=1000, paper=10_000)
     return pipe(
-        # Right labels: the test error of a network that learned random ones says little.
+        # Correct labels: the test error after training on random ones is not informative.
         images(size, seed, dataset=dataset, examples=examples, test=held, small_noise=0.0),
         fully_connected(size, seed),
         loss_of(size),
@@ -120,9 +120,9 @@ def e13_epsilon(
 
     Args:
         size: Small (digits, minutes on two cores) or the paper's, on CIFAR-10.
-        eps: What is added to the preconditioner, one after the other.
-        lr: Learning rate of all of them; none takes 0.8 eps where that is larger than 3e-3 (1e-4
-            at the paper's size): momentum with a threshold of 47.5.
+        eps: Values added to the preconditioner, one after the other.
+        lr: Learning rate of all of them; none for 0.8 eps where that is larger than 3e-3 (1e-4 at
+            the paper's size): momentum with a threshold of 47.5.
         steps: Steps of full-batch training.
         every: Steps between two measurements.
         dataset: The images; digits or cifar10 by the size.
@@ -143,7 +143,7 @@ def e13_epsilon(
                 else lr,
                 beta2=0.99,
                 eps=value,
-                # The first momentum, corrected, would be ten steps of the heavy ball at once.
+                # The bias-corrected first step would equal ten steps of the heavy ball.
                 correction="none",
             ),
             track("preconditioned_sharpness", every=every),

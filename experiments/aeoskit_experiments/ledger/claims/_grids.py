@@ -27,7 +27,7 @@ def _values(run: Evidence, name: str) -> list[float | int]:
     needs=GRID,
 )
 def smaller_is_sharper(run: Evidence) -> float:
-    """The final raw sharpness at the smallest over that at the largest rate, the minimum over β₂."""
+    """Final raw sharpness at the smallest over that at the largest rate, minimum over β₂."""
     rates = _values(run, "lr")
     return min(
         run.end("sharpness", lr=rates[0], beta2=beta2)
