@@ -39,9 +39,7 @@ def ask_about_code(reference: str, code: Code) -> bool:
     if not sys.stdin.isatty():
         return False
     print(f"\n{code.source}\n", file=sys.stderr)
-    return typer.confirm(
-        f"The code above, {reference}, has not run here before. Run it?", err=True
-    )
+    return typer.confirm(f"The code above, {reference}, has not run here before. Run it?", err=True)
 
 
 class _PlainFlags:

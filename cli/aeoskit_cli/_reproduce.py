@@ -21,9 +21,7 @@ Grid = Annotated[
 Root = Annotated[str, typer.Option(help="Create the ledger's folder in it", metavar="FOLDER")]
 Folder = Annotated[
     str | None,
-    typer.Option(
-        help="The ledger's own folder; one with a ledger is resumed", metavar="FOLDER"
-    ),
+    typer.Option(help="The ledger's own folder; one with a ledger is resumed", metavar="FOLDER"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, no tables")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr")]

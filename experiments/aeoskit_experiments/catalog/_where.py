@@ -74,9 +74,7 @@ def looked_for(name: str, path: str | os.PathLike[str] | None = None) -> list[Pa
         return [data_folder() / place for place in item.places]
     given = expanded(path)
     if not given.exists():
-        raise UserError(
-            f"path is {os.fspath(path)!r}, which does not exist: give {_wanted(item)}"
-        )
+        raise UserError(f"path is {os.fspath(path)!r}, which does not exist: give {_wanted(item)}")
     return [*(given / place for place in item.places), given] if given.is_dir() else [given]
 
 

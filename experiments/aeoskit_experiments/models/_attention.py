@@ -31,9 +31,7 @@ EXPANSION = 4
 def check_heads(width: int, heads: int) -> None:
     """Raise a `UserError` for heads that do not divide the width."""
     if width % heads:
-        raise UserError(
-            f"heads is {heads}: the width is {width}, so give a divisor of it"
-        )
+        raise UserError(f"heads is {heads}: the width is {width}, so give a divisor of it")
 
 
 def check_transformer(width: int, heads: int, init: str, precision: str) -> None:

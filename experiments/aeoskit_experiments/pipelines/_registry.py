@@ -99,11 +99,9 @@ HYPERPARAMETERS = {
     "eps": Annotated[NonNegative, Meta(description="Added to the preconditioner")],
     "eps_root": Annotated[float, Meta(description="Added to the second moments, inside the root")],
     "weight_decay": Annotated[NonNegative, Meta(description="Decoupled weight decay")],
-    "initial_accumulator": Annotated[
-        float, Meta(description="Initial sum of squared gradients")
-    ],
+    "initial_accumulator": Annotated[float, Meta(description="Initial sum of squared gradients")],
     "decay_rate": Annotated[
-        float, Meta(description="The second moments at step t forget t^-decay_rate")
+        float, Meta(description="The decay of the second moments at step t is 1 - t^-decay_rate")
     ],
     "weight_lr_power": Annotated[
         NonNegative,

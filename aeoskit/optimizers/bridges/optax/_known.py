@@ -1,4 +1,4 @@
-"""What is known of each elementary update of optax, by the name of the function that makes it."""
+"""The known elementary updates of optax, by the name of their factory function."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from ._parts import OURS, Part
 
 
 class Known(NamedTuple):
-    """What an elementary update does; with none of this it hands on the gradient of a quadratic.
+    """The effect of an elementary update; by default it is linear in the gradient of a quadratic.
 
     Args:
         metric: makes the diagonal of its metric; None for the identity.
-        momentum: makes its momentum rule, None included.
-        factor: makes the number by which it scales in the coming step.
-        decay: makes its weight decay, and whether a momentum buffer of its own has it; None in
-            place of a truth where that depends on the order of the parts.
-        needs: what its update takes besides gradients: "params", or "value", the loss.
+        momentum: makes its momentum rule, or None.
+        factor: makes its scale factor in the coming step.
+        decay: makes its weight decay, and whether that goes through its own momentum buffer; None
+            instead of a bool if that depends on the order of the parts.
+        needs: further arguments of its update: "params", or "value", the loss.
     """
 
     metric: Callable[[Part], PyTree | None] | None = None
@@ -44,15 +44,15 @@ class Known(NamedTuple):
 
 DECAY = "add_decayed_weights"
 OPTIMISTIC = "scale_by_optimistic_gradient"
-# Piecewise constant: no P is in them, and their derivative is zero.
+# Piecewise constant: they have no P, and their derivative is zero.
 SIGNS = frozenset({"scale_by_sign", "scale_by_lion", "scale_by_rprop"})
 
 
 def diagonal_of(part: Part) -> PyTree[Array] | None:
-    """The diagonal of the part's metric, over the leaves that it works on; None for the identity.
+    """The diagonal of the part's metric, over the leaves that it acts on; None for the identity.
 
     Raises:
-        ValueError: It takes gradients or parameters that were not given.
+        ValueError: If it needs gradients or parameters that were not given.
     """
     metric = KNOWN[part.name].metric
     count = getattr(part.after, "count", getattr(part.after, "t", None))
@@ -118,21 +118,21 @@ def first_rate(options: dict[str, Any]) -> Any:
 
 
 def optimistic(rule: AbstractMomentum, alpha: Any, beta: Any) -> LinearMomentum | None:
-    """The step `(alpha + beta) u_t - beta u_{t-1}` along what another rule makes of directions.
+    """The step `(alpha + beta) u_t - beta u_{t-1}` along the steps of another rule.
 
     Threshold: the rule's over `alpha + 2 beta`.
 
     Args:
-        rule: the rule whose steps u are those.
+        rule: the rule with the steps u.
         alpha: the weight of the step, above 0.
-        beta: that of its difference to the one before, at least 0: with a negative one, which is
-            momentum and no optimism, other roots may leave first.
+        beta: the weight of its difference to the step before, at least 0: with a negative one,
+            which is momentum rather than optimism, other roots may leave the unit circle first.
 
     Returns:
-        A rule; None if the other one is of another kind than those of the module of momentum.
+        A rule; None if the given rule is not of a kind in the module of momentum rules.
 
     Raises:
-        ValueError: if alpha or beta is outside of that.
+        ValueError: if alpha or beta is outside its range.
 
     Example:
         >>> rule = optimistic(NoMomentum(), 1.0, 1.0)
@@ -170,7 +170,7 @@ def adan(b1: Any, b2: Any) -> LinearMomentum:
 
     Args:
         b1: the decay rate of the average of directions.
-        b2: that of the average of differences, whose weight is `1 - b2`.
+        b2: the decay rate of the average of differences, whose weight is `1 - b2`.
 
     Returns:
         A rule.
@@ -194,8 +194,8 @@ def ademamix(b1: Any, b3: Any, alpha: Any) -> LinearMomentum:
 
     Args:
         b1: the decay rate of the fast average.
-        b3: that of the slow one.
-        alpha: the weight of the slow one, at least 0.
+        b3: the decay rate of the slow average.
+        alpha: the weight of the slow average, at least 0.
 
     Returns:
         A rule.
@@ -262,7 +262,7 @@ KNOWN: dict[str, Known] = {
         decay=lambda part: (part.options["weight_decay"], False),
         needs="params",
     ),
-    # As it stands: the loss of the coming step, which may lower it, is not known here.
+    # The present value: the loss of the coming step, which may lower it, is not known here.
     "reduce_on_plateau": Known(factor=lambda part: part.before.scale, needs="value"),
     "scale": Known(factor=lambda part: part.options["step_size"]),
     "scale_by_acprop": Known(metric=metrics.acprop),
