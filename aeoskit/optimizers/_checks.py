@@ -47,7 +47,7 @@ class _Check(NamedTuple):
         return jax.tree.unflatten(treedef, drawn)
 
     def step(self, params: PyTree, state: Any, grads: PyTree) -> tuple[PyTree, Any]:
-        return self.optimizer.step(_bowl, params, state, grads)
+        return self.optimizer.step(_quadratic_gradient, params, state, grads)
 
     def close(self, a: PyTree, b: PyTree, rtol: float | None = None) -> bool:
         """True if two trees agree, relative to the largest entry."""
@@ -122,7 +122,7 @@ def check_optimizer(
         _check_threshold(check, state)
 
 
-def _bowl(params: PyTree) -> Array:
+def _quadratic_gradient(params: PyTree) -> Array:
     """The objective of optimizers that evaluate a function."""
     return sum(jnp.sum((leaf - 1) ** 2) for leaf in jax.tree.leaves(params))  # pyright: ignore[reportReturnType]
 
@@ -224,7 +224,7 @@ def _check_steps(check: _Check, state: Any) -> Any:
         grads = jax.tree.map(lambda leaf: leaf[0, 0], gradients)
         stepped = eqx.filter_jit(
             eqx.filter_vmap(
-                lambda optimizer: optimizer.step(_bowl, start, state, grads)[0],
+                lambda optimizer: optimizer.step(_quadratic_gradient, start, state, grads)[0],
                 in_axes=eqx.if_array(0),
             )
         )(stacked)
@@ -340,7 +340,7 @@ def _check_linear(check: _Check, state: Any) -> None:
         )
 
 
-class _Settled(NamedTuple):
+class _Measurements(NamedTuple):
     """Measurements of one compiled program, at a state after steps with random gradients.
 
     Args:
@@ -366,7 +366,7 @@ _SHARES = (*np.linspace(0.1, 0.9, 9).tolist(), 0.999, 1.001)
 _FROZEN_SHARES, _LIVE_SHARES = (0.97, 1.03), (0.95, 1.05)
 
 
-def _settled(check: _Check, state: Any) -> _Settled:
+def _measurements(check: _Check, state: Any) -> _Measurements:
     optimizer, params, v = check.optimizer, check.params, check.random(9)
 
     def settle(state: Any, number: Array) -> tuple[Any, None]:
@@ -410,7 +410,7 @@ def _settled(check: _Check, state: Any) -> _Settled:
         def sizes_at(share: Array) -> Array:
             def step(carry: Any, _: None) -> tuple[Any, Array]:
                 params, state = carry
-                params, state = steady.step(_bowl, params, state, bent(share, params))
+                params, state = steady.step(_quadratic_gradient, params, state, bent(share, params))
                 return (params, state), jnp.linalg.norm(_flat(params))
 
             return jax.lax.scan(step, (check.random(10), held), length=_SIMULATED)[1]
@@ -423,7 +423,7 @@ def _settled(check: _Check, state: Any) -> _Settled:
             return _jacobian(check, floats, rest, lambda away: bent(share, away))
 
         jacobians = jax.vmap(jacobian_at)(jnp.asarray(_LIVE_SHARES))
-    return _Settled(threshold, rate, tuned, recursion, response, sizes, jacobians)
+    return _Measurements(threshold, rate, tuned, recursion, response, sizes, jacobians)
 
 
 def _jacobian(check: _Check, floats: PyTree, rest: PyTree, gradient: Callable) -> Array:
@@ -450,7 +450,7 @@ def _jacobian(check: _Check, floats: PyTree, rest: PyTree, gradient: Callable) -
 
 def _check_threshold(check: _Check, state: Any) -> None:
     """Check the threshold against the recurrence, the step, and a quadratic."""
-    found = jax.jit(lambda state: _settled(check, state))(state)
+    found = jax.jit(lambda state: _measurements(check, state))(state)
     threshold, rate = float(found.threshold), float(found.rate)
     if not 0 < threshold < np.inf:
         check.refuse(
@@ -486,7 +486,7 @@ def _check_threshold(check: _Check, state: Any) -> None:
                 )
 
 
-def _check_recurrence(check: _Check, found: _Settled) -> None:
+def _check_recurrence(check: _Check, found: _Measurements) -> None:
     """Check that the spectral radius passes 1 at the threshold, and the step's learning rate."""
     assert found.recursion is not None
     lr, matrices = float(found.recursion[0]), np.asarray(found.recursion[1], float)

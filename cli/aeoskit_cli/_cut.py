@@ -139,13 +139,13 @@ def _take(
     """
     where = " ".join([stage, *([",".join(variants)] if variants else [])])
     options = _flags(stage, variants)
-    mine: list[str] = []
+    arguments: list[str] = []
     flags: set[str] = set()
     while words:
         word = words.pop(0)
         if word == "--":
             if words:
-                mine.append(words.pop(0))
+                arguments.append(words.pop(0))
             continue
         flag = word.partition("=")[0]
         if word in _HELP:
@@ -153,9 +153,9 @@ def _take(
         if word in ("--json", "--quiet", "-q"):
             flags.add("--quiet" if word == "-q" else word)
         elif flag in options:
-            mine.append(word)
+            arguments.append(word)
             if options[flag].kind != "bool" and "=" not in word:
-                mine.append(_value(word, words, where))
+                arguments.append(_value(word, words, where))
         elif flag in extra:
             found[flag] = _value(word, words, where)
         elif word.startswith("-"):
@@ -165,7 +165,7 @@ def _take(
             break
         else:
             raise unknown("stage", word, STAGES)
-    return Piece(stage, variants, tuple(mine)), words, flags
+    return Piece(stage, variants, tuple(arguments)), words, flags
 
 
 def _flags(stage: str, variants: tuple[str, ...]) -> dict[str, Option]:

@@ -8,7 +8,7 @@ import typer
 from aeoskit_cli._generate import HELP, Command, group_class
 from aeoskit_cli._print import print_columns, print_json, print_table
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.catalog import CATALOG, data_folder, looked_for, survey, verify
+from aeoskit_experiments.catalog import CATALOG, data_folder, search_paths, survey, verify
 
 WRONG = 2
 
@@ -78,14 +78,14 @@ def verify_(
     else:
         width = max(len(item) for item in names)
         for item in found:
-            said = item["sentence"] if item["status"] != "missing" or name else "not here"
-            print(f"{item['name']:{width}}  {item['status']:7}  {said}")
+            sentence = item["sentence"] if item["status"] != "missing" or name else "not here"
+            print(f"{item['name']:{width}}  {item['status']:7}  {sentence}")
     return 0 if all(item["status"] in fine for item in found) else WRONG
 
 
 def path(name: Name = None, json: Json = False) -> None:
     """Print the data folder, or a data set's places in it."""
-    places: list[Any] = [data_folder()] if name is None else looked_for(name)
+    places: list[Any] = [data_folder()] if name is None else search_paths(name)
     if name is not None and not places and not json:
         options = " and ".join(CATALOG[name].options)
         why = f"its files are given to a run as {options}" if options else "it is read from no file"

@@ -84,7 +84,7 @@ def _print_layout(found: Any, name: str) -> None:
         [
             {
                 "what": share.what,
-                "lies": share.lies,
+                "placed": share.placed,
                 "bytes_all": share.bytes,
                 "bytes_a_device": share.bytes_device,
             }

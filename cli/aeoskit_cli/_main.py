@@ -97,8 +97,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     if any(word.partition("=")[0] in MANY for word in words) and not is_member():
-        code, said = supervise(words)
-        return _fail(said, words, code) if said else code
+        code, message = supervise(words)
+        return _fail(message, words, code) if message else code
     if is_member():
         reserve_stdout()
     try:
@@ -110,10 +110,10 @@ def _run(words: list[str]) -> int:
         # An error in only one of several processes: an orderly exit would wait for the others.
         return exit_at_once(code) if is_member() else code
     except UsageError as error:
-        said = error.format_message()  # type: ignore[attr-defined]
-        if not said:  # no arguments at all: only the help is printed
+        message = error.format_message()  # type: ignore[attr-defined]
+        if not message:  # no arguments at all: only the help is printed
             return USER_ERROR
-        return _fail(said, words)
+        return _fail(message, words)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:

@@ -63,11 +63,11 @@ class Placing:
 
     def apply(self, pipeline: Pipeline) -> Pipeline:
         """The pipeline on these devices; joins the other processes first, if there are any."""
-        said = (self.coordinator, self.processes, self.process)
-        if self.distributed or any(value is not None for value in said):
+        values = (self.coordinator, self.processes, self.process)
+        if self.distributed or any(value is not None for value in values):
             from aeoskit_experiments.execution import Membership, join
 
-            membership = Membership(*said)
+            membership = Membership(*values)
             declared = with_place(pipeline, devices=self.devices).declared().place
             if declared is not None and declared.devices is not None:
                 raise UserError(

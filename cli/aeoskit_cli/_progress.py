@@ -19,8 +19,8 @@ class Progress:
         self._bar: Any = None
         self._tasks: dict[str, Any] = {}
         self._steps: dict[str, int] = {}
-        self._told = 0.0
-        self._untold: dict[str, str] = {}
+        self._last_report = 0.0
+        self._pending: dict[str, str] = {}
 
     def __enter__(self) -> "Progress":
         return self
@@ -39,12 +39,12 @@ class Progress:
     def started(self, what: str, steps: int) -> None:
         """A run begins."""
         self._steps[what] = steps
-        self._untold.pop(what, None)
+        self._pending.pop(what, None)
         if self._quiet:
             return
         if not sys.stderr.isatty():
             print(f"{what}: {steps} steps", file=sys.stderr, flush=True)
-            self._told = time.monotonic()
+            self._last_report = time.monotonic()
             return
         if self._bar is None:
             self._bar = _make_bar()
@@ -58,20 +58,20 @@ class Progress:
             self._bar.update(self._tasks[what], completed=done, shown=said)
         elif not self._quiet:
             # In a log file, a line every few seconds shows that it is alive.
-            self._untold[what] = f"{what}: step {done}/{self._steps[what]}  {said}"
-            if time.monotonic() - self._told > 5:
-                self._tell(what)
+            self._pending[what] = f"{what}: step {done}/{self._steps[what]}  {said}"
+            if time.monotonic() - self._last_report > 5:
+                self._report(what)
 
     def finished(self, what: str) -> None:
         """The run has ended, perhaps before its last step."""
         if what in self._tasks:
             self._bar.stop_task(self._tasks[what])
-        elif what in self._untold:
-            self._tell(what)
+        elif what in self._pending:
+            self._report(what)
 
-    def _tell(self, what: str) -> None:
-        self._told = time.monotonic()
-        print(self._untold.pop(what), file=sys.stderr, flush=True)
+    def _report(self, what: str) -> None:
+        self._last_report = time.monotonic()
+        print(self._pending.pop(what), file=sys.stderr, flush=True)
 
     def noted(self, message: str) -> None:
         """A message for the user."""
@@ -96,7 +96,7 @@ class Progress:
         for task in self._tasks.values():
             self._bar.remove_task(task)
         self._tasks.clear()
-        self._untold.clear()
+        self._pending.clear()
 
 
 def _console() -> Any:

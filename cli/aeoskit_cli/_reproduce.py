@@ -46,8 +46,8 @@ def reproduce(
 
     # The runs are in a child: this process must not reserve the accelerator's memory.
     jax.config.update("jax_platforms", "cpu")
-    told = Told(quiet=quiet)
-    with told:
+    progress = LedgerProgress(quiet=quiet)
+    with progress:
         outcome = run(
             size=size,
             only=None if only is None else only.split(","),
@@ -55,7 +55,7 @@ def reproduce(
             grid=True if grid else None,
             root=root,
             folder=folder,
-            witness=told,
+            listener=progress,
         )
     if json:
         print_json(outcome.summary)
@@ -64,7 +64,7 @@ def reproduce(
     return outcome.exit_code
 
 
-class Told(Progress):
+class LedgerProgress(Progress):
     """Progress of a ledger: a line for each run and each verdict, and a bar for the present run.
 
     Args:

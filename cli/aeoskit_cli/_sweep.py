@@ -34,7 +34,7 @@ _OPTIONS: dict[str, tuple[type, str, str]] = {
 }
 _RESUME = typer.Option(help="Run the unfinished and failed jobs of this sweep", metavar="SWEEP")
 
-Given = dict[str, Any]
+OptionValues = dict[str, Any]
 
 
 def make_sweep_app() -> typer.Typer:
@@ -52,7 +52,7 @@ def make_sweep_app() -> typer.Typer:
         context_settings=HELP,
         subcommand_metavar="RECIPE|pipe [OPTIONS]",
     )
-    before: Given = {}
+    before: OptionValues = {}
 
     def begin(
         context: Any, resume: Path | None, allow_code: bool, no_cache: bool, **given: Any
@@ -117,8 +117,8 @@ def _sign(function: Callable[..., Any], parameters: Mapping[str, tuple[Any, Any]
     function.__annotations__ = {name: item[0] for name, item in parameters.items()}
 
 
-def _recipe_action(name: str, before: Given) -> Callable[..., int]:
-    def action(values: Given, **given: Any) -> int:
+def _recipe_action(name: str, before: OptionValues) -> Callable[..., int]:
+    def action(values: OptionValues, **given: Any) -> int:
         from aeoskit_experiments.recipes import make_recipe
 
         return _sweep(make_recipe(name, **values), _merge(before, given))
@@ -126,7 +126,7 @@ def _recipe_action(name: str, before: Given) -> Callable[..., int]:
     return action
 
 
-def _sweep_pipe(words: list[str], before: Given) -> int:
+def _sweep_pipe(words: list[str], before: OptionValues) -> int:
     from aeoskit_cli._cut import cut
     from aeoskit_cli._pipe import compose, print_stage_help
 
@@ -137,7 +137,7 @@ def _sweep_pipe(words: list[str], before: Given) -> int:
     if pieces.pieces and pieces.pieces[-1].help:
         print_stage_help(pieces.pieces[-1])
         return 0
-    given: Given = {flag[2:]: value for flag, value in pieces.extra.items()}
+    given: OptionValues = {flag[2:]: value for flag, value in pieces.extra.items()}
     for name in ("workers", "devices"):
         if name in given:
             if not given[name].isdigit():
@@ -159,13 +159,13 @@ The stages are those of `aeoskit pipe --help`, the options those of
     train --steps 1200"""
 
 
-def _merge(before: Given, given: Given) -> Given:
+def _merge(before: OptionValues, given: OptionValues) -> OptionValues:
     """The options before the name, overridden by those after it."""
     said = {k: v for k, v in given.items() if v is not None and v is not False}
     return {**before, **said}
 
 
-def _sweep(pipeline: Any, given: Given) -> int:
+def _sweep(pipeline: Any, given: OptionValues) -> int:
     given = {name: value for name, value in given.items() if value is not None}
     place = {name: given.pop(name) for name in ("mesh", "devices") if name in given}
     pipeline = with_place(pipeline, **place)
@@ -177,7 +177,7 @@ def _sweep(pipeline: Any, given: Given) -> int:
     return _print(sweep(pipeline, **_parsed(given), progress=progress), json=json)
 
 
-def _resume(folder: Path, given: Given, allow_code: bool) -> int:
+def _resume(folder: Path, given: OptionValues, allow_code: bool) -> int:
     from aeoskit_experiments import resume_sweep
 
     given = {name: value for name, value in given.items() if value is not None}
@@ -191,7 +191,7 @@ def _resume(folder: Path, given: Given, allow_code: bool) -> int:
     return _print(outcome, json=json)
 
 
-def _parsed(given: Given) -> Given:
+def _parsed(given: OptionValues) -> OptionValues:
     if "slurm" in given:
         from aeoskit_experiments.sweeps import parse_slurm
 

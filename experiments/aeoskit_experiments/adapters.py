@@ -327,5 +327,5 @@ def _called(label: str, function: Callable[..., Any], settings: Mapping[str, Any
     except UserError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"{label}: {type(error).__name__}: {said}") from error
+        message = " ".join(str(error).split())
+        raise UserError(f"{label}: {type(error).__name__}: {message}") from error

@@ -323,11 +323,11 @@ def _imported(reference: str, code: Code) -> types.ModuleType:
     except UserError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         fix = ""
         if isinstance(error, ImportError):
             fix = " (a part is one file: install what it imports, as with `pip install -e .`)"
-        raise UserError(f"{reference}: {type(error).__name__}: {said}{fix}") from error
+        raise UserError(f"{reference}: {type(error).__name__}: {message}{fix}") from error
 
 
 def _execute(code: Code) -> types.ModuleType:

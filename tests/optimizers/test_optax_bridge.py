@@ -227,7 +227,7 @@ def test_thresholds_of_linear_ones(x64, transform):
     [
         (optax.lion(0.1), "scale_by_lion steps by a sign"),
         (optax.sign_sgd(0.1), "scale_by_sign steps by a sign"),
-        (optax.lbfgs(), "scale_by_lbfgs, so that .* in each step out of .*: aeoskit.flip_mult"),
+        (optax.lbfgs(), "scale_by_lbfgs, so that .* in each step from .*: aeoskit.flip_mult"),
         (
             optax.polyak_sgd(),
             r"scale_by_polyak, .* \(its step size depends on the value of the loss",

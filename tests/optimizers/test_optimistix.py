@@ -112,7 +112,7 @@ def test_what_it_has_not_is_refused():
     assert np.isnan(float(optimizer.learning_rate(state)))
     trajectory = Trajectory(OBJECTIVE, optimizer, {"edge": PreconditionedSharpness()})
     carry = trajectory.init(PARAMS, jax.random.key(0))
-    with pytest.raises(ValueError, match="has no preconditioner that a threshold"):
+    with pytest.raises(ValueError, match="has no preconditioner with a threshold"):
         next(stream(trajectory, carry, 2))
     with pytest.raises(ValueError, match="BFGS of optimistix has no preconditioner"):
         preconditioned_sharpness(OBJECTIVE, PARAMS, optimizer.minimiser, state)

@@ -101,9 +101,9 @@ class ScheduleFree(AbstractMomentum):
         share = jnp.where(
             total > 0, self._weight(state.largest_lr) / jnp.where(total > 0, total, 1), 0
         )
-        mine, one = 1 - self.beta1, jnp.ones_like(self.beta1)
-        moved = blend(mine, direction, one, state.offset)
-        step = blend(mine, direction, share * self.beta1 / mine, moved)
+        iterate_share, one = 1 - self.beta1, jnp.ones_like(self.beta1)
+        moved = blend(iterate_share, direction, one, state.offset)
+        step = blend(iterate_share, direction, share * self.beta1 / iterate_share, moved)
         offset = jax.tree.map(lambda leaf: cast_to(1 - share, leaf) * leaf, moved)
         return step, ScheduleFreeState(offset, state.largest_lr, total)
 

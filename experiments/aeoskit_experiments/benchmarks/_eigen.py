@@ -14,7 +14,7 @@ from aeoskit.linalg import LOBPCG, AbstractEigenSolver, Lanczos, Tracking, eigen
 from aeoskit_experiments._errors import UserError, unknown
 
 from ._eigen_optimum import optimum
-from ._eigen_peers import BASIS, Answer, FlatOperator, Peer, find_peers
+from ._eigen_peers import BASIS, FlatOperator, Peer, PeerSolution, find_peers
 from ._eigen_problems import MATRICES, matrix_problem, training_problem
 from ._eigen_tracking import tracking_rows
 from ._eigen_wall import wall_row
@@ -152,14 +152,14 @@ def _ours(
     k: int,
     limit: int,
     key: jax.Array,
-) -> Answer:
+) -> PeerSolution:
     for _ in range(2):  # the first compiles
         begin = time.perf_counter()
         solution = eigensolve(operator, solver, k=k, start=key, max_matvecs=limit)
         jax.block_until_ready(solution.values)
         seconds = time.perf_counter() - begin
     leaves = [np.asarray(x).reshape(k, -1) for x in jax.tree.leaves(solution.vectors)]
-    return Answer(
+    return PeerSolution(
         np.asarray(solution.values),
         np.concatenate(leaves, axis=1),
         int(solution.stats["matvecs"]),
@@ -213,7 +213,7 @@ def cold_rows(
     for k, rtol in itertools.product(setting.ks, setting.rtols):
         counts = [found[k, rtol] for found, _ in best]
         fewest = None if None in counts else _mean(counts)
-        runs: dict[str, list[Answer]] = {}
+        runs: dict[str, list[PeerSolution]] = {}
         for solver_name, solver in _solvers(setting.solvers, k, rtol).items():
             runs[solver_name] = [_ours(operator, solver, k, limit, key) for key in keys]
         for peer_name, peer in setting.peers.items():
@@ -244,13 +244,13 @@ def _mean(counts: list[Any]) -> int | float:
     return int(mean) if mean == int(mean) else mean
 
 
-def _residual(flat: FlatOperator, answer: Answer, k: int) -> float:
+def _residual(flat: FlatOperator, answer: PeerSolution, k: int) -> float:
     if len(answer.values) < k or not np.isfinite(answer.values).all():
         return float("inf")
     return flat.residual(answer.values, answer.vectors)
 
 
-def _error(answer: Answer, truth: np.ndarray) -> float:
+def _error(answer: PeerSolution, truth: np.ndarray) -> float:
     if len(answer.values) < len(truth) or not np.isfinite(answer.values).all():
         return float("inf")
     return float(np.max(np.abs(answer.values - truth) / np.abs(truth)))

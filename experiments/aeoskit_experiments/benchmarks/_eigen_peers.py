@@ -25,7 +25,7 @@ BASIS = 20
 
 
 @dataclass(frozen=True)
-class Answer:
+class PeerSolution:
     """The solution of a peer. Values best first, `vectors` `(k, n)`."""
 
     values: np.ndarray
@@ -114,7 +114,7 @@ def scipy_solvers() -> Any:
     return importlib.import_module("scipy.sparse.linalg")
 
 
-Peer = Callable[[FlatOperator, int, float, jax.Array, float], Answer | None]
+Peer = Callable[[FlatOperator, int, float, jax.Array, float], PeerSolution | None]
 
 
 def _timed(flat: FlatOperator, run: Callable[[], Any]) -> tuple[Any, float]:
@@ -129,7 +129,9 @@ def _timed(flat: FlatOperator, run: Callable[[], Any]) -> tuple[Any, float]:
     return out, time.perf_counter() - begin
 
 
-def _eigsh(flat: FlatOperator, k: int, rtol: float, key: jax.Array, scale: float) -> Answer | None:
+def _eigsh(
+    flat: FlatOperator, k: int, rtol: float, key: jax.Array, scale: float
+) -> PeerSolution | None:
     sparse = scipy_solvers()
 
     if k >= flat.n:
@@ -140,11 +142,13 @@ def _eigsh(flat: FlatOperator, k: int, rtol: float, key: jax.Array, scale: float
         flat, lambda: sparse.eigsh(operator, k, which="LA", ncv=min(BASIS, flat.n), tol=rtol, v0=v0)
     )
     if out is None:
-        return Answer(np.zeros(0), np.zeros((0, flat.n)), flat.count - 1, False, seconds)
-    return Answer(out[0][::-1], out[1].T[::-1], flat.count, True, seconds)
+        return PeerSolution(np.zeros(0), np.zeros((0, flat.n)), flat.count - 1, False, seconds)
+    return PeerSolution(out[0][::-1], out[1].T[::-1], flat.count, True, seconds)
 
 
-def _lobpcg(flat: FlatOperator, k: int, rtol: float, key: jax.Array, scale: float) -> Answer | None:
+def _lobpcg(
+    flat: FlatOperator, k: int, rtol: float, key: jax.Array, scale: float
+) -> PeerSolution | None:
     sparse = scipy_solvers()
 
     if 5 * k >= flat.n:  # it would form the dense matrix
@@ -160,13 +164,13 @@ def _lobpcg(flat: FlatOperator, k: int, rtol: float, key: jax.Array, scale: floa
         lambda: sparse.lobpcg(operator, block, largest=True, tol=tolerance, maxiter=flat.limit),
     )
     if out is None:
-        return Answer(np.zeros(0), np.zeros((0, flat.n)), flat.count - 1, False, seconds)
+        return PeerSolution(np.zeros(0), np.zeros((0, flat.n)), flat.count - 1, False, seconds)
     values, vectors = np.asarray(out[0]), np.asarray(out[1]).T
     order = np.argsort(-values)
     matvecs = flat.count
     values, vectors = values[order], vectors[order]
     converged = bool(flat.residual(values, vectors) * np.abs(values).min() <= 1.1 * tolerance)
-    return Answer(values, vectors, matvecs, converged, seconds)
+    return PeerSolution(values, vectors, matvecs, converged, seconds)
 
 
 def _block(flat: FlatOperator, k: int, key: jax.Array) -> np.ndarray:
@@ -187,7 +191,7 @@ def _jax_lobpcg_solve(linear: Any, block: jax.Array, steps: int, tolerance: jax.
 
 def _jax_lobpcg(
     flat: FlatOperator, k: int, rtol: float, key: jax.Array, scale: float
-) -> Answer | None:
+) -> PeerSolution | None:
     if 5 * k >= flat.n:
         return None
     block = jnp.asarray(_block(flat, k, key))
@@ -201,7 +205,7 @@ def _jax_lobpcg(
         seconds = time.perf_counter() - begin
     values, vectors, iterations = (np.asarray(x) for x in out)
     converged = bool(np.isfinite(values).all() and iterations < steps)
-    return Answer(values, vectors.T, k + 4 * k * int(iterations), converged, seconds)
+    return PeerSolution(values, vectors.T, k + 4 * k * int(iterations), converged, seconds)
 
 
 @eqx.filter_jit
@@ -214,7 +218,7 @@ def _matfree_solve(linear: Any, start: jax.Array, depth: int) -> Any:
 
 def _matfree(
     flat: FlatOperator, k: int, rtol: float, key: jax.Array, scale: float
-) -> Answer | None:
+) -> PeerSolution | None:
     # It takes a number of products and has no stopping test: the number is doubled until it
     # suffices.
     start = jnp.asarray(flat.start(key))
@@ -227,12 +231,14 @@ def _matfree(
         spent, seconds = spent + depth, seconds + last
         values, vectors = (np.asarray(x)[::-1][:k] for x in out)
         if flat.residual(values, vectors) <= rtol:
-            return Answer(values, vectors, spent, True, seconds)
+            return PeerSolution(values, vectors, spent, True, seconds)
         depth *= 2
-    return Answer(np.zeros(0), np.zeros((0, flat.n)), spent, False, seconds)
+    return PeerSolution(np.zeros(0), np.zeros((0, flat.n)), spent, False, seconds)
 
 
-def _power(flat: FlatOperator, k: int, rtol: float, key: jax.Array, scale: float) -> Answer | None:
+def _power(
+    flat: FlatOperator, k: int, rtol: float, key: jax.Array, scale: float
+) -> PeerSolution | None:
     """Power iteration: the largest in modulus, tested after every product."""
     if k > 1:
         return None
@@ -248,7 +254,7 @@ def _power(flat: FlatOperator, k: int, rtol: float, key: jax.Array, scale: float
         return np.array([value]), answer[None], converged
 
     (values, vectors, converged), seconds = _timed(flat, run)
-    return Answer(values, vectors, flat.count, converged, seconds)
+    return PeerSolution(values, vectors, flat.count, converged, seconds)
 
 
 # Name, the module that it needs, and the function.

@@ -14,7 +14,7 @@ from aeoskit import linalg
 from aeoskit.linalg import RESULTS, AbstractEigenSolver, eigensolve
 from aeoskit_experiments._errors import unknown
 
-from ._hard_kinds import DIMENSION, KINDS, STRUCK, Sequences, draw
+from ._hard_kinds import DIMENSION, KINDS, SPIKE_AT, Sequences, draw
 
 # The questions, k and which, from 1 to 10 and at every end, the most informative first.
 QUESTIONS: dict[str, tuple[tuple[int, str], ...]] = {
@@ -45,7 +45,7 @@ _ROUNDING = 1e-5
 # The reference is float64, from the same float32 numbers: one unit in the last place of the norm.
 _UNIT = 1.2e-7
 # After a spike: the first measurement at which all pairs have to be claimed again.
-_RECOVERED = STRUCK + 2
+_RECOVERED = SPIKE_AT + 2
 
 
 def run_hard_benchmark(
@@ -99,16 +99,16 @@ def run_hard_benchmark(
             asked = QUESTIONS[solver][:questions]
             for turn, (k, which) in enumerate(asked):
                 progress(f"{begin + size} of {count}: {solver}, k={k}, {which}")
-                mine = np.flatnonzero(place % len(asked) == turn)
-                if not mine.size:  # fewer sequences of a kind than questions
+                subset = np.flatnonzero(place % len(asked) == turn)
+                if not subset.size:  # fewer sequences of a kind than questions
                     continue
-                part = Sequences(*(field[mine] for field in sequences))
+                part = Sequences(*(field[subset] for field in sequences))
                 answers = _answers(solver, k, which, part, seed)
                 for kind in chosen:
-                    of_kind = np.flatnonzero(kind_of[mine] == kind)
+                    of_kind = np.flatnonzero(kind_of[subset] == kind)
                     verdict = _verdict(
                         Sequences(*(field[of_kind] for field in part)),
-                        spectra[mine[of_kind]],
+                        spectra[subset[of_kind]],
                         {name: x[of_kind] for name, x in answers.items()},
                         which,
                     )
@@ -242,8 +242,8 @@ def _verdict(
             bars = bars[:1]  # there the bounds are estimates
         small = [known & ~(true <= 1.01 * bar + _UNIT) for bar, true in bars]
         short = [np.where(known, true / (bar + _UNIT), 0) for bar, true in bars]
-    struck = sequences.struck.any(axis=1)
-    recovered = claimed[struck, _RECOVERED:].all(axis=(1, 2))
+    spiked = sequences.spiked.any(axis=1)
+    recovered = claimed[spiked, _RECOVERED:].all(axis=(1, 2))
     return {
         "solves": values.shape[0] * values.shape[1],
         "pairs": int(finite.sum()) * values.shape[-1],

@@ -11,7 +11,7 @@ DIMENSION = 64
 # A cold solve, then warm ones.
 MEASUREMENTS = 8
 # The measurement that a spike or NaN replaces.
-STRUCK = 3
+SPIKE_AT = 3
 SPIKES = (1e2, 1e4, 1e6, 1e8, 1e12, 1e20, 1e30, 1e37)
 
 Spectra = Float[np.ndarray, "lanes n"]
@@ -23,13 +23,13 @@ class Sequences(NamedTuple):
 
     Args:
         matrices: Symmetric, rounded to float32.
-        struck: Where a spike or NaN replaces the operator.
+        spiked: Where a spike or NaN replaces the operator.
         atol: An absolute tolerance for each sequence: zero eigenvalues need one.
         shift: A number inside each spectrum, for interior solvers.
     """
 
     matrices: Float[np.ndarray, "lanes measurements n n"]
-    struck: Bool[np.ndarray, "lanes measurements"]
+    spiked: Bool[np.ndarray, "lanes measurements"]
     atol: Float[np.ndarray, " lanes"]
     shift: Float[np.ndarray, " lanes"]
 
@@ -198,7 +198,7 @@ def draw(kind: str, count: int, seed: tuple[int, ...]) -> Sequences:
         The sequences.
     """
     rng = np.random.default_rng([*seed, KINDS.index(kind)])
-    struck = np.zeros((count, MEASUREMENTS), bool)
+    spiked = np.zeros((count, MEASUREMENTS), bool)
     lanes = []
     for i in range(count):
         if kind == "unrelated":
@@ -207,15 +207,15 @@ def draw(kind: str, count: int, seed: tuple[int, ...]) -> Sequences:
         else:
             lane = _drifting(rng, _DRAWS[kind](rng))
         if kind == "spike":
-            other = lane[STRUCK] if rng.integers(2) else _DRAWS[kind](rng)
-            lane[STRUCK] = other * rng.choice(SPIKES)
+            other = lane[SPIKE_AT] if rng.integers(2) else _DRAWS[kind](rng)
+            lane[SPIKE_AT] = other * rng.choice(SPIKES)
             # Spikes stay in float32's range: infinite entries are the next kind.
             size = 10 ** rng.uniform(-1, 1)
         else:
             size = 10 ** rng.uniform(-3, 3)
         if kind == "NaN":
-            lane[STRUCK] = rng.choice([np.nan, np.inf])
-        struck[i, STRUCK] = kind in ("spike", "NaN")
+            lane[SPIKE_AT] = rng.choice([np.nan, np.inf])
+        spiked[i, SPIKE_AT] = kind in ("spike", "NaN")
         lanes.append(lane * size * rng.choice([-1, 1]))
     matrices = np.stack(lanes) if lanes else np.zeros((0, MEASUREMENTS, DIMENSION, DIMENSION))
     matrices = ((matrices + matrices.transpose(0, 1, 3, 2)) / 2).astype(np.float32)
@@ -224,4 +224,4 @@ def draw(kind: str, count: int, seed: tuple[int, ...]) -> Sequences:
     atol = 1e-4 * norms * (rng.integers(2, size=count) if kind == "low-rank" else 0)
     # Away from zero, where a relative tolerance can be met.
     shift = rng.choice([-1, 1], count) * rng.uniform(0.1, 0.3, count) * norms / 4
-    return Sequences(matrices, struck, atol, shift)
+    return Sequences(matrices, spiked, atol, shift)

@@ -13,7 +13,7 @@ import msgspec
 from aeoskit_experiments._errors import UserError
 
 from ._entries import CATALOG, Entry, entry
-from ._where import data_folder, files_in, find, what_to_do, what_to_put
+from ._where import data_folder, file_instructions, files_in, find, required_files
 
 
 def survey() -> dict[str, Any]:
@@ -30,7 +30,7 @@ def survey() -> dict[str, Any]:
             for key, value in msgspec.to_builtins(item).items()
             if key != "check" and value not in ("", [], (), {})
         }
-        found.append({**facts, "here": _is_here(item), "get": _how_to_get(item)})
+        found.append({**facts, "here": _is_here(item), "get": _instructions(item)})
     return {"folder": str(data_folder()), "data": found}
 
 
@@ -59,7 +59,7 @@ def verify(
     if item.origin == "drawn":
         return _verdict(name, "ok", "generated from its seed, there is nothing to verify")
     if not _is_here(item) and path is None:
-        how = what_to_do(name) if item.origin == "file" else _how_to_get(item)
+        how = file_instructions(name) if item.origin == "file" else _instructions(item)
         return _verdict(name, "missing", f"not here: {how}")
     if not item.check and path is None:
         return _verdict(name, "ok", f"as {' and '.join(item.packages)} ships it")
@@ -123,7 +123,7 @@ def _is_here(item: Entry) -> bool:
     return all(_version(package) for package in item.packages)
 
 
-def _how_to_get(item: Entry) -> str:
+def _instructions(item: Entry) -> str:
     if item.origin == "package":
         return f"pip install 'aeoskit[{item.extra}]'"
     if item.origin != "file":
@@ -131,7 +131,7 @@ def _how_to_get(item: Entry) -> str:
     if not item.places:
         return f"your own files, with {' and '.join(f'--{option}' for option in item.options)}"
     inside = "" if item.archive else f", in a folder {item.folders[0]}"
-    return f"{what_to_put(item)}{inside}"
+    return f"{required_files(item)}{inside}"
 
 
 def _version(package: str) -> str | None:

@@ -55,7 +55,7 @@ def cache_home() -> Path:
     return Path(caches)
 
 
-def looked_for(name: str, path: str | os.PathLike[str] | None = None) -> list[Path]:
+def search_paths(name: str, path: str | os.PathLike[str] | None = None) -> list[Path]:
     """The places that are searched for a data set's files, in order.
 
     Args:
@@ -83,15 +83,15 @@ def find(name: str, path: str | os.PathLike[str] | None = None) -> Path | None:
 
     Args:
         name: The data set.
-        path: As for `looked_for`.
+        path: As for `search_paths`.
 
     Returns:
         The first place that exists, or None.
 
     Raises:
-        UserError: As for `looked_for`.
+        UserError: As for `search_paths`.
     """
-    return next((place for place in looked_for(name, path) if place.exists()), None)
+    return next((place for place in search_paths(name, path) if place.exists()), None)
 
 
 def files_in(name: str, place: Path) -> list[Path]:
@@ -124,23 +124,25 @@ def files_in(name: str, place: Path) -> list[Path]:
 
 def missing(name: str) -> UserError:
     """The error for a data set whose files are missing, with the fix."""
-    return UserError(f"data {name} is not here, and nothing is downloaded: {what_to_do(name)}")
+    return UserError(
+        f"data {name} is not here, and nothing is downloaded: {file_instructions(name)}"
+    )
 
 
-def what_to_do(name: str) -> str:
+def file_instructions(name: str) -> str:
     """The instructions to get the files of a data set, as in an error."""
     item = entry(name)
     if not item.places:
         return f"give {_wanted(item)} as {' and '.join(item.options)}"
     folder = data_folder() if item.archive else data_folder() / item.folders[0]
     instead = f"; data {item.instead} has the same shapes without files" if item.instead else ""
-    return f"put {what_to_put(item)} into {folder}, or give path{instead}"
+    return f"put {required_files(item)} into {folder}, or give path{instead}"
 
 
-def what_to_put(item: Entry) -> str:
+def required_files(item: Entry) -> str:
     """The files that a user has to provide, and where they are published.
 
-    >>> what_to_put(entry("cifar10"))
+    >>> required_files(entry("cifar10"))
     'cifar-10-binary.tar.gz (from https://www.cs.toronto.edu/~kriz/cifar.html)'
     """
     names = item.archive or ", ".join(

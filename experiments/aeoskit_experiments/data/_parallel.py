@@ -129,14 +129,14 @@ def _kept(
     sizes = np.array([[len(s), len(t)] for s, t in zip(sources, targets, strict=True)])
     empty = (sizes == 0).any(axis=1)
     longer = (sizes + 1 > length).any(axis=1) & ~empty
-    said = f"of {len(sizes)} pairs, {longer.sum()} longer than {length} tokens"
+    summary = f"of {len(sizes)} pairs, {longer.sum()} longer than {length} tokens"
     if empty.any():
-        said += f" and {empty.sum()} with an empty side"
+        summary += f" and {empty.sum()} with an empty side"
     kept = np.flatnonzero(~empty & ~longer)
     if not len(kept):
-        raise UserError(f"length is {length}: {name} has no pair that fits ({said} left out)")
+        raise UserError(f"length is {length}: {name} has no pair that fits ({summary} left out)")
     if len(kept) < len(sizes):
-        logging.getLogger(__name__).warning("data parallel: %s left out", said)
+        logging.getLogger(__name__).warning("data parallel: %s left out", summary)
     return kept
 
 

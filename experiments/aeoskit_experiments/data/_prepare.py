@@ -129,10 +129,10 @@ def _check(
         most = total - trained
         why = f"{name} has {total} images, of which {trained} are trained on, and no test set"
     if test > most:
-        mends = [f"give at most {most}"] if most else []
+        fixes = [f"give at most {most}"] if most else []
         if images.test_labels is None and test < total:
-            mends.append(f"lower examples to {total - test}")
-        raise UserError(f"test is {test}: {why}, so {', or '.join(mends)}")
+            fixes.append(f"lower examples to {total - test}")
+        raise UserError(f"test is {test}: {why}, so {', or '.join(fixes)}")
 
 
 def _scaled(

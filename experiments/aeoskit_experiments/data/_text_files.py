@@ -101,49 +101,49 @@ def read_member(path: Path, names: tuple[str, ...]) -> tuple[bytes, str]:
         UserError: if the archive is broken, unsafe or encrypted, or has none of the names, or more
             than one of a name.
     """
-    said = f"path is {str(path)!r}"
+    prefix = f"path is {str(path)!r}"
     try:
         if (size := path.stat().st_size) > LARGEST:
-            raise UserError(f"{said}: it has {size} bytes, and at most {LARGEST} are taken")
+            raise UserError(f"{prefix}: it has {size} bytes, and at most {LARGEST} are taken")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             for member in members:
                 if leads_outside(member.filename):
                     raise UserError(
-                        f"{said}: its member {spell(member.filename)} leads out of the archive: do "
-                        f"not trust it"
+                        f"{prefix}: its member {spell(member.filename)} leads out of the archive: "
+                        f"do not trust it"
                     )
             for name in names:
                 found = [m for m in members if PurePosixPath(m.filename).name == name]
                 if len(found) > 1:
                     listed = " and ".join(spell(member.filename) for member in found[:2])
-                    raise UserError(f"{said}: it has {listed}, so name a folder with one of them")
+                    raise UserError(f"{prefix}: it has {listed}, so name a folder with one of them")
                 if found:
-                    return _contents(archive, found[0], said), name
+                    return _contents(archive, found[0], prefix), name
     except UserError:
         raise
     except _BROKEN as error:
         raise UserError(
-            f"{said}: it is not a whole zip archive ({spell(error)}), so get it again"
+            f"{prefix}: it is not a whole zip archive ({spell(error)}), so get it again"
         ) from error
-    raise UserError(f"{said}: the archive has no {' or '.join(names)}")
+    raise UserError(f"{prefix}: the archive has no {' or '.join(names)}")
 
 
-def _contents(archive: zipfile.ZipFile, member: zipfile.ZipInfo, said: str) -> bytes:
+def _contents(archive: zipfile.ZipFile, member: zipfile.ZipInfo, prefix: str) -> bytes:
     if member.flag_bits & 0x1:
         raise UserError(
-            f"{said}: {spell(member.filename)} is encrypted: unpack it, and name the folder"
+            f"{prefix}: {spell(member.filename)} is encrypted: unpack it, and name the folder"
         )
     # With other methods zipfile inflates four kilobytes at once, whatever their size becomes.
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UserError(
-            f"{said}: {spell(member.filename)} is compressed by method {member.compress_type}, and "
-            f"only stored and deflated members are read: unpack it, and name the folder"
+            f"{prefix}: {spell(member.filename)} is compressed by method {member.compress_type}, "
+            f"and only stored and deflated members are read: unpack it, and name the folder"
         )
     if member.file_size > LARGEST:
         raise UserError(
-            f"{said}: {spell(member.filename)} has {member.file_size} bytes, and at most {LARGEST} "
-            f"are taken"
+            f"{prefix}: {spell(member.filename)} has {member.file_size} bytes, and at most "
+            f"{LARGEST} are taken"
         )
     with archive.open(member) as file:
         # The archive's stated size is not trusted: no more than that is inflated.

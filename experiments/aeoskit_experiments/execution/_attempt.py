@@ -26,9 +26,9 @@ def attempt(job: RunJob, listener: Listener, *, log: TextIO | None = None) -> Jo
     # Here, since they import jax: a worker gets its share of the machine before that.
     from aeoskit.record import to_json_safe
     from aeoskit_experiments.execution._execute import execute
-    from aeoskit_experiments.execution._room import make_room
+    from aeoskit_experiments.execution._room import limit_memory_maps
 
-    make_room()  # Earlier jobs in the same process have left their programs.
+    limit_memory_maps()  # Earlier jobs in the same process have left their programs.
     try:
         outcome = execute(job.load(), folder=job.folder, listener=listener)
     except KeyboardInterrupt:

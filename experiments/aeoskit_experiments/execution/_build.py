@@ -52,7 +52,7 @@ from aeoskit_experiments.pipelines import (
 )
 
 from ._place import placement_of
-from ._rewind import Start, find_past
+from ._rewind import Start, find_source_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,10 +120,10 @@ def build(experiment: Experiment) -> Setup:
     steps = train.steps_on(objective.n)
     lanes = experiment.lanes()
     main = build_optimizer(optimizer, lanes)
-    past = None
+    source = None
     if experiment.rewind is not None:
-        past = find_past(experiment.rewind, main.is_euclidean)
-        rewind = msgspec.structs.replace(experiment.rewind, at=past.at)
+        source = find_source_run(experiment.rewind, main.is_euclidean)
+        rewind = msgspec.structs.replace(experiment.rewind, at=source.at)
         experiment = dataclasses.replace(experiment, rewind=rewind)
     check_steps(experiment, steps)
     main = with_data(main, objective)
@@ -149,15 +149,17 @@ def build(experiment: Experiment) -> Setup:
     key = jax.random.key(train.seed)
     carry = _initial(trajectory, params, key)
     start = None
-    if past is not None:
-        theirs, like = trajectory, carry
-        if past.experiment.probes != experiment.probes:
-            theirs = dataclasses.replace(trajectory, probes=made(past.experiment.probes))
-            like = _initial(theirs, params, key)
-        before = set(past.experiment.probes)
+    if source is not None:
+        source_trajectory, like = trajectory, carry
+        if source.experiment.probes != experiment.probes:
+            source_trajectory = dataclasses.replace(
+                trajectory, probes=made(source.experiment.probes)
+            )
+            like = _initial(source_trajectory, params, key)
+        before = set(source.experiment.probes)
         lost = {probe.variant for probe in experiment.probes if probe not in before}
         kept = tuple(name for name in trajectory.probes if name not in lost)
-        start = Start(past, theirs, past.load(like), kept)
+        start = Start(source, source_trajectory, source.load(like), kept)
     return Setup(trajectory, carry, lanes, msgspec.structs.replace(train, steps=steps), start)
 
 

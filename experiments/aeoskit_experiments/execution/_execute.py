@@ -20,16 +20,16 @@ from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store
 
 from ._build import Setup, build
 from ._draw import draw
+from ._follower import AnyWriter, FollowerWriter
 from ._interrupt import Interrupt
-from ._listener import Listener, Silent
+from ._listener import Listener, SilentListener
 from ._meanwhile import imported_meanwhile
-from ._onlooker import AnyWriter, Onlooker
 from ._phase import phase
-from ._processes import from_leader, is_leader, noticing
-from ._rewind import with_past
-from ._room import make_room
+from ._processes import broadcast_from_leader, is_leader, lost_process_as_error
+from ._rewind import with_source_rows
+from ._room import limit_memory_maps
 from ._rows import advance_of, figure_kind, run_rows, runs_raw, select, sides_of, threshold_rows
-from ._run import Course, Ends, run_group
+from ._run import Ends, RunContext, run_group
 from ._summary import multiplier_rows, ratio_curve
 from ._windows import edge_step
 
@@ -94,7 +94,7 @@ def execute(
     pipeline.experiment()  # The whole is checked before anything is created.
     groups = [(group.values, group.pipeline.declared()) for group in pipeline.groups()]
     store = pipeline.declared().store or Store()
-    listener = listener if listener is not None and is_leader() else Silent()
+    listener = listener if listener is not None and is_leader() else SilentListener()
     if uncached:
         listener.noted(uncached)
     with jax.default_matmul_precision(MATMUL_PRECISION), Interrupt() as interrupt:
@@ -107,7 +107,7 @@ def execute(
         status = "finished"
         ends: Ends = {}
         try:
-            with noticing(writer.path), imported_meanwhile(*_LATER), phase("train"):
+            with lost_process_as_error(writer.path), imported_meanwhile(*_LATER), phase("train"):
                 _train_groups(groups, setup, store, writer, listener, interrupt, ends)
         except KeyboardInterrupt:
             if _empty(writer):
@@ -138,12 +138,12 @@ def _train_groups(
     for index, (values, experiment) in enumerate(groups):
         assert experiment.train is not None
         if index > 0:
-            make_room()
+            limit_memory_maps()
             setup = _built(experiment)
         # From here on the length in steps is known, also for epochs, and so is the first step.
         known = dataclasses.replace(experiment, train=setup.train)
         if known.rewind is not None and setup.start is not None:
-            begin = msgspec.structs.replace(known.rewind, at=setup.start.past.at)
+            begin = msgspec.structs.replace(known.rewind, at=setup.start.source.at)
             known = dataclasses.replace(known, rewind=begin)
         groups[index] = (values, known)
         said = ", ".join(
@@ -155,7 +155,7 @@ def _train_groups(
             experiment.branches,
             writer=writer,
             listener=listener,
-            course=Course(
+            context=RunContext(
                 name="main",
                 label=f"main ({said})" if said else "main",
                 lane_offset=offset,
@@ -171,7 +171,7 @@ def _train_groups(
 
 def _empty(writer: AnyWriter) -> bool:
     """True if no row was written yet."""
-    if isinstance(writer, Onlooker):
+    if isinstance(writer, FollowerWriter):
         return not writer.begun
     metrics = writer.path / "metrics.jsonl"
     return not metrics.exists() or metrics.stat().st_size == 0
@@ -216,11 +216,11 @@ def _create(
 ) -> AnyWriter:
     """The record, created by the first process; the others receive its path."""
     if not is_leader():
-        said, _, why = from_leader("").partition("\n")
+        said, _, why = broadcast_from_leader("").partition("\n")
         if why:
             raise UserError(why)
         report_record(Path(said))
-        return Onlooker(Path(said))
+        return FollowerWriter(Path(said))
     data = pipeline.declared().data
     assert data is not None  # ensured by Pipeline.experiment
     # The caller's root takes precedence over the folder of a stored pipeline.
@@ -236,10 +236,10 @@ def _create(
         )
     except (ValueError, OSError) as error:
         why = " ".join(str(error).split())
-        from_leader(f"\n{why}")
+        broadcast_from_leader(f"\n{why}")
         raise UserError(why) from error
     keep_sources(writer.path, pipeline.code())
-    from_leader(str(writer.path.resolve()))
+    broadcast_from_leader(str(writer.path.resolve()))
     report_record(writer.path)
     return writer
 
@@ -256,7 +256,7 @@ def _conclude(
 ) -> Outcome:
     """Summarize, draw and close the record, in the first process."""
     if not is_leader():
-        status = from_leader("")
+        status = broadcast_from_leader("")
         code = EXIT_CODES[status]
         return Outcome(writer.path, {"status": status}, [], status, code, leads=False)
     run = read_run(writer.path)
@@ -265,7 +265,7 @@ def _conclude(
     rewind = groups[0][1].rewind
     if rewind is not None and isinstance(rewind.at, int) and lanes == [{}]:
         # The other run's earlier rows belong to the figure, and to the step of the edge.
-        dataset = with_past(dataset, rewind)
+        dataset = with_source_rows(dataset, rewind)
         raw = runs_raw(groups[0][1], "main")
         runs[0]["edge_step"] = edge_step(*ratio_curve(select(dataset, "main", {}), raw))
     plot = pipeline.declared().plot or Plot()
@@ -290,5 +290,5 @@ def _conclude(
         "figure": str(figures[0]) if figures else None,
     }
     path = writer.close(summary, status=status)  # type: ignore[arg-type]
-    from_leader(status)
+    broadcast_from_leader(status)
     return Outcome(path, summary, figures, status, EXIT_CODES[status])

@@ -18,14 +18,14 @@ class Interrupt:
     """
 
     def __init__(self):
-        self.wished = False
+        self.requested = False
         # Agreed by all processes. Not the request itself, which may arrive during the agreement.
-        self.granted = False
+        self.accepted = False
         self._before = None
 
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._wish)
+            self._before = signal.signal(signal.SIGINT, self._request)
         return self
 
     def __exit__(
@@ -37,13 +37,13 @@ class Interrupt:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
 
-    def _wish(self, number: int, frame: FrameType | None) -> None:
+    def _request(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        if self.wished:
+        if self.requested:
             raise KeyboardInterrupt
-        self.wished = True
+        self.requested = True
 
-    def grant(self) -> None:
+    def raise_if_accepted(self) -> None:
         """Raise `KeyboardInterrupt` if the user's request was accepted."""
-        if self.granted:
+        if self.accepted:
             raise KeyboardInterrupt

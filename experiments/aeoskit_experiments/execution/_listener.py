@@ -21,11 +21,11 @@ class Listener(Protocol):
         """A message for the user: a divergence, a branch that did not start."""
 
 
-class Silent:
+class SilentListener:
     """A listener that does nothing.
 
     Example:
-        >>> Silent().noted("no one hears this")
+        >>> SilentListener().noted("no one hears this")
     """
 
     def started(self, what: str, steps: int) -> None: ...

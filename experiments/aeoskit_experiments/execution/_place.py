@@ -21,9 +21,9 @@ def placement_of(place: Place) -> Placement:
         placement = Placement(mesh, params=place.params, basis=place.basis)
     except ValueError as error:
         # For more CPU devices the library suggests Python code; here there is an option.
-        said, python, _ = " ".join(str(error).split()).partition(", or simulate them on CPUs:")
+        reason, python, _ = " ".join(str(error).split()).partition(", or simulate them on CPUs:")
         more = ", or on a CPU more of them, with --devices" if python else ""
-        raise UserError(f"place: {said}{more}") from error
+        raise UserError(f"place: {reason}{more}") from error
     taking_part = len({device.process_index for device in mesh.devices.flat})
     if taking_part < jax.process_count():
         raise UserError(

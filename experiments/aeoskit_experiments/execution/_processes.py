@@ -113,34 +113,34 @@ def is_leader() -> bool:
     return jax.process_index() == 0
 
 
-def agreed(wish: bool) -> bool:
+def any_process(value: bool) -> bool:
     """True if the value is true in any process; all of them call it together.
 
-    >>> agreed(False), agreed(True)
+    >>> any_process(False), any_process(True)
     (False, True)
     """
     if jax.process_count() == 1:
-        return wish
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(wish))))
+        return value
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(value))))
 
 
-def from_leader(text: str) -> str:
+def broadcast_from_leader(text: str) -> str:
     """The first process's text, in all processes.
 
-    >>> from_leader("runs/one")
+    >>> broadcast_from_leader("runs/one")
     'runs/one'
     """
     if jax.process_count() == 1:
         return text
     said = text.encode()[:_LONGEST] if is_leader() else b""
-    letters = np.zeros(_LONGEST, np.uint8)
-    letters[: len(said)] = np.frombuffer(said, np.uint8)
-    shared = np.asarray(multihost_utils.broadcast_one_to_all(letters), np.uint8)
+    buffer = np.zeros(_LONGEST, np.uint8)
+    buffer[: len(said)] = np.frombuffer(said, np.uint8)
+    shared = np.asarray(multihost_utils.broadcast_one_to_all(buffer), np.uint8)
     return shared.tobytes().rstrip(b"\0").decode()
 
 
 @contextlib.contextmanager
-def noticing(folder: Path) -> Iterator[None]:
+def lost_process_as_error(folder: Path) -> Iterator[None]:
     """Turn the error of a collective whose partner has died into one sentence.
 
     Args:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # not needed by a run that is planned or not rewound
 
 
 @dataclasses.dataclass(frozen=True)
-class Past:
+class SourceRun:
     """Another run up to the step that it is rewound to.
 
     Args:
@@ -51,19 +51,19 @@ class Start:
     """The start of a rewound run.
 
     Args:
-        past: the other run.
+        source: the other run.
         trajectory: that run's trajectory, with its probes, whose warm starts are kept.
         carry: its state at the checkpoint.
         kept: the probes whose warm starts the rewound run takes over.
     """
 
-    past: Past
+    source: SourceRun
     trajectory: Trajectory
     carry: Carry
     kept: tuple[str, ...]
 
 
-def find_past(rewind: Rewind, raw: bool) -> Past:
+def find_source_run(rewind: Rewind, raw: bool) -> SourceRun:
     """Find the step to which a run is rewound, and a checkpoint before it.
 
     Args:
@@ -105,10 +105,10 @@ def find_past(rewind: Rewind, raw: bool) -> Past:
             f"rewind: at is {at}, but the run {rewind.run} diverged at step {diverged_at}: "
             f"give at most {diverged_at}"
         )
-    return Past(run, old, at, _checkpoint(run, at), _before(main, at))
+    return SourceRun(run, old, at, _checkpoint(run, at), _before(main, at))
 
 
-def with_past(dataset: "xr.Dataset", rewind: Rewind) -> "xr.Dataset":
+def with_source_rows(dataset: "xr.Dataset", rewind: Rewind) -> "xr.Dataset":
     """A rewound run's measurements, preceded by those of the other main run.
 
     Args:

@@ -21,7 +21,7 @@ def memory_maps() -> int:
         return 0
 
 
-def make_room() -> bool:
+def limit_memory_maps() -> bool:
     """Drop compiled programs if there are so many that the next ones might not fit.
 
     On CPU each kernel keeps memory maps, and the compiler crashes at the system's limit: a sweep
@@ -30,7 +30,7 @@ def make_room() -> bool:
     Returns:
         True if they were dropped.
 
-    >>> make_room() in (True, False)
+    >>> limit_memory_maps() in (True, False)
     True
     """
     if memory_maps() < MANY_MAPS:

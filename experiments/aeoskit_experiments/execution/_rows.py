@@ -30,7 +30,7 @@ def run_rows(
             raw = runs_raw(experiment, name)
             for lane in experiment.lanes():
                 coordinates = {**values, **lane}
-                row = {"branch": name, **_said(experiment, name, lane, coordinates)}
+                row = {"branch": name, **_row_labels(experiment, name, lane, coordinates)}
                 part = select(dataset, name, coordinates)
                 if any(
                     item.name == name and item.ratio is not None for item in experiment.branches
@@ -40,13 +40,13 @@ def run_rows(
                     row["lr"] = float(rates[-1]) if rates.size else None
                 row |= summarize_run(part, raw)
                 # The final states, as in the closing lines: no row need be as late.
-                if came_to := ends.get((name, group)):
-                    row["budgets"] = came_to
-                found.append(row | _asked(experiment))
+                if budgets := ends.get((name, group)):
+                    row["budgets"] = budgets
+                found.append(row | _row_settings(experiment))
     return found
 
 
-def _asked(experiment: Experiment) -> dict[str, Any]:
+def _row_settings(experiment: Experiment) -> dict[str, Any]:
     """The settings behind a row's numbers that are not in the record's columns."""
     said: dict[str, Any] = {}
     train = experiment.train
@@ -84,7 +84,7 @@ def _choice(experiment: Experiment, branch: str) -> Any:
     return dataclasses.replace(experiment.optimizer, settings=settings)  # type: ignore[arg-type]
 
 
-def _said(
+def _row_labels(
     experiment: Experiment, branch: str, lane: dict[str, Any], coordinates: dict[str, Any]
 ) -> dict[str, Any]:
     """The labels of a row: optimizer, learning rate, and the swept values."""
@@ -126,7 +126,7 @@ def threshold_rows(
                 else select(dataset, "main", coordinates).isel(step=slice(0, 0))
                 for name in ("main", *sides)
             ]
-            said = _said(experiment, "main", lane, coordinates)
+            said = _row_labels(experiment, "main", lane, coordinates)
             main, below, above = runs
             found.append(said | threshold_row(main, below, above, raw))
     return found

@@ -15,10 +15,10 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import Choice, Pipeline, Store
 
 from ._execute import EXIT_CODES, Outcome, execute
-from ._listener import Listener, Silent
+from ._listener import Listener, SilentListener
 from ._names import optimizer_name
-from ._processes import from_leader, is_leader
-from ._room import make_room
+from ._processes import broadcast_from_leader, is_leader
+from ._room import limit_memory_maps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,14 +72,14 @@ def execute_suite(
         pipeline.experiment()
     _check_data(suite)
     place = _place(suite, name, root, folder)
-    if why := from_leader(_taken(place) if is_leader() else ""):
+    if why := broadcast_from_leader(_record_conflict(place) if is_leader() else ""):
         raise UserError(why)
     outcomes: dict[str, Outcome] = {}
     stopped = False
     for case, pipeline in suite.items():
         if outcomes:
-            make_room()
-        heard = listener if listener is None else _Named(listener, case)
+            limit_memory_maps()
+        heard = listener if listener is None else _CaseListener(listener, case)
         try:
             outcomes[case] = execute(pipeline, folder=place / case, listener=heard)
         except KeyboardInterrupt:  # before the first row of this case
@@ -152,14 +152,14 @@ def _check_data(suite: Mapping[str, Pipeline]) -> None:
             raise UserError(" ".join(str(error).split())) from error
 
 
-def _taken(place: Path) -> str:
+def _record_conflict(place: Path) -> str:
     """The reason why the cases' records cannot be created there; empty if they can."""
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return ""
     return f"the folder {place} exists already: choose another one or remove it first."
 
 
-class _Named(Silent):
+class _CaseListener(SilentListener):
     """A listener that adds the case to the names of runs."""
 
     def __init__(self, listener: Listener, case: str):

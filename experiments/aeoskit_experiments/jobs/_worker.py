@@ -158,14 +158,14 @@ class Worker:
             self._channel.send_bytes(call)
 
     def _start(self) -> None:
-        self._channel, theirs = multiprocessing.Pipe()
+        self._channel, child_end = multiprocessing.Pipe()
         with contextlib.ExitStack() as stack:
-            stack.callback(theirs.close)
+            stack.callback(child_end.close)
             log = None if self._log is None else stack.enter_context(open(self._log, "ab"))
             self._process = start_python(
-                ["-c", f"import {__name__} as w; w.serve({theirs.fileno()})"],
+                ["-c", f"import {__name__} as w; w.serve({child_end.fileno()})"],
                 environment=self._environment,
-                descriptors=[theirs.fileno()],
+                descriptors=[child_end.fileno()],
                 stdin=subprocess.DEVNULL,
                 # By file descriptors, so that XLA's output before an abort is kept too.
                 stdout=log,

@@ -79,16 +79,16 @@ def bounds_of(claim: Claim, setting: str, size: str, tables: Mapping[str, Any]) 
     own = tables.get(claim.experiment, {}).get(claim.name)
     if not isinstance(own, Mapping):
         raise ValueError(f"claim {claim.key} has no bounds: give it a table [{claim.key}].")
-    said = {name: own[name] for name in _FIELDS if name in own}
+    table = {name: own[name] for name in _FIELDS if name in own}
     others = ([] if setting == REFERENCE else [_GRID, setting]) + [size]
     for name in others:
         if name in own:
             _check(own[name], f"{claim.key}.{name}", own=False)
-            said |= own[name]
-    return _check(said, f"{claim.key} ({setting}, {size})", own=True)
+            table |= own[name]
+    return _check(table, f"{claim.key} ({setting}, {size})", own=True)
 
 
-def complaints(claims: Iterable[Claim], tables: Mapping[str, Any]) -> list[str]:
+def mismatches(claims: Iterable[Claim], tables: Mapping[str, Any]) -> list[str]:
     """The mismatches between the claims and the bounds, in sentences; empty if there are none.
 
     Args:

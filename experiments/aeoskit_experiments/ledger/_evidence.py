@@ -48,16 +48,18 @@ class Evidence:
     def row(self, branch: str = "main", **values: Any) -> dict[str, Any]:
         """The summary of one run: the branch, or the sweep's lane with these values."""
         found = self.rows(branch, **values)
-        said = "".join(f", {name} {value}" for name, value in values.items())
+        selection = "".join(f", {name} {value}" for name, value in values.items())
         if not found:
             if branch != "main" and self.rows():
                 steps = self.rows()[0].get("steps")
                 raise OutOfReach(
                     f"branch {branch} did not start: the main run ended at step {steps} before"
                 )
-            raise OutOfReach(f"the run has no {branch}{said}")
+            raise OutOfReach(f"the run has no {branch}{selection}")
         if len(found) > 1:
-            raise ValueError(f"{len(found)} runs are {branch}{said}: select one by its values.")
+            raise ValueError(
+                f"{len(found)} runs are {branch}{selection}: select one by its values."
+            )
         return found[0]
 
     def ratio(self, branch: str = "main", **values: Any) -> float:

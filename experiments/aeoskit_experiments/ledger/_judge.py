@@ -40,13 +40,13 @@ def measure(claim: Claim, evidence: Sequence[Evidence]) -> Finding:
     """
     try:
         value = claim.measure(*evidence)
-    except OutOfReach as said:
-        return Finding("unreachable", reason=str(said))
-    except Refuted as said:
-        return Finding("refuted", reason=str(said))
+    except OutOfReach as reason:
+        return Finding("unreachable", reason=str(reason))
+    except Refuted as reason:
+        return Finding("refuted", reason=str(reason))
     except Exception as error:  # A wrong measure must not lose the other findings.
-        said = " ".join(str(error).split())
-        return Finding("refuted", reason=f"its measure raised {type(error).__name__}: {said}")
+        reason = " ".join(str(error).split())
+        return Finding("refuted", reason=f"its measure raised {type(error).__name__}: {reason}")
     if value is None or math.isnan(value):
         if any(item.run.status == "diverged" for item in evidence):
             return Finding("refuted", reason="the run diverged")
@@ -80,9 +80,9 @@ def judge(findings: Sequence[Finding], bounds: Bounds) -> tuple[Verdict, float |
         passing = sum(bounds.hold(number) for number in numbers)
         verb = "passes by itself" if passing == 1 else "pass by themselves"
         reasons.insert(0, f"{passing} of {len(findings)} seeds {verb}")
-    said = "; ".join(reasons)
+    reason = "; ".join(reasons)
     if refuted and len(refuted) >= len(numbers):
-        return "fail", value, said
+        return "fail", value, reason
     if value is None or len(findings) > 2 * (len(numbers) + len(refuted)):
-        return "unreachable", value, said
-    return "pass" if bounds.hold(value) else "fail", value, said
+        return "unreachable", value, reason
+    return "pass" if bounds.hold(value) else "fail", value, reason

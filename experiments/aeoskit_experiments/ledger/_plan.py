@@ -10,10 +10,10 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.ledger._claim import REFERENCE, Claim, RunSpec
 from aeoskit_experiments.pipelines import Pipeline
 
-_OF_THE_PAST = ("lr", "dataset", "architecture", "examples", "seed")
+_REWOUND_OPTIONS = ("lr", "dataset", "architecture", "examples", "seed")
 """Options that a rewound pipeline does not take, since they are those of the rewound run."""
 
-Make = Callable[[str, Mapping[str, Any]], Mapping[str, Pipeline]]
+MakeSuite = Callable[[str, Mapping[str, Any]], Mapping[str, Pipeline]]
 """From a recipe's name and options (`size` and `seed` among them) to its suite."""
 
 
@@ -45,8 +45,8 @@ class Task:
     @property
     def rewinds(self) -> str | None:
         """The key of the task whose record it rewinds, if any."""
-        past = self.spec.rewinds
-        return None if past is None or self.remake is None else task_key(past, self.seed)
+        source = self.spec.rewinds
+        return None if source is None or self.remake is None else task_key(source, self.seed)
 
     def pipeline_on(self, records: Path) -> Pipeline:
         """The pipeline, given the folder of the records.
@@ -84,7 +84,7 @@ def make_tasks(
     size: str,
     seeds: Iterable[int],
     grid: bool,
-    make: Make,
+    make: MakeSuite,
 ) -> list[Task]:
     """Plan every run that the claims need, once each; nothing runs.
 
@@ -105,7 +105,7 @@ def make_tasks(
     specs: dict[str, RunSpec] = {}
     for claim in claims:
         for setting in claim.settings if grid else (REFERENCE,):
-            for spec in itertools.chain.from_iterable(map(_with_past, claim.specs(setting))):
+            for spec in itertools.chain.from_iterable(map(_with_source, claim.specs(setting))):
                 if specs.setdefault(spec.key, spec) != spec:
                     raise ValueError(
                         f"claim {claim.key}: another run is called {spec.key} and differs; "
@@ -118,17 +118,21 @@ def make_tasks(
     return [_task(spec, seed, size, make, suites) for spec, seed in pairs]
 
 
-def _with_past(spec: RunSpec) -> list[RunSpec]:
+def _with_source(spec: RunSpec) -> list[RunSpec]:
     """Add a run after those that it needs."""
-    return [*([] if spec.rewinds is None else _with_past(spec.rewinds)), spec]
+    return [*([] if spec.rewinds is None else _with_source(spec.rewinds)), spec]
 
 
 def _task(
-    spec: RunSpec, seed: int, size: str, make: Make, suites: dict[str, Mapping[str, Pipeline] | str]
+    spec: RunSpec,
+    seed: int,
+    size: str,
+    make: MakeSuite,
+    suites: dict[str, Mapping[str, Pipeline] | str],
 ) -> Task:
-    past = spec.rewinds
+    source = spec.rewinds
     # Without a record it has to train as the rewound run does.
-    inherited = {} if past is None else past.options
+    inherited = {} if source is None else source.options
     options = {**inherited, **spec.options, "size": size, "seed": seed}
     name = f"{spec.recipe} {sorted(options.items())}"
     try:
@@ -140,7 +144,7 @@ def _task(
         if spec.case not in suite:
             raise UserError(f"recipe {spec.recipe} has no case {spec.case!r} at size {size}")
         suite[spec.case].experiment()
-        alone = past is None or _sweeps(past, size, seed, make)
+        alone = source is None or _sweeps(source, size, seed, make)
     except UserError as error:
         suites.setdefault(name, str(error))
         return Task(spec, seed, None, str(error))
@@ -149,16 +153,16 @@ def _task(
 
     def remake(record: str) -> Pipeline:
         # Options that the rewound run has decided are not repeated.
-        own = {name: value for name, value in spec.options.items() if name not in _OF_THE_PAST}
+        own = {name: value for name, value in spec.options.items() if name not in _REWOUND_OPTIONS}
         return make(spec.recipe, {**own, "size": size, "run": record})[spec.case]
 
     return Task(spec, seed, suite[spec.case], remake=remake)
 
 
-def _sweeps(past: RunSpec, size: str, seed: int, make: Make) -> bool:
+def _sweeps(source: RunSpec, size: str, seed: int, make: MakeSuite) -> bool:
     """True if a run has several lanes side by side, which cannot be rewound."""
-    suite = make(past.recipe, {**past.options, "size": size, "seed": seed})
-    return past.case in suite and bool(suite[past.case].sweep())
+    suite = make(source.recipe, {**source.options, "size": size, "seed": seed})
+    return source.case in suite and bool(suite[source.case].sweep())
 
 
 def make_suite(recipe: str, options: Mapping[str, Any]) -> Mapping[str, Pipeline]:

@@ -12,9 +12,9 @@ import msgspec
 
 from aeoskit.record import Run, read_run, write_atomically
 from aeoskit_experiments._errors import UserError, unknown
-from aeoskit_experiments.execution import Interrupt, Listener, Silent, attempt_in_worker
+from aeoskit_experiments.execution import Interrupt, Listener, SilentListener, attempt_in_worker
 from aeoskit_experiments.jobs import JobResult, RunJob, Worker, WorkerDied, locked
-from aeoskit_experiments.ledger._bounds import SIZES, complaints, read_bounds
+from aeoskit_experiments.ledger._bounds import SIZES, mismatches, read_bounds
 from aeoskit_experiments.ledger._claim import CLAIMS, Claim, experiment_order
 from aeoskit_experiments.ledger._ledger import (
     FILE,
@@ -30,7 +30,7 @@ from aeoskit_experiments.ledger._ledger import (
 from aeoskit_experiments.ledger._markdown import markdown_page
 from aeoskit_experiments.ledger._page import html_page
 from aeoskit_experiments.ledger._pictures import draw_ratios, draw_suites
-from aeoskit_experiments.ledger._plan import Make, Task, make_suite, make_tasks
+from aeoskit_experiments.ledger._plan import MakeSuite, Task, make_suite, make_tasks
 from aeoskit_experiments.ledger._records import clear, record_of, state_of, stored_run
 from aeoskit_experiments.ledger._rows import Judge
 
@@ -41,7 +41,7 @@ Runner = Callable[[RunJob, Listener, Interrupt], JobResult]
 
 
 @runtime_checkable
-class Witness(Listener, Protocol):
+class LedgerListener(Listener, Protocol):
     """A listener to the runs of a ledger and its verdicts."""
 
     def began(self, label: str, index: int, total: int) -> None:
@@ -54,7 +54,7 @@ class Witness(Listener, Protocol):
         """A claim has a verdict."""
 
 
-class SilentWitness(Silent):
+class SilentLedgerListener(SilentListener):
     """A listener to a ledger that does nothing."""
 
     def began(self, label: str, index: int, total: int) -> None: ...
@@ -92,10 +92,10 @@ def reproduce(
     grid: bool | None = None,
     root: str | os.PathLike[str] = "runs",
     folder: str | os.PathLike[str] | None = None,
-    witness: Witness | None = None,
+    listener: LedgerListener | None = None,
     claims: Iterable[Claim] | None = None,
     bounds: Mapping[str, Any] | None = None,
-    make: Make = make_suite,
+    make: MakeSuite = make_suite,
     runner: Runner | None = None,
 ) -> LedgerOutcome:
     """Run what the claims need, judge them, and write the ledger.
@@ -112,7 +112,7 @@ def reproduce(
         root: The folder in which to create the ledger's folder.
         folder: The ledger's own folder; an existing ledger is resumed, with this request added to
             its own.
-        witness: Receives progress.
+        listener: Receives progress.
         claims: The claims; all registered ones if not given.
         bounds: The bounds; those in aeoskit's file if not given.
         make: Builds a suite of pipelines; the registered recipes if not given.
@@ -143,13 +143,13 @@ def reproduce(
     )
     path, there = open_folder(asked.size, root, folder)
     with locked(path, "being written"):
-        book = _Book(path, asked, judge, tasks, read_ledger(path) if there else None)
-        witness = SilentWitness() if witness is None else witness
+        writer = _LedgerWriter(path, asked, judge, tasks, read_ledger(path) if there else None)
+        listener = SilentLedgerListener() if listener is None else listener
         worker = Worker(log=path / LOG)
-        return _run(book, worker, runner or functools.partial(_run_in, worker), witness)
+        return _run(writer, worker, runner or functools.partial(_run_in, worker), listener)
 
 
-class _Book:
+class _LedgerWriter:
     """The writer of a ledger."""
 
     def __init__(
@@ -229,25 +229,27 @@ class _Book:
         write_atomically(self.path / name, lambda temporary: temporary.write_bytes(text))
 
 
-def _run(book: _Book, worker: Worker, runner: Runner, witness: Witness) -> LedgerOutcome:
+def _run(
+    writer: _LedgerWriter, worker: Worker, runner: Runner, listener: LedgerListener
+) -> LedgerOutcome:
     """Run the remaining tasks, one after the other."""
-    left = [task for task in book.tasks if book.states[task.key].status == "waiting"]
-    possible = sum(task.pipeline is not None for task in book.tasks)
+    left = [task for task in writer.tasks if writer.states[task.key].status == "waiting"]
+    possible = sum(task.pipeline is not None for task in writer.tasks)
     stopped, at_once = False, True
     try:
         with Interrupt() as interrupt:
             for index, task in enumerate(left, start=possible - len(left) + 1):
                 assert task.pipeline is not None
-                witness.began(task.label, index, possible)
-                place = clear(book.path, task)
+                listener.began(task.label, index, possible)
+                place = clear(writer.path, task)
                 begun = time.perf_counter()
-                result = _run_task(task, book, runner, place, witness, interrupt)
-                state = book.note(task, result, time.perf_counter() - begun)
-                witness.ended(state)
-                stopped = interrupt.wished or state.status == "interrupted"
-                for row in book.write("running"):
-                    witness.judged(row)
-                if stopped or interrupt.wished:  # which may have been set meanwhile
+                result = _run_task(task, writer, runner, place, listener, interrupt)
+                state = writer.note(task, result, time.perf_counter() - begun)
+                listener.ended(state)
+                stopped = interrupt.requested or state.status == "interrupted"
+                for row in writer.write("running"):
+                    listener.judged(row)
+                if stopped or interrupt.requested:  # which may have been set meanwhile
                     stopped = True
                     break
             at_once = False
@@ -255,27 +257,32 @@ def _run(book: _Book, worker: Worker, runner: Runner, witness: Witness) -> Ledge
         stopped = True
     finally:
         worker.close(at_once=at_once)
-    stopped = stopped and book.ledger.waiting > 0
-    book.draw()
-    book.write("interrupted" if stopped else "finished")
-    failed = any(row.verdict == "fail" for row in book.ledger.rows)
-    return LedgerOutcome(book.path, book.ledger, 130 if stopped else int(failed))
+    stopped = stopped and writer.ledger.waiting > 0
+    writer.draw()
+    writer.write("interrupted" if stopped else "finished")
+    failed = any(row.verdict == "fail" for row in writer.ledger.rows)
+    return LedgerOutcome(writer.path, writer.ledger, 130 if stopped else int(failed))
 
 
 def _run_task(
-    task: Task, book: _Book, runner: Runner, place: Path, witness: Witness, interrupt: Interrupt
+    task: Task,
+    writer: _LedgerWriter,
+    runner: Runner,
+    place: Path,
+    listener: LedgerListener,
+    interrupt: Interrupt,
 ) -> JobResult:
     """Run a task; it is refused if the run that it rewinds did not reach the step."""
-    past = None if task.rewinds is None else book.states[task.rewinds]
-    if past is not None and past.status in ("failed", "refused"):
-        error = f"{past.label}, which it rewinds, {past.status}"
+    source = None if task.rewinds is None else writer.states[task.rewinds]
+    if source is not None and source.status in ("failed", "refused"):
+        error = f"{source.label}, which it rewinds, {source.status}"
         return JobResult(status="refused", error=error)
     try:
-        pipeline = task.pipeline_on(book.path / RUNS)
+        pipeline = task.pipeline_on(writer.path / RUNS)
     except UserError as error:
         return JobResult(status="refused", error=str(error))
     job = RunJob(pipeline=pipeline.to_dict(), folder=str(place.absolute()))
-    return runner(job, witness, interrupt)
+    return runner(job, listener, interrupt)
 
 
 def _run_in(worker: Worker, job: RunJob, listener: Listener, interrupt: Interrupt) -> JobResult:
@@ -285,10 +292,10 @@ def _run_in(worker: Worker, job: RunJob, listener: Listener, interrupt: Interrup
             attempt_in_worker,
             job,
             on_event=lambda name, *arguments: getattr(listener, name)(*arguments),
-            interrupted=lambda: interrupt.wished,
+            interrupted=lambda: interrupt.requested,
         )
     except WorkerDied as error:
-        if interrupt.wished:
+        if interrupt.requested:
             return JobResult(status="interrupted")
         return JobResult(status="failed", error=str(error))
 
@@ -343,7 +350,7 @@ def _check_bounds(claims: Sequence[Claim], tables: Mapping[str, Any]) -> None:
         }
         for experiment, group in tables.items()
     }
-    for complaint in complaints(claims, here):
+    for complaint in mismatches(claims, here):
         raise UserError(complaint.rstrip("."))
 
 

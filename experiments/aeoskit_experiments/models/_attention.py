@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from aeoskit_experiments._errors import UserError
 
 from ._model import ACTIVATIONS, draw_layer
-from ._norms import layer_norm, unit_norm, wide
+from ._norms import at_least_float32, layer_norm, unit_norm
 
 TransformerInit = Literal["lecun", "gpt2"]
 Precision = Literal["float32", "bfloat16"]
@@ -46,7 +46,7 @@ def check_transformer(width: int, heads: int, init: str, precision: str) -> None
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Initializer:
     """The initializer of the parts of a transformer.
 
     Args:
@@ -167,21 +167,21 @@ def self_layer(
     x: Float[Array, "n t width"],
     layer: PyTree,
     heads: int,
-    seen: Bool[Array, "#n 1 #t t"] | None,
+    mask: Bool[Array, "#n 1 #t t"] | None,
     activation: str,
 ) -> Float[Array, "n t width"]:
     """`x` after a layer of self-attention and a feed-forward network."""
-    x = x + self_attention(x, layer["attention"], heads, seen)
+    x = x + self_attention(x, layer["attention"], heads, mask)
     return x + network(x, layer["network"], activation)
 
 
 def self_attention(
-    x: Float[Array, "n t width"], layer: PyTree, heads: int, seen: Bool[Array, "#n 1 #t t"] | None
+    x: Float[Array, "n t width"], layer: PyTree, heads: int, mask: Bool[Array, "#n 1 #t t"] | None
 ) -> Float[Array, "n t width"]:
-    """Self-attention under a mask `seen`; of all positions to all if it is None."""
+    """Self-attention under a mask `mask`; of all positions to all if it is None."""
     qkv = dense(layer_norm(x, layer["norm"]), layer["qkv"])
     q, k, v = rearrange(qkv, "n t (three heads d) -> three n heads t d", three=3, heads=heads)
-    return _read(q, k, v, layer["out"], seen)
+    return _read(q, k, v, layer["out"], mask)
 
 
 def cross_attention(
@@ -189,7 +189,7 @@ def cross_attention(
     memory: Float[Array, "n s width"],
     layer: PyTree,
     heads: int,
-    seen: Bool[Array, "#n 1 #t s"],
+    mask: Bool[Array, "#n 1 #t s"],
 ) -> Float[Array, "n t width"]:
     """Cross-attention to another sequence, which is normalized already."""
     q = rearrange(
@@ -197,7 +197,7 @@ def cross_attention(
     )
     kv = dense(memory, layer["kv"])
     k, v = rearrange(kv, "n s (two heads d) -> two n heads s d", two=2, heads=heads)
-    return _read(q, k, v, layer["out"], seen)
+    return _read(q, k, v, layer["out"], mask)
 
 
 def _read(
@@ -205,11 +205,11 @@ def _read(
     k: Float[Array, "n heads s d"],
     v: Float[Array, "n heads s d"],
     out: PyTree,
-    seen: Bool[Array, "#n 1 #t s"] | None,
+    mask: Bool[Array, "#n 1 #t s"] | None,
 ) -> Float[Array, "n t width"]:
     """Scaled dot-product attention, all scores at once."""
-    scores = wide(einsum(q, k, "n heads t d, n heads s d -> n heads t s"))
-    weights = jax.nn.softmax(scores * q.shape[-1] ** -0.5, axis=-1, where=seen)
+    scores = at_least_float32(einsum(q, k, "n heads t d, n heads s d -> n heads t s"))
+    weights = jax.nn.softmax(scores * q.shape[-1] ** -0.5, axis=-1, where=mask)
     mixed = einsum(weights.astype(q.dtype), v, "n heads t s, n heads s d -> n heads t d")
     return dense(rearrange(mixed, "n heads t d -> n t (heads d)"), out)
 

@@ -12,7 +12,7 @@ from aeoskit_experiments.data import AnyDataset
 from aeoskit_experiments.options import Count, Positive
 
 from ._attention import (
-    Drawing,
+    Initializer,
     Precision,
     TransformerInit,
     causal,
@@ -68,44 +68,46 @@ class _Init:
         width, layers = self.size.width, self.size.layers
         of_tokens, of_head, of_encoder, of_decoder = jax.random.split(key, 4)
         params = {
-            "tokens": self._draw(2 * layers).table(of_tokens, pairs.vocabulary),
+            "tokens": self._initializer(2 * layers).table(of_tokens, pairs.vocabulary),
             "encoder": self._encoder(of_encoder, self.context or source),
             "decoder": self._decoder(of_decoder, self.context or known),
-            "norm": self._draw(3 * layers).norm(),
+            "norm": self._initializer(3 * layers).norm(),
         }
         if not self.tied:
-            head = self._draw(3 * layers).dense(of_head, (width, pairs.vocabulary))
+            head = self._initializer(3 * layers).dense(of_head, (width, pairs.vocabulary))
             params["head"] = head["weight"]
         return params
 
     def _encoder(self, key: PRNGKeyArray, positions: int) -> PyTree:
-        draw = self._draw(2 * self.size.layers)
+        initializer = self._initializer(2 * self.size.layers)
         of_positions, of_layers = jax.random.split(key)
         return {
-            "positions": draw.table(of_positions, positions),
-            "layers": draw.layers(of_layers, self.size.layers, self.stacked, draw.layer),
-            "norm": draw.norm(),
+            "positions": initializer.table(of_positions, positions),
+            "layers": initializer.layers(
+                of_layers, self.size.layers, self.stacked, initializer.layer
+            ),
+            "norm": initializer.norm(),
         }
 
     def _decoder(self, key: PRNGKeyArray, positions: int) -> PyTree:
-        draw = self._draw(3 * self.size.layers)
+        initializer = self._initializer(3 * self.size.layers)
 
         def layer(key: PRNGKeyArray) -> PyTree:
             of_qkv, of_out, of_q, of_kv, of_cross, of_up, of_down = jax.random.split(key, 7)
             return {
-                "attention": draw.attention(of_qkv, of_out),
-                "cross": draw.cross_attention(of_q, of_kv, of_cross),
-                "network": draw.network(of_up, of_down),
+                "attention": initializer.attention(of_qkv, of_out),
+                "cross": initializer.cross_attention(of_q, of_kv, of_cross),
+                "network": initializer.network(of_up, of_down),
             }
 
         of_positions, of_layers = jax.random.split(key)
         return {
-            "positions": draw.table(of_positions, positions),
-            "layers": draw.layers(of_layers, self.size.layers, self.stacked, layer),
+            "positions": initializer.table(of_positions, positions),
+            "layers": initializer.layers(of_layers, self.size.layers, self.stacked, layer),
         }
 
-    def _draw(self, terms: int) -> Drawing:
-        return Drawing(self.size.width, terms, self.init, self.scale)
+    def _initializer(self, terms: int) -> Initializer:
+        return Initializer(self.size.width, terms, self.init, self.scale)
 
 
 @dataclass(frozen=True)
@@ -119,19 +121,19 @@ class _Apply:
         self, params: PyTree, inputs: tuple[Int[Array, "n source"], Int[Array, "n target"]]
     ) -> Float[Array, "n target vocabulary"]:
         source, known = inputs
-        seen = _not_padding(source)
+        mask = _not_padding(source)
         encoder, decoder = params["encoder"], params["decoder"]
 
         def encode(x: Float[Array, "n s width"], layer: PyTree) -> Float[Array, "n s width"]:
-            return self_layer(x, layer, self.heads, seen, self.activation)
+            return self_layer(x, layer, self.heads, mask, self.activation)
 
         x = self._embed(params["tokens"], encoder["positions"], source, "source")
         memory = layer_norm(self._through(x, encoder["layers"], encode), encoder["norm"])
-        past = causal(known.shape[1])
+        causal_mask = causal(known.shape[1])
 
         def decode(x: Float[Array, "n t width"], layer: PyTree) -> Float[Array, "n t width"]:
-            x = x + self_attention(x, layer["attention"], self.heads, past)
-            x = x + cross_attention(x, memory, layer["cross"], self.heads, seen)
+            x = x + self_attention(x, layer["attention"], self.heads, causal_mask)
+            x = x + cross_attention(x, memory, layer["cross"], self.heads, mask)
             return x + network(x, layer["network"], self.activation)
 
         x = self._embed(params["tokens"], decoder["positions"], known, "target")
@@ -161,8 +163,8 @@ def _not_padding(source: Int[Array, "n source"]) -> Bool[Array, "n 1 1 source"]:
     """The mask of the source: its padding is not attended to."""
     tokens = source != PADDING
     # A softmax over no tokens would be 0/0: a source of padding alone counts as tokens.
-    seen = tokens | ~jnp.any(tokens, axis=1, keepdims=True)
-    return seen[:, None, None]
+    mask = tokens | ~jnp.any(tokens, axis=1, keepdims=True)
+    return mask[:, None, None]
 
 
 def encoder_decoder(

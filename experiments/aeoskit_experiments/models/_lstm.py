@@ -59,8 +59,8 @@ def _apply(params: PyTree, inputs: Num[Array, "n inputs"]) -> Float[Array, "n *l
     if "tokens" in params:
         read = jnp.take(params["tokens"], inputs, axis=0)
         states = _states(rearrange(read, "n t width -> t n width"), params["layers"])
-        told = rearrange(states, "t n width -> n t width")
-        return told @ params["head"]["weight"] + params["head"]["bias"][None, None]
+        outputs = rearrange(states, "t n width -> n t width")
+        return outputs @ params["head"]["weight"] + params["head"]["bias"][None, None]
     row = params["layers"][0]["input"].shape[0]
     rows = rearrange(inputs, "n (t row) -> t n row", row=row)
     last = _states(rows, params["layers"])[-1]
@@ -90,9 +90,11 @@ def run_layer(x: Float[Array, "t n inputs"], layer: PyTree) -> Float[Array, "t n
     def step(carry: tuple[Array, Array], read: Float[Array, "n gates"]):
         state, cell = carry
         gates = read + state @ layer["state"] + layer["bias"][None]
-        let_in, keep, new, let_out = rearrange(gates, "n (four width) -> four n width", four=4)
-        cell = jax.nn.sigmoid(keep) * cell + jax.nn.sigmoid(let_in) * jnp.tanh(new)
-        state = jax.nn.sigmoid(let_out) * jnp.tanh(cell)
+        input_gate, forget_gate, candidate, output_gate = rearrange(
+            gates, "n (four width) -> four n width", four=4
+        )
+        cell = jax.nn.sigmoid(forget_gate) * cell + jax.nn.sigmoid(input_gate) * jnp.tanh(candidate)
+        state = jax.nn.sigmoid(output_gate) * jnp.tanh(cell)
         return (state, cell), state
 
     # The loop is not unrolled: on CPU products would take two to six times as long, and compilation

@@ -136,13 +136,13 @@ class Normalization:
         return x + norm["bias"][None, None, None]
 
 
-def wide(x: Array) -> Array:
+def at_least_float32(x: Array) -> Array:
     """`x` in single precision at least, for exponentials and statistics."""
     return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
 def _standardized(x: Array, axes: tuple[int, ...]) -> Array:
-    exact = wide(x)
+    exact = at_least_float32(x)
     centred = exact - jnp.mean(exact, axis=axes, keepdims=True)
     variance = jnp.mean(centred**2, axis=axes, keepdims=True)
     return (centred * jax.lax.rsqrt(variance + NORM_EPS)).astype(x.dtype)

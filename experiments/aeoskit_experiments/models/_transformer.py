@@ -12,7 +12,7 @@ from aeoskit_experiments.data import AnyDataset
 from aeoskit_experiments.options import Count, Positive
 
 from ._attention import (
-    Drawing,
+    Initializer,
     Precision,
     TransformerInit,
     causal,
@@ -86,24 +86,24 @@ class _Init:
     scale: float
 
     def __call__(self, key: PRNGKeyArray, dataset: AnyDataset) -> PyTree:
-        told = tokens_of(dataset, "transformer")
-        length, context = told.inputs.shape[1], self.size.context
+        tokens_data = tokens_of(dataset, "transformer")
+        length, context = tokens_data.inputs.shape[1], self.size.context
         if context is not None and length > context:
             raise UserError(
                 f"context is {context}: the sequences have {length} tokens, so raise it to "
                 f"{length}, or shorten the data's length"
             )
         width, layers = self.size.width, self.size.layers
-        draw = Drawing(width, 2 * layers, self.init, self.scale)
+        initializer = Initializer(width, 2 * layers, self.init, self.scale)
         of_tokens, of_positions, of_layers, of_head = jax.random.split(key, 4)
         params = {
-            "tokens": draw.table(of_tokens, told.vocabulary),
-            "positions": draw.table(of_positions, context or length),
-            "layers": draw.layers(of_layers, layers, self.stacked, draw.layer),
-            "norm": draw.norm(),
+            "tokens": initializer.table(of_tokens, tokens_data.vocabulary),
+            "positions": initializer.table(of_positions, context or length),
+            "layers": initializer.layers(of_layers, layers, self.stacked, initializer.layer),
+            "norm": initializer.norm(),
         }
         if not self.tied:
-            params["head"] = draw.dense(of_head, (width, told.vocabulary))["weight"]
+            params["head"] = initializer.dense(of_head, (width, tokens_data.vocabulary))["weight"]
         return params
 
 

@@ -10,7 +10,7 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.data import AnyDataset
 from aeoskit_experiments.options import Count, Positive
 
-from ._attention import Drawing, check_heads, dense, self_layer
+from ._attention import Initializer, check_heads, dense, self_layer
 from ._images import as_images, square_images
 from ._model import Activation, Init, Model, check_settings
 from ._norms import layer_norm
@@ -31,14 +31,14 @@ class _Init:
                 f"patch is {self.patch}: images of {side}x{side} are not a multiple of patches "
                 "of that side, so give a divisor of it"
             )
-        draw = Drawing(self.width, 2 * self.depth, self.init, self.scale)
+        initializer = Initializer(self.width, 2 * self.depth, self.init, self.scale)
         of_patches, of_positions, of_layers, of_head = jax.random.split(key, 4)
         return {
-            "patches": draw.dense(of_patches, (self.patch**2 * channels, self.width)),
-            "positions": draw.table(of_positions, (side // self.patch) ** 2),
-            "layers": draw.layers(of_layers, self.depth, False, draw.layer),
-            "norm": draw.norm(),
-            "head": draw.dense(of_head, (self.width, images.num_classes)),
+            "patches": initializer.dense(of_patches, (self.patch**2 * channels, self.width)),
+            "positions": initializer.table(of_positions, (side // self.patch) ** 2),
+            "layers": initializer.layers(of_layers, self.depth, False, initializer.layer),
+            "norm": initializer.norm(),
+            "head": initializer.dense(of_head, (self.width, images.num_classes)),
         }
 
 

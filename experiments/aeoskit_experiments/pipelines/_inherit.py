@@ -16,12 +16,12 @@ _SAME_OF_TRAIN = ("batch", "sampling", "seed")
 """Options that decide which examples a step takes."""
 
 
-def inherit(own: tuple[Stage, ...], theirs: tuple[Stage, ...]) -> tuple[Stage, ...]:
+def inherit(own: tuple[Stage, ...], inherited: tuple[Stage, ...]) -> tuple[Stage, ...]:
     """The stages of a rewound pipeline, with the other run's in place of missing ones.
 
     Args:
         own: The given stages, with one `rewind`.
-        theirs: The stages of the run that is rewound.
+        inherited: The stages of the run that is rewound.
 
     Returns:
         The stages; the other run's folder in them is an absolute path.
@@ -38,31 +38,33 @@ def inherit(own: tuple[Stage, ...], theirs: tuple[Stage, ...]) -> tuple[Stage, .
     options = {**rewind.options, "run": str(Path(run).resolve())}
     stages: list[Stage] = []
     for name in (*_SAME, *_OTHERS):
-        mine = [stage for stage in own if stage.stage == name]
-        old = [stage for stage in theirs if stage.stage == name]
+        given = [stage for stage in own if stage.stage == name]
+        old = [stage for stage in inherited if stage.stage == name]
         if name in _SAME:
-            for stage in mine:
+            for stage in given:
                 _check_same(stage, old, run)
-        if name == "train" and len(mine) == 1 and old:
-            mine = [_train(mine[0], old[0], run)]
-        stages += mine or old
+        if name == "train" and len(given) == 1 and old:
+            given = [_train(given[0], old[0], run)]
+        stages += given or old
     stages.append(make_stage("rewind", None, options, defaults=rewind.defaults))
     rest = [stage for stage in own if stage.stage not in (*_SAME, *_OTHERS, "rewind")]
     return (*stages, *rest)
 
 
-def _check_same(stage: Stage, theirs: list[Stage], run: str) -> None:
-    for other in theirs:
-        said = f"rewind: {stage.label} is not what the run {run} had"
+def _check_same(stage: Stage, inherited: list[Stage], run: str) -> None:
+    for other in inherited:
+        prefix = f"rewind: {stage.label} is not what the run {run} had"
         if stage.variant != other.variant:
-            raise UserError(f"{said}, {other.label}: leave it out{_instead(stage)}")
+            raise UserError(f"{prefix}, {other.label}: leave it out{_instead(stage)}")
         if stage.sources != other.sources:
-            raise UserError(f"{said}: its source has changed: leave the stage out{_instead(stage)}")
+            raise UserError(
+                f"{prefix}: its source has changed: leave the stage out{_instead(stage)}"
+            )
         for name, value in stage.settings.items():
             before = other.settings.get(name, value)
             if value != before:
                 raise UserError(
-                    f"{said}: {name} is {spell(value)}, and was {spell(before)}: leave the stage "
+                    f"{prefix}: {name} is {spell(value)}, and was {spell(before)}: leave the stage "
                     f"out{_instead(stage)}"
                 )
 
@@ -84,7 +86,7 @@ def _train(stage: Stage, other: Stage, run: str) -> Stage:
             )
     options = {**other.options, **stage.options}
     # Either one sets the length: the new one replaces the other.
-    for said, replaced in (("steps", "epochs"), ("epochs", "steps")):
-        if said in stage.options and replaced not in stage.options:
+    for prefix, replaced in (("steps", "epochs"), ("epochs", "steps")):
+        if prefix in stage.options and replaced not in stage.options:
             options.pop(replaced, None)
     return make_stage("train", None, options, defaults=other.defaults)

@@ -243,16 +243,16 @@ def with_place(
     >>> with_place(pipe(), mesh="data=2").to_command()
     'aeoskit pipe place --mesh data=2'
     """
-    said = {"mesh": mesh, "devices": devices}
-    said = {name: value for name, value in said.items() if value is not None}
-    if not said:
+    changes = {"mesh": mesh, "devices": devices}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if not changes:
         return pipeline
     stages = list(pipeline.stages)
     at = [index for index, stage in enumerate(stages) if stage.stage == "place"]
     if at:
-        stages[at[0]] = remade(stages[at[0]], **said)
+        stages[at[0]] = remade(stages[at[0]], **changes)
     else:
-        stages.append(make_stage("place", None, said))
+        stages.append(make_stage("place", None, changes))
     return msgspec.structs.replace(pipeline, stages=tuple(stages))
 
 

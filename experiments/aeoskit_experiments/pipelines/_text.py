@@ -18,7 +18,7 @@ def command_of(name: str, stages: Iterable[Stage]) -> str:
         if stage.variant is not None:
             variant = stage.variant
             words.append(variant if isinstance(variant, str) else ",".join(variant))
-        for option, value in _to_give(stage).items():
+        for option, value in _shown_options(stage).items():
             flag = "--" + option.replace("_", "-")
             if isinstance(value, bool):
                 words.append(flag if value else "--no-" + flag[2:])
@@ -42,7 +42,7 @@ def python_of(name: str, stages: Iterable[Stage]) -> str:
         if stage.variant is not None:
             variant = stage.variant
             words.append(repr(variant if isinstance(variant, str) else list(variant)))
-        words += [f"{option}={_literal(value)}" for option, value in _to_give(stage).items()]
+        words += [f"{option}={_literal(value)}" for option, value in _shown_options(stage).items()]
         lines.append(f"    {stage.stage}({', '.join(words)}),")
     if name != "pipe":
         lines.append(f"    name={name!r},")
@@ -50,7 +50,7 @@ def python_of(name: str, stages: Iterable[Stage]) -> str:
     return "\n".join(lines)
 
 
-def _to_give(stage: Stage) -> dict[str, Value]:
+def _shown_options(stage: Stage) -> dict[str, Value]:
     """The given options, and the defaults that have changed since."""
     given = dict(stage.options)
     # A user's own part is not imported for this, and its source does not change.

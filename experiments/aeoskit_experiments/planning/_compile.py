@@ -99,17 +99,21 @@ def needed_bytes(refusal: str) -> int:
     return int(float(found[1]) * _UNITS[found[2]]) if found else 0
 
 
-def compiler_seconds(once: float | None, factor: float | None) -> float | None:
+def compiler_seconds(single_pass: float | None, factor: float | None) -> float | None:
     """The compiler's estimate of a time, with loops of known length run in full.
 
     Args:
-        once: Its seconds, with each loop's body once; an unknown operation counts as -1.
+        single_pass: Its seconds, with each loop's body once; an unknown operation counts as -1.
         factor: The factor by which known loops lengthen the program.
 
     >>> compiler_seconds(2.0, 3.0), compiler_seconds(-1.0, 3.0)
     (6.0, None)
     """
-    return once * factor if once is not None and once > 0 and factor is not None else None
+    return (
+        single_pass * factor
+        if single_pass is not None and single_pass > 0 and factor is not None
+        else None
+    )
 
 
 def roofline_seconds(

@@ -17,10 +17,10 @@ from aeoskit_experiments.pipelines import Experiment, Track, least_basis, option
 from ._abstract import AbstractRun, abstract_run
 from ._compile import compile_row
 from ._programs import programs_of
-from ._request import MATMUL, Knobs, Request, with_knobs
+from ._request import MATMUL, PlanSettings, Request, with_settings
 from ._results import Plan, Row
 from ._topology import Topology, chip_of, parse_topology
-from ._verdict import Situation, find_verdict, spell
+from ._verdict import SearchSpace, find_verdict, spell
 
 _VERSIONS = ("aeoskit", "jax", "jaxlib", "libtpu")
 
@@ -42,29 +42,29 @@ def compile_plan(request: Request, progress: Callable[[str], None] | None = None
     chip = topology.chip or chip_of(devices[0], len(devices))
     platform = "tpu" if topology.platform == "tpu" else devices[0].platform
 
-    def runs(knobs: Knobs) -> tuple[Experiment, AbstractRun]:
-        experiment = with_knobs(pipeline, knobs, request.precision).experiment()
-        return experiment, _run(experiment, knobs, devices)
+    def runs(settings: PlanSettings) -> tuple[Experiment, AbstractRun]:
+        experiment = with_settings(pipeline, settings, request.precision).experiment()
+        return experiment, _run(experiment, settings, devices)
 
-    def compile(knobs: Knobs, names: Sequence[str] | None) -> list[Row]:
-        experiment, run = runs(knobs)
+    def compile(settings: PlanSettings, names: Sequence[str] | None) -> list[Row]:
+        experiment, run = runs(settings)
         assert experiment.train is not None
         rows = []
         for program in programs_of(run, experiment.train.chunk):
             if names is None or program.name in names:
                 if progress is not None:
-                    turned_to = spell(knobs, request.knobs)
-                    progress(" ".join(["compiling", program.name, turned_to]).strip())
+                    change = spell(settings, request.settings)
+                    progress(" ".join(["compiling", program.name, change]).strip())
                 size = run.placement.mesh.size
                 rows.append(compile_row(program, chip, size, request.precision))
         return rows
 
     with _compile_options(request, platform), _refusals():
-        experiment, run = runs(request.knobs)
-        situation = _situation(experiment, run)
-        rows, knobs, verdict = find_verdict(compile, request.knobs, situation, chip.memory)
-        if knobs != request.knobs:
-            experiment, run = runs(knobs)
+        experiment, run = runs(request.settings)
+        space = _situation(experiment, run)
+        rows, settings, verdict = find_verdict(compile, request.settings, space, chip.memory)
+        if settings != request.settings:
+            experiment, run = runs(settings)
     return Plan(
         pipeline=pipeline.to_command(),
         topology=topology.name,
@@ -75,7 +75,7 @@ def compile_plan(request: Request, progress: Callable[[str], None] | None = None
         mesh=dict(run.placement.mesh.shape),
         precision=request.precision,
         effort=request.effort,
-        knobs=knobs,
+        knobs=settings,
         parameters=run.parameters,
         examples=run.trajectory.objective.n,
         lanes=run.trajectory.lanes or 1,
@@ -131,12 +131,12 @@ def _devices(topology: Topology) -> list[Any]:
     return list(mesh_utils.create_device_mesh((len(found),), found).flat)
 
 
-def _run(experiment: Experiment, knobs: Knobs, devices: list[Any]) -> AbstractRun:
-    mesh = make_mesh(knobs.mesh, devices)
-    return abstract_run(experiment, Placement(mesh, params=knobs.params))
+def _run(experiment: Experiment, settings: PlanSettings, devices: list[Any]) -> AbstractRun:
+    mesh = make_mesh(settings.mesh, devices)
+    return abstract_run(experiment, Placement(mesh, params=settings.params))
 
 
-def _situation(experiment: Experiment, run: AbstractRun) -> Situation:
+def _situation(experiment: Experiment, run: AbstractRun) -> SearchSpace:
     assert experiment.train is not None
     assert experiment.model is not None
     train, placement = experiment.train, run.placement
@@ -145,7 +145,7 @@ def _situation(experiment: Experiment, run: AbstractRun) -> Situation:
     tracks = [track for track in tracks if track.solver != "dense"]
     model = experiment.model
     remat = any(option.name == "remat" for option in options_for("model", model.variant))
-    return Situation(
+    return SearchSpace(
         rows_per_shard=rows,
         # A model that couples its examples cannot be evaluated in microbatches.
         microbatch=1 if model.build().couples else min(rows, train.microbatch or rows),

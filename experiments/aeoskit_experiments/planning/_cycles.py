@@ -45,8 +45,8 @@ def loop_factor(compiled_text: str) -> float | None:
             memo[name, through] = total
         return memo[name, through]
 
-    once = cycles(entry, through=False)
-    return cycles(entry, through=True) / once if once else None
+    single_pass = cycles(entry, through=False)
+    return cycles(entry, through=True) / single_pass if single_pass else None
 
 
 def _computations(text: str) -> tuple[str, dict[str, list[str]]]:

@@ -12,7 +12,7 @@ from aeoskit_experiments.pipelines import Pipeline, Track
 
 from ._abstract import AbstractRun, abstract_run, bytes_on_device
 from ._child import call_in_child, cpu_environment, enough_cpu_devices
-from ._request import Knobs, Params, with_knobs
+from ._request import Params, PlanSettings, with_settings
 
 LARGEST_MESH = 8192
 """The largest number of simulated devices, that of the largest pods."""
@@ -36,13 +36,13 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         what: Data, parameters, optimizer state, the basis of a solve, …
-        lies: Its placement, in words.
+        placed: Its placement, in words.
         bytes: Its total size.
         bytes_device: Its size on one device.
     """
 
     what: str
-    lies: str
+    placed: str = msgspec.field(name="lies")
     bytes: int
     bytes_device: int
 
@@ -89,7 +89,7 @@ def layout(pipeline: Pipeline, mesh: str, *, params: Params = "replicated") -> L
     Raises:
         UserError: For an invalid mesh, or a pipeline that cannot be built.
     """
-    with_knobs(pipeline, Knobs(), "float32").experiment()
+    with_settings(pipeline, PlanSettings(), "float32").experiment()
 
     size = mesh_size(mesh, present := len(jax.devices()))
     if size > LARGEST_MESH:
@@ -123,7 +123,7 @@ def mesh_size(mesh: str, present: int) -> int:
 def compute_layout(request: LayoutRequest, progress: Callable[[str], None] | None = None) -> Layout:
     """The layout, in a process with as many devices as the mesh."""
     del progress  # It takes no time.
-    pipeline = with_knobs(request.load(), Knobs(), "float32")
+    pipeline = with_settings(request.load(), PlanSettings(), "float32")
     experiment = pipeline.experiment()
     try:
         devices = jax.devices()
@@ -167,11 +167,13 @@ def _shares(run: AbstractRun, basis: int) -> tuple[Share, ...]:
         (f"basis of {basis} vectors", f"split over {every}", vector, basis),
     ]
     shares = []
-    for what, lies, tree, times in found:
+    for what, placed, tree, times in found:
         whole, device = bytes_on_device(_undivided(tree)), bytes_on_device(tree)
         # If no axis divides an array, it is not split.
-        lies = lies if device < whole or placement.mesh.size == 1 else "a copy on each"
-        shares.append(Share(what=what, lies=lies, bytes=times * whole, bytes_device=times * device))
+        placed = placed if device < whole or placement.mesh.size == 1 else "a copy on each"
+        shares.append(
+            Share(what=what, placed=placed, bytes=times * whole, bytes_device=times * device)
+        )
     return tuple(shares)
 
 

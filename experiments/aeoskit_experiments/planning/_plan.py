@@ -7,7 +7,7 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import Pipeline
 
 from ._child import TPU_ENVIRONMENT, call_in_child, cpu_environment, enough_cpu_devices
-from ._request import Effort, Knobs, Params, Precision, Request, Reuse, check_knobs
+from ._request import Effort, Params, PlanSettings, Precision, Request, Reuse, check_settings
 from ._results import Plan
 from ._topology import parse_topology
 
@@ -57,7 +57,7 @@ def plan(
         UserError: For an invalid topology, mesh or setting, or if the TPU compiler is not
             installed.
     """
-    knobs = Knobs(
+    settings = PlanSettings(
         mesh=mesh,
         params=params,
         microbatch=microbatch,
@@ -66,13 +66,13 @@ def plan(
         reuse=reuse,
         remat=remat,
     )
-    check_knobs(knobs)
+    check_settings(settings)
     # The pipeline itself is checked in the child: here, jax would look for a TPU at its start.
     place = parse_topology(topology)
     request = Request(
         pipeline=pipeline.to_dict(),
         topology=topology,
-        knobs=knobs,
+        settings=settings,
         precision=precision,
         effort=effort,
     )

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from ._request import Effort, Knobs, Precision
+from ._request import Effort, PlanSettings, Precision
 
 UNKNOWN = -1
 """The size of a program that the compiler refused for another reason than memory."""
@@ -128,7 +128,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     mesh: dict[str, int]
     precision: Precision
     effort: Effort
-    knobs: Knobs
+    knobs: PlanSettings
     parameters: int
     examples: int
     lanes: int

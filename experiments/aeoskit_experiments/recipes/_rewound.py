@@ -28,5 +28,5 @@ def rewound(
                 f"{name} out, or run"
             )
     given = {"steps": steps, "stop_loss": stop_loss}
-    said = {name: value for name, value in given.items() if value is not None}
-    return [rewind(run=run, at=at), *([train(**said)] if said else [])]
+    options = {name: value for name, value in given.items() if value is not None}
+    return [rewind(run=run, at=at), *([train(**options)] if options else [])]

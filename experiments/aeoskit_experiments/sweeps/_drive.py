@@ -49,7 +49,7 @@ def drive(
             driver.submit()
             while driver.waiting:
                 driver.look()
-                if interrupt.wished and not driver.stopping:
+                if interrupt.requested and not driver.stopping:
                     driver.stop()
         except KeyboardInterrupt:
             driver.end()
@@ -58,7 +58,7 @@ def drive(
             raise
         finally:
             writer.write()
-    return driver.stopping or interrupt.wished or writer.stopped()
+    return driver.stopping or interrupt.requested or writer.stopped()
 
 
 class _Driver:

@@ -22,8 +22,8 @@ from ...rules._hyperparameters import cast_to
 from ...rules._momentum import Recursion
 from ...rules._preconditioner import positive
 from ._groups import moving, quotient, read_groups, same_rule
-from ._known import KNOWN, diagonal_of
-from ._parts import WAY_OUT, parts_of
+from ._known import KNOWN_UPDATES, diagonal_of
+from ._parts import WORKAROUND, parts_of
 
 
 class GradientTransformation(NamedTuple):
@@ -145,7 +145,7 @@ class OptaxOptimizer(AbstractGradientOptimizer):
             ValueError: if the transformation has an unknown part (which is named), is a sign
                 method, or needs a missing argument; if there is no P yet.
         """
-        parts = parts_of(self.transform, state, KNOWN, grads, params)
+        parts = parts_of(self.transform, state, KNOWN_UPDATES, grads, params)
         whole = params if grads is None else grads
         groups = read_groups(parts, whole)
         diagonal = None
@@ -186,7 +186,7 @@ class OptaxOptimizer(AbstractGradientOptimizer):
             ValueError: if the transformation is unknown, or its groups have different momentum
                 rules.
         """
-        groups = read_groups(parts_of(self.transform, state, KNOWN, None, params), params)
+        groups = read_groups(parts_of(self.transform, state, KNOWN_UPDATES, None, params), params)
         first, unit = groups[0], moving(groups).lr
         found = first.threshold_in(unit)
         for group in groups[1:]:
@@ -194,14 +194,14 @@ class OptaxOptimizer(AbstractGradientOptimizer):
             if same is False:
                 raise ValueError(
                     "the groups of parameters have different momentum rules, so that no single "
-                    f"threshold holds for all: {WAY_OUT}"
+                    f"threshold holds for all: {WORKAROUND}"
                 )
             found = jnp.where(same, jnp.minimum(found, group.threshold_in(unit)), jnp.nan)
         return found
 
     def learning_rate(self, state: PyTree, params: PyTree | None = None) -> Float[Array, ""]:
         """The learning rate of the first group of parameters that moves."""
-        parts = parts_of(self.transform, state, KNOWN, None, params)
+        parts = parts_of(self.transform, state, KNOWN_UPDATES, None, params)
         return moving(read_groups(parts, params)).lr
 
     def recursion(self, state: PyTree, params: PyTree | None = None) -> Recursion:
@@ -211,7 +211,7 @@ class OptaxOptimizer(AbstractGradientOptimizer):
             ValueError: if the transformation is unknown, its groups differ in their rules, or it is
                 schedule-free, whose step averages as well.
         """
-        groups = read_groups(parts_of(self.transform, state, KNOWN, None, params), params)
+        groups = read_groups(parts_of(self.transform, state, KNOWN_UPDATES, None, params), params)
         first = groups[0]
         if first.averaging is not None or any(same_rule(first, g) is False for g in groups[1:]):
             raise ValueError(

@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from ...rules._hyperparameters import is_concrete
 from ...rules._momentum import AbstractMomentum, NoMomentum
-from ._known import DECAY, KNOWN, OPTIMISTIC, SIGNS, optimistic
-from ._parts import OURS, WAY_OUT, Part
+from ._known import DECAY, KNOWN_UPDATES, OPTIMISTIC, SIGNS, optimistic
+from ._parts import AEOSKIT, WORKAROUND, Part
 
 Scalar = Float[Array, ""]
 _VALUE = "its step size depends on the value of the loss, which the bridge is not given"
@@ -97,7 +97,7 @@ def moving(groups: list[Group]) -> Group:
 def check_known(parts: list[Part]) -> None:
     """Raise a `ValueError` for a part without a known metric, by name."""
     for part in parts:
-        ours = part.options["optimizer"] if part.name == OURS else None
+        ours = part.options["optimizer"] if part.name == AEOSKIT else None
         if part.name in SIGNS or (ours is not None and not ours.has_metric):
             raise ValueError(
                 f"{part.name} steps by a sign: the update is piecewise constant in the "
@@ -108,11 +108,11 @@ def check_known(parts: list[Part]) -> None:
                 "some parameters are frozen by optax's set_to_zero, where P⁻¹ is zero: measure on "
                 "those that are trained, with the others closed over by the loss."
             )
-        if part.name not in KNOWN:
+        if part.name not in KNOWN_UPDATES:
             why = f" ({REASONS[part.name]})" if part.name in REASONS else ""
             raise ValueError(
                 f"the bridge does not know the transformation {part.name}, so that its metric and "
-                f"threshold are unknown{why}: {WAY_OUT}"
+                f"threshold are unknown{why}: {WORKAROUND}"
             )
 
 
@@ -149,11 +149,11 @@ def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
     own: Any = jnp.zeros(())
     averaging = None
     for i, part in enumerate(parts):
-        if part.name == OURS:
+        if part.name == AEOSKIT:
             optimizer = part.options["optimizer"]
             rate = optimizer.decay_over_lr(optimizer.learning_rate(part.before))
             own = own + _over(rate, product)
-        known = KNOWN[part.name]
+        known = KNOWN_UPDATES[part.name]
         if known.decay is not None:
             decays.append((i, *known.decay(part), product))
         if known.factor is not None:
@@ -173,12 +173,14 @@ def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
         if is_concrete(rate) and not callable(rate) and float(rate) == 0:
             continue
         if callable(rate):
-            raise ValueError(f"weight decay with a schedule is not known to the bridge: {WAY_OUT}")
+            raise ValueError(
+                f"weight decay with a schedule is not known to the bridge: {WORKAROUND}"
+            )
         later = [part.name for part in parts[i + 1 :] if _scales(part)]
         if later and any(_scales(part) for part in parts[: i + 1]):
             raise ValueError(
                 f"weight decay by optax's {parts[i].name} between two metrics, the second one "
-                f"being that of {later[0]}, is not known to the bridge: {WAY_OUT}"
+                f"being that of {later[0]}, is not known to the bridge: {WORKAROUND}"
             )
         if later:
             raise ValueError(
@@ -191,7 +193,7 @@ def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
         if i < last and not (buffered and i < first):
             raise ValueError(
                 f"weight decay between two filters of the updates, the second one being that of "
-                f"{parts[last].name}, is not known to the bridge: {WAY_OUT}"
+                f"{parts[last].name}, is not known to the bridge: {WORKAROUND}"
             )
         # In units of the learning rate, with the factors before or after it.
         if buffered:
@@ -203,7 +205,7 @@ def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
 
 def _rule(parts: list[Part]) -> tuple[AbstractMomentum, int, int]:
     """The combined momentum rule of the parts, and the first and the last part in it."""
-    makers = ((i, part, KNOWN[part.name].momentum) for i, part in enumerate(parts))
+    makers = ((i, part, KNOWN_UPDATES[part.name].momentum) for i, part in enumerate(parts))
     made = ((i, make(part)) for i, part, make in makers if make is not None)
     rules = [(i, rule) for i, rule in made if rule is not None]
     hopes = [i for i, part in enumerate(parts) if part.name == OPTIMISTIC]
@@ -212,14 +214,16 @@ def _rule(parts: list[Part]) -> tuple[AbstractMomentum, int, int]:
     if len(rules) > 1 or len(hopes) > 1:
         raise ValueError(
             f"the transformation has two momentum buffers, {names}, whose threshold has no closed "
-            f"form here: {WAY_OUT}"
+            f"form here: {WORKAROUND}"
         )
     rule = rules[0][1] if rules else NoMomentum()
     if hopes:
         options = parts[hopes[0]].options
         both = optimistic(rule, options["alpha"], options["beta"])
         if both is None:
-            raise ValueError(f"{names} together have no threshold in closed form here: {WAY_OUT}")
+            raise ValueError(
+                f"{names} together have no threshold in closed form here: {WORKAROUND}"
+            )
         rule = both
     return (rule, at[0], at[-1]) if at else (rule, -1, -1)
 
@@ -234,7 +238,7 @@ def _scales(part: Part) -> bool:
     """True if the part has a metric other than the identity."""
     if part.name == "ema":
         return bool(part.options.get("debias", False))
-    return KNOWN[part.name].metric is not None
+    return KNOWN_UPDATES[part.name].metric is not None
 
 
 def _share(part: Part) -> Scalar:

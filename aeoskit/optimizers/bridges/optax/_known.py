@@ -20,10 +20,10 @@ from ...rules._momentum import (
     Polyak,
 )
 from . import _metrics as metrics
-from ._parts import OURS, Part
+from ._parts import AEOSKIT, Part
 
 
-class Known(NamedTuple):
+class KnownUpdate(NamedTuple):
     """The effect of an elementary update; by default it is linear in the gradient of a quadratic.
 
     Args:
@@ -54,7 +54,7 @@ def diagonal_of(part: Part) -> PyTree[Array] | None:
     Raises:
         ValueError: If it needs gradients or parameters that were not given.
     """
-    metric = KNOWN[part.name].metric
+    metric = KNOWN_UPDATES[part.name].metric
     count = getattr(part.after, "count", getattr(part.after, "t", None))
     last = metric is not None and part.incoming is None
     if last and isinstance(count, Array) and is_concrete(count) and not bool(jnp.all(count > 0)):
@@ -232,30 +232,30 @@ def simplified_ademamix(b1: Any, alpha: Any) -> LinearMomentum:
     return LinearMomentum(1 + alpha, [b1], [b1])
 
 
-KNOWN: dict[str, Known] = {
-    "adaptive_grad_clip": Known(metric=metrics.adaptive, needs="params"),
-    "add_decayed_weights": Known(
+KNOWN_UPDATES: dict[str, KnownUpdate] = {
+    "adaptive_grad_clip": KnownUpdate(metric=metrics.adaptive, needs="params"),
+    "add_decayed_weights": KnownUpdate(
         decay=lambda part: (part.options["weight_decay"], None), needs="params"
     ),
-    "add_noise": Known(),
-    "clip": Known(metric=metrics.entries),
-    "clip_by_block_rms": Known(metric=metrics.block_rms),
-    "clip_by_global_norm": Known(metric=metrics.global_norm),
-    "dadapt_adamw": Known(
+    "add_noise": KnownUpdate(),
+    "clip": KnownUpdate(metric=metrics.entries),
+    "clip_by_block_rms": KnownUpdate(metric=metrics.block_rms),
+    "clip_by_global_norm": KnownUpdate(metric=metrics.global_norm),
+    "dadapt_adamw": KnownUpdate(
         metric=metrics.dadapt,
         momentum=lambda part: EMA(first_rate(part.options)),
         factor=lambda part: -estimated_rate(part),
         decay=lambda part: (part.options["weight_decay"], False),
         needs="params",
     ),
-    "ema": Known(metric=metrics.debias, momentum=lambda part: EMA(part.options["decay"])),
-    "identity": Known(),
-    "monitor": Known(),
-    "normalize": Known(metric=metrics.own_norm),
-    "normalize_by_update_norm": Known(
+    "ema": KnownUpdate(metric=metrics.debias, momentum=lambda part: EMA(part.options["decay"])),
+    "identity": KnownUpdate(),
+    "monitor": KnownUpdate(),
+    "normalize": KnownUpdate(metric=metrics.own_norm),
+    "normalize_by_update_norm": KnownUpdate(
         metric=metrics.update_norm, factor=lambda part: part.options["scale_factor"]
     ),
-    "prodigy": Known(
+    "prodigy": KnownUpdate(
         metric=metrics.prodigy,
         momentum=lambda part: EMA(first_rate(part.options)),
         factor=lambda part: -estimated_rate(part),
@@ -263,54 +263,56 @@ KNOWN: dict[str, Known] = {
         needs="params",
     ),
     # The present value: the loss of the coming step, which may lower it, is not known here.
-    "reduce_on_plateau": Known(factor=lambda part: part.before.scale, needs="value"),
-    "scale": Known(factor=lambda part: part.options["step_size"]),
-    "scale_by_acprop": Known(metric=metrics.acprop),
-    "scale_by_adadelta": Known(metric=metrics.adadelta),
-    "scale_by_adam": Known(metric=metrics.adam, momentum=_moments),
-    "scale_by_adamax": Known(metric=metrics.adamax, momentum=_moments),
-    "scale_by_adan": Known(
+    "reduce_on_plateau": KnownUpdate(factor=lambda part: part.before.scale, needs="value"),
+    "scale": KnownUpdate(factor=lambda part: part.options["step_size"]),
+    "scale_by_acprop": KnownUpdate(metric=metrics.acprop),
+    "scale_by_adadelta": KnownUpdate(metric=metrics.adadelta),
+    "scale_by_adam": KnownUpdate(metric=metrics.adam, momentum=_moments),
+    "scale_by_adamax": KnownUpdate(metric=metrics.adamax, momentum=_moments),
+    "scale_by_adan": KnownUpdate(
         metric=metrics.adan, momentum=lambda part: adan(part.options["b1"], part.options["b2"])
     ),
-    "scale_by_ademamix": Known(metric=metrics.ademamix, momentum=_ademamix),
-    "scale_by_adopt": Known(metric=metrics.adopt, momentum=_adopt),
-    "scale_by_amsgrad": Known(metric=metrics.amsgrad, momentum=_moments),
-    "scale_by_belief": Known(metric=metrics.adam, momentum=_moments),
-    "scale_by_distance_over_gradients": Known(
+    "scale_by_ademamix": KnownUpdate(metric=metrics.ademamix, momentum=_ademamix),
+    "scale_by_adopt": KnownUpdate(metric=metrics.adopt, momentum=_adopt),
+    "scale_by_amsgrad": KnownUpdate(metric=metrics.amsgrad, momentum=_moments),
+    "scale_by_belief": KnownUpdate(metric=metrics.adam, momentum=_moments),
+    "scale_by_distance_over_gradients": KnownUpdate(
         metric=metrics.layer_dog, factor=lambda part: part.options["global_scale"], needs="params"
     ),
-    "scale_by_dog": Known(metric=metrics.dog, needs="params"),
-    "scale_by_dowg": Known(metric=metrics.dowg, needs="params"),
-    "scale_by_factored_rms": Known(metric=metrics.factored, needs="params"),
-    "scale_by_madgrad": Known(
+    "scale_by_dog": KnownUpdate(metric=metrics.dog, needs="params"),
+    "scale_by_dowg": KnownUpdate(metric=metrics.dowg, needs="params"),
+    "scale_by_factored_rms": KnownUpdate(metric=metrics.factored, needs="params"),
+    "scale_by_madgrad": KnownUpdate(
         metric=metrics.madgrad,
         momentum=lambda part: EMA(part.options["momentum"]),
         factor=lambda part: -dual_rate(part),
         needs="params",
     ),
-    "scale_by_novograd": Known(
+    "scale_by_novograd": KnownUpdate(
         metric=metrics.novograd,
         momentum=lambda part: Polyak(part.options["b1"]),
         decay=lambda part: (part.options["weight_decay"], True),
         needs="params",
     ),
-    "scale_by_optimistic_gradient": Known(),
-    "scale_by_param_block_norm": Known(metric=metrics.param_norm, needs="params"),
-    "scale_by_param_block_rms": Known(metric=metrics.param_rms, needs="params"),
-    "scale_by_radam": Known(metric=metrics.radam, momentum=_moments),
-    "scale_by_rms": Known(metric=metrics.rms),
-    "scale_by_rss": Known(metric=metrics.rss),
-    "scale_by_schedule": Known(factor=lambda part: part.options["step_size_fn"](part.before.count)),
-    "scale_by_simplified_ademamix": Known(metric=metrics.simplified, momentum=_simplified),
-    "scale_by_sm3": Known(metric=metrics.sm3, momentum=lambda part: EMA(part.options["b1"])),
-    "scale_by_stddev": Known(metric=metrics.rms),
-    "scale_by_trust_ratio": Known(metric=metrics.trust_ratio, needs="params"),
-    "scale_by_yogi": Known(metric=metrics.adam, momentum=_moments),
-    "schedule_free": Known(),
-    "snapshot": Known(),
-    "trace": Known(momentum=_trace),
-    "zero_nans": Known(),
-    OURS: Known(
+    "scale_by_optimistic_gradient": KnownUpdate(),
+    "scale_by_param_block_norm": KnownUpdate(metric=metrics.param_norm, needs="params"),
+    "scale_by_param_block_rms": KnownUpdate(metric=metrics.param_rms, needs="params"),
+    "scale_by_radam": KnownUpdate(metric=metrics.radam, momentum=_moments),
+    "scale_by_rms": KnownUpdate(metric=metrics.rms),
+    "scale_by_rss": KnownUpdate(metric=metrics.rss),
+    "scale_by_schedule": KnownUpdate(
+        factor=lambda part: part.options["step_size_fn"](part.before.count)
+    ),
+    "scale_by_simplified_ademamix": KnownUpdate(metric=metrics.simplified, momentum=_simplified),
+    "scale_by_sm3": KnownUpdate(metric=metrics.sm3, momentum=lambda part: EMA(part.options["b1"])),
+    "scale_by_stddev": KnownUpdate(metric=metrics.rms),
+    "scale_by_trust_ratio": KnownUpdate(metric=metrics.trust_ratio, needs="params"),
+    "scale_by_yogi": KnownUpdate(metric=metrics.adam, momentum=_moments),
+    "schedule_free": KnownUpdate(),
+    "snapshot": KnownUpdate(),
+    "trace": KnownUpdate(momentum=_trace),
+    "zero_nans": KnownUpdate(),
+    AEOSKIT: KnownUpdate(
         metric=metrics.ours,
         momentum=_own_rule,
         factor=lambda part: -part.options["optimizer"].learning_rate(part.before),

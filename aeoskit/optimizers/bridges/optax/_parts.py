@@ -20,7 +20,7 @@ from ..._optimizer import Optimizer
 from ...rules._hyperparameters import cast_to, is_concrete, one_minus_power
 
 # An aeoskit optimizer inside of an optax chain.
-OURS = "aeoskit"
+AEOSKIT = "aeoskit"
 
 
 class Part(NamedTuple):
@@ -48,7 +48,7 @@ class Part(NamedTuple):
     on: tuple[bool, ...] | None
 
 
-class _Run(NamedTuple):
+class _ChainState(NamedTuple):
     """The updates in a chain, their place in the whole tree, and the parts found so far."""
 
     updates: PyTree | None
@@ -111,7 +111,9 @@ def parts_of(
         The parts.
     """
     whole = params if grads is None else grads
-    run = _Run(grads, params, lambda tree, _: tree, lambda tree: tree, None, whole, known, [])
+    run = _ChainState(
+        grads, params, lambda tree, _: tree, lambda tree: tree, None, whole, known, []
+    )
     _check_state(transform, state, whole)
     try:
         _walk(transform.update, state, run)
@@ -142,17 +144,17 @@ def _check_state(transform: Any, state: Any, whole: PyTree | None) -> None:
             )
 
 
-def _walk(update: Callable, state: Any, run: _Run) -> tuple[PyTree | None, Any]:
+def _walk(update: Callable, state: Any, run: _ChainState) -> tuple[PyTree | None, Any]:
     """Open one update function, and return its outgoing updates and its next state."""
     bound = getattr(update, "__self__", None)
     if bound is not None and factory_of(update) == "MultiSteps":
         return _accumulated(bound, state, run)
     if isinstance(bound, Optimizer):
-        return _elementary(update, OURS, {"optimizer": bound}, state, run)
+        return _elementary(update, AEOSKIT, {"optimizer": bound}, state, run)
     update = inspect.unwrap(update)
     name, options = factory_of(update), variables_of(update)
     if isinstance(options.get("optimizer"), Optimizer) and name == "as_optax":
-        return _elementary(update, OURS, options, state, run)
+        return _elementary(update, AEOSKIT, options, state, run)
     if not getattr(update, "__module__", "").startswith("optax."):
         # A user's function with one of optax's names: it is not optax's.
         name = f"{update.__module__}.{name}"
@@ -163,7 +165,7 @@ def _walk(update: Callable, state: Any, run: _Run) -> tuple[PyTree | None, Any]:
 
 
 def _elementary(
-    update: Callable, name: str, options: dict[str, Any], state: Any, run: _Run
+    update: Callable, name: str, options: dict[str, Any], state: Any, run: _ChainState
 ) -> tuple[PyTree | None, Any]:
     updates, after = None, state
     # Zero decay does nothing and needs no parameters: AdaDelta begins with it.
@@ -179,11 +181,11 @@ def _elementary(
     return updates, after
 
 
-def _supported(options: dict[str, Any], state: Any, run: _Run):
+def _supported(options: dict[str, Any], state: Any, run: _ChainState):
     return _walk(options["tx"].update, state, run)
 
 
-def _chain(options: dict[str, Any], state: Any, run: _Run):
+def _chain(options: dict[str, Any], state: Any, run: _ChainState):
     if not isinstance(state, tuple) or len(state) != len(options["update_fns"]):
         # Reported like any other state that does not fit.
         raise KeyError(f"a chain of {len(options['update_fns'])} has another state")
@@ -195,7 +197,7 @@ def _chain(options: dict[str, Any], state: Any, run: _Run):
     return run.updates, tuple(states)
 
 
-def _named_chain(options: dict[str, Any], state: Any, run: _Run):
+def _named_chain(options: dict[str, Any], state: Any, run: _ChainState):
     states = {}
     for name, transform in options["transforms"]:
         updates, states[name] = _walk(transform.update, state[name], run)
@@ -203,7 +205,7 @@ def _named_chain(options: dict[str, Any], state: Any, run: _Run):
     return run.updates, states
 
 
-def _injected(options: dict[str, Any], state: Any, run: _Run):
+def _injected(options: dict[str, Any], state: Any, run: _ChainState):
     schedules = options.get("sched_hps", {})
     values = dict(state.hyperparams)
     for name, schedule in schedules.items():
@@ -212,16 +214,16 @@ def _injected(options: dict[str, Any], state: Any, run: _Run):
     return _walk(inner.update, state.inner_state, run)
 
 
-def _finite(options: dict[str, Any], state: Any, run: _Run):
+def _finite(options: dict[str, Any], state: Any, run: _ChainState):
     return _walk(options["inner"].update, state.inner_state, run)
 
 
-def _masked(options: dict[str, Any], state: Any, run: _Run):
+def _masked(options: dict[str, Any], state: Any, run: _ChainState):
     mask = options["mask"]
     return _under_mask(options["inner"], mask, options["mask_pytree"], state.inner_state, run)
 
 
-def _under_mask(inner: Any, mask: Any, hide: Callable, state: Any, run: _Run):
+def _under_mask(inner: Any, mask: Any, hide: Callable, state: Any, run: _ChainState):
     whole = _needed(run)
     if callable(mask):
         mask = mask(run.restrict(whole))
@@ -247,7 +249,7 @@ def _under_mask(inner: Any, mask: Any, hide: Callable, state: Any, run: _Run):
     return updates, after
 
 
-def _partition(options: dict[str, Any], state: Any, run: _Run):
+def _partition(options: dict[str, Any], state: Any, run: _ChainState):
     labels = options["param_labels"]
     if callable(labels):
         labels = labels(run.restrict(_needed(run)))
@@ -261,7 +263,7 @@ def _partition(options: dict[str, Any], state: Any, run: _Run):
     return updates, states
 
 
-def _needed(run: _Run) -> PyTree:
+def _needed(run: _ChainState) -> PyTree:
     if run.whole is None:
         raise ValueError(
             "the transformation treats groups of parameters separately, so that it needs "
@@ -280,7 +282,7 @@ def _hide(tree: PyTree, mask: PyTree) -> PyTree:
     return jax.tree.map(lambda on, x: x if on else hidden, mask, tree)
 
 
-def _accumulated(steps: Any, state: Any, run: _Run):
+def _accumulated(steps: Any, state: Any, run: _ChainState):
     updates = run.updates
     if updates is not None:
         mean = getattr(steps, "_use_grad_mean", True)
@@ -293,14 +295,14 @@ def _accumulated(steps: Any, state: Any, run: _Run):
     return _walk(steps.inner_opt.update, state.inner_opt_state, run._replace(updates=updates))
 
 
-def _schedule_free(options: dict[str, Any], state: Any, run: _Run):
+def _schedule_free(options: dict[str, Any], state: Any, run: _ChainState):
     found = _walk(options["base_optimizer"].update, state.base_optimizer_state, run)
     part = Part("schedule_free", options, state, state, None, run.params, run.embed, run.on)
     run.parts.append(part)
     return found
 
 
-_WRAPPERS: dict[str, Callable[[dict[str, Any], Any, _Run], tuple[PyTree | None, Any]]] = {
+_WRAPPERS: dict[str, Callable[[dict[str, Any], Any, _ChainState], tuple[PyTree | None, Any]]] = {
     "with_extra_args_support": _supported,
     "chain": _chain,
     "named_chain": _named_chain,
@@ -312,7 +314,7 @@ _WRAPPERS: dict[str, Callable[[dict[str, Any], Any, _Run], tuple[PyTree | None, 
 }
 
 
-WAY_OUT = "aeoskit.flip_multiplier measures the stability of any update, whatever it is made of."
+WORKAROUND = "aeoskit.flip_multiplier measures the stability of any update, whatever it is made of."
 
 
 def tree_map(function: Callable[..., Array], *trees: PyTree) -> PyTree:
@@ -378,5 +380,5 @@ def refused_where(bad: Array, metric: PyTree, says: str) -> PyTree:
     if not is_concrete(bad):
         return tree_map(lambda x: jnp.where(bad, jnp.nan, x), metric)
     if bool(bad):
-        raise ValueError(f"{says}: {WAY_OUT}")
+        raise ValueError(f"{says}: {WORKAROUND}")
     return metric

@@ -6,7 +6,7 @@ from typing import Any
 from aeoskit.record import RunWriter
 
 
-class Onlooker:
+class FollowerWriter:
     """A substitute for `RunWriter` in all processes but the first, which writes only checkpoints.
 
     All processes write a checkpoint together, each its own part of the arrays.
@@ -15,7 +15,7 @@ class Onlooker:
         path: The run's folder, created by the first process.
 
     Example:
-        >>> Onlooker(Path("runs/one")).figure_path("edge")
+        >>> FollowerWriter(Path("runs/one")).figure_path("edge")
         PosixPath('runs/one/edge')
     """
 
@@ -49,4 +49,4 @@ class Onlooker:
         """Nothing."""
 
 
-AnyWriter = RunWriter | Onlooker
+AnyWriter = RunWriter | FollowerWriter
