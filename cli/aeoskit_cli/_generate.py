@@ -158,7 +158,7 @@ def add_command(
 
 def _parameter(option: Option) -> inspect.Parameter:
     # Typer would put a default that is a string in brackets and parentheses.
-    said = "required" if option.required else f"default {spell(option.default)}"
+    note = "required" if option.required else f"default {spell(option.default)}"
     if option.kind == "bool":
         kind, flags, metavar = bool, [f"{option.flag}/--no-{option.flag[2:]}"], ""
     else:
@@ -166,12 +166,12 @@ def _parameter(option: Option) -> inspect.Parameter:
         noun = {"int": "INT", "float": "FLOAT", "text": "TEXT", "step": "STEP"}[option.kind]
         metavar = "|".join(option.choices) or (f"{noun}[,…]" if option.sweepable else noun)
         if len(metavar) > 16:  # a wider column would leave too little of 80 for the help
-            metavar, said = "NAME", f"{', '.join(option.choices)}; {said}"
+            metavar, note = "NAME", f"{', '.join(option.choices)}; {note}"
     annotation = Annotated[
         kind | None,
         typer.Option(
             *flags,
-            help=f"{option.help} ({said})" if option.help else f"({said})",
+            help=f"{option.help} ({note})" if option.help else f"({note})",
             metavar=metavar,
             show_default=False,
         ),

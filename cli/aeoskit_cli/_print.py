@@ -309,9 +309,9 @@ def print_notes(summary: Mapping[str, Any]) -> None:
     each = [list(one.values()) if isinstance(one, Mapping) else [one] for one in said_sizes]
     sizes = {size for one in each for size in one if size is not None}
     if sizes:
-        said = ", ".join(map(str, sorted(sizes)))
+        listed = ", ".join(map(str, sorted(sizes)))
         some = "some " if any(None in one for one in each) else ""
-        _console().print(f"{some}eigenvalues are of the loss on a fixed batch of {said} examples")
+        _console().print(f"{some}eigenvalues are of the loss on a fixed batch of {listed} examples")
     if any("rewound_to" in row for row in rows):
         steps = sorted({row["rewound_to"] for row in rows if "rewound_to" in row})
         _console().print(f"rewound: main begins at step {', '.join(map(str, steps))}")
@@ -322,9 +322,9 @@ def print_notes(summary: Mapping[str, Any]) -> None:
 
 
 def _print_advance(summary: Mapping[str, Any]) -> None:
-    said = {text: summary.get(key) for key, text in _ADVANCE.items() if key in summary}
-    if said:
-        print_table("", said)
+    numbers = {text: summary.get(key) for key, text in _ADVANCE.items() if key in summary}
+    if numbers:
+        print_table("", numbers)
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:

@@ -53,12 +53,12 @@ class Progress:
 
     def advanced(self, what: str, done: int, shown: Mapping[str, float]) -> None:
         """A chunk has finished."""
-        said = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
+        numbers = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
         if what in self._tasks:
-            self._bar.update(self._tasks[what], completed=done, shown=said)
+            self._bar.update(self._tasks[what], completed=done, shown=numbers)
         elif not self._quiet:
             # In a log file, a line every few seconds shows that it is alive.
-            self._pending[what] = f"{what}: step {done}/{self._steps[what]}  {said}"
+            self._pending[what] = f"{what}: step {done}/{self._steps[what]}  {numbers}"
             if time.monotonic() - self._last_report > 5:
                 self._report(what)
 
@@ -80,7 +80,7 @@ class Progress:
         else:
             print(message, file=sys.stderr, flush=True)
 
-    def said(self, message: str, style: str = "") -> None:
+    def print_line(self, message: str, style: str = "") -> None:
         """Print a permanent line, unless quiet."""
         if self._quiet:
             return

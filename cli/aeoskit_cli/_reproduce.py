@@ -68,7 +68,7 @@ class LedgerProgress(Progress):
     """Progress of a ledger: a line for each run and each verdict, and a bar for the present run.
 
     Args:
-        quiet: Whether only notes (a divergence, say) are told.
+        quiet: Whether only notes (about a divergence, for example) are printed.
     """
 
     def __init__(self, *, quiet: bool = False):
@@ -81,12 +81,12 @@ class LedgerProgress(Progress):
 
         elapsed = seconds_words(time.monotonic() - self._begun)
         self.clear()
-        self.said(f"{index}/{total} {label} (after {elapsed})")
+        self.print_line(f"{index}/{total} {label} (after {elapsed})")
 
     def ended(self, state: Any) -> None:
         """A run has ended."""
         if state.error:
-            self.said(f"  {state.status}: {state.error}", style="red")
+            self.print_line(f"  {state.status}: {state.error}", style="red")
 
     def judged(self, row: Any) -> None:
         """A claim has a verdict."""
@@ -94,9 +94,9 @@ class LedgerProgress(Progress):
 
         setting = "" if row.setting == "reference" else f" ({row.setting})"
         found = f"{value_words(row)}, {bounds_words(row.bounds, row.unit)}"
-        said = found if row.value is not None else row.reason
-        self.said(
-            f"  {row.verdict} {row.experiment} {row.claim}{setting}: {said}",
+        text = found if row.value is not None else row.reason
+        self.print_line(
+            f"  {row.verdict} {row.experiment} {row.claim}{setting}: {text}",
             style=STYLES[row.verdict],
         )
 

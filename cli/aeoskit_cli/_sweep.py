@@ -95,8 +95,8 @@ def make_sweep_app() -> typer.Typer:
 
 def _extras() -> dict[str, tuple[Any, Any]]:
     found: dict[str, tuple[Any, Any]] = {
-        name: (Annotated[kind | None, typer.Option(help=said, metavar=metavar)], None)
-        for name, (kind, metavar, said) in _OPTIONS.items()
+        name: (Annotated[kind | None, typer.Option(help=overrides, metavar=metavar)], None)
+        for name, (kind, metavar, overrides) in _OPTIONS.items()
     }
     json = typer.Option("--json", help="Print one JSON object on stdout, no tables")
     quiet = typer.Option("--quiet", "-q", help="No progress on stderr")
@@ -161,8 +161,8 @@ The stages are those of `aeoskit pipe --help`, the options those of
 
 def _merge(before: OptionValues, given: OptionValues) -> OptionValues:
     """The options before the name, overridden by those after it."""
-    said = {k: v for k, v in given.items() if v is not None and v is not False}
-    return {**before, **said}
+    overrides = {k: v for k, v in given.items() if v is not None and v is not False}
+    return {**before, **overrides}
 
 
 def _sweep(pipeline: Any, given: OptionValues) -> int:

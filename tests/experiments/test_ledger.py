@@ -474,7 +474,7 @@ class TestRegistered:
             ({}, "has no bounds"),
             ({"one": {"low": 1}}, "the reason is missing"),
             ({"one": {"reason": "x"}}, "neither low nor high"),
-            ({"one": {"low": float("nan"), "reason": "x"}}, "nan is no number"),
+            ({"one": {"low": float("nan"), "reason": "x"}}, "nan is not a number"),
             ({"one": {"low": 2, "high": 1, "reason": "x"}}, "above high"),
             ({"one": {**good, "grid": {"low": 2}}}, "one.grid: the reason is missing"),
             ({"one": {**good, "lr 2": good}}, "no setting of it"),

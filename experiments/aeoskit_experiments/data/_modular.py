@@ -75,10 +75,10 @@ def modular(
     a, b = taken // modulus, taken % modulus
     c = {"add": a + b, "subtract": a - b, "multiply": a * b}[operation] % modulus
     sign, equals = jnp.full_like(a, modulus), jnp.full_like(a, modulus + 1)
-    told = noisy(c, label_noise, seed, (0, modulus))
+    target_tokens = noisy(c, label_noise, seed, (0, modulus))
     weights = jnp.zeros((len(a), 4), jnp.float32).at[:, -1].set(1.0)
     return TokenDataset(
         inputs=jnp.stack([a, sign, b, equals], axis=1),
-        targets=(jnp.stack([sign, b, equals, told], axis=1), weights),
+        targets=(jnp.stack([sign, b, equals, target_tokens], axis=1), weights),
         vocabulary=modulus + 2,
     )

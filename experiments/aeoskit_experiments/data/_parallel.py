@@ -72,13 +72,13 @@ def parallel(
         )
     taken = kept[np.random.default_rng(seed).permutation(len(kept))[:examples]]
     given = _padded([sources[i] for i in taken], length)
-    told = _padded([targets[i] for i in taken], length)
+    target_tokens = _padded([targets[i] for i in taken], length)
     begin = np.full((examples, 1), BEGIN, np.int32)
     # The end token is predicted, and so is not an input.
-    known = np.where(told == END, PADDING, told)[:, :-1]
-    real = told != PADDING
+    known = np.where(target_tokens == END, PADDING, target_tokens)[:, :-1]
+    real = target_tokens != PADDING
     span = (_SPECIAL, _SPECIAL + encoder.vocabulary)
-    drawn = noisy(jnp.asarray(told), label_noise, seed, span)
+    drawn = noisy(jnp.asarray(target_tokens), label_noise, seed, span)
     return PairDataset(
         inputs=(jnp.asarray(given), jnp.asarray(np.concatenate([begin, known], axis=1))),
         targets=(jnp.where(real, drawn, PADDING), jnp.asarray(real, jnp.float32)),

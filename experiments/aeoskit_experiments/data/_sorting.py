@@ -55,17 +55,17 @@ def sorting(
     if pairs:
         source, answer = drawn + BEGIN + 1, ordered + BEGIN + 1
         begin = jnp.full((examples, 1), BEGIN, jnp.int32)
-        told = noisy(answer, label_noise, seed, (BEGIN + 1, BEGIN + 1 + vocabulary))
+        target_tokens = noisy(answer, label_noise, seed, (BEGIN + 1, BEGIN + 1 + vocabulary))
         return PairDataset(
             inputs=(source, jnp.concatenate([begin, answer[:, :-1]], axis=1)),
-            targets=(told, jnp.ones((examples, length), jnp.float32)),
+            targets=(target_tokens, jnp.ones((examples, length), jnp.float32)),
             vocabulary=BEGIN + 1 + vocabulary,
         )
     separator = jnp.full((examples, 1), vocabulary, jnp.int32)
-    told = noisy(ordered, label_noise, seed, (0, vocabulary))
+    target_tokens = noisy(ordered, label_noise, seed, (0, vocabulary))
     weights = jnp.zeros((examples, 2 * length), jnp.float32).at[:, length:].set(1.0)
     return TokenDataset(
         inputs=jnp.concatenate([drawn, separator, ordered[:, :-1]], axis=1),
-        targets=(jnp.concatenate([drawn[:, 1:], separator, told], axis=1), weights),
+        targets=(jnp.concatenate([drawn[:, 1:], separator, target_tokens], axis=1), weights),
         vocabulary=vocabulary + 1,
     )

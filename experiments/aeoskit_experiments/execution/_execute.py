@@ -146,7 +146,7 @@ def _train_groups(
             begin = msgspec.structs.replace(known.rewind, at=setup.start.source.at)
             known = dataclasses.replace(known, rewind=begin)
         groups[index] = (values, known)
-        said = ", ".join(
+        labels = ", ".join(
             f"{name} {'none' if value is None else value}" for name, value in values.items()
         )
         run_group(
@@ -157,7 +157,7 @@ def _train_groups(
             listener=listener,
             context=RunContext(
                 name="main",
-                label=f"main ({said})" if said else "main",
+                label=f"main ({labels})" if labels else "main",
                 lane_offset=offset,
                 group=index if len(groups) > 1 else None,
                 checkpoints=store.checkpoints,
@@ -216,11 +216,11 @@ def _create(
 ) -> AnyWriter:
     """The record, created by the first process; the others receive its path."""
     if not is_leader():
-        said, _, why = broadcast_from_leader("").partition("\n")
+        path, _, why = broadcast_from_leader("").partition("\n")
         if why:
             raise UserError(why)
-        report_record(Path(said))
-        return FollowerWriter(Path(said))
+        report_record(Path(path))
+        return FollowerWriter(Path(path))
     data = pipeline.declared().data
     assert data is not None  # ensured by Pipeline.experiment
     # The caller's root takes precedence over the folder of a stored pipeline.

@@ -25,7 +25,7 @@ class SilentListener:
     """A listener that does nothing.
 
     Example:
-        >>> SilentListener().noted("no one hears this")
+        >>> SilentListener().noted("discarded")
     """
 
     def started(self, what: str, steps: int) -> None: ...

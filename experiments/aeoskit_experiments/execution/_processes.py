@@ -41,8 +41,8 @@ class Membership:
     process: int | None = None
 
     def __post_init__(self):
-        said = (self.coordinator, self.processes, self.process)
-        if any(value is None for value in said) and any(value is not None for value in said):
+        given = (self.coordinator, self.processes, self.process)
+        if any(value is None for value in given) and any(value is not None for value in given):
             raise UserError(
                 "each of several processes needs --coordinator HOST:PORT, --processes and "
                 "--process, all three; or --distributed, where SLURM, Open MPI or a TPU pod "
@@ -132,9 +132,9 @@ def broadcast_from_leader(text: str) -> str:
     """
     if jax.process_count() == 1:
         return text
-    said = text.encode()[:_LONGEST] if is_leader() else b""
+    encoded = text.encode()[:_LONGEST] if is_leader() else b""
     buffer = np.zeros(_LONGEST, np.uint8)
-    buffer[: len(said)] = np.frombuffer(said, np.uint8)
+    buffer[: len(encoded)] = np.frombuffer(encoded, np.uint8)
     shared = np.asarray(multihost_utils.broadcast_one_to_all(buffer), np.uint8)
     return shared.tobytes().rstrip(b"\0").decode()
 
@@ -159,8 +159,10 @@ def lost_process_as_error(folder: Path) -> Iterator[None]:
 
 def _is_loss(error: BaseException) -> bool:
     # Words in the messages of gloo, NCCL and the coordination service, which have no class.
-    said = str(error).lower()
-    return any(word in said for word in ("gloo", "nccl", "connection", "coordination", "heartbeat"))
+    message = str(error).lower()
+    return any(
+        word in message for word in ("gloo", "nccl", "connection", "coordination", "heartbeat")
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -48,19 +48,19 @@ def run_rows(
 
 def _row_settings(experiment: Experiment) -> dict[str, Any]:
     """The settings behind a row's numbers that are not in the record's columns."""
-    said: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     train = experiment.train
     if train is not None and train.epochs is not None:
-        said |= {"epochs": train.epochs, "planned_steps": train.steps}
+        settings |= {"epochs": train.epochs, "planned_steps": train.steps}
     if experiment.rewind is not None:
-        said["rewound_to"] = experiment.rewind.at
+        settings["rewound_to"] = experiment.rewind.at
     tracks = [probe for probe in experiment.probes if isinstance(probe, Track)]
     sizes = {track.variant: track.examples for track in tracks}
     if any(sizes.values()):
         # One number if the probes agree, otherwise one for each (None: all examples).
         same = len(set(sizes.values())) == 1
-        said["probe_examples"] = next(iter(sizes.values())) if same else sizes
-    return said
+        settings["probe_examples"] = next(iter(sizes.values())) if same else sizes
+    return settings
 
 
 def select(dataset: xr.Dataset, branch: str, lane: dict[str, Any]) -> xr.Dataset:
@@ -126,9 +126,9 @@ def threshold_rows(
                 else select(dataset, "main", coordinates).isel(step=slice(0, 0))
                 for name in ("main", *sides)
             ]
-            said = _row_labels(experiment, "main", lane, coordinates)
+            labels = _row_labels(experiment, "main", lane, coordinates)
             main, below, above = runs
-            found.append(said | threshold_row(main, below, above, raw))
+            found.append(labels | threshold_row(main, below, above, raw))
     return found
 
 

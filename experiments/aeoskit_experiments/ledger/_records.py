@@ -37,7 +37,7 @@ def stored_run(folder: Path, task: Task) -> Run | None:
         return None  # The run that it rewinds no longer exists: both run again.
     if not same_request(run.pipeline, asked):
         raise UserError(
-            f"{run.path} was made by another pipeline than the one asked for now: "
+            f"{run.path} was made by another pipeline than the one requested now: "
             f"take a new --folder"
         )
     return run

@@ -95,9 +95,9 @@ def machine_words(environment: Mapping[str, Any]) -> str:
     if not environment:
         return "not known yet: nothing has run"
     devices = [name for name in environment.get("devices") or () if name != "cpu"]
-    said = [f"{len(devices)} × {devices[0]}"] if devices else []
+    parts = [f"{len(devices)} × {devices[0]}"] if devices else []
     return ", ".join(
-        [*said, f"{environment.get('cpu_count')} cores", str(environment.get("platform"))]
+        [*parts, f"{environment.get('cpu_count')} cores", str(environment.get("platform"))]
     )
 
 
@@ -110,8 +110,8 @@ def version_words(environment: Mapping[str, Any]) -> str:
     if not environment:
         return DASH
     versions = environment.get("versions") or {}
-    said = [f"{name} {version}" for name, version in versions.items() if version]
-    return ", ".join([f"Python {environment.get('python')}", *said])
+    parts = [f"{name} {version}" for name, version in versions.items() if version]
+    return ", ".join([f"Python {environment.get('python')}", *parts])
 
 
 def facts(ledger: Ledger) -> dict[str, str]:
@@ -133,20 +133,20 @@ def headline(ledger: Ledger) -> str:
     """The result in one sentence."""
     verdicts = list(ledger.experiments.values())
     counts = ledger.counts
-    said = f"{verdicts.count('pass')} of {len(verdicts)} experiments passed"
+    parts = f"{verdicts.count('pass')} of {len(verdicts)} experiments passed"
     claims = [f"{counts['pass']} of {len(ledger.rows)} claims passed"]
     claims += [f"{counts['fail']} failed"] if counts["fail"] else []
     if counts["unreachable"]:
         claims.append(f"{counts['unreachable']} could not be judged here")
-    return f"{said}; {', '.join(claims)}"
+    return f"{parts}; {', '.join(claims)}"
 
 
 def ratios_words(ledger: Ledger) -> str:
     """The caption of the figure of all ratios."""
-    said = "All numbers that are ratios to a threshold. Shaded: their bounds"
+    parts = "All numbers that are ratios to a threshold. Shaded: their bounds"
     if ledger.asked.seeds > 1:
-        said += "; thin lines: the range over the seeds"
-    return f"{said}; crosses: claims that failed; rings: those that could not be judged"
+        parts += "; thin lines: the range over the seeds"
+    return f"{parts}; crosses: claims that failed; rings: those that could not be judged"
 
 
 def figures_of(ledger: Ledger, rows: Sequence[Row]) -> list[tuple[str, str]]:

@@ -221,8 +221,8 @@ def encoder_decoder(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from aeoskit_experiments.data import PairDataset
-        >>> source, known, told = (jnp.ones((5, length), int) for length in (4, 3, 3))
-        >>> data = PairDataset((source, known), (told, jnp.ones((5, 3))), vocabulary=7)
+        >>> source, known, target = (jnp.ones((5, length), int) for length in (4, 3, 3))
+        >>> data = PairDataset((source, known), (target, jnp.ones((5, 3))), vocabulary=7)
         >>> model = encoder_decoder(width=8)
         >>> params = jax.eval_shape(model.init, jax.random.key(0), data)
         >>> jax.eval_shape(model.apply, params, data.inputs).shape
@@ -231,10 +231,10 @@ def encoder_decoder(
     if size not in _SIZES:
         raise UserError(f"size is {size!r}: it is one of {', '.join(_SIZES)}")
     given = {"layers": layers, "heads": heads, "width": width}
-    said = {name: value for name, value in given.items() if value is not None}
-    whole = replace(_SIZES[size], **said)
+    overrides = {name: value for name, value in given.items() if value is not None}
+    whole = replace(_SIZES[size], **overrides)
     check_settings(
-        activation, "lecun", scale, **said, **({} if context is None else {"context": context})
+        activation, "lecun", scale, **overrides, **({} if context is None else {"context": context})
     )
     check_transformer(whole.width, whole.heads, init, precision)
     return Model(

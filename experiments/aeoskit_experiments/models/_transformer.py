@@ -194,9 +194,9 @@ def transformer(
         (5, 6, 7)
     """
     given = {"layers": layers, "heads": heads, "width": width, "context": context}
-    said = {name: value for name, value in given.items() if value is not None}
-    whole = replace(transformer_size(size), **said)
-    check_settings(activation, "lecun", scale, **said)
+    overrides = {name: value for name, value in given.items() if value is not None}
+    whole = replace(transformer_size(size), **overrides)
+    check_settings(activation, "lecun", scale, **overrides)
     check_transformer(whole.width, whole.heads, init, precision)
     return Model(
         _Init(whole, tied, stacked, init, scale), _Apply(whole.heads, activation, remat, precision)

@@ -123,8 +123,8 @@ def vgg(
         >>> jax.eval_shape(model.apply, params, data.inputs).shape
         (5, 10)
     """
-    said = {} if blocks is None else {"blocks": blocks}
-    check_settings(activation, init, scale, channels=channels, **said)
+    overrides = {} if blocks is None else {"blocks": blocks}
+    check_settings(activation, init, scale, channels=channels, **overrides)
     check_convolution(convolution)
     if blocks is not None and blocks > len(BLOCKS):
         raise UserError(f"blocks is {blocks}: VGG has at most {len(BLOCKS)}")

@@ -113,7 +113,7 @@ def make_stage(
 
 
 def remade(stage: Stage, variant: str | None = None, **options: Any) -> Stage:
-    """A stage with some options, or its variant, replaced, checked anew.
+    """A stage with some options, or its variant, replaced, checked again.
 
     Args:
         stage: The stage.
