@@ -28,7 +28,7 @@ def start_python(
         arguments: The arguments of `python`.
         environment: Variables that differ from those of this process; None removes one.
         descriptors: File descriptors that the child inherits in addition to the standard ones.
-        ***options: Options of `subprocess.Popen`.
+        **options: Options of `subprocess.Popen`.
 
     Returns:
         The child.
