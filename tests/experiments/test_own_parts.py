@@ -375,7 +375,7 @@ def test_an_update_map_trains_as_the_optimizer_that_it_is(own: Path) -> None:
     np.testing.assert_allclose(losses["map"][1], losses["ours"][1], rtol=1e-2)
     with pytest.raises(UserError, match="no preconditioner: track sharpness or flip_multiplier"):
         whole(optimizer=optimizer("./own.py:descent")).experiment()
-    with pytest.raises(UserError, match=r"batch is 4, but each step of .* is on all"):
+    with pytest.raises(UserError, match=r"batch is 4, but each step of .* uses all"):
         whole(
             optimizer=optimizer("./own.py:descent"), track=None, train=train(6, batch=4)
         ).experiment()

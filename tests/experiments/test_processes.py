@@ -33,8 +33,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("said", "says"),
     [
-        (("10.0.0.1:80", 2, None), "all three of them"),
-        ((None, 2, 0), "all three of them"),
+        (("10.0.0.1:80", 2, None), "all three"),
+        ((None, 2, 0), "all three"),
         (("10.0.0.1", 2, 0), "HOST:PORT"),
         (("here:", 2, 0), "HOST:PORT"),
         (("here:80", 0, 0), "at least 1"),

@@ -230,7 +230,7 @@ def test_data_that_only_a_later_case_finds_wrong_are_said_before_the_first_runs(
 
 
 def test_settings_that_a_recipe_itself_cannot_take_are_refused() -> None:
-    with pytest.raises(UserError, match="margin is 2: it is a part of the threshold"):
+    with pytest.raises(UserError, match="margin is 2: give a fraction of the threshold"):
         make_recipe("e15-theory", margin=2.0)
     # Images of 28 pixels are halved twice, others three times.
     for dataset, depth in (("mnist5k", 2), ("digits", 3)):

@@ -307,7 +307,7 @@ class Frozenish(ak.Identity):
 BROKEN: dict[str, tuple[Any, str]] = {
     "state dtype": (GrowingState, r"state.momentum\['b'\] is bfloat16\[3\] after a step and float"),
     "state containers": (OtherContainers, r"state.* is missing after a step"),
-    "state text": (TextInState, r"state\[1\] is a str and no array"),
+    "state text": (TextInState, r"state\[1\] is a str, not an array"),
     "update dtype": (HalfUpdates, r"updates\['b'\] is float16\[3\] after a step"),
     "impure": (Impure, "has to be a pure function"),
     "stuck schedule": (Stuck, r"after 1 steps is 0.01 and that of its schedule 0.02: count"),

@@ -313,7 +313,7 @@ def test_under_jit_as_outside():
         state = transform.init(PARAMS)
         found = jax.jit(lambda s, t=transform: threshold_of(t, s, PARAMS))(state)
         np.testing.assert_allclose(found, expected, rtol=1e-6)
-    with pytest.raises(ValueError, match="up the gradient"):
+    with pytest.raises(ValueError, match="ascend the gradient"):
         jax.jit(lambda s: threshold_of(optax.scale_by_adam(), s))(
             optax.scale_by_adam().init(PARAMS)
         )

@@ -106,7 +106,7 @@ def test_what_it_has_not_is_refused():
     state = optimizer.init(PARAMS)
     with pytest.raises(ValueError, match="BFGS of optimistix has no preconditioner"):
         optimizer.preconditioner(state, PARAMS, PARAMS)
-    with pytest.raises(ValueError, match="BFGS of optimistix is no linear recurrence"):
+    with pytest.raises(ValueError, match="BFGS of optimistix is not a linear recurrence"):
         optimizer.recursion(state, PARAMS)
     assert np.isnan(float(optimizer.threshold(state)))
     assert np.isnan(float(optimizer.learning_rate(state)))
