@@ -168,7 +168,7 @@ def test_docstrings_are_whole(package: str):
 def _docstrings(path: Path) -> Iterator[tuple[str, str]]:
     """All docstrings of a module, private ones included, each with its name."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             doc = ast.get_docstring(node)
             if doc:
                 yield getattr(node, "name", path.stem), doc
@@ -176,14 +176,11 @@ def _docstrings(path: Path) -> Iterator[tuple[str, str]]:
 
 def test_docstrings_begin_with_what_a_thing_is_or_does():
     """The first word is a noun phrase or a verb, never a question."""
-    library = [path for path in MODULES if PACKAGES["aeoskit"] in path.parents]
-    # The optimizers follow.
-    others = [path for path in library if "optimizers" not in path.parts]
     questions = [
         f"{_relative(path)}: {name}: {doc.splitlines()[0]}"
-        for path in others
+        for path in MODULES
         for name, doc in _docstrings(path)
-        if re.match(r"(What|How|Whether|Where)\b", doc)
+        if re.match(r"(What|How|Who|Whom|Whose|When|Whether|Where|Which|Why)\b", doc)
     ]
     assert not questions
 

@@ -25,7 +25,7 @@ _SIMULATED = 1500
 
 
 class _Check(NamedTuple):
-    """An optimizer, and what it is tried on."""
+    """An optimizer and the inputs of its checks."""
 
     optimizer: AbstractOptimizer
     params: PyTree
@@ -37,7 +37,7 @@ class _Check(NamedTuple):
         raise ValueError(f"check_optimizer: {self.optimizer.name}: {what}")
 
     def random(self, number: Any, lead: tuple[int, ...] = ()) -> PyTree:
-        """A tree like the parameters of normal numbers, with leading axes."""
+        """A tree of normal random numbers like the parameters, with leading axes."""
         leaves, treedef = jax.tree.flatten(self.params)
         keys = jax.random.split(jax.random.fold_in(self.key, number), len(leaves))
         drawn = [
@@ -47,10 +47,10 @@ class _Check(NamedTuple):
         return jax.tree.unflatten(treedef, drawn)
 
     def step(self, params: PyTree, state: Any, grads: PyTree) -> tuple[PyTree, Any]:
-        return self.optimizer.step(_bowl, params, state, grads)
+        return self.optimizer.step(_quadratic_gradient, params, state, grads)
 
     def close(self, a: PyTree, b: PyTree, rtol: float | None = None) -> bool:
-        """Whether two trees agree, relative to the largest entry."""
+        """True if two trees agree, relative to the largest entry."""
         x, y = (np.asarray(_flat(tree), np.float64) for tree in (a, b))
         scale = max(float(np.max(np.abs(x), initial=0)), float(np.max(np.abs(y), initial=0)))
         bound = (self.rtol if rtol is None else rtol) * scale
@@ -65,32 +65,33 @@ def check_optimizer(
     key: Array | None = None,
     rtol: float | None = None,
 ) -> None:
-    """Refuses an optimizer that does not do what it promises.
+    """Check that an optimizer keeps its contract.
 
     - `init` and `update` are a pair of pure functions of pytrees: the same under jit, vmap and scan
-      as without, with states and updates whose structure, shapes and dtypes stay.
-    - Its properties hold: what it declares, it returns; what it lacks is NaN or a `ValueError`.
+      as without, with states and updates of fixed structure, shapes and dtypes.
+    - Its properties hold: declared quantities exist; missing ones are NaN or a `ValueError`.
     - P is symmetric positive definite, and its inverse and its square roots are those of P.
     - With P frozen an update is linear in the gradients, and `P u` is along them.
-    - The learning rate is the one that the step has, and follows the schedule where it has one.
+    - The learning rate is that of the step, and follows the schedule if there is one.
     - The threshold is where the spectral radius of its recurrence passes 1, and where a quadratic
-      begins to diverge: simulated 3 % below and above it with P frozen; where P cannot be frozen,
-      the multipliers of the live update at 5 % below and above.
+      begins to diverge: simulated 3 % below and above it with P frozen; if P cannot be frozen, by
+      the multipliers of the live update 5 % below and above.
 
-    It works on the host and takes some seconds, most of them compilation. What it finds by a few
-    random numbers can miss what happens elsewhere.
+    It runs on the host and takes some seconds, most of them compilation. A test on a few random
+    numbers can miss errors elsewhere.
 
     Args:
-        optimizer: one of ours or of one's own, an optax transformation or an optimistix minimiser.
-        params: what to try it on, a small tree; one of a vector and a square matrix if None.
-        steps: how many steps with random gradients are taken before the threshold is checked, for
-            rules that vary in time.
-        key: for the random numbers; a fixed one if None.
-        rtol: what counts as rounding; three times the square root of machine epsilon if None.
+        optimizer: an optimizer of aeoskit or your own, an optax transformation or an optimistix
+            minimiser.
+        params: parameters for the checks, a small tree; a vector and a square matrix if None.
+        steps: the number of steps with random gradients before the threshold is checked, for rules
+            that vary in time.
+        key: the key of the random numbers; a fixed one if None.
+        rtol: the tolerance for rounding; three times the square root of machine epsilon if None.
 
     Raises:
-        TypeError: for what is no optimizer.
-        ValueError: a promise is broken; which one, in a sentence.
+        TypeError: if it is not an optimizer.
+        ValueError: if a check fails, with a sentence about it.
 
     Example:
         >>> from aeoskit.optimizers import gradient_descent
@@ -121,8 +122,8 @@ def check_optimizer(
         _check_threshold(check, state)
 
 
-def _bowl(params: PyTree) -> Array:
-    """The function of optimizers that evaluate one."""
+def _quadratic_gradient(params: PyTree) -> Array:
+    """The objective of optimizers that evaluate a function."""
     return sum(jnp.sum((leaf - 1) ** 2) for leaf in jax.tree.leaves(params))  # pyright: ignore[reportReturnType]
 
 
@@ -132,7 +133,7 @@ def _flat(tree: PyTree) -> Array:
 
 
 def _types(tree: PyTree) -> dict[str, str]:
-    """Of each leaf its shape, dtype and weak type, by path."""
+    """The shape, dtype and weak type of each leaf, by path."""
     pairs = jax.tree_util.tree_leaves_with_path(tree)
     return {
         jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}"
@@ -161,8 +162,8 @@ def _check_types(check: _Check, state: Any) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         if not eqx.is_array(leaf):
             check.refuse(
-                f"state{jax.tree_util.keystr(path)} is a {type(leaf).__name__} and no array: hold "
-                "it in a jax array, or in a static field."
+                f"state{jax.tree_util.keystr(path)} is a {type(leaf).__name__}, not an array: "
+                "store it in a jax array, or in a static field."
             )
     grads = check.random(1)
     before = jax.eval_shape(lambda *x: x, check.params, state)
@@ -203,7 +204,7 @@ def _check_steps(check: _Check, state: Any) -> Any:
     together = scanned(state, gradients)
     if not check.close(together, jax.tree.map(lambda *x: jnp.stack(x), *ends)):
         check.refuse(
-            f"{_FEW} steps of two runs in one scan under vmap end elsewhere than call by call: "
+            f"{_FEW} steps of two runs in one scan under vmap differ from call by call: "
             "`update` has to be a pure function, and may not mix the entries of a batch axis."
         )
     if jnp.shape(rates[0]) != ():
@@ -223,17 +224,17 @@ def _check_steps(check: _Check, state: Any) -> Any:
         grads = jax.tree.map(lambda leaf: leaf[0, 0], gradients)
         stepped = eqx.filter_jit(
             eqx.filter_vmap(
-                lambda optimizer: optimizer.step(_bowl, start, state, grads)[0],
+                lambda optimizer: optimizer.step(_quadratic_gradient, start, state, grads)[0],
                 in_axes=eqx.if_array(0),
             )
         )(stacked)
         if not check.close(stepped, jax.tree.map(lambda x: jnp.stack([x, x]), first)):
-            check.refuse("a lane of stacked optimizers steps elsewhere than the optimizer alone.")
+            check.refuse("a lane of stacked optimizers differs from the optimizer alone.")
     return last
 
 
 def _check_properties(check: _Check, state: Any) -> None:
-    """What it declares that it lacks, it does not return."""
+    """Check that quantities declared as missing are not returned."""
     optimizer, grads = check.optimizer, check.random(4)
     threshold = optimizer.threshold(state, check.params)
     if not optimizer.has_threshold and not bool(jnp.isnan(threshold)):
@@ -254,7 +255,7 @@ def _check_properties(check: _Check, state: Any) -> None:
 
 
 def _check_metric(check: _Check, state: Any) -> None:
-    """P is symmetric positive definite, has its roots, and is what the first step divides by."""
+    """Check that P is symmetric positive definite, with its roots, and the first step's metric."""
     optimizer, grads = check.optimizer, check.random(5)
 
     @jax.jit
@@ -297,19 +298,19 @@ def _check_metric(check: _Check, state: Any) -> None:
 
 
 def _along(check: _Check, image: PyTree, grads: PyTree, what: str, rtol: float) -> float:
-    """The factor by which `image` is against `grads`, if it is along them at all."""
+    """The factor of `image` along `-grads`; raises if it is not parallel to them."""
     v, u = np.asarray(_flat(grads), np.float64), np.asarray(_flat(image), np.float64)
     factor = -float(v @ u / (v @ v))
     if not factor > 0 or not check.close(-factor * v, u, rtol):
         check.refuse(
-            f"{what} is not against the gradients: P is not the metric of the step, the step's "
-            "own gradients included."
+            f"{what} is not opposite to the gradients: P is not the metric of the step, which "
+            "includes the step's own gradients."
         )
     return factor
 
 
 def _check_linear(check: _Check, state: Any) -> None:
-    """With P frozen: the same coming step, and linear in the gradients."""
+    """Check that with P frozen the coming step is the same, and linear in the gradients."""
     params, (grads, one, two) = check.params, (check.random(i) for i in (5, 6, 7))
 
     @jax.jit
@@ -334,22 +335,22 @@ def _check_linear(check: _Check, state: Any) -> None:
         )
     if not check.close(mixed, parts):
         check.refuse(
-            "with P frozen an update is not linear in the gradients, so that no threshold belongs "
-            "to it: momentum has to be a linear filter."
+            "with P frozen an update is not linear in the gradients, so that there is no threshold "
+            "for it: momentum has to be a linear filter."
         )
 
 
-class _Settled(NamedTuple):
-    """What one compiled program measures at a state that random gradients have settled.
+class _Measurements(NamedTuple):
+    """Measurements of one compiled program, at a state after steps with random gradients.
 
     Args:
-        threshold: the optimizer's.
+        threshold: the optimizer's threshold.
         rate: its learning rate.
-        tuned: the thresholds that `with_threshold` gives for once and twice that one.
+        tuned: the thresholds after `with_threshold` at one and two times that threshold.
         recursion: the learning rate of the recurrence and its matrices; None without one.
-        response: of a step to `P v`, the rest being held.
-        sizes: of the iterates on two quadratics, with P frozen.
-        jacobians: of the live update on two quadratics.
+        response: the response of a step to `P v`, with the rest held.
+        sizes: the sizes of the iterates on two quadratics, with P frozen.
+        jacobians: the Jacobians of the live update on two quadratics.
     """
 
     threshold: Array
@@ -365,7 +366,7 @@ _SHARES = (*np.linspace(0.1, 0.9, 9).tolist(), 0.999, 1.001)
 _FROZEN_SHARES, _LIVE_SHARES = (0.97, 1.03), (0.95, 1.05)
 
 
-def _settled(check: _Check, state: Any) -> _Settled:
+def _measurements(check: _Check, state: Any) -> _Measurements:
     optimizer, params, v = check.optimizer, check.params, check.random(9)
 
     def settle(state: Any, number: Array) -> tuple[Any, None]:
@@ -409,7 +410,7 @@ def _settled(check: _Check, state: Any) -> _Settled:
         def sizes_at(share: Array) -> Array:
             def step(carry: Any, _: None) -> tuple[Any, Array]:
                 params, state = carry
-                params, state = steady.step(_bowl, params, state, bent(share, params))
+                params, state = steady.step(_quadratic_gradient, params, state, bent(share, params))
                 return (params, state), jnp.linalg.norm(_flat(params))
 
             return jax.lax.scan(step, (check.random(10), held), length=_SIMULATED)[1]
@@ -422,11 +423,11 @@ def _settled(check: _Check, state: Any) -> _Settled:
             return _jacobian(check, floats, rest, lambda away: bent(share, away))
 
         jacobians = jax.vmap(jacobian_at)(jnp.asarray(_LIVE_SHARES))
-    return _Settled(threshold, rate, tuned, recursion, response, sizes, jacobians)
+    return _Measurements(threshold, rate, tuned, recursion, response, sizes, jacobians)
 
 
 def _jacobian(check: _Check, floats: PyTree, rest: PyTree, gradient: Callable) -> Array:
-    """Of a step as a map of parameters and state, at the minimum of a quadratic."""
+    """The Jacobian of a step as a map of parameters and state, at the minimum of a quadratic."""
     point = (check.params, floats)
     leaves, treedef = jax.tree.flatten(point)
 
@@ -448,13 +449,13 @@ def _jacobian(check: _Check, floats: PyTree, rest: PyTree, gradient: Callable) -
 
 
 def _check_threshold(check: _Check, state: Any) -> None:
-    """The threshold beside the recurrence, the step, and a quadratic."""
-    found = jax.jit(lambda state: _settled(check, state))(state)
+    """Check the threshold against the recurrence, the step, and a quadratic."""
+    found = jax.jit(lambda state: _measurements(check, state))(state)
     threshold, rate = float(found.threshold), float(found.rate)
     if not 0 < threshold < np.inf:
         check.refuse(
             f"the threshold after {check.steps} steps is {threshold:.4g}, at a learning rate of "
-            f"{rate:.4g}: where nothing moves, or decay alone diverges, nothing can be checked; "
+            f"{rate:.4g}: it cannot be checked where nothing moves, or decay alone diverges; "
             "pass other `steps` or another schedule."
         )
     for share, tuned in enumerate(found.tuned, start=1):
@@ -485,8 +486,8 @@ def _check_threshold(check: _Check, state: Any) -> None:
                 )
 
 
-def _check_recurrence(check: _Check, found: _Settled) -> None:
-    """The spectral radius passes 1 at the threshold; the learning rate is that of the step."""
+def _check_recurrence(check: _Check, found: _Measurements) -> None:
+    """Check that the spectral radius passes 1 at the threshold, and the step's learning rate."""
     assert found.recursion is not None
     lr, matrices = float(found.recursion[0]), np.asarray(found.recursion[1], float)
     threshold, rate = float(found.threshold), float(found.rate)
@@ -500,10 +501,10 @@ def _check_recurrence(check: _Check, found: _Settled) -> None:
     if not np.isclose(rate, lr, rtol=check.rtol):
         check.refuse(f"learning_rate is {rate:.6g}, and that of its recursion {lr:.6g}.")
     seen = _along(check, found.response, check.random(9), "the response to P v", 0.05)
-    # A settled rule answers to `P v` by `lr now v`.
+    # A settled rule responds to `P v` by `lr now v`.
     wanted = float(matrices[0][0, 0] - matrices[1][0, 0])
     if not np.isclose(seen, wanted, rtol=0.03):
         check.refuse(
-            f"a step answers to P v by -{seen:.4g} v, and by its recursion, at the learning rate "
-            f"{rate:.4g}, it should by -{wanted:.4g} v: the two have other learning rates."
+            f"a step responds to P v by -{seen:.4g} v, but by its recursion, at the learning rate "
+            f"{rate:.4g}, it should respond by -{wanted:.4g} v: the learning rates differ."
         )

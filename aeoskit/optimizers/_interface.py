@@ -20,24 +20,24 @@ Function = Callable[[PyTree], Scalar]
 
 
 class AbstractOptimizer(eqx.Module):
-    """Anything that trains: a state, a step, and, where they exist, a metric P and a threshold.
+    """An optimizer: a state, a step, and, if they exist, a metric P and a threshold.
 
-    Callers use the properties, and never the type, to find out what an optimizer can do. All are
-    known without a state. By default an optimizer can only step; a subclass that has more
-    overrides the property and the method that belongs to it, and `check_optimizer` tests that the
-    two agree.
+    Callers use the properties, never the type, to query an optimizer's capabilities. All are known
+    without a state. By default an optimizer can only step; a subclass with more capabilities
+    overrides the property and its method, and `check_optimizer` tests that the two agree.
 
     Attributes:
         name: its name in error messages.
-        has_metric: whether `preconditioner` gives a P.
+        has_metric: whether `preconditioner` returns a P.
         has_threshold: whether `threshold` is a number, and `recursion` a recurrence.
         is_update_map: whether a step is a map of parameters, state and data alone, the same at each
-            step, so that it has multipliers; not where it searches along a line.
-        is_euclidean: whether P is the identity, or there is none: its sharpness is `λ₁(H)` itself.
+            step, so that it has multipliers; false for line searches.
+        is_euclidean: whether P is the identity, or there is none: then its sharpness is `λ₁(H)`
+            itself.
         stackable: whether hyperparameters are array leaves, so that a sweep is a `vmap`.
         freezable: whether `freeze` can hold its P.
         tunable: whether `with_threshold` can set its learning rate.
-        takes_batches: whether each step may see other data than the one before.
+        takes_batches: whether each step may use different data.
 
     Example:
         >>> from aeoskit.optimizers import adam, lion
@@ -45,7 +45,7 @@ class AbstractOptimizer(eqx.Module):
         (True, False, False)
     """
 
-    # Not annotated: a subclass sets them, or makes properties of them.
+    # Not annotated: a subclass sets them as attributes or properties.
     has_metric = False
     has_threshold = False
     is_update_map = False
@@ -80,10 +80,10 @@ class AbstractOptimizer(eqx.Module):
         """One step down a function.
 
         Args:
-            function: what is minimized, of the parameters.
+            function: the function of the parameters to minimize.
             params: the parameters.
             state: the state.
-            grads: the gradients at the parameters, where the caller has them.
+            grads: the gradients at the parameters, if the caller has them.
 
         Returns:
             The pair `(params, state)`.
@@ -107,8 +107,8 @@ class AbstractOptimizer(eqx.Module):
         """
         del state, grads, params
         raise ValueError(
-            f"{self.name} has no preconditioner that a threshold belongs to: measure `sharpness` "
-            "along its way."
+            f"{self.name} has no preconditioner with a threshold: measure `sharpness` along its "
+            "trajectory."
         )
 
     def threshold(self, state: Any, params: PyTree | None = None) -> Scalar:
@@ -119,7 +119,7 @@ class AbstractOptimizer(eqx.Module):
             params: the present parameters.
 
         Returns:
-            A scalar; NaN where it has none, so that it can be logged at every step.
+            A scalar; NaN if it has none, so that it can be logged at every step.
         """
         del state, params
         return jnp.asarray(jnp.nan)
@@ -132,13 +132,13 @@ class AbstractOptimizer(eqx.Module):
             params: the present parameters.
 
         Returns:
-            A scalar; NaN where it has none.
+            A scalar; NaN if it has none.
         """
         del state, params
         return jnp.asarray(jnp.nan)
 
     def recursion(self, state: Any, params: PyTree | None = None) -> Recursion:
-        """The linear recurrence of the coming step, P constant: what a multiplier is read with.
+        """The linear recurrence of the coming step, P constant; it relates multipliers to ratios.
 
         Args:
             state: the state.
@@ -148,17 +148,17 @@ class AbstractOptimizer(eqx.Module):
             A `Recursion`.
 
         Raises:
-            ValueError: if it is no linear recurrence.
+            ValueError: if it is not a linear recurrence.
         """
         del state, params
         raise ValueError(
-            f"{self.name} is no linear recurrence: measure `sharpness` along its way, or compare "
-            "multipliers themselves."
+            f"{self.name} is not a linear recurrence: measure `sharpness` along its trajectory, "
+            "or compare multipliers themselves."
         )
 
 
 class AbstractGradientOptimizer(AbstractOptimizer):
-    """An optimizer with optax's pair: `init`, and `update` of the gradients.
+    """An optimizer with optax's interface: `init`, and `update` of the gradients.
 
     Example:
         >>> import jax.numpy as jnp
@@ -191,7 +191,7 @@ class AbstractGradientOptimizer(AbstractOptimizer):
     def step(
         self, function: Function, params: PyTree, state: Any, grads: PyTree | None = None
     ) -> tuple[PyTree, Any]:
-        """`update` by the gradients, applied."""
+        """One step by `update` with the function's gradients."""
         grads = jax.grad(function)(params) if grads is None else grads
         updates, state = self.update(grads, state, params)
         return apply_updates(params, updates), state
@@ -202,7 +202,7 @@ def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
 
     Args:
         params: the parameters.
-        updates: what `Optimizer.update` returned, with the structure of `params`.
+        updates: the updates of `Optimizer.update`, with the structure of `params`.
 
     Returns:
         The new parameters.

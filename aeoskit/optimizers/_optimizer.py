@@ -1,4 +1,4 @@
-"""An optimizer is a momentum rule over a preconditioner, with a schedule and decoupled decay."""
+"""`Optimizer`: a momentum rule over a preconditioner, with a schedule and decoupled decay."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .rules._trees import check_floating, check_like, static_structure
 
 Order = Literal["precondition_last", "precondition_first"]
 ORDERS = ("precondition_last", "precondition_first")
-FIX = "take `optimizer.init(params)` of this optimizer"
+FIX = "pass `optimizer.init(params)` of this optimizer"
 OURS = ("aeoskit.linalg", "aeoskit.optimizers")
 REMEMBERED = 128
-# Structures only: nothing here is an array, or belongs to a trace.
+# Structures only: nothing here is an array or a tracer.
 _MADE: dict[Any, tuple[PyTree, PyTree]] = {}
 
 
@@ -58,10 +58,10 @@ class Optimizer(AbstractGradientOptimizer):
     scaled by the learning rate, `x -= lr weight_decay x`, or not, `x -= weight_decay x` (as in
     optax's Adafactor). `ScheduleFree` alone takes it through its buffer.
 
-    Hyperparameters are array leaves in JAX's default float type: float32, or float64 where x64
-    was enabled when the optimizer was made. They are cast to each leaf's dtype, and every buffer
-    and update has the dtype of its parameter. `jax.vmap` over an optimizer with stacked leaves is
-    a sweep. `as_minimiser` makes an optimistix minimiser of it.
+    Hyperparameters are array leaves in JAX's default float type: float32, or float64 if x64 was
+    enabled when the optimizer was made. They are cast to each leaf's dtype, and every buffer and
+    update has the dtype of its parameter. `jax.vmap` over an optimizer with stacked leaves is a
+    sweep. `as_minimiser` converts it to an optimistix minimiser.
 
     Args:
         schedule: a schedule, or a learning rate above 0.
@@ -72,8 +72,8 @@ class Optimizer(AbstractGradientOptimizer):
         decay_scaled: whether weight decay is scaled by the learning rate.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
-        ValueError: if one is outside its range, or `order` is unknown or does not go with the
+        TypeError: if a hyperparameter is not a real number.
+        ValueError: if one is outside its range, or `order` is unknown or incompatible with the
             preconditioner's bias correction.
 
     Example:
@@ -115,11 +115,11 @@ class Optimizer(AbstractGradientOptimizer):
         if order not in ORDERS:
             raise ValueError(
                 f"order must be one of {', '.join(ORDERS)}, got {order!r}: take "
-                f"precondition_last for Adam and its kin."
+                f"precondition_last for Adam and its variants."
             )
         rule, first = self.preconditioner_rule, order == "precondition_first"
         if first and rule.corrects_momentum:
-            correction = getattr(rule, "correction", None)  # a rule of one's own may have no name
+            correction = getattr(rule, "correction", None)  # a user's rule may not have it
             what = f'correction="{correction}"' if correction else type(rule).__name__
             raise ValueError(
                 f"{what} puts the correction of the momentum buffer into P, but "
@@ -128,7 +128,7 @@ class Optimizer(AbstractGradientOptimizer):
             )
         if first and rule.needs_direction:
             raise ValueError(
-                f"{type(rule).__name__} makes P of the direction of momentum, but under "
+                f"{type(rule).__name__} makes P from the direction of momentum, but under "
                 f'order="precondition_first" P acts before momentum: take '
                 f'order="precondition_last".'
             )
@@ -183,7 +183,7 @@ class Optimizer(AbstractGradientOptimizer):
             TypeError: if a leaf is not a real floating-point array, with its path.
         """
         check_floating(params)
-        numpy = np.ndarray | np.generic  # of any precision: the state has JAX's
+        numpy = np.ndarray | np.generic  # of any precision: the state uses JAX's default
         params = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, numpy) else x, params)
         return OptimizerState(
             count=jnp.zeros((), jnp.int32),
@@ -199,14 +199,14 @@ class Optimizer(AbstractGradientOptimizer):
         Args:
             grads: the gradients at the parameters, with their structure.
             state: the optimizer's state.
-            params: the parameters; needed for weight decay, and by a rule whose P has them in it.
+            params: the parameters; needed for weight decay, and by a rule whose P depends on them.
 
         Returns:
             The pair `(updates, state)`: updates in the parameters' dtypes, for `apply_updates`.
 
         Raises:
             ValueError: if the state is not this optimizer's, a tree does not match the state, or
-                `params` lack where they are needed.
+                `params` are missing but needed.
         """
         structure = own_structure(self.momentum_rule, self.preconditioner_rule, state)
         check_like("grads", grads, structure)
@@ -240,7 +240,7 @@ class Optimizer(AbstractGradientOptimizer):
         else:
             steps = scaled(grads)
             if self.momentum_rule.takes_steps:
-                # The rate of the step after this one, as optax has it.
+                # The rate of the step after this one, as in optax.
                 momentum = self.momentum_rule.weigh(self.schedule(count), state.momentum)
                 updates, momentum = self.momentum_rule.update(decayed(steps), momentum)
             else:
@@ -256,19 +256,18 @@ class Optimizer(AbstractGradientOptimizer):
         Args:
             state: the optimizer's state.
             grads: the gradients at the present parameters. With them it is the P of the coming
-                step, which is what belongs to `threshold`; without them that of the last step,
-                which has not seen these gradients.
-            params: the present parameters, for a rule whose P has them in it (`Adafactor`).
+                step, to which `threshold` applies; without them that of the last step, which does
+                not include these gradients.
+            params: the present parameters, for a rule whose P depends on them (`Adafactor`).
 
         Returns:
             An `AbstractPreconditioner` over the structure of the parameters.
 
         Raises:
-            ValueError: without gradients before the first step (inside a traced function that
-                cannot be seen: a corrected P is then NaN); without `params` where P needs them;
-                for `Sign` descent, which has no P; where the state is not this optimizer's, or P
-                has an entry that is not positive (a value inside a traced function is not looked
-                at), with the leaf's path.
+            ValueError: without gradients before the first step (under tracing this is not detected:
+                a corrected P is then NaN); without `params` if P needs them; for `Sign` descent,
+                which has no P; if the state is not this optimizer's, or P has an entry that is not
+                positive (traced values are not checked), with the leaf's path.
         """
         return positive(self._metric(state, grads, params))
 
@@ -288,7 +287,7 @@ class Optimizer(AbstractGradientOptimizer):
         return self._operator(self._seen(grads, state, params), state.count + 1)
 
     def threshold(self, state: OptimizerState, params: PyTree | None = None) -> Float[Array, ""]:
-        """In closed form, from the momentum rule, the coming step's learning rate and the decay.
+        """The closed form, from the momentum rule, the coming step's learning rate and the decay.
 
         NaN for `Sign` descent, which has none.
         """
@@ -309,8 +308,8 @@ class Optimizer(AbstractGradientOptimizer):
             lr: the learning rate of the step.
 
         Returns:
-            A scalar: `weight_decay`, or that over lr where decay is not scaled; 0 for none, and
-            where lr is 0, at which it has no finite one.
+            A scalar: `weight_decay`, or `weight_decay / lr` if decay is not scaled; 0 for none, and
+            where lr is 0, for which it is not finite.
         """
         if self.weight_decay is None:
             return jnp.zeros_like(lr)
@@ -321,17 +320,17 @@ class Optimizer(AbstractGradientOptimizer):
     def learning_rate(
         self, state: OptimizerState, params: PyTree | None = None
     ) -> Float[Array, ""]:
-        """The schedule's, at the state's count."""
+        """The schedule's learning rate at the state's count."""
         check_kind(state)
         return self.schedule(state.count)
 
     def _seen(self, grads: PyTree, state: OptimizerState, params: PyTree | None) -> PyTree:
-        """The preconditioner rule's state that belongs to the coming step."""
+        """The preconditioner rule's state at the coming step."""
         return self.preconditioner_rule.observe(
             grads,
             state.preconditioner,
             params,
-            # The same again where the step is taken: compiled, the two are one.
+            # The step computes the same again: under jit the two are merged.
             lambda: self.momentum_rule.update(grads, state.momentum)[0],
         )
 
@@ -343,22 +342,22 @@ class Optimizer(AbstractGradientOptimizer):
 def freeze(
     optimizer: Any, state: OptimizerState, grads: PyTree, params: PyTree | None = None
 ) -> tuple[Optimizer, OptimizerState]:
-    """The same optimizer with P held at that of the coming step.
+    """Freeze P at that of the coming step.
 
     Momentum rule, buffer, step count, schedule, decay and order are kept, so that the coming step
-    is the one that the live optimizer would take. This is the frozen branch of arXiv 2207.14484.
+    is that of the live optimizer. This is the frozen branch of arXiv 2207.14484.
 
     Args:
         optimizer: the live optimizer.
         state: its state.
         grads: the gradients at the present parameters.
-        params: the present parameters, for a rule whose P has them in it (`Adafactor`).
+        params: the present parameters, for a rule whose P depends on them (`Adafactor`).
 
     Returns:
         The frozen optimizer and its state.
 
     Raises:
-        TypeError: for an optimizer that is not ours.
+        TypeError: for an optimizer that is not aeoskit's.
         ValueError: if `grads` does not match the state, or the optimizer has no preconditioner.
 
     Example:
@@ -372,7 +371,7 @@ def freeze(
     if not isinstance(optimizer, Optimizer):
         raise TypeError(
             f"freeze holds the P of aeoskit's own optimizers, and this is of type "
-            f"{type(optimizer).__name__}: take the one of ours, such as adam(1e-3)."
+            f"{type(optimizer).__name__}: take aeoskit's version, such as adam(1e-3)."
         )
     rule = Frozen(optimizer.preconditioner(state, grads, params))
     frozen = _made(optimizer, optimizer.schedule, rule)
@@ -394,23 +393,24 @@ def _made(
 
 
 def with_threshold(optimizer: Any, threshold: Any) -> Optimizer:
-    """The same optimizer at the constant learning rate whose stability threshold is a given one.
+    """The same optimizer at the constant learning rate with a given stability threshold.
 
     Every momentum rule's threshold is `A / lr - B w` with a decay w, so that no search is needed.
-    With P live the threshold does not depend on the state, and this is the learning rate at which
-    `λ₁(P⁻¹H)` will hover there; with P frozen, it sets how far from the edge a run is.
+    With P live the threshold does not depend on the state, and `λ₁(P⁻¹H)` will hover there at this
+    learning rate; with P frozen, it sets a run's distance from the edge.
 
     Args:
-        optimizer: one of ours, with any schedule, which the constant replaces.
+        optimizer: an aeoskit optimizer, with any schedule, which the constant replaces.
         threshold: a value of `λ₁(P⁻¹H)`, above 0; it may be traced.
 
     Returns:
-        The optimizer. Where no learning rate has that threshold and the numbers are traced, its
-        learning rate is NaN, and the run says that it diverged.
+        The optimizer. If no learning rate has that threshold and the numbers are traced, its
+        learning rate is NaN, and the run is reported as diverged.
 
     Raises:
-        TypeError: for an optimizer that is not ours: its learning rate is in its own closures.
-        ValueError: for sign descent, which has no threshold; where no learning rate has that one.
+        TypeError: for an optimizer that is not aeoskit's: its learning rate is in its own closures.
+        ValueError: for sign descent, which has no threshold; if no learning rate has that
+            threshold.
 
     Example:
         >>> import jax.numpy as jnp
@@ -422,12 +422,12 @@ def with_threshold(optimizer: Any, threshold: Any) -> Optimizer:
     if not isinstance(optimizer, Optimizer):
         raise TypeError(
             f"with_threshold sets the learning rate of aeoskit's own optimizers, and this is of "
-            f"type {type(optimizer).__name__}: take the one of ours, such as adam(1e-3)."
+            f"type {type(optimizer).__name__}: take aeoskit's version, such as adam(1e-3)."
         )
     if not optimizer.tunable:
         raise ValueError(
             "the step of sign descent is piecewise constant in the gradient, and has no threshold "
-            "to be set: take an optimizer with a preconditioner."
+            "to set: take an optimizer with a preconditioner."
         )
     one, zero = jnp.asarray(1.0), jnp.asarray(0.0)
     free = optimizer.momentum_rule.threshold(one, zero)
@@ -437,7 +437,7 @@ def with_threshold(optimizer: Any, threshold: Any) -> Optimizer:
     if optimizer.decay_scaled:
         numerator, denominator = free, threshold + slope * decay
     else:
-        # Unscaled, the decay in units of the learning rate grows as that falls.
+        # Unscaled, the decay in units of the learning rate grows as the learning rate falls.
         numerator, denominator = free - slope * decay, threshold
     lr = jnp.where((numerator > 0) & (denominator > 0), numerator / denominator, jnp.nan)
     if is_concrete(lr) and lr.ndim == 0 and bool(jnp.isnan(lr)):
@@ -450,14 +450,14 @@ def with_threshold(optimizer: Any, threshold: Any) -> Optimizer:
 
 
 def check_kind(state: Any) -> None:
-    """Refuses what is no state of ours.
+    """Raise a `TypeError` for anything but an `OptimizerState`.
 
     Raises:
-        TypeError: saying what it is.
+        TypeError: with the state's type.
     """
     if not isinstance(state, OptimizerState):
         raise TypeError(
-            f"the state is a {type(state).__name__} and not the OptimizerState of this optimizer: "
+            f"the state is a {type(state).__name__}, not the OptimizerState of this optimizer: "
             "take `optimizer.init(params)`; a state of optax belongs to its own transformation, "
             "see `from_optax`."
         )
@@ -466,21 +466,21 @@ def check_kind(state: Any) -> None:
 def own_structure(
     momentum: AbstractMomentum, preconditioner: AbstractPreconditionerRule, state: Any
 ) -> PyTree[jax.ShapeDtypeStruct]:
-    """The structure of the parameters, out of a state that these two rules could have made.
+    """The structure of the parameters, from a state that fits these two rules.
 
-    Shapes are compared, and no value: it costs microseconds, and nothing once compiled.
+    Only shapes are compared: it costs microseconds, and nothing once compiled.
 
     Raises:
-        TypeError: if it is no `OptimizerState`.
+        TypeError: if it is not an `OptimizerState`.
         ValueError: if it has other leaves or shapes than `init` gives, naming the leaf's path.
     """
     check_kind(state)
     held = state.preconditioner
     try:
         structure = preconditioner.structure(held)
-    except (AttributeError, TypeError):  # Another rule's state is another class.
+    except (AttributeError, TypeError):  # The state of another rule has another class.
         structure = None
-    # Nor are parameters a state or a metric of ours, which a rule may have mapped over.
+    # Parameters that are a state or a metric, which a rule may have mapped over, are excluded too.
     if structure is None or type(structure).__module__.startswith(OURS):
         raise ValueError(
             f"state.preconditioner is a {type(held).__name__}, which is not what "
@@ -497,11 +497,11 @@ def own_structure(
 def _made_by(
     rules: tuple[AbstractMomentum, AbstractPreconditionerRule], structure: PyTree
 ) -> tuple[PyTree, PyTree]:
-    """The structures that `init` of the two gives: of shapes alone, and hence remembered."""
+    """The structures of the two rules' initial states, cached, since they depend on shapes only."""
     key = (jax.tree.structure(rules), static_structure(structure))
     try:
         found = _MADE.get(key)
-    except TypeError:  # A user's rule with a static field that has no hash.
+    except TypeError:  # A user's rule with an unhashable static field.
         key, found = None, None
     if found is None:
         found = jax.eval_shape(lambda p: (rules[0].init(p), rules[1].init(p)), structure)

@@ -1,4 +1,4 @@
-"""An optimizer that is a map of parameters, state and data, of which nothing else is known."""
+"""An optimizer that is a map of parameters, state and data, without a known structure."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,16 +10,16 @@ from ._interface import AbstractOptimizer, Function
 
 
 class UpdateMap(AbstractOptimizer):
-    """An update map of anyone's, `(params, state, batch) -> (params, state)`.
+    """A user's update map, `(params, state, batch) -> (params, state)`.
 
-    It computes its own gradients, of its own loss, and has no preconditioner and no threshold that
-    could be read. `flip_multiplier` measures its stability; the sharpness along its way
-    is that of the trajectory's objective.
+    It computes its own gradients, of its own loss, and has no known preconditioner or threshold.
+    `flip_multiplier` measures its stability; the sharpness along its trajectory is that of the
+    trajectory's objective.
 
     Args:
         initial_state: `params -> state`.
         update_map: `(params, state, batch) -> (params, state)`.
-        batch: the data of each step, the same at all of them; None until they are known.
+        batch: the data, the same at every step; None until they are known.
 
     Example:
         >>> import jax
@@ -45,6 +45,6 @@ class UpdateMap(AbstractOptimizer):
     def step(
         self, function: Function, params: PyTree, state: Any, grads: PyTree | None = None
     ) -> tuple[PyTree, Any]:
-        """One step of the map; `function` and `grads` are of no effect."""
+        """One step of the map; `function` and `grads` have no effect."""
         del function, grads
         return self.update_map(params, state, self.batch)

@@ -1,11 +1,11 @@
-"""The command line: it parses, calls one function, prints; it decides nothing."""
+"""The command line: it parses, calls one function, and prints."""
 
 import gc
 import sys
 from collections.abc import Sequence
 
-# Imports and tracing make hundreds of thousands of objects that stay: to look for garbage among
-# them every few hundred, and once more at the end, took a tenth of a short run.
+# Imports and tracing make hundreds of thousands of long-lived objects: garbage collection every few
+# hundred of them, and at the end, took a tenth of a short run.
 _COLLECTED_EVERY = 200_000
 
 
@@ -13,13 +13,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: What stands after `aeoskit`; those of the process if None.
+        arguments: The arguments of `aeoskit`; those of the process if None.
 
     Returns:
         The exit code: 0; 1 if everything diverged, a job of a sweep or a claim failed, or a rerun's
-        numbers differ; 2 for bad input, said in one line on stderr, data that are not what they
-        should be, or where `aeoskit[experiments]` is not installed; 130 after Ctrl-C. An exception
-        that nobody foresaw is raised.
+        numbers differ; 2 for bad input, reported in one line on stderr, wrong data files, or if
+        `aeoskit[experiments]` is not installed; 130 after Ctrl-C. An unexpected exception is
+        raised.
     """
     alone = arguments is None
     if alone:
@@ -34,5 +34,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(arguments)
     finally:
-        if alone:  # the process ends, and frees all there is
+        if alone:  # the process ends, which frees all memory
             gc.freeze()

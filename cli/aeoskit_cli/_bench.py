@@ -1,4 +1,4 @@
-"""`aeoskit bench`: a benchmark, its options those of its function."""
+"""`aeoskit bench`: a benchmark, with the options of its function."""
 
 import inspect
 import sys
@@ -16,16 +16,16 @@ _HELP = ("-h", "--help")
 
 
 def run_bench(words: list[str]) -> int:
-    """Run the benchmark that the words name, with the options that they give.
+    """Run the benchmark that the words name, with their options.
 
     Args:
-        words: What stood after `aeoskit bench`.
+        words: The arguments of `aeoskit bench`.
 
     Returns:
-        The exit code: 1 where the benchmark holds a law and found it broken.
+        The exit code: 1 if the benchmark has a rule that was broken.
 
     Raises:
-        UserError: For an unknown benchmark or option, or a value that makes no sense.
+        UserError: For an unknown benchmark or option, or an invalid value.
     """
     if not words or words[0] in _HELP:
         _print_help()
@@ -74,7 +74,7 @@ def _progress(what: str) -> None:
 
 
 def _print_result(result: dict[str, Any]) -> None:
-    """A table for each kind of rows, then the notes."""
+    """Print a table for each kind of rows, then the notes."""
     rows_of = {key: rows for key, rows in result.items() if key not in ("notes", "failed")}
     tables = {key: rows for key, rows in rows_of.items() if rows}
     for key, rows in tables.items():

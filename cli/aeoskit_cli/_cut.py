@@ -1,4 +1,4 @@
-"""`aeoskit pipe`: raw arguments cut at the names of stages."""
+"""`aeoskit pipe`: raw arguments split at the names of stages."""
 
 import dataclasses
 from collections.abc import Collection, Mapping
@@ -18,9 +18,9 @@ class Piece:
 
     Args:
         stage: Its name.
-        variants: Its variant, or several of a sweep; empty for a stage without.
-        arguments: The rest, as they stood.
-        help: Whether help about it was asked for.
+        variants: Its variant, or several for a sweep; empty for a stage without variants.
+        arguments: The rest, unchanged.
+        help: Whether its help was requested.
     """
 
     stage: str
@@ -31,16 +31,16 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """A command line of `pipe`, cut.
+    """A command line of `pipe`, split into stages.
 
     Args:
         pieces: One for each stage, in order.
         name: The pipeline's name.
         json: Whether to print one JSON object.
-        quiet: Whether to be silent about progress.
-        help: Whether help about `pipe` itself was asked for.
-        placing: What was said of devices and processes, by option.
-        extra: Flag to value, of the extra options.
+        quiet: Whether to print no progress.
+        help: Whether help about `pipe` itself was requested.
+        placing: The options about devices and processes.
+        extra: Flag to value, for the extra options.
     """
 
     pieces: tuple[Piece, ...]
@@ -53,22 +53,22 @@ class Cut:
 
 
 def cut(arguments: list[str], extra: Collection[str] = ()) -> Cut:
-    """Cut the arguments at registered stage names.
+    """Split the arguments at registered stage names.
 
-    The value of an option is never taken for a stage, whatever it is called, and what follows
-    `--` belongs to the stage that it stands in.
+    The value of an option is never taken for a stage, and arguments after `--` belong to the
+    present stage.
 
     Args:
-        arguments: What stood after `aeoskit pipe`.
-        extra: Flags of options with a value that may stand anywhere, as --json may; a stage's own
-            option of the same name wins in its stage.
+        arguments: The arguments of `aeoskit pipe`.
+        extra: Flags of options with a value that may appear anywhere, like --json; a stage's own
+            option of the same name takes precedence in its stage.
 
     Returns:
         The pieces.
 
     Raises:
-        UserError: For an unknown stage, variant or option (with the nearest name), a missing
-            value or a word that belongs nowhere.
+        UserError: For an unknown stage, variant or option (with the nearest name), a missing value
+            or an unexpected word.
 
     >>> [piece.stage for piece in cut(["store", "--root", "plot", "plot"]).pieces]
     ['store', 'plot']
@@ -122,7 +122,7 @@ def cut(arguments: list[str], extra: Collection[str] = ()) -> Cut:
 
 
 def _may_be_variant(word: str, variants: Mapping[str, str]) -> bool:
-    """Whether a word is meant as a variant, rather than as an option or the next stage."""
+    """True if a word may be a variant, rather than an option or the next stage."""
     return not word.startswith("-") and (word in variants or word not in STAGES)
 
 
@@ -133,19 +133,19 @@ def _take(
     extra: Collection[str],
     found: dict[str, str],
 ) -> tuple[Piece, list[str], set[str]]:
-    """The arguments up to the next stage; the rest; and which of --json, --quiet were there.
+    """The arguments up to the next stage; the rest; and the flags --json and --quiet found.
 
-    Extra options are put into `found`.
+    Extra options are stored in `found`.
     """
     where = " ".join([stage, *([",".join(variants)] if variants else [])])
     options = _flags(stage, variants)
-    mine: list[str] = []
+    arguments: list[str] = []
     flags: set[str] = set()
     while words:
         word = words.pop(0)
         if word == "--":
             if words:
-                mine.append(words.pop(0))
+                arguments.append(words.pop(0))
             continue
         flag = word.partition("=")[0]
         if word in _HELP:
@@ -153,9 +153,9 @@ def _take(
         if word in ("--json", "--quiet", "-q"):
             flags.add("--quiet" if word == "-q" else word)
         elif flag in options:
-            mine.append(word)
+            arguments.append(word)
             if options[flag].kind != "bool" and "=" not in word:
-                mine.append(_value(word, words, where))
+                arguments.append(_value(word, words, where))
         elif flag in extra:
             found[flag] = _value(word, words, where)
         elif word.startswith("-"):
@@ -165,7 +165,7 @@ def _take(
             break
         else:
             raise unknown("stage", word, STAGES)
-    return Piece(stage, variants, tuple(mine)), words, flags
+    return Piece(stage, variants, tuple(arguments)), words, flags
 
 
 def _flags(stage: str, variants: tuple[str, ...]) -> dict[str, Option]:

@@ -1,4 +1,4 @@
-"""`aeoskit data`: which data sets there are, whether they are whole, where files go."""
+"""`aeoskit data`: a list of data sets, their verification, and the places of their files."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +8,7 @@ import typer
 from aeoskit_cli._generate import HELP, Command, group_class
 from aeoskit_cli._print import print_columns, print_json, print_table
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.catalog import CATALOG, data_folder, looked_for, survey, verify
+from aeoskit_experiments.catalog import CATALOG, data_folder, search_paths, survey, verify
 
 WRONG = 2
 
@@ -24,9 +24,9 @@ Checksum = Annotated[
 
 
 def make_data_app() -> typer.Typer:
-    """The command, anew."""
+    """A new instance of the command."""
     app = typer.Typer(
-        help="List data sets, verify them, say where files go. Nothing is downloaded.",
+        help="List data sets, verify them, show where files go. Nothing is downloaded.",
         cls=group_class("command"),
         no_args_is_help=True,
         context_settings=HELP,
@@ -38,13 +38,13 @@ def make_data_app() -> typer.Typer:
 
 
 def list_(json: Json = False) -> None:
-    """List the data sets, which of them are here, and how to get the others."""
+    """List the data sets, which of them are available, and how to get the others."""
     found = survey()
     if json:
         print_json(found)
         return
     print_columns(
-        ("name", "what it is", "examples", "of", "from", "here"),
+        ("name", "description", "examples", "shape", "source", "here"),
         [
             (
                 item["name"],
@@ -60,32 +60,32 @@ def list_(json: Json = False) -> None:
     absent = {item["name"]: item["get"] for item in found["data"] if not item["here"]}
     if absent:
         print()
-        print_table(f"what is not here (files go into {found['folder']})", absent)
+        print_table(f"missing (files go into {found['folder']})", absent)
 
 
 def verify_(
     name: Name = None, path: Where = None, checksum: Checksum = None, json: Json = False
 ) -> int:
-    """Read data sets whole and say of each in a line whether it is what it should be."""
+    """Read whole data sets, and report for each in a line whether it is correct."""
     if name is None and (path is not None or checksum is not None):
-        raise UserError("verify got no data set: name the one that this is, as in verify cifar10")
+        raise UserError("verify got no data set: name the one to verify, as in verify cifar10")
     names = list(CATALOG) if name is None else [name]
     found = [verify(item, path, checksum) for item in names]
-    # What is not here is no fault, unless it was asked for.
+    # A missing data set is an error only if it was named.
     fine = ("ok", "missing") if name is None else ("ok",)
     if json:
         print_json({"data": found})
     else:
         width = max(len(item) for item in names)
         for item in found:
-            said = item["sentence"] if item["status"] != "missing" or name else "not here"
-            print(f"{item['name']:{width}}  {item['status']:7}  {said}")
+            sentence = item["sentence"] if item["status"] != "missing" or name else "not here"
+            print(f"{item['name']:{width}}  {item['status']:7}  {sentence}")
     return 0 if all(item["status"] in fine for item in found) else WRONG
 
 
 def path(name: Name = None, json: Json = False) -> None:
-    """Print where files are looked for: the data folder, or a data set's places in it."""
-    places: list[Any] = [data_folder()] if name is None else looked_for(name)
+    """Print the data folder, or a data set's places in it."""
+    places: list[Any] = [data_folder()] if name is None else search_paths(name)
     if name is not None and not places and not json:
         options = " and ".join(CATALOG[name].options)
         why = f"its files are given to a run as {options}" if options else "it is read from no file"

@@ -1,4 +1,4 @@
-"""`aeoskit doctor`: what is here, and what a mesh of devices would hold."""
+"""`aeoskit doctor`: the installation, and the placement of a run on a mesh."""
 
 import inspect
 from typing import Any
@@ -24,16 +24,16 @@ _OPTIONS = (
 
 
 def run_doctor(words: list[str]) -> int:
-    """Examine this installation, or lay a run out on a mesh.
+    """Examine this installation, or compute the placement of a run on a mesh.
 
     Args:
-        words: What stood after `aeoskit doctor`.
+        words: The arguments of `aeoskit doctor`.
 
     Returns:
         0; 1 if a self-test failed.
 
     Raises:
-        UserError: For words that make no sense together.
+        UserError: For invalid combinations of arguments.
     """
     if words and words[0] in ("-h", "--help"):
         _print_help()
@@ -47,7 +47,7 @@ def run_doctor(words: list[str]) -> int:
     if mesh is None:
         if pipeline is not None or values:
             raise UserError(
-                "doctor got a run and no mesh: say what it is to be laid out on, as in "
+                "doctor got a run and no mesh: give the mesh, as in "
                 "`aeoskit doctor --mesh data=4 adam-edge`"
             )
         return _examine(json)
@@ -84,7 +84,7 @@ def _print_layout(found: Any, name: str) -> None:
         [
             {
                 "what": share.what,
-                "lies": share.lies,
+                "placed": share.placed,
                 "bytes_all": share.bytes,
                 "bytes_a_device": share.bytes_device,
             }
@@ -96,12 +96,12 @@ def _print_layout(found: Any, name: str) -> None:
 
 def _clear(rest: list[str]) -> int:
     if rest and rest != ["--json"]:
-        raise UserError(f"doctor {CLEAR} takes nothing beside it but --json: leave {rest[0]} out")
+        raise UserError(f"doctor {CLEAR} takes no other argument but --json: leave {rest[0]} out")
     from aeoskit_experiments.cache import cache_state, clear_cache
 
     if cache_state()["folder"] is None:
         raise UserError(
-            f"doctor {CLEAR}: the cache of compiled programs is off, so that there is no folder to "
+            f"doctor {CLEAR}: the cache of compiled programs is off, so there is no folder to "
             "clear: leave --no-cache out, or AEOSKIT_CACHE=off"
         )
     freed = clear_cache()
@@ -164,9 +164,9 @@ def _print_help() -> None:
                    aeoskit doctor --clear-cache [--json]
                    aeoskit doctor --mesh AXES [--params …] [RECIPE | pipe STAGE …] [--json]
 
-            Say what is installed, and test that its numbers are right; or, with a mesh,
-            what of a run (adam-edge, if none is named) would lie on which device, and how
-            much memory each needs, before anything runs. The devices need not be here.
+            Show the installation, and test that its numbers are right; or, with a mesh,
+            the placement of a run (adam-edge, if none is named) on its devices, and how
+            much memory each needs, before anything runs. The devices may be absent.
             """
         )
         + "\n"

@@ -1,4 +1,4 @@
-"""Typer commands generated from options that were read from a function's signature."""
+"""Typer commands generated from the options of a function's signature."""
 
 import inspect
 import sys
@@ -12,25 +12,25 @@ from aeoskit_experiments._errors import UserError, unknown
 from aeoskit_experiments.options import Option, spell
 from aeoskit_experiments.parts import Code, is_reference
 
-# Typer's usage errors have a common base that it exports under no name (nor in every version).
+# Typer's usage errors have a common base class, which it does not export (or not in every version).
 UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
-# 80 columns are what a terminal has; boxes of help take four of them.
+# A terminal has 80 columns; the boxes of help take four of them.
 HELP = {"help_option_names": ["-h", "--help"]}
 
 NO_CACHE = "--no-cache"
-"""May stand anywhere on any command: `main` takes it out before they see it."""
+"""A flag of every command, at any position: `main` removes it before parsing."""
 
 JSON_HELP = {"--json": "Print one JSON object on stdout, no tables"}
-CACHE_HELP = {NO_CACHE: "Compile all programs anew, and keep none"}
+CACHE_HELP = {NO_CACHE: "Compile all programs again, and keep none"}
 
 NoCache = Annotated[bool, typer.Option(NO_CACHE, help=CACHE_HELP[NO_CACHE])]
-"""For the help of commands whose programs are kept."""
+"""The help of commands whose programs are kept."""
 
 
 AllowCode = Annotated[
     bool,
-    typer.Option("--allow-code", help="Run its code even if you have not run it here before"),
+    typer.Option("--allow-code", help="Run its code even if it has not run here before"),
 ]
 
 
@@ -39,13 +39,11 @@ def ask_about_code(reference: str, code: Code) -> bool:
     if not sys.stdin.isatty():
         return False
     print(f"\n{code.source}\n", file=sys.stderr)
-    return typer.confirm(
-        f"{reference}, above, is code that you have not run here before. Run it?", err=True
-    )
+    return typer.confirm(f"The code above, {reference}, has not run here before. Run it?", err=True)
 
 
 class _PlainFlags:
-    """A command whose help prints no type beside a flag, which takes no value."""
+    """A command whose help prints no type beside a flag."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The parameters, `--help` among them."""
@@ -57,10 +55,10 @@ class _PlainFlags:
 
 
 class Command(_PlainFlags, TyperCommand):
-    """A command that names the nearest option to one that it does not know."""
+    """A command that suggests the nearest option to an unknown one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As Typer does, but with our words for an unknown option."""
+        """Parse as Typer does, but with aeoskit's message for an unknown option."""
         try:
             return super().parse_args(ctx, args)
         except UsageError as error:
@@ -72,10 +70,10 @@ class Command(_PlainFlags, TyperCommand):
 
 
 class RawCommand(TyperCommand):
-    """A command that gets its arguments untouched, `--` included, as its parameter `words`."""
+    """A command that gets its arguments unparsed, `--` included, as its parameter `words`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take everything as it is."""
+        """Pass all arguments on."""
         ctx.params["words"] = list(args)
         return []
 
@@ -86,14 +84,14 @@ def group_class(
     make: Callable[[typer.Typer, str], None] | None = None,
     hints: Mapping[str, str] | None = None,
 ) -> type[TyperGroup]:
-    """A group that names the nearest of its commands to one that it does not know.
+    """A group that suggests the nearest of its commands to an unknown one.
 
     Args:
-        what: What its commands are called ("recipe").
-        order: How its help lists them, where not in the order in which they were added.
+        what: The kind of its commands ("recipe").
+        order: The order of its help, if not that in which they were added.
         make: Adds the command of a user's own part, `module:name` or `./file.py:name`, to an
             application.
-        hints: What to say of a word that is no command, in place of the nearest one.
+        hints: Messages for words that are not commands, instead of the nearest one.
     """
 
     class Group(_PlainFlags, TyperGroup):
@@ -128,15 +126,15 @@ def add_command(
     """Add a command whose options are generated.
 
     Args:
-        app: Where to.
+        app: The application.
         name: The command's name.
         summary: Its help.
-        options: What it takes; each is optional here, since the callee says what is missing.
-        action: Is called with the values that were given, as text or bool, and the extras; what it
-            calls brings them to their types.
+        options: Its options; each is optional here, since the callee reports missing ones.
+        action: Called with the given values, as text or bool, and the extras; its callee converts
+            them to their types.
         extra: Name to (annotation, default) of options that are Typer's own kind.
         kept: Whether its compiled programs are kept, so that its help has `--no-cache`.
-        epilog: What its help ends with: an example.
+        epilog: The end of its help: an example.
     """
     table = {option.name: option for option in options}
     extra = extra or {}
@@ -160,20 +158,20 @@ def add_command(
 
 def _parameter(option: Option) -> inspect.Parameter:
     # Typer would put a default that is a string in brackets and parentheses.
-    said = "required" if option.required else f"default {spell(option.default)}"
+    note = "required" if option.required else f"default {spell(option.default)}"
     if option.kind == "bool":
         kind, flags, metavar = bool, [f"{option.flag}/--no-{option.flag[2:]}"], ""
     else:
         kind, flags = str, [option.flag]
         noun = {"int": "INT", "float": "FLOAT", "text": "TEXT", "step": "STEP"}[option.kind]
         metavar = "|".join(option.choices) or (f"{noun}[,…]" if option.sweepable else noun)
-        if len(metavar) > 16:  # a wider column would leave the help too little of 80
-            metavar, said = "NAME", f"{', '.join(option.choices)}; {said}"
+        if len(metavar) > 16:  # a wider column would leave too little of 80 for the help
+            metavar, note = "NAME", f"{', '.join(option.choices)}; {note}"
     annotation = Annotated[
         kind | None,
         typer.Option(
             *flags,
-            help=f"{option.help} ({said})" if option.help else f"({said})",
+            help=f"{option.help} ({note})" if option.help else f"({note})",
             metavar=metavar,
             show_default=False,
         ),

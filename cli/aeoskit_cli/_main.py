@@ -1,4 +1,4 @@
-"""The application: its commands, and what an error looks like."""
+"""The application: its commands, and the form of errors."""
 
 import os
 import sys
@@ -43,9 +43,9 @@ from aeoskit_experiments.starters import STARTERS, write_starter
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, no tables")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr")]
-Root = Annotated[str | None, typer.Option(help="Make the run's folder in here", metavar="FOLDER")]
+Root = Annotated[str | None, typer.Option(help="Create the run's folder in it", metavar="FOLDER")]
 Folder = Annotated[
-    str | None, typer.Option(help="Make this very folder (new) the run's", metavar="FOLDER")
+    str | None, typer.Option(help="The run's own folder, which must be new", metavar="FOLDER")
 ]
 Run = Annotated[
     Path,
@@ -53,17 +53,17 @@ Run = Annotated[
 ]
 
 RUNS = "runs"
-"""Where runs are made if nobody names another folder."""
+"""The default folder of runs."""
 
 HINTS = {
-    "resume": "a sweep goes on with `aeoskit sweep --resume SWEEP`, a run from a state of it with "
-    "`aeoskit pipe rewind --run RUN …`, and `aeoskit rerun RUN` runs one again",
+    "resume": "a sweep continues with `aeoskit sweep --resume SWEEP`, a run from one of its states "
+    "with `aeoskit pipe rewind --run RUN …`, and `aeoskit rerun RUN` runs one again",
     "train": "it is a stage: `aeoskit pipe … train --steps 1000`",
     "ls": "`aeoskit runs` lists runs, and `aeoskit list` what can be run",
     "version": "`aeoskit --version` prints it",
-    "help": "`aeoskit --help`, or --help behind any command",
+    "help": "`aeoskit --help`, or --help after any command",
 }
-"""For words that people try."""
+"""Hints for words that users try."""
 
 USER_ERROR, INTERRUPTED = 2, 130
 ORDER = (
@@ -84,10 +84,10 @@ ORDER = (
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Runs the words of `main`."""
+    """Run the words of `main`."""
     watch_parent()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    # It may stand anywhere in front of `--`, on any command.
+    # It may appear anywhere before `--`, on any command.
     end = words.index("--") if "--" in words else len(words)
     off = NO_CACHE in words[:end]
     words = [word for word in words[:end] if word != NO_CACHE] + words[end:]
@@ -97,8 +97,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     if any(word.partition("=")[0] in MANY for word in words) and not is_member():
-        code, said = supervise(words)
-        return _fail(said, words, code) if said else code
+        code, message = supervise(words)
+        return _fail(message, words, code) if message else code
     if is_member():
         reserve_stdout()
     try:
@@ -107,24 +107,24 @@ def _run(words: list[str]) -> int:
         return exit_at_once(_fail(str(error), words, LOST))
     except UserError as error:
         code = _fail(str(error), words)
-        # What only one of several processes met: a tidy end would wait for the others.
+        # An error in only one of several processes: an orderly exit would wait for the others.
         return exit_at_once(code) if is_member() else code
     except UsageError as error:
-        said = error.format_message()  # type: ignore[attr-defined]
-        if not said:  # no arguments at all: the help was printed, there is nothing to add
+        message = error.format_message()  # type: ignore[attr-defined]
+        if not message:  # no arguments at all: only the help is printed
             return USER_ERROR
-        return _fail(said, words)
+        return _fail(message, words)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone (`aeoskit list | head`); nothing is left to be said.
+        # The reader of the output has ended (`aeoskit list | head`): there is nothing to report.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code if isinstance(code, int) else 0
 
 
 def make_app() -> typer.Typer:
-    """The application, anew: its recipes are those that are registered now."""
+    """A new instance of the application, with the recipes that are registered now."""
     from aeoskit_experiments.recipes import recipe_names, recipe_options, recipe_summary
 
     def add_recipe(app: typer.Typer, name: str) -> None:
@@ -162,7 +162,7 @@ def make_app() -> typer.Typer:
         context_settings=HELP,
         subcommand_metavar="RECIPE [OPTIONS]",
     )
-    # A callback keeps it a group even if there were a single recipe.
+    # The callback keeps it a group even with a single recipe.
     recipes.callback()(_before_recipes)
     for name in recipe_names():
         add_recipe(recipes, name)
@@ -180,7 +180,7 @@ def make_app() -> typer.Typer:
             command
         )
     app.add_typer(make_data_app(), name="data")
-    # A recipe or a pipeline stands inside of them, with options of its own.
+    # They contain a recipe or a pipeline with its own options.
     for command in (plan, doctor):
         app.command(command.__name__, cls=RawCommand, add_help_option=False)(command)
     # Its options are those of the benchmark, whose import takes seconds.
@@ -211,11 +211,11 @@ def _before_commands(
         typer.Option(NO_CACHE, help=f"{CACHE_HELP[NO_CACHE]} (on any command)"),
     ] = False,
 ) -> None:
-    """For the help; `main` has taken the option, wherever it stood."""
+    """Declare the option for the help; `main` has removed it already."""
 
 
 def _before_recipes(no_cache: NoCache = False) -> None:
-    """For the help, as above."""
+    """Declare the option for the help, as above."""
 
 
 def _recipe_action(name: str) -> Any:
@@ -336,7 +336,7 @@ def new(
         Path | None, typer.Option(help="Write this file (default my_KIND.py)", metavar="FILE")
     ] = None,
 ) -> None:
-    """Write a commented starting file for a part of your own."""
+    """Write a commented starting file for your own part."""
     reference = write_starter(kind, Path(f"my_{kind}.py") if file is None else file)
     word = STARTERS[kind][0]
     command = f"aeoskit {'run' if word == 'run' else f'pipe … {word}'} {reference}"
@@ -346,14 +346,14 @@ def new(
 
 
 def plan(words: Annotated[list[str] | None, typer.Argument(metavar="RUN …")] = None) -> int:
-    """Plan a run for devices that are not here: memory, work, messages."""
+    """Plan a run for devices that are not present: memory, work, communication."""
     from aeoskit_cli._plan import run_plan
 
     return run_plan(words or [])
 
 
 def doctor(words: Annotated[list[str] | None, typer.Argument(metavar="[RUN …]")] = None) -> int:
-    """Say what is installed and whether its numbers are right, or what a mesh would hold."""
+    """Show and test the installation, or compute the placement of a run on a mesh."""
     from aeoskit_cli._doctor import run_doctor
 
     return run_doctor(words or [])
@@ -374,7 +374,7 @@ def _execute(
     root: str | None = None,
     folder: str | None = None,
 ) -> int:
-    pipeline.experiment()  # bad input is said before jax starts up its devices
+    pipeline.experiment()  # bad input is reported before jax starts its devices
     from aeoskit_cli._progress import Progress
     from aeoskit_experiments import execute
 
@@ -404,7 +404,7 @@ def _execute_suite(
     folder: str | None = None,
 ) -> int:
     for pipeline in suite.values():
-        pipeline.experiment()  # bad input is said before jax starts up its devices
+        pipeline.experiment()  # bad input is reported before jax starts its devices
     from aeoskit_cli._progress import Progress
     from aeoskit_experiments.execution import execute_suite
 
@@ -426,7 +426,7 @@ def _execute_suite(
 
 
 def _existing(path: Path) -> Path:
-    """The folder of a run that is there; of `latest`, the last one that began."""
+    """The folder of an existing run; for `latest`, the one that began last."""
     if path.exists():
         return path
     if path == Path("latest"):
@@ -434,7 +434,7 @@ def _existing(path: Path) -> Path:
 
         found = list_runs(RUNS)
         if not found:
-            raise UserError(f"there are no runs in {RUNS}/: give the folder of one")
+            raise UserError(f"there are no runs in {RUNS}/: give the folder of a run")
         return found[-1].path
     raise UserError(
         f"there is no run {str(path)!r}: give the folder that a run printed, or latest "
@@ -464,14 +464,14 @@ Run an experiment composed of stages. A list of numbers is a sweep:
     )
     print()
     print_table(
-        "options, before the first stage or behind any",
+        "options, before the first stage or after any",
         {"--quiet": "No progress on stderr"} | JSON_HELP | CACHE_HELP,
     )
     print(
         """
 aeoskit pipe model --help        the variants of a stage
 aeoskit pipe model mlp --help    the options of a variant
-An option's value is never taken for a stage; what follows `--` neither."""
+An option's value is never taken for a stage, nor is a word after `--`."""
     )
 
 

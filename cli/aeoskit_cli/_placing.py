@@ -1,4 +1,4 @@
-"""Options of every command that trains: over which devices, and by how many processes."""
+"""The options of every command that trains: its devices and its processes."""
 
 import dataclasses
 import inspect
@@ -11,24 +11,24 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import Pipeline, with_place
 
 MANY = ("--coordinator", "--distributed")
-"""Options that make a process one of several."""
+"""The options of a process that is one of several."""
 
 _Mesh = Annotated[
     str | None,
     typer.Option(help="Spread the run over devices, as data=4,model=2 says", metavar="AXES"),
 ]
 _Devices = Annotated[
-    int | None, typer.Option(help="So many devices; on a CPU they are made", metavar="INT")
+    int | None, typer.Option(help="Number of devices; on a CPU they are simulated", metavar="INT")
 ]
 _Coordinator = Annotated[
     str | None,
-    typer.Option(help="One of several processes, which meet here", metavar="HOST:PORT"),
+    typer.Option(help="Address of process 0, if there are several", metavar="HOST:PORT"),
 ]
-_Processes = Annotated[int | None, typer.Option(help="How many processes", metavar="INT")]
-_Process = Annotated[int | None, typer.Option(help="Which one this is, from 0", metavar="INT")]
+_Processes = Annotated[int | None, typer.Option(help="Number of processes", metavar="INT")]
+_Process = Annotated[int | None, typer.Option(help="Index of this process, from 0", metavar="INT")]
 _Distributed = Annotated[
     bool,
-    typer.Option("--distributed", help="The same, as SLURM, Open MPI or a TPU pod says"),
+    typer.Option("--distributed", help="Processes as given by SLURM, Open MPI or a TPU pod"),
 ]
 
 OPTIONS: dict[str, tuple[Any, Any]] = {
@@ -43,15 +43,15 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Placing:
-    """What these options say.
+    """The values of these options.
 
     Args:
-        mesh: Axes and sizes, or None for what the pipeline says.
-        devices: How many, or None.
-        coordinator: Where the processes meet, or None.
-        processes: How many there are.
-        process: Which one this is.
-        distributed: Whether the environment says the last three.
+        mesh: Axes and sizes, or None for those of the pipeline.
+        devices: Number of devices, or None.
+        coordinator: The address of process 0, or None.
+        processes: Number of processes, or None.
+        process: Index of this process, or None.
+        distributed: Whether the environment provides the last three.
     """
 
     mesh: str | None = None
@@ -63,11 +63,11 @@ class Placing:
 
     def apply(self, pipeline: Pipeline) -> Pipeline:
         """The pipeline on these devices; joins the other processes first, if there are any."""
-        said = (self.coordinator, self.processes, self.process)
-        if self.distributed or any(value is not None for value in said):
+        values = (self.coordinator, self.processes, self.process)
+        if self.distributed or any(value is not None for value in values):
             from aeoskit_experiments.execution import Membership, join
 
-            membership = Membership(*said)
+            membership = Membership(*values)
             declared = with_place(pipeline, devices=self.devices).declared().place
             if declared is not None and declared.devices is not None:
                 raise UserError(
@@ -76,17 +76,17 @@ class Placing:
                 )
             join(membership)
             if self.mesh is None and pipeline.declared().place is None:
-                return with_place(pipeline, mesh="data")  # otherwise each would do all of it
+                return with_place(pipeline, mesh="data")  # otherwise each would do all of the work
         return with_place(pipeline, mesh=self.mesh, devices=self.devices)
 
 
 def taken(given: dict[str, Any]) -> Placing:
-    """The placing, its options taken out of those that were given."""
+    """The placing, with its options removed from the given ones."""
     return Placing(**{name: given.pop(name) for name in OPTIONS})
 
 
 def placing(words: Mapping[str, str | bool]) -> Placing:
-    """The placing that the text of options says, as `pipe` has it before its first stage."""
+    """The placing from the text of the options before the first stage of `pipe`."""
     whole = ("devices", "processes", "process")
     values: dict[str, Any] = dict(words)
     for name in whole:
@@ -101,7 +101,7 @@ def placing(words: Mapping[str, str | bool]) -> Placing:
 
 
 def with_options(function: Any) -> Any:
-    """A command's function with these options among its own, handed over as `placing`."""
+    """A command's function with these options added, passed as `placing`."""
     signature = inspect.signature(function)
 
     def call(**given: Any) -> Any:

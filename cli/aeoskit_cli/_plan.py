@@ -1,4 +1,4 @@
-"""`aeoskit plan`: a run compiled for devices that need not be here."""
+"""`aeoskit plan`: a run compiled for devices that need not be present."""
 
 import sys
 from typing import Any
@@ -17,13 +17,13 @@ def run_plan(words: list[str]) -> int:
     """Plan the recipe or pipeline that the words name.
 
     Args:
-        words: What stood after `aeoskit plan`.
+        words: The arguments of `aeoskit plan`.
 
     Returns:
-        0 if the run fits, as asked or with the change that is named; 1 if nothing makes it fit.
+        0 if the run fits, as requested or with the printed change; 1 if no change makes it fit.
 
     Raises:
-        UserError: For words that make no plan.
+        UserError: For invalid arguments.
     """
     # Here, since it imports jax.
     from aeoskit_experiments.planning import plan
@@ -66,7 +66,7 @@ def _print_plan(found: Any) -> None:
             "model": f"{found.parameters:,} parameters, {found.knobs.params}",
             "data": f"{found.examples:,} examples"
             + (f"; {found.lanes} runs side by side in the steps" if found.lanes > 1 else ""),
-            # Other compilers know no effort.
+            # Other compilers have no effort setting.
             "products": found.precision
             + (f", compiled with {found.effort} effort" if found.topology.startswith("v") else ""),
         },
@@ -95,7 +95,7 @@ def _print_plan(found: Any) -> None:
         "per chip, and per step or product (! does not fit)",
     )
     if any(row.compiler_seconds is not None for row in found.rows):
-        print("times: XLA's own estimate of its program; what the chip's peaks give\n")
+        print("times: XLA's own estimate of its program; roofline of the chip's peaks\n")
     sizes = [item.bytes for row in found.rows for item in row.transfers]
     sent, per_sent = _unit(max(sizes, default=0), 2**10, "KiB MiB GiB")
     transfers = [
@@ -132,7 +132,7 @@ def _unit(largest: int | float, step: int | float, names: str) -> tuple[str, int
 
 
 def _short(value: int | float | None, unit: int | float) -> float | None:
-    """A number in a unit, one digit behind the point; what is not known is None."""
+    """A number in a unit, with one decimal; None if it is unknown."""
     return None if value is None or value < 0 else round(value / unit, 1)
 
 
@@ -141,9 +141,9 @@ def _print_help(options: Any) -> None:
         """Usage: aeoskit plan [OPTIONS] RECIPE [ITS OPTIONS] [--topology … OPTIONS]
        aeoskit plan [OPTIONS] pipe STAGE … [--topology … OPTIONS]
 
-Compile a run for devices that need not be here: memory, work and messages of
-each chip, and whether it fits. Nothing runs. Options of the plan stand in front
-of the run, or behind it from --topology on.
+Compile a run for devices that need not be present: memory, work and
+communication of each chip, and whether it fits. Nothing runs. Options of the
+plan come before the run, or after it from --topology on.
 
   aeoskit plan adam-edge --topology v5e:2x4
   aeoskit plan pipe data tokens model transformer --size gpt2-small \\

@@ -1,4 +1,4 @@
-"""What the command line prints: one JSON object, or tables that fit in 80 columns."""
+"""The output of the command line: one JSON object, or tables that fit in 80 columns."""
 
 import json
 import math
@@ -33,13 +33,13 @@ _KNOWN = {
     "rewound_to",
     "diverged_at",
     "result",
-    # The closing lines have what of it was not reached.
+    # Unreached limits are in the closing lines.
     "budgets",
 }
 
 _THREE_DIGITS = ("ratio", "multiplier", "equivalent_ratio")
 
-# Of the table with multipliers, in headers as narrow as their values; none for what is left out.
+# The columns of the table with multipliers, with narrow headers; None for those left out.
 _MULTIPLIERS = {
     "final_loss": "",
     "matvecs": "",
@@ -60,10 +60,10 @@ _ADVANCE = {
 
 
 def print_json(value: Any) -> None:
-    """Print one strict JSON object on stdout; what is not finite is null."""
+    """Print one strict JSON object on stdout; numbers that are not finite are null."""
     try:
         text = _encode(value)
-    except (ValueError, TypeError):  # not finite, or no plain data
+    except (ValueError, TypeError):  # not finite, or not plain data
         from aeoskit.record import to_json_safe  # here, since it imports jax
 
         text = _encode(to_json_safe(value))
@@ -76,7 +76,7 @@ def _encode(value: Any) -> str:
 
 
 def print_outcome(summary: Mapping[str, Any], figures: Sequence[Path]) -> None:
-    """Print a run's table, a row a learning rate, and where the figure is."""
+    """Print a run's table, a row per learning rate, and the path of the figure."""
     print_numbers(summary)
     print_notes(summary)
     for figure in [path for path in figures if path.suffix == ".png"] or list(figures)[:1]:
@@ -88,7 +88,7 @@ def print_outcome(summary: Mapping[str, Any], figures: Sequence[Path]) -> None:
 
 
 def print_numbers(summary: Mapping[str, Any]) -> None:
-    """Print a run's table: a row a learning rate, or a row a threshold."""
+    """Print a run's table: a row per learning rate, or per threshold."""
     rows = summary.get("rows") or []
     if any("live_ratio" in row for row in rows):
         print_thresholds(rows)
@@ -105,14 +105,14 @@ def print_runs(rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.text import Text
 
     columns = _columns(rows)
-    # Many columns stand closer, so that they fit.
+    # Many columns are closer together, to fit.
     padding = 1 if len(columns) < 7 else 0
     table = Table(box=_box(), pad_edge=False, header_style="bold", padding=(0, padding))
     for _, header, is_text in columns:
         align = "left" if is_text else "right"
         table.add_column(header, justify=align, overflow="fold", no_wrap=is_text)
     for row in rows:
-        # A swept None is a setting; one of our numbers that is None was not measured.
+        # A swept None is a setting; a measured number that is None was not measured.
         table.add_row(
             *(
                 Text("none" if key not in _KNOWN and row.get(key, 0) is None else _cell(key, value))
@@ -122,7 +122,7 @@ def print_runs(rows: Sequence[Mapping[str, Any]]) -> None:
     _show(table)
 
 
-# Headers that are broken, so that the column is as narrow as its values.
+# Headers with line breaks, so that the column is as narrow as its values.
 _HEADERS = {
     "operator": "oper-\nator",
     "matvecs": "mat-\nvecs",
@@ -136,7 +136,7 @@ _HEADERS = {
 
 
 def print_thresholds(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print what each optimizer's threshold is worth, P frozen on either side and P live."""
+    """Print the test of each optimizer's threshold, P frozen on either side and P live."""
     from rich.table import Table
 
     table = Table(box=_box(), pad_edge=False, header_style="bold")
@@ -150,7 +150,7 @@ def print_thresholds(rows: Sequence[Mapping[str, Any]]) -> None:
     ):
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows:
-        # By either branch: without one of them nothing is said.
+        # By both branches: with only one there is no verdict.
         kept = (
             None
             if row["below"] is None or row["above"] is None
@@ -174,13 +174,13 @@ def _growth(value: float | None) -> str:
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
-    """Print rows of one kind as a table, a column a key."""
+    """Print rows of one kind as a table, one column per key."""
     from rich.table import Table
     from rich.text import Text
 
     if title:
         _console().print(Text(title, style="bold"))
-    # Many columns stand closer, so that they fit.
+    # Many columns are closer together, to fit.
     padding = 1 if len(rows[0]) < 10 else 0
     table = Table(box=_box(), pad_edge=False, header_style="bold", padding=(0, padding))
     for key in rows[0]:
@@ -212,7 +212,7 @@ def _row_cell(key: str, value: Any) -> str:
 
 
 def print_ledger(ledger: Any, folder: Path) -> None:
-    """Print a ledger: a row a claim, the verdict on each experiment, and where its pages are."""
+    """Print a ledger: a row per claim, the verdict per experiment, and the paths of its pages."""
     from rich.table import Table
     from rich.text import Text
 
@@ -282,7 +282,7 @@ def print_table(title: str, pairs: Mapping[str, Any]) -> None:
 
 
 def print_columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table of words."""
+    """Print a table of text."""
     from rich.table import Table
     from rich.text import Text
 
@@ -295,7 +295,7 @@ def print_columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None
 
 
 def print_notes(summary: Mapping[str, Any]) -> None:
-    """Say what a reader of the table must know: what diverged or did not converge."""
+    """Print remarks on the table: runs that diverged, solves that did not converge."""
     rows = summary.get("runs") or []
     unconverged = sum(int(row.get("unconverged") or 0) for row in rows)
     if unconverged:
@@ -309,26 +309,26 @@ def print_notes(summary: Mapping[str, Any]) -> None:
     each = [list(one.values()) if isinstance(one, Mapping) else [one] for one in said_sizes]
     sizes = {size for one in each for size in one if size is not None}
     if sizes:
-        said = ", ".join(map(str, sorted(sizes)))
+        listed = ", ".join(map(str, sorted(sizes)))
         some = "some " if any(None in one for one in each) else ""
-        _console().print(f"{some}eigenvalues are of the loss on a fixed batch of {said} examples")
+        _console().print(f"{some}eigenvalues are of the loss on a fixed batch of {listed} examples")
     if any("rewound_to" in row for row in rows):
         steps = sorted({row["rewound_to"] for row in rows if "rewound_to" in row})
         _console().print(f"rewound: main begins at step {', '.join(map(str, steps))}")
     if summary.get("status") == "diverged":
         _console().print("every run diverged: lower the learning rate", highlight=False)
     if summary.get("status") == "interrupted":
-        _console().print("stopped before the end: the numbers are of what was done")
+        _console().print("stopped before the end: the numbers are those of the finished part")
 
 
 def _print_advance(summary: Mapping[str, Any]) -> None:
-    said = {text: summary.get(key) for key, text in _ADVANCE.items() if key in summary}
-    if said:
-        print_table("", said)
+    numbers = {text: summary.get(key) for key, text in _ADVANCE.items() if key in summary}
+    if numbers:
+        print_table("", numbers)
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
-    """Key, header (with its unit below) and whether it is text, for what differs or matters."""
+    """Key, header (with its unit below) and whether it is text, for each column that matters."""
     found: list[tuple[str, str, bool]] = []
     if len({row.get("branch") for row in rows}) > 1:
         found.append(("branch", "branch", True))
@@ -350,7 +350,7 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
         if any(row.get(key) is not None for row in rows):
             found.append((key, key.replace("_", "\n"), False))
     if any("multiplier" in row for row in rows):
-        # The two ratios are to be compared; what the width has no room for is in the record.
+        # The two ratios are for comparison; columns that do not fit are in the record.
         found = [item for item in found if item[0] not in _MULTIPLIERS]
         found += [(key, header, False) for key, header in _MULTIPLIERS.items() if header]
     if any(row.get("diverged_at") is not None for row in rows):
@@ -366,7 +366,7 @@ def _cell(key: str, value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}" if key == "matvecs" else str(value)
     if isinstance(value, float):
-        if key in _THREE_DIGITS and abs(value) < 1e3:  # a diverged lane has any
+        if key in _THREE_DIGITS and abs(value) < 1e3:  # a diverged lane can have any value
             return f"{value:.3f}"
         if 1e3 <= abs(value) < 1e6:  # 38,000 rather than 3.8e+04
             return f"{value:,.0f}"
@@ -386,7 +386,7 @@ def _console() -> Any:
 
 
 def _show(table: Any) -> None:
-    """Print a table without the blanks that fill its last column."""
+    """Print a table without trailing blanks."""
     console = _console()
     with console.capture() as captured:
         console.print(table)

@@ -8,10 +8,10 @@ from typing import Any
 
 
 class Progress:
-    """A listener of `execute`; a context, so that the bar is gone when something is raised.
+    """A listener of `execute`, and a context that removes the bar if something is raised.
 
     Args:
-        quiet: Whether only notes (a divergence, say) are told.
+        quiet: Whether only notes (about a divergence, for example) are printed.
     """
 
     def __init__(self, *, quiet: bool = False):
@@ -19,8 +19,8 @@ class Progress:
         self._bar: Any = None
         self._tasks: dict[str, Any] = {}
         self._steps: dict[str, int] = {}
-        self._told = 0.0
-        self._untold: dict[str, str] = {}
+        self._last_report = 0.0
+        self._pending: dict[str, str] = {}
 
     def __enter__(self) -> "Progress":
         return self
@@ -33,18 +33,18 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        if kind is KeyboardInterrupt:  # of one that `execute` turned into a record, it tells
+        if kind is KeyboardInterrupt:  # `execute` reports one that it turned into a record
             print("stopped", file=sys.stderr)
 
     def started(self, what: str, steps: int) -> None:
         """A run begins."""
         self._steps[what] = steps
-        self._untold.pop(what, None)
+        self._pending.pop(what, None)
         if self._quiet:
             return
         if not sys.stderr.isatty():
             print(f"{what}: {steps} steps", file=sys.stderr, flush=True)
-            self._told = time.monotonic()
+            self._last_report = time.monotonic()
             return
         if self._bar is None:
             self._bar = _make_bar()
@@ -52,36 +52,36 @@ class Progress:
         self._tasks[what] = self._bar.add_task(what, total=steps, shown="compiling")
 
     def advanced(self, what: str, done: int, shown: Mapping[str, float]) -> None:
-        """A chunk is done."""
-        said = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
+        """A chunk has finished."""
+        numbers = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
         if what in self._tasks:
-            self._bar.update(self._tasks[what], completed=done, shown=said)
+            self._bar.update(self._tasks[what], completed=done, shown=numbers)
         elif not self._quiet:
-            # In a log file, a line every few seconds says that it lives.
-            self._untold[what] = f"{what}: step {done}/{self._steps[what]}  {said}"
-            if time.monotonic() - self._told > 5:
-                self._tell(what)
+            # In a log file, a line every few seconds shows that it is alive.
+            self._pending[what] = f"{what}: step {done}/{self._steps[what]}  {numbers}"
+            if time.monotonic() - self._last_report > 5:
+                self._report(what)
 
     def finished(self, what: str) -> None:
         """The run has ended, perhaps before its last step."""
         if what in self._tasks:
             self._bar.stop_task(self._tasks[what])
-        elif what in self._untold:
-            self._tell(what)
+        elif what in self._pending:
+            self._report(what)
 
-    def _tell(self, what: str) -> None:
-        self._told = time.monotonic()
-        print(self._untold.pop(what), file=sys.stderr, flush=True)
+    def _report(self, what: str) -> None:
+        self._last_report = time.monotonic()
+        print(self._pending.pop(what), file=sys.stderr, flush=True)
 
     def noted(self, message: str) -> None:
-        """Something that the user should see."""
+        """A message for the user."""
         if self._bar is not None:
             self._bar.console.print(message, highlight=False, markup=False)
         else:
             print(message, file=sys.stderr, flush=True)
 
-    def said(self, message: str, style: str = "") -> None:
-        """A line that stays, unless it is to be quiet."""
+    def print_line(self, message: str, style: str = "") -> None:
+        """Print a permanent line, unless quiet."""
         if self._quiet:
             return
         if self._bar is not None:
@@ -92,11 +92,11 @@ class Progress:
             print(message, file=sys.stderr, flush=True)
 
     def clear(self) -> None:
-        """Forget the runs so far; their bars go."""
+        """Remove the bars of the runs so far."""
         for task in self._tasks.values():
             self._bar.remove_task(task)
         self._tasks.clear()
-        self._untold.clear()
+        self._pending.clear()
 
 
 def _console() -> Any:
@@ -121,6 +121,6 @@ def _make_bar() -> Any:
         TextColumn("{task.fields[shown]}", markup=False),
         TimeElapsedColumn(),
         console=_console(),
-        # What is printed to stdout during the bar must not be taken over by it.
+        # The bar must not capture output to stdout.
         redirect_stdout=False,
     )

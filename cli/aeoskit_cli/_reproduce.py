@@ -13,17 +13,15 @@ from aeoskit_cli._progress import Progress
 Size = Annotated[str | None, typer.Option(help="small (default) or paper", metavar="SIZE")]
 Only = Annotated[str | None, typer.Option(help="Some experiments (default all)", metavar="E1,E7,…")]
 Seeds = Annotated[
-    int | None, typer.Option(help="With how many seeds each run is made (default 1)", metavar="INT")
+    int | None, typer.Option(help="Number of seeds of each run (default 1)", metavar="INT")
 ]
 Grid = Annotated[
     bool, typer.Option("--grid", help="Further data sets, architectures and learning rates too")
 ]
-Root = Annotated[str, typer.Option(help="Make the ledger's folder in here", metavar="FOLDER")]
+Root = Annotated[str, typer.Option(help="Create the ledger's folder in it", metavar="FOLDER")]
 Folder = Annotated[
     str | None,
-    typer.Option(
-        help="Make this the ledger's folder, or go on with the one in it", metavar="FOLDER"
-    ),
+    typer.Option(help="The ledger's own folder; one with a ledger is resumed", metavar="FOLDER"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, no tables")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr")]
@@ -46,10 +44,10 @@ def reproduce(
 
     from aeoskit_experiments.ledger import reproduce as run
 
-    # The runs are a child's: this process must not take the accelerator's memory from it.
+    # The runs are in a child: this process must not reserve the accelerator's memory.
     jax.config.update("jax_platforms", "cpu")
-    told = Told(quiet=quiet)
-    with told:
+    progress = LedgerProgress(quiet=quiet)
+    with progress:
         outcome = run(
             size=size,
             only=None if only is None else only.split(","),
@@ -57,7 +55,7 @@ def reproduce(
             grid=True if grid else None,
             root=root,
             folder=folder,
-            witness=told,
+            listener=progress,
         )
     if json:
         print_json(outcome.summary)
@@ -66,11 +64,11 @@ def reproduce(
     return outcome.exit_code
 
 
-class Told(Progress):
-    """Progress of a ledger: a line for each run and each verdict, and a bar of what runs.
+class LedgerProgress(Progress):
+    """Progress of a ledger: a line for each run and each verdict, and a bar for the present run.
 
     Args:
-        quiet: Whether only notes (a divergence, say) are told.
+        quiet: Whether only notes (about a divergence, for example) are printed.
     """
 
     def __init__(self, *, quiet: bool = False):
@@ -83,12 +81,12 @@ class Told(Progress):
 
         elapsed = seconds_words(time.monotonic() - self._begun)
         self.clear()
-        self.said(f"{index}/{total} {label} (after {elapsed})")
+        self.print_line(f"{index}/{total} {label} (after {elapsed})")
 
     def ended(self, state: Any) -> None:
         """A run has ended."""
         if state.error:
-            self.said(f"  {state.status}: {state.error}", style="red")
+            self.print_line(f"  {state.status}: {state.error}", style="red")
 
     def judged(self, row: Any) -> None:
         """A claim has a verdict."""
@@ -96,9 +94,9 @@ class Told(Progress):
 
         setting = "" if row.setting == "reference" else f" ({row.setting})"
         found = f"{value_words(row)}, {bounds_words(row.bounds, row.unit)}"
-        said = found if row.value is not None else row.reason
-        self.said(
-            f"  {row.verdict} {row.experiment} {row.claim}{setting}: {said}",
+        text = found if row.value is not None else row.reason
+        self.print_line(
+            f"  {row.verdict} {row.experiment} {row.claim}{setting}: {text}",
             style=STYLES[row.verdict],
         )
 

@@ -1,4 +1,4 @@
-"""What `aeoskit show` prints of a run's folder, or a suite's."""
+"""`aeoskit show`: the contents of a run's folder, or a suite's."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def show_record(run: Path, *, json: bool) -> None:
         json: Print one JSON object.
 
     Raises:
-        UserError: If what is in the folder cannot be read.
+        UserError: If the folder's files cannot be read.
     """
     if (run / SUITE).is_file():
         _show_suite(run, json=json)
@@ -62,7 +62,7 @@ def show_runs(root: Path, *, json: bool) -> None:
     from aeoskit.record import list_runs
 
     if not root.is_dir():
-        raise UserError(f"there is no folder {str(root)!r}: give the one that runs are in")
+        raise UserError(f"there is no folder {str(root)!r}: give the folder of runs")
     found = list_runs(root)
     if json:
         rows = [
@@ -87,7 +87,7 @@ def _show_suite(folder: Path, *, json: bool) -> None:
         summary = reader.loads((folder / SUITE).read_text())
         cases = {case: str(folder / case) for case in summary["cases"]}
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / SUITE} is not what a suite leaves: run it again") from error
+        raise UserError(f"{folder / SUITE} is not that of a suite: run it again") from error
     if json:
         print_json(summary)
         return

@@ -1,4 +1,4 @@
-"""A recipe or `pipe` inside another command: whose options are whose."""
+"""A recipe or `pipe` inside another command, and the split of their options."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,24 +24,23 @@ def split(
     first: str,
     alone: tuple[str, ...] = (),
 ) -> tuple[dict[str, Any], Pipeline | None, bool]:
-    """Cut a command line at its recipe, or at the word `pipe`.
+    """Split a command line at its recipe, or at the word `pipe`.
 
-    The command's own options stand in front of the subject, or behind it from the option `first`
-    on: stages have options of the same names. `--json` may stand anywhere.
+    The command's own options come before the subject, or after it from the option `first` on:
+    stages have options of the same names. `--json` may appear anywhere.
 
     Args:
         command: The command's name, for errors.
-        words: What stood after it.
+        words: Its arguments.
         options: The command's own, by flag.
-        first: The flag from which on, behind the subject, options are the command's.
-        alone: Flags that the command has taken already, for errors.
+        first: The flag after the subject from which on options are the command's.
+        alone: Flags that the command has parsed already, for errors.
 
     Returns:
-        The values given, the pipeline (None without a subject), and whether JSON was asked for.
+        The given values, the pipeline (None without a subject), and whether JSON was requested.
 
     Raises:
-        UserError: For an unknown recipe or option (with the nearest name), or a value that makes
-            no sense.
+        UserError: For an unknown recipe or option (with the nearest name), or an invalid value.
     """
     json = "--json" in words
     words = [word for word in words if word != "--json"]
@@ -58,7 +57,7 @@ def split(
 
 
 def _leading(words: list[str], options: Mapping[str, Option]) -> tuple[list[str], list[str]]:
-    """The command's own options up to the first word that is none, and the rest."""
+    """The command's own options up to the first other word, and the rest."""
     index = 0
     while index < len(words):
         flag, equals, _ = words[index].partition("=")
@@ -81,7 +80,7 @@ def _subject(command: str, words: list[str]) -> Pipeline:
     if name == "pipe":
         pieces = cut(rest)
         if pieces.help:
-            print(f"{command} takes the stages of `aeoskit pipe --help` behind the word pipe.")
+            print(f"{command} takes the stages of `aeoskit pipe --help` after the word pipe.")
             raise typer.Exit()
         if pieces.pieces and pieces.pieces[-1].help:
             print_stage_help(pieces.pieces[-1])
@@ -93,11 +92,11 @@ def _subject(command: str, words: list[str]) -> Pipeline:
     make: Callable[[dict[str, Any]], Pipeline] = lambda values: make_recipe(name, **values)  # noqa: E731
     add_command(app, name, recipe_summary(name), recipe_options(name), make)
     made = app(rest, prog_name=f"aeoskit {command} {name}", standalone_mode=False)
-    if not isinstance(made, Pipeline):  # --help: it was printed
+    if not isinstance(made, Pipeline):  # --help: printed already
         raise typer.Exit()
     return made
 
 
 def asks_for_help(words: list[str]) -> bool:
-    """Whether help about the command itself is asked for."""
+    """True if help about the command itself is requested."""
     return not words or words[0] in _HELP

@@ -21,24 +21,24 @@ from aeoskit_cli._print import print_json, print_runs
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import with_place
 
-# Name to type, metavar and help; each may stand before the recipe as well as behind it.
+# Name to type, metavar and help; each may come before the recipe or after it.
 _OPTIONS: dict[str, tuple[type, str, str]] = {
-    "executor": (str, "NAME", "What jobs run on: processes (default), dask or submitit"),
-    "workers": (int, "INT", "Jobs at a time: processes (default one a GPU or core), or SLURM's"),
-    "address": (str, "ADDRESS", "Where the dask scheduler listens"),
-    "slurm": (str, "KEY=VALUE,…", "What SLURM is asked for: time=MINUTES,partition=NAME,…"),
-    "root": (str, "FOLDER", "Make the sweep's folder in here"),
-    "folder": (str, "FOLDER", "Make this the sweep's folder, or go on with the one in it"),
+    "executor": (str, "NAME", "Executor of the jobs: processes (default), dask or submitit"),
+    "workers": (int, "INT", "Jobs at a time: processes (default one per GPU or core), or SLURM's"),
+    "address": (str, "ADDRESS", "Address of the dask scheduler"),
+    "slurm": (str, "KEY=VALUE,…", "Request to SLURM: time=MINUTES,partition=NAME,…"),
+    "root": (str, "FOLDER", "Create the sweep's folder in it"),
+    "folder": (str, "FOLDER", "The sweep's own folder; one with this sweep is resumed"),
     "mesh": (str, "AXES", "Spread each job over its devices, as data=4,model=2 says"),
-    "devices": (int, "INT", "So many devices for each job; on a CPU they are made"),
+    "devices": (int, "INT", "Number of devices of each job; on a CPU they are simulated"),
 }
-_RESUME = typer.Option(help="Run what is left of this sweep, or failed in it", metavar="SWEEP")
+_RESUME = typer.Option(help="Run the unfinished and failed jobs of this sweep", metavar="SWEEP")
 
-Given = dict[str, Any]
+OptionValues = dict[str, Any]
 
 
 def make_sweep_app() -> typer.Typer:
-    """The command, anew: a group of the recipes that are registered now, and of `pipe`."""
+    """A new instance of the command: a group of `pipe` and the recipes that are registered now."""
     from aeoskit_experiments.recipes import recipe_names, recipe_options, recipe_summary
 
     def add_recipe(app: typer.Typer, name: str) -> None:
@@ -52,7 +52,7 @@ def make_sweep_app() -> typer.Typer:
         context_settings=HELP,
         subcommand_metavar="RECIPE|pipe [OPTIONS]",
     )
-    before: Given = {}
+    before: OptionValues = {}
 
     def begin(
         context: Any, resume: Path | None, allow_code: bool, no_cache: bool, **given: Any
@@ -95,8 +95,8 @@ def make_sweep_app() -> typer.Typer:
 
 def _extras() -> dict[str, tuple[Any, Any]]:
     found: dict[str, tuple[Any, Any]] = {
-        name: (Annotated[kind | None, typer.Option(help=said, metavar=metavar)], None)
-        for name, (kind, metavar, said) in _OPTIONS.items()
+        name: (Annotated[kind | None, typer.Option(help=overrides, metavar=metavar)], None)
+        for name, (kind, metavar, overrides) in _OPTIONS.items()
     }
     json = typer.Option("--json", help="Print one JSON object on stdout, no tables")
     quiet = typer.Option("--quiet", "-q", help="No progress on stderr")
@@ -107,7 +107,7 @@ def _extras() -> dict[str, tuple[Any, Any]]:
 
 
 def _sign(function: Callable[..., Any], parameters: Mapping[str, tuple[Any, Any]]) -> None:
-    """Give a function the signature that Typer reads its options from."""
+    """Give a function the signature from which Typer reads its options."""
     kind = inspect.Parameter.KEYWORD_ONLY
     signature = [
         inspect.Parameter(name, kind, annotation=annotation, default=default)
@@ -117,8 +117,8 @@ def _sign(function: Callable[..., Any], parameters: Mapping[str, tuple[Any, Any]
     function.__annotations__ = {name: item[0] for name, item in parameters.items()}
 
 
-def _recipe_action(name: str, before: Given) -> Callable[..., int]:
-    def action(values: Given, **given: Any) -> int:
+def _recipe_action(name: str, before: OptionValues) -> Callable[..., int]:
+    def action(values: OptionValues, **given: Any) -> int:
         from aeoskit_experiments.recipes import make_recipe
 
         return _sweep(make_recipe(name, **values), _merge(before, given))
@@ -126,7 +126,7 @@ def _recipe_action(name: str, before: Given) -> Callable[..., int]:
     return action
 
 
-def _sweep_pipe(words: list[str], before: Given) -> int:
+def _sweep_pipe(words: list[str], before: OptionValues) -> int:
     from aeoskit_cli._cut import cut
     from aeoskit_cli._pipe import compose, print_stage_help
 
@@ -137,7 +137,7 @@ def _sweep_pipe(words: list[str], before: Given) -> int:
     if pieces.pieces and pieces.pieces[-1].help:
         print_stage_help(pieces.pieces[-1])
         return 0
-    given: Given = {flag[2:]: value for flag, value in pieces.extra.items()}
+    given: OptionValues = {flag[2:]: value for flag, value in pieces.extra.items()}
     for name in ("workers", "devices"):
         if name in given:
             if not given[name].isdigit():
@@ -151,7 +151,7 @@ _PIPE_HELP = """Usage: aeoskit sweep pipe [OPTIONS OF sweep] STAGE [VARIANT] [OP
 
 Run each combination of the values of an experiment composed of stages as a job.
 The stages are those of `aeoskit pipe --help`, the options those of
-`aeoskit sweep --help`; they may stand anywhere.
+`aeoskit sweep --help`; they may appear anywhere.
 
   aeoskit sweep pipe --executor processes --workers 4 \\
     data digits --examples 500 model mlp --width 32,64 loss mse \\
@@ -159,17 +159,17 @@ The stages are those of `aeoskit pipe --help`, the options those of
     train --steps 1200"""
 
 
-def _merge(before: Given, given: Given) -> Given:
-    """What stood before the name, and what stood behind it, which is stronger."""
-    said = {k: v for k, v in given.items() if v is not None and v is not False}
-    return {**before, **said}
+def _merge(before: OptionValues, given: OptionValues) -> OptionValues:
+    """The options before the name, overridden by those after it."""
+    overrides = {k: v for k, v in given.items() if v is not None and v is not False}
+    return {**before, **overrides}
 
 
-def _sweep(pipeline: Any, given: Given) -> int:
+def _sweep(pipeline: Any, given: OptionValues) -> int:
     given = {name: value for name, value in given.items() if value is not None}
     place = {name: given.pop(name) for name in ("mesh", "devices") if name in given}
     pipeline = with_place(pipeline, **place)
-    pipeline.experiment()  # bad input is said before jax is imported
+    pipeline.experiment()  # bad input is reported before jax is imported
     from aeoskit_experiments import sweep
 
     json, quiet = given.pop("json", False), given.pop("quiet", False)
@@ -177,21 +177,21 @@ def _sweep(pipeline: Any, given: Given) -> int:
     return _print(sweep(pipeline, **_parsed(given), progress=progress), json=json)
 
 
-def _resume(folder: Path, given: Given, allow_code: bool) -> int:
+def _resume(folder: Path, given: OptionValues, allow_code: bool) -> int:
     from aeoskit_experiments import resume_sweep
 
     given = {name: value for name, value in given.items() if value is not None}
     json, quiet = given.pop("json"), given.pop("quiet")
     for name in ("root", "folder", "mesh", "devices"):
         if name in given:
-            raise UserError(f"sweep --resume {folder} takes no --{name}: it goes on as it was")
+            raise UserError(f"sweep --resume {folder} takes no --{name}: the sweep keeps its own")
     progress = None if quiet else _tell
     allowed = allow_code or ask_about_code
     outcome = resume_sweep(folder, **_parsed(given), progress=progress, allow_code=allowed)
     return _print(outcome, json=json)
 
 
-def _parsed(given: Given) -> Given:
+def _parsed(given: OptionValues) -> OptionValues:
     if "slurm" in given:
         from aeoskit_experiments.sweeps import parse_slurm
 
@@ -212,7 +212,7 @@ def _print(outcome: Any, *, json: bool) -> int:
 
 
 def print_sweep(summary: Mapping[str, Any]) -> None:
-    """Print a sweep's table, a row a run, what failed and why, and where everything is."""
+    """Print a sweep's table, a row per run, the failures with reasons, and the paths."""
     print_runs(summary["runs"])
     left = 0
     for job in summary["jobs"]:

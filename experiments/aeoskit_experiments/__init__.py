@@ -1,14 +1,14 @@
 """Experiments of aeoskit: data, models, pipelines, recipes and what runs them.
 
-The rooms are imported when a name of theirs is asked for: the list of recipes needs no jax.
+Subpackages are imported when one of their names is used: the list of recipes needs no jax.
 """
 
 import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
-# What the extra `experiments` brings, by the names of imports: all of it, or one sentence now in
-# place of a failed import in the middle of a run.
+# Imports of the extra `experiments`: all of them, or one sentence now in place of a failed import
+# in the middle of a run.
 _NEEDED = (
     "PIL",
     "docstring_parser",
@@ -43,18 +43,18 @@ if TYPE_CHECKING:
     from aeoskit_experiments.sweeps import resume_sweep as resume_sweep
     from aeoskit_experiments.sweeps import sweep as sweep
 
-# Named here so that they can be listed without importing what they time.
+# Listed here so that a list of them imports none of their dependencies.
 BENCHMARKS = {
-    "loop": "what our loops cost around a small CNN: steps, microbatches, Hessian products",
-    "eigen": "how many products eigen-solvers need, ours and others', against the optimum",
-    "accuracy": "how near a probe's eigenvalue is along training, for how many products",
-    "overhead": "what a probe every ten steps costs beside the training",
-    "budget": "what a probe with a budget of time comes to, and at which error",
-    "compile": "what it takes to compile a solve, in units of one product",
-    "hard": "what eigen-solvers claim where they are known to err, against the truth",
+    "loop": "cost of aeoskit's loops around a small CNN: steps, microbatches, products",
+    "eigen": "products of eigen-solvers, aeoskit's and others', against the optimum",
+    "accuracy": "error of a probe's eigenvalue along training against its products",
+    "overhead": "cost of a probe every ten steps beside the training",
+    "budget": "overhead and error of a probe with a time budget",
+    "compile": "compile time of a solve, in units of one product",
+    "hard": "claims of eigen-solvers on hard operators, against dense float64",
     "gauss-newton": "memory and time of Gauss-Newton products over a large vocabulary",
     "startup": "CPU seconds of a command by phase: imports, trace, lower, compile, run, draw",
-    "scale": "what a device needs and sends, as there are more of them",
+    "scale": "memory and communication per device as devices are added",
 }
 
 _HOMES = {

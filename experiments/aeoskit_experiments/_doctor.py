@@ -1,4 +1,4 @@
-"""What runs here, and whether its numbers are right."""
+"""The installation's versions and devices, and tests of its numbers."""
 
 import time
 from typing import Any

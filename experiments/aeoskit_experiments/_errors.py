@@ -1,11 +1,11 @@
-"""The error that is the user's to mend, and the nearest name to a misspelled one."""
+"""The error for bad input, and the nearest name to a misspelled one."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Bad input: one sentence with the value, the reason and the mend.
+    """Bad input: one sentence with the value, the reason and the fix.
 
     The command line prints it as one line and exits with code 2.
 
@@ -34,11 +34,11 @@ SYNONYMS = {
     "momentum": "beta1",
     "wd": "weight_decay",
 }
-"""Names that people know things by, and ours."""
+"""Common names of things, and aeoskit's names for them."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that a misspelled one is most like; case does not count.
+    """The known name closest to a misspelled one, ignoring case.
 
     >>> nearest("Adm", ["sgd", "adam"])
     'adam'
@@ -61,10 +61,10 @@ def unknown(what: str, name: str, known: Iterable[str], *, where: str = "") -> U
     """The error for a name that is not registered, with the nearest one that is.
 
     Args:
-        what: What kind of name it is ("recipe", "stage", "option").
-        name: The name that was given.
+        what: The kind of name ("recipe", "stage", "option").
+        name: The given name.
         known: The names that exist.
-        where: Whose names they are, as it should read after "of".
+        where: The owner of the names, as it reads after "of".
 
     Returns:
         The error, to be raised by the caller.

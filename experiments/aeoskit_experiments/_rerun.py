@@ -1,4 +1,4 @@
-"""A stored run again, and whether its numbers are the same bit for bit."""
+"""A stored run repeated, and its numbers compared bit for bit."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -30,21 +30,21 @@ def rerun(
 ) -> tuple[Outcome, dict[str, Any]]:
     """Run a stored run's pipeline again, into a new folder, and compare the measurements.
 
-    Of a run that was cut off (interrupted, killed, failed), what it stored is compared.
+    If a run was cut off (interrupted, killed, failed), only the stored steps are compared.
 
     Args:
         run: The stored run's folder.
         root: Where to make the new one; beside the stored one if None.
-        folder: The new run's very folder.
-        listener: Hears of the progress.
+        folder: The new run's own folder.
+        listener: Receives progress.
         placed: Puts the pipeline on other devices; None for those of the stored one.
-        allow_code: Whether users' own parts may run although they were not run here before, or a
-            function that is asked for each.
+        allow_code: Whether users' own parts may run even if they have not run here before, or a
+            function that decides for each.
 
     Returns:
         What `execute` returned, and the comparison (see `compare`), with `of`, the stored run, and
         `environment`, how the stored run's differs where that may change numbers; where the numbers
-        differ, `sentence` says it.
+        differ, `sentence` states it.
 
     Raises:
         UserError: If there is no such run, its pipeline cannot be read, or it has code that may not
@@ -59,7 +59,7 @@ def rerun(
     pipeline = pipeline if placed is None else placed(pipeline)
     if listener is not None:
         for name in changed_since(pipeline.code()):
-            listener.noted(f"{name} is another by now: the run's own copy of it is used.")
+            listener.noted(f"{name} has changed since: the run's own copy is used.")
     before = stored.metrics
     place = root if root is not None else stored.path.resolve().parent
     outcome = execute(pipeline, root=place, folder=folder, listener=listener)
@@ -84,12 +84,12 @@ def compare(
     Args:
         before: The metrics of one run.
         after: Those of the other.
-        before_cut: Whether the one was cut off: then only what it has is compared.
-        after_cut: Whether the other was.
+        before_cut: Whether the first was cut off: then only the steps that it has are compared.
+        after_cut: Whether the second was cut off.
 
     Returns:
-        `identical`; `differs`, the names of what is different or there only once; `steps`, how
-        many steps they share; and a `sentence` for people.
+        `identical`; `differs`, the names of the variables that differ or that only one of them has;
+        `steps`, the number of steps that they share; and a `sentence` to print.
 
     >>> one = xr.Dataset({"loss": ("step", [1.0, np.nan])}, {"step": [0, 1]})
     >>> compare(one, one.copy(deep=True))["identical"]
@@ -120,14 +120,14 @@ def compare(
 
 
 def environment_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What differs between two environments that may change numbers, in words.
+    """The differences between two environments that may change numbers, in words.
 
     >>> environment_changes({"versions": {"jax": "1"}}, {"versions": {"jax": "2"}})
     ['jax was 1, now 2']
     """
     changed = []
     for group in ("versions", "variables", "data"):
-        # Records of before environment variables and data were kept say nothing about them.
+        # Older records have no environment variables and no data.
         one, other = before.get(group), after.get(group)
         if one is not None and other is not None:
             names = sorted({*one, *other})
@@ -145,7 +145,7 @@ def _say(value: Any) -> str:
 
 
 def _where_stored(dataset: xr.Dataset, other: xr.Dataset) -> xr.Dataset:
-    """What a dataset has in the rows (branch, lane, step) that another has."""
+    """The part of a dataset whose rows (branch, lane, step) are in another one."""
     places = {
         name: [label for label in other[name].values if label in dataset[name].values]
         for name in ("branch", "step")
@@ -166,7 +166,7 @@ def _where_stored(dataset: xr.Dataset, other: xr.Dataset) -> xr.Dataset:
             if name not in other and not array.notnull().any():
                 continue  # it was first measured later
         elif name == "diverged_at" and name in other:
-            # Who diverged in the rows at hand; a later divergence was not seen.
+            # Lanes that diverged in these rows; a later divergence is not in the shorter record.
             array = array.where(other[name] >= 0, -1)
         kept[name] = array
     return xr.Dataset(kept, dataset.coords)

@@ -15,14 +15,14 @@ _VARIABLE = "XLA_FLAGS"
 def add_xla_flag(flag: str) -> bool:
     """Add a flag to those that XLA reads when a backend starts, if XLA knows it.
 
-    What the user has set stands. The question is asked once a process (0.4 s of a child's time);
+    A flag that the user has set stays. The test runs once per process (0.4 s of a child's time);
     children inherit the flag.
 
     Args:
         flag: With its value, as in `--xla_name=false`.
 
     Returns:
-        Whether the flag is in force: already there, with whatever value, or added.
+        True if the flag is in force: already set, to any value, or added.
     """
     before = os.environ.get(_VARIABLE, "")
     name = flag.partition("=")[0]
@@ -36,7 +36,7 @@ def add_xla_flag(flag: str) -> bool:
 
 @functools.cache
 def _knows(flag: str) -> bool:
-    """Whether a backend starts with this flag alone."""
+    """True if a backend starts with this flag alone."""
     environment = os.environ | {_VARIABLE: flag, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-P", "-c", "import jax; jax.devices()"]
     try:

@@ -1,4 +1,4 @@
-"""What users' own parts return, brought to what an experiment is made of."""
+"""Adapters from the values that users' own parts return to the objects of an experiment."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ _MODEL = (
 
 
 def adapt(stage: str, label: str, function: Callable[..., Any], settings: Mapping[str, Any]) -> Any:
-    """Call a user's own part and bring what it returns to what the stage needs.
+    """Call a user's own part and convert its value to the type that the stage needs.
 
     Args:
         stage: The stage: data, model, loss, optimizer or track.
@@ -64,15 +64,15 @@ def own_data(label: str, function: Callable[..., Any], settings: Mapping[str, An
     Args:
         label: The part's name in messages.
         function: Returns a `Dataset`, `TokenDataset` or `PairDataset`, or a tuple of arrays
-            `(inputs, targets)`, test rows behind them if there are any. Targets are classes
-            (whole numbers, `(n,)`) or numbers to fit, `(n,)` or `(n, outputs)`.
+            `(inputs, targets)`, followed by test rows, if any. Targets are classes (whole numbers,
+            `(n,)`) or numbers to fit, `(n,)` or `(n, outputs)`.
         settings: Its options.
 
     Returns:
         The data set.
 
     Raises:
-        UserError: If it is none.
+        UserError: If the value has another type.
 
     Example:
         >>> data = own_data("data own", lambda: (np.eye(3), np.array([0, 1, 1])), {})
@@ -119,15 +119,15 @@ def _rows(name: str, values: Any) -> tuple[np.ndarray, tuple[int, int, int]]:
 def _targets(
     label: str, targets: np.ndarray, rows: int, count: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """The labels, the targets and how many outputs they ask for."""
+    """The labels, the targets, and the number of outputs that they require."""
     if len(targets) != rows:
         raise UserError(f"{label}: {rows} inputs have {len(targets)} targets: give one for each")
     if np.issubdtype(targets.dtype, np.integer) and targets.ndim == 1:
         found = int(targets.max()) + 1 if count is None else count
         if targets.min() < 0 or targets.max() >= found or found < 2:
             raise UserError(
-                f"{label}: classes are from {targets.min()} to {targets.max()}: number them from 0 "
-                f"on, at least two of them, in the test rows the same ones"
+                f"{label}: classes are from {targets.min()} to {targets.max()}: number them from "
+                f"0, at least two of them, the same in the test rows"
             )
         return targets.astype(np.int32), np.eye(found, dtype=np.float32)[targets], found
     if not np.issubdtype(targets.dtype, np.floating) or targets.ndim > 2:
@@ -167,7 +167,7 @@ def own_model(label: str, function: Callable[..., Any], settings: Mapping[str, A
         The model.
 
     Raises:
-        UserError: If it is none.
+        UserError: If the value has another type.
 
     Example:
         >>> def net(dataset, *, key):
@@ -193,13 +193,13 @@ def own_model(label: str, function: Callable[..., Any], settings: Mapping[str, A
         couples = bool(getattr(made, "couples", False))
         return Model(first, second, couples)  # pyright: ignore[reportArgumentType]
     if isinstance(made, eqx.Module) and callable(made):
-        # Its parameters are what it was made with: the seed changes nothing.
+        # The module comes with its parameters: the seed changes nothing.
         return Model(lambda key, dataset: _as_params(label, made), _apply_module)
     raise UserError(f"{label} returned a {type(made).__name__}: return {_MODEL}")
 
 
 class _Made(eqx.Module):
-    """The initial parameters: the module, made anew with a key and the data."""
+    """The initial parameters: those of the module built with a key and the data."""
 
     label: str = eqx.field(static=True)
     function: Callable[..., Any] = eqx.field(static=True)
@@ -281,7 +281,7 @@ def own_optimizer(
         The optimizer.
 
     Raises:
-        UserError: If it is none.
+        UserError: If the value has another type.
 
     Example:
         >>> import optax
@@ -311,7 +311,7 @@ def own_probe(
         The probe.
 
     Raises:
-        UserError: If it is none.
+        UserError: If the value has another type.
     """
     made = _called(label, function, settings)
     if not isinstance(made, AbstractProbe):
@@ -327,5 +327,5 @@ def _called(label: str, function: Callable[..., Any], settings: Mapping[str, Any
     except UserError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"{label}: {type(error).__name__}: {said}") from error
+        message = " ".join(str(error).split())
+        raise UserError(f"{label}: {type(error).__name__}: {message}") from error

@@ -1,8 +1,8 @@
-"""Compiled programs on disk, so that a second run need not compile: JAX's own cache, looked after.
+"""Compiled programs on disk, so that a second run need not compile: JAX's own cache, managed.
 
-JAX names a program by what goes into its compiler, the processor's features included, but not by
-how many threads it is compiled for, although that changes its machine code, and so may change a
-run's last digits. So each number of threads has a folder of its own.
+JAX's key of a program covers the compiler's input, including the processor's features, but not the
+number of threads that it is compiled for, which changes the machine code and so perhaps a run's
+last digits. So each number of threads has a folder of its own.
 """
 
 import contextlib
@@ -17,20 +17,20 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.catalog._where import cache_home, expanded
 
 VARIABLE = "AEOSKIT_CACHE"
-"""Names the folder, or says `off`; children inherit it, wherever they run."""
+"""Name of the variable that holds the folder, or `off`; child processes inherit it."""
 
 OFF = "off"
 LIMIT = 256 * 2**20
-"""Bytes of a folder; JAX drops what was not used for longest."""
+"""Largest size of a folder in bytes; JAX drops the least recently used programs."""
 
 _ROOM = 64 * 2**20
-"""Bytes that a disk must have left."""
+"""Free bytes that a disk must have."""
 
 _SETTINGS = {
     "jax_compilation_cache_max_size": LIMIT,
-    # To compile less than that costs no more than to look through a folder that is nearly full.
+    # Shorter compilations cost no more than a search through a folder that is nearly full.
     "jax_persistent_cache_min_compile_time_secs": 0.1,
-    # They are beside the limit, and make a program's name depend on the folder.
+    # They do not count towards the limit, and make a program's key depend on the folder.
     "jax_persistent_cache_enable_xla_caches": "none",
 }
 _ENTRY, _MARK, _LOCK = "-cache", "-atime", ".lockfile"
@@ -38,10 +38,10 @@ _ENTRY, _MARK, _LOCK = "-cache", "-atime", ".lockfile"
 
 @contextlib.contextmanager
 def cache_for_command(*, off: bool = False) -> Iterator[None]:
-    """The cache of a command line: it keeps programs unless the user or the environment objects.
+    """Enable the cache of a command line, unless the user or the environment disables it.
 
     Args:
-        off: Whether the user says no.
+        off: Whether the user disables it.
     """
     before = os.environ.get(VARIABLE)
     if off or before is None:
@@ -56,15 +56,15 @@ def cache_for_command(*, off: bool = False) -> Iterator[None]:
 
 
 def follow_cache() -> str | None:
-    """Has JAX keep compiled programs where `AEOSKIT_CACHE` says; without it, nothing is done.
+    """Let JAX keep compiled programs in the folder `AEOSKIT_CACHE`; do nothing if it is not set.
 
-    Where JAX was given a folder of its own (`JAX_COMPILATION_CACHE_DIR`), that one is left alone.
+    A folder that JAX was given (`JAX_COMPILATION_CACHE_DIR`) stays in use.
 
     Returns:
-        A sentence for the user where nothing can be kept, None otherwise.
+        A sentence for the user if nothing can be kept, None otherwise.
 
     Raises:
-        UserError: If `AEOSKIT_CACHE` names the home of a user who is not known here.
+        UserError: If `AEOSKIT_CACHE` is in the home of an unknown user.
 
     Example:
         >>> follow_cache()  # here, it is off
@@ -75,18 +75,18 @@ def follow_cache() -> str | None:
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
-    config: Any = jax.config  # its flags are made at run time, unknown to type checkers
+    config: Any = jax.config  # its flags are defined at run time, unknown to type checkers
     if setting in ("", OFF):
         if config.jax_enable_compilation_cache:
             config.update("jax_enable_compilation_cache", False)
-            compilation_cache.reset_cache()  # it has looked at the setting already
+            compilation_cache.reset_cache()  # it has read the setting already
         return None
     if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
         return None
     folder = _for_threads(Path(setting))
     why = _prepare(folder)
     if why is not None:
-        config.update("jax_enable_compilation_cache", False)  # which is also to say it once
+        config.update("jax_enable_compilation_cache", False)  # so that the sentence appears once
         return f"compiled programs are not kept: {folder}: {why}"
     for name, value in _SETTINGS.items():
         if name.upper() not in os.environ:
@@ -102,11 +102,10 @@ def cache_state() -> dict[str, Any]:
     """The folder of compiled programs, and their number.
 
     Returns:
-        `folder` (None where nothing is kept), `programs`, `bytes`, and `limit` for each number of
-        threads.
+        `folder` (None if nothing is kept), `programs`, `bytes`, and `limit` per number of threads.
 
     Raises:
-        UserError: If `AEOSKIT_CACHE` names the home of a user who is not known here.
+        UserError: If `AEOSKIT_CACHE` is in the home of an unknown user.
 
     Example:
         >>> cache_state()["folder"] is None  # here, it is off
@@ -123,10 +122,10 @@ def cache_state() -> dict[str, Any]:
 
 
 def clear_cache() -> int:
-    """Deletes all compiled programs; runs that go on now compile what they need.
+    """Delete all compiled programs; present runs compile again what they need.
 
     Returns:
-        How many bytes they had.
+        Their size in bytes.
 
     Raises:
         UserError: If a file cannot be deleted.
@@ -165,7 +164,7 @@ def _for_threads(root: Path) -> Path:
     """The folder for programs of as many threads as XLA takes in this process."""
     try:
         cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this system
+    except AttributeError:  # not available on this system
         cores = os.cpu_count() or 1
     return expanded(root, VARIABLE).absolute() / f"threads-{os.environ.get('NPROC') or cores}"
 
@@ -175,16 +174,16 @@ def _entries(root: Path) -> list[Path]:
 
 
 def _prepare(folder: Path) -> str | None:
-    """Makes the folder, and drops what a process that was killed left half written.
+    """Make the folder, and remove the partial files of killed processes.
 
     Returns:
-        Why it cannot be used, or None.
+        The reason why it cannot be used, or None.
     """
     try:
-        # What is in it is run: it is no one else's to write.
+        # Its files are executed: nobody else may write to it.
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(folder):
-            # JAX writes the mark last, and does not write again what is there.
+            # JAX writes the mark last, and does not rewrite existing files.
             for entry in folder.glob(f"*{_ENTRY}"):
                 if not _mark(entry).exists():
                     _delete(entry)
@@ -212,5 +211,5 @@ def _delete(entry: Path) -> None:
 
 
 def _words(error: Exception) -> str:
-    """An error in one line, without the path, which the caller adds."""
+    """The error in one line, without the path, which the caller adds."""
     return getattr(error, "strerror", None) or " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""Losses of a model's outputs, one number an example, and what is read off the outputs besides."""
+"""Losses of a model's outputs, one number per example, and accuracies."""
 
 from typing import Any
 
@@ -16,15 +16,15 @@ cross_entropy = SoftmaxCrossEntropy()
 
 
 def misclassified(outputs: Array, targets: Any) -> Any:
-    """Where the largest output is not the label's: a loss whose mean is the error.
+    """The error of each example: 1 if the largest output is not the label's.
 
     Args:
         outputs: the model's outputs, classes last.
         targets: one-hot labels of the outputs' shape, or labels as whole numbers, one for each row
-            or token; or a pair of labels and weights, 0 where nothing is to be told.
+            or token; or a pair of labels and weights, 0 where there is no target.
 
     Returns:
-        The fraction that is wrong of each example, `(n,)`; of a pair its sum and its weight.
+        The error rate of each example, `(n,)`; for a pair the weighted sum and the weight.
 
     >>> misclassified(jnp.eye(2), jnp.array([[1.0, 0.0], [1.0, 0.0]])).tolist()
     [0.0, 1.0]
@@ -39,13 +39,13 @@ def misclassified(outputs: Array, targets: Any) -> Any:
 
 
 class MeanLoss(AbstractOutputLoss):
-    """The mean of another loss over a batch, as one number: for models that couple the examples.
+    """The mean of a loss over a batch, as one number: for models that couple the examples.
 
-    An objective evaluates it whole, also on a mesh, where the losses of single examples would be
-    those of each device's own part of the data.
+    An objective evaluates it on the whole data, also on a mesh, where per-example losses would
+    depend on each device's part of the data.
 
     Args:
-        loss: the other loss.
+        loss: the per-example loss.
 
     Example:
         >>> outputs, targets = jnp.array([[1.0], [2.0]]), jnp.zeros((2, 1))
@@ -59,8 +59,8 @@ class MeanLoss(AbstractOutputLoss):
         """The mean.
 
         Args:
-            outputs: what the model returned.
-            targets: as for the other loss.
+            outputs: the model's outputs.
+            targets: as for the per-example loss.
 
         Returns:
             A scalar.
@@ -74,9 +74,9 @@ class MeanLoss(AbstractOutputLoss):
         """The product with the Hessian of the mean.
 
         Args:
-            outputs: where the Hessian is taken.
-            targets: as for the other loss.
-            vector: what is multiplied.
+            outputs: the point at which the Hessian is taken.
+            targets: as for the per-example loss.
+            vector: the vector to multiply.
 
         Returns:
             An array like `vector`.
@@ -88,13 +88,13 @@ class MeanLoss(AbstractOutputLoss):
 
 
 def accuracy(outputs: Float[Array, "n *shape classes"], targets: PyTree) -> Float[Array, ""]:
-    """The fraction of predictions whose largest output is the label's.
+    """The accuracy: the fraction of predictions whose largest output is the label's.
 
     Args:
-        outputs: the model's outputs: one prediction an example, or a sequence of them.
+        outputs: the model's outputs: one prediction per example, or a sequence of them.
         targets: one-hot labels of the same shape; or integer labels without the last axis, as
-            tokens are; or a pair of one of these and weights of the predictions, 0 where nothing is
-            to be told.
+            tokens are; or a pair of one of these and weights of the predictions, 0 where there is
+            no target.
 
     Returns:
         A number from 0 to 1; NaN if all weights are 0.
@@ -111,7 +111,7 @@ def accuracy(outputs: Float[Array, "n *shape classes"], targets: PyTree) -> Floa
 
 
 def _right(outputs: Array, targets: Any) -> tuple[Bool[Array, "n *length"], Array | None]:
-    """Where the largest output is the label's, and the weights, if there are any."""
+    """The mask of the correct predictions, and the weights, if there are any."""
     labels, weights = targets if isinstance(targets, tuple) else (targets, None)
     if labels.ndim == outputs.ndim:
         labels = jnp.argmax(labels, axis=-1)

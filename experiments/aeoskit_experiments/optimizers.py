@@ -1,4 +1,4 @@
-"""Optimizers that others wrote, for experiments: optax's as they are, optimistix's minimisers."""
+"""Optimizers of other packages: optax's transformations and optimistix's minimisers."""
 
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -28,8 +28,8 @@ Transform = Literal[
 ]
 TRANSFORMS: tuple[Transform, ...] = get_args(Transform)
 
-# Learning rates at which the run of `multiplier-edge` comes to its edge, found by trying: the
-# thresholds differ by factors of thirty, and so do the rates. AMSGrad gets to none at any rate.
+# Learning rates at which the run of `multiplier-edge` reaches its edge, found by trial: the
+# thresholds differ by factors of thirty, and so do the rates. AMSGrad reaches none at any rate.
 RATES: dict[str, float] = {
     "sgd": 0.07,
     "heavy_ball": 0.1,
@@ -56,25 +56,25 @@ _MADE: dict[str, Callable[[float], Any]] = {
     "amsgrad": lambda lr: _optax.amsgrad(lr, b2=0.99),
     "adabelief": lambda lr: _optax.adabelief(lr, b2=0.99),
     "adagrad": _optax.adagrad,
-    # Small matrices too are factored: it would be RMSProp otherwise.
+    # Small matrices are factored too; otherwise it would be RMSProp.
     "adafactor": lambda lr: _optax.adafactor(lr, min_dim_size_to_factor=1),
     "shampoo": lambda lr: ours.shampoo(lr, beta2=0.99),
 }
 
 
 def optax(*, transform: Transform, lr: Positive | None = None) -> AnyOptimizer:
-    """An optimizer of optax, as optax made it; P and threshold are read by the bridge.
+    """An optimizer of optax; the bridge reads its P and threshold.
 
     Args:
-        transform: Which one; optax has no shampoo, and that is aeoskit's.
-        lr: Learning rate; none takes the one at which the recipe multiplier-edge runs it.
+        transform: Name of the optimizer; shampoo is aeoskit's, since optax has none.
+        lr: Learning rate; none for that of the recipe multiplier-edge.
 
     Returns:
-        The optimizer. Momentum is 0.9 and second moments decay by 0.99 wherever there are such
-        numbers; everything else is as optax has it.
+        The optimizer. Momentum is 0.9 and the decay of second moments 0.99, where they exist;
+        everything else has optax's defaults.
 
     Raises:
-        UserError: for another name.
+        UserError: for an unknown name.
 
     Example:
         >>> type(optax(transform="adam", lr=1e-3)).__name__
@@ -86,9 +86,9 @@ def optax(*, transform: Transform, lr: Positive | None = None) -> AnyOptimizer:
 
 
 def bfgs() -> OptimistixOptimizer:
-    """Optimistix's BFGS with a backtracking line search: a reference that knows no threshold.
+    """Optimistix's BFGS with a backtracking line search: a reference without a threshold.
 
-    A step is one evaluation of the loss; where the line search refuses it the parameters stay.
+    A step is one evaluation of the loss; if the line search rejects it the parameters stay.
 
     Returns:
         The minimiser; networks of more than 10,000 parameters are refused.
@@ -104,7 +104,7 @@ def lbfgs(*, history: Count = 10) -> OptimistixOptimizer:
     """Optimistix's L-BFGS with a backtracking line search: as bfgs, without its matrix.
 
     Args:
-        history: How many pairs of steps and gradients are kept.
+        history: Number of stored pairs of steps and gradients.
 
     Returns:
         The minimiser.

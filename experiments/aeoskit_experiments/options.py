@@ -1,9 +1,9 @@
-"""Options read from signatures: one annotation gives the type, the bounds, the help and the error.
+"""Options from signatures: one annotation gives the type, the bounds, the help and the error.
 
 A function's option is a parameter with an ordinary annotation (`int`, `float | None`,
-`Literal["a", "b"]`), where needed with msgspec's bounds: `Annotated[int, msgspec.Meta(ge=1)]`, of
-which the common ones have names here. Its help is the description in the annotation, or the
-argument's first sentence in the docstring. Msgspec checks a value against the annotation.
+`Literal["a", "b"]`), if needed with msgspec's bounds: `Annotated[int, msgspec.Meta(ge=1)]`; common
+ones have names here. Its help is the description in the annotation, or the argument's first
+sentence in the docstring. Msgspec checks a value against the annotation.
 """
 
 import collections.abc
@@ -32,14 +32,14 @@ NonNegative = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 AtLeastOne = Annotated[float, Meta(ge=1)]
 Decay = Annotated[float, Meta(ge=0, lt=1)]
-# JAX's keys take 32 bits of a seed and drop the others.
+# JAX's keys use 32 bits of a seed and drop the others.
 Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 
 _PLAIN: dict[str, Any] = {"int": int, "float": float, "bool": bool, "text": str, "step": int | str}
 
 
 def at_most(limit: int, *, least: int, reason: str) -> Meta:
-    """Bounds of a whole number with the reason of the upper one, which the error states.
+    """Bounds of a whole number, with the reason for the upper one, which the error states.
 
     >>> few = Annotated[int, at_most(9, least=1, reason="there are 9")]
     >>> coerce(Option("examples", "int", type=few), 10, where="data few")
@@ -53,16 +53,16 @@ class Option(msgspec.Struct, frozen=True):
     """One option: its name, its type and its default.
 
     Args:
-        name: As in Python (`label_noise`); the command line spells it `--label-noise`.
+        name: The name in Python (`label_noise`); on the command line `--label-noise`.
         kind: The kind of a value: an int, a float, a bool, text, or a step (an int or a moment).
-        default: The value when it is not given.
-        required: Whether it must be given (then `default` means nothing).
+        default: The default value.
+        required: Whether it must be given (`default` is then unused).
         nullable: Whether None is a value.
-        choices: The only values, if they are few.
+        choices: The allowed values, if they are few.
         help: One sentence.
-        many: Whether a list, of numbers or of text, is welcome: it is a sweep.
-        alone: Why a list is not welcome, as it should read after "since".
-        type: The annotation that a value is checked against; the plain type of the kind if None.
+        many: Whether a list, of numbers or of text, is allowed: it is a sweep.
+        alone: The reason why a list is not allowed, as it reads after "since".
+        type: The annotation against which a value is checked; the plain type of the kind if None.
     """
 
     name: str
@@ -78,17 +78,17 @@ class Option(msgspec.Struct, frozen=True):
 
     @property
     def flag(self) -> str:
-        """The option as the command line spells it."""
+        """The option's flag on the command line."""
         return "--" + self.name.replace("_", "-")
 
     @property
     def sweepable(self) -> bool:
-        """Whether a list of values is a sweep."""
+        """True if a list of values is a sweep."""
         return self.many and self.kind in ("int", "float", "text")
 
 
 def optional(option: Option) -> Option:
-    """The option with None as a value, and as its default."""
+    """The option with None as an allowed value and as its default."""
     checked = None if option.type is None else option.type | None
     return msgspec.structs.replace(option, default=None, nullable=True, type=checked)
 
@@ -105,14 +105,14 @@ def options_of(
     """Read the options from a function's signature.
 
     Args:
-        function: Any function or class; parameters that neither a number, a bool nor text
-            can fill are left out when they have a default.
+        function: Any function or class; parameters with a default that are not a number, a bool or
+            text are left out.
         positional: Whether parameters that are not keyword-only are options as well.
         skip: Names to leave out.
-        types: Annotations, by name, that are stronger than the function's own.
-        lists: Whether any number may be a list, or only where the annotation has a sequence.
-        texts: Whether a text with few choices may be a list as well; any may where the annotation
-            has a sequence.
+        types: Annotations, by name, that override the function's own.
+        lists: Whether any number may be a list, or only if the annotation has a sequence.
+        texts: Whether a text with few choices may be a list as well; with a sequence in the
+            annotation any text may.
 
     Returns:
         The options, in the order of the signature.
@@ -162,15 +162,15 @@ def options_of(
 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature:
-    """The signature, its annotations evaluated where that is possible."""
+    """The signature, with its annotations evaluated if possible."""
     try:
         return inspect.signature(function, eval_str=True)
-    except NameError:  # a name that is imported only for type checkers
+    except NameError:  # a name imported only for type checkers
         return inspect.signature(function)
 
 
 def loss_arguments(function: Callable[..., Any]) -> tuple[str, ...]:
-    """The outputs and targets in a loss's signature; none for a function that makes a loss.
+    """The names of outputs and targets in a loss's signature; empty if it returns a loss.
 
     >>> loss_arguments(lambda outputs, targets, *, delta=1.0: 0.0)
     ('outputs', 'targets')
@@ -192,19 +192,19 @@ def summary_of(function: Callable[..., Any]) -> str:
 
 
 def coerce(option: Option, value: Any, *, where: str) -> Value:
-    """Bring a value (from Python, JSON or the command line) to the option's own type.
+    """Convert a value (from Python, JSON or the command line) to the option's type.
 
     Args:
-        option: What is being set.
-        value: A scalar; text that spells one; or a list, tuple or one-dimensional array of them, or
-            text with commas, which is a sweep.
+        option: The option.
+        value: A scalar, or its text; or a list, tuple or one-dimensional array of them, or text
+            with commas, which is a sweep.
         where: The stage's name, for the error.
 
     Returns:
         A scalar, or a tuple of at least two different ones.
 
     Raises:
-        UserError: If it is not such a value.
+        UserError: If the value is invalid.
 
     >>> coerce(Option("lr", "float"), ["1e-3", 1], where="optimizer adam")
     (0.001, 1.0)
@@ -238,19 +238,19 @@ def coerce(option: Option, value: Any, *, where: str) -> Value:
 def coerce_all(
     options: Iterable[Option], given: Mapping[str, Any], *, where: str
 ) -> dict[str, Value]:
-    """Bring all of the values that were given to their options' own types.
+    """Convert all given values to their options' types.
 
     Args:
-        options: The options that there are.
+        options: The known options.
         given: Name to value.
-        where: Whose they are, for the errors.
+        where: The owner of the options, for errors.
 
     Returns:
-        Name to value, of what was given.
+        A mapping from name to value, for the given options.
 
     Raises:
-        UserError: For an unknown name (with the nearest one), a wrong value, or an option that is
-            required and missing.
+        UserError: For an unknown name (with the nearest one), an invalid value, or a missing
+            required option.
 
     >>> coerce_all([Option("lr", "float")], {"lr": "0.1"}, where="optimizer adam")
     {'lr': 0.1}
@@ -266,7 +266,7 @@ def coerce_all(
 
 
 def spell(value: Value) -> str:
-    """A value as the command line's text, which `coerce` reads back exactly.
+    """A value as text for the command line, which `coerce` reads back exactly.
 
     >>> spell((0.001, 3e-05))
     '0.001,3e-05'
@@ -305,7 +305,7 @@ def _scalar(option: Option, value: Any, where: str) -> Scalar:
 
 
 def _literal(text: str) -> Scalar:
-    """The number, bool or None that a text spells, or the text itself."""
+    """The number, bool or None in a text, or the text itself."""
     named = {"none": None, "true": True, "false": False}
     if text.lower() in named:
         return named[text.lower()]
@@ -323,7 +323,7 @@ def _plain(option: Option) -> Any:
 
 
 def _error(option: Option, value: Any, given: Any) -> str:
-    """Why a value is refused: another kind of thing, no choice, or out of bounds."""
+    """The reason why a value is refused: a wrong kind, an unknown choice, or out of bounds."""
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
     if option.kind == "text" and option.choices and isinstance(value, str):
         near = nearest(value, option.choices)
@@ -353,7 +353,7 @@ def _bounds(option: Option, value: int | float) -> str:
         case {"ge": 0, **rest} if not rest:
             return "it must not be negative"
         case {"ge": least, "le": most}:
-            return f"it must lie between {spell(least)} and {spell(most)}"
+            return f"it must be between {spell(least)} and {spell(most)}"
     words = {"ge": "at least", "gt": "above", "lt": "below", "le": "at most"}
     return "it must be " + " and ".join(
         f"{words[name]} {spell(limits[name])}" for name in words if name in limits
@@ -412,16 +412,16 @@ def _kind(members: tuple[Any, ...], default: Any) -> tuple[Kind | None, tuple[st
 
 
 def _checked_type(members: tuple[Any, ...], kind: Kind, nullable: bool) -> Any:
-    """What msgspec checks one value against: the members that it knows, sequences taken apart."""
+    """The type for msgspec's check of one value: the supported members, with sequences unpacked."""
     known = [
         item
         for item in members
         if _unwrapped(item) in (bool, int, float, str)
         or typing.get_origin(_unwrapped(item)) is Literal
     ]
-    if kind == "float":  # a whole number is a number too, and bounds stand at the float
+    if kind == "float":  # an int is accepted too, with the float's bounds
         known = [item for item in known if _unwrapped(item) is float]
-    if kind == "text":  # a few choices are stronger than any text
+    if kind == "text":  # choices take precedence over any text
         known.sort(key=lambda item: _unwrapped(item) is str)
         known = known[:1]
     made: Any = known[0] if known else _PLAIN[kind]
@@ -439,7 +439,7 @@ def _is_annotated(annotation: Any) -> bool:
 
 
 def _metas(annotation: Any) -> list[Meta]:
-    """Msgspec's bounds in an annotation, the innermost first."""
+    """The msgspec bounds in an annotation, the innermost first."""
     if _is_annotated(annotation):
         inner, *more = typing.get_args(annotation)
         return _metas(inner) + [item for item in more if isinstance(item, Meta)]
@@ -464,13 +464,13 @@ _UNIONS = (typing.Union, types.UnionType)
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
-    """The alternatives of an annotation, and what its sequences hold."""
+    """The alternatives of an annotation, and the items of its sequences."""
     if hasattr(annotation, "__value__"):  # `type X = …` of Python 3.12
         return _members(annotation.__value__)
     if _is_annotated(annotation):
         inner, *more = typing.get_args(annotation)
         members = _members(inner)
-        # Bounds of a union's Annotated are those of its numbers.
+        # Bounds around a union apply to its numbers.
         return tuple(Annotated[item, *more] if item in (int, float) else item for item in members)
     if typing.get_origin(annotation) in (*_UNIONS, *_SEQUENCES):
         return tuple(

@@ -1,8 +1,9 @@
-"""Parts that users bring: `module:name` or `./file.py:name`, run because the user typed the name.
+"""Users' own parts: `module:name` or `./file.py:name`, run because the user typed the name.
 
-A pipeline holds the source and its SHA-256 beside the name, so that whoever gets the pipeline as
-data (a child process, a rerun) runs exactly that source. Source that came as data runs only if it
-is trusted: the user typed its name before, the parent process handed it over, or the user says so.
+A pipeline holds the source and its SHA-256 beside the name, so that a process that gets the
+pipeline as data (a child process, a rerun) runs exactly that source. Source that comes as data runs
+only if it is trusted: the user typed its name before, the parent process passed it on, or the user
+allows it.
 """
 
 import functools
@@ -25,16 +26,16 @@ from aeoskit_experiments._errors import UserError, nearest, unknown
 from aeoskit_experiments.catalog import cache_home
 
 IN_PYTHON = "python"
-"""What a reference begins with if its function has no file, or no name in it."""
+"""The prefix of a reference to a function without a file, or without a name in it."""
 
 
 class Code(msgspec.Struct, frozen=True):
     """The source of a part.
 
     Args:
-        file: Where it was found; empty for what was typed into Python.
-        sha256: Of the source.
-        source: The file's text.
+        file: Its file; empty for code typed into Python.
+        sha256: SHA-256 of the source.
+        source: Text of the file.
     """
 
     file: str
@@ -55,7 +56,7 @@ _trusted: set[tuple[str, str]] = set()
 
 
 def is_reference(name: str) -> bool:
-    """Whether a variant's name is a reference to a user's own part.
+    """True if a variant's name is a reference to a user's own part.
 
     >>> is_reference("./net.py:Net"), is_reference("mlp")
     (True, False)
@@ -73,10 +74,10 @@ def short_name(reference: str) -> str:
 
 
 def find_part(reference: str) -> Part:
-    """Find and import a part whose name the user typed; from then on its source is trusted.
+    """Find and import a part whose name the user typed; its source is trusted from then on.
 
     Args:
-        reference: `./file.py:name`, or `module:name`, looked for among what is installed and then
+        reference: `./file.py:name`, or `module:name`, searched among the installed modules and then
             in the current folder.
 
     Returns:
@@ -88,7 +89,7 @@ def find_part(reference: str) -> Part:
     """
     place, _, name = reference.rpartition(":")
     if place == IN_PYTHON:
-        raise UserError(f"{reference} was typed into Python: hand the function over there")
+        raise UserError(f"{reference} was typed into Python: pass the function itself")
     if place.endswith(".py") or "/" in place:
         code = _read(_file(place, reference))
     else:
@@ -105,8 +106,8 @@ def part_of(function: Callable[..., Any]) -> Part:
     """A function or class of the running program, as a part that a pipeline can hold as data.
 
     Args:
-        function: Anything callable. A name at the top of a file can be found again by children and
-            reruns; another function runs in this process alone.
+        function: Any callable. Children and reruns can find a name at the top of a file again; any
+            other function runs only in this process.
 
     Returns:
         The part.
@@ -141,22 +142,22 @@ def load_part(reference: str, code: Code) -> Callable[..., Any]:
         The function or class.
 
     Raises:
-        UserError: If the source is not trusted, is not what its hash says, raises, or does not
-            have the name.
+        UserError: If the source is not trusted, does not match its hash, raises, or does not have
+            the name.
     """
     key = (reference, code.sha256)
     if key not in _trusted:
         raise _unknown_code(reference, code)
     if key not in _objects:
         if hashlib.sha256(code.source.encode()).hexdigest() != code.sha256:
-            raise UserError(f"{reference}: its source is not what its SHA-256 says: get it anew")
+            raise UserError(f"{reference}: its source does not match its SHA-256: get it again")
         check_shareable({reference: code})
         _objects[key] = _attribute(_imported(reference, code), reference)
     return _objects[key]
 
 
 def check_shareable(code: Mapping[str, Code]) -> None:
-    """Raise a `UserError` for a part that no other process can find, since it has no file."""
+    """Raise a `UserError` for a part without a file, which no other process can find."""
     for reference in code:
         if reference.startswith(f"{IN_PYTHON}:"):
             raise UserError(
@@ -166,12 +167,12 @@ def check_shareable(code: Mapping[str, Code]) -> None:
 
 
 def trust(reference: str, code: Code) -> None:
-    """Let a source run in this process: the user, or the parent process, vouches for it."""
+    """Let a source run in this process, on the word of the user or the parent process."""
     _trusted.add((reference, code.sha256))
 
 
 def is_trusted(reference: str, code: Code) -> bool:
-    """Whether a source may run in this process."""
+    """True if a source may run in this process."""
     return (reference, code.sha256) in _trusted
 
 
@@ -179,11 +180,11 @@ def trust_stored(code: Mapping[str, Code], *, allow: bool | Callable[[str, Code]
     """Trust sources that came as data: those that the user ran before, and others if allowed.
 
     Args:
-        code: Reference to source.
-        allow: Whether the others may run too; or a function that is asked for each.
+        code: A mapping from reference to source.
+        allow: Whether the others may run too, or a function that decides for each.
 
     Raises:
-        UserError: For one that may not.
+        UserError: For a source that may not run.
     """
     for reference, item in code.items():
         if not is_trusted(reference, item) and _line(reference, item) not in _remembered():
@@ -201,16 +202,17 @@ def _unknown_code(reference: str, code: Code) -> UserError:
 
 
 def changed_since(code: Mapping[str, Code]) -> list[str]:
-    """The references whose files hold another source by now, or are gone."""
+    """The references whose files have changed since, or no longer exist."""
     return [name for name, item in code.items() if item.file and not _is_same(item)]
 
 
 def keep_sources(folder: Path, code: Mapping[str, Code]) -> None:
-    """Write the sources into `code/` of a run's folder, for people to read.
+    """Write the sources into `code/` of a run's folder, for reading only.
 
     Args:
         folder: The run's folder.
-        code: Reference to source; what a rerun runs is in the run's `pipeline.json`.
+        code: A mapping from reference to source; a rerun uses the copy in the run's
+            `pipeline.json`.
     """
     for reference, item in code.items():
         name = Path(item.file).name if item.file else f"{short_name(reference)}.py"
@@ -226,7 +228,7 @@ def registered(group: str) -> dict[str, str]:
         group: `aeoskit.models`, for example.
 
     Returns:
-        Name to reference.
+        A mapping from name to reference.
 
     >>> registered("aeoskit.nothing")
     {}
@@ -267,7 +269,7 @@ def _file(place: str, reference: str) -> Path:
 
 
 def _module(name: str, reference: str) -> Path:
-    """The file of a module: an installed one, or else one in the current folder."""
+    """The file of a module: an installed one, otherwise one in the current folder."""
     here = Path.cwd()
     with _without(here):
         found = _spec_file(name, reference)
@@ -293,13 +295,13 @@ def _spec_file(name: str, reference: str) -> Path | None:
     if spec is None:
         return None
     if spec.origin is None or not spec.origin.endswith(".py"):
-        raise UserError(f"{reference}: the module {name!r} has no Python source to keep")
+        raise UserError(f"{reference}: the module {name!r} has no Python source to store")
     return Path(spec.origin).resolve()
 
 
 @contextmanager
 def _without(folder: Path) -> Iterator[None]:
-    """Imports find nothing in this folder: what is installed comes first."""
+    """A context in which imports ignore this folder, so that installed modules come first."""
     before = sys.path
     sys.path = [item for item in before if Path(item or ".").resolve() != folder]
     try:
@@ -309,7 +311,7 @@ def _without(folder: Path) -> Iterator[None]:
 
 
 def _imported(reference: str, code: Code) -> types.ModuleType:
-    """The module: the installed one if it is this very source, otherwise the source alone."""
+    """The module: the installed one if it has this source, otherwise one made from the source."""
     place = reference.rpartition(":")[0]
     try:
         if not place.endswith(".py") and "/" not in place:
@@ -321,20 +323,20 @@ def _imported(reference: str, code: Code) -> types.ModuleType:
     except UserError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         fix = ""
         if isinstance(error, ImportError):
             fix = " (a part is one file: install what it imports, as with `pip install -e .`)"
-        raise UserError(f"{reference}: {type(error).__name__}: {said}{fix}") from error
+        raise UserError(f"{reference}: {type(error).__name__}: {message}{fix}") from error
 
 
 def _execute(code: Code) -> types.ModuleType:
-    name = f"{Path(code.file).stem}_{code.sha256[:16]}"  # no module's that is installed
+    name = f"{Path(code.file).stem}_{code.sha256[:16]}"  # not the name of an installed module
     if name in sys.modules:
         return sys.modules[name]
     module = types.ModuleType(name)
     module.__file__ = code.file
-    # Tracebacks and `inspect` show this source, whatever the file holds by now.
+    # Tracebacks and `inspect` show this source, even if the file has changed.
     linecache.cache[code.file] = (len(code.source), None, code.source.splitlines(True), code.file)
     sys.modules[name] = module
     try:
@@ -386,7 +388,7 @@ def _remembered() -> set[str]:
 
 
 def _remember(reference: str, code: Code) -> None:
-    """Add a line to the user's list; without one, a rerun asks."""
+    """Add a line to the user's list of trusted sources; without it, a rerun asks."""
     if _line(reference, code) in _remembered():
         return
     try:

@@ -72,9 +72,9 @@ def test_verify_all(folder: Path, capsys: Capture) -> None:
     ("words", "said"),
     [
         ("verify cifr10", "did you mean 'cifar10'"),
-        ("verify --path .", "name the one that this is"),
+        ("verify --path .", "name the one to verify"),
         ("verify digits --path .", "read from no file"),
-        ("verify cifar10 --path nowhere", "where there is nothing"),
+        ("verify cifar10 --path nowhere", "which does not exist"),
         ("path mixture", "no place in the data folder: it is read from no file"),
         ("path parallel", "no place in the data folder: its files are given to a run as source"),
         ("path cifr10", "did you mean 'cifar10'"),
@@ -92,4 +92,4 @@ def test_bad_input_is_one_line(words: str, said: str, capsys: Capture) -> None:
 def test_shapes_that_do_not_fit_the_loss_are_refused(capsys: Capture) -> None:
     words = "pipe data chebyshev model mlp loss cross_entropy optimizer adam --lr 1 train --steps 1"
     assert main(words.split()) == 2
-    assert "which are no classes: choose loss mse" in capsys.readouterr().err
+    assert "not classes: choose loss mse" in capsys.readouterr().err

@@ -264,7 +264,7 @@ def test_list(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     out = capsys.readouterr().out
     assert all(name in out for name in [*RECIPES, "preconditioned_sharpness", "loop"])
     assert all(len(line) <= 80 and line == line.rstrip() for line in out.splitlines())
-    assert re.search(r"^loop +what our loops cost", out, re.MULTILINE)
+    assert re.search(r"^loop +cost of aeoskit's loops", out, re.MULTILINE)
     assert main(["list", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {"mlp", "lstm", "encoder_decoder"} <= set(found["stages"]["model"]["variants"])

@@ -8,7 +8,7 @@ import pytest
 from aeoskit_cli import main
 from aeoskit_cli._plan import _unit
 from aeoskit_experiments import planning
-from aeoskit_experiments.planning import Attempt, Knobs, Plan, Row, Transfer, Verdict
+from aeoskit_experiments.planning import Attempt, Plan, PlanSettings, Row, Transfer, Verdict
 
 PIPE = "pipe data digits --examples 20 model mlp --width 4 loss mse optimizer adam --lr 1e-3"
 TRACKED = f"{PIPE} track sharpness --k 2 --basis 11 train --steps 20"
@@ -42,7 +42,7 @@ def invented(*, fits: bool) -> Plan:
         mesh={"data": 4, "model": 2},
         precision="bfloat16",
         effort="quick",
-        knobs=Knobs(microbatch=2),
+        knobs=PlanSettings(microbatch=2),
         parameters=1234,
         examples=20,
         lanes=3,

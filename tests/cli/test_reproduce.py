@@ -57,16 +57,16 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         rows=ROWS,
     )
 
-    def stand_in(*, witness: Any, **given: Any) -> LedgerOutcome:
+    def stand_in(*, listener: Any, **given: Any) -> LedgerOutcome:
         found.append(given)
-        witness.began("a, seed 0", 1, 2)
-        witness.started("main", 10)
-        witness.finished("main")
-        witness.noted("main: lane 1 diverged at step 7.")
-        witness.ended(work)
-        witness.ended(room.LedgerRun(**{**_fields(work), "error": "its process ended"}))
+        listener.began("a, seed 0", 1, 2)
+        listener.started("main", 10)
+        listener.finished("main")
+        listener.noted("main: lane 1 diverged at step 7.")
+        listener.ended(work)
+        listener.ended(room.LedgerRun(**{**_fields(work), "error": "its process ended"}))
         for item in ROWS[:3]:
-            witness.judged(item)
+            listener.judged(item)
         return LedgerOutcome(Path("runs/mine"), ledger, 1)
 
     monkeypatch.setattr(room, "reproduce", stand_in)

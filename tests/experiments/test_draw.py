@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from aeoskit_experiments.execution import Silent
+from aeoskit_experiments.execution import SilentListener
 from aeoskit_experiments.execution._draw import draw, kind_of
 from aeoskit_experiments.pipelines import Plot
 
@@ -45,7 +45,7 @@ def test_a_raw_optimizer_has_no_ratio_to_draw() -> None:
     assert kind_of(record("eps"), adaptive=False, sides=False) == "edge"
 
 
-class Heard(Silent):
+class Heard(SilentListener):
     def __init__(self) -> None:
         self.notes: list[str] = []
 

@@ -17,7 +17,7 @@ import xarray as xr
 from aeoskit.record import list_runs, load_checkpoint, read_run
 from aeoskit.trajectory import Continue, FreezePreconditioner, SwitchOptimizer, stream
 from aeoskit.trajectory import branch as go_on
-from aeoskit_experiments.execution import Outcome, Silent, execute
+from aeoskit_experiments.execution import Outcome, SilentListener, execute
 from aeoskit_experiments.execution import _execute as execution
 from aeoskit_experiments.execution._build import build
 from aeoskit_experiments.pipelines import (
@@ -50,7 +50,7 @@ def small(*stages: Stage, seed: Any = 0, **options: Any) -> Pipeline:
     return pipe(*(given.get(name, stage) for name, stage in whole.items()), *more)
 
 
-class Heard(Silent):
+class Heard(SilentListener):
     """Remembers what it is told; stops the run, as Ctrl-C does, at a chunk."""
 
     def __init__(self, stop_at: int | None = None) -> None:
@@ -237,13 +237,13 @@ class TestInterruption:
     ) -> None:
         asked: list[bool] = []
 
-        def agreed(wish: bool) -> bool:
-            asked.append(wish)
+        def any_process(value: bool) -> bool:
+            asked.append(value)
             if len(asked) == 1:
                 signal.raise_signal(signal.SIGINT)
-            return wish
+            return value
 
-        monkeypatch.setattr("aeoskit_experiments.execution._run.agreed", agreed)
+        monkeypatch.setattr("aeoskit_experiments.execution._run.any_process", any_process)
         outcome = execute(small(steps=40), folder=tmp_path / "stopped")
         assert asked == [False, True]
         assert outcome.status == "interrupted"

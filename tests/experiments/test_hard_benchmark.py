@@ -13,7 +13,7 @@ import pytest
 from aeoskit import linalg
 from aeoskit_experiments import UserError
 from aeoskit_experiments.benchmarks import run_hard_benchmark
-from aeoskit_experiments.benchmarks._hard_kinds import KINDS, STRUCK, draw
+from aeoskit_experiments.benchmarks._hard_kinds import KINDS, SPIKE_AT, draw
 
 BROKEN = ("false", "small_bars", "alarms", "late")
 
@@ -40,11 +40,11 @@ def test_kinds_are_what_they_are_called() -> None:
         assert np.all(values[..., 0] - values[..., pairs - 1] < 1e-2), kind
     spikes = draw("spike", 8, (0,))
     norms = np.abs(spikes.matrices).max(axis=(2, 3))
-    assert np.all(norms[:, STRUCK] > 20 * norms[:, 0])
+    assert np.all(norms[:, SPIKE_AT] > 20 * norms[:, 0])
     assert np.isfinite(spikes.matrices).all()
-    struck = ~np.all(np.isfinite(draw("NaN", 2, (0,)).matrices), axis=(2, 3))
-    assert struck.sum(axis=1).tolist() == [1, 1]
-    assert struck[:, STRUCK].all()
+    spiked = ~np.all(np.isfinite(draw("NaN", 2, (0,)).matrices), axis=(2, 3))
+    assert spiked.sum(axis=1).tolist() == [1, 1]
+    assert spiked[:, SPIKE_AT].all()
 
 
 def test_a_direct_solver_keeps_the_law() -> None:

@@ -174,7 +174,7 @@ class TestAWorker:
         with pytest.raises(WorkerDied, match=r"\(code 3\): worker\.log has its last output"):
             worker.call(helper.end, 3)
         second = worker.call(os.getpid)
-        with pytest.raises(WorkerDied, match="SIGKILL; the system kills processes that take too"):
+        with pytest.raises(WorkerDied, match="SIGKILL; the system kills processes that use too"):
             worker.call(os.kill, second, signal.SIGKILL)
         third = worker.call(os.getpid)
         os.kill(third, signal.SIGKILL)  # While it has nothing to do.

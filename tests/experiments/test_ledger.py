@@ -25,8 +25,8 @@ from aeoskit_experiments.ledger import (
     OutOfReach,
     Refuted,
     RunSpec,
-    complaints,
     make_tasks,
+    mismatches,
     read_bounds,
     read_ledger,
     reproduce,
@@ -37,7 +37,7 @@ from aeoskit_experiments.ledger._judge import Finding, judge
 from aeoskit_experiments.ledger._pictures import levels_of
 from aeoskit_experiments.ledger._plan import make_suite
 from aeoskit_experiments.ledger._records import same_request
-from aeoskit_experiments.ledger._reproduce import SilentWitness, _run_in
+from aeoskit_experiments.ledger._reproduce import SilentLedgerListener, _run_in
 from aeoskit_experiments.pipelines import (
     Pipeline,
     data,
@@ -186,7 +186,7 @@ def test_every_kind_of_verdict(whole: tuple[Any, Path]) -> None:
         "two": "pass",
     }
     assert rows["no-edge"]["reason"] == "it never <got> there"
-    assert rows["wrong"]["reason"] == "its measure ended with KeyError: 'ratio'"
+    assert rows["wrong"]["reason"] == "its measure raised KeyError: 'ratio'"
     assert rows["diverged"]["reason"].startswith("main diverged at step ")
     assert rows["data"]["reason"] == "CIFAR-10 is not here: get its archive"
     assert rows["no-case"]["reason"] == "recipe good has no case 'nowhere' at size small"
@@ -465,7 +465,7 @@ class TestRegistered:
 
     def test_every_claim_has_bounds_with_a_reason_and_none_is_left_over(self) -> None:
         assert registered
-        assert complaints(CLAIMS.values(), read_bounds()) == []
+        assert mismatches(CLAIMS.values(), read_bounds()) == []
 
     def test_what_is_wrong_with_bounds_is_found(self) -> None:
         claim = a_claim("one", final_loss, RunSpec("good"), RunSpec("good", setting="lr 1"))
@@ -474,16 +474,16 @@ class TestRegistered:
             ({}, "has no bounds"),
             ({"one": {"low": 1}}, "the reason is missing"),
             ({"one": {"reason": "x"}}, "neither low nor high"),
-            ({"one": {"low": float("nan"), "reason": "x"}}, "nan is no number"),
+            ({"one": {"low": float("nan"), "reason": "x"}}, "nan is not a number"),
             ({"one": {"low": 2, "high": 1, "reason": "x"}}, "above high"),
             ({"one": {**good, "grid": {"low": 2}}}, "one.grid: the reason is missing"),
             ({"one": {**good, "lr 2": good}}, "no setting of it"),
             ({"one": good, "two": good}, "belong to no claim"),
         ]
         for tables, says in wrong:
-            assert any(says in said for said in complaints([claim], {"E1": tables})), says
+            assert any(says in said for said in mismatches([claim], {"E1": tables})), says
         fine = {"one": {**good, "grid": good, "lr 1": good, "paper": good}}
-        assert complaints([claim], {"E1": fine}) == []
+        assert mismatches([claim], {"E1": fine}) == []
 
     def test_the_nearest_bounds_count(self) -> None:
         from aeoskit_experiments.ledger import bounds_of
@@ -559,7 +559,7 @@ def test_a_worker_that_dies_costs_its_own_work(tmp_path: Path) -> None:
     worker = Worker(log=tmp_path / "worker.log")
     alive = [worker.call(os.getpid)]
 
-    class Heard(SilentWitness):
+    class Heard(SilentLedgerListener):
         """Remembers what it hears."""
 
         def __init__(self) -> None:
@@ -584,7 +584,7 @@ def test_a_worker_that_dies_costs_its_own_work(tmp_path: Path) -> None:
     heard = Heard()
     claims = [a_claim("one"), a_claim("two", final_loss, RunSpec("good", case="other"))]
     outcome = ledger_of(
-        tmp_path / "ledger", *claims, runner=functools.partial(_run_in, worker), witness=heard
+        tmp_path / "ledger", *claims, runner=functools.partial(_run_in, worker), listener=heard
     )
     worker.close()
     assert heard.said == [

@@ -75,9 +75,9 @@ def test_where_there_is_no_number_it_says_why(run: Evidence) -> None:
         run.ratio(lr=1.0)
     with pytest.raises(OutOfReach, match="there is none"):
         run.number("momentum_peak", "there is none")
-    with pytest.raises(OutOfReach, match="not measured in the window"):
+    with pytest.raises(OutOfReach, match="not measured in the claim"):
         run.median("ratio", first=500, lr=1e-3)
-    with pytest.raises(OutOfReach, match="not measured in the window"):
+    with pytest.raises(OutOfReach, match="not measured in the claim"):
         run.peak("preconditioned_sharpness", lr=1e-3)
 
 

@@ -169,10 +169,10 @@ def test_room_is_made_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> Non
     cleared: list[bool] = []
     monkeypatch.setattr(_room.jax, "clear_caches", lambda: cleared.append(True))
     monkeypatch.setattr(_room, "memory_maps", lambda: _room.MANY_MAPS - 1)
-    assert not _room.make_room()
+    assert not _room.limit_memory_maps()
     assert cleared == []
     monkeypatch.setattr(_room, "memory_maps", lambda: _room.MANY_MAPS)
-    assert _room.make_room()
+    assert _room.limit_memory_maps()
     assert cleared == [True]
 
 
@@ -183,4 +183,4 @@ def test_where_no_one_says_how_much_is_mapped(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(_room, "Path", Nowhere)
     assert _room.memory_maps() == 0
-    assert not _room.make_room()
+    assert not _room.limit_memory_maps()

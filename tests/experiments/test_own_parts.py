@@ -244,7 +244,7 @@ def test_a_source_that_is_not_what_its_hash_says_is_refused(own: Path) -> None:
     code = find_part("./own.py:Net").code
     forged = Code(code.file, code.sha256, code.source + "\nNet = 1\n")
     parts._objects.clear()
-    with pytest.raises(UserError, match="not what its SHA-256 says"):
+    with pytest.raises(UserError, match="does not match its SHA-256"):
         load_part("./own.py:Net", forged)
 
 
@@ -272,7 +272,7 @@ def vars_of(code: Code) -> dict[str, str]:
         ("onw:Net", "no module 'onw' is installed, nor is there a onw.py .* did you mean 'own'?"),
         ("./own.py:", "lacks the part's name"),
         ("./own.py:NUMBER", "is a int: name a function or a class"),
-        ("math:sqrt", "has no Python source to keep"),
+        ("math:sqrt", "has no Python source to store"),
         ("python:f", "was typed into Python"),
         ("./broken.py:Net", "ZeroDivisionError"),
         ("./needy.py:Net", "ModuleNotFoundError.*install what it imports"),
@@ -313,7 +313,7 @@ def test_a_recipe_of_ones_own(own: Path) -> None:
     pipeline = make_recipe("./own.py:mine", steps=5, lr="3e-3")
     assert pipeline.name == "mine"
     assert pipeline.experiment().train.steps == 5
-    with pytest.raises(UserError, match="returned a tuple: return what pipe"):
+    with pytest.raises(UserError, match="returned a tuple: return the value of pipe"):
         make_recipe("./own.py:curve")
 
 
@@ -345,7 +345,7 @@ def test_a_part_at_the_top_of_an_importable_module_is_named_by_it() -> None:
 
 def test_an_unknown_threshold_is_said(own: Path) -> None:
     asking = whole(optimizer=optimizer("./own.py:clipped"), norm=None)
-    with pytest.raises(UserError, match=r"asks for its threshold.*Track flip_multiplier"):
+    with pytest.raises(UserError, match=r"needs its threshold.*Track flip_multiplier"):
         execute(asking, root=own / "runs")
     assert not (own / "runs").exists()
     plain = whole(
@@ -375,7 +375,7 @@ def test_an_update_map_trains_as_the_optimizer_that_it_is(own: Path) -> None:
     np.testing.assert_allclose(losses["map"][1], losses["ours"][1], rtol=1e-2)
     with pytest.raises(UserError, match="no preconditioner: track sharpness or flip_multiplier"):
         whole(optimizer=optimizer("./own.py:descent")).experiment()
-    with pytest.raises(UserError, match=r"batch is 4, but each step of .* is on all"):
+    with pytest.raises(UserError, match=r"batch is 4, but each step of .* uses all"):
         whole(
             optimizer=optimizer("./own.py:descent"), track=None, train=train(6, batch=4)
         ).experiment()

@@ -255,7 +255,7 @@ def test_swept_options_of_one_name_get_distinct_coordinates() -> None:
         # jax's keys would be those of seed 0.
         (
             lambda: model("mlp", seed=2**32),
-            "it must lie between 0 and 4294967295",
+            "it must be between 0 and 4294967295",
         ),
         (lambda: data("tokens", vocabulary=2**31), "2 and 2147483647"),
         (lambda: data("markov", concentration=0), "concentration is 0"),
@@ -313,7 +313,7 @@ def test_a_stage_refuses(make: Any, says: str) -> None:
         ),
         ({"b": branch("switch", optimizer="lbfgs", ratio=0.9, at=3)}, "lbfgs has no lr"),
         ({"b": branch("switch", optimizer="momentum", at=3)}, "lacks lr"),
-        ({"track": track("test_error"), "b": branch("freeze")}, "nothing is tracked"),
+        ({"track": track("test_error"), "b": branch("freeze")}, "no probe detects it"),
         ({"track": track("sharpness", k=10)}, "raise basis to 26"),
         ({"track": track("sharpness"), "b": branch("freeze")}, "add `track preconditioned_sharp"),
         ({"b": branch("freeze", name="a/b", at=3)}, "name is 'a/b', but it names a folder"),
@@ -321,7 +321,7 @@ def test_a_stage_refuses(make: Any, says: str) -> None:
         ({"b": branch("freeze", name="..", at=3)}, "name is '..'"),
         ({"model": model("cnn", depth=[1, 4])}, "model cnn: depth is 4"),
         ({"model": model("transformer", heads=3)}, "model transformer: heads is 3"),
-        ({"data": data("tokens")}, "loss mse: data tokens has tokens to tell"),
+        ({"data": data("tokens")}, "loss mse: the targets of data tokens are tokens"),
         (
             {
                 "data": data("tokens"),
@@ -344,7 +344,7 @@ def test_a_stage_refuses(make: Any, says: str) -> None:
             {"b": branch("switch", optimizer="adamw", lr=1, weight_decay=3, at=3)},
             "lr 1 times weight_decay 3",
         ),
-        ({"track": None, "b": branch("freeze")}, "at is edge, but nothing is tracked"),
+        ({"track": None, "b": branch("freeze")}, "at is edge, but no probe detects it"),
         ({"b": branch("freeze", at=100)}, "only 100 steps"),
         ({"b": branch("freeze"), "c": branch("freeze", at=3)}, "'frozen' is taken"),
         ({"b": branch("freeze", name="main")}, "'main' is taken"),

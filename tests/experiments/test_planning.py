@@ -11,7 +11,16 @@ import pytest
 
 from aeoskit_experiments import UserError
 from aeoskit_experiments.pipelines import Pipeline, data, loss, model, optimizer, pipe, track, train
-from aeoskit_experiments.planning import CHIPS, Chip, Knobs, Plan, Row, layout, parse_topology, plan
+from aeoskit_experiments.planning import (
+    CHIPS,
+    Chip,
+    Plan,
+    PlanSettings,
+    Row,
+    layout,
+    parse_topology,
+    plan,
+)
 from aeoskit_experiments.planning._compile import (
     compiler_seconds,
     needed_bytes,
@@ -19,7 +28,7 @@ from aeoskit_experiments.planning._compile import (
 )
 from aeoskit_experiments.planning._cycles import loop_factor
 from aeoskit_experiments.planning._flops import matmul_flops
-from aeoskit_experiments.planning._verdict import Situation, find_verdict
+from aeoskit_experiments.planning._verdict import SearchSpace, find_verdict
 
 WIDTH, EXAMPLES = 64, 18
 
@@ -104,8 +113,8 @@ def test_flops_are_those_of_the_layers(planned: Plan) -> None:
     # Of a product: forward twice (value and tangent), backward likewise; four rows a chip, and one
     # of the two that are left over.
     pairs = 64 * WIDTH + 10 * WIDTH
-    once = 2 * pairs * (EXAMPLES // 4 + 1)
-    assert 4 * once <= row(planned, "product").flops <= 6 * once
+    single_pass = 2 * pairs * (EXAMPLES // 4 + 1)
+    assert 4 * single_pass <= row(planned, "product").flops <= 6 * single_pass
 
 
 def test_a_basis_is_spread(planned: Plan) -> None:
@@ -173,17 +182,17 @@ class FakeCompiler:
     def __init__(self, memory: int, arguments: int, basis: int, floor: int = 0):
         self.memory, self.arguments, self.basis, self.floor = memory, arguments, basis, floor
         self.splits = False
-        self.asked: list[tuple[Knobs, Sequence[str] | None]] = []
+        self.asked: list[tuple[PlanSettings, Sequence[str] | None]] = []
 
-    def __call__(self, knobs: Knobs, names: Sequence[str] | None) -> list[Row]:
-        self.asked.append((knobs, names))
-        arguments = self.arguments // (4 if knobs.params == "sharded" else 1)
-        activations = 10 * (knobs.microbatch or 64) + self.floor
-        activations //= 2 if knobs.remat else 1
-        activations //= 4 if self.splits and "model" in knobs.mesh else 1
+    def __call__(self, settings: PlanSettings, names: Sequence[str] | None) -> list[Row]:
+        self.asked.append((settings, names))
+        arguments = self.arguments // (4 if settings.params == "sharded" else 1)
+        activations = 10 * (settings.microbatch or 64) + self.floor
+        activations //= 2 if settings.remat else 1
+        activations //= 4 if self.splits and "model" in settings.mesh else 1
         sizes = {
             "steps": activations,
-            "solve": activations + self.basis * (knobs.basis or 20),
+            "solve": activations + self.basis * (settings.basis or 20),
         }
         return [
             Row(
@@ -201,58 +210,58 @@ class FakeCompiler:
 
 def test_a_smaller_basis_comes_last_and_only_for_solves() -> None:
     fake = FakeCompiler(memory=250, arguments=100, basis=10)
-    _, knobs, verdict = find_verdict(fake, Knobs(reuse="recompute"), situation(), fake.memory)
+    _, settings, verdict = find_verdict(fake, PlanSettings(reuse="recompute"), space(), fake.memory)
     assert verdict.fits
-    assert knobs.basis is None
+    assert settings.basis is None
     tight = FakeCompiler(memory=180, arguments=100, basis=10)
-    _, knobs, verdict = find_verdict(tight, Knobs(), situation(), tight.memory)
-    assert (verdict.fits, knobs.basis) == (True, 10)
+    _, settings, verdict = find_verdict(tight, PlanSettings(), space(), tight.memory)
+    assert (verdict.fits, settings.basis) == (True, 10)
     hopeless = FakeCompiler(memory=9, arguments=0, basis=10, floor=20)
-    _, _, verdict = find_verdict(hopeless, Knobs(), situation(), hopeless.memory)
+    _, _, verdict = find_verdict(hopeless, PlanSettings(), space(), hopeless.memory)
     assert not [attempt for attempt in verdict.tried if "basis" in attempt.change]
 
 
-def situation(**given: Any) -> Situation:
+def space(**given: Any) -> SearchSpace:
     known: dict[str, Any] = dict(
         rows_per_shard=64, microbatch=64, basis=20, least_basis=10, remat=True, meshes=()
     )
-    return Situation(**{**known, **given})
+    return SearchSpace(**{**known, **given})
 
 
 def test_what_fits_is_compiled_once() -> None:
     fake = FakeCompiler(memory=10_000, arguments=100, basis=1)
-    rows, knobs, verdict = find_verdict(fake, Knobs(), situation(), fake.memory)
+    rows, settings, verdict = find_verdict(fake, PlanSettings(), space(), fake.memory)
     assert verdict.fits
     assert not verdict.change
     assert len(fake.asked) == 1
-    assert knobs == Knobs()
+    assert settings == PlanSettings()
     assert [row.program for row in rows] == ["steps", "solve"]
 
 
 def test_a_smaller_microbatch_comes_first_and_only_what_failed_is_compiled() -> None:
     fake = FakeCompiler(memory=700, arguments=100, basis=1)
-    rows, knobs, verdict = find_verdict(fake, Knobs(), situation(), fake.memory)
+    rows, settings, verdict = find_verdict(fake, PlanSettings(), space(), fake.memory)
     assert verdict.fits
     assert verdict.change == "--microbatch 16"
-    assert knobs.microbatch == 16
+    assert settings.microbatch == 16
     # At the end all of them, since the change is theirs as well.
     assert fake.asked[-1][1] is None
-    assert "does not fit as asked" in verdict.sentence
+    assert "does not fit as requested" in verdict.sentence
     assert [row.program for row in rows] == ["steps", "solve"]
 
 
 def test_arguments_that_fill_the_chip_are_sharded_first() -> None:
     fake = FakeCompiler(memory=1500, arguments=1000, basis=1)
-    _, knobs, verdict = find_verdict(fake, Knobs(), situation(), fake.memory)
+    _, settings, verdict = find_verdict(fake, PlanSettings(), space(), fake.memory)
     assert verdict.change == "--params sharded"
-    assert knobs.microbatch is None
+    assert settings.microbatch is None
 
 
 def test_knobs_add_up_and_those_that_do_not_help_are_turned_back() -> None:
     fake = FakeCompiler(memory=250, arguments=100, basis=10)
-    _, knobs, verdict = find_verdict(fake, Knobs(), situation(), fake.memory)
+    _, settings, verdict = find_verdict(fake, PlanSettings(), space(), fake.memory)
     assert verdict.fits
-    assert (knobs.microbatch, knobs.params, knobs.basis) == (1, "sharded", None)
+    assert (settings.microbatch, settings.params, settings.basis) == (1, "sharded", None)
     changes = [attempt.change for attempt in verdict.tried]
     assert changes[:4] == ["", "--microbatch 16", "--microbatch 4", "--microbatch 1"]
     assert verdict.tried[-1].bytes <= fake.memory
@@ -261,9 +270,9 @@ def test_knobs_add_up_and_those_that_do_not_help_are_turned_back() -> None:
 def test_a_mesh_that_splits_the_model_comes_last() -> None:
     fake = FakeCompiler(memory=60, arguments=4, basis=1, floor=100)
     fake.splits = True
-    split = situation(microbatch=1, remat=False, meshes=("data=2,model=4",))
-    _, knobs, verdict = find_verdict(fake, Knobs(microbatch=1), split, fake.memory)
-    assert (verdict.fits, knobs.mesh) == (True, "data=2,model=4")
+    split = space(microbatch=1, remat=False, meshes=("data=2,model=4",))
+    _, settings, verdict = find_verdict(fake, PlanSettings(microbatch=1), split, fake.memory)
+    assert (verdict.fits, settings.mesh) == (True, "data=2,model=4")
     assert verdict.change == "--mesh data=2,model=4 --params sharded"
 
 
@@ -271,16 +280,16 @@ def test_what_the_compiler_refuses_for_another_reason_is_said() -> None:
     broken = Row(
         program="steps", per="step", argument_bytes=1, total_bytes=-1, fits=False, refused="a bug"
     )
-    _, _, verdict = find_verdict(lambda *asked: [broken], Knobs(), situation(), 100)
+    _, _, verdict = find_verdict(lambda *asked: [broken], PlanSettings(), space(), 100)
     assert (verdict.fits, verdict.sentence) == (False, "steps cannot be compiled: a bug")
     assert len(verdict.tried) == 1
 
 
 def test_what_nothing_makes_fit_is_said_with_the_least() -> None:
     fake = FakeCompiler(memory=50, arguments=1000, basis=10)
-    rows, knobs, verdict = find_verdict(fake, Knobs(), situation(), fake.memory)
+    rows, settings, verdict = find_verdict(fake, PlanSettings(), space(), fake.memory)
     assert not verdict.fits
-    assert knobs == Knobs()
+    assert settings == PlanSettings()
     assert rows[0].argument_bytes == 1000
     assert "take more chips" in verdict.sentence
     assert "the least was" in verdict.sentence

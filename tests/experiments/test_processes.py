@@ -19,9 +19,9 @@ from aeoskit_cli._placing import Placing
 from aeoskit_experiments import execute
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.execution import Membership
-from aeoskit_experiments.execution._onlooker import Onlooker
+from aeoskit_experiments.execution._follower import FollowerWriter
 from aeoskit_experiments.execution._place import placement_of
-from aeoskit_experiments.execution._processes import noticing
+from aeoskit_experiments.execution._processes import lost_process_as_error
 from aeoskit_experiments.jobs import LOST, ProcessLost, supervise
 from aeoskit_experiments.jobs import _supervise as supervision
 from aeoskit_experiments.pipelines import Place, pipe, place, with_place
@@ -33,8 +33,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("said", "says"),
     [
-        (("10.0.0.1:80", 2, None), "all three of them"),
-        ((None, 2, 0), "all three of them"),
+        (("10.0.0.1:80", 2, None), "all three"),
+        ((None, 2, 0), "all three"),
         (("10.0.0.1", 2, 0), "HOST:PORT"),
         (("here:", 2, 0), "HOST:PORT"),
         (("here:80", 0, 0), "at least 1"),
@@ -72,26 +72,26 @@ def test_a_mesh_has_an_axis_for_the_examples() -> None:
 
 
 def test_others_write_nothing(tmp_path: Path) -> None:
-    onlooker = Onlooker(tmp_path / "run")
-    assert not onlooker.begun
-    onlooker.append("main", {"loss": [[1.0]]}, [0])
-    onlooker.mark_diverged("main", 0, 0)
-    assert onlooker.begun
-    assert onlooker.close({}) == tmp_path / "run"
+    follower = FollowerWriter(tmp_path / "run")
+    assert not follower.begun
+    follower.append("main", {"loss": [[1.0]]}, [0])
+    follower.mark_diverged("main", 0, 0)
+    assert follower.begun
+    assert follower.close({}) == tmp_path / "run"
     assert not list(tmp_path.iterdir())
 
 
 def test_only_the_loss_of_a_process_is_taken_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     error = ValueError("UNKNOWN: Gloo all-reduce failed: Connection reset by peer\nmore")
-    with pytest.raises(ValueError, match="Gloo"), noticing(Path("runs/a")):
+    with pytest.raises(ValueError, match="Gloo"), lost_process_as_error(Path("runs/a")):
         raise error
     monkeypatch.setattr("jax.process_count", lambda: 2)
     with (
         pytest.raises(ProcessLost, match=r"peer\): the record, runs/a, ends with"),
-        noticing(Path("runs/a")),
+        lost_process_as_error(Path("runs/a")),
     ):
         raise error
-    with pytest.raises(ValueError, match="shapes differ"), noticing(Path("runs/a")):
+    with pytest.raises(ValueError, match="shapes differ"), lost_process_as_error(Path("runs/a")):
         raise ValueError("shapes differ")
 
 
@@ -100,7 +100,7 @@ def test_only_the_loss_of_a_process_is_taken_for_one(monkeypatch: pytest.MonkeyP
     [
         ("exit 5", 5, None),
         ('printf runs/a > "$AEOSKIT_MEMBER"; kill -ABRT $$', LOST, r"the record, runs/a, ends"),
-        ("kill -ABRT $$", LOST, "no record was begun"),
+        ("kill -ABRT $$", LOST, "no record was started"),
         ("kill -KILL $$", 128 + 9, "ended by SIGKILL"),
     ],
 )

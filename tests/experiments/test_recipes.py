@@ -9,7 +9,7 @@ import pytest
 from aeoskit.record import read_run
 from aeoskit_cli import main
 from aeoskit_experiments import UserError
-from aeoskit_experiments.execution import Silent, execute_suite
+from aeoskit_experiments.execution import SilentListener, execute_suite
 from aeoskit_experiments.pipelines import Pipeline, data, loss, model, optimizer, pipe, track, train
 from aeoskit_experiments.recipes import RECIPES, make_recipe, make_suite, recipe_options
 
@@ -176,7 +176,7 @@ def test_a_suite_leaves_a_folder_for_each_case_and_one_picture(
     assert all(str(outcome.folder / case) in shown for case in ("slow", "fast"))
     (outcome.folder / "suite.json").write_text("{}")
     assert main(["show", str(outcome.folder)]) == 2
-    assert "is not what a suite leaves" in capsys.readouterr().err
+    assert "is not that of a suite" in capsys.readouterr().err
     again = execute_suite({"slow": tiny(0.1)}, "pair", root=runs)
     assert again.folder != outcome.folder
 
@@ -191,7 +191,7 @@ def test_a_suite_is_checked_before_any_case_runs(tmp_path: Path) -> None:
 def test_a_suite_says_which_case_it_is_at_and_keeps_what_was_done(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Heard(Silent):
+    class Heard(SilentListener):
         """Remembers what it hears, and stops the second case before it began."""
 
         said: ClassVar[list[str]] = []
@@ -230,7 +230,7 @@ def test_data_that_only_a_later_case_finds_wrong_are_said_before_the_first_runs(
 
 
 def test_settings_that_a_recipe_itself_cannot_take_are_refused() -> None:
-    with pytest.raises(UserError, match="margin is 2: it is a part of the threshold"):
+    with pytest.raises(UserError, match="margin is 2: give a fraction of the threshold"):
         make_recipe("e15-theory", margin=2.0)
     # Images of 28 pixels are halved twice, others three times.
     for dataset, depth in (("mnist5k", 2), ("digits", 3)):

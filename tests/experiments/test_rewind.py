@@ -15,7 +15,7 @@ from aeoskit_experiments import rerun
 from aeoskit_experiments.data import digits
 from aeoskit_experiments.execution import Outcome, execute
 from aeoskit_experiments.execution._build import build
-from aeoskit_experiments.execution._rewind import _ends, find_past
+from aeoskit_experiments.execution._rewind import _ends, find_source_run
 from aeoskit_experiments.losses import misclassified
 from aeoskit_experiments.models import mlp
 from aeoskit_experiments.pipelines import (
@@ -222,7 +222,7 @@ def test_a_checkpoint_of_another_structure(without_its_checkpoint: Path, tmp_pat
     ("stages", "says"),
     [
         ((track("test_error"),), "the data have no test rows"),
-        ((track("train_error"),), "the data have targets that are no classes"),
+        ((track("train_error"),), "the targets are not classes"),
     ],
 )
 def test_an_error_that_nothing_has(stages: Any, says: str) -> None:
@@ -258,7 +258,7 @@ class TestEdge:
         writer.append("main", {"loss": ratio[:, None], "ratio": ratio[:, None]}, steps)
         (writer.path / "checkpoints" / "main" / "110").mkdir(parents=True)
         (writer.path / "checkpoints" / "main" / "400").mkdir()
-        past = find_past(Rewind(str(writer.path)), raw=False)
+        source = find_source_run(Rewind(str(writer.path)), raw=False)
         # A branch begins at 10, so that chunks end at 50, 90, 130; from 100 on the ratio is 1.
-        assert (past.at, past.checkpoint) == (130, 110)
-        assert past.rows["step"].values[-1] == 129
+        assert (source.at, source.checkpoint) == (130, 110)
+        assert source.rows["step"].values[-1] == 129

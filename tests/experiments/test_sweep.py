@@ -165,7 +165,7 @@ class TestTheRecord:
         assert rest.summary["runs"] == again.summary["runs"]
         assert len(ran) == 4
         assert (folder / "sweep.json").read_bytes() == whole
-        with pytest.raises(UserError, match="ran on an executor of its own, ThreadPoolExecutor"):
+        with pytest.raises(UserError, match="ran on the caller's own executor, ThreadPoolExecutor"):
             resume_sweep(folder)
         with pytest.raises(UserError, match="holds another sweep"):
             sweep(pipeline(lr=[1e-2, 5e-2]), executor=threads, folder=folder)
@@ -543,4 +543,4 @@ def test_an_executor_that_gives_its_jobs_up(runs: Path) -> None:
     outcome = sweep(pipeline(), executor=Cancelling(), root=runs)
     assert outcome.exit_code == 1
     assert {item["status"] for item in outcome.summary["jobs"]} == {"failed"}
-    assert "the executor gave it up" in outcome.summary["jobs"][0]["error"]
+    assert "the executor dropped it" in outcome.summary["jobs"][0]["error"]

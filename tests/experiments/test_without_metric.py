@@ -3,7 +3,7 @@
 import pytest
 
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.execution import Silent, execute
+from aeoskit_experiments.execution import SilentListener, execute
 from aeoskit_experiments.pipelines import (
     branch,
     data,
@@ -21,7 +21,7 @@ from aeoskit_experiments.pipelines import (
     ("stages", "message"),
     [
         ((track("preconditioned_sharpness", every=1),), "optimizer lion has no .* track sharpness"),
-        ((branch("freeze", at=1),), "optimizer lion has none that could be held"),
+        ((branch("freeze", at=1),), "optimizer lion has none: take another"),
     ],
 )
 def test_refuses_a_metric_that_is_not_there(stages, message: str, runs):
@@ -35,5 +35,5 @@ def test_refuses_a_metric_that_is_not_there(stages, message: str, runs):
         *stages,
     )
     with pytest.raises(UserError, match=message):
-        execute(pipeline, listener=Silent())
+        execute(pipeline, listener=SilentListener())
     assert not list(runs.iterdir())

@@ -101,9 +101,7 @@ def false_convergence(path, tops, seed):
     return np.where(converged, np.abs(values - true) / true, 0)
 
 
-@pytest.mark.parametrize(
-    ("keys", "mean"), [(4, 4), pytest.param(48, 2, marks=pytest.mark.nightly)]
-)
+@pytest.mark.parametrize(("keys", "mean"), [(4, 4), pytest.param(48, 2, marks=pytest.mark.nightly)])
 def test_a_direction_that_grows_slowly_is_seen_in_time(keys: int, mean: float):
     """Over 48 keys it led unseen for less than one solve on average, for seven at most."""
     path = 2 * 1.02 ** np.arange(90)

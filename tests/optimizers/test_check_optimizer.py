@@ -307,7 +307,7 @@ class Frozenish(ak.Identity):
 BROKEN: dict[str, tuple[Any, str]] = {
     "state dtype": (GrowingState, r"state.momentum\['b'\] is bfloat16\[3\] after a step and float"),
     "state containers": (OtherContainers, r"state.* is missing after a step"),
-    "state text": (TextInState, r"state\[1\] is a str and no array"),
+    "state text": (TextInState, r"state\[1\] is a str, not an array"),
     "update dtype": (HalfUpdates, r"updates\['b'\] is float16\[3\] after a step"),
     "impure": (Impure, "has to be a pure function"),
     "stuck schedule": (Stuck, r"after 1 steps is 0.01 and that of its schedule 0.02: count"),
@@ -319,8 +319,11 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "threshold": (WrongThreshold, "spectral radius of its recurrence is .* has to pass 1 at"),
     "threshold of multipliers": (WrongLateThreshold, "at 0.95 times the threshold 380 the smal"),
     "learning rate": (WrongRate, "learning_rate is 0.2, and that of its recursion 0.1"),
-    "rate of the step": (OtherRate, "a step answers to P v by -0.02 v.* should by -0.01 v"),
-    "P of another step": (OfAnotherStep, "P times the first step is not against the gradients"),
+    "rate of the step": (
+        OtherRate,
+        "a step responds to P v by -0.02 v.* should respond by -0.01 v",
+    ),
+    "P of another step": (OfAnotherStep, "P times the first step is not opposite to the gradients"),
     "not euclidean": (NotEuclidean, "is_euclidean is True, but P is not the identity"),
     "structure": (lambda: WithMetric(metric=Elsewhere), "P is an operator on another structure"),
     "symmetry": (lambda: WithMetric(metric=Skew), "P is not symmetric"),
@@ -336,7 +339,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
         "spectral radius of its recurrence is 1.1.* at 0.1 times the threshold 98.2759",
     ),
     "tuned": (lambda: ak.Optimizer(0.1, Quadratic()), "with_threshold gives it a threshold of"),
-    "response": (lambda: ak.Optimizer(0.1, Slow()), "a step answers to P v by -0.01 v"),
+    "response": (lambda: ak.Optimizer(0.1, Slow()), "a step responds to P v by -0.01 v"),
     "simulated": (lambda: ak.Optimizer(0.1, SlowSecretly()), "with P frozen a quadratic converg"),
     "frozen": (lambda: ak.Optimizer(0.1, None, Frozenish()), "is another one: P"),
 }

@@ -298,7 +298,7 @@ BAD = {
     "newton_schulz": (lambda: ak.muon(0.1, newton_schulz=0), "newton_schulz must be at least 1"),
     "order": (
         lambda: ak.Optimizer(0.1, ak.EMA(), ak.Muon(), order="precondition_first"),
-        "Muon makes P of the direction of momentum",
+        "Muon makes P from the direction of momentum",
     ),
     "adam first": (
         lambda: ak.Optimizer(0.1, ak.EMA(), ak.SOAP(), order="precondition_first"),

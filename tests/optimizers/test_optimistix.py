@@ -106,13 +106,13 @@ def test_what_it_has_not_is_refused():
     state = optimizer.init(PARAMS)
     with pytest.raises(ValueError, match="BFGS of optimistix has no preconditioner"):
         optimizer.preconditioner(state, PARAMS, PARAMS)
-    with pytest.raises(ValueError, match="BFGS of optimistix is no linear recurrence"):
+    with pytest.raises(ValueError, match="BFGS of optimistix is not a linear recurrence"):
         optimizer.recursion(state, PARAMS)
     assert np.isnan(float(optimizer.threshold(state)))
     assert np.isnan(float(optimizer.learning_rate(state)))
     trajectory = Trajectory(OBJECTIVE, optimizer, {"edge": PreconditionedSharpness()})
     carry = trajectory.init(PARAMS, jax.random.key(0))
-    with pytest.raises(ValueError, match="has no preconditioner that a threshold"):
+    with pytest.raises(ValueError, match="has no preconditioner with a threshold"):
         next(stream(trajectory, carry, 2))
     with pytest.raises(ValueError, match="BFGS of optimistix has no preconditioner"):
         preconditioned_sharpness(OBJECTIVE, PARAMS, optimizer.minimiser, state)

@@ -1,4 +1,4 @@
-"""Bridges: the optimizers of others, with what is known of them."""
+"""Bridges to the optimizers of other packages, with their known metrics and thresholds."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from .optimistix._bridge import OptimistixOptimizer
 
 
 def as_optimizer(optimizer: Any) -> AbstractOptimizer:
-    """Anything that trains, as what a trajectory follows.
+    """Convert any supported optimizer to one that a trajectory can follow.
 
     Args:
-        optimizer: one of ours, an optax transformation or an optimistix minimiser.
+        optimizer: an aeoskit optimizer, an optax transformation or an optimistix minimiser.
 
     Returns:
-        It, or the bridge to it.
+        The optimizer itself, or a bridge to it.
 
     Raises:
         TypeError: for anything else.

@@ -1,4 +1,4 @@
-"""The optimizers that have names, each a composition of rules."""
+"""The named optimizers, each a composition of rules."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -62,7 +62,7 @@ NAMED: Mapping[str, Callable[..., Optimizer]] = MappingProxyType(
         )
     }
 )
-"""Every named optimizer: from its name to the function that makes it from a learning rate.
+"""Every named optimizer: a mapping from its name to its factory, a function of the learning rate.
 
-Tests, recipes and tables go over this mapping, so that an optimizer is added in one place.
+Tests, recipes and tables iterate over this mapping, so that an optimizer is added in one place.
 """

@@ -1,4 +1,4 @@
-"""Optimizers whose metric is a diagonal made of second moments: Adam and its kin."""
+"""Optimizers whose metric is a diagonal of second moments: Adam and its variants."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def adam(
         beta2: Decay of the second moments, in [0, 1).
         eps: Added to the root of the second moments, at least 0.
         eps_root: Added to the second moments inside the root, at least 0.
-        power: Power that makes P out of the second moments: 0.5 is the square root.
+        power: Exponent of the second moments in P: 0.5 is the square root.
         correction: Bias corrections in P: "adam" has both, "second_moment" that of ν only (as in
             the code of arXiv 2207.14484), "none" neither. See `RMS`.
         weight_decay: Decoupled weight decay, at least 0. None for none.
@@ -53,7 +53,7 @@ def adam(
         An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -82,7 +82,7 @@ def adamw(
     """Adam with decoupled weight decay: threshold `38/lr - 19 weight_decay` at 0.9.
 
     Source: Loshchilov, Hutter, *Decoupled weight decay regularization* (2019); the threshold is
-    derived from the recurrence, by us.
+    derived here from the recurrence.
 
     Args:
         lr: Learning rate of the step `x -= lr P⁻¹ m`. A number above 0, or a schedule.
@@ -91,7 +91,7 @@ def adamw(
         eps: Added to the root of the second moments, at least 0.
         weight_decay: Decoupled weight decay, at least 0.
         eps_root: Added to the second moments inside the root, at least 0.
-        power: Power that makes P out of the second moments: 0.5 is the square root.
+        power: Exponent of the second moments in P: 0.5 is the square root.
         correction: Bias corrections in P: "adam" has both, "second_moment" that of ν only (as in
             the code of arXiv 2207.14484), "none" neither. See `RMS`.
 
@@ -99,7 +99,7 @@ def adamw(
         An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -134,7 +134,7 @@ def nadam(
     """Adam with Nesterov's momentum: threshold 13.571/lr at 0.9 on its P.
 
     Source: Dozat, *Incorporating Nesterov momentum into Adam* (2016), as optax writes it; the
-    threshold is derived from the recurrence, by us.
+    threshold is derived here from the recurrence.
 
     Args:
         lr: Learning rate of the step `x -= lr P⁻¹ m`. A number above 0, or a schedule.
@@ -142,7 +142,7 @@ def nadam(
         beta2: Decay of the second moments, in [0, 1).
         eps: Added to the root of the second moments, at least 0.
         eps_root: Added to the second moments inside the root, at least 0.
-        power: Power that makes P out of the second moments: 0.5 is the square root.
+        power: Exponent of the second moments in P: 0.5 is the square root.
         correction: "nadam" corrects m, g and ν as optax does. m and g are then corrected in the
             momentum rule (`NAdamMomentum`) and ν in P; the other ones are those of `RMS`, over
             plain `EMANesterov`.
@@ -152,7 +152,7 @@ def nadam(
         An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -187,7 +187,7 @@ def nadamw(
     """NAdam with decoupled weight decay: threshold `13.571/lr - 6.786 weight_decay` at 0.9.
 
     Source: Dozat (2016), Loshchilov, Hutter (2019), as optax writes it; the threshold is derived
-    from the recurrence, by us.
+    here from the recurrence.
 
     Args:
         lr: Learning rate of the step `x -= lr P⁻¹ m`. A number above 0, or a schedule.
@@ -196,14 +196,14 @@ def nadamw(
         eps: Added to the root of the second moments, at least 0.
         weight_decay: Decoupled weight decay, at least 0.
         eps_root: Added to the second moments inside the root, at least 0.
-        power: Power that makes P out of the second moments: 0.5 is the square root.
+        power: Exponent of the second moments in P: 0.5 is the square root.
         correction: As in `nadam`.
 
     Returns:
         An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -249,7 +249,7 @@ def amsgrad(
         beta2: Decay of the second moments, in [0, 1).
         eps: Added to the root of the second moments, at least 0.
         eps_root: Added to the second moments inside the root, at least 0.
-        power: Power that makes P out of the second moments: 0.5 is the square root.
+        power: Exponent of the second moments in P: 0.5 is the square root.
         correction: Bias corrections in P: "adam" has both, "first_moment" and "second_moment" one,
             "none" neither. That of the second moments comes before the maximum.
         maximum: "running" for the largest so far, "previous" for the larger of the last two.
@@ -259,7 +259,7 @@ def amsgrad(
         An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -297,7 +297,7 @@ def padam(
         beta2: Decay of the second moments, in [0, 1).
         eps: Added to the power of the second moments, at least 0.
         eps_root: Added to the second moments inside the root, at least 0.
-        power: Power that makes P out of the second moments, in (0, 0.5].
+        power: Exponent of the second moments in P, in (0, 0.5].
         correction: Bias corrections in P: "adam" has both, "first_moment" and "second_moment" one,
             "none" neither.
         maximum: "running" for the largest second moments so far, as published, "previous" for the
@@ -308,7 +308,7 @@ def padam(
         An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -363,7 +363,7 @@ def adabelief(
         An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -405,7 +405,7 @@ def gi_adam(
         beta2: Decay of the second moments, in [0, 1).
         eps: Added to the root of the second moments, at least 0.
         eps_root: Added to the second moments inside the root, at least 0.
-        power: Power that makes P out of the second moments: 0.5 is the square root.
+        power: Exponent of the second moments in P: 0.5 is the square root.
         correction: Bias corrections in P. "adam" has both, so that the first steps are shorter than
             Adam's by the root of 1 - beta2^t. "first_moment" has momentum's only. See `RMS`.
         weight_decay: Decoupled weight decay, at least 0. None for none.
@@ -414,7 +414,7 @@ def gi_adam(
         An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -453,7 +453,7 @@ def schedule_free_adamw(
         beta2: Decay of the second moments, in [0, 1).
         eps: Added to the root of the second moments, at least 0.
         eps_root: Added to the second moments inside the root, at least 0.
-        power: Power that makes P out of the second moments: 0.5 is the square root.
+        power: Exponent of the second moments in P: 0.5 is the square root.
         correction: Bias correction in P: "second_moment" or "none". There is no first moment.
         weight_lr_power: Power of the largest learning rate so far that weighs an iterate in the
             average, at least 0.
@@ -464,7 +464,7 @@ def schedule_free_adamw(
         An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -507,7 +507,7 @@ def rmsprop(
         beta1: Momentum, in [0, 1). None for no momentum.
         form: Form of the momentum, "polyak" or "ema", see `momentum`.
         nesterov: Whether the momentum is Nesterov's.
-        power: Power that makes P out of the second moments: 0.5 is the square root.
+        power: Exponent of the second moments in P: 0.5 is the square root.
         eps_in_root: Whether `P = √(ν + eps)`, as optax has it by default, and not `√ν + eps`.
         correction: Bias correction in P: "none", or "second_moment" for that of ν. "adam" has
             momentum's too, under `order="precondition_last"` only.
@@ -519,7 +519,7 @@ def rmsprop(
         An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -569,7 +569,7 @@ def scalar_rmsprop(
         An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -606,12 +606,12 @@ def adagrad(
         lr: Learning rate. A number above 0, or a schedule.
         eps: Added to the sum of squared gradients inside the root (outside it without
             eps_in_root), at least 0.
-        initial_accumulator: Where that sum starts, at least 0.
+        initial_accumulator: Initial value of that sum, at least 0.
         eps_in_root: Whether `P = √(Σg² + eps)`, as optax has it, and not `√(Σg²) + eps`.
         beta1: Momentum, in [0, 1). None for no momentum.
         form: Form of the momentum, "polyak" or "ema", see `momentum`.
         nesterov: Whether the momentum is Nesterov's.
-        power: Power that makes P out of the sum: 0.5 is the square root.
+        power: Exponent of the sum in P: 0.5 is the square root.
         weight_decay: Decoupled weight decay, at least 0. None for none.
         order: Whether P acts before the momentum buffer, "precondition_first", or after it,
             "precondition_last". See `Optimizer`.
@@ -620,7 +620,7 @@ def adagrad(
         An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -652,29 +652,30 @@ def adafactor(
     """Adafactor: threshold `2 / lr` on its P without momentum, 38/lr with EMA momentum 0.9.
 
     It is optax's `adafactor(lr, momentum=beta1, weight_decay_rate=weight_decay)`: P acts before
-    the momentum buffer, which is an average, and decay is not scaled by the learning rate. P holds
-    the clipping and rms(p), see `Adafactor`: `update` and `preconditioner` want `params`.
+    the momentum buffer, which is an average, and decay is not scaled by the learning rate. P
+    includes the clipping and rms(p), see `Adafactor`: `update` and `preconditioner` need `params`.
 
     Source: Shazeer, Stern, *Adafactor* (arXiv 1804.04235), as optax writes it.
 
     Args:
         lr: Learning rate, relative to rms(p) with parameter_scale. A number above 0, or a schedule.
-        decay_rate: The second moments at step t forget t^-decay_rate, above 0.
+        decay_rate: The decay of the second moments at step t is 1 - t^-decay_rate; above 0.
         eps: Added to the squared gradients, above 0.
         beta1: Momentum, in [0, 1). None for no momentum.
         clipping_threshold: The largest root mean square of a leaf's update before lr. None for no
             limit.
         parameter_scale: Whether steps are relative to the root mean square of each leaf.
         min_dim_size_to_factor: The shortest axis whose second moments are factored.
-        factored: Whether any are.
+        factored: Whether any second moments are factored.
         weight_decay: Decoupled weight decay, at least 0. None for none.
-        decay_scaled: Whether weight decay is scaled by the learning rate. It is not in optax.
+        decay_scaled: Whether weight decay is scaled by the learning rate. Optax does not have this
+            option.
 
     Returns:
         An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:

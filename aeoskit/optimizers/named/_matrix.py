@@ -1,4 +1,4 @@
-"""Optimizers whose metric has a matrix an axis."""
+"""Optimizers whose metric has one matrix per axis."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def shampoo(
 ) -> Optimizer:
     """Shampoo: threshold `2 / lr` on its P, 38/lr with EMA momentum 0.9.
 
-    Optax has none. Source: Gupta, Koren, Singer, arXiv 1802.09568.
+    Not in optax. Source: Gupta, Koren, Singer, arXiv 1802.09568.
 
     Args:
         lr: Learning rate. A number above 0, or a schedule.
         beta2: Decay rate of the statistics, in [0, 1). None for sums, as published.
         eps: Added to the eigenvalues of every factor, above 0.
         beta1: EMA momentum, in [0, 1). None for none.
-        exponent: That of each factor of P. None for `1 / (2k)` on a leaf with k axes.
-        max_dimension: An axis that is longer has a diagonal factor.
+        exponent: Exponent of each factor of P. None for `1 / (2k)` on a leaf with k axes.
+        max_dimension: A longer axis has a diagonal factor.
         correction: With `beta2`, divides the averages by `1 - beta2^t`.
-        order: `"precondition_last"` has the momentum of gradients, `"precondition_first"` that of
+        order: `"precondition_last"` applies momentum to gradients, `"precondition_first"` to
             preconditioned ones.
         weight_decay: Decoupled weight decay, at least 0. None for none.
 
@@ -43,7 +43,7 @@ def shampoo(
         An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -71,17 +71,17 @@ def soap(
 ) -> Optimizer:
     """SOAP: Adam in the eigenbasis of Shampoo; threshold 78/lr on its P at `beta1=0.95`.
 
-    Optax has none. Source: Vyas et al., arXiv 2409.11321.
+    Not in optax. Source: Vyas et al., arXiv 2409.11321.
 
     Args:
         lr: Learning rate. A number above 0, or a schedule.
         beta1: Decay rate of the momentum, in [0, 1).
         beta2: Decay rate of the second moments, in [0, 1).
         eps: Added to the root of the second moments, above 0.
-        frequency: Steps from one change of the basis to the next.
+        frequency: Steps between two changes of the basis.
         shampoo_beta: Decay rate of the statistics, in [0, 1). None for `beta2`.
-        max_dimension: An axis that is longer is not rotated.
-        rotate_vectors: Whether vectors and scalars have a basis too; if not, theirs is Adam's P.
+        max_dimension: A longer axis is not rotated.
+        rotate_vectors: Whether vectors and scalars have a basis too; if not, they have Adam's P.
         correction: "adam", "first_moment", "second_moment" or "none": see `RMS`.
         weight_decay: Decoupled weight decay, at least 0. None for none.
 
@@ -89,7 +89,7 @@ def soap(
         An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -119,7 +119,7 @@ def muon(
 
     Matrices have Muon's P, other leaves Adam's, and all have the same momentum. With
     `corrected=True` it is `optax.contrib.muon` with `adam_b1=beta1`, whose default gives the other
-    leaves another momentum than the matrices: the two then have two thresholds.
+    leaves a different momentum: there are then two thresholds.
 
     Source: Jordan et al., *Muon: an optimizer for hidden layers in neural networks* (2024).
 
@@ -133,15 +133,15 @@ def muon(
         newton_schulz: Iterations of the approximate orthogonalization. None for the exact one.
         eps: Added to the norm of a matrix (exact: to its singular values), and in Adam's P.
         scale: "width", "rms" or "none": see `Muon`.
-        beta2: Decay rate of the second moments of the leaves that are no matrices, in [0, 1).
-        where: Which matrices have Muon's P, by path. None for all.
+        beta2: Decay rate of the second moments of the leaves that are not matrices, in [0, 1).
+        where: Paths of the matrices with Muon's P. None for all.
         weight_decay: Decoupled weight decay, at least 0. None for none.
 
     Returns:
         An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:

@@ -21,7 +21,7 @@ Form = Literal["ema", "polyak"]
 
 
 def momentum_rule(beta1: Any, form: str, nesterov: bool) -> AbstractMomentum:
-    """The rule of this form."""
+    """The momentum rule of this form."""
     rules = {
         ("ema", False): EMA,
         ("ema", True): EMANesterov,
@@ -37,7 +37,7 @@ def momentum_rule(beta1: Any, form: str, nesterov: bool) -> AbstractMomentum:
 
 
 def optional_momentum(beta1: Any, form: str = "ema", nesterov: bool = False) -> AbstractMomentum:
-    """The rule of this form; `NoMomentum` for None."""
+    """The momentum rule of this form; `NoMomentum` for None."""
     return NoMomentum() if beta1 is None else momentum_rule(beta1, form, nesterov)
 
 
@@ -54,7 +54,7 @@ def gradient_descent(lr: Any, *, weight_decay: Any = None) -> Optimizer:
         An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -84,7 +84,7 @@ def momentum(
         An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -101,7 +101,7 @@ def nesterov(
 ) -> Optimizer:
     """Nesterov's momentum: threshold 1.357/lr at 0.9 in Polyak's form, 13.571/lr averaged.
 
-    Source: the thresholds are derived from the recurrence, by us (`aeoskit.stability`).
+    Source: the thresholds are derived here from the recurrence (`aeoskit.stability`).
 
     Args:
         lr: Learning rate, in the units of the form. A number above 0, or a schedule.
@@ -114,7 +114,7 @@ def nesterov(
         An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -148,7 +148,7 @@ def schedule_free_sgd(
         An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -182,14 +182,14 @@ def sign_descent(
         form: Form of the momentum, "polyak" or "ema", see `momentum`.
         nesterov: Whether the momentum is Nesterov's.
         weight_decay: Decoupled weight decay, at least 0. None for none.
-        order: Whether the sign is that of the momentum, "precondition_last", or the momentum that
-            of the signs, "precondition_first".
+        order: "precondition_last" for the sign of the momentum, "precondition_first" for the
+            momentum of the signs.
 
     Returns:
         An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -220,7 +220,7 @@ def lion(lr: Any, beta1: Any = 0.9, beta2: Any = 0.99, weight_decay: Any = 1e-3)
         An `Optimizer`, with optax's `init` and `update`, its P and its threshold.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:

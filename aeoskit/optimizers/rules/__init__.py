@@ -1,1 +1,1 @@
-"""What composes an optimizer: momentum rules, preconditioner rules, schedules."""
+"""The parts of an optimizer: momentum rules, preconditioner rules, schedules."""

@@ -1,6 +1,6 @@
-"""Diagonal metrics: powers of second moments, coordinate by coordinate or one for all.
+"""Diagonal metrics: powers of second moments, per coordinate or one for all.
 
-They differ in what they average; the power, the two epsilons and the bias corrections are shared.
+They differ in their averages; the power, the two epsilons and the bias corrections are shared.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ._trees import blend, structure_of, zeros_like
 Scalar = Float[Array, ""]
 Correction = Literal["adam", "first_moment", "second_moment", "none"]
 CORRECTIONS = ("adam", "first_moment", "second_moment", "none")
-# By which correction P holds that of the second moments, and that of the momentum buffer.
+# The corrections with which P includes that of the second moments, and that of the momentum buffer.
 CORRECTS_SECOND = ("adam", "second_moment")
 CORRECTS_FIRST = ("adam", "first_moment")
 Maximum = Literal["running", "previous"]
@@ -36,7 +36,7 @@ MAXIMA = ("running", "previous")
 
 
 def as_epsilons(eps: Any, eps_root: Any, *, floor: bool = False) -> tuple[Scalar, Scalar]:
-    """Both as array leaves; not both 0, unless the second moments have a floor of their own."""
+    """Convert both epsilons to array leaves; not both 0, unless the moments have a floor."""
     eps = as_hyperparameter("eps", eps, at_least=0, fix="take a number such as 1e-8")
     eps_root = as_hyperparameter(
         "eps_root", eps_root, at_least=0, fix="take 0 or a number such as 1e-16"
@@ -50,7 +50,7 @@ def as_epsilons(eps: Any, eps_root: Any, *, floor: bool = False) -> tuple[Scalar
 
 
 def as_power(power: Any) -> float:
-    """A Python number above 0: one takes `sqrt` and the others do not."""
+    """Check the power, a Python number above 0, since 0.5 uses `sqrt` and others do not."""
     if not is_concrete(power):
         raise TypeError(
             "power is traced, but it decides which program is compiled: pass a Python float, "
@@ -61,7 +61,7 @@ def as_power(power: Any) -> float:
 
 
 def as_correction(correction: Any) -> str:
-    """One of the names."""
+    """Check the name of a correction."""
     if correction not in CORRECTIONS:
         raise ValueError(
             f"correction must be one of {', '.join(CORRECTIONS)}, got {correction!r}: "
@@ -88,13 +88,13 @@ class AbstractMoments(AbstractPreconditionerRule):
         return self.correction in CORRECTS_FIRST
 
     def debiased(self, nu: Array, count: Int[Array, ""]) -> Array:
-        """The average over the weight that it has after `count` steps, where that is corrected."""
+        """The average, divided by its weight after `count` steps if that is corrected."""
         if self.correction not in CORRECTS_SECOND:
             return nu
         return nu / cast_to(one_minus_power(self.beta2, count), nu)
 
     def biased(self, root: Array, bias: Scalar) -> Array:
-        """The root times momentum's correction, where P holds that."""
+        """The root, times momentum's correction if P includes that."""
         return root * cast_to(bias, root) if self.corrects_momentum else root
 
 
@@ -123,12 +123,12 @@ class RMS(AbstractMoments):
         beta2: the decay rate of the second moments, in [0, 1).
         eps: added to the root, at least 0.
         eps_root: added inside the root, at least 0; not 0 together with `eps`.
-        power: above 0, 0.5 for the square root. A fixed number and no array leaf, since one takes
-            `sqrt` and the others do not.
+        power: above 0, 0.5 for the square root. A fixed number, not an array leaf, since 0.5 uses
+            `sqrt` and others do not.
         correction: `"adam"`, `"first_moment"`, `"second_moment"` or `"none"`, as above.
 
     Raises:
-        TypeError: if a hyperparameter is no real number, or `power` is traced.
+        TypeError: if a hyperparameter is not a real number, or `power` is traced.
         ValueError: if one is outside its range.
 
     Example:
@@ -178,7 +178,7 @@ class RMS(AbstractMoments):
 
 
 class GradientStartState(eqx.Module):
-    """The second moments, and whether they have seen a gradient."""
+    """The second moments, and whether they include a gradient."""
 
     nu: PyTree
     started: Bool[Array, ""]
@@ -188,13 +188,13 @@ class GradientStart(AbstractPreconditionerRule):
     """`RMS` whose second moments start at the first squared gradient, `ν₀ = g₀²`: GI-Adam.
 
     The first step then has `ν = g₀²` whatever `beta2`. The corrections are those of the `RMS`:
-    under `"adam"` the division by `1 - beta2^t` stays, though no longer called for, and makes the
-    first steps shorter by `√(1 - beta2^t)`: a warmup by itself. `"first_moment"` leaves it out.
+    under `"adam"` the division by `1 - beta2^t` stays, though it is no longer needed, and makes the
+    first steps shorter by `√(1 - beta2^t)`: an implicit warmup. `"first_moment"` leaves it out.
 
     Source: Kalra, Barkeshli, *Why warmup the learning rate?* (arXiv 2406.09405).
 
     Args:
-        rms: the `RMS` to start so.
+        rms: the `RMS` to initialize this way.
 
     Raises:
         TypeError: for anything else.
@@ -242,7 +242,7 @@ class GradientStart(AbstractPreconditionerRule):
 
 
 class ScalarRMSState(eqx.Module):
-    """The one second moment; the identity that knows the parameters' structure."""
+    """The single second moment, and an identity with the parameters' structure."""
 
     nu: Scalar
     identity: IdentityPreconditioner
@@ -264,7 +264,7 @@ class ScalarRMS(AbstractMoments):
         correction: `"adam"`, `"first_moment"`, `"second_moment"` or `"none"`, see `RMS`.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -317,7 +317,7 @@ class ScalarRMS(AbstractMoments):
 
 
 class AMSGradState(eqx.Module):
-    """The moving average, the maximum that P is made of, and the number of gradients seen."""
+    """The moving average, the maximum in P, and the number of gradients seen."""
 
     nu: PyTree
     maximum: PyTree
@@ -332,10 +332,10 @@ class AMSGrad(AbstractMoments):
     - `maximum="running"`: the largest ν of all steps, as published. Under `correction="adam"` or
       `"second_moment"` each ν is divided by its `1 - beta2^t` *before* the maximum is taken, as
       optax's `scale_by_amsgrad` does by default;
-    - `maximum="previous"`: `max(ν_t, ν_{t-1})`, without a correction of ν, as the code of arXiv
-      2207.14484 has it. This P forgets as that of `RMS` does.
+    - `maximum="previous"`: `max(ν_t, ν_{t-1})`, without a correction of ν, as in the code of arXiv
+      2207.14484. This P forgets like that of `RMS`.
 
-    P is positive since one of the epsilons is. A running maximum never falls, so `λ₁(P⁻¹H)` stays
+    P is positive, since one of the epsilons is. A running maximum never falls, so `λ₁(P⁻¹H)` stays
     below the threshold once a large gradient has passed.
 
     Source: Reddi, Kale, Kumar, *On the convergence of Adam and beyond* (2018).
@@ -344,12 +344,12 @@ class AMSGrad(AbstractMoments):
         beta2: the decay rate of the second moments, in [0, 1).
         eps: added to the root, at least 0.
         eps_root: added inside the root, at least 0; not 0 together with `eps`.
-        power: above 0, 0.5 for the square root; a fixed number and no array leaf.
+        power: above 0, 0.5 for the square root; a fixed number, not an array leaf.
         correction: `"adam"`, `"first_moment"`, `"second_moment"` or `"none"`, see `RMS`.
         maximum: `"running"` or `"previous"`, as above.
 
     Raises:
-        TypeError: if a hyperparameter is no real number, or `power` is traced.
+        TypeError: if a hyperparameter is not a real number, or `power` is traced.
         ValueError: if one is outside its range, or `maximum="previous"` meets a correction of ν.
 
     Example:
@@ -432,9 +432,9 @@ class AdaBelief(AbstractMoments):
     and `P = √ν + eps` with the corrections of `RMS`. As published, and as optax has it,
     `eps_root` is added to ν at *every* step, so that it accumulates to `eps_root / (1 - beta2)`.
 
-    The rule keeps its own m, beside the momentum rule's buffer: one more copy of the parameters,
-    for which it goes with any momentum rule in either order. Published AdaBelief has the same
-    `beta1` in both.
+    The rule keeps its own m, beside the momentum rule's buffer: one more copy of the parameters, so
+    that it works with any momentum rule in either order. Published AdaBelief has the same `beta1`
+    in both.
 
     Source: Zhuang et al., *AdaBelief optimizer* (arXiv 2010.07468).
 
@@ -446,7 +446,7 @@ class AdaBelief(AbstractMoments):
         correction: `"adam"`, `"first_moment"`, `"second_moment"` or `"none"`, see `RMS`.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -501,20 +501,21 @@ class AdaBelief(AbstractMoments):
 class Adagrad(AbstractPreconditionerRule):
     """The root of the sum of all squared gradients: `P = (Σg² + eps_root)^power + eps`.
 
-    The sum starts at `initial_accumulator`, and P is positive since one of the three is. P never
-    falls, so `λ₁(P⁻¹H)` drifts below the threshold. optax's `scale_by_rss` is
-    `Adagrad(0.0, eps, initial_accumulator)`, with its eps inside the root.
+    The sum starts at `initial_accumulator`, and P is positive, since one of the three is. P never
+    falls, so `λ₁(P⁻¹H)` drifts below the threshold. optax's `scale_by_rss` is `Adagrad(0.0, eps,
+    initial_accumulator)`, with its eps inside the root.
 
     Source: Duchi, Hazan, Singer, *Adaptive subgradient methods* (2011).
 
     Args:
         eps: added to the root, at least 0.
         eps_root: added inside the root, at least 0.
-        initial_accumulator: where the sum starts, at least 0; not 0 together with both epsilons.
-        power: above 0, 0.5 for the square root; a fixed number and no array leaf.
+        initial_accumulator: initial value of the sum, at least 0; not 0 together with both
+            epsilons.
+        power: above 0, 0.5 for the square root; a fixed number, not an array leaf.
 
     Raises:
-        TypeError: if a hyperparameter is no real number, or `power` is traced.
+        TypeError: if a hyperparameter is not a real number, or `power` is traced.
         ValueError: if one is outside its range.
 
     Example:
@@ -580,7 +581,7 @@ class FactoredMoment(eqx.Module):
 
 
 class AdafactorState(eqx.Module):
-    """The moments, leaf by leaf full or factored, and what scales P, one number a leaf."""
+    """The moments, full or factored per leaf, and the scale of P, one number per leaf."""
 
     moments: PyTree
     clip: PyTree
@@ -590,10 +591,10 @@ class AdafactorState(eqx.Module):
 
 
 def factored_axes(shape: tuple[int, ...], least: int) -> tuple[int, int] | None:
-    """The two longest axes, the longest last; None where the second longest is too short."""
+    """The two longest axes, the longest last; None if the second longest is too short."""
     if len(shape) < 2:
         return None
-    order = np.argsort(shape)  # as optax, so that ties are resolved alike
+    order = np.argsort(shape)  # as in optax, so that ties are resolved the same way
     second, first = int(order[-2]), int(order[-1])
     return (second, first) if shape[second] >= least else None
 
@@ -606,18 +607,18 @@ class Adafactor(AbstractParameterRule):
     `P = diag(√v) · max(1, rms(u) / clipping_threshold) / max(rms(p), least_scale)`, leaf by leaf.
 
     A leaf whose two longest axes both have at least `min_dim_size_to_factor` entries keeps only the
-    means of v along each, and v is their outer product over the mean. Both factors behind the root
-    are numbers, one a leaf, so P is a diagonal, and is positive since eps is. All of optax's
-    `adafactor` is in P then, in optax's order of operations, under `order="precondition_first"`.
+    means of v along each, and v is their outer product over the mean. Both factors after the root
+    are numbers, one per leaf, so P is a diagonal, and is positive, since eps is. P then includes
+    all of optax's `adafactor`, in optax's order of operations, under `order="precondition_first"`.
 
-    Three things to know. rms(p) is that of the parameters at which the gradient was taken: `update`
-    and `preconditioner` want `params` (without `parameter_scale` they do not). The clipping
-    depends on the *coming* gradient: with P held, as the threshold has it, the clipping is held as
-    well. And as `t^-r` goes to zero P forgets ever more slowly: late in training it is nearly held.
+    Three remarks. rms(p) is that of the parameters at which the gradient was taken: `update` and
+    `preconditioner` need `params` (not without `parameter_scale`). The clipping depends on the
+    *coming* gradient: with P held, as the threshold assumes, the clipping is held as well. And as
+    `t^-r` goes to zero P forgets more and more slowly: late in training it is nearly constant.
 
-    Where it does not fit: optax computes `t^-r` in float32 whatever the parameters, this rule in
-    JAX's default float; there is no `decay_offset` and no learning rate out of t; a momentum
-    buffer has the parameters' dtype.
+    Differences from optax: it computes `t^-r` in float32 whatever the parameters, this rule in
+    JAX's default float; there is no `decay_offset` and no learning rate out of t; a momentum buffer
+    has the parameters' dtype.
 
     Source: Shazeer, Stern, *Adafactor* (arXiv 1804.04235), as optax writes it.
 
@@ -626,12 +627,12 @@ class Adafactor(AbstractParameterRule):
         eps: added to the squared gradients, above 0.
         clipping_threshold: the largest root mean square of a leaf's u, above 0; None for no limit.
         parameter_scale: whether steps are relative to rms(p).
-        least_scale: what rms(p) is at least, above 0.
+        least_scale: the smallest value of rms(p), above 0.
         min_dim_size_to_factor: the shortest axis that is factored.
-        factored: whether anything is.
+        factored: whether any second moments are factored.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range; from `at` without parameters.
 
     Example:
@@ -705,8 +706,8 @@ class Adafactor(AbstractParameterRule):
             return state
         if params is None:
             raise ValueError(
-                "the P of this optimizer has the size of the parameters in it: call `update(grads, "
-                "state, params)`, `preconditioner(state, grads, params)`."
+                "the P of this optimizer depends on the size of the parameters: call "
+                "`update(grads, state, params)`, `preconditioner(state, grads, params)`."
             )
 
         def scale(leaf: Array, one: Array) -> Array:

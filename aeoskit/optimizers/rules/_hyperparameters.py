@@ -1,4 +1,4 @@
-"""Hyperparameters: numbers turned into array leaves, and refused where they make no sense."""
+"""Hyperparameters: numbers converted to array leaves and checked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 
 def is_concrete(value: Any) -> bool:
-    """Whether the value can be looked at without a device sync inside a traced function."""
+    """True if the value is concrete: it can be read, outside of a traced function."""
     return not isinstance(value, jax.core.Tracer)
 
 
@@ -28,7 +28,8 @@ def as_hyperparameter(
 
     The default type, not a weak one and not the parameters': powers such as `1 - beta2**t` are
     then computed at full precision whatever the parameters are, and each is cast to a leaf's own
-    dtype where it meets the leaf, so that parameters keep theirs. Traced values are not looked at.
+    dtype in operations with the leaf, so that parameters keep theirs. Traced values are not
+    checked.
     """
     if not is_concrete(value):
         if jnp.shape(value) != ():
@@ -48,7 +49,7 @@ def as_hyperparameter(
             f"{name} has shape {given.shape}, but one optimizer has one value: build a sweep by "
             f"`eqx.filter_vmap` over the function that makes the optimizer."
         )
-    # What counts is the number that will be used: 1 - 1e-9 is 1 in float32.
+    # The rounded number is checked: 1 - 1e-9 is 1 in float32.
     with np.errstate(over="ignore", under="ignore"):
         used = float(number.astype(jnp.result_type(float)))
     shown = f"{float(number)!r}" + ("" if used == number or used not in (0, 1) else f" (= {used})")
@@ -79,12 +80,12 @@ def one_minus_power(beta: Float[Array, ""], exponent: Array) -> Float[Array, ""]
 
 
 def cast_to(scalar: Array, leaf: Array) -> Array:
-    """The scalar in the leaf's dtype, so that no product changes the dtype of the leaf."""
+    """The scalar in the leaf's dtype, so that products keep the dtype of the leaf."""
     return cast(Array, scalar.astype(leaf.dtype))
 
 
 def as_length(name: str, value: Any, fix: str) -> int:
-    """A whole number of at least one, which decides the shapes of a program."""
+    """Check a whole number of at least one, which decides the shapes of a program."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number, got {value!r}: {fix}.")
     if value < 1:

@@ -1,4 +1,4 @@
-"""Metrics of matrices: Shampoo, SOAP and Muon have one factor or rotation an axis."""
+"""Matrix metrics: Shampoo, SOAP and Muon, with one factor or rotation per axis."""
 
 from __future__ import annotations
 
@@ -44,24 +44,25 @@ Axes = tuple[tuple[Array | None, ...], ...]
 Scale = Literal["width", "rms", "none"]
 Matrices = str | Sequence[str] | Callable[[str], bool] | None
 SCALES = ("width", "rms", "none")
-# Of the published iteration `x (a + b x² + c x⁴)`: steep at zero, and about one at one.
+# Coefficients of the published iteration `x (a + b x² + c x⁴)`: steep at zero, and about one at
+# one.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-# What an update of Adam has as the root of its mean square (arXiv 2502.16982).
+# The root mean square of an update of Adam (arXiv 2502.16982).
 ADAM_RMS = 0.2
 
 
 def axes_of(leaf: Any) -> tuple[int, ...]:
-    """The lengths of a leaf's axes; a scalar is a vector of one entry."""
+    """The lengths of a leaf's axes; a scalar counts as a vector of one entry."""
     return leaf.shape or (1,)
 
 
 def statistics_dtype(dtype: Any) -> Any:
-    """That of a leaf, but float32 in place of 16 bits, in which nothing can be decomposed."""
+    """The dtype of a leaf, but float32 instead of 16 bits, which decompositions do not support."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype("float32")
 
 
 def widened(leaf: Array) -> Array:
-    """A gradient as the statistics take it: no scalars, no 16-bit formats."""
+    """A gradient in the form of the statistics: no scalars, no 16-bit formats."""
     return leaf.reshape(axes_of(leaf)).astype(statistics_dtype(leaf.dtype))
 
 
@@ -77,34 +78,34 @@ def second_moment(gradient: Array, axis: int, full: bool) -> Array:
 
 
 class ShampooState(eqx.Module):
-    """For each leaf the second moments along each axis: matrices, or diagonals of long axes."""
+    """For each leaf the second moments along each axis: matrices, or diagonals for long axes."""
 
     statistics: tuple[tuple[Array, ...], ...]
     structure: Structure = eqx.field(static=True)
 
 
 class Shampoo(AbstractPreconditionerRule):
-    """One factor an axis: `P = (L + eps I)^{1/4} ⊗ (R + eps I)^{1/4}` on a matrix.
+    """Shampoo, one factor per axis: `P = (L + eps I)^{1/4} ⊗ (R + eps I)^{1/4}` on a matrix.
 
     `L` is the sum of `G Gᵀ` and `R` that of `Gᵀ G` over the steps or, given `beta2`, their moving
     averages. A leaf with k axes has k factors with the exponent `1 / (2k)`: 1/2 for a vector,
     which is Adagrad with a full matrix, and a scalar counts as a vector.
 
-    Each step decomposes every factor anew: `O(n³)` for an axis of length n.
+    Each step decomposes every factor again: `O(n³)` for an axis of length n.
 
     Source: Gupta, Koren, Singer, arXiv 1802.09568, Algorithms 1 and 2. Their ε is in the initial
-    statistics; of sums that is the same as here, where it is added to what was seen.
+    statistics; for sums that is equivalent.
 
     Args:
         beta2: the decay rate of the statistics, in [0, 1). None for sums, as published.
         eps: added to every factor's eigenvalues, above 0.
-        exponent: that of each factor of P, above 0. None for `1 / (2k)`. A fixed number and no
+        exponent: that of each factor of P, above 0. None for `1 / (2k)`. A fixed number, not an
             array leaf.
-        max_dimension: an axis that is longer has the diagonal of its statistics only.
+        max_dimension: a longer axis has only the diagonal of its statistics.
         correction: with `beta2`, divides the averages by `1 - beta2^t`.
 
     Raises:
-        TypeError: if a hyperparameter is no real number, or `exponent` is traced.
+        TypeError: if a hyperparameter is not a real number, or `exponent` is traced.
         ValueError: if one is outside its range.
 
     Example:
@@ -205,7 +206,7 @@ class Shampoo(AbstractPreconditionerRule):
 
 
 class SOAPState(eqx.Module):
-    """Statistics and basis of each axis, second moments in that basis, the gradients seen."""
+    """Statistics and basis of each axis, second moments in that basis, the number of gradients."""
 
     statistics: Axes
     rotations: Axes
@@ -218,13 +219,12 @@ class SOAP(AbstractMoments):
     """Adam in a rotated basis: `P V = Q_L (d * (Q_Lᵀ V Q_R)) Q_Rᵀ` on a matrix.
 
     `Q_L` and `Q_R` follow the eigenvectors of moving averages of `G Gᵀ` and `Gᵀ G`: every
-    `frequency` steps by one orthogonal iteration, `Q = QR(L Q)`, on what was seen before the
-    step. `d = √ν̂ + eps` from the second moments ν of the gradients in that basis. The basis of
-    the first step is that of its own gradient.
+    `frequency` steps by one orthogonal iteration, `Q = QR(L Q)`, on the statistics before the step.
+    `d = √ν̂ + eps` from the second moments ν of the gradients in that basis. The basis of the first
+    step is that of its own gradient.
 
-    Where that gradient is of lower rank, the basis of its null space is whichever the decomposition
-    returns, another one in another program: two runs of the same numbers may then differ by more
-    than rounding.
+    Where that gradient is of lower rank, the basis of its null space is arbitrary and may differ
+    between programs: two runs of the same numbers may then differ by more than rounding.
 
     Source: Vyas et al., arXiv 2409.11321, Algorithm 3. The authors' code differs: it takes no
     step at the first gradient, keeps ν sorted by the eigenvalues, and has ε under the correction.
@@ -232,14 +232,14 @@ class SOAP(AbstractMoments):
     Args:
         beta2: the decay rate of ν, in [0, 1).
         eps: added to the root, above 0.
-        frequency: steps from one change of the basis to the next.
+        frequency: steps between two changes of the basis.
         shampoo_beta: the decay rate of the statistics, in [0, 1); None for `beta2`.
-        max_dimension: an axis that is longer is not rotated.
-        rotate_vectors: whether leaves of one axis are rotated; if not, theirs is Adam's P.
+        max_dimension: a longer axis is not rotated.
+        rotate_vectors: whether leaves of one axis are rotated; if not, they have Adam's P.
         correction: `"adam"`, `"first_moment"`, `"second_moment"` or `"none"`, as in `RMS`.
 
     Raises:
-        TypeError: if a hyperparameter is no real number.
+        TypeError: if a hyperparameter is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -313,7 +313,7 @@ class SOAP(AbstractMoments):
             )
             for leaf, axes in zip(leaves, state.statistics, strict=True)
         )
-        # The basis of this step has not seen its gradient, but for that of the first.
+        # The basis of this step does not include its gradient, except for the first step.
         due = jnp.where(state.count == 0, 2, jnp.where(state.count % self.frequency == 0, 1, 0))
         rotations = jax.lax.switch(
             due,
@@ -375,13 +375,13 @@ class MuonState(eqx.Module):
 
 
 class Muon(AbstractDirectionRule):
-    """`P = (M Mᵀ)^{1/2} ⊗ I` on matrices, from the direction M that momentum makes.
+    """Muon's metric, `P = (M Mᵀ)^{1/2} ⊗ I` on matrices, from momentum's direction M.
 
     With the singular value decomposition `M = U S Vᵀ` the step `P⁻¹ M` is `U Vᵀ`. P acts on the
     smaller side, and has there the eigenvalues
 
-    - `S + eps`, exactly orthogonal but for eps, with `newton_schulz=None`. Directions that M does
-      not have are then all but free in the metric: where the Hessian has curvature along them,
+    - `S + eps`, exactly orthogonal but for eps, with `newton_schulz=None`. Directions outside the
+      range of M then cost almost nothing in the metric: where the Hessian has curvature along them,
       `λ₁(P⁻¹H)` is of the order of `1 / eps`.
     - `S / f(S)` with f the published iteration, `newton_schulz` times from `S / (‖M‖_F + eps)`:
       the step of the published code, `U f(S) Vᵀ`. They are at least `‖M‖_F / 3.4445^k`.
@@ -394,21 +394,21 @@ class Muon(AbstractDirectionRule):
 
     Source: Jordan et al., *Muon: an optimizer for hidden layers in neural networks* (2024); the
     scale "rms" from Liu et al., arXiv 2502.16982. Each step costs one singular value
-    decomposition a matrix.
+    decomposition per matrix.
 
     Args:
         newton_schulz: the number of iterations, 5 in the published code. None for the exact root.
         eps: as above, greater than 0.
-        scale: what an update is multiplied by. `"width"`: `max(1, n / m)^{1/2}` for a matrix of
-            shape `(m, n)`, n outputs; `"rms"`: `0.2 max(m, n)^{1/2}`; `"none"`: 1.
+        scale: the factor on an update. `"width"`: `max(1, n / m)^{1/2}` for a matrix of shape `(m,
+            n)`, n outputs; `"rms"`: `0.2 max(m, n)^{1/2}`; `"none"`: 1.
         others: the rule for other leaves. None for `RMS()`, hence Adam's P.
-        where: which matrices: a path such as "layers/*", paths, or a predicate on a path, as in
+        where: the matrices: a path such as "layers/*", paths, or a predicate on a path, as in
             `aeoskit.linalg.restrict`. None for all leaves with two axes.
 
     Raises:
-        TypeError: if a hyperparameter is no real number, or `others` needs the parameters.
-        ValueError: if one is outside its range; from `init`, where `where` names a leaf that is
-            no matrix.
+        TypeError: if a hyperparameter is not a real number, or `others` needs the parameters.
+        ValueError: if one is outside its range; from `init`, if `where` selects a leaf that is not
+            a matrix.
 
     Example:
         >>> import jax.numpy as jnp
@@ -445,8 +445,8 @@ class Muon(AbstractDirectionRule):
         self.scale = scale
         if isinstance(others, AbstractParameterRule):
             raise TypeError(
-                f"others is {type(others).__name__}, whose P has the parameters in it, which Muon "
-                f"does not hand on: take RMS()."
+                f"others is {type(others).__name__}, whose P depends on the parameters, which Muon "
+                f"does not pass on: take RMS()."
             )
         self.others = RMS() if others is None else others
         # Hashable, as a static field must be.
@@ -500,7 +500,8 @@ class Muon(AbstractDirectionRule):
     def _factor(self, matrix: Array) -> AxisFactor:
         rows, columns = matrix.shape
         wide = matrix if rows <= columns else rearrange(matrix, "i j -> j i")
-        # Not the eigenvalues of M Mᵀ, whose roots know small singular values to half the digits.
+        # Not the eigenvalues of M Mᵀ, whose roots have only half the digits of small singular
+        # values.
         vectors, singular, _ = jnp.linalg.svd(wide, full_matrices=False)
         eps = cast_to(self.eps, matrix)
         if self.newton_schulz is None:

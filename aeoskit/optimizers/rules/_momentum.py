@@ -1,7 +1,7 @@
-"""Momentum rules: what a step makes of this direction and the ones before it.
+"""Momentum rules: linear filters of the present direction and the ones before it.
 
-A rule alone sets the stability threshold. All rules here are linear filters of the directions; on
-one mode of curvature s, with the identity as preconditioner and decoupled decay w,
+The rule alone sets the stability threshold. On one mode of curvature s, with the identity as
+preconditioner and decoupled decay w,
 
     x' = (1 - lr w) x - lr (now s x + Σ weights_i v_i)        v_i' = decays_i v_i + inputs_i s x,
 
@@ -28,12 +28,12 @@ Scalar = Float[Array, ""]
 
 
 class AbstractMomentum(eqx.Module):
-    """What a step makes of this direction and the ones before it.
+    """A momentum rule: the step as a function of this direction and the ones before it.
 
     A rule is linear in the directions and gives its own stability threshold, which
     `aeoskit.stability.threshold_from_recurrence` and `check_optimizer` compare with its recurrence.
-    A rule with constant coefficients is an `AbstractLinearMomentum`: it gives its filter, and has
-    all of this from there. Subclasses are final.
+    A rule with constant coefficients is an `AbstractLinearMomentum`: it gives its filter, and
+    inherits everything else. Subclasses are final.
 
     Example:
         >>> import jax.numpy as jnp
@@ -44,18 +44,18 @@ class AbstractMomentum(eqx.Module):
         ([0.5], [0.5])
     """
 
-    # Whether its buffers are of steps, which have the learning rate and weight decay in them.
+    # Whether its buffers are of steps, which include the learning rate and weight decay.
     takes_steps = False
 
     def weigh(self, lr: Scalar, state: PyTree) -> PyTree:
-        """The state that counts the coming step's weight, for `update` of a rule over steps.
+        """The state with the coming step's weight, for `update` of a rule over steps.
 
         Args:
-            lr: the learning rate that the weight is made of.
+            lr: the learning rate of the weight.
             state: the rule's state.
 
         Returns:
-            The state, to be handed to `update`; by default the same.
+            The state to pass to `update`; by default the same.
         """
         del lr
         return state
@@ -92,7 +92,7 @@ class AbstractMomentum(eqx.Module):
             weight_decay: the decoupled weight decay, 0 for none.
 
         Returns:
-            The threshold; zero or negative where `lr * weight_decay >= 2`: decay alone then
+            The threshold; zero or negative where `lr * weight_decay >= 2`: then decay alone
             diverges.
         """
 
@@ -100,7 +100,7 @@ class AbstractMomentum(eqx.Module):
     def recurrence(
         self, curvature: Scalar, lr: Scalar, weight_decay: Scalar
     ) -> Float[Array, "size size"]:
-        """The matrix that takes (x, buffers) of one mode to the next one, with P the identity.
+        """The matrix from (x, buffers) of one mode to the next ones, with P the identity.
 
         Args:
             curvature: the mode's eigenvalue of `P⁻¹H`.
@@ -108,15 +108,15 @@ class AbstractMomentum(eqx.Module):
             weight_decay: the decoupled weight decay, 0 for none.
 
         Returns:
-            A square matrix with one row more than there are buffers.
+            A square matrix with one more row than there are buffers.
         """
 
     @abc.abstractmethod
     def bias_correction(self, count: Int[Array, ""]) -> Scalar:
-        """Which part of its final size the direction has at step number `count`.
+        """The direction's fraction of its final size at step number `count`.
 
-        The sum of the weights which that step gives to the directions seen so far, over the same
-        sum after infinitely many steps: Adam divides by it.
+        The sum of the step's weights of the directions so far, over the same sum after infinitely
+        many steps: Adam divides by it.
 
         Args:
             count: the number of the step; the first is 1.
@@ -127,7 +127,7 @@ class AbstractMomentum(eqx.Module):
 
 
 class LinearFilter(NamedTuple):
-    """`step = now g + Σ weights_i v_i`, then `v_i = decays_i v_i + inputs_i g`.
+    """The filter `step = now g + Σ weights_i v_i`, then `v_i = decays_i v_i + inputs_i g`.
 
     Args:
         now: the weight of the direction g of this step.
@@ -152,7 +152,7 @@ class AbstractLinearMomentum(AbstractMomentum):
 
     With up to one buffer the threshold is exact for any coefficients: the least curvature at which
     -1 is a root, or at which a complex pair has modulus 1. With several buffers it is that of the
-    root -1; `check_optimizer` sees whether another root leaves the unit circle before.
+    root -1; `check_optimizer` tests whether another root leaves the unit circle first.
 
     Example:
         >>> import jax.numpy as jnp
@@ -193,7 +193,7 @@ class AbstractLinearMomentum(AbstractMomentum):
         return step, after if len(decays) > 1 else after[0]
 
     def threshold(self, lr: Scalar, weight_decay: Scalar) -> Scalar:
-        """The closed form of the filter."""
+        """The filter's threshold in closed form."""
         now, weights, decays, inputs = self.filter
         stay = 1 - lr * weight_decay
         gain = now
@@ -202,7 +202,7 @@ class AbstractLinearMomentum(AbstractMomentum):
         flip = _quotient(1 + stay, lr, gain)
         if len(decays) != 1:
             return flip
-        # The product of both roots is 1 there; only rules such as Lion's get that far.
+        # The product of both roots is 1 there; only rules such as Lion's reach it.
         turn = _quotient(1 - decays[0] * stay, lr, weights[0] * inputs[0] - now * decays[0])
         return jnp.minimum(flip, turn)
 
@@ -217,10 +217,10 @@ class AbstractLinearMomentum(AbstractMomentum):
         return matrix
 
     def bias_correction(self, count: Int[Array, ""]) -> Scalar:
-        """The sum of the filter's response up to `count`, over the whole of it."""
+        """The sum of the filter's response up to `count`, over its total."""
         now, weights, decays, inputs = self.filter
         sums = [w * gain / (1 - d) for w, d, gain in zip(weights, decays, inputs, strict=True)]
-        # At the first step nothing is past: 0 ** 0 in the general formula, where a decay is 0.
+        # The first step has no history: the general formula would be 0 ** 0 for a decay of 0.
         past = jnp.maximum(count - 1, 1)
         parts = [
             jnp.where(count > 1, one_minus_power(d, past), 0) * whole
@@ -237,11 +237,11 @@ def _quotient(a: Scalar, lr: Scalar, gain: Scalar) -> Scalar:
 
 
 class LinearMomentum(AbstractLinearMomentum):
-    """`step = now g + Σ weights_i v_i`, then `v_i = decays_i v_i + inputs_i g`: any such filter.
+    """Any filter `step = now g + Σ weights_i v_i`, then `v_i = decays_i v_i + inputs_i g`.
 
     Args:
         now: the weight of the direction of this step.
-        weights: that of each buffer.
+        weights: the weight of each buffer.
         decays: the decay rate of each buffer, in [0, 1), all different.
         inputs: the weight with which a direction enters each buffer; None for ones.
 
@@ -277,7 +277,7 @@ class LinearMomentum(AbstractLinearMomentum):
 
     @property
     def filter(self) -> LinearFilter:
-        """The numbers that it was given."""
+        """The given filter."""
         return LinearFilter(self.now, self.weights, self.decays, self.inputs)
 
 
@@ -305,7 +305,7 @@ class Polyak(AbstractLinearMomentum):
         beta1: the decay rate, in [0, 1).
 
     Raises:
-        TypeError: if it is no real number.
+        TypeError: if it is not a real number.
         ValueError: if it is outside [0, 1).
 
     Example:
@@ -338,7 +338,7 @@ class EMA(AbstractLinearMomentum):
         beta1: the decay rate, in [0, 1).
 
     Raises:
-        TypeError: if it is no real number.
+        TypeError: if it is not a real number.
         ValueError: if it is outside [0, 1).
 
     Example:
@@ -362,13 +362,13 @@ class EMA(AbstractLinearMomentum):
 class Nesterov(AbstractLinearMomentum):
     """Nesterov's momentum in Polyak's form: `v = beta1 v + g`, `x -= lr (g + beta1 v)`.
 
-    Threshold `(2 + 2 beta1) / ((1 + 2 beta1) lr)`, 1.357/lr at 0.9, derived by us.
+    Threshold `(2 + 2 beta1) / ((1 + 2 beta1) lr)`, 1.357/lr at 0.9, derived here.
 
     Args:
         beta1: the decay rate, in [0, 1).
 
     Raises:
-        TypeError: if it is no real number.
+        TypeError: if it is not a real number.
         ValueError: if it is outside [0, 1).
 
     Example:
@@ -393,13 +393,13 @@ class EMANesterov(AbstractLinearMomentum):
     """Nesterov's momentum in the averaged form.
 
     `m = beta1 m + (1 - beta1) g`, `x -= lr ((1 - beta1) g + beta1 m)`; threshold
-    `(2 + 2 beta1) / ((1 - beta1) (1 + 2 beta1) lr)`, 13.571/lr at 0.9, derived by us.
+    `(2 + 2 beta1) / ((1 - beta1) (1 + 2 beta1) lr)`, 13.571/lr at 0.9, derived here.
 
     Args:
         beta1: the decay rate, in [0, 1).
 
     Raises:
-        TypeError: if it is no real number.
+        TypeError: if it is not a real number.
         ValueError: if it is outside [0, 1).
 
     Example:
@@ -415,7 +415,7 @@ class EMANesterov(AbstractLinearMomentum):
 
     @property
     def filter(self) -> LinearFilter:
-        """`Nesterov`'s with the average in place of the sum."""
+        """The step of `Nesterov` with the average instead of the sum."""
         beta, rest = self.beta1, 1 - self.beta1
         return LinearFilter(rest * (1 + beta), (beta**2,), (beta,), (rest,))
 
@@ -425,8 +425,8 @@ class LionMomentum(AbstractLinearMomentum):
 
     Under `Sign` it is Lion. The rule itself is linear, and has the threshold
     `(1 + beta2) (2 - lr w) / ((1 + beta2 - 2 beta1) lr)`, or, where `beta1 > beta2`, that of the
-    complex pair, whose product `beta2 (1 - lr w) + (beta1 - beta2) lr s` reaches 1, if it is
-    lower: derived by us.
+    complex pair, whose product `beta2 (1 - lr w) + (beta1 - beta2) lr s` reaches 1, if it is lower:
+    derived here.
 
     Source: Chen et al., *Symbolic discovery of optimization algorithms* (arXiv 2302.06675).
 
@@ -435,7 +435,7 @@ class LionMomentum(AbstractLinearMomentum):
         beta2: the decay rate of m, in [0, 1).
 
     Raises:
-        TypeError: if one is no real number.
+        TypeError: if one is not a real number.
         ValueError: if one is outside [0, 1).
 
     Example:
@@ -455,7 +455,7 @@ class LionMomentum(AbstractLinearMomentum):
 
     @property
     def filter(self) -> LinearFilter:
-        """The average before this direction has one share, the direction the rest."""
+        """The step: a share of the average before this direction, and the rest of the direction."""
         return LinearFilter(1 - self.beta1, (self.beta1,), (self.beta2,), (1 - self.beta2,))
 
 
@@ -478,7 +478,7 @@ class NAdamMomentum(AbstractMomentum):
         beta1: the decay rate, in [0, 1).
 
     Raises:
-        TypeError: if it is no real number.
+        TypeError: if it is not a real number.
         ValueError: if it is outside [0, 1).
 
     Example:
@@ -517,14 +517,14 @@ class NAdamMomentum(AbstractMomentum):
         return EMANesterov(self.beta1).recurrence(curvature, lr, weight_decay)
 
     def bias_correction(self, count: Int[Array, ""]) -> Scalar:
-        # The corrections are in the rule: nothing is left for the preconditioner to correct.
+        # The corrections are in the rule, so the preconditioner has none.
         return jnp.ones_like(count, dtype=float)
 
 
 class Recursion(NamedTuple):
     """The linear recurrence of the coming step on a mode of `P⁻¹H`, with P constant.
 
-    `aeoskit.equivalent_ratio` reads a multiplier with it.
+    `aeoskit.equivalent_ratio` interprets a multiplier with it.
 
     Args:
         rule: The momentum rule.

@@ -1,4 +1,4 @@
-"""Preconditioner rules: which metric P the gradients seen so far make."""
+"""Preconditioner rules: the metric P from the gradients so far."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ Scalar = Float[Array, ""]
 
 
 class AbstractPreconditionerRule(eqx.Module):
-    """Which metric P the gradients seen so far make.
+    """A rule for the metric P from the gradients so far.
 
-    A rule of one's own has `init`, `update`, `operator` and `structure`, and `check_optimizer`
-    tests it. `Optimizer` calls `observe` and `precondition`, which are made of these.
+    Your own rule has `init`, `update`, `operator` and `structure`, and `check_optimizer` tests it.
+    `Optimizer` calls `observe` and `precondition`, which use these.
 
     Attributes:
-        has_metric: whether there is a P; not for `Sign`.
-        needs_direction: whether P is made of what momentum makes of the gradients.
-        corrects_momentum: whether P holds the bias correction of the momentum buffer.
+        has_metric: whether there is a P; false for `Sign`.
+        needs_direction: whether P depends on momentum's direction.
+        corrects_momentum: whether P includes the bias correction of the momentum buffer.
         is_identity: whether P is the identity, or there is none.
 
     Example:
@@ -49,7 +49,7 @@ class AbstractPreconditionerRule(eqx.Module):
         (2,)
     """
 
-    # Not annotated: a subclass sets them, or makes properties of them.
+    # Not annotated: a subclass sets them as attributes or properties.
     has_metric = True
     needs_direction = False
     corrects_momentum = False
@@ -58,13 +58,13 @@ class AbstractPreconditionerRule(eqx.Module):
     def observe(
         self, grads: PyTree, state: PyTree, params: PyTree | None, direction: Callable[[], PyTree]
     ) -> PyTree:
-        """The state that has seen the coming step.
+        """The state that includes the coming step.
 
         Args:
             grads: the gradients, with the structure of the parameters.
             state: the rule's state.
-            params: the parameters at which they were taken; None where the caller has none.
-            direction: makes what the momentum rule makes of the gradients.
+            params: the parameters at which they were taken; None if the caller has none.
+            direction: a function that returns the momentum rule's direction.
 
         Returns:
             The next state; by default that of `update`.
@@ -75,7 +75,7 @@ class AbstractPreconditionerRule(eqx.Module):
     def precondition(
         self, direction: PyTree, state: PyTree, count: Int[Array, ""], bias: Scalar
     ) -> PyTree:
-        """The direction that a step takes: `P⁻¹ direction`.
+        """The direction of a step: `P⁻¹ direction`.
 
         Args:
             direction: a tree with the structure of the parameters.
@@ -101,7 +101,7 @@ class AbstractPreconditionerRule(eqx.Module):
 
     @abc.abstractmethod
     def update(self, grads: PyTree, state: PyTree) -> PyTree:
-        """The state that has seen these gradients.
+        """The state that includes these gradients.
 
         Args:
             grads: the gradients, with the structure of the parameters.
@@ -115,13 +115,13 @@ class AbstractPreconditionerRule(eqx.Module):
     def operator(
         self, state: PyTree, count: Int[Array, ""], bias: Scalar
     ) -> AbstractPreconditioner:
-        """P of the step number `count`, whose gradients the state has seen.
+        """P of step number `count`, whose gradients the state includes.
 
         Args:
             state: the rule's state, the step's gradients included.
             count: the number of the step; the first is 1.
-            bias: the momentum rule's `bias_correction(count)`, for the conventions that put
-                momentum's correction into P.
+            bias: the momentum rule's `bias_correction(count)`, for the conventions with momentum's
+                correction in P.
 
         Returns:
             An `AbstractPreconditioner`.
@@ -140,7 +140,7 @@ class AbstractPreconditionerRule(eqx.Module):
 
 
 class AbstractParameterRule(AbstractPreconditionerRule):
-    """A rule whose P depends on the parameters as well: Adafactor, for its step relative to them.
+    """A rule whose P depends on the parameters as well, such as Adafactor's relative steps.
 
     Example:
         >>> from aeoskit.optimizers import RMS, Adafactor
@@ -150,14 +150,14 @@ class AbstractParameterRule(AbstractPreconditionerRule):
 
     @abc.abstractmethod
     def at(self, params: PyTree | None, state: PyTree) -> PyTree:
-        """The state that has seen the parameters at which the coming gradients are taken.
+        """The state with the parameters at which the coming gradients are taken.
 
         Args:
-            params: the parameters; None where the caller has none.
+            params: the parameters; None if the caller has none.
             state: the rule's state.
 
         Returns:
-            The state, to be handed to `update`.
+            The state to pass to `update`.
 
         Raises:
             ValueError: if the parameters are needed and there are none.
@@ -166,7 +166,7 @@ class AbstractParameterRule(AbstractPreconditionerRule):
     def observe(
         self, grads: PyTree, state: PyTree, params: PyTree | None, direction: Callable[[], PyTree]
     ) -> PyTree:
-        """`update` of the state that `at` has shown the parameters."""
+        """The state after `update`, with the parameters from `at`."""
         del direction
         if params is not None:
             check_like("params", params, self.structure(state))
@@ -174,9 +174,9 @@ class AbstractParameterRule(AbstractPreconditionerRule):
 
 
 class AbstractDirectionRule(AbstractPreconditionerRule):
-    """A rule whose P is made of the momentum rule's direction: momentum first, then its metric.
+    """A rule whose P depends on the momentum rule's direction: momentum first, then its metric.
 
-    It goes with `order="precondition_last"`.
+    It requires `order="precondition_last"`.
 
     Example:
         >>> from aeoskit.optimizers import RMS, AbstractDirectionRule, Muon
@@ -189,17 +189,17 @@ class AbstractDirectionRule(AbstractPreconditionerRule):
     def observe(
         self, grads: PyTree, state: PyTree, params: PyTree | None, direction: Callable[[], PyTree]
     ) -> PyTree:
-        """`follow` with the direction."""
+        """The state after `follow` with the direction."""
         del params
         return self.follow(grads, direction(), state)
 
     @abc.abstractmethod
     def follow(self, grads: PyTree, direction: PyTree, state: PyTree) -> PyTree:
-        """The state that has seen these gradients and the direction that momentum makes of them.
+        """The state that includes these gradients and momentum's direction.
 
         Args:
             grads: the gradients, with the structure of the parameters.
-            direction: what the momentum rule returned for them.
+            direction: the momentum rule's direction for them.
             state: the rule's state.
 
         Returns:
@@ -207,12 +207,12 @@ class AbstractDirectionRule(AbstractPreconditionerRule):
         """
 
     def update(self, grads: PyTree, state: PyTree) -> PyTree:
-        """Without momentum the direction is the gradient."""
+        """The state without momentum: the direction is the gradient."""
         return self.follow(grads, grads, state)
 
 
 class Identity(AbstractPreconditionerRule):
-    """`P = I`: gradient descent and momentum.
+    """The identity, `P = I`: gradient descent and momentum.
 
     Example:
         >>> import jax.numpy as jnp
@@ -243,7 +243,7 @@ class Identity(AbstractPreconditionerRule):
 
 
 class Frozen(AbstractPreconditionerRule):
-    """A preconditioner that does not change: with it, an optimizer is linear in the gradients.
+    """A constant preconditioner: with it, an optimizer is linear in the gradients.
 
     Args:
         preconditioner: any `AbstractPreconditioner` over the parameters' structure.
@@ -251,7 +251,7 @@ class Frozen(AbstractPreconditionerRule):
     Raises:
         TypeError: for anything else.
         ValueError: if P has an entry that is zero, negative or not finite, with its leaf's path
-            (traced values are not looked at); from `init`, where P lives on another structure.
+            (traced values are not checked); from `init`, if P has another structure.
 
     Example:
         >>> import jax.numpy as jnp
@@ -296,14 +296,14 @@ class Frozen(AbstractPreconditionerRule):
 
 
 class Sign(AbstractPreconditionerRule):
-    """In the preconditioner's place, but none: the step is the sign of each coordinate.
+    """The sign of each coordinate as the step, in place of a preconditioner.
 
     A step that is piecewise constant in the gradient has no metric P, and no curvature at which it
-    begins to diverge: on any quadratic it ends in a cycle of the length of the learning rate.
+    begins to diverge: on any quadratic it ends in a cycle whose size is the learning rate.
     `Optimizer.preconditioner` then raises, for there is nothing to measure, and
-    `Optimizer.threshold` is NaN rather than an error, so that such an optimizer can be trained
-    with the probes that log a threshold at every step. (What is said to hover at `2 / lr` is the
-    sharpness in the ℓ∞ norm over `‖g‖₁`, arXiv 2603.05002, which is another thing.)
+    `Optimizer.threshold` is NaN rather than an error, so that such an optimizer can be trained with
+    the probes that log a threshold at every step. (The quantity that hovers at `2 / lr` in arXiv
+    2603.05002 is another one: the sharpness in the ℓ∞ norm over `‖g‖₁`.)
 
     Example:
         >>> import jax.numpy as jnp
@@ -330,7 +330,7 @@ class Sign(AbstractPreconditionerRule):
         count: Int[Array, ""],
         bias: Scalar,
     ) -> PyTree:
-        """The signs; that of zero is zero."""
+        """The signs; the sign of zero is zero."""
         del state, count, bias
         return jax.tree.map(jnp.sign, direction)
 
@@ -358,17 +358,17 @@ class _Entries(NamedTuple):
 
 
 def positive(preconditioner: P) -> P:
-    """P itself, refused where it is not positive definite.
+    """P itself, after a check that it is positive definite.
 
-    Inside a traced function, which cannot refuse, P is NaN there, and so is what is measured with
-    it: second moments that overflow (of gradients above 1.8e19 in float32) would make `P⁻¹` and all
+    A traced function cannot raise: P is NaN instead, and so is every measurement with it: second
+    moments that overflow (of gradients above 1.8e19 in float32) would make `P⁻¹` and all
     eigenvalues zero.
 
     Args:
-        preconditioner: P. Of a kind that is not known here, nothing is looked at.
+        preconditioner: P. Unknown kinds are not checked.
 
     Returns:
-        The same.
+        The same P.
 
     Raises:
         ValueError: naming the leaf's path.
@@ -394,7 +394,7 @@ def positive(preconditioner: P) -> P:
 
 
 def _marked(preconditioner: P) -> P:
-    """P with NaN in place of traced entries that no P has."""
+    """P with NaN in place of traced entries that are not positive."""
     if isinstance(preconditioner, BlockPreconditioner):
         parts = tuple(_marked(part) for part in preconditioner.parts)
         return eqx.tree_at(lambda block: block.parts, preconditioner, parts)
@@ -418,7 +418,7 @@ def _marked_entries(entries: Array) -> Array:
 
 
 def _entries_of(preconditioner: AbstractPreconditioner, size: int) -> list[list[_Entries]]:
-    """For each leaf of the structure, in order, the numbers that P has there."""
+    """The numbers of P for each leaf of the structure, in order."""
     if isinstance(preconditioner, DiagonalPreconditioner):
         return [[_Entries("", leaf, True)] for leaf in jax.tree.leaves(preconditioner.diagonal)]
     if isinstance(preconditioner, KroneckerPreconditioner):

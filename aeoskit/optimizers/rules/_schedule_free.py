@@ -17,7 +17,7 @@ Scalar = Float[Array, ""]
 
 
 class ScheduleFreeState(eqx.Module):
-    """How far the parameters are from the average, and what the averages' weights need."""
+    """The offset of the parameters from the average, and the history of the weights."""
 
     offset: PyTree
     largest_lr: Scalar
@@ -36,25 +36,25 @@ class ScheduleFree(AbstractMomentum):
 
     c is the share of this step's weight in the sum of all weights; a weight is the largest
     learning rate so far to the power `weight_lr_power`. Without a schedule `c = 1 / t`.
-    As in optax, where this equals `optax.contrib.schedule_free`, it is the learning rate of the
-    *next* step that counts for the weight: in a warmup that differs from the authors' code.
+    As in `optax.contrib.schedule_free`, which this equals, the weight uses the learning rate of the
+    *next* step: during a warmup this differs from the authors' code.
 
-    c tends to zero, and then the average stands still while y moves by a share of a plain step:
-    `threshold` and `recurrence` are those of that limit. With the c of the moment it is
-    `2 / (((1 - beta1) + c beta1 / (2 - c)) lr)`, lower by 4 % at the hundredth step.
+    c tends to zero, and then the average is constant while y moves by a share of a plain step:
+    `threshold` and `recurrence` are those of that limit. With the present c the threshold is `2 /
+    (((1 - beta1) + c beta1 / (2 - c)) lr)`, lower by 4 % at the hundredth step.
 
     The buffer is of steps, and weight decay goes through it: `Optimizer` takes this rule with
     `order="precondition_first"` only, and adds decay before it. Decay w lowers the threshold by w.
 
     Source: Defazio et al., *The road less scheduled* (arXiv 2405.15682); threshold: Cohen et al.,
-    arXiv 2207.14484 for the form, its limit derived by us.
+    arXiv 2207.14484 for the form, its limit derived here.
 
     Args:
         beta1: the share of the average in y, in [0, 1).
         weight_lr_power: at least 0; 0 for equal weights.
 
     Raises:
-        TypeError: if one is no real number.
+        TypeError: if one is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -80,14 +80,14 @@ class ScheduleFree(AbstractMomentum):
         return ScheduleFreeState(zeros_like(params), zero, zero)
 
     def weigh(self, lr: Scalar, state: ScheduleFreeState) -> ScheduleFreeState:
-        """The state that counts the coming step's weight, for `update`.
+        """The state with the coming step's weight, for `update`.
 
         Args:
-            lr: the learning rate that the weight is made of.
+            lr: the learning rate of the weight.
             state: the rule's state.
 
         Returns:
-            The state, to be handed to `update`.
+            The state to pass to `update`.
         """
         largest = jnp.maximum(state.largest_lr, lr.astype(state.largest_lr.dtype))
         weight_sum = state.weight_sum + self._weight(largest)
@@ -101,9 +101,9 @@ class ScheduleFree(AbstractMomentum):
         share = jnp.where(
             total > 0, self._weight(state.largest_lr) / jnp.where(total > 0, total, 1), 0
         )
-        mine, one = 1 - self.beta1, jnp.ones_like(self.beta1)
-        moved = blend(mine, direction, one, state.offset)
-        step = blend(mine, direction, share * self.beta1 / mine, moved)
+        iterate_share, one = 1 - self.beta1, jnp.ones_like(self.beta1)
+        moved = blend(iterate_share, direction, one, state.offset)
+        step = blend(iterate_share, direction, share * self.beta1 / iterate_share, moved)
         offset = jax.tree.map(lambda leaf: cast_to(1 - share, leaf) * leaf, moved)
         return step, ScheduleFreeState(offset, state.largest_lr, total)
 
@@ -116,7 +116,7 @@ class ScheduleFree(AbstractMomentum):
         return jnp.reshape(1 - (1 - self.beta1) * lr * (curvature + weight_decay), (1, 1))
 
     def bias_correction(self, count: Int[Array, ""]) -> Scalar:
-        # The average has no share in which it is too small: its first weight is 1.
+        # No correction: the first weight of the average is 1.
         return jnp.ones_like(count, dtype=float)
 
     def _weight(self, largest: Scalar) -> Scalar:
@@ -137,7 +137,7 @@ def schedule_free_eval_params(params: PyTree, state: Any) -> PyTree:
         The average, in the parameters' dtypes.
 
     Raises:
-        TypeError: if the state is not that of a Schedule-Free optimizer of ours.
+        TypeError: if the state is not that of an aeoskit Schedule-Free optimizer.
         ValueError: if `params` does not match the state.
 
     Example:

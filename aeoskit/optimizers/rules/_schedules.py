@@ -1,4 +1,4 @@
-"""Schedules: the learning rate of a step, given how many steps were taken."""
+"""Schedules: the learning rate as a function of the number of steps taken."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Constant(AbstractSchedule):
         lr: the learning rate, above 0.
 
     Raises:
-        TypeError: if it is no real number.
+        TypeError: if it is not a real number.
         ValueError: if it is not above 0.
 
     Example:
@@ -60,7 +60,7 @@ class Constant(AbstractSchedule):
 
 
 class LinearWarmup(AbstractSchedule):
-    """From `lr / steps` at the first step up to `lr` at step number `steps`, constant afterwards.
+    """Linear warmup from `lr / steps` at the first step to `lr` at step `steps`, then constant.
 
     It starts at `lr / steps` and not at zero, since a step of length zero moves nothing and has
     an infinite threshold.
@@ -70,7 +70,7 @@ class LinearWarmup(AbstractSchedule):
         steps: the length of the warmup in steps, at least 1.
 
     Raises:
-        TypeError: if one is no real number.
+        TypeError: if one is not a real number.
         ValueError: if one is outside its range.
 
     Example:
@@ -111,12 +111,12 @@ def _fraction(name: str, value: Any) -> Float[Array, ""]:
 
 
 def _warm(taken: Array, warmup: Array) -> Array:
-    """1/warmup at the first step, 1 from step number `warmup` on, and always without warmup."""
+    """The warmup factor: 1/warmup at the first step, 1 from step `warmup` on, 1 without warmup."""
     return jnp.minimum((taken + 1) / jnp.maximum(warmup, 1), 1)
 
 
 class Cosine(AbstractSchedule):
-    """Half a cosine from `lr` down to `final * lr` after `steps` steps, after a linear warmup.
+    """A linear warmup, then half a cosine from `lr` down to `final * lr` after `steps` steps.
 
     Without warmup it is optax's `cosine_decay_schedule(lr, steps, alpha=final)`. With `final = 0`
     the threshold grows without bound towards the end, where steps have no length.
@@ -127,10 +127,10 @@ class Cosine(AbstractSchedule):
         lr: the largest learning rate, above 0.
         steps: the length of the whole schedule, at least 1; constant afterwards.
         warmup: the length of the warmup before the cosine, as in `LinearWarmup`; 0 for none.
-        final: what is left of lr at the end, a share in [0, 1).
+        final: the final learning rate as a fraction of lr, in [0, 1).
 
     Raises:
-        TypeError: if one is no real number.
+        TypeError: if one is not a real number.
         ValueError: if one is outside its range, or the warmup leaves no step.
 
     Example:
@@ -169,10 +169,10 @@ class WSD(AbstractSchedule):
         steps: the length of the whole schedule, at least 1; constant afterwards.
         decay: the length of the decay at its end, at least 1.
         warmup: the length of the warmup at its start, as in `LinearWarmup`; 0 for none.
-        final: what is left of lr at the end, a share in [0, 1).
+        final: the final learning rate as a fraction of lr, in [0, 1).
 
     Raises:
-        TypeError: if one is no real number.
+        TypeError: if one is not a real number.
         ValueError: if one is outside its range, or warmup and decay leave no step between them.
 
     Example:
@@ -205,8 +205,8 @@ class WSD(AbstractSchedule):
 class FromFunction(AbstractSchedule):
     """A schedule that is a function of the number of steps taken, such as optax's.
 
-    `Optimizer` and the named optimizers make one of any callable. The function is no array leaf:
-    what it closes over cannot be swept.
+    `Optimizer` and the named optimizers convert any callable. The function is not an array leaf:
+    values in its closure cannot be swept.
 
     Args:
         function: takes the count, an integer scalar, and returns a learning rate.
@@ -235,7 +235,7 @@ class FromFunction(AbstractSchedule):
 
 
 def as_schedule(lr: Any) -> AbstractSchedule:
-    """A schedule as it is, a function as one; anything else for a constant learning rate."""
+    """Convert a function, or a constant learning rate, to a schedule; a schedule stays as it is."""
     if isinstance(lr, AbstractSchedule):
         return lr
     return FromFunction(lr) if callable(lr) else Constant(lr)

@@ -1,4 +1,4 @@
-"""Trees over the parameters: their structure, their algebra, and where two of them differ."""
+"""Trees over the parameters: structure, algebra, and comparison."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ._hyperparameters import cast_to
 
-# Leaves and containers apart: hashable, so that a state can hold it as a static field.
+# Leaves and containers, separately: hashable, so that a state can hold it as a static field.
 Structure = tuple[tuple[jax.ShapeDtypeStruct, ...], Any]
 
 
@@ -34,23 +34,23 @@ def zeros_like(params: PyTree) -> PyTree:
 
 
 def blend(a: Float[Array, ""], x: PyTree, b: Float[Array, ""], y: PyTree) -> PyTree:
-    """`a x + b y` leaf by leaf, in the dtype of y (the buffer's)."""
+    """The blend `a x + b y`, leaf by leaf, in the dtype of y (the buffer's)."""
     return jax.tree.map(lambda i, j: cast_to(a, j) * i.astype(j.dtype) + cast_to(b, j) * j, x, y)
 
 
 def check_floating(params: PyTree) -> None:
-    """Refuses leaves that an optimizer cannot move: functions, integers, complex numbers.
+    """Raise a `TypeError` for leaves that an optimizer cannot update: functions, integers, complex.
 
     Raises:
-        TypeError: naming the leaf's path.
+        TypeError: with the leaf's path.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         dtype = getattr(leaf, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
             what = type(leaf).__name__ if dtype is None else f"an array of {dtype}"
             raise TypeError(
-                f"params{jax.tree_util.keystr(path)} is {what}, but an optimizer moves real "
-                f"floating-point arrays only: pass `eqx.filter(params, eqx.is_inexact_array)`."
+                f"params{jax.tree_util.keystr(path)} is {what}, but an optimizer updates only real "
+                f"floating-point arrays: pass `eqx.filter(params, eqx.is_inexact_array)`."
             )
 
 
@@ -61,10 +61,10 @@ def check_like(
     who: tuple[str, str, str] = ("the state", "has", "have"),
     fix: str = "pass the structure that `init(params)` was given",
 ) -> None:
-    """Refuses a tree whose leaves are not those that someone has: those that `init` saw.
+    """Raise a `ValueError` for a tree whose leaves differ from an owner's, such as those of `init`.
 
     Raises:
-        ValueError: naming the first leaf's path.
+        ValueError: with the first leaf's path.
     """
     pairs, wanted = (jax.tree_util.tree_leaves_with_path(x) for x in (tree, structure))
     same = jax.tree.structure(tree) == jax.tree.structure(structure)

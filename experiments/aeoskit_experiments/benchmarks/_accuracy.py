@@ -1,4 +1,4 @@
-"""`aeoskit bench accuracy`: how near a probe's eigenvalue is, for how many products."""
+"""`aeoskit bench accuracy`: the error of a probe's eigenvalue against its products."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from aeoskit_experiments.models import cnn, mlp, transformer
 
 from ._eigen_problems import TrainingProblem, prepared
 
-# The relative error of a truth in float32, which no estimate has to cover.
+# The relative error of a reference value in float32, which an estimate need not cover.
 _TRUTH = 2e-6
-# How many of a sequence's truths are compared with float64.
+# The number of a sequence's reference values that are compared with float64.
 _CHECKED = 2
 PLACES = ("before", "edge")
 SETTINGS = {
@@ -33,7 +33,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Case:
-    """A training, and after how many steps it is measured.
+    """A training run, and the steps after which it is measured.
 
     Args:
         make: The problem, untrained.
@@ -89,25 +89,26 @@ def run_accuracy_benchmark(
     every: int = 10,
     progress: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
-    """Products of a probe along training against the error of its eigenvalue.
+    """Measure the products of a probe along training against the error of its eigenvalue.
 
     The largest eigenvalue of P⁻¹H, each solve from the state of the last one; the truth is a cold
     solve to a residual of 1e-5, from a random start at each measurement. The first solve, which is
     cold, is not counted.
 
     Args:
-        problems: Which, of raw, standard, noisy, cnn, gpt; none is all.
-        places: Where in training, of before, edge; none is both.
-        measurements: How many probes.
-        every: Steps between two of them.
-        progress: Is told what begins.
+        problems: Any of raw, standard, noisy, cnn, gpt; none for all.
+        places: Phases of training, before or edge; none for both.
+        measurements: Number of measurements.
+        every: Steps between two measurements.
+        progress: Called with the name of each part as it begins.
 
     Returns:
-        `rows`, one a problem, place and setting of `Tracking`: `ratio` (median) to the threshold,
-        `products` a probe, the relative error's `median_error`, `p99_error` and `max_error`, the
-        share of solves whose `estimates` cover the error (`covered`), and that which `converged`;
-        `truth`, one a problem and place: `parameters`, `products` of a true value, and
-        `float64_error`, the largest relative distance of those that were solved again in float64.
+        `rows`, one per problem, place and setting of `Tracking`: `ratio` (median) to the threshold,
+        `products` per measurement, the relative error's `median_error`, `p99_error` and
+        `max_error`, the fraction of solves whose `estimates` cover the error (`covered`), and that
+        which `converged`; `truth`, one per problem and place: `parameters`, `products` per
+        reference value, and `float64_error`, the largest relative distance of those that were
+        solved again in float64.
 
     Raises:
         UserError: For an unknown problem or place, or fewer than two measurements.
@@ -118,12 +119,12 @@ def run_accuracy_benchmark(
         raise UserError(f"bench accuracy: measurements is {measurements}: give 2 or more")
     rows: list[dict[str, Any]] = []
     truth: list[dict[str, Any]] = []
-    # Products in full float32 on accelerators too.
+    # Full float32 products, also on accelerators.
     with jax.default_matmul_precision("float32"):
         for name in names:
             case = CASES[name]
             for place in where:
-                progress(f"{name}, {place}: training and truth")
+                progress(f"{name}, {place}: training and reference values")
                 problem = case.make().advanced(case.before if place == "before" else case.edge)
                 found = Sequence.of(problem, measurements, every)
                 truth.append({"problem": name, "place": place} | found.truth_row())
@@ -148,11 +149,11 @@ class Sequence:
     """Operators along training, with their largest eigenvalues.
 
     Args:
-        problem: Where the sequence begins.
-        operators: One a measurement.
-        values: The truth, relative error 1e-6 or so.
+        problem: The problem at the start of the sequence.
+        operators: One per measurement.
+        values: The reference values, to a relative error of about 1e-6.
         ratio: The median of values over the threshold.
-        products: A true value's, the mean.
+        products: The mean number of products per reference value.
     """
 
     problem: TrainingProblem
@@ -165,7 +166,7 @@ class Sequence:
     def of(
         problem: TrainingProblem, measurements: int, every: int, rtol: float = 1e-5
     ) -> "Sequence":
-        """Trains on, and solves for the truth to a residual of `rtol`."""
+        """Continue training, and solve for the reference values to a residual of `rtol`."""
         operators, ratios, values, products = [], [], [], []
         now = problem
         for i in range(measurements):
@@ -179,7 +180,7 @@ class Sequence:
         return Sequence(problem, operators, *found)
 
     def row(self, solver: Tracking) -> dict[str, Any]:
-        """What a solver finds, from each of its states to the next."""
+        """The results of a solver over the sequence, each solve warm-started from the last."""
         state, errors, covered, converged, products = None, [], [], [], []
         for operator, truth in zip(self.operators, self.values, strict=True):
             solution = eigensolve(operator, solver, start=state)
@@ -199,7 +200,7 @@ class Sequence:
         }
 
     def truth_row(self) -> dict[str, Any]:
-        """How large the problem is, and how far the truth is from float64's."""
+        """The problem's size, and the error of the reference values against float64."""
         worst = 0.0
         places = np.linspace(0, len(self.values) - 1, _CHECKED).astype(int)
         with jax.enable_x64(True):

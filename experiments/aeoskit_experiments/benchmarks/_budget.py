@@ -1,4 +1,4 @@
-"""`aeoskit bench budget`: what a probe with a budget of time comes to, and at which error."""
+"""`aeoskit bench budget`: overhead and error of a probe with a time budget."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -33,32 +33,32 @@ def run_budget_benchmark(
     width: int | None = None,
     progress: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
-    """Training with a probe of P⁻¹H under a budget against the same training without one.
+    """Compare training with a budgeted probe of P⁻¹H with the same training without one.
 
-    Both go on from the same step, chunk by chunk in turns, so that other work on the machine
-    disturbs both alike. The first chunks, in which programs are compiled and the probe adapts, are
-    not counted.
+    Both continue from the same step, in alternating chunks, so that other work on the machine
+    affects both alike. The first chunks, in which programs compile and the probe adapts, do not
+    count.
 
     Args:
-        problems: Which, of 17k (digits) and 657k (problem C of `bench eigen`); none is both.
-        overhead: What is asked for.
+        problems: 17k (digits) or 657k (problem C of `bench eigen`); none for both.
+        overhead: The requested overhead.
         every: The shortest period.
-        warmup: Training steps before.
-        steps: In all, a multiple of `chunk`.
-        settle: The first steps, which are not counted, a multiple of `chunk`.
+        warmup: Training steps before the comparison.
+        steps: Total number of steps, a multiple of `chunk`.
+        settle: Number of first steps that do not count, a multiple of `chunk`.
         chunk: Steps between two visits of the host.
-        measurements: How many the error is taken of, at the period and tolerance that it came to.
-        width: Of the network's two hidden layers (for tests).
-        progress: Is told what begins.
+        measurements: Number of measurements behind the error, at the final period and tolerance.
+        width: Width of the network's two hidden layers (for tests).
+        progress: Called with the name of each part as it begins.
 
     Returns:
-        `rows`, one a problem: `asked`; `estimated`, what the probe itself took its overhead for at
+        `rows`, one per problem: `asked`; `estimated`, the probe's own estimate of its overhead at
         the end; `cpu_overhead` and `overhead`, seconds with over seconds without, less 1, by CPU
-        seconds of the process and by wall time; `measured`, how often; `products` of each;
-        `period`, `value_rtol`; `median_error` and `max_error` (relative).
+        seconds of the process and by wall time; `measured`, the number of measurements; `products`
+        of each; `period`, `value_rtol`; `median_error` and `max_error` (relative).
 
     Raises:
-        UserError: For an unknown problem, or steps that are no such multiples.
+        UserError: For an unknown problem, or steps that are not such multiples.
     """
     names = NAMES if problems is None else tuple(x.strip() for x in problems.split(","))
     for name in names:
@@ -68,17 +68,17 @@ def run_budget_benchmark(
         if count % chunk:
             raise UserError(f"bench budget: {what} is {count}: give a multiple of {chunk}, chunk")
     if not chunk <= settle < steps:
-        raise UserError(f"bench budget: settle is {settle}: give one from {chunk} to under {steps}")
+        raise UserError(f"bench budget: settle is {settle}: give {chunk} or more, below {steps}")
     rows = []
     for name in names:
         progress(f"{name}: training")
         problem = make_problem(name, width).advanced(warmup)
-        progress(f"{name}: in turns")
+        progress(f"{name}: comparison")
         row = _row(problem, overhead, every, steps, settle, chunk)
         progress(f"{name}: errors")
         solver = Tracking(value_rtol=row["value_rtol"])
         at = problem.advanced(settle)
-        # In float32 rounding is above a residual of 1e-5 on a net of this size.
+        # In float32 rounding exceeds a residual of 1e-5 for a network of this size.
         found = Sequence.of(at, measurements, row["period"], rtol=1e-4).row(solver)
         rows.append(row | {key: found[key] for key in ("median_error", "max_error")})
     return {"rows": rows}
@@ -122,5 +122,5 @@ def _loop(
     trajectory = Trajectory(problem.objective, problem.optimizer, probes)
     carry = trajectory.init(problem.params, jax.random.key(0))
     carry = eqx.tree_at(lambda c: c.lane.optimizer_state, carry, problem.state)
-    # CPU seconds, as in the comparison: wall time on a busy machine is noise.
+    # CPU seconds, as in the comparison: wall time on a busy machine is noisy.
     return stream(trajectory, carry, steps, chunk=chunk, clock=time.process_time)

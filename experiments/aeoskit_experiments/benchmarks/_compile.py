@@ -1,4 +1,4 @@
-"""`aeoskit bench compile`: what it takes to compile a solve, in units of one product."""
+"""`aeoskit bench compile`: compile time of a solve, in units of one product."""
 
 import contextlib
 import time
@@ -30,35 +30,36 @@ def run_compile_benchmark(
     examples: int = 32,
     progress: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
-    """CPU seconds to trace, lower and compile a solve for the largest eigenvalue of a Hessian.
+    """Measure the CPU seconds to trace, lower and compile a solve for a Hessian's top eigenvalue.
 
-    Each begins with nothing in JAX's caches, in memory or on disk. The nets are tanh layers
-    without biases, each a leaf.
+    Each compilation starts from empty JAX caches, in memory and on disk. The networks are tanh
+    layers without biases, one leaf each.
 
     Args:
-        leaves: Layers of the nets.
-        width: Of a layer; none is 64, and 12 from 10 leaves on.
-        examples: Rows of data.
-        progress: Is told what begins.
+        leaves: Numbers of layers.
+        width: Width of a layer; none for 64, or 12 from 10 leaves on.
+        examples: Number of examples.
+        progress: Called with the name of each part as it begins.
 
     Returns:
-        `rows`, one a net and program: `seconds`, of which `lower_seconds` to trace and lower, CPU
-        seconds of the process; `per_product` and `per_lobpcg`, the same in units of one product's
-        and of jax's `lobpcg_standard`; `lines` of StableHLO; how many `programs` there are. A first
-        probe in an eager loop compiles as it goes: its run is in its seconds. `second probe` is the
-        next one, from its state.
+        `rows`, one per network and program: `seconds`, of which `lower_seconds` are tracing and
+        lowering, CPU seconds of the process; `per_product` and `per_lobpcg`, the same in units of
+        one product's and of jax's `lobpcg_standard`; `lines` of StableHLO; the number of
+        `programs`. A first probe in an eager loop compiles as it runs: its seconds include the run.
+        `second probe` is the next one, from its state.
 
     Raises:
-        UserError: For nets without leaves, or with fewer parameters than `lobpcg_standard` takes.
+        UserError: For networks without leaves, or with fewer parameters than `lobpcg_standard`
+            takes.
     """
     counts = leaves if isinstance(leaves, tuple) else (leaves,)
     if min(counts) < 1:
         raise UserError(f"bench compile: leaves is {counts}: give 1 or more")
     if width is not None and width < 3:
-        raise UserError(f"bench compile: width is {width}: lobpcg_standard asks for 3 or more")
+        raise UserError(f"bench compile: width is {width}: lobpcg_standard needs 3 or more")
     rows = []
     with _nothing_kept():
-        jax.block_until_ready(jax.jit(jnp.sin)(1.0))  # the backend is there
+        jax.block_until_ready(jax.jit(jnp.sin)(1.0))  # starts the backend
         for count in counts:
             net = _net(count, width or (64 if count < 10 else 12), examples)
             progress(f"{count} leaves")
@@ -68,11 +69,11 @@ def run_compile_benchmark(
 
 @contextlib.contextmanager
 def _nothing_kept() -> Iterator[None]:
-    """No programs are read from disk, where a command line keeps them."""
-    config: Any = jax.config  # its flags are made at run time, unknown to type checkers
+    """A context without the compilation cache on disk."""
+    config: Any = jax.config  # its flags are defined at run time, unknown to type checkers
     before = config.jax_enable_compilation_cache
     config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()  # it has looked at the setting already
+    compilation_cache.reset_cache()  # it has read the setting already
     try:
         yield
     finally:
@@ -151,7 +152,7 @@ def _compiled(function: Callable[..., Any], inputs: tuple[Any, ...]) -> dict[str
 
 
 def _eager_rows(objective: Objective, params: Params) -> list[dict[str, Any]]:
-    """The first probes of somebody's own loop."""
+    """The first probes of a user's own loop."""
     rows, state, solver = [], None, Tracking()
     jax.clear_caches()
     for name in ("first probe", "second probe"):
@@ -175,7 +176,7 @@ def _eager_rows(objective: Objective, params: Params) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _counted() -> Iterator[list[float]]:
-    """The seconds of each program that is compiled."""
+    """A context that collects the seconds of each compilation."""
     found: list[float] = []
 
     def heard(event: str, duration_secs: float, **kwargs: Any) -> None:

@@ -14,7 +14,7 @@ from aeoskit.linalg import LOBPCG, AbstractEigenSolver, Lanczos, Tracking, eigen
 from aeoskit_experiments._errors import UserError, unknown
 
 from ._eigen_optimum import optimum
-from ._eigen_peers import BASIS, Answer, FlatOperator, Peer, find_peers
+from ._eigen_peers import BASIS, FlatOperator, Peer, PeerSolution, find_peers
 from ._eigen_problems import MATRICES, matrix_problem, training_problem
 from ._eigen_tracking import tracking_rows
 from ._eigen_wall import wall_row
@@ -44,31 +44,31 @@ def run_eigen_benchmark(
     full: bool = False,
     progress: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
-    """Counts the products of eigen-solvers, ours and others', against the fewest that can do.
+    """Count the products of eigen-solvers, aeoskit's and others', against the optimum.
 
-    The fewest are those of unrestarted Lanczos with full reorthogonalisation, tested after every
-    product, from the same start vector.
+    The optimum is unrestarted Lanczos with full reorthogonalization, tested after every product,
+    from the same start vector.
 
     Args:
-        problems: Which, of A, B, B2, C, D, matrices; none is A,B,C,matrices, with --full all.
-        solvers: Ours: Lanczos, LOBPCG, Tracking; none is Lanczos, with --full all.
-        ks: How many of the largest eigenvalues.
-        rtols: Relative residuals; none is 1e-3, with --full 1e-2,1e-3,1e-5.
-        steps: Training steps that are tracked; none is 25, with --full 500.
+        problems: Any of A, B, B2, C, D, matrices; none for A,B,C,matrices, with --full all.
+        solvers: Any of Lanczos, LOBPCG, Tracking; none for Lanczos, with --full all.
+        ks: Numbers of the largest eigenvalues.
+        rtols: Relative residuals; none for 1e-3, with --full 1e-2,1e-3,1e-5.
+        steps: Training steps that are tracked; none for 25, with --full 500.
         limit: Products that a solver may spend.
         seeds: Start vectors; counts are their means, residuals and errors the worst.
         peers: Whether scipy's, jax's and matfree's solvers run too.
-        full: Everything, which takes the better part of an hour on two cores.
-        progress: Is told what begins.
+        full: Run everything, which takes most of an hour on two cores.
+        progress: Called with the name of each part as it begins.
 
     Returns:
-        `{"rows", "tracking", "wall", "notes"}`. `rows`: a row a problem, k, tolerance and solver,
+        `{"rows", "tracking", "wall", "notes"}`. `rows`: one per problem, k, tolerance and solver,
         with `matvecs`, `optimum`, the true relative `residual`, the `error` of the values, the
-        `seconds` of a second solve (nothing compiles) and whether it says `converged`.
+        `seconds` of a second solve (nothing compiles) and whether it reports `converged`.
         `tracking`: see `tracking_rows`. `wall`: see `wall_row`.
 
     Raises:
-        UserError: For an unknown problem, or a number that makes no sense.
+        UserError: For an unknown problem, or an invalid number.
     """
     names = _names("problem", problems, PROBLEMS, PROBLEMS if full else DEFAULT)
     ours = _names("solver", solvers, SOLVERS, SOLVERS if full else SOLVERS[:1])
@@ -83,12 +83,12 @@ def run_eigen_benchmark(
     found, notes = find_peers() if peers else ({}, [])
     if not full and "jax lobpcg" in found:
         del found["jax lobpcg"]
-        notes.append("jax lobpcg is left out, since it compiles for long: ask for --full")
+        notes.append("jax lobpcg is left out, since it takes long to compile: add --full")
     rows: list[dict[str, Any]] = []
     tracking: list[dict[str, Any]] = []
     wall: list[dict[str, Any]] = []
     setting = Setting(ks, tolerances, limit, seeds, ours, found)
-    # Products in full float32 on accelerators too.
+    # Full float32 products, also on accelerators.
     with jax.default_matmul_precision("float32"):
         for name in names:
             if name == "matrices":
@@ -130,7 +130,7 @@ def _variants(name: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _solvers(names: tuple[str, ...], k: int, rtol: float) -> dict[str, AbstractEigenSolver]:
-    """Ours; for several pairs also what they cost without a search for copies."""
+    """The rows of aeoskit's solvers; for several pairs also without the search for copies."""
     made: dict[str, AbstractEigenSolver] = {name: _KINDS[name](rtol=rtol) for name in names}
     if k > 1 and "Lanczos" in made:
         made["Lanczos copies=False"] = Lanczos(rtol=rtol, copies=False)
@@ -152,14 +152,14 @@ def _ours(
     k: int,
     limit: int,
     key: jax.Array,
-) -> Answer:
+) -> PeerSolution:
     for _ in range(2):  # the first compiles
         begin = time.perf_counter()
         solution = eigensolve(operator, solver, k=k, start=key, max_matvecs=limit)
         jax.block_until_ready(solution.values)
         seconds = time.perf_counter() - begin
     leaves = [np.asarray(x).reshape(k, -1) for x in jax.tree.leaves(solution.vectors)]
-    return Answer(
+    return PeerSolution(
         np.asarray(solution.values),
         np.concatenate(leaves, axis=1),
         int(solution.stats["matvecs"]),
@@ -170,15 +170,15 @@ def _ours(
 
 @dataclass(frozen=True)
 class Setting:
-    """How the cold solves are run.
+    """The settings of the cold solves.
 
     Args:
-        ks: How many pairs.
+        ks: Numbers of pairs.
         rtols: Relative residuals.
         limit: Products at most.
-        seeds: How many start vectors.
-        solvers: Names of ours.
-        peers: Other people's.
+        seeds: Number of start vectors.
+        solvers: Names of aeoskit's solvers.
+        peers: Solvers of other packages.
     """
 
     ks: tuple[int, ...]
@@ -195,10 +195,10 @@ def cold_rows(
     """Every solver on one operator, from random starts.
 
     Args:
-        name: Of the problem.
-        operator_name: Of the operator.
+        name: The problem's name.
+        operator_name: The operator's name.
         operator: The operator, symmetric.
-        setting: What is asked, and of whom.
+        setting: The settings of the solves.
 
     Returns:
         The rows.
@@ -213,7 +213,7 @@ def cold_rows(
     for k, rtol in itertools.product(setting.ks, setting.rtols):
         counts = [found[k, rtol] for found, _ in best]
         fewest = None if None in counts else _mean(counts)
-        runs: dict[str, list[Answer]] = {}
+        runs: dict[str, list[PeerSolution]] = {}
         for solver_name, solver in _solvers(setting.solvers, k, rtol).items():
             runs[solver_name] = [_ours(operator, solver, k, limit, key) for key in keys]
         for peer_name, peer in setting.peers.items():
@@ -244,13 +244,13 @@ def _mean(counts: list[Any]) -> int | float:
     return int(mean) if mean == int(mean) else mean
 
 
-def _residual(flat: FlatOperator, answer: Answer, k: int) -> float:
+def _residual(flat: FlatOperator, answer: PeerSolution, k: int) -> float:
     if len(answer.values) < k or not np.isfinite(answer.values).all():
         return float("inf")
     return flat.residual(answer.values, answer.vectors)
 
 
-def _error(answer: Answer, truth: np.ndarray) -> float:
+def _error(answer: PeerSolution, truth: np.ndarray) -> float:
     if len(answer.values) < len(truth) or not np.isfinite(answer.values).all():
         return float("inf")
     return float(np.max(np.abs(answer.values - truth) / np.abs(truth)))

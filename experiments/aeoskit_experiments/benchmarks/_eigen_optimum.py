@@ -1,10 +1,11 @@
-"""The fewest products that a Krylov space from one start vector needs: the yardstick."""
+"""The fewest products that a Krylov space from one start vector needs: the optimum."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-# Of the largest value seen: a remainder of this size is rounding, and the space is exhausted.
+# Relative to the largest value seen: a remainder of this size is rounding, and the space is
+# exhausted.
 _BREAKDOWN = 1e-6
 
 
@@ -15,17 +16,17 @@ def optimum(
     rtols: Sequence[float],
     limit: int = 300,
 ) -> tuple[dict[tuple[int, float], int | None], np.ndarray]:
-    """Products after which unrestarted Lanczos has its k largest pairs, tested after each.
+    """Count the products after which unrestarted Lanczos has its k largest pairs.
 
-    Full reorthogonalisation, a basis without bound; where the space is exhausted before k pairs are
-    found, it goes on from a random direction. A pair is found when `||A v - θ v|| <= rtol |θ|`.
+    Full reorthogonalization, an unbounded basis; if the space is exhausted before k pairs are
+    found, it continues from a random direction. A pair is found when `||A v - θ v|| <= rtol |θ|`.
 
     Args:
         product: The matrix-vector product, on flat arrays.
-        start: Where it begins.
-        ks: How many pairs, each with each tolerance.
+        start: The start vector.
+        ks: Numbers of pairs, each combined with each tolerance.
         rtols: The tolerances.
-        limit: Products at most.
+        limit: Largest number of products.
 
     Returns:
         The count for each `(k, rtol)`, None where the limit was too low; and the largest values at
@@ -52,7 +53,7 @@ def optimum(
         scale = max(scale, float(np.abs(values).max()))
         beta = float(np.linalg.norm(w))
         exhausted = beta <= _BREAKDOWN * scale
-        # What is left of this product is the residual of every pair, times its last coefficient.
+        # The remainder of this product is every pair's residual, up to the pair's last coefficient.
         residuals = beta * np.abs(vectors[-1])
         for k, rtol in found:
             met = j + 1 >= k and np.all(residuals[-k:] <= rtol * np.abs(values[-k:]))

@@ -1,6 +1,6 @@
-"""Other people's eigen-solvers on our operators, with their products counted.
+"""Eigen-solvers of other packages on aeoskit's operators, with their products counted.
 
-They take flat arrays, so the operator is ravelled for them, which nothing of ours ever is.
+They take flat arrays, so the operator is raveled for them, and only for them.
 """
 
 import importlib
@@ -25,8 +25,8 @@ BASIS = 20
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a solver says. Values best first, `vectors` `(k, n)`."""
+class PeerSolution:
+    """The solution of a peer. Values best first, `vectors` `(k, n)`."""
 
     values: np.ndarray
     vectors: np.ndarray
@@ -36,7 +36,7 @@ class Answer:
 
 
 class BudgetError(Exception):
-    """A peer asked for more products than it may have."""
+    """A peer has exceeded its limit of products."""
 
 
 @eqx.filter_jit
@@ -64,7 +64,7 @@ class FlatOperator:
 
     Args:
         operator: The operator.
-        limit: Products that may be asked for until `reset`.
+        limit: Largest number of products until `reset`.
     """
 
     def __init__(self, operator: lx.AbstractLinearOperator, limit: int = 10**9):
@@ -76,11 +76,11 @@ class FlatOperator:
         self.limit, self.count = limit, 0
 
     def reset(self) -> None:
-        """Counts from zero again."""
+        """Reset the count to zero."""
         self.count = 0
 
     def uncounted(self, vector: np.ndarray) -> np.ndarray:
-        """A product that no one pays for."""
+        """A product that is not counted."""
         return np.asarray(_flat_product(self.linear, jnp.asarray(vector, self.dtype)))
 
     def product(self, vector: np.ndarray) -> np.ndarray:
@@ -93,8 +93,8 @@ class FlatOperator:
         return self.uncounted(vector)
 
     def start(self, key: jax.Array) -> np.ndarray:
-        """The vector that our own cold solves draw from the same key."""
-        # After one product it is all that a solve knows.
+        """The start vector of aeoskit's cold solves for the same key."""
+        # After one product it is the whole Krylov space.
         solution = eigensolve(self.linear, Lanczos(), start=key, max_matvecs=1)
         first = jax.tree.map(lambda x: x[0], solution.vectors)
         return np.asarray(ravel_pytree(first)[0])
@@ -110,17 +110,17 @@ class FlatOperator:
 
 
 def scipy_solvers() -> Any:
-    """Scipy's module, untyped: what its stubs say of it does not hold."""
+    """Scipy's module, untyped, since its stubs are wrong."""
     return importlib.import_module("scipy.sparse.linalg")
 
 
-Peer = Callable[[FlatOperator, int, float, jax.Array, float], Answer | None]
+Peer = Callable[[FlatOperator, int, float, jax.Array, float], PeerSolution | None]
 
 
 def _timed(flat: FlatOperator, run: Callable[[], Any]) -> tuple[Any, float]:
     flat.reset()
     begin = time.perf_counter()
-    with warnings.catch_warnings():  # that it did not converge is in our table
+    with warnings.catch_warnings():  # whether it converged is in the table
         warnings.simplefilter("ignore")
         try:
             out = run()
@@ -129,7 +129,9 @@ def _timed(flat: FlatOperator, run: Callable[[], Any]) -> tuple[Any, float]:
     return out, time.perf_counter() - begin
 
 
-def _eigsh(flat: FlatOperator, k: int, rtol: float, key: jax.Array, scale: float) -> Answer | None:
+def _eigsh(
+    flat: FlatOperator, k: int, rtol: float, key: jax.Array, scale: float
+) -> PeerSolution | None:
     sparse = scipy_solvers()
 
     if k >= flat.n:
@@ -140,33 +142,35 @@ def _eigsh(flat: FlatOperator, k: int, rtol: float, key: jax.Array, scale: float
         flat, lambda: sparse.eigsh(operator, k, which="LA", ncv=min(BASIS, flat.n), tol=rtol, v0=v0)
     )
     if out is None:
-        return Answer(np.zeros(0), np.zeros((0, flat.n)), flat.count - 1, False, seconds)
-    return Answer(out[0][::-1], out[1].T[::-1], flat.count, True, seconds)
+        return PeerSolution(np.zeros(0), np.zeros((0, flat.n)), flat.count - 1, False, seconds)
+    return PeerSolution(out[0][::-1], out[1].T[::-1], flat.count, True, seconds)
 
 
-def _lobpcg(flat: FlatOperator, k: int, rtol: float, key: jax.Array, scale: float) -> Answer | None:
+def _lobpcg(
+    flat: FlatOperator, k: int, rtol: float, key: jax.Array, scale: float
+) -> PeerSolution | None:
     sparse = scipy_solvers()
 
-    if 5 * k >= flat.n:  # it would build the dense matrix
+    if 5 * k >= flat.n:  # it would form the dense matrix
         return None
     operator = sparse.LinearOperator(
         (flat.n, flat.n), matvec=flat.product, matmat=flat.product, dtype=flat.dtype
     )
     block = _block(flat, k, key)
-    # Its tolerance is absolute; it is given the scale, which a user would not know.
+    # Its tolerance is absolute: it gets the scale, which a user would not know.
     tolerance = rtol * scale
     out, seconds = _timed(
         flat,
         lambda: sparse.lobpcg(operator, block, largest=True, tol=tolerance, maxiter=flat.limit),
     )
     if out is None:
-        return Answer(np.zeros(0), np.zeros((0, flat.n)), flat.count - 1, False, seconds)
+        return PeerSolution(np.zeros(0), np.zeros((0, flat.n)), flat.count - 1, False, seconds)
     values, vectors = np.asarray(out[0]), np.asarray(out[1]).T
     order = np.argsort(-values)
     matvecs = flat.count
     values, vectors = values[order], vectors[order]
     converged = bool(flat.residual(values, vectors) * np.abs(values).min() <= 1.1 * tolerance)
-    return Answer(values, vectors, matvecs, converged, seconds)
+    return PeerSolution(values, vectors, matvecs, converged, seconds)
 
 
 def _block(flat: FlatOperator, k: int, key: jax.Array) -> np.ndarray:
@@ -187,7 +191,7 @@ def _jax_lobpcg_solve(linear: Any, block: jax.Array, steps: int, tolerance: jax.
 
 def _jax_lobpcg(
     flat: FlatOperator, k: int, rtol: float, key: jax.Array, scale: float
-) -> Answer | None:
+) -> PeerSolution | None:
     if 5 * k >= flat.n:
         return None
     block = jnp.asarray(_block(flat, k, key))
@@ -201,7 +205,7 @@ def _jax_lobpcg(
         seconds = time.perf_counter() - begin
     values, vectors, iterations = (np.asarray(x) for x in out)
     converged = bool(np.isfinite(values).all() and iterations < steps)
-    return Answer(values, vectors.T, k + 4 * k * int(iterations), converged, seconds)
+    return PeerSolution(values, vectors.T, k + 4 * k * int(iterations), converged, seconds)
 
 
 @eqx.filter_jit
@@ -214,8 +218,9 @@ def _matfree_solve(linear: Any, start: jax.Array, depth: int) -> Any:
 
 def _matfree(
     flat: FlatOperator, k: int, rtol: float, key: jax.Array, scale: float
-) -> Answer | None:
-    # It takes a number of products and tests nothing: the number is doubled until it was enough.
+) -> PeerSolution | None:
+    # It takes a number of products and has no stopping test: the number is doubled until it
+    # suffices.
     start = jnp.asarray(flat.start(key))
     depth, spent, seconds = BASIS // 2, 0, 0.0
     while depth <= min(flat.n, flat.limit - spent):
@@ -226,12 +231,14 @@ def _matfree(
         spent, seconds = spent + depth, seconds + last
         values, vectors = (np.asarray(x)[::-1][:k] for x in out)
         if flat.residual(values, vectors) <= rtol:
-            return Answer(values, vectors, spent, True, seconds)
+            return PeerSolution(values, vectors, spent, True, seconds)
         depth *= 2
-    return Answer(np.zeros(0), np.zeros((0, flat.n)), spent, False, seconds)
+    return PeerSolution(np.zeros(0), np.zeros((0, flat.n)), spent, False, seconds)
 
 
-def _power(flat: FlatOperator, k: int, rtol: float, key: jax.Array, scale: float) -> Answer | None:
+def _power(
+    flat: FlatOperator, k: int, rtol: float, key: jax.Array, scale: float
+) -> PeerSolution | None:
     """Power iteration: the largest in modulus, tested after every product."""
     if k > 1:
         return None
@@ -247,10 +254,10 @@ def _power(flat: FlatOperator, k: int, rtol: float, key: jax.Array, scale: float
         return np.array([value]), answer[None], converged
 
     (values, vectors, converged), seconds = _timed(flat, run)
-    return Answer(values, vectors, flat.count, converged, seconds)
+    return PeerSolution(values, vectors, flat.count, converged, seconds)
 
 
-# Name, the module that it needs and how to get it, and the function.
+# Name, the module that it needs, and the function.
 _ALL: dict[str, tuple[str, Peer]] = {
     "scipy eigsh": ("scipy", _eigsh),
     "scipy lobpcg": ("scipy", _lobpcg),

@@ -1,7 +1,8 @@
-"""The reference problems of `aeoskit bench eigen`: networks at and off the edge, and matrices.
+"""The reference problems of `aeoskit bench eigen`: networks at and below the edge, and matrices.
 
-`training_problem("B")` is a network in training, `.operator()` its curvature as it stands, and
-`.advanced(steps)` the same later on; `matrix_problem("wilkinson")` is a matrix of known spectrum.
+`training_problem("B")` is a network in training, `.operator()` its present curvature, and
+`.advanced(steps)` the same problem after more steps; `matrix_problem("wilkinson")` is a matrix of
+known spectrum.
 """
 
 from collections.abc import Callable
@@ -26,20 +27,20 @@ HESSIAN, PRECONDITIONED = "H", "P⁻¹H"
 
 
 class Point(eqx.Module):
-    """All that a curvature operator needs at one moment of training."""
+    """The arrays that a curvature operator needs at one moment of training."""
 
     params: PyTree
     preconditioner: AbstractPreconditioner | None
 
 
 class TrainingProblem(eqx.Module):
-    """A network in training, and which of its curvature operators is asked about.
+    """A network in training, with one of its curvature operators.
 
     Attributes:
-        name: What the benchmark calls it.
+        name: Its name in the benchmark.
         objective: The mean loss.
-        optimizer: What trains it.
-        params: The parameters, as far as they were trained.
+        optimizer: Its optimizer.
+        params: The present parameters.
         state: The optimizer's state.
         preconditioned: Whether the operator is `P^{-1/2} H P^{-1/2}`, with the P of the coming
             step, and not H.
@@ -73,7 +74,7 @@ class TrainingProblem(eqx.Module):
         return PreconditionedOperator(hessian, point.preconditioner)
 
     def advanced(self, steps: int) -> "TrainingProblem":
-        """The problem after more steps of training: one program, however many they are."""
+        """The problem after more steps of training, by one program for any number of steps."""
         params, state = _train(self, jnp.asarray(steps))
         return eqx.tree_at(lambda p: (p.params, p.state), self, (params, state))
 
@@ -132,7 +133,7 @@ def prepared(
     preconditioned: bool,
     seed: int,
 ) -> TrainingProblem:
-    """A problem that was not trained yet."""
+    """A problem before its training."""
     params = model.init(jax.random.key(seed), data)
     return TrainingProblem(
         name=name,
@@ -157,7 +158,7 @@ def synthetic_images(examples: int, seed: int = 0, classes: int = 10, side: int 
     images = 0.5 * smooth(classes)[labels] + smooth(examples)
     images += 0.5 * rng.normal(size=images.shape)
     mean, deviation = (
-        f(images, axis=(0, 1, 2), keepdims=True)  # a channel a number
+        f(images, axis=(0, 1, 2), keepdims=True)  # one number per channel
         for f in (np.mean, np.std)
     )
     return Dataset(
@@ -190,8 +191,8 @@ def training_problem(
       1e-3: H.
 
     Args:
-        name: Which one.
-        seed: Of the initial parameters.
+        name: The problem's name.
+        seed: Seed of the initial parameters.
         examples: Fewer examples than it has (for tests).
         width: Other units in a layer, or channels.
         steps: Another number of training steps.
@@ -201,7 +202,7 @@ def training_problem(
         The problem after its training.
 
     Raises:
-        UserError: For a name that is none of them.
+        UserError: For an unknown name.
     """
     if name == "A":
         data, model, loss = (
@@ -259,14 +260,14 @@ def matrix_problem(name: str, n: int = 300) -> lx.MatrixLinearOperator:
       the top one three times; wilkinson: tridiagonal, in pairs that agree to many digits.
 
     Args:
-        name: Which one.
+        name: The problem's name.
         n: Its dimension.
 
     Returns:
         The operator, tagged symmetric.
 
     Raises:
-        UserError: For a name that is none of them.
+        UserError: For an unknown name.
     """
     if name == "wilkinson":
         off = np.diag(np.ones(n - 1), 1)

@@ -1,4 +1,4 @@
-"""Tracking: the top eigenvalue at every step of a training that goes on."""
+"""Tracking: the top eigenvalue at every step of training."""
 
 from typing import Any
 
@@ -36,9 +36,9 @@ def _cold(problem: TrainingProblem, points: Point, solver: AbstractEigenSolver) 
 def _true_values(
     problem: TrainingProblem, points: Point, solver: AbstractEigenSolver
 ) -> np.ndarray:
-    """In float64, from a random start at every step: the truth must not lock on to anything.
+    """The reference values in float64, from a random start at every step: no error persists.
 
-    Each solve goes on until two pairs have relative residuals of 1e-5, which leaves an error of
+    Each solve continues until two pairs have relative residuals of 1e-5, which leaves an error of
     `residual² / gap` in the value.
     """
     with jax.enable_x64(True):
@@ -89,21 +89,21 @@ def tracking_rows(
     peers: bool = True,
     oracle: AbstractEigenSolver | None = None,
 ) -> list[dict[str, Any]]:
-    """Trains on, solves at every step from the last step's state, and compares with float64.
+    """Continue training, solve at every step from the last state, and compare with float64.
 
     All solvers see the same training: its parameters are kept.
 
     Args:
-        problem: Where training stands.
-        solvers: What is compared, by name; each with its own tolerance.
-        steps: How many steps.
+        problem: The problem at the first step.
+        solvers: Solvers to compare, by name; each with its own tolerance.
+        steps: Number of steps.
         rtol: The peer's tolerance.
         peers: Whether scipy's `eigsh` runs too.
-        oracle: What finds the truth, in float64 and anew at every step; Lanczos if None.
+        oracle: Solver for the reference values, in float64 and cold at every step; Lanczos if None.
 
     Returns:
-        A row a solver: products a step, and the value's relative error, its median, 99th
-        percentile and maximum over the steps.
+        A row per solver: products per step, and the median, 99th percentile and maximum over the
+        steps of the value's relative error.
     """
     points = problem.points(steps)
     truth = _true_values(problem, points, oracle or Lanczos(basis=64, rtol=1e-5))

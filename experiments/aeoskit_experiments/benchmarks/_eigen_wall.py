@@ -1,4 +1,4 @@
-"""What a solve costs beyond its products: seconds, compilation and memory."""
+"""The cost of a solve beyond its products: seconds, compilation and memory."""
 
 import time
 from collections.abc import Callable
@@ -46,10 +46,10 @@ def wall_row(
     """A cold solve for the top pair against its own products, run one by one from the host.
 
     Args:
-        name: Of the problem.
+        name: The problem's name.
         operator: The operator.
         solver: `Lanczos()` with 20 vectors if None.
-        repeats: How often everything is timed, in turns; the least counts.
+        repeats: Number of timings, interleaved; the smallest counts.
         gradient: Computes the gradient, for reference.
 
     Returns:

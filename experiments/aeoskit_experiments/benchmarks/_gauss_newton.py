@@ -26,26 +26,26 @@ def run_gauss_newton_benchmark(
     repeats: int = 7,
     progress: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
-    """Memory and time of a Gauss-Newton product where the logits are the largest array by far.
+    """Measure memory and time of a Gauss-Newton product whose logits are by far the largest array.
 
     The model embeds tokens, has one hidden layer and a head over the vocabulary, which is the
     embedding (tied) or its own (untied). The closed form of the softmax's Hessian stands against
     differentiating `log_softmax` twice, in a product that runs the primal pass again (recompute)
-    and in one that has it behind (linearize), whole and in microbatches. With no softmax at all
-    (none), it is what the model's own two passes need. Bytes are those that the compiled product
-    states; a time is the least of the repeats, which take turns.
+    and in one that has it stored (linearize), whole and in microbatches. With no softmax at all
+    (none), only the model's own two passes remain. Bytes are those that the compiler reports; a
+    time is the smallest of the interleaved repeats.
 
     Args:
         vocabulary: Classes of the softmax.
-        width: Of the embedding.
-        examples: Sequences.
-        tokens: In a sequence.
+        width: Width of the embedding.
+        examples: Number of sequences.
+        tokens: Tokens in a sequence.
         microbatch: Sequences in a microbatch.
-        repeats: How often everything is timed.
-        progress: Is told what begins.
+        repeats: Number of timings.
+        progress: Called with the name of each part as it begins.
 
     Returns:
-        `{"rows"}`, a row a head, reuse, microbatch and softmax: `bytes_temporary` of the compiled
+        `{"rows"}`, one per head, reuse, microbatch and softmax: `bytes_temporary` of the compiled
         product, `bytes_residuals` that a linearization holds between products, `buffers` (both
         together, in units of the logits of all examples), `product_seconds`, and `memory_ratio` and
         `time_ratio`, those of differentiation divided by the row's own.
@@ -55,7 +55,8 @@ def run_gauss_newton_benchmark(
     """
     if microbatch > examples:
         raise UserError(
-            f"bench gauss-newton: microbatch is {microbatch}, and there are {examples} examples"
+            f"bench gauss-newton: microbatch is {microbatch}, but there are only {examples} "
+            f"examples: give at most {examples}"
         )
     sequences = jax.random.randint(jax.random.key(0), (examples, tokens + 1), 0, vocabulary)
     data = (sequences[:, :-1], sequences[:, 1:])
@@ -98,14 +99,14 @@ def run_gauss_newton_benchmark(
 def _differentiated(
     outputs: Float[Array, "n tokens vocabulary"], targets: Int[Array, "n tokens"]
 ) -> tuple[Array, Array]:
-    """What a user writes, with no closed form for the library to see."""
+    """A user's loss, without a closed form of its Hessian."""
     log_p = jax.nn.log_softmax(outputs, axis=-1)
     losses = -jnp.take_along_axis(log_p, targets[..., None], axis=-1)
     return jnp.sum(losses), jnp.asarray(losses.size, losses.dtype)
 
 
 class _Identity(AbstractOutputLoss):
-    """The floor: what the model's own passes need, with nothing between them."""
+    """The lower bound: the model's own two passes, with nothing between them."""
 
     def __call__(self, outputs: Array, targets: Array) -> tuple[Array, Array]:
         return jnp.sum(outputs), jnp.asarray(targets.size, outputs.dtype)

@@ -14,9 +14,9 @@ from aeoskit import linalg
 from aeoskit.linalg import RESULTS, AbstractEigenSolver, eigensolve
 from aeoskit_experiments._errors import unknown
 
-from ._hard_kinds import DIMENSION, KINDS, STRUCK, Sequences, draw
+from ._hard_kinds import DIMENSION, KINDS, SPIKE_AT, Sequences, draw
 
-# What each solver is asked for: k and which, from 1 to 10 and at every end, what tells most first.
+# The questions, k and which, from 1 to 10 and at every end, the most informative first.
 QUESTIONS: dict[str, tuple[tuple[int, str], ...]] = {
     "Lanczos": (
         (3, "largest"),
@@ -36,16 +36,16 @@ QUESTIONS: dict[str, tuple[tuple[int, str], ...]] = {
 LANES = 16
 # The default of every solver.
 _RTOL = 1e-3
-# Sequences that are held at once.
+# Sequences in memory at a time.
 _BLOCK = 650
-# A value is wrong from five times its tolerance on: a residual of one does not tell apart what is
-# nearer. And where float32 could tell: no product is more exact than this share of the norm.
+# A value counts as wrong from five times its tolerance on, since a residual of one tolerance does
+# not resolve less, and from the rounding of a float32 product on, this fraction of the norm.
 _WRONG = 5.0
 _ROUNDING = 1e-5
-# The truth is of float64, from the same float32 numbers: one unit in the last place of the norm.
+# The reference is float64, from the same float32 numbers: one unit in the last place of the norm.
 _UNIT = 1.2e-7
-# After a spike: the first measurement by which everything has to be claimed again.
-_RECOVERED = STRUCK + 2
+# After a spike: the first measurement at which all pairs have to be claimed again.
+_RECOVERED = SPIKE_AT + 2
 
 
 def run_hard_benchmark(
@@ -57,28 +57,28 @@ def run_hard_benchmark(
     seed: int = 0,
     progress: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
-    """Holds what eigen-solvers claim on hard sequences of operators against dense float64.
+    """Compare the claims of eigen-solvers on hard sequences of operators with dense float64.
 
     A sequence is eight operators of dimension 64, with a cold solve of the first and warm ones of
     the others, at the default tolerance. Every solver meets all of them, with k from 1 to 10 and at
-    all ends by turns. The law: no pair that is `converged` and `is_top` has another value than the
-    one asked for; no residual or bound is under the true one; no symmetric operator is called
+    all ends in turn. The rule: no pair that is `converged` and `is_top` has another value than the
+    one asked for; no residual or bound is below the true one; no symmetric operator is called
     asymmetric; two measurements after a spike or NaN the pairs are claimed again.
 
     Args:
-        count: Sequences in all, shared out over the kinds.
-        kinds: Which kinds; none is all.
-        solvers: Which solvers; none is all.
-        questions: How many values of k and ends each solver is asked for at most; a program each.
+        count: Total number of sequences, split over the kinds.
+        kinds: Kinds of sequences; none for all.
+        solvers: Names of solvers; none for all.
+        questions: Largest number of pairs of k and end per solver; each compiles a program.
         seed: The same seed draws the same sequences.
-        progress: Is told what begins.
+        progress: Called with the name of each part as it begins.
 
     Returns:
-        `{"rows", "failed"}`. `rows`: a row a kind and solver, of `pairs` asked for, the `claims`
-        (converged and is_top), `false` ones, the `worst` error among claims in units of what
-        is wrong, `small_bars` (residuals or bounds under the true ones), the `worst_bar` (true
-        over reported), `alarms` (symmetric called asymmetric), `late` recoveries and `products` a
-        solve. `failed`: whether the law was broken anywhere.
+        `{"rows", "failed"}`. `rows`: one per kind and solver, with the number of `pairs`, the
+        `claims` (converged and is_top), `false` ones, the `worst` error among claims in units of
+        the smallest wrong one, `small_bars` (residuals or bounds below the true ones), the
+        `worst_bar` (true over reported), `alarms` (symmetric called asymmetric), `late` recoveries
+        and `products` per solve. `failed`: whether the rule was broken anywhere.
 
     Raises:
         UserError: For an unknown kind or solver.
@@ -92,23 +92,23 @@ def run_hard_benchmark(
         drawn = {kind: draw(kind, names.count(kind), (seed, block)) for kind in chosen}
         sequences = Sequences(*map(np.concatenate, zip(*drawn.values(), strict=True)))
         kind_of = np.repeat(chosen, [names.count(kind) for kind in chosen])
-        # Of each kind one after the other, so that every question meets every kind.
+        # Questions rotate within each kind, so that every question meets every kind.
         place = np.concatenate([np.arange(names.count(kind)) for kind in chosen])
         spectra = _spectra(sequences)
         for solver in ours:
             asked = QUESTIONS[solver][:questions]
             for turn, (k, which) in enumerate(asked):
                 progress(f"{begin + size} of {count}: {solver}, k={k}, {which}")
-                mine = np.flatnonzero(place % len(asked) == turn)
-                if not mine.size:  # fewer sequences of a kind than questions
+                subset = np.flatnonzero(place % len(asked) == turn)
+                if not subset.size:  # fewer sequences of a kind than questions
                     continue
-                part = Sequences(*(field[mine] for field in sequences))
+                part = Sequences(*(field[subset] for field in sequences))
                 answers = _answers(solver, k, which, part, seed)
                 for kind in chosen:
-                    of_kind = np.flatnonzero(kind_of[mine] == kind)
+                    of_kind = np.flatnonzero(kind_of[subset] == kind)
                     verdict = _verdict(
                         Sequences(*(field[of_kind] for field in part)),
-                        spectra[mine[of_kind]],
+                        spectra[subset[of_kind]],
                         {name: x[of_kind] for name, x in answers.items()},
                         which,
                     )
@@ -162,7 +162,8 @@ def _measure(
 def _measure_all(
     solver: AbstractEigenSolver, k: int, which: str, lanes: tuple[Any, ...]
 ) -> dict[str, Any]:
-    # On a CPU one after the other: no lane waits for the slowest. An accelerator has the room.
+    # On a CPU one lane after another, so that none waits for the slowest; on an accelerator
+    # together.
     size = 1 if jax.default_backend() == "cpu" else LANES
     with jax.default_matmul_precision("highest"):
         return jax.lax.map(
@@ -175,7 +176,7 @@ def _measure_all(
 def _answers(
     name: str, k: int, which: str, sequences: Sequences, seed: int
 ) -> dict[str, np.ndarray]:
-    # Ten pairs are more than the least basis that it has by default can hold.
+    # Ten pairs do not fit into its smallest default basis.
     solver = linalg.Lanczos(basis=30) if (name, k) == ("Lanczos", 10) else getattr(linalg, name)()
     count = len(sequences.matrices)
     keys = jax.random.split(jax.random.key(seed), count)
@@ -188,14 +189,14 @@ def _answers(
 
     parts = []
     for begin in range(0, count, LANES):
-        # The last call is filled up, so that there is one program.
+        # The last call is padded, so that there is one program.
         lanes_now = tuple(x[np.arange(begin, begin + LANES) % count] for x in lanes)
         parts.append(jax.tree.map(np.asarray, _measure_all(solver, k, which, lanes_now)))
     return {key: np.concatenate([part[key] for part in parts])[:count] for key in parts[0]}
 
 
 def _wanted(eigenvalues: np.ndarray, k: int, which: str, shift: np.ndarray) -> np.ndarray:
-    """The k eigenvalues asked for (of magnitude or distance where those are), in order."""
+    """The k wanted eigenvalues (by magnitude or distance where those are wanted), in order."""
     if which == "largest_magnitude":
         return np.sort(np.abs(eigenvalues), axis=-1)[..., ::-1][..., :k]
     if which == "nearest":
@@ -211,7 +212,7 @@ def _wanted(eigenvalues: np.ndarray, k: int, which: str, shift: np.ndarray) -> n
 def _verdict(
     sequences: Sequences, eigenvalues: np.ndarray, answers: dict[str, np.ndarray], which: str
 ) -> dict[str, Any]:
-    """What was claimed, and what of it was false: of measurements of finite operators."""
+    """The claims about finite operators, and which of them are false."""
     finite = np.all(np.isfinite(eigenvalues), axis=-1)[..., None]
     norm = np.where(finite, np.abs(eigenvalues).max(axis=-1, keepdims=True), 1)
     values, vectors = (
@@ -226,7 +227,7 @@ def _verdict(
     claimed = answers["converged"] & answers["is_top"]
     with np.errstate(invalid="ignore", over="ignore"):
         error = np.where(claimed, np.abs(measured - truth) / tolerance, 0)
-        # Not finite: a claim about what has no eigenvalues.
+        # Not finite: any claim is false, since there are no eigenvalues.
         error = np.where(claimed & ~np.isfinite(error), np.inf, error)
         units = norm[..., None]
         matrices = sequences.matrices.astype(np.float64) / units
@@ -238,11 +239,11 @@ def _verdict(
         known = finite & np.isfinite(values)
         bars = [(answers["residuals"] / norm, residuals), (answers["bounds"] / norm, nearest)]
         if np.iscomplexobj(answers["values"]):
-            bars = bars[:1]  # there, bounds are estimates
+            bars = bars[:1]  # there the bounds are estimates
         small = [known & ~(true <= 1.01 * bar + _UNIT) for bar, true in bars]
         short = [np.where(known, true / (bar + _UNIT), 0) for bar, true in bars]
-    struck = sequences.struck.any(axis=1)
-    recovered = claimed[struck, _RECOVERED:].all(axis=(1, 2))
+    spiked = sequences.spiked.any(axis=1)
+    recovered = claimed[spiked, _RECOVERED:].all(axis=(1, 2))
     return {
         "solves": values.shape[0] * values.shape[1],
         "pairs": int(finite.sum()) * values.shape[-1],

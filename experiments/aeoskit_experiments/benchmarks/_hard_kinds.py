@@ -11,7 +11,7 @@ DIMENSION = 64
 # A cold solve, then warm ones.
 MEASUREMENTS = 8
 # The measurement that a spike or NaN replaces.
-STRUCK = 3
+SPIKE_AT = 3
 SPIKES = (1e2, 1e4, 1e6, 1e8, 1e12, 1e20, 1e30, 1e37)
 
 Spectra = Float[np.ndarray, "lanes n"]
@@ -19,17 +19,17 @@ Matrices = Float[np.ndarray, "lanes n n"]
 
 
 class Sequences(NamedTuple):
-    """What a kind draws.
+    """A batch of sequences of one kind.
 
     Args:
         matrices: Symmetric, rounded to float32.
-        struck: Where a spike or NaN stands in for the operator.
+        spiked: Where a spike or NaN replaces the operator.
         atol: An absolute tolerance for each sequence: zero eigenvalues need one.
         shift: A number inside each spectrum, for interior solvers.
     """
 
     matrices: Float[np.ndarray, "lanes measurements n n"]
-    struck: Bool[np.ndarray, "lanes measurements"]
+    spiked: Bool[np.ndarray, "lanes measurements"]
     atol: Float[np.ndarray, " lanes"]
     shift: Float[np.ndarray, " lanes"]
 
@@ -46,7 +46,7 @@ def _with_ends(rng: np.random.Generator, top: np.ndarray, bottom: np.ndarray) ->
 
 
 def _repeated(rng: np.random.Generator) -> np.ndarray:
-    """Both ends are repeated 2 to 10 times, and so is what comes next."""
+    """Both ends are repeated 2 to 10 times, and so are the next values."""
     ends = []
     for sign in (1.0, -1.0):
         first, second = sign * rng.uniform(0.9, 1.0), sign * rng.uniform(0.65, 0.85)
@@ -56,7 +56,7 @@ def _repeated(rng: np.random.Generator) -> np.ndarray:
 
 
 def _copies(rng: np.random.Generator) -> np.ndarray:
-    """Every value c times, as of a linear model with c outputs."""
+    """Every value c times, as for a linear model with c outputs."""
     c = int(rng.integers(2, 11))
     few = DIMENSION // c
     values = np.concatenate([np.geomspace(1, 0.1, few) * rng.uniform(0.9, 1.0, few)])
@@ -64,7 +64,7 @@ def _copies(rng: np.random.Generator) -> np.ndarray:
 
 
 def _few_values(rng: np.random.Generator) -> np.ndarray:
-    """Three to eight values in all: the Krylov space is exhausted at once."""
+    """Three to eight distinct values: the Krylov space is exhausted early."""
     values = rng.uniform(-1, 1, int(rng.integers(3, 9)))
     return rng.choice(values, DIMENSION)
 
@@ -92,13 +92,13 @@ def _low_rank(rng: np.random.Generator) -> np.ndarray:
 
 
 def _long(rng: np.random.Generator) -> np.ndarray:
-    """Rank 50 and dense: many restarts before the budget ends, at the zeros for good."""
+    """Rank 50 and dense: many restarts before the budget ends; at the zeros no solve converges."""
     values = np.sort(rng.uniform(0, 1, 50)) ** rng.uniform(0.5, 2)
     return np.concatenate([values / values.max(), np.zeros(DIMENSION - 50)])
 
 
 def _apart(rng: np.random.Generator) -> np.ndarray:
-    """Ten values well apart at each end: what has to be found again after a spike."""
+    """Ten well separated values at each end, to be found again after a spike."""
     top = 1 - 0.06 * np.cumsum(rng.uniform(0.5, 1.0, 8))
     return _with_ends(rng, np.append(1.0, top), np.append(-0.9, -0.9 * top))
 
@@ -129,7 +129,7 @@ def _cycle(rng: np.random.Generator) -> np.ndarray:
 
 
 def _square(rng: np.random.Generator) -> np.ndarray:
-    """A square's Laplacian, its edges held, free or joined."""
+    """A square's Laplacian, with Dirichlet, Neumann or periodic boundaries."""
     side = 8
     line = 2 * np.eye(side) - np.eye(side, k=1) - np.eye(side, k=-1)
     edges = rng.integers(3)
@@ -177,7 +177,7 @@ def _rotations(rng: np.random.Generator, count: int, size: float | None = None) 
 
 
 def _drifting(rng: np.random.Generator, matrix: np.ndarray) -> np.ndarray:
-    """It grows and turns by up to a tenth at a measurement; multiplicities stay."""
+    """The operator grows and rotates by up to a tenth per measurement; multiplicities stay."""
     turn = _rotations(rng, 1, 10 ** rng.uniform(-4, -1))[0]
     growth = 1 + rng.uniform(-0.05, 0.05)
     sequence = [matrix]
@@ -192,13 +192,13 @@ def draw(kind: str, count: int, seed: tuple[int, ...]) -> Sequences:
     Args:
         kind: One of `KINDS`.
         count: How many.
-        seed: The same seed draws the same.
+        seed: Seed of the sequences.
 
     Returns:
         The sequences.
     """
     rng = np.random.default_rng([*seed, KINDS.index(kind)])
-    struck = np.zeros((count, MEASUREMENTS), bool)
+    spiked = np.zeros((count, MEASUREMENTS), bool)
     lanes = []
     for i in range(count):
         if kind == "unrelated":
@@ -207,21 +207,21 @@ def draw(kind: str, count: int, seed: tuple[int, ...]) -> Sequences:
         else:
             lane = _drifting(rng, _DRAWS[kind](rng))
         if kind == "spike":
-            other = lane[STRUCK] if rng.integers(2) else _DRAWS[kind](rng)
-            lane[STRUCK] = other * rng.choice(SPIKES)
-            # Nothing larger than a format's range: an infinite entry is the kind below.
+            other = lane[SPIKE_AT] if rng.integers(2) else _DRAWS[kind](rng)
+            lane[SPIKE_AT] = other * rng.choice(SPIKES)
+            # Spikes stay in float32's range: infinite entries are the next kind.
             size = 10 ** rng.uniform(-1, 1)
         else:
             size = 10 ** rng.uniform(-3, 3)
         if kind == "NaN":
-            lane[STRUCK] = rng.choice([np.nan, np.inf])
-        struck[i, STRUCK] = kind in ("spike", "NaN")
+            lane[SPIKE_AT] = rng.choice([np.nan, np.inf])
+        spiked[i, SPIKE_AT] = kind in ("spike", "NaN")
         lanes.append(lane * size * rng.choice([-1, 1]))
     matrices = np.stack(lanes) if lanes else np.zeros((0, MEASUREMENTS, DIMENSION, DIMENSION))
     matrices = ((matrices + matrices.transpose(0, 1, 3, 2)) / 2).astype(np.float32)
     norms = np.sqrt(np.square(matrices[:, 0].astype(np.float64)).sum(axis=(1, 2)))
-    # Zeros are asked for with and without an absolute tolerance.
+    # Zero eigenvalues are tested with and without an absolute tolerance.
     atol = 1e-4 * norms * (rng.integers(2, size=count) if kind == "low-rank" else 0)
     # Away from zero, where a relative tolerance can be met.
     shift = rng.choice([-1, 1], count) * rng.uniform(0.1, 0.3, count) * norms / 4
-    return Sequences(matrices, struck, atol, shift)
+    return Sequences(matrices, spiked, atol, shift)

@@ -1,4 +1,4 @@
-"""What our loops cost around a small CNN: steps, microbatches and Hessian products."""
+"""The cost of aeoskit's loops around a small CNN: steps, microbatches and Hessian products."""
 
 import time
 from collections.abc import Callable
@@ -27,22 +27,22 @@ def run_loop_benchmark(
     products: int = 20,
     repeats: int = 15,
 ) -> dict[str, Any]:
-    """Times a training step and a Hessian product inside our loops against the plain compiled one.
+    """Time a training step and a Hessian product in aeoskit's loops against plain compiled ones.
 
-    The plain one is what a user writes: XLA's own convolution, one compiled program, no loop, no
+    The baseline is what a user writes: XLA's own convolution, one compiled program, no loop, no
     microbatches. Against it stand the convolution as shifted matrix products in compiled loops, and
-    XLA's under the host driver. All of them take turns in one run; a time is the least of the
-    repeats, a step's or a product's share of the whole loop with everything in it.
+    XLA's under the host driver. All timings are interleaved in one run; a time is the smallest of
+    the repeats, the loop's whole time per step or product.
 
     Args:
         examples: Digits in the full batch.
         channels: Channels of the two convolutions.
         steps: Training steps in a loop.
         products: Hessian products in a solve.
-        repeats: How often everything is timed.
+        repeats: Number of timings.
 
     Returns:
-        `{"rows": [...]}`, a row a case and convolution: `case`, `convolution`, `mode` of the loop,
+        `{"rows": [...]}`, one per case and convolution: `case`, `convolution`, `mode` of the loop,
         `plain_seconds` and `loop_seconds` of a step or product, their `ratio`, its `goal`; and
         `own_ratio`, against the same convolution in a plain compiled program.
     """

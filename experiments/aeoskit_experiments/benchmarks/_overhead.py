@@ -23,7 +23,7 @@ from aeoskit_experiments.models import mlp
 
 from ._eigen_problems import TrainingProblem, prepared, training_problem
 
-# The gradient that a linearization has in it costs a probe so many gradients more.
+# The cost of the gradient inside a linearization, in units of one gradient.
 GRADIENTS = 0.7
 # Gradients and products that are timed together.
 _COUNT = 20
@@ -42,31 +42,31 @@ def run_overhead_benchmark(
     width: int | None = None,
     progress: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
-    """Loops with a probe of P⁻¹H every ten steps against the same loops without.
+    """Compare loops with a probe of P⁻¹H every ten steps with the same loops without it.
 
-    All of them take turns in one run, and go on from the same step. A time is the least of the
-    repeats: wall time, and CPU seconds of the process, which other work on the machine disturbs
-    less.
+    All timings are interleaved in one run, and continue from the same step. A time is the smallest
+    of the repeats: wall time, and CPU seconds of the process, which other work on the machine
+    affects less.
 
     Args:
-        problems: Which, of 17k (digits) and 657k (problem C of `bench eigen`); none is both.
-        steps: Of a loop, a multiple of `every`.
+        problems: 17k (digits) or 657k (problem C of `bench eigen`); none for both.
+        steps: Steps of a loop, a multiple of `every`.
         every: Steps between two probes.
-        warmup: Training steps before.
-        repeats: How often everything is timed.
-        value_rtol: Of the probe's `Tracking`; 0 asks for residuals.
-        width: Of the network's two hidden layers (for tests).
-        progress: Is told what begins.
+        warmup: Training steps before the comparison.
+        repeats: Number of timings.
+        value_rtol: Tolerance on the value of the probe's `Tracking`; 0 for residuals only.
+        width: Width of the network's two hidden layers (for tests).
+        progress: Called with the name of each part as it begins.
 
     Returns:
-        `rows`, one a problem and loop (`Trajectory`, or one's own: a compiled step, and
-        `preconditioned_sharpness` called from Python): `products` a probe; `ratio` of the loop with
-        probes to that without, by wall time, and `cpu_ratio`; `steady` and `cpu_steady`, what a
-        probe costs over its products × a linearized product + 0.7 gradients; `step_gradients`, a
+        `rows`, one per problem and loop (`Trajectory`, or a user's own: a compiled step, and
+        `preconditioned_sharpness` called from Python): `products` per probe; `ratio` of the loop
+        with probes to that without, by wall time, and `cpu_ratio`; `steady` and `cpu_steady`, what
+        a probe costs over its products × a linearized product + 0.7 gradients; `step_gradients`, a
         plain step in units of one gradient, and `product_gradients`, a linearized product (wall).
 
     Raises:
-        UserError: For an unknown problem, or steps that are no multiple of `every`.
+        UserError: For an unknown problem, or steps that are not a multiple of `every`.
     """
     names = NAMES if problems is None else tuple(x.strip() for x in problems.split(","))
     for name in names:

@@ -1,4 +1,4 @@
-"""`aeoskit bench scale`: what a device needs, and sends, as there are more of them."""
+"""`aeoskit bench scale`: memory and communication per device as the number of devices grows."""
 
 import os
 import time
@@ -28,35 +28,35 @@ def run_scale_benchmark(
     repeats: int = 7,
     progress: Callable[[str], None] = lambda what: None,
 ) -> dict[str, Any]:
-    """Memory, collectives and time of solves and products on 1, 2, 4, … devices.
+    """Measure memory, collectives and time of solves and products on 1, 2, 4, … devices.
 
-    Devices are those of the machine, or simulated ones of its CPU. Of memory and collectives
-    nothing is run: a solve and a product with a network of so many parameters, its parameters
-    sharded and the basis of the solve spread, are compiled from shapes, and what the compiler
-    states for one device is compared with what it states for one alone. Wall time is that of a
-    Hessian product of a smaller network with a number of examples that grows with the devices
-    (weak scaling), on as many devices as the machine has cores.
+    The devices are those of the machine, or simulated ones of its CPU. Memory and collectives need
+    no run: a solve and a product with a network of `parameters` parameters, its parameters sharded
+    and the basis of the solve spread, are compiled from shapes, and the compiler's numbers per
+    device are compared with those for a single device. Wall time is that of a Hessian product of a
+    smaller network with a number of examples that grows with the devices (weak scaling), on as many
+    devices as the machine has cores.
 
     Args:
         devices: The largest number of devices, a power of two.
-        parameters: About how many parameters the network of the memory table has.
+        parameters: Approximate number of parameters of the network of the memory table.
         basis: Vectors that the solve holds.
-        examples: For each device, of the network whose time is taken.
-        width: Of that network's two hidden layers.
-        repeats: How often it is timed; the least counts.
-        progress: Is told what begins.
+        examples: Number of examples per device, for the network that is timed.
+        width: Width of that network's two hidden layers.
+        repeats: Number of timings; the smallest counts.
+        progress: Called with the name of each part as it begins.
 
     Returns:
-        `rows`, one a number of devices: `devices`, `bytes_solve` and `bytes_product` (arguments and
-        temporaries of one device: a product gathers parameters and vector, so that its own do not
-        fall), `bytes_held` (what a solve has beside a product: basis, P), `held_share` (of that on
-        one device alone, times the number of devices: 1 is perfect), and of a product with
-        replicated parameters `reductions` (a leaf's is one on a CPU) and `bytes_reduced`, which do
-        not grow with the data shards; `scaling`, with `devices`, `examples`, `product_seconds` and
+        `rows`, one per number of devices: `devices`, `bytes_solve` and `bytes_product` (arguments
+        and temporaries of one device: a product gathers parameters and vector, so that its own do
+        not fall), `bytes_held` (what a solve has beside a product: basis, P), `held_share` (of that
+        on one device alone, times the number of devices: 1 is perfect), and of a product with
+        replicated parameters `reductions` (one per leaf on a CPU) and `bytes_reduced`, which do not
+        grow with the data shards; `scaling`, with `devices`, `examples`, `product_seconds` and
         `efficiency` (the time on one device over this one).
 
     Raises:
-        UserError: If the number of devices is no power of two, or there are not so many.
+        UserError: If the number of devices is not a power of two, or there are fewer.
     """
     if devices < 1 or devices & (devices - 1):
         raise UserError(f"bench scale: devices is {devices}: give a power of two, such as 8")
@@ -92,7 +92,7 @@ def _devices(count: int) -> list[Any]:
     found = ask_for_devices(count)
     if len(found) < count:
         raise UserError(
-            f"bench scale: devices is {count}, but there are {len(found)}: give at most so many"
+            f"bench scale: devices is {count}, but there are {len(found)}: give at most that"
         )
     return found
 
@@ -104,7 +104,7 @@ def _compiled(devices: list[Any], parameters: int, basis: int) -> dict[str, Any]
     from aeoskit_experiments.planning._request import PRODUCT, SOLVE
     from aeoskit_experiments.planning._topology import chip_of
 
-    # w inputs, w², w outputs: two layers of that width have about so many.
+    # w inputs, w², w outputs: two layers of width w have about this many parameters.
     wide = max(8, round((parameters + (INPUTS + OUTPUTS) ** 2 / 4) ** 0.5 - (INPUTS + OUTPUTS) / 2))
     wide -= wide % len(devices) if wide > len(devices) else 0
     experiment = pipe(
@@ -145,7 +145,7 @@ def _timed(devices: list[Any], examples: int, width: int, repeats: int) -> float
     objective = Objective(_squares, (inputs, targets), placement=placement)
     params = placement.put_params([jnp.asarray(weight, jnp.float32) for weight in weights])
     product = jax.jit(lambda objective, params, v: objective.hessian(params).mv(v))
-    vector = product(objective, params, params)  # and from here on compiled
+    vector = product(objective, params, params)  # compiled from here on
     least = float("inf")
     for _ in range(repeats):
         begun = time.perf_counter()

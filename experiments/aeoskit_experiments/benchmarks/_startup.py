@@ -21,21 +21,22 @@ _LISTED = 12
 def run_startup_benchmark(
     *, command: str = "run adam-edge", progress: Callable[[str], None] = lambda what: None
 ) -> dict[str, Any]:
-    """CPU seconds of a command by phase, without and with the programs of an earlier run.
+    """Measure the CPU seconds of a command by phase, without and with cached programs.
 
-    The command runs twice in a process of its own, in an empty folder: the first time nothing is
-    compiled, the second time its programs are read from the cache of the first. Seconds are the
-    process's, all threads together. Each is counted once, in the first that holds of: imports,
-    compile (or reading a program), lower, trace; and draw, build (data, model, checks), run.
+    The command runs twice, each time in its own process, in an empty folder: first with an empty
+    cache, then with the cache of the first run. Seconds are those of the process, over all threads.
+    Each counts once, in the first of these phases that applies: imports, compile (or reading a
+    program), lower, trace; and draw, build (data, model, checks), run.
 
     Args:
-        command: What stands after `aeoskit`.
-        progress: Gets the name of what begins.
+        command: The arguments of `aeoskit`.
+        progress: Called with the name of each part as it begins.
 
     Returns:
-        `rows`, one a phase, with the CPU seconds `cold` and `from_cache`; `programs`, those that
-        took longest to compile, with how often each was; `imports`, the packages that took longest;
-        `counts`, how many programs each of the two runs compiled and read from disk; `notes`.
+        `rows`, one per phase, with the CPU seconds `cold` and `from_cache`; `programs`, those that
+        took longest to compile, with the number of times; `imports`, the packages that took
+        longest; `counts`, the numbers of programs that each run compiled and read from disk;
+        `notes`.
 
     Raises:
         UserError: If the command fails.
@@ -64,14 +65,14 @@ def run_startup_benchmark(
             {"programs": name, "cold": cold[name], "from_cache": cached[name]}
             for name in ("compiled", "read")
         ],
-        "notes": ["CPU seconds of the process, all threads together"],
+        "notes": ["CPU seconds of the process, over all threads"],
     }
 
 
 def _pairs(
     cold: dict[str, Any], cached: dict[str, Any], kind: str, count: str
 ) -> list[dict[str, Any]]:
-    """The largest of both, side by side."""
+    """The largest entries of both runs, side by side."""
     names = sorted(cold[kind], key=lambda name: -cold[kind][name][0])[:_LISTED]
     return [
         {

@@ -1,6 +1,6 @@
-"""Runs a command line and writes down where its CPU seconds went; a script, run by its path.
+"""A script that runs a command line and records its CPU seconds by phase; run by its path.
 
-It imports nothing of ours before it watches imports, so it is no module of the package.
+It imports nothing of aeoskit before it times imports, so it is not a module of the package.
 """
 
 import itertools
@@ -17,9 +17,9 @@ from types import ModuleType
 from typing import Any
 
 PERIOD = 0.004
-"""Seconds between looks at the process's CPU time."""
+"""Seconds between samples of the process's CPU time."""
 
-# From the strongest on: a module that is imported while a program is traced counts as an import.
+# In order of priority: a module that is imported while a program is traced counts as an import.
 PHASES = {
     "imports": "imports",
     "compile": "/jax/core/compile/backend_compile_duration",
@@ -33,7 +33,7 @@ Interval = tuple[float, float]
 
 
 class Clock(threading.Thread):
-    """CPU time of the process as a function of the time of day, by looking at both."""
+    """CPU time of the process as a function of the time of day, from samples of both."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -41,18 +41,18 @@ class Clock(threading.Thread):
         self.look()
 
     def look(self) -> None:
-        """Remembers what time it is."""
+        """Record the present time."""
         self.samples.append((time.perf_counter(), time.process_time()))
 
     def run(self) -> None:
-        """Looks for as long as the process lives."""
+        """Sample until the process ends."""
         while True:
             time.sleep(PERIOD)
             self.look()
 
 
 class Imports:
-    """A finder in front of all others, which times how long modules take to be executed."""
+    """A finder in front of all others, which times the execution of modules."""
 
     def __init__(self) -> None:
         self.whole: list[Interval] = []
@@ -63,7 +63,7 @@ class Imports:
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec that the others find, with a loader that is timed."""
+        """The spec of the other finders, with a timed loader."""
         for finder in sys.meta_path:
             if finder is self:
                 continue
@@ -75,7 +75,7 @@ class Imports:
 
     def _watch(self, package: str, loader: Any) -> None:
         if isinstance(loader, type) or not hasattr(loader, "exec_module"):
-            return  # built in, or a folder
+            return  # built in, or a namespace package
         execute = loader.exec_module
 
         def timed(module: ModuleType) -> None:
@@ -91,14 +91,14 @@ class Imports:
                 if stack:
                     stack[-1] += spent
                 elif threading.current_thread() is threading.main_thread():
-                    # Others import beside what the main thread does.
+                    # Other threads import beside the main thread.
                     self.whole.append((begun, time.perf_counter()))
 
         loader.exec_module = timed
 
 
 def main(result: str, words: list[str]) -> None:
-    """Runs `aeoskit` with the words and writes the result, a JSON file."""
+    """Run `aeoskit` with these arguments and write the result, a JSON file."""
     clock, imports = Clock(), Imports()
     sys.meta_path.insert(0, imports)  # pyright: ignore[reportArgumentType]
     clock.start()
@@ -143,7 +143,7 @@ def main(result: str, words: list[str]) -> None:
 
 
 def phases(kinds: list[list[Interval]], samples: list[tuple[float, float]]) -> dict[str, float]:
-    """CPU seconds of each phase, a moment counting for the first kind that has it."""
+    """CPU seconds of each phase; a moment counts for the first phase that contains it."""
     cpu = interpolation(samples)
     first, last = samples[1][0], samples[-1][0]
     edges = sorted({first, last, *(t for kind in kinds for pair in kind for t in pair)})
@@ -162,12 +162,12 @@ def phases(kinds: list[list[Interval]], samples: list[tuple[float, float]]) -> d
             at += 1
         place = next((i for i, count in enumerate(open_) if count > 0), len(kinds))
         seconds[names[place]] += cpu(end) - cpu(begin)
-    seconds["other"] += samples[1][1]  # until we began: the interpreter
+    seconds["other"] += samples[1][1]  # before the first sample: the interpreter
     return seconds
 
 
 def interpolation(samples: list[tuple[float, float]]) -> Any:
-    """CPU time at a moment, linear between the looks."""
+    """CPU time at a moment, linear between samples."""
     import numpy as np
 
     times, values = np.array(samples[1:]).T

@@ -1,7 +1,9 @@
-"""Which data sets there are, where their files are looked for, and whether they are whole.
+"""The data sets: facts about them, where their files are, and whether they are complete.
 
 Nothing here imports jax, and nothing is ever downloaded.
 """
+
+from aeoskit_experiments._renamed import renamed as _renamed
 
 from ._entries import CATALOG as CATALOG
 from ._entries import Entry as Entry
@@ -14,5 +16,7 @@ from ._where import data_folder as data_folder
 from ._where import expanded as expanded
 from ._where import files_in as files_in
 from ._where import find as find
-from ._where import looked_for as looked_for
 from ._where import missing as missing
+from ._where import search_paths as search_paths
+
+__getattr__ = _renamed(__name__, {"looked_for": "search_paths"})

@@ -1,4 +1,4 @@
-"""One entry a data set: the facts about it that do not depend on this machine."""
+"""One entry per data set: the facts about it that do not depend on this machine."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -18,27 +18,27 @@ _IDX_FILES = (
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a data set.
+    """The facts about a data set.
 
     Args:
         name: The variant of the stage data.
-        summary: What it is, in at most 26 characters: the table has room for no more.
-        size: How many examples it has.
-        shape: What one example is.
+        summary: A description of at most 26 characters, to fit the table.
+        size: The number of examples.
+        shape: The shape of one example.
         origin: Where its numbers come from: drawn, embedded (in a package that aeoskit always
             has), a package (an extra), or a file that the user brings.
         packages: The distributions that ship it.
         extra: The extra of aeoskit that installs them.
-        options: Those of the stage that name files or folders, the first of which is verified.
-        archive: The file that holds it, as its makers call it.
-        folders: Below the data folder, where its files may lie instead.
-        files: The files of such a folder that are read; "*.txt" is all that end so.
-        compressed: Whether those are offered with ".gz" appended, and read either way.
-        home: Where its makers describe it and offer the files.
-        checksums: File name to the MD5 that is published for it.
-        instead: A data set of such shapes that needs no file.
-        check: Reference ("module:function") of what reads it and says in a phrase what it found,
-            or raises a `UserError`; with options, it is given a path and a checksum, or None.
+        options: The stage's options that name files or folders, of which the first is verified.
+        archive: The name of its archive, as published.
+        folders: Folders below the data folder that may hold its files instead.
+        files: The files of such a folder that are read; "*.txt" stands for all with that suffix.
+        compressed: Whether these are published with ".gz" appended, and read either way.
+        home: The page where its authors describe and publish it.
+        checksums: File name to its published MD5.
+        instead: A data set of the same shapes that needs no file.
+        check: Reference ("module:function") of a function that reads it and returns a phrase about
+            it, or raises a `UserError`; with options, it takes a path and a checksum, or None.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Where it may lie below the data folder; the first that is there is taken."""
+        """Its possible places below the data folder; the first that exists is used."""
         return ((self.archive,) if self.archive else ()) + self.folders
 
 
@@ -75,9 +75,9 @@ def entry(name: str) -> Entry:
     return CATALOG[name]
 
 
-# The MD5s are those that the makers state beside their files: CIFAR's at its home page,
-# Fashion-MNIST's in its repository's README. MNIST's page states none; these four are the ones that
-# torchvision checks, and they are found in many other loaders.
+# The MD5s are those that the authors publish beside their files: CIFAR's at its home page,
+# Fashion-MNIST's in its repository's README. MNIST's page has none; these four are the ones that
+# torchvision and many other loaders check.
 CATALOG: dict[str, Entry] = {
     item.name: item
     for item in (

@@ -1,4 +1,4 @@
-"""What of the data sets is on this machine, and whether it is what it should be."""
+"""The data sets on this machine, and whether their files are the right ones."""
 
 import hashlib
 import importlib
@@ -13,15 +13,15 @@ import msgspec
 from aeoskit_experiments._errors import UserError
 
 from ._entries import CATALOG, Entry, entry
-from ._where import data_folder, files_in, find, what_to_do, what_to_put
+from ._where import data_folder, file_instructions, files_in, find, required_files
 
 
 def survey() -> dict[str, Any]:
-    """All data sets, and which are here.
+    """All data sets, and which of them are available.
 
     Returns:
-        `folder`, where files are looked for, and `data`: for each set its facts, with `here`, and
-        `get`, what has to be done where it is not.
+        `folder`, the data folder, and `data`: for each set its facts, with `here`, whether it is
+        available, and `get`, how to get it if it is not.
     """
     found = []
     for item in CATALOG.values():
@@ -30,7 +30,7 @@ def survey() -> dict[str, Any]:
             for key, value in msgspec.to_builtins(item).items()
             if key != "check" and value not in ("", [], (), {})
         }
-        found.append({**facts, "here": _is_here(item), "get": _how_to_get(item)})
+        found.append({**facts, "here": _is_here(item), "get": _instructions(item)})
     return {"folder": str(data_folder()), "data": found}
 
 
@@ -39,7 +39,7 @@ def verify(
     path: str | os.PathLike[str] | None = None,
     checksum: str | None = None,
 ) -> dict[str, Any]:
-    """Read a data set whole and say what it is.
+    """Read a whole data set and verify it.
 
     Args:
         name: The data set.
@@ -50,16 +50,16 @@ def verify(
         `name`, `status` ("ok", "missing" or "wrong"), and a `sentence`.
 
     Raises:
-        UserError: If there is no such data set, none that can be verified by itself, or a path
-            is given to one that has no files.
+        UserError: If there is no such data set, if it cannot be verified by itself, or if a path is
+            given for one that has no files.
     """
     item = entry(name)
     if not item.options and (path is not None or checksum is not None):
         raise UserError(f"data {name} is read from no file: leave path and checksum out")
     if item.origin == "drawn":
-        return _verdict(name, "ok", "drawn from its seed, there is nothing to verify")
+        return _verdict(name, "ok", "generated from its seed, there is nothing to verify")
     if not _is_here(item) and path is None:
-        how = what_to_do(name) if item.origin == "file" else _how_to_get(item)
+        how = file_instructions(name) if item.origin == "file" else _instructions(item)
         return _verdict(name, "missing", f"not here: {how}")
     if not item.check and path is None:
         return _verdict(name, "ok", f"as {' and '.join(item.packages)} ships it")
@@ -77,18 +77,18 @@ def verify(
 
 
 def provenance(name: str, settings: Mapping[str, Any]) -> dict[str, str]:
-    """What a run's numbers were made from, for its record.
+    """The files and packages of a run's data, for its record.
 
     Args:
         name: The data set.
         settings: The options of its stage.
 
     Returns:
-        For each file that is read, its name and its SHA-256; for what a package ships, the
-        package's name and version; nothing for what is drawn.
+        For each file that is read, its name and its SHA-256; for data shipped by a package, the
+        package's name and version; nothing for generated data.
 
     Raises:
-        UserError: If a path is given and leads nowhere.
+        UserError: If a given path does not exist.
     """
     item = CATALOG.get(name)
     if item is None:
@@ -123,7 +123,7 @@ def _is_here(item: Entry) -> bool:
     return all(_version(package) for package in item.packages)
 
 
-def _how_to_get(item: Entry) -> str:
+def _instructions(item: Entry) -> str:
     if item.origin == "package":
         return f"pip install 'aeoskit[{item.extra}]'"
     if item.origin != "file":
@@ -131,7 +131,7 @@ def _how_to_get(item: Entry) -> str:
     if not item.places:
         return f"your own files, with {' and '.join(f'--{option}' for option in item.options)}"
     inside = "" if item.archive else f", in a folder {item.folders[0]}"
-    return f"{what_to_put(item)}{inside}"
+    return f"{required_files(item)}{inside}"
 
 
 def _version(package: str) -> str | None:

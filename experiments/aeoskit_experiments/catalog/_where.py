@@ -1,4 +1,4 @@
-"""Where the files of a data set are looked for."""
+"""The places of a data set's files."""
 
 import os
 from pathlib import Path
@@ -11,17 +11,17 @@ VARIABLE = "AEOSKIT_DATA"
 
 
 def expanded(path: str | os.PathLike[str], option: str = "path") -> Path:
-    """A path with the home folder in the place of `~`.
+    """The path with `~` expanded.
 
     Args:
-        path: As the user gave it.
-        option: What it was given for.
+        path: The user's path.
+        option: The name of the option.
 
     Returns:
         The path.
 
     Raises:
-        UserError: If it names the home of a user who is not known here.
+        UserError: If it is in the home of an unknown user.
 
     >>> str(expanded("runs"))
     'runs'
@@ -38,7 +38,7 @@ def data_folder() -> Path:
     """The folder for data: `AEOSKIT_DATA` if that is set, or `aeoskit/data` among caches.
 
     Returns:
-        Its path, whether or not it is there.
+        Its path, which need not exist.
     """
     named = os.environ.get(VARIABLE)
     if named:
@@ -49,34 +49,32 @@ def data_folder() -> Path:
 def cache_home() -> Path:
     """The user's folder for caches: `XDG_CACHE_HOME`, or `~/.cache`."""
     caches = os.environ.get("XDG_CACHE_HOME")
-    # As the XDG base directory specification has it: a relative path is to be ignored.
+    # As the XDG base directory specification requires, a relative path is ignored.
     if not caches or not Path(caches).is_absolute():
         return Path.home() / ".cache"
     return Path(caches)
 
 
-def looked_for(name: str, path: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Where the files of a data set are looked for, the first place first.
+def search_paths(name: str, path: str | os.PathLike[str] | None = None) -> list[Path]:
+    """The places that are searched for a data set's files, in order.
 
     Args:
         name: The data set.
-        path: What the user names: the archive, a folder with the files, or one with either in it;
-            None looks in the data folder.
+        path: The user's path: the archive, a folder with the files, or a folder that contains
+            either; None for the data folder.
 
     Returns:
-        The places; none for a data set without files, or one that has no place of its own.
+        The places; empty for a data set without files, or without a place of its own.
 
     Raises:
-        UserError: If there is no such data set, or `path` is given and leads nowhere.
+        UserError: If there is no such data set, or a given `path` does not exist.
     """
     item = entry(name)
     if path is None:
         return [data_folder() / place for place in item.places]
     given = expanded(path)
     if not given.exists():
-        raise UserError(
-            f"path is {os.fspath(path)!r}, where there is nothing: give {_wanted(item)}"
-        )
+        raise UserError(f"path is {os.fspath(path)!r}, which does not exist: give {_wanted(item)}")
     return [*(given / place for place in item.places), given] if given.is_dir() else [given]
 
 
@@ -85,15 +83,15 @@ def find(name: str, path: str | os.PathLike[str] | None = None) -> Path | None:
 
     Args:
         name: The data set.
-        path: As for `looked_for`.
+        path: As for `search_paths`.
 
     Returns:
-        The first place that is there; None if none is.
+        The first place that exists, or None.
 
     Raises:
-        UserError: As `looked_for` does.
+        UserError: As for `search_paths`.
     """
-    return next((place for place in looked_for(name, path) if place.exists()), None)
+    return next((place for place in search_paths(name, path) if place.exists()), None)
 
 
 def files_in(name: str, place: Path) -> list[Path]:
@@ -101,10 +99,10 @@ def files_in(name: str, place: Path) -> list[Path]:
 
     Args:
         name: The data set.
-        place: Its archive or folder, as `find` gives it.
+        place: Its archive or folder, as returned by `find`.
 
     Returns:
-        The archive; or the folder's files, in the entry's order, whether or not each is there.
+        The archive; or the folder's files, in the entry's order, which need not exist.
     """
     item = entry(name)
     if not place.is_dir():
@@ -116,7 +114,7 @@ def files_in(name: str, place: Path) -> list[Path]:
     ]
     if not item.compressed:
         return files
-    # As published rather than unpacked, since a checksum is known of that alone.
+    # As published rather than unpacked, since only that has a checksum.
     published = [file.with_name(f"{file.name}.gz") for file in files]
     return [
         gz if gz.exists() or not file.exists() else file
@@ -125,24 +123,26 @@ def files_in(name: str, place: Path) -> list[Path]:
 
 
 def missing(name: str) -> UserError:
-    """The error for a data set whose files are not here, which says how they get here."""
-    return UserError(f"data {name} is not here, and nothing is downloaded: {what_to_do(name)}")
+    """The error for a data set whose files are missing, with the fix."""
+    return UserError(
+        f"data {name} is not here, and nothing is downloaded: {file_instructions(name)}"
+    )
 
 
-def what_to_do(name: str) -> str:
-    """How the files of a data set get here, as an error says it."""
+def file_instructions(name: str) -> str:
+    """The instructions to get the files of a data set, as in an error."""
     item = entry(name)
     if not item.places:
         return f"give {_wanted(item)} as {' and '.join(item.options)}"
     folder = data_folder() if item.archive else data_folder() / item.folders[0]
-    instead = f"; data {item.instead} has such shapes without files" if item.instead else ""
-    return f"put {what_to_put(item)} into {folder}, or give path{instead}"
+    instead = f"; data {item.instead} has the same shapes without files" if item.instead else ""
+    return f"put {required_files(item)} into {folder}, or give path{instead}"
 
 
-def what_to_put(item: Entry) -> str:
-    """The files that a user has to bring, and where they are offered.
+def required_files(item: Entry) -> str:
+    """The files that a user has to provide, and where they are published.
 
-    >>> what_to_put(entry("cifar10"))
+    >>> required_files(entry("cifar10"))
     'cifar-10-binary.tar.gz (from https://www.cs.toronto.edu/~kriz/cifar.html)'
     """
     names = item.archive or ", ".join(

@@ -1,4 +1,4 @@
-"""Archives that users bring: checked before they are opened, read in memory, nothing unpacked."""
+"""Archives of the user: checked before they are opened, read in memory, never unpacked."""
 
 import gzip
 import hashlib
@@ -12,18 +12,19 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from aeoskit_experiments._errors import UserError
 
 _CHUNK = 1 << 18
-# Beside what is read, an archive may hold a page or two about itself.
+# Bytes allowed for other members, such as a README.
 _ROOM = 1 << 20
 
 
 def open_file(path: Path) -> io.BufferedReader:
-    """A file, open to be read.
+    """A file, open for reading.
 
     Raises:
-        UserError: if it cannot be, or is none: a pipe or a device may have no end.
+        UserError: if it cannot be read, or is not a regular file: a pipe or a device may have no
+            end.
     """
     if not path.is_file():
-        raise UserError(f"{path} is no plain file: give the one that was offered")
+        raise UserError(f"{path} is not a regular file: give the published one")
     try:
         return path.open("rb")
     except OSError as error:
@@ -31,31 +32,31 @@ def open_file(path: Path) -> io.BufferedReader:
 
 
 def leads_outside(name: str) -> bool:
-    r"""Whether a member's name leads out of its archive, which no honest one does.
+    r"""True if a member's name leads out of its archive, as in malicious ones.
 
     >>> [leads_outside(name) for name in ("a/b", "/a", "a/../b", "C:b", "..\\b")]
     [False, True, True, True, True]
     """
-    path = PureWindowsPath(name)  # which knows both kinds of slashes, and drives
+    path = PureWindowsPath(name)  # handles both kinds of slashes, and drives
     return bool(path.anchor) or ".." in path.parts
 
 
 def check_digest(
     file: io.BufferedReader, path: Path, published: str | None, own: str | None
 ) -> str:
-    """Compares a file with its checksum.
+    """Compare a file with its checksum.
 
     Args:
         file: open, at its start, where it is left.
-        path: what it is called.
-        published: the MD5 that its makers state, or None.
-        own: the MD5 or SHA-256 that the user gives in its place, or None.
+        path: its path, for messages.
+        published: the MD5 that its authors publish, or None.
+        own: the MD5 or SHA-256 that the user gives instead, or None.
 
     Returns:
-        Which checksum it has, in words; nothing where there is none to compare with.
+        The checksum, in words; empty if there is none to compare with.
 
     Raises:
-        UserError: if it has another, or `own` is no checksum.
+        UserError: if the checksum differs, or `own` is not a checksum.
     """
     wanted = published if own is None else own.strip().lower()
     if wanted is None:
@@ -72,14 +73,14 @@ def check_digest(
         return f"the published {kind}" if own is None else f"the given {kind}"
     if own is None:
         raise UserError(
-            f"{path} has the {kind} {found}, not the published {wanted}: get it anew, or, if it "
+            f"{path} has the {kind} {found}, not the published {wanted}: get it again, or, if it "
             f"is an archive of your own, give its checksum"
         )
-    raise UserError(f"{path} has the {kind} {found}, not {wanted} as given: get it anew")
+    raise UserError(f"{path} has the {kind} {found}, not {wanted} as given: get it again")
 
 
 def _md5() -> "hashlib._Hash":
-    return hashlib.md5(usedforsecurity=False)  # against accidents: it is what is published
+    return hashlib.md5(usedforsecurity=False)  # against accidents: the published checksums are MD5s
 
 
 def read_members(
@@ -88,20 +89,20 @@ def read_members(
     limits: Mapping[str, int],
     refuse: Callable[[str], str | None],
 ) -> dict[str, bytes]:
-    """Reads files out of a .tar.gz, whatever folder of it they are in.
+    """Read files from a .tar.gz, in any of its folders.
 
     Args:
         file: open, at its start.
-        path: what it is called.
-        limits: the file names that are wanted, with the most bytes that each may have.
-        refuse: says of a member's name why an archive that has it is not the right one, or None.
+        path: its path, for messages.
+        limits: the names of the wanted files, each with its largest size in bytes.
+        refuse: maps a member's name to the reason why an archive with it is the wrong one, or None.
 
     Returns:
-        File name to content, of those that are there.
+        File name to content, of the files found.
 
     Raises:
         UserError: if the archive is broken, cut short, larger than it can be, or has a member
-            that no honest archive of this kind has.
+            that no valid archive of this kind has.
     """
     stream = _Bounded(file, path, sum(limits.values()) + _ROOM)
     found: dict[str, bytes] = {}
@@ -115,16 +116,16 @@ def read_members(
                 if name not in limits or not member.isfile():
                     continue
                 if name in found:
-                    raise UserError(f"{path} has {name} twice: get it anew")
+                    raise UserError(f"{path} has {name} twice: get it again")
                 if member.size > limits[name]:
                     raise UserError(
                         f"{path}: {name} has {member.size:,} bytes, and can have at most "
-                        f"{limits[name]:,}: get it anew"
+                        f"{limits[name]:,}: get it again"
                     )
                 content = archive.extractfile(member)
                 assert content is not None  # it is a file
                 found[name] = content.read()
-        while stream.read(_CHUNK):  # to the end, where the stream's own checksum is
+        while stream.read(_CHUNK):  # to the end, where the stream checks itself
             pass
     except UserError:
         raise
@@ -139,13 +140,13 @@ def read_members(
     ) as error:
         raise UserError(
             f"{path} cannot be read as .tar.gz ({spell(error)}): it is broken or was cut short, "
-            f"get it anew"
+            f"get it again"
         ) from error
     return found
 
 
 class _Bounded(io.RawIOBase):
-    """A decompressed stream that ends in an error when it is longer than it can honestly be."""
+    """A decompressed stream that raises once it is longer than a valid one."""
 
     def __init__(self, file: io.BufferedReader, path: Path, most: int) -> None:
         self._stream = gzip.GzipFile(fileobj=file)
@@ -160,7 +161,7 @@ class _Bounded(io.RawIOBase):
         if self._left < 0:
             raise UserError(
                 f"{self._path} unpacks to more than {self._most:,} bytes, which no archive of "
-                f"this kind has: get it anew"
+                f"this kind has: get it again"
             )
         return piece
 
@@ -170,16 +171,16 @@ def _check_member(member: tarfile.TarInfo, path: Path) -> None:
     if not what and (member.issym() or member.islnk()):
         what = "is a link"
     elif not what and not (member.isfile() or member.isdir()):
-        what = "is no plain file"
+        what = "is not a regular file"
     if what:
         raise UserError(
-            f"{path}: its member {spell(member.name)} {what}, which no honest archive of this "
-            f"kind has: get it anew"
+            f"{path}: its member {spell(member.name)} {what}, which no valid archive of this "
+            f"kind has: get it again"
         )
 
 
 def spell(words: object) -> str:
-    """What an archive says, on one line and not long."""
+    """Text from an archive, on one line and shortened."""
     text = " ".join(str(words).split())
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
     return text if len(text) <= 80 else f"{text[:77]}..."

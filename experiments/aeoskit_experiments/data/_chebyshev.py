@@ -13,15 +13,15 @@ from ._sequences import check_at_least
 def chebyshev(
     *, examples: Count = 20, degree: Count = 4, noise: NonNegative = 0.0, seed: Seed = 0
 ) -> Dataset:
-    """Points on [-1, 1], evenly spaced, to be mapped to their Chebyshev polynomial.
+    """Evenly spaced points on [-1, 1], with a Chebyshev polynomial of them as targets.
 
     One number in, one out. Cohen et al. (2021, arXiv 2103.00065) fit 20 points at degrees 3, 4
     and 5, without noise.
 
     Args:
-        examples: How many points, both ends among them.
-        degree: That of the polynomial.
-        noise: Deviation of Gaussian noise on the targets.
+        examples: Number of points, both ends among them.
+        degree: Degree of the polynomial.
+        noise: Standard deviation of Gaussian noise on the targets.
         seed: Seed of the noise.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What `aeoskit data verify` finds in a data set, in a phrase."""
+"""The checks of `aeoskit data verify`: each returns a phrase about a data set."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ FileCheck = Callable[[str | None, str | None], str]
 
 
 def check_digits() -> str:
-    """Scikit-learn's digits: how many there are, and of which classes."""
+    """Scikit-learn's digits: their number and classes."""
     return _whole(read_digits(), 1797)
 
 
@@ -66,7 +66,7 @@ def _whole(images: Images, wanted: int) -> str:
     classes = np.unique(images.labels)
     if len(images.labels) != wanted or len(classes) != images.classes:
         raise UserError(
-            f"the package has {len(images.labels)} images of {len(classes)} classes, and not "
+            f"the package has {len(images.labels)} images of {len(classes)} classes, not "
             f"{wanted} of {images.classes}: install another version of it"
         )
     return f"{wanted:,} {_kind(images)}, as the package ships them"

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100, read from the binary version of their makers' archives.
+"""CIFAR-10 and CIFAR-100, read from the binary version of the published archives.
 
 A record is one byte a label and then 3,072 pixels, red, green and blue, each row by row
 (https://www.cs.toronto.edu/~kriz/cifar.html). The Python version consists of pickles, which
@@ -30,14 +30,14 @@ _PICKLES = "the Python version, whose pickles are never opened; get the binary v
 
 @dataclass(frozen=True)
 class _Format:
-    """One of the two.
+    """The format of one of the two data sets.
 
     Args:
         name: the data set.
-        labels: how many classes each of a record's labels has, in the order of its bytes.
-        train: its training files, with the most records that each has.
+        labels: number of classes of each of a record's labels, in the order of its bytes.
+        train: its training files, with the largest number of records of each.
         test: its test file, likewise.
-        pickled: what the files of the Python version are called.
+        pickled: the names of the files of the Python version.
     """
 
     name: str
@@ -89,23 +89,22 @@ def cifar10(
     Args:
         path: The archive or its folder; none looks in the data folder.
         checksum: MD5 or SHA-256 of an archive of your own; none takes the published one.
-        examples: How many images, drawn at random without replacement; none takes all.
+        examples: Number of images, drawn at random without replacement; none takes all.
         label_noise: Fraction of the labels replaced by uniformly random ones; 1 is all random.
         standardize: Mean 0 and variance 1 for each channel, for each pixel, or not at all.
         seed: Seed of the draw of the examples and of the random labels.
-        test: How many of the test images are kept as test rows.
+        test: Number of the test images that are kept as test rows.
 
     Returns:
         The data set. A larger `examples` with the same seed contains the smaller one's images.
 
     Raises:
-        UserError: if the files are not here or not what they should be, or a number is out of its
-            range.
+        UserError: if the files are missing or not the right ones, or a number is out of its range.
 
     Example:
         >>> cifar10(path="/nowhere")
         Traceback (most recent call last):
-        aeoskit_experiments._errors.UserError: path is '/nowhere', where there is nothing: give
+        aeoskit_experiments._errors.UserError: path is '/nowhere', which does not exist: give
         cifar-10-binary.tar.gz, or the folder that it unpacks to
     """
     images, _ = read_cifar(CIFAR10, path, checksum)
@@ -136,29 +135,28 @@ def cifar100(
 ) -> Dataset:
     """CIFAR-100: 50,000 color images of 32×32 pixels in 100 classes, from your own archive.
 
-    As `cifar10`, but for the archive: `cifar-100-binary.tar.gz`.
+    As `cifar10`, except for the archive: `cifar-100-binary.tar.gz`.
 
     Args:
         path: The archive or its folder; none looks in the data folder.
         checksum: MD5 or SHA-256 of an archive of your own; none takes the published one.
         labels: The 100 classes, or the 20 groups of five that they are in.
-        examples: How many images, drawn at random without replacement; none takes all.
+        examples: Number of images, drawn at random without replacement; none takes all.
         label_noise: Fraction of the labels replaced by uniformly random ones; 1 is all random.
         standardize: Mean 0 and variance 1 for each channel, for each pixel, or not at all.
         seed: Seed of the draw of the examples and of the random labels.
-        test: How many of the test images are kept as test rows.
+        test: Number of the test images that are kept as test rows.
 
     Returns:
         The data set. A larger `examples` with the same seed contains the smaller one's images.
 
     Raises:
-        UserError: if the files are not here or not what they should be, or a number is out of its
-            range.
+        UserError: if the files are missing or not the right ones, or a number is out of its range.
 
     Example:
         >>> cifar100(path="/nowhere")
         Traceback (most recent call last):
-        aeoskit_experiments._errors.UserError: path is '/nowhere', where there is nothing: give
+        aeoskit_experiments._errors.UserError: path is '/nowhere', which does not exist: give
         cifar-100-binary.tar.gz, or the folder that it unpacks to
     """
     if labels not in ("fine", "coarse"):
@@ -177,16 +175,16 @@ def cifar100(
 def read_cifar(
     kind: _Format, path: str | Path | None, checksum: str | None, *, which: int = 0
 ) -> tuple[Images, str]:
-    """All of a set, and which checksum vouches for it.
+    """All images of a set, and the checksum that verified them.
 
     Args:
         kind: CIFAR-10 or CIFAR-100.
         path: the archive or its folder; None looks in the data folder.
         checksum: of the user's own archive; None takes the published one.
-        which: of a record's labels.
+        which: index of the label in a record.
 
     Raises:
-        UserError: if they are not here or not what they should be.
+        UserError: if they are missing or not the right ones.
     """
     place = find(kind.name, path)
     if place is None:
@@ -252,8 +250,8 @@ def _records(
 ) -> UInt8[np.ndarray, "n record"]:
     if not content or len(content) % kind.record:
         raise UserError(
-            f"{place}: {name} has {len(content):,} bytes, which is no multiple of a record's "
-            f"{kind.record:,}: it is broken or another format, get it anew"
+            f"{place}: {name} has {len(content):,} bytes, which is not a multiple of a record's "
+            f"{kind.record:,}: it is broken or another format, get it again"
         )
     records = rearrange(
         np.frombuffer(content, np.uint8), "(n record) -> n record", record=kind.record
@@ -263,7 +261,7 @@ def _records(
         if highest >= classes:
             raise UserError(
                 f"{place}: {name} has a label {highest}, but labels go from 0 to {classes - 1}: it "
-                f"is broken or another format, get it anew"
+                f"is broken or another format, get it again"
             )
     return records
 

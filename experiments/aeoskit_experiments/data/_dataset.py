@@ -1,21 +1,21 @@
-"""What a data set is to an experiment."""
+"""The data sets of experiments."""
 
 import equinox as eqx
 from jaxtyping import Array, Float, Int
 
 
 class Dataset(eqx.Module):
-    """A data set, whole and in memory: of classes, or (labels all 0) of any targets.
+    """A whole data set in memory: for classification, or (labels all 0) with any targets.
 
     Args:
-        inputs: one row an example, `(n, features)`.
+        inputs: one row per example, `(n, features)`.
         labels: the classes, `(n,)`, after label noise.
-        targets: what to fit, `(n, num_classes)`: the labels one-hot.
-        num_classes: how many classes, or outputs, there are.
-        image_shape: how a row is laid out as an image: height, width, channels.
-        test_inputs: rows that are not trained on, `(m, features)`, treated as the inputs are; None
-            where there are none.
-        test_targets: what belongs to them, `(m, num_classes)`, without label noise; None likewise.
+        targets: the targets of the loss, `(n, num_classes)`: the one-hot labels, or numbers.
+        num_classes: number of classes, or outputs.
+        image_shape: the shape of a row as an image: height, width, channels.
+        test_inputs: rows that are not trained on, `(m, features)`, preprocessed as the inputs are;
+            None without test rows.
+        test_targets: their targets, `(m, num_classes)`, without label noise; None likewise.
     """
 
     inputs: Float[Array, "n features"]
@@ -28,13 +28,13 @@ class Dataset(eqx.Module):
 
 
 class TokenDataset(eqx.Module):
-    """Sequences of tokens, whole and in memory: at each position, the next token is to be told.
+    """Sequences of tokens in memory: at each position, the target is the next token.
 
     Args:
-        inputs: one sequence an example, `(n, length)`, of tokens from 0 to `vocabulary - 1`.
-        targets: what follows each token of the inputs, `(n, length)`; or a pair of that and
-            weights of the same shape, 0 where nothing is to be told (a question, padding).
-        vocabulary: how many different tokens there are.
+        inputs: one sequence per example, `(n, length)`, of tokens from 0 to `vocabulary - 1`.
+        targets: the token after each token of the inputs, `(n, length)`; or a pair of these and
+            weights of the same shape, 0 where there is no target (a question, padding).
+        vocabulary: number of different tokens.
     """
 
     inputs: Int[Array, "n length"]
@@ -43,15 +43,15 @@ class TokenDataset(eqx.Module):
 
 
 class PairDataset(eqx.Module):
-    """Pairs of sequences, whole and in memory: the second is to be told from the first.
+    """Pairs of sequences in memory: the second is predicted from the first.
 
-    Both sides share one vocabulary and are padded to one length each; token 0 is padding.
+    Both sides share one vocabulary, and each is padded to its own fixed length; token 0 is padding.
 
     Args:
-        inputs: the source, `(n, source)`, and what of the target is known at each position: its
-            tokens one place further, behind a token that begins it, `(n, target)`.
-        targets: the tokens to be told, `(n, target)`, and weights of that shape, 0 at padding.
-        vocabulary: how many different tokens there are.
+        inputs: the source, `(n, source)`, and the target shifted by one position, behind a token
+            that begins it, `(n, target)`.
+        targets: the tokens to be predicted, `(n, target)`, and weights of that shape, 0 at padding.
+        vocabulary: number of different tokens.
     """
 
     inputs: tuple[Int[Array, "n source"], Int[Array, "n target"]]

@@ -23,18 +23,18 @@ def digits(
 ) -> Dataset:
     """The 1797 images of 8×8 pixels that scikit-learn ships.
 
-    `standardize="channel"` is how the literature treats images: one mean and one deviation for the
-    whole (gray) channel. With `"pixel"`, every pixel has mean 0 and variance 1 over the examples
-    taken, except those that are constant (the corners, always blank): they are 0, inputs that are
-    dead; pixels that are nearly constant get large values, so that even random labels are fitted
-    within a few hundred steps. With `"none"`, pixels are scaled to [0, 1].
+    `standardize="channel"` is the convention of the literature: one mean and one standard deviation
+    for the whole (gray) channel. With `"pixel"`, every pixel has mean 0 and variance 1 over the
+    sampled examples, except for constant ones (the blank corners), which become 0: dead inputs;
+    pixels that are nearly constant get large values, so that even random labels are fitted within a
+    few hundred steps. With `"none"`, pixels are scaled to [0, 1].
 
     Args:
-        examples: How many images, drawn at random without replacement.
+        examples: Number of images, drawn at random without replacement.
         label_noise: Fraction of the labels replaced by uniformly random ones; 1 is all random.
         standardize: Mean 0 and variance 1 for the channel, for each pixel, or not at all.
         seed: Seed of the draw of the examples and of the random labels.
-        test: How many of the images that were not drawn are kept as test rows.
+        test: Number of the remaining images that are kept as test rows.
 
     Returns:
         The data set. A larger `examples` with the same seed contains the smaller one's images.
@@ -58,6 +58,6 @@ def digits(
 
 
 def read_digits() -> Images:
-    """All of them."""
+    """All of the images."""
     table = np.loadtxt(shipped("data") / "digits.csv.gz", delimiter=",")
     return Images("digits", table[:, :-1], table[:, -1].astype(int), 16.0, 10, (8, 8, 1))

@@ -23,24 +23,24 @@ def dyck(
     label_noise: Fraction = 0.0,
     seed: Seed = 0,
 ) -> TokenDataset:
-    """Balanced words of brackets, drawn uniformly of all that are no deeper than `depth`.
+    """Balanced words of brackets, drawn uniformly from all that are no deeper than `depth`.
 
-    Which kind of bracket may close is the last one open's: a network has to keep a stack of them.
+    A closing bracket has the kind of the last open one: a network has to keep a stack of them.
 
     Source: Hewitt et al., *RNNs can generate bounded hierarchical languages with optimal memory*
     (2020), arXiv:2010.07515: the language Dyck-(k, m).
 
     Args:
-        examples: How many words.
-        length: Brackets in a word, an even number.
-        kinds: Kinds of brackets.
-        depth: Brackets that are open at once, at most.
-        label_noise: Share of the targets replaced by uniformly random brackets.
+        examples: Number of words.
+        length: Number of brackets in a word, an even number.
+        kinds: Number of kinds of brackets.
+        depth: Largest number of brackets that are open at once.
+        label_noise: Fraction of the targets replaced by uniformly random brackets.
         seed: Seed of the draw.
 
     Returns:
-        The data set: tokens below `kinds` open, those from there on close in the same order, and
-        token `2 kinds` begins each word, so that all of it is to be told. A larger `examples` with
+        The data set: tokens below `kinds` open, the next `kinds` close in the same order, and token
+        `2 kinds` begins each word, so that the whole word is predicted. A larger `examples` with
         the same seed contains the smaller one's words.
 
     Raises:
@@ -66,13 +66,13 @@ def dyck(
 
 
 def _probabilities(length: int, depth: int) -> Float[np.ndarray, "length heights"]:
-    """With which probability a bracket opens, by place and by how many are open.
+    """The probability that a bracket opens, by position and by the number of open ones.
 
-    Of the words that go on from there, the share of those that go up. A kind is chosen for each
-    opening bracket, of which every word has as many, so that kinds do not change the shares.
+    The fraction of the possible continuations that go up. A kind is chosen for each opening
+    bracket, of which every word has as many, so that kinds do not change the shares.
     """
     heights = min(depth, length // 2) + 1
-    ends = np.zeros(heights)  # in how many ways the rest of a word can be, up to a factor
+    ends = np.zeros(heights)  # number of ways to complete a word, up to a factor
     ends[0] = 1
     shares = np.zeros((length, heights))
     for place in reversed(range(length)):
@@ -100,7 +100,7 @@ def _words(
         (height, stack), (share, uniform, kind) = carry, given
         up = uniform < share[height]
         token = jnp.where(up, kind, kinds + stack[rows, height - 1])
-        # What closes leaves its kind behind, above the top, where the next to open overwrites it.
+        # A closed bracket leaves its kind above the top, where the next one to open overwrites it.
         at = jnp.where(up, height, height - 1)
         stack = stack.at[rows, at].set(jnp.where(up, kind, stack[rows, at]))
         return (jnp.where(up, height + 1, height - 1), stack), token

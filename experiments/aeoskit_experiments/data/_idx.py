@@ -1,8 +1,8 @@
-"""Images in MNIST's format, IDX: a magic number, the sizes, and then one byte a number.
+"""Images in MNIST's format, IDX: a magic number, the sizes, and then one byte per number.
 
-The format is described where MNIST is offered (http://yann.lecun.com/exdb/mnist/): two zero bytes,
-the type (8 for unsigned bytes), how many axes there are, each one's size in four bytes, the
-highest first, and the numbers, the last axis fastest.
+The format is described on MNIST's page (http://yann.lecun.com/exdb/mnist/): two zero bytes, the
+type (8 for unsigned bytes), the number of axes, the size of each in four bytes, the most
+significant first, and the numbers, the last axis fastest.
 """
 
 import gzip
@@ -25,7 +25,7 @@ from ._dataset import Dataset
 from ._prepare import Images, Standardize, prepare
 
 _UNSIGNED_BYTES = 8
-# A header can ask for any size; sixty times MNIST is allowed.
+# A header can claim any size; sixty times MNIST is allowed.
 _MOST = 3 * 10**9
 
 
@@ -44,29 +44,28 @@ def mnist(
 ) -> Dataset:
     """MNIST: 60,000 images of handwritten digits, 28×28 pixels, from your own files.
 
-    The four files are looked for in the data folder; nothing is downloaded. Compressed as they are
-    offered, they must have the known MD5s; of unpacked ones, the structure is checked.
+    The four files are looked for in the data folder; nothing is downloaded. Compressed as
+    published, they must have the known MD5s; of unpacked ones, the structure is checked.
 
     Args:
         path: The folder with the four files; none looks in the data folder.
-        examples: How many images, drawn at random without replacement; none takes all.
+        examples: Number of images, drawn at random without replacement; none takes all.
         label_noise: Fraction of the labels replaced by uniformly random ones; 1 is all random.
         standardize: Mean 0 and variance 1 for the channel, for each pixel, or not at all.
         seed: Seed of the draw of the examples and of the random labels.
-        test: How many of the test images are kept as test rows.
+        test: Number of the test images that are kept as test rows.
 
     Returns:
         The data set. A larger `examples` with the same seed contains the smaller one's images.
 
     Raises:
-        UserError: if the files are not here or not what they should be, or a number is out of its
-            range.
+        UserError: if the files are missing or not the right ones, or a number is out of its range.
 
     Example:
         >>> mnist(path="/nowhere")
         Traceback (most recent call last):
-        aeoskit_experiments._errors.UserError: path is '/nowhere', where there is nothing: give
-        a folder with train-images-idx3-ubyte and the 3 other files
+        aeoskit_experiments._errors.UserError: path is '/nowhere', which does not exist: give a
+        folder with train-images-idx3-ubyte and the 3 other files
     """
     return prepare(
         read_idx("mnist", path)[0],
@@ -96,28 +95,27 @@ def fashion_mnist(
 ) -> Dataset:
     """Fashion-MNIST: 60,000 images of clothing in ten classes, 28×28 pixels, from your own files.
 
-    As `mnist`, whose file names they have.
+    As `mnist`, with the same file names.
 
     Args:
         path: The folder with the four files; none looks in the data folder.
-        examples: How many images, drawn at random without replacement; none takes all.
+        examples: Number of images, drawn at random without replacement; none takes all.
         label_noise: Fraction of the labels replaced by uniformly random ones; 1 is all random.
         standardize: Mean 0 and variance 1 for the channel, for each pixel, or not at all.
         seed: Seed of the draw of the examples and of the random labels.
-        test: How many of the test images are kept as test rows.
+        test: Number of the test images that are kept as test rows.
 
     Returns:
         The data set. A larger `examples` with the same seed contains the smaller one's images.
 
     Raises:
-        UserError: if the files are not here or not what they should be, or a number is out of its
-            range.
+        UserError: if the files are missing or not the right ones, or a number is out of its range.
 
     Example:
         >>> fashion_mnist(path="/nowhere")
         Traceback (most recent call last):
-        aeoskit_experiments._errors.UserError: path is '/nowhere', where there is nothing: give
-        a folder with train-images-idx3-ubyte and the 3 other files
+        aeoskit_experiments._errors.UserError: path is '/nowhere', which does not exist: give a
+        folder with train-images-idx3-ubyte and the 3 other files
     """
     return prepare(
         read_idx("fashion_mnist", path)[0],
@@ -140,28 +138,27 @@ def idx(
 ) -> Dataset:
     """Your own gray images in MNIST's format, of any size and with any number of classes.
 
-    There is no checksum to compare with: the structure is checked.
+    There is no checksum, so the structure is checked.
 
     Args:
-        path: The folder with the four files, which are called as MNIST's.
-        examples: How many images, drawn at random without replacement; none takes all.
+        path: The folder with the four files, named as MNIST's.
+        examples: Number of images, drawn at random without replacement; none takes all.
         label_noise: Fraction of the labels replaced by uniformly random ones; 1 is all random.
         standardize: Mean 0 and variance 1 for the channel, for each pixel, or not at all.
         seed: Seed of the draw of the examples and of the random labels.
-        test: How many of the test images are kept as test rows.
+        test: Number of the test images that are kept as test rows.
 
     Returns:
         The data set. A larger `examples` with the same seed contains the smaller one's images.
 
     Raises:
-        UserError: if the files are not there or not what they should be, or a number is out of its
-            range.
+        UserError: if the files are missing or not the right ones, or a number is out of its range.
 
     Example:
         >>> idx(path="/nowhere")
         Traceback (most recent call last):
-        aeoskit_experiments._errors.UserError: path is '/nowhere', where there is nothing: give
-        a folder with train-images-idx3-ubyte and the 3 other files
+        aeoskit_experiments._errors.UserError: path is '/nowhere', which does not exist: give a
+        folder with train-images-idx3-ubyte and the 3 other files
     """
     return prepare(
         read_idx("idx", path)[0],
@@ -174,14 +171,14 @@ def idx(
 
 
 def read_idx(name: str, path: str | Path | None) -> tuple[Images, str]:
-    """All of a set, and which checksum vouches for it.
+    """All images of a set, and the checksum that verified them.
 
     Args:
         name: The data set.
         path: the folder with the four files; None looks in the data folder.
 
     Raises:
-        UserError: if they are not there or not what they should be.
+        UserError: if they are missing or not the right ones.
     """
     place = find(name, path)
     if place is None:
@@ -203,7 +200,7 @@ def read_idx(name: str, path: str | Path | None) -> tuple[Images, str]:
         if len(one) != len(other):
             raise UserError(
                 f"{place} has {len(one):,} {what} images and {len(other):,} labels of them: they "
-                f"do not belong together, get all four files anew"
+                f"do not belong together, get all four files again"
             )
     height, width = pixels.shape[1:]
     if test_pixels.shape[1:] != (height, width):
@@ -236,23 +233,23 @@ def _rows(images: UInt8[np.ndarray, "n height width"]) -> UInt8[np.ndarray, "n f
 
 
 def _array(file: io.BufferedReader, path: Path, axes: int) -> UInt8[np.ndarray, "..."]:
-    """The array that a file holds."""
+    """The array in a file."""
     stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
     try:
         header = stream.read(4 + 4 * axes)
         sizes = _sizes(header, path, axes)
         count = math.prod(sizes)
-        # One byte more than it should have, so that more is seen, and not what a bomb unpacks to.
+        # One byte more than expected, so that excess is noticed without unpacking a bomb.
         content = stream.read(count + 1)
     except (EOFError, OSError, zlib.error) as error:
         raise UserError(
-            f"{path} cannot be read as .gz ({error}): it is broken or was cut short, get it anew"
+            f"{path} cannot be read as .gz ({error}): it is broken or was cut short, get it again"
         ) from error
     if len(content) != count:
         has = f"has {len(content):,}" if len(content) < count else "has more"
         raise UserError(
-            f"{path} says that it holds {'×'.join(map(str, sizes))} = {count:,} bytes, and {has}: "
-            f"it is broken or was cut short, get it anew"
+            f"{path} claims to hold {'×'.join(map(str, sizes))} = {count:,} bytes, and {has}: "
+            f"it is broken or was cut short, get it again"
         )
     return np.frombuffer(content, np.uint8).reshape(sizes)
 
@@ -261,15 +258,15 @@ def _sizes(header: bytes, path: Path, axes: int) -> tuple[int, ...]:
     wanted = bytes((0, 0, _UNSIGNED_BYTES, axes))
     if len(header) < 4 + 4 * axes or header[:4] != wanted:
         raise UserError(
-            f"{path} begins with {header[:4].hex() or 'nothing'}, and not with {wanted.hex()}: it "
-            f"is no IDX file of {'images' if axes == 3 else 'labels'}"
+            f"{path} begins with {header[:4].hex() or 'nothing'}, not with {wanted.hex()}: it "
+            f"is not an IDX file of {'images' if axes == 3 else 'labels'}"
         )
     sizes = tuple(int(size) for size in np.frombuffer(header[4:], ">u4"))
     if 0 in sizes:
-        raise UserError(f"{path} says that it holds {'×'.join(map(str, sizes))}: it is empty")
+        raise UserError(f"{path} claims to hold {'×'.join(map(str, sizes))}: it is empty")
     if math.prod(sizes) > _MOST:
         raise UserError(
-            f"{path} says that it holds {'×'.join(map(str, sizes))} bytes: more than {_MOST:,} are "
+            f"{path} claims to hold {'×'.join(map(str, sizes))} bytes: more than {_MOST:,} are "
             f"not read into memory"
         )
     return sizes

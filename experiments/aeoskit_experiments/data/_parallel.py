@@ -1,4 +1,4 @@
-"""Pairs of lines, as translations are kept: in two files, or in two columns of one."""
+"""Pairs of lines, such as translations: in two files, or in two columns of one."""
 
 import logging
 from collections.abc import Sequence
@@ -29,22 +29,23 @@ def parallel(
     label_noise: Fraction = 0.0,
     seed: Seed = 0,
 ) -> PairDataset:
-    """Pairs of lines, of which the second is to be told from the first: translations, say.
+    """Pairs of lines, of which the second is predicted from the first: translations, for example.
 
-    Both sides are made of the same tokens, end with one that says so, and are padded to `length`.
-    Pairs with an empty side or one that is longer are left out, and how many is logged.
+    Both sides share one vocabulary, end with an end token, and are padded to `length`. Pairs with
+    an empty or a longer side are left out, and their number is logged.
 
     Args:
-        source: A UTF-8 file, one sentence a line; or one with both sides in each line, with a tab
+        source: A UTF-8 file, one sentence per line; or one with both sides in each line, with a tab
             between them.
-        target: The file with the other sides, as many lines; not given, they are in the first one.
+        target: The file with the other sides, with as many lines; if not given, they are in the
+            first.
         tokenizer: The lines' bytes; or bpe, pairs of bytes merged where they are frequent on both
             sides (needs the extra text).
-        vocabulary: Tokens that bpe makes of the text, 512 if not given; bytes are always 256; three
-            with a meaning of their own come besides.
-        examples: How many pairs, drawn at random without replacement.
-        length: Tokens that a side may have, the one that ends it included.
-        label_noise: Share of the targets replaced by uniformly random tokens.
+        vocabulary: Number of bpe tokens, 512 if not given; bytes are always 256; three special
+            tokens are added.
+        examples: Number of pairs, drawn at random without replacement.
+        length: Largest number of tokens of a side, including the end token.
+        label_noise: Fraction of the targets replaced by uniformly random tokens.
         seed: Seed of the draw of the pairs and of the random targets.
 
     Returns:
@@ -52,7 +53,7 @@ def parallel(
         `examples` with the same seed contains the smaller one's pairs.
 
     Raises:
-        UserError: if a file is not there or not UTF-8, sides are missing, too few pairs are short
+        UserError: if a file is missing or not UTF-8, sides are missing, too few pairs are short
             enough, a number is out of its range, or bpe is not installed.
     """
     check_at_least(1, examples=examples)
@@ -71,13 +72,13 @@ def parallel(
         )
     taken = kept[np.random.default_rng(seed).permutation(len(kept))[:examples]]
     given = _padded([sources[i] for i in taken], length)
-    told = _padded([targets[i] for i in taken], length)
+    target_tokens = _padded([targets[i] for i in taken], length)
     begin = np.full((examples, 1), BEGIN, np.int32)
-    # What ends the answer is told, and so does not have to be known.
-    known = np.where(told == END, PADDING, told)[:, :-1]
-    real = told != PADDING
+    # The end token is predicted, and so is not an input.
+    known = np.where(target_tokens == END, PADDING, target_tokens)[:, :-1]
+    real = target_tokens != PADDING
     span = (_SPECIAL, _SPECIAL + encoder.vocabulary)
-    drawn = noisy(jnp.asarray(told), label_noise, seed, span)
+    drawn = noisy(jnp.asarray(target_tokens), label_noise, seed, span)
     return PairDataset(
         inputs=(jnp.asarray(given), jnp.asarray(np.concatenate([begin, known], axis=1))),
         targets=(jnp.where(real, drawn, PADDING), jnp.asarray(real, jnp.float32)),
@@ -90,7 +91,7 @@ def _two_files(source: str, target: str) -> tuple[list[str], list[str]]:
     if len(first) != len(second):
         raise UserError(
             f"target is {target!r}: it has {len(second)} lines and {source!r} has {len(first)}, "
-            f"but line by line they are to be pairs"
+            f"but their lines have to be pairs: give files of equal length"
         )
     return first, second
 
@@ -98,11 +99,11 @@ def _two_files(source: str, target: str) -> tuple[list[str], list[str]]:
 def _columns(source: str) -> tuple[list[str], list[str]]:
     first, second = [], []
     for number, line in enumerate(_lines(source, "source"), 1):
-        # Collections append where a pair is from.
+        # Some collections append the source of each pair.
         columns = line.split("\t")
         if len(columns) < 2:
             raise UserError(
-                f"source is {source!r}: line {number} has no tab between two sides: mend it, or "
+                f"source is {source!r}: line {number} has no tab between two sides: fix it, or "
                 f"name the file of the other sides as target"
             )
         first.append(columns[0])
@@ -111,7 +112,7 @@ def _columns(source: str) -> tuple[list[str], list[str]]:
 
 
 def _lines(path: str, option: str) -> list[str]:
-    """A file's lines; what else Unicode takes for the end of a line does not end one."""
+    """A file's lines, split at newlines only, not at Unicode's other line separators."""
     read = decode(read_file(expanded(path, option), option), repr(path))
     lines = read.split("\n")
     if not lines[-1]:
@@ -124,18 +125,18 @@ def _lines(path: str, option: str) -> list[str]:
 def _kept(
     sources: Sequence[np.ndarray], targets: Sequence[np.ndarray], length: int, name: str
 ) -> np.ndarray:
-    """Which pairs have two sides that fit."""
+    """The indices of the pairs whose two sides fit."""
     sizes = np.array([[len(s), len(t)] for s, t in zip(sources, targets, strict=True)])
     empty = (sizes == 0).any(axis=1)
     longer = (sizes + 1 > length).any(axis=1) & ~empty
-    said = f"of {len(sizes)} pairs, {longer.sum()} longer than {length} tokens"
+    summary = f"of {len(sizes)} pairs, {longer.sum()} longer than {length} tokens"
     if empty.any():
-        said += f" and {empty.sum()} with an empty side"
+        summary += f" and {empty.sum()} with an empty side"
     kept = np.flatnonzero(~empty & ~longer)
     if not len(kept):
-        raise UserError(f"length is {length}: {name} has no pair that fits ({said} left out)")
+        raise UserError(f"length is {length}: {name} has no pair that fits ({summary} left out)")
     if len(kept) < len(sizes):
-        logging.getLogger(__name__).warning("data parallel: %s left out", said)
+        logging.getLogger(__name__).warning("data parallel: %s left out", summary)
     return kept
 
 

@@ -1,4 +1,4 @@
-"""What all sets of images share: a subset, random labels, a common scale, test rows."""
+"""The preprocessing of images: a subset, random labels, a common scale, test rows."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -13,23 +13,23 @@ from ._dataset import Dataset
 
 Standardize = Literal["channel", "pixel", "none"]
 
-# Streams of random numbers, apart so that noise does not change which images are drawn.
+# Separate streams of random numbers, so that noise does not change which images are drawn.
 _DRAW, _NOISE, _DRAW_TEST = 0, 1, 2
 
 
 @dataclass(frozen=True)
 class Images:
-    """Images as their makers give them.
+    """Images as published.
 
     Args:
-        name: the data set's, for errors.
-        pixels: one row an image, laid out as height, width, channels.
+        name: the data set's name, for errors.
+        pixels: one row per image, in the order height, width, channels.
         labels: from 0 to `classes - 1`.
-        white: the pixel that is 1 on the scale from 0 to 1.
-        classes: how many there are.
+        white: the pixel value that becomes 1 on the scale from 0 to 1.
+        classes: number of classes.
         shape: height, width, channels.
-        test_pixels: those of the set's own test images; None where it has no test set.
-        test_labels: what they are.
+        test_pixels: the pixels of the set's own test images; None without a test set.
+        test_labels: their labels.
     """
 
     name: str
@@ -51,15 +51,16 @@ def prepare(
     seed: int,
     test: int,
 ) -> Dataset:
-    """Draws examples and test rows, replaces labels, brings pixels to one scale.
+    """Draw examples and test rows, replace labels, and scale pixels.
 
     Args:
-        images: all there are.
-        examples: how many are trained on; None takes all that are not test rows.
+        images: all images.
+        examples: number of training examples; None for all that are not test rows.
         label_noise: fraction of the labels replaced by uniformly random ones.
-        standardize: what gets mean 0 and variance 1 over the examples: a channel or a pixel.
+        standardize: the unit that gets mean 0 and variance 1 over the examples: a channel or a
+            pixel.
         seed: of the draws and of the random labels.
-        test: how many test rows: of the set's own test images, or of those that are left over.
+        test: number of test rows, from the set's own test images or from the remaining ones.
 
     Returns:
         The data set. With the same seed, more examples contain the fewer, and so do test rows.
@@ -72,7 +73,7 @@ def prepare(
     order = np.random.default_rng([seed, _DRAW]).permutation(total)
     if images.test_labels is None:
         count = total - test if examples is None else examples
-        # From the other end, so that test rows stay what they are with more examples.
+        # From the other end, so that test rows stay the same with more examples.
         test_pixels, test_labels, left = images.pixels, images.labels, order[::-1][:test]
     else:
         assert images.test_pixels is not None
@@ -112,7 +113,7 @@ def _check(
     if examples is not None and not 1 <= examples <= total:
         raise UserError(f"examples is {examples}: {name} has {total} images, ask for 1 to {total}")
     if not 0 <= label_noise <= 1:
-        raise UserError(f"label_noise is {label_noise}: it is a fraction, from 0 to 1")
+        raise UserError(f"label_noise is {label_noise}: give a fraction, from 0 to 1")
     if standardize not in get_args(Standardize):
         raise UserError(
             f"standardize is {standardize!r}: take one of {', '.join(get_args(Standardize))}"
@@ -128,10 +129,10 @@ def _check(
         most = total - trained
         why = f"{name} has {total} images, of which {trained} are trained on, and no test set"
     if test > most:
-        mends = [f"give at most {most}"] if most else []
+        fixes = [f"give at most {most}"] if most else []
         if images.test_labels is None and test < total:
-            mends.append(f"lower examples to {total - test}")
-        raise UserError(f"test is {test}: {why}, so {', or '.join(mends)}")
+            fixes.append(f"lower examples to {total - test}")
+        raise UserError(f"test is {test}: {why}, so {', or '.join(fixes)}")
 
 
 def _scaled(
@@ -141,7 +142,7 @@ def _scaled(
     channels: int,
     standardize: str,
 ) -> tuple[Float[np.ndarray, "n features"], Float[np.ndarray, "m features"]]:
-    """Both on the scale of the first, a channel at a time: float64 is large."""
+    """Both on the scale of the first, one channel at a time, since float64 is large."""
     scaled = np.empty(pixels.shape, np.float32), np.empty(test.shape, np.float32)
     axis = None if standardize == "channel" else 0
     for channel in range(channels):
@@ -151,7 +152,7 @@ def _scaled(
         if standardize != "none":
             constant = np.ptp(block, axis=axis) == 0
             center = np.where(constant, block.min(axis=axis), block.mean(axis=axis))
-            # What is constant becomes 0, in test rows too, where it need not be constant.
+            # Constant pixels become 0, in test rows too, where they need not be constant.
             spread = np.where(constant, np.inf, block.std(axis=axis))
         for rows, out in zip((block, test[:, of_channel] / white), scaled, strict=True):
             out[:, of_channel] = (rows - center) / spread

@@ -1,4 +1,4 @@
-"""A quadratic loss with a spectrum that is known: what thresholds are tried on."""
+"""A quadratic loss of known spectrum, on which thresholds are tested."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,14 +19,14 @@ def quadratic(
 ) -> Dataset:
     """Inputs with which model linear and loss mse are a quadratic of known spectrum.
 
-    With one example a dimension, the Hessian in the `(dimension, outputs)` weights is one matrix
+    With one example per dimension, the Hessian in the `(dimension, outputs)` weights is one matrix
     for each output: its eigenvalues fall from `sharpness` to `sharpness / condition`, evenly in
     their logarithms, and its eigenvectors are random, so that no metric is aligned with them.
     Targets are zero, and hence so is the minimum.
 
     Args:
-        dimension: How many eigenvalues there are, each as many times as there are outputs.
-        outputs: How many outputs there are.
+        dimension: Number of eigenvalues, each repeated once per output.
+        outputs: Number of outputs.
         sharpness: The largest eigenvalue.
         condition: The largest eigenvalue over the smallest.
         seed: Seed of the eigenvectors.

@@ -1,14 +1,14 @@
-"""What scikit-learn ships, read without its import, which takes longer than a small training."""
+"""Data that scikit-learn ships, read without importing it, which takes longer than a small run."""
 
 import importlib.util
 from pathlib import Path
 
 
 def shipped(folder: str) -> Path:
-    """A folder of its data sets.
+    """A folder of scikit-learn's data sets.
 
     Args:
-        folder: which: data, descr.
+        folder: data or descr.
 
     Raises:
         ModuleNotFoundError: If it is not installed.

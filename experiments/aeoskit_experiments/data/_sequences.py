@@ -1,4 +1,4 @@
-"""What data sets of tokens share: random targets, windows of a text, and what is refused."""
+"""The common parts of data sets of tokens: random targets, windows of a text, and checks."""
 
 import jax
 import jax.numpy as jnp
@@ -9,31 +9,31 @@ from aeoskit_experiments._errors import UserError
 
 from ._dataset import TokenDataset
 
-# Of pairs of sequences: what a model and a loss know of them beside the tokens themselves.
+# The special tokens of pairs of sequences, known to models and losses.
 PADDING, BEGIN, END = 0, 1, 2
 
-# Folded into a seed's key, so that noise does not change what is drawn with that key.
+# Folded into a seed's key, so that noise does not change the other draws.
 _NOISE = 2**31 - 1
 
 
 def check_at_least(least: int, **values: int) -> None:
-    """Refuses numbers below the least that makes sense."""
+    """Raise a `UserError` for numbers below a minimum."""
     for name, value in values.items():
         if value < least:
             raise UserError(f"{name} is {value}: it must be at least {least}")
 
 
 def check_seed(seed: int) -> None:
-    """Refuses a seed of which jax would take a part, and draw what another seed draws."""
+    """Raise a `UserError` for a seed that jax would truncate to another one."""
     if not 0 <= seed < 2**32:
         raise UserError(f"seed is {seed}: it must be from 0 to {2**32 - 1}")
 
 
 def check_draw(seed: int, label_noise: float) -> None:
-    """Refuses a seed or a share of random targets that cannot be."""
+    """Raise a `UserError` for an invalid seed or fraction of random targets."""
     check_seed(seed)
     if not 0 <= label_noise <= 1:
-        raise UserError(f"label_noise is {label_noise}: it is a fraction, from 0 to 1")
+        raise UserError(f"label_noise is {label_noise}: give a fraction, from 0 to 1")
 
 
 def noisy(
@@ -42,10 +42,10 @@ def noisy(
     """Each target, with the probability `share`, replaced by a uniformly random token.
 
     Args:
-        targets: the tokens to be told.
-        share: from 0, which leaves them as they are, to 1.
-        seed: the data set's own; what is drawn for a row does not depend on how many there are.
-        span: the first token that may stand in, and the one past the last.
+        targets: the tokens to be predicted.
+        share: from 0, which changes nothing, to 1.
+        seed: the data set's seed; the draw of a row does not depend on the number of rows.
+        span: the range of the replacements: the first token, and the one past the last.
     """
     if share == 0:
         return targets
@@ -60,7 +60,7 @@ def noisy(
 def shifted(
     drawn: Int[Array, "n tokens"], vocabulary: int, label_noise: float, seed: int
 ) -> TokenDataset:
-    """Sequences whose targets are themselves, one token further."""
+    """Sequences whose targets are themselves, shifted by one token."""
     targets = noisy(drawn[:, 1:], label_noise, seed, (0, vocabulary))
     return TokenDataset(inputs=drawn[:, :-1], targets=targets, vocabulary=vocabulary)
 
@@ -68,17 +68,17 @@ def shifted(
 def windows(
     ids: np.ndarray, *, length: int, examples: int, seed: int, text: str
 ) -> Int[Array, "n tokens"]:
-    """Windows of `length` tokens and the one after them, drawn so that none overlaps another.
+    """Non-overlapping windows of `length` tokens and the token after them.
 
     Args:
         ids: the tokens of a whole text.
-        length: tokens that a window's predictions are made of.
-        examples: how many windows.
-        seed: which ones: a larger `examples` contains the smaller one's.
-        text: what errors call the text.
+        length: number of tokens of a window, without the last target.
+        examples: number of windows.
+        seed: seed of the draw: a larger `examples` contains the smaller one's windows.
+        text: the text's name in errors.
 
     Raises:
-        UserError: if there is no window, or there are not so many.
+        UserError: if there is no window, or there are fewer.
     """
     if len(ids) < 2:
         raise UserError(f"{text} has {len(ids)} tokens: it takes two to predict one")
@@ -89,7 +89,7 @@ def windows(
         )
     if examples > count:
         raise UserError(
-            f"examples is {examples}: {text} has {count} windows of {length} tokens, so ask for at "
+            f"examples is {examples}: {text} has {count} windows of {length} tokens, so give at "
             f"most {count}"
         )
     first = length * np.random.default_rng(seed).permutation(count)[:examples]

@@ -1,4 +1,4 @@
-"""Sequences and the same in order: what an encoder and a decoder are tried on."""
+"""Sequences and their sorted versions: a task for an encoder and a decoder."""
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +18,18 @@ def sorting(
     label_noise: Fraction = 0.0,
     seed: Seed = 0,
 ) -> TokenDataset | PairDataset:
-    """Sequences of uniformly random tokens, to be told in ascending order.
+    """Sequences of uniformly random tokens, to be sorted in ascending order.
 
-    For a decoder, an example is the sequence, a separator and the sequence sorted; only what
-    follows the separator is to be told. For an encoder with a decoder it is the pair of both.
+    For a decoder, an example is the sequence, a separator and the sequence sorted; only the tokens
+    after the separator are predicted. For an encoder with a decoder it is the pair of both.
 
     Args:
-        examples: How many sequences.
-        length: Tokens to be sorted.
-        vocabulary: How many different tokens there are to sort; those with a meaning of their own
-            come besides.
-        pairs: Whether an example is a pair of sequences, for a model with an encoder, or one.
-        label_noise: Share of the targets replaced by uniformly random tokens.
+        examples: Number of sequences.
+        length: Number of tokens to sort.
+        vocabulary: Number of different tokens to sort; the special tokens are added.
+        pairs: Whether an example is a pair of sequences, for a model with an encoder, or a single
+            one.
+        label_noise: Fraction of the targets replaced by uniformly random tokens.
         seed: Seed of the draw.
 
     Returns:
@@ -55,17 +55,17 @@ def sorting(
     if pairs:
         source, answer = drawn + BEGIN + 1, ordered + BEGIN + 1
         begin = jnp.full((examples, 1), BEGIN, jnp.int32)
-        told = noisy(answer, label_noise, seed, (BEGIN + 1, BEGIN + 1 + vocabulary))
+        target_tokens = noisy(answer, label_noise, seed, (BEGIN + 1, BEGIN + 1 + vocabulary))
         return PairDataset(
             inputs=(source, jnp.concatenate([begin, answer[:, :-1]], axis=1)),
-            targets=(told, jnp.ones((examples, length), jnp.float32)),
+            targets=(target_tokens, jnp.ones((examples, length), jnp.float32)),
             vocabulary=BEGIN + 1 + vocabulary,
         )
     separator = jnp.full((examples, 1), vocabulary, jnp.int32)
-    told = noisy(ordered, label_noise, seed, (0, vocabulary))
+    target_tokens = noisy(ordered, label_noise, seed, (0, vocabulary))
     weights = jnp.zeros((examples, 2 * length), jnp.float32).at[:, length:].set(1.0)
     return TokenDataset(
         inputs=jnp.concatenate([drawn, separator, ordered[:, :-1]], axis=1),
-        targets=(jnp.concatenate([drawn[:, 1:], separator, told], axis=1), weights),
+        targets=(jnp.concatenate([drawn[:, 1:], separator, target_tokens], axis=1), weights),
         vocabulary=vocabulary + 1,
     )

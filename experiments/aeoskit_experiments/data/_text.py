@@ -1,4 +1,4 @@
-"""Text of one's own, or one that every machine with scikit-learn has."""
+"""The user's text, or one that scikit-learn ships."""
 
 import numpy as np
 
@@ -20,20 +20,20 @@ def text(
     label_noise: Fraction = 0.0,
     seed: Seed = 0,
 ) -> TokenDataset:
-    """Windows of a text, of which each next byte, or byte pair, is to be told.
+    """Windows of a text, in which each next byte, or byte pair, is predicted.
 
-    With no path it is a text that is there already: scikit-learn's descriptions of data sets,
-    43,055 bytes of English in version 1.9.1, under its license (BSD, 3 clauses).
+    Without a path, the text is that of scikit-learn's descriptions of data sets, 43,055 bytes of
+    English in version 1.9.1, under its license (BSD, 3 clauses).
 
     Args:
-        path: A UTF-8 file, or a folder whose .txt and .tokens files are one text in the order of
-            their names; not given, scikit-learn's descriptions of data sets.
-        tokenizer: A text's bytes; or bpe, pairs of bytes merged where they are frequent in that
-            very text (needs the extra text).
-        vocabulary: Tokens that bpe makes of the text, 512 if not given; bytes are always 256.
-        examples: How many windows, drawn at random; none overlaps another.
-        length: Tokens in a window that are predicted.
-        label_noise: Share of the targets replaced by uniformly random tokens.
+        path: A UTF-8 file, or a folder whose .txt and .tokens files form one text in the order of
+            their names; if not given, scikit-learn's descriptions of data sets.
+        tokenizer: A text's bytes; or bpe, pairs of bytes merged where they are frequent in this
+            text (needs the extra text).
+        vocabulary: Number of bpe tokens, 512 if not given; bytes are always 256.
+        examples: Number of windows, drawn at random; none overlaps another.
+        length: Number of predicted tokens in a window.
+        label_noise: Fraction of the targets replaced by uniformly random tokens.
         seed: Seed of the draw of the windows and of the random targets.
 
     Returns:
@@ -75,8 +75,8 @@ def windows_of(
     label_noise: float,
     seed: int,
 ) -> TokenDataset:
-    """The data set of a text that was read, whose errors call it `name`."""
-    # Of lines, so that bpe runs through them on several cores.
+    """The data set of a text, called `name` in errors."""
+    # In lines, so that bpe uses several cores.
     pieces = [read] if tokenizer == "bytes" else read.splitlines(keepends=True)
     encoder = make_encoder(tokenizer, pieces, vocabulary, name)
     ids = np.concatenate([np.zeros(0, np.uint8), *encoder.encode(pieces)])

@@ -1,4 +1,4 @@
-"""What `aeoskit data verify` finds in a text, in a phrase."""
+"""The checks of `aeoskit data verify` on texts: each returns a phrase."""
 
 from aeoskit_experiments._errors import UserError
 
@@ -16,17 +16,17 @@ def check_text(path: str | None, checksum: str | None) -> str:
 
 
 def check_wikitext(path: str | None, checksum: str | None) -> str:
-    """The part to train on, out of the archive or the folder."""
+    """The training split, from the archive or the folder."""
     _refuse(checksum)
     if path is None:
-        raise UserError("wikitext is in no place of its own: give its .zip or folder as path")
+        raise UserError("wikitext has no place of its own: give its .zip or folder as path")
     read, name = read_wikitext(path, "train")
     return f"{_size(read)} of UTF-8 in {name}, there is no checksum"
 
 
 def _refuse(checksum: str | None) -> None:
     if checksum is not None:
-        raise UserError("checksum is not compared with a text: leave it out, its record has one")
+        raise UserError("a text has no published checksum to compare: leave checksum out")
 
 
 def _size(read: str) -> str:

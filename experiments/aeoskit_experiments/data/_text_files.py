@@ -1,4 +1,4 @@
-"""Text from files, in memory: what is read is bounded, and what is no text is refused."""
+"""Text from files, in memory: sizes are bounded, and files that are not text are refused."""
 
 import hashlib
 import importlib.metadata
@@ -17,7 +17,7 @@ from ._scikit_learn import shipped
 LARGEST = 2**31
 SUFFIXES = (".txt", ".tokens")
 
-# What zipfile raises for bytes that are no archive, by what is wrong with them.
+# The exceptions of zipfile for invalid archives.
 _BROKEN = (
     OSError,
     EOFError,
@@ -53,11 +53,11 @@ def read_file(path: Path, option: str = "path") -> bytes:
 
 
 def decode(data: bytes, name: str) -> str:
-    """The text, line ends as they are.
+    """The text, with its line ends unchanged.
 
     Args:
-        data: what was read.
-        name: where, for the error.
+        data: the file's bytes.
+        name: the file's name, for the error.
 
     Raises:
         UserError: if it is not UTF-8.
@@ -88,11 +88,11 @@ def read_text(path: str) -> str:
 
 
 def read_member(path: Path, names: tuple[str, ...]) -> tuple[bytes, str]:
-    """One file out of a zip archive, in memory: nothing is written.
+    """One file from a zip archive, in memory: nothing is written.
 
     Args:
-        path: of the archive.
-        names: of the file, without its folders; the first one that is there.
+        path: the archive's path.
+        names: possible names of the file, without folders; the first that exists is read.
 
     Returns:
         Its bytes and its name.
@@ -101,57 +101,57 @@ def read_member(path: Path, names: tuple[str, ...]) -> tuple[bytes, str]:
         UserError: if the archive is broken, unsafe or encrypted, or has none of the names, or more
             than one of a name.
     """
-    said = f"path is {str(path)!r}"
+    prefix = f"path is {str(path)!r}"
     try:
         if (size := path.stat().st_size) > LARGEST:
-            raise UserError(f"{said}: it has {size} bytes, and at most {LARGEST} are taken")
+            raise UserError(f"{prefix}: it has {size} bytes, and at most {LARGEST} are taken")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             for member in members:
                 if leads_outside(member.filename):
                     raise UserError(
-                        f"{said}: its member {spell(member.filename)} leads out of the archive: do "
-                        f"not trust it"
+                        f"{prefix}: its member {spell(member.filename)} leads out of the archive: "
+                        f"do not trust it"
                     )
             for name in names:
                 found = [m for m in members if PurePosixPath(m.filename).name == name]
                 if len(found) > 1:
                     listed = " and ".join(spell(member.filename) for member in found[:2])
-                    raise UserError(f"{said}: it has {listed}, so name a folder with one of them")
+                    raise UserError(f"{prefix}: it has {listed}, so name a folder with one of them")
                 if found:
-                    return _contents(archive, found[0], said), name
+                    return _contents(archive, found[0], prefix), name
     except UserError:
         raise
     except _BROKEN as error:
         raise UserError(
-            f"{said}: it is no zip archive, or not a whole one ({spell(error)}), so fetch it again"
+            f"{prefix}: it is not a whole zip archive ({spell(error)}), so get it again"
         ) from error
-    raise UserError(f"{said}: the archive has no {' or '.join(names)}")
+    raise UserError(f"{prefix}: the archive has no {' or '.join(names)}")
 
 
-def _contents(archive: zipfile.ZipFile, member: zipfile.ZipInfo, said: str) -> bytes:
+def _contents(archive: zipfile.ZipFile, member: zipfile.ZipInfo, prefix: str) -> bytes:
     if member.flag_bits & 0x1:
         raise UserError(
-            f"{said}: {spell(member.filename)} is encrypted: unpack it, and name the folder"
+            f"{prefix}: {spell(member.filename)} is encrypted: unpack it, and name the folder"
         )
-    # Of the other methods zipfile inflates as much at once as four kilobytes of it hold.
+    # With other methods zipfile inflates four kilobytes at once, whatever their size becomes.
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UserError(
-            f"{said}: {spell(member.filename)} is compressed by method {member.compress_type}, and "
-            f"only stored and deflated members are read: unpack it, and name the folder"
+            f"{prefix}: {spell(member.filename)} is compressed by method {member.compress_type}, "
+            f"and only stored and deflated members are read: unpack it, and name the folder"
         )
     if member.file_size > LARGEST:
         raise UserError(
-            f"{said}: {spell(member.filename)} has {member.file_size} bytes, and at most {LARGEST} "
-            f"are taken"
+            f"{prefix}: {spell(member.filename)} has {member.file_size} bytes, and at most "
+            f"{LARGEST} are taken"
         )
     with archive.open(member) as file:
-        # The size that the archive states is not to be trusted: no more than that is inflated.
+        # The archive's stated size is not trusted: no more than that is inflated.
         return file.read(member.file_size + 1)
 
 
 def embedded_text() -> tuple[str, str]:
-    """The descriptions of data sets that scikit-learn ships, and what errors call them."""
+    """The descriptions of data sets that scikit-learn ships, and their name in errors."""
     files = sorted(shipped("descr").glob("*.rst"), key=lambda file: file.name)
     data = b"".join(file.read_bytes() for file in files)
     version, digest = importlib.metadata.version("scikit-learn"), hashlib.sha256(data).hexdigest()

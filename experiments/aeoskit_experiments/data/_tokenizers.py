@@ -1,4 +1,4 @@
-"""From text to tokens: its bytes, or pairs of bytes that are often together."""
+"""From text to tokens: bytes, or frequent pairs of bytes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ BPE_VOCABULARY = 512
 
 @dataclass(frozen=True)
 class Encoder:
-    """What makes tokens of text.
+    """The encoder of a tokenizer.
 
     Args:
         encode: from pieces of a text to the tokens of each.
-        vocabulary: how many different tokens there are.
+        vocabulary: number of different tokens.
     """
 
     encode: Callable[[Sequence[str]], list[np.ndarray]]
@@ -28,7 +28,7 @@ class Encoder:
 
 
 def check_tokenizer(tokenizer: str, vocabulary: int | None) -> None:
-    """Refuses what no text could make right, before one is read."""
+    """Raise a `UserError` for settings that are invalid for any text."""
     if tokenizer not in get_args(Tokenizer):
         raise UserError(
             f"tokenizer is {tokenizer!r}: it is one of {', '.join(get_args(Tokenizer))}"
@@ -54,12 +54,12 @@ def make_encoder(
         tokenizer: bytes, or byte pairs that are merged, the most frequent ones first: Sennrich et
             al., *Neural machine translation of rare words with subword units* (2016), on bytes
             and within words, as GPT-2 does it.
-        pieces: the text; no token spans two of them.
-        vocabulary: tokens that bpe makes; None is 512.
-        text: what errors call the text.
+        pieces: the text, in pieces; no token spans two of them.
+        vocabulary: number of bpe tokens; None for 512.
+        text: the text's name in errors.
 
     Raises:
-        UserError: if the library for bpe is missing, or so many tokens cannot be made of the text.
+        UserError: if the library for bpe is missing, or the text does not give that many tokens.
     """
     check_tokenizer(tokenizer, vocabulary)
     if tokenizer == "bytes":
@@ -77,10 +77,10 @@ def make_encoder(
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
         vocab_size=wanted,
-        # A pair that occurs once tells nothing of the text.
+        # A pair that occurs once is not informative.
         min_frequency=2,
         show_progress=False,
-        # Every byte, in an order that does not change from process to process.
+        # Every byte, in an order that is the same in every process.
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
     bpe.train_from_iterator(pieces, trainer)

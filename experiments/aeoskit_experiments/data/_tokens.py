@@ -1,7 +1,7 @@
-"""Sequences of tokens that look like text to a network: drawn, not downloaded.
+"""Synthetic sequences of tokens: drawn, not downloaded.
 
-They are drawn by jax, so that `jax.eval_shape` has their shapes without them: a run on data of any
-size can be planned where they would not fit.
+They are drawn by jax, so that `jax.eval_shape` gives their shapes without the data: a run on data
+of any size can be planned on a machine where they would not fit.
 """
 
 import functools
@@ -20,7 +20,7 @@ from ._sequences import check_at_least, check_draw, shifted
 
 # A chain is a matrix of vocabulary² probabilities.
 LARGEST_CHAIN = 4096
-# Far below it already, every token follows every other as often.
+# Well below it, the transitions are uniform already.
 _EVENEST = 1e9
 
 
@@ -32,18 +32,18 @@ def tokens(
     label_noise: Fraction = 0.0,
     seed: Seed = 0,
 ) -> TokenDataset:
-    """Sequences of tokens drawn uniformly and independently: nothing to learn but by heart.
+    """Sequences of tokens drawn uniformly and independently, which can only be memorized.
 
     Args:
-        examples: How many sequences.
-        length: Tokens in a sequence that are predicted.
-        vocabulary: How many different tokens there are.
-        label_noise: Share of the targets replaced by uniformly random tokens: no longer what
-            follows in the inputs.
+        examples: Number of sequences.
+        length: Number of predicted tokens in a sequence.
+        vocabulary: Number of different tokens.
+        label_noise: Fraction of the targets replaced by uniformly random tokens, which then differ
+            from the next input.
         seed: Seed of the draw.
 
     Returns:
-        The data set. A sequence's target is the sequence itself, one token further. A larger
+        The data set. A sequence's target is the sequence itself, shifted by one token. A larger
         `examples` with the same seed contains the smaller one's sequences.
 
     Raises:
@@ -73,24 +73,24 @@ def markov(
     label_noise: Fraction = 0.0,
     seed: Seed = 0,
 ) -> TokenDataset:
-    """Sequences of a random Markov chain: what follows a token depends on that token alone.
+    """Sequences of a random Markov chain: the next token depends on the present one alone.
 
     The chain's transition probabilities are one draw of a symmetric Dirichlet distribution for each
     token. No network predicts new sequences better than the chain itself, whose entropy is about
-    1.7 nats a token with the defaults, against the 3.5 of a uniform guess; the sequences at hand
-    can be fitted further, by learning them by heart.
+    1.7 nats a token with the defaults, against the 3.5 of a uniform guess; the training sequences
+    can be fitted further, by memorization.
 
     Args:
-        examples: How many sequences, each from its own uniformly drawn first token.
-        length: Tokens in a sequence that are predicted.
-        vocabulary: How many different tokens there are.
-        concentration: Of the Dirichlet distribution: near 0, few tokens can follow each one; from
-            1 on, nearly all can.
-        label_noise: Share of the targets replaced by uniformly random tokens.
+        examples: Number of sequences, each from its own uniformly drawn first token.
+        length: Number of predicted tokens in a sequence.
+        vocabulary: Number of different tokens.
+        concentration: Concentration of the Dirichlet distribution: near 0, few tokens can follow
+            each one; from 1 on, nearly all can.
+        label_noise: Fraction of the targets replaced by uniformly random tokens.
         seed: Seed of the chain and of the sequences.
 
     Returns:
-        The data set. A sequence's target is the sequence itself, one token further. A larger
+        The data set. A sequence's target is the sequence itself, shifted by one token. A larger
         `examples` with the same seed contains the smaller one's sequences.
 
     Raises:
@@ -123,7 +123,7 @@ def markov(
 def _walk(
     key: PRNGKeyArray, cumulative: Float[Array, "vocabulary vocabulary"], sizes: tuple[int, int]
 ) -> Int[Array, "n tokens"]:
-    """Walks on the chain whose rows of probabilities have these sums."""
+    """Random walks on the chain with these cumulative transition probabilities."""
     (examples, count), vocabulary = sizes, cumulative.shape[0]
     of_first, of_rest = jax.random.split(key)
 

@@ -1,4 +1,4 @@
-"""WikiText, from the files that its users have."""
+"""WikiText, from the user's own files."""
 
 from pathlib import Path
 from typing import Literal, get_args
@@ -27,27 +27,27 @@ def wikitext(
     label_noise: Fraction = 0.0,
     seed: Seed = 0,
 ) -> TokenDataset:
-    """Windows of WikiText-2 or WikiText-103, from the folder or the .zip that you have.
+    """Windows of WikiText-2 or WikiText-103, from your folder or .zip.
 
     Source: Merity et al., *Pointer sentinel mixture models* (2017), arXiv:1609.07843, section 4.
 
     Args:
         path: The .zip, or the folder, with wiki.train.raw (or wiki.train.tokens) in it or in a
             folder below it.
-        split: Which of its three parts.
+        split: One of its three parts.
         tokenizer: The text's bytes; or bpe, pairs of bytes merged where they are frequent in that
             part (needs the extra text).
-        vocabulary: Tokens that bpe makes of the text, 512 if not given; bytes are always 256.
-        examples: How many windows, drawn at random; none overlaps another.
-        length: Tokens in a window that are predicted.
-        label_noise: Share of the targets replaced by uniformly random tokens.
+        vocabulary: Number of bpe tokens, 512 if not given; bytes are always 256.
+        examples: Number of windows, drawn at random; none overlaps another.
+        length: Number of predicted tokens in a window.
+        label_noise: Fraction of the targets replaced by uniformly random tokens.
         seed: Seed of the draw of the windows and of the random targets.
 
     Returns:
         The data set. A larger `examples` with the same seed contains the smaller one's windows.
 
     Raises:
-        UserError: if the file is not there, the archive is broken, unsafe or encrypted, the text is
+        UserError: if the file is missing, the archive is broken, unsafe or encrypted, the text is
             not UTF-8 or too short, a number is out of its range, or bpe is not installed.
     """
     check_at_least(1, examples=examples, length=length)
@@ -69,7 +69,7 @@ def wikitext(
 
 
 def read_wikitext(path: str, split: str) -> tuple[str, str]:
-    """One of the parts, and what errors call it."""
+    """One of the parts, and its name in errors."""
     data, name = _part(expanded(path), split)
     return decode(data, name), name
 

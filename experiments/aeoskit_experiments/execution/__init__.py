@@ -1,10 +1,12 @@
-"""Carrying a pipeline out: building, training, branching, recording, summing up.
+"""Execution of pipelines: building, training, branching, recording and summaries.
 
-Modules are imported when a name of theirs is asked for: who only waits for runs needs no xarray.
+Modules are imported when one of their names is used: waiting for runs needs no xarray.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from aeoskit_experiments._renamed import renamed
 
 if TYPE_CHECKING:
     from ._attempt import attempt as attempt
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from ._execute import execute as execute
     from ._interrupt import Interrupt as Interrupt
     from ._listener import Listener as Listener
-    from ._listener import Silent as Silent
+    from ._listener import SilentListener as SilentListener
     from ._names import optimizer_name as optimizer_name
     from ._processes import Membership as Membership
     from ._processes import join as join
@@ -35,7 +37,7 @@ _HOMES = {
     "execute": "_execute",
     "Interrupt": "_interrupt",
     "Listener": "_listener",
-    "Silent": "_listener",
+    "SilentListener": "_listener",
     "optimizer_name": "_names",
     "Membership": "_processes",
     "join": "_processes",
@@ -50,7 +52,10 @@ _HOMES = {
 }
 
 
+_old = renamed(__name__, {"Silent": "SilentListener"}, stacklevel=3)
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _old(name)
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -13,22 +13,22 @@ from aeoskit_experiments.jobs import JobResult, RunJob, one_line
 
 
 def attempt(job: RunJob, listener: Listener, *, log: TextIO | None = None) -> JobResult:
-    """Runs a job and reports how it ended; only what ends the whole process is not caught.
+    """Run a job and report how it ended; only exceptions that end the process are not caught.
 
     Args:
         job: the pipeline, and the folder of its record, which must not exist yet.
-        listener: hears of the progress.
-        log: gets the traceback of an error; standard error if None.
+        listener: receives progress.
+        log: receives the traceback of an error; standard error if None.
 
     Returns:
         The status, the error in one line, and the numbers of the runs.
     """
-    # Here, since they import jax: a worker is given its share of the machine before.
+    # Here, since they import jax: a worker gets its share of the machine before that.
     from aeoskit.record import to_json_safe
     from aeoskit_experiments.execution._execute import execute
-    from aeoskit_experiments.execution._room import make_room
+    from aeoskit_experiments.execution._room import limit_memory_maps
 
-    make_room()  # The jobs before this one in the same process have left their programs.
+    limit_memory_maps()  # Earlier jobs in the same process have left their programs.
     try:
         outcome = execute(job.load(), folder=job.folder, listener=listener)
     except KeyboardInterrupt:
@@ -45,11 +45,11 @@ def attempt_in_worker(job: RunJob, report: Callable[..., None]) -> JobResult:
     """`attempt` in a worker process.
 
     Args:
-        job: as there.
-        report: gets what a listener hears: the name of its method, and the arguments.
+        job: as for `attempt`.
+        report: receives the calls of a listener: the name of the method, and the arguments.
 
     Returns:
-        As there.
+        As for `attempt`.
     """
     print(f"== {job.folder}", file=sys.stderr)
     events = ("started", "advanced", "finished", "noted")

@@ -52,7 +52,7 @@ from aeoskit_experiments.pipelines import (
 )
 
 from ._place import placement_of
-from ._rewind import Start, find_past
+from ._rewind import Start, find_source_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Setup:
         trajectory: the main run (with lanes, if an array leaf of the optimizer is swept).
         carry: its state before the first step.
         lanes: the swept values of each lane.
-        train: what was said of training, its length in steps.
-        start: of a rewound run, the state of the other one that it comes from.
+        train: the settings of training, its length in steps.
+        start: for a rewound run, the other run's state that it starts from.
     """
 
     trajectory: Trajectory
@@ -75,17 +75,17 @@ class Setup:
 
 
 def build(experiment: Experiment) -> Setup:
-    """Makes everything that a group's experiment declares; its errors come before any training.
+    """Build everything that a group's experiment declares; its errors come before any training.
 
     Args:
-        experiment: of one group: only array leaves of its optimizer are swept.
+        experiment: the experiment of one group: only array leaves of its optimizer are swept.
 
     Raises:
-        ValueError: from the rooms themselves, in one sentence.
+        ValueError: from the library, in one sentence.
     """
     data, model, loss = experiment.data, experiment.model, experiment.loss
     optimizer, train = experiment.optimizer, experiment.train
-    # Held by Pipeline.experiment.
+    # Ensured by Pipeline.experiment.
     assert data is not None
     assert model is not None
     assert loss is not None
@@ -97,7 +97,7 @@ def build(experiment: Experiment) -> Setup:
     placement = None if experiment.place is None else placement_of(experiment.place)
     examples = (dataset.inputs, dataset.targets)
     if placement is not None:
-        # From the host's memory each process takes what its own devices hold, and no more.
+        # Each process copies from the host's memory only its own devices' part.
         examples = jax.tree.map(np.asarray, examples)
         params = placement.put_params(params)
     output_loss = mean_loss = loss.build()
@@ -120,10 +120,10 @@ def build(experiment: Experiment) -> Setup:
     steps = train.steps_on(objective.n)
     lanes = experiment.lanes()
     main = build_optimizer(optimizer, lanes)
-    past = None
+    source = None
     if experiment.rewind is not None:
-        past = find_past(experiment.rewind, main.is_euclidean)
-        rewind = msgspec.structs.replace(experiment.rewind, at=past.at)
+        source = find_source_run(experiment.rewind, main.is_euclidean)
+        rewind = msgspec.structs.replace(experiment.rewind, at=source.at)
         experiment = dataclasses.replace(experiment, rewind=rewind)
     check_steps(experiment, steps)
     main = with_data(main, objective)
@@ -149,15 +149,17 @@ def build(experiment: Experiment) -> Setup:
     key = jax.random.key(train.seed)
     carry = _initial(trajectory, params, key)
     start = None
-    if past is not None:
-        theirs, like = trajectory, carry
-        if past.experiment.probes != experiment.probes:
-            theirs = dataclasses.replace(trajectory, probes=made(past.experiment.probes))
-            like = _initial(theirs, params, key)
-        before = set(past.experiment.probes)
+    if source is not None:
+        source_trajectory, like = trajectory, carry
+        if source.experiment.probes != experiment.probes:
+            source_trajectory = dataclasses.replace(
+                trajectory, probes=made(source.experiment.probes)
+            )
+            like = _initial(source_trajectory, params, key)
+        before = set(source.experiment.probes)
         lost = {probe.variant for probe in experiment.probes if probe not in before}
         kept = tuple(name for name in trajectory.probes if name not in lost)
-        start = Start(past, theirs, past.load(like), kept)
+        start = Start(source, source_trajectory, source.load(like), kept)
     return Setup(trajectory, carry, lanes, msgspec.structs.replace(train, steps=steps), start)
 
 
@@ -165,13 +167,13 @@ def build(experiment: Experiment) -> Setup:
 def _drawn(
     init: Callable[[PRNGKeyArray, AnyDataset], PyTree], key: PRNGKeyArray, dataset: AnyDataset
 ) -> PyTree:
-    """The parameters, by one program in place of several for each shape."""
+    """The parameters, by one program instead of several for each shape."""
     return init(key, dataset)
 
 
 @eqx.filter_jit
 def _initial(trajectory: Trajectory, params: PyTree, key: PRNGKeyArray) -> Carry:
-    """The state before the first step, by one program in place of one for each array."""
+    """The state before the first step, by one program instead of one for each array."""
     return trajectory.init(params, key)
 
 
@@ -182,29 +184,29 @@ def build_optimizer(choice: Choice, lanes: tuple[dict[str, float], ...]) -> AnyO
 
 
 def with_data(optimizer: AnyOptimizer, objective: Objective) -> AnyOptimizer:
-    """The optimizer; an update map with the data that it is a map of.
+    """The optimizer; an update map with the data that it takes.
 
     Raises:
-        UserError: If the data are spread over devices, of which such a map knows nothing.
+        UserError: If the data are sharded over devices, which such a map does not support.
     """
     if not isinstance(optimizer, UpdateMap):
         return optimizer
     if objective.placement is not None:
         raise UserError(
-            "place: an update map knows nothing of devices: leave place out, or take another "
+            "place: an update map does not support a mesh: leave place out, or take another "
             "optimizer"
         )
     return dataclasses.replace(optimizer, batch=objective.data)
 
 
 def unmeasurable(optimizer: AnyOptimizer) -> set[str]:
-    """The probes that mean nothing for an optimizer."""
+    """The probes that are undefined for an optimizer."""
     found = set() if optimizer.has_metric else {"preconditioned_sharpness"}
     return found if optimizer.is_update_map else found | {"flip_multiplier"}
 
 
 def why_unknown(optimizer: AnyOptimizer, params: PyTree) -> str | None:
-    """The reason why an optimizer's threshold is not known, if it is not: optax's, of any kind."""
+    """The reason why an optimizer's threshold is unknown, or None."""
     if not isinstance(optimizer, OptaxOptimizer):
         return None
 
@@ -220,7 +222,7 @@ def why_unknown(optimizer: AnyOptimizer, params: PyTree) -> str | None:
 
 
 def _check_unknown(experiment: Experiment, reason: str) -> None:
-    """Refuses what asks for the threshold of an optimizer whose threshold is not known."""
+    """Raise a `UserError` for stages that need the threshold if it is unknown."""
     assert experiment.optimizer is not None
     asking = [
         f"track {probe.variant}"
@@ -229,13 +231,13 @@ def _check_unknown(experiment: Experiment, reason: str) -> None:
     ] + [f"branch {branch.name}" for branch in experiment.branches if branch.at == "edge"]
     if asking:
         raise UserError(
-            f"{experiment.optimizer.label}: {asking[0]} asks for its threshold, and {reason} "
-            f"Track flip_multiplier, which asks for no formula, or sharpness"
+            f"{experiment.optimizer.label}: {asking[0]} needs its threshold, and {reason} "
+            f"Track flip_multiplier, which needs no formula, or sharpness"
         )
 
 
 class UnknownThreshold(AbstractProbe):
-    """The threshold and learning rate of an optimizer of which they are not known: NaN."""
+    """The threshold and learning rate of an optimizer without known ones: NaN."""
 
     every: int = eqx.field(static=True, default=1)
 
@@ -260,7 +262,7 @@ def _solver(track: Track) -> AbstractEigenSolver:
         return Dense(rtol=track.rtol)
     if track.solver == "lanczos":
         return Lanczos(basis=track.basis, rtol=track.rtol)
-    # In a small basis there is less room beyond the wanted pairs.
+    # A small basis has less room beyond the wanted pairs.
     room = track.basis - 2 - track.k - max(2, track.k)
     default = Tracking().kept
     return Tracking(
@@ -272,7 +274,7 @@ def _solver(track: Track) -> AbstractEigenSolver:
 
 
 _PROBE_STREAM = 1
-"""Of the seed of train: the batches' keys are jax's own, the probe batch is drawn by numpy."""
+"""A stream of the seed of train: batches use jax's keys, the probe batch numpy."""
 
 
 def probe_batch(objective: Objective, examples: int, seed: int) -> Objective:
@@ -280,12 +282,12 @@ def probe_batch(objective: Objective, examples: int, seed: int) -> Objective:
 
     Args:
         objective: the loss on all of the data.
-        examples: how many to draw.
-        seed: that of train.
+        examples: number of examples to draw.
+        seed: the seed of train.
     """
     order = np.random.default_rng([seed, _PROBE_STREAM]).permutation(objective.n)
     indices = jnp.asarray(np.sort(order[:examples]), jnp.int32)
-    # Compiled, so that examples that are spread over devices are gathered there.
+    # Compiled, so that sharded examples are gathered on the devices.
     return eqx.filter_jit(lambda objective, indices: objective.on_batch(indices))(
         objective, indices
     )
@@ -299,10 +301,10 @@ def evaluated(
     placement: Placement | None,
     variant: str,
 ) -> dict[str, Objective]:
-    """What `track test_error` or `track train_error` evaluates, by name.
+    """The objectives that `track test_error` or `track train_error` evaluates, by name.
 
     Raises:
-        UserError: If there are no test rows, or no classes that one could be wrong about.
+        UserError: If there are no test rows, or the targets are not classes.
     """
     rows = (dataset.inputs, dataset.targets)
     losses = {"train_error": misclassified}
@@ -310,14 +312,14 @@ def evaluated(
         losses = {"test_error": misclassified, "test_loss": loss}
         if not isinstance(dataset, Dataset) or dataset.test_inputs is None:
             raise UserError(
-                "track test_error: the data have no test rows: give them some where they take the "
-                "option --test, or track train_error"
+                "track test_error: the data have no test rows: add some with the option --test of "
+                "data, if it has one, or track train_error"
             )
         rows = (dataset.test_inputs, dataset.test_targets)
     if isinstance(dataset, Dataset) and not _one_hot(dataset.targets):
         raise UserError(
-            f"track {variant}: the data have targets that are no classes, and nothing is right or "
-            f"wrong: leave it out, since the loss says how close they are"
+            f"track {variant}: the targets are not classes, so there is no error rate: leave it "
+            f"out, since the loss measures the fit"
         )
     if placement is not None:
         rows = jax.tree.map(np.asarray, rows)
@@ -338,7 +340,7 @@ def _one_hot(targets: Any) -> bool:
     if targets.shape[-1] < 2:
         return False
     if isinstance(targets, jax.core.Tracer):
-        return True  # a plan has shapes only
+        return True  # a plan has only shapes
     rows = np.asarray(targets)
     return bool(((rows == 0) | (rows == 1)).all() and (rows.sum(-1) == 1).all())
 
@@ -349,13 +351,13 @@ def build_probes(
     seed: int,
     means: Callable[[str], dict[str, Objective]],
 ) -> dict[str, AbstractProbe]:
-    """The probes: what is tracked, and always the loss, the gradient norm and the threshold.
+    """The probes: those of the tracks, and always the loss, the gradient norm and the threshold.
 
     Args:
-        tracks: what is tracked.
+        tracks: the declared tracks.
         objective: the loss on all of the data.
-        seed: that of train, which draws the probe batch.
-        means: `evaluated`, of the test rows or of the training data.
+        seed: the seed of train, which draws the probe batch.
+        means: the objectives of `evaluated`, on the test rows or on the training data.
     """
     kinds: dict[str, Any] = {
         "sharpness": Sharpness,

@@ -1,4 +1,4 @@
-"""Which figure shows a record, and the drawing of it."""
+"""The figure of a record: the choice of its kind, and the drawing."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from ._names import optimizer_name
 
 
 def kind_of(dataset: xr.Dataset, *, adaptive: bool, sides: bool) -> str:
-    """What the branches, the probes or the sweep are for, the edge otherwise.
+    """The kind of figure that fits the branches, the probes or the sweep; edge by default.
 
     Args:
         dataset: the metrics of a run.
@@ -18,8 +18,8 @@ def kind_of(dataset: xr.Dataset, *, adaptive: bool, sides: bool) -> str:
         sides: whether there are branches frozen below and above the threshold.
 
     Returns:
-        A kind of the stage plot, any but auto. A grid and spikes are drawn where they are asked
-        for: the way there says more, unless one looks for just them.
+        A kind of the stage plot, any but auto. Grids and spikes are drawn only on request, since
+        the trajectory shows more.
     """
     if sides:
         return "thresholds"
@@ -42,15 +42,15 @@ def draw(
     path: Path,
     listener: Listener,
 ) -> list[Path]:
-    """Draws a record's figure into files, or says why there is none.
+    """Draw a record's figure into files, or report why there is none.
 
     Args:
         dataset: the metrics of a run.
-        kind: of the stage plot, any but auto.
+        kind: a kind of the stage plot, any but auto.
         runs: the summary of each run.
-        rows: the table's rows, where the kind is one of thresholds.
-        path: where the figure belongs, without a suffix.
-        listener: hears why no figure was drawn.
+        rows: the table's rows, for a figure of thresholds.
+        path: the figure's path, without a suffix.
+        listener: receives the reason if no figure was drawn.
 
     Returns:
         The files.

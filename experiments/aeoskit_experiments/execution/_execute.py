@@ -1,4 +1,4 @@
-"""A pipeline in, a record, a figure and the numbers out."""
+"""`execute`: it runs a pipeline and leaves a record, a figure and a summary."""
 
 import dataclasses
 import os
@@ -20,40 +20,40 @@ from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store
 
 from ._build import Setup, build
 from ._draw import draw
+from ._follower import AnyWriter, FollowerWriter
 from ._interrupt import Interrupt
-from ._listener import Listener, Silent
+from ._listener import Listener, SilentListener
 from ._meanwhile import imported_meanwhile
-from ._onlooker import AnyWriter, Onlooker
 from ._phase import phase
-from ._processes import from_leader, is_leader, noticing
-from ._rewind import with_past
-from ._room import make_room
+from ._processes import broadcast_from_leader, is_leader, lost_process_as_error
+from ._rewind import with_source_rows
+from ._room import limit_memory_maps
 from ._rows import advance_of, figure_kind, run_rows, runs_raw, select, sides_of, threshold_rows
-from ._run import Course, Ends, run_group
+from ._run import Ends, RunContext, run_group
 from ._summary import multiplier_rows, ratio_curve
 from ._windows import edge_step
 
 MATMUL_PRECISION = "highest"
-"""Products in full float32 on every backend; recorded with the run."""
+"""The precision of matrix products, full float32 on every backend; recorded with the run."""
 
 _LATER = ("aeoskit.figures", "orbax.checkpoint", "dask.array", "matplotlib.backends.backend_pdf")
-"""The modules that keep the end of a run and draw it."""
+"""The modules that store the end of a run and draw it."""
 
 EXIT_CODES = {"finished": 0, "diverged": 1, "interrupted": 130}
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What `execute` returns.
+    """The result of `execute`.
 
     Args:
         folder: the run's folder.
         summary: the numbers: what the command line prints and `--json` gives.
         figures: the files that were drawn.
         status: "finished", "interrupted" or "diverged" (every lane of the main run).
-        exit_code: 0; 1 if every lane diverged; 130 if the user stopped it.
-        leads: whether this process wrote the record: of several, the first one. The others' summary
-            has the status alone.
+        exit_code: 0; 1 if every lane diverged; 130 if the user stopped the run.
+        leads: whether this process wrote the record; of several, the first does. The others'
+            summary has only the status.
     """
 
     folder: Path
@@ -71,50 +71,50 @@ def execute(
     folder: str | os.PathLike[str] | None = None,
     listener: Listener | None = None,
 ) -> Outcome:
-    """Runs a pipeline and leaves a record of it.
+    """Run a pipeline and leave a record of it.
 
     Groups of a sweep run one after the other; the array leaves within a group as one `vmap`. Ctrl-C
-    ends the run after the chunk at hand, and the record is whole.
+    ends the run after the present chunk, and the record is complete.
 
     Args:
         pipeline: what `pipe` made, or a recipe.
-        root: the folder of runs, in place of the pipeline's own.
-        folder: the run's very folder, which must not exist yet.
-        listener: is told of the progress on the host.
+        root: the folder of runs, instead of the pipeline's own.
+        folder: the run's own folder, which must not exist yet.
+        listener: receives progress on the host.
 
     Returns:
         An `Outcome`.
 
     Raises:
-        UserError: bad input, before any work; nothing is left behind.
+        UserError: for bad input, before any work; nothing is left behind.
     """
     begun = time.perf_counter()
     uncached = follow_cache()
     pipeline = pipeline.inherited()
-    pipeline.experiment()  # The whole is checked before anything is made.
+    pipeline.experiment()  # The whole is checked before anything is created.
     groups = [(group.values, group.pipeline.declared()) for group in pipeline.groups()]
     store = pipeline.declared().store or Store()
-    listener = listener if listener is not None and is_leader() else Silent()
+    listener = listener if listener is not None and is_leader() else SilentListener()
     if uncached:
         listener.noted(uncached)
     with jax.default_matmul_precision(MATMUL_PRECISION), Interrupt() as interrupt:
         setup = _built(groups[0][1])
         if not any(axis.stage == "model" and axis.option != "seed" for axis in pipeline.sweep()):
-            # Groups with different models may differ in it: then the rule decides for each.
+            # Groups with different models may differ in their mode: then the rule decides for each.
             pipeline = _with_mode(pipeline, _mode(groups[0][1], setup))
         lanes = [{**values, **lane} for values, experiment in groups for lane in experiment.lanes()]
         writer = _create(pipeline, store, root, folder, lanes)
         status = "finished"
         ends: Ends = {}
         try:
-            with noticing(writer.path), imported_meanwhile(*_LATER), phase("train"):
+            with lost_process_as_error(writer.path), imported_meanwhile(*_LATER), phase("train"):
                 _train_groups(groups, setup, store, writer, listener, interrupt, ends)
         except KeyboardInterrupt:
             if _empty(writer):
                 writer.discard()  # Stopped before the first chunk: there is nothing to keep.
                 raise
             status = "interrupted"
-            listener.noted("stopped by the user: the record holds every chunk that was done.")
+            listener.noted("stopped by the user: the record holds every finished chunk.")
         except BaseException:
             if _empty(writer):
                 writer.discard()
@@ -133,20 +133,20 @@ def _train_groups(
     interrupt: Interrupt,
     ends: Ends,
 ) -> None:
-    """One group after the other; the first one's setup is there already."""
+    """Run one group after the other; the first one's setup exists already."""
     offset = 0
     for index, (values, experiment) in enumerate(groups):
         assert experiment.train is not None
         if index > 0:
-            make_room()
+            limit_memory_maps()
             setup = _built(experiment)
-        # From here on its length is known in steps, of epochs too, and so is where it begins.
+        # From here on the length in steps is known, also for epochs, and so is the first step.
         known = dataclasses.replace(experiment, train=setup.train)
         if known.rewind is not None and setup.start is not None:
-            begin = msgspec.structs.replace(known.rewind, at=setup.start.past.at)
+            begin = msgspec.structs.replace(known.rewind, at=setup.start.source.at)
             known = dataclasses.replace(known, rewind=begin)
         groups[index] = (values, known)
-        said = ", ".join(
+        labels = ", ".join(
             f"{name} {'none' if value is None else value}" for name, value in values.items()
         )
         run_group(
@@ -155,9 +155,9 @@ def _train_groups(
             experiment.branches,
             writer=writer,
             listener=listener,
-            course=Course(
+            context=RunContext(
                 name="main",
-                label=f"main ({said})" if said else "main",
+                label=f"main ({labels})" if labels else "main",
                 lane_offset=offset,
                 group=index if len(groups) > 1 else None,
                 checkpoints=store.checkpoints,
@@ -170,8 +170,8 @@ def _train_groups(
 
 
 def _empty(writer: AnyWriter) -> bool:
-    """Whether no row was written yet."""
-    if isinstance(writer, Onlooker):
+    """True if no row was written yet."""
+    if isinstance(writer, FollowerWriter):
         return not writer.begun
     metrics = writer.path / "metrics.jsonl"
     return not metrics.exists() or metrics.stat().st_size == 0
@@ -188,7 +188,7 @@ def _built(experiment: Experiment) -> Setup:
 
 
 def _mode(experiment: Experiment, setup: Setup) -> Any:
-    """The loop mode of a group: what was asked for, or the rule."""
+    """The loop mode of a group: the requested one, or that of the rule."""
     assert experiment.train is not None
     if experiment.train.mode != "auto":
         return experiment.train.mode
@@ -196,7 +196,7 @@ def _mode(experiment: Experiment, setup: Setup) -> Any:
 
 
 def _with_mode(pipeline: Pipeline, mode: str) -> Pipeline:
-    """The pipeline with its loop mode decided, so that a rerun need not decide again."""
+    """The pipeline with its loop mode fixed, so that a rerun need not decide again."""
     stages = []
     for stage in pipeline.stages:
         if stage.stage == "train" and stage.settings["mode"] == "auto":
@@ -214,16 +214,16 @@ def _create(
     folder: str | os.PathLike[str] | None,
     lanes: list[dict[str, Any]],
 ) -> AnyWriter:
-    """The record, made by the first process; the others learn where it is."""
+    """The record, created by the first process; the others receive its path."""
     if not is_leader():
-        said, _, why = from_leader("").partition("\n")
+        path, _, why = broadcast_from_leader("").partition("\n")
         if why:
             raise UserError(why)
-        report_record(Path(said))
-        return Onlooker(Path(said))
+        report_record(Path(path))
+        return FollowerWriter(Path(path))
     data = pipeline.declared().data
-    assert data is not None  # held by Pipeline.experiment
-    # A root that the caller names is stronger than the folder that a stored pipeline names.
+    assert data is not None  # ensured by Pipeline.experiment
+    # The caller's root takes precedence over the folder of a stored pipeline.
     chosen = folder if folder is not None else (store.folder if root is None else None)
     try:
         writer = create_run(
@@ -236,10 +236,10 @@ def _create(
         )
     except (ValueError, OSError) as error:
         why = " ".join(str(error).split())
-        from_leader(f"\n{why}")
+        broadcast_from_leader(f"\n{why}")
         raise UserError(why) from error
     keep_sources(writer.path, pipeline.code())
-    from_leader(str(writer.path.resolve()))
+    broadcast_from_leader(str(writer.path.resolve()))
     report_record(writer.path)
     return writer
 
@@ -254,9 +254,9 @@ def _conclude(
     listener: Listener,
     ends: Ends,
 ) -> Outcome:
-    """Sums up, draws and closes the record: the first process does, and says how it ended."""
+    """Summarize, draw and close the record, in the first process."""
     if not is_leader():
-        status = from_leader("")
+        status = broadcast_from_leader("")
         code = EXIT_CODES[status]
         return Outcome(writer.path, {"status": status}, [], status, code, leads=False)
     run = read_run(writer.path)
@@ -264,8 +264,8 @@ def _conclude(
     runs = run_rows(dataset, groups, lanes, ends)
     rewind = groups[0][1].rewind
     if rewind is not None and isinstance(rewind.at, int) and lanes == [{}]:
-        # The other run's way there belongs to the picture, and to the step of the edge.
-        dataset = with_past(dataset, rewind)
+        # The other run's earlier rows belong to the figure, and to the step of the edge.
+        dataset = with_source_rows(dataset, rewind)
         raw = runs_raw(groups[0][1], "main")
         runs[0]["edge_step"] = edge_step(*ratio_curve(select(dataset, "main", {}), raw))
     plot = pipeline.declared().plot or Plot()
@@ -290,5 +290,5 @@ def _conclude(
         "figure": str(figures[0]) if figures else None,
     }
     path = writer.close(summary, status=status)  # type: ignore[arg-type]
-    from_leader(status)
+    broadcast_from_leader(status)
     return Outcome(path, summary, figures, status, EXIT_CODES[status])

@@ -1,4 +1,4 @@
-"""Ctrl-C as a wish that is granted between chunks."""
+"""Ctrl-C as a request that takes effect between chunks."""
 
 import signal
 import threading
@@ -6,10 +6,10 @@ from types import FrameType, TracebackType
 
 
 class Interrupt:
-    """While it is entered, the first Ctrl-C only sets a flag; a second one interrupts at once.
+    """A context in which the first Ctrl-C only sets a flag; a second one interrupts at once.
 
-    An exception that breaks into a running compiled program tears the chunk at hand, and has been
-    seen to crash the process at its exit. Outside of the main thread nothing is changed.
+    An exception inside a running compiled program loses the present chunk, and can crash the
+    process at its exit. Outside of the main thread nothing changes.
 
     Example:
         >>> with Interrupt() as interrupt:
@@ -18,14 +18,14 @@ class Interrupt:
     """
 
     def __init__(self):
-        self.wished = False
-        # By all processes. Not the wish itself, which may come while they agree and would be lost.
-        self.granted = False
+        self.requested = False
+        # Agreed by all processes. Not the request itself, which may arrive during the agreement.
+        self.accepted = False
         self._before = None
 
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._wish)
+            self._before = signal.signal(signal.SIGINT, self._request)
         return self
 
     def __exit__(
@@ -37,13 +37,13 @@ class Interrupt:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
 
-    def _wish(self, number: int, frame: FrameType | None) -> None:
+    def _request(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        if self.wished:
+        if self.requested:
             raise KeyboardInterrupt
-        self.wished = True
+        self.requested = True
 
-    def grant(self) -> None:
-        """Raises `KeyboardInterrupt` if the user's wish was granted."""
-        if self.granted:
+    def raise_if_accepted(self) -> None:
+        """Raise `KeyboardInterrupt` if the user's request was accepted."""
+        if self.accepted:
             raise KeyboardInterrupt

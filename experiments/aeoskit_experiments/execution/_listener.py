@@ -1,4 +1,4 @@
-"""Who wants to hear how a run goes on."""
+"""Listeners to the progress of runs."""
 
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
@@ -6,26 +6,26 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class Listener(Protocol):
-    """Is told on the host, between chunks; never from inside compiled code."""
+    """A listener, called on the host between chunks, never inside compiled code."""
 
     def started(self, what: str, steps: int) -> None:
-        """A run begins: its name (branch, group) and how many steps it will take at most."""
+        """A run begins: its name (branch, group) and its largest number of steps."""
 
     def advanced(self, what: str, done: int, shown: Mapping[str, float]) -> None:
-        """A chunk is done: steps so far, and a few numbers of its last row."""
+        """A chunk has finished: steps so far, and a few numbers of its last row."""
 
     def finished(self, what: str) -> None:
         """The run has ended."""
 
     def noted(self, message: str) -> None:
-        """Something that the user should see: a divergence, a branch that did not start."""
+        """A message for the user: a divergence, a branch that did not start."""
 
 
-class Silent:
-    """A listener that says nothing.
+class SilentListener:
+    """A listener that does nothing.
 
     Example:
-        >>> Silent().noted("no one hears this")
+        >>> SilentListener().noted("discarded")
     """
 
     def started(self, what: str, steps: int) -> None: ...

@@ -1,4 +1,4 @@
-"""Imports that a run needs at its end, beside the programs that it waits for."""
+"""Imports that a run needs at its end, made while it waits for compiled programs."""
 
 import contextlib
 import importlib
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def imported_meanwhile(*names: str) -> Iterator[None]:
-    """Imports modules in a thread of their own.
+    """Import modules in a separate thread.
 
-    The interpreter waits while XLA compiles and computes. Whoever needs one of them earlier imports
-    it as ever, and waits; what cannot be imported is missed only there. At the end the thread is
-    waited for.
+    The interpreter is idle while XLA compiles and computes. An ordinary import of one of them waits
+    for the thread; a module that cannot be imported raises only there. At the end the thread is
+    joined.
 
     Args:
-        names: dotted.
+        names: dotted names of the modules.
     """
     thread = threading.Thread(target=_imported, args=names, name="imports")
     thread.start()

@@ -1,4 +1,4 @@
-"""What people call an optimizer, and at which learning rate it runs."""
+"""The display name and the learning rate of an optimizer."""
 
 from aeoskit_experiments.options import Value
 from aeoskit_experiments.pipelines import Choice
@@ -38,7 +38,7 @@ def optimizer_name(variant: str) -> str:
 
 
 def rate_of(choice: Choice) -> Value:
-    """The learning rate, that which an optimizer of optax takes by itself included."""
+    """The learning rate, including the default of an optimizer of optax."""
     transform, lr = choice.settings.get("transform"), choice.settings.get("lr")
     if lr is None and isinstance(transform, str):
         from aeoskit_experiments.optimizers import RATES

@@ -1,4 +1,4 @@
-"""What an execution is at, said through JAX's own monitoring, beside its compiler's events."""
+"""The phases of an execution, reported by JAX's monitoring beside its compiler's events."""
 
 import contextlib
 import time
@@ -9,7 +9,7 @@ import jax.monitoring
 
 @contextlib.contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Reports how long a part took, as the event `/aeoskit/NAME`, to whoever listens.
+    """Report the duration of a part, as the event `/aeoskit/NAME`.
 
     Listeners are those of `jax.monitoring.register_event_duration_secs_listener`.
     """

@@ -1,4 +1,4 @@
-"""The devices that a run is spread over, from what its pipeline says."""
+"""The devices of a run, from the stage place of its pipeline."""
 
 import jax
 
@@ -8,10 +8,10 @@ from aeoskit_experiments.pipelines import Place
 
 
 def placement_of(place: Place) -> Placement:
-    """The placement that a stage asks for, on the devices that are there.
+    """The placement that a stage requests, on the present devices.
 
     Raises:
-        UserError: If the mesh cannot be made of them, or leaves a process without a device.
+        UserError: If the mesh does not fit the devices, or leaves a process without one.
     """
     devices = None
     if place.devices is not None and place.devices < len(jax.devices()):
@@ -20,10 +20,10 @@ def placement_of(place: Place) -> Placement:
         mesh = make_mesh(place.mesh, devices)
         placement = Placement(mesh, params=place.params, basis=place.basis)
     except ValueError as error:
-        # Of a CPU's devices the library names Python's way to more of them; here there is another.
-        said, python, _ = " ".join(str(error).split()).partition(", or simulate them on CPUs:")
+        # For more CPU devices the library suggests Python code; here there is an option.
+        reason, python, _ = " ".join(str(error).split()).partition(", or simulate them on CPUs:")
         more = ", or on a CPU more of them, with --devices" if python else ""
-        raise UserError(f"place: {said}{more}") from error
+        raise UserError(f"place: {reason}{more}") from error
     taking_part = len({device.process_index for device in mesh.devices.flat})
     if taking_part < jax.process_count():
         raise UserError(

@@ -1,4 +1,4 @@
-"""One run by several processes: each has its devices and its part of the data, one the record."""
+"""One run by several processes: each has its devices and its data; the first has the record."""
 
 import contextlib
 import dataclasses
@@ -13,23 +13,23 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.jobs import ProcessLost, lost_sentence
 
 HEARTBEAT = 20
-"""Seconds without a sign of life after which a process counts as dead."""
+"""Seconds without a heartbeat after which a process counts as dead."""
 
 _LONGEST = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class Membership:
-    """Which of how many processes this one is, and where they meet.
+    """The place of this process among several, and the address at which they meet.
 
     Args:
-        coordinator: `host:port` of process 0, the same for all; None where the environment says it
-            all (SLURM, Open MPI, TPU pods on GKE, as jax detects them).
-        processes: How many there are.
-        process: Which one this is, from 0.
+        coordinator: `host:port` of process 0, the same for all; None if the environment provides
+            everything (SLURM, Open MPI, TPU pods on GKE, as jax detects them).
+        processes: Number of processes.
+        process: Index of this process, from 0.
 
     Raises:
-        UserError: If only a part of it is said, or it makes no sense.
+        UserError: If only some of these are given, or they are invalid.
 
     Example:
         >>> Membership("10.0.0.1:1234", 2, 0).explicit, Membership().explicit
@@ -41,12 +41,12 @@ class Membership:
     process: int | None = None
 
     def __post_init__(self):
-        said = (self.coordinator, self.processes, self.process)
-        if any(value is None for value in said) and any(value is not None for value in said):
+        given = (self.coordinator, self.processes, self.process)
+        if any(value is None for value in given) and any(value is not None for value in given):
             raise UserError(
-                "of several processes, each must say --coordinator HOST:PORT, --processes and "
-                "--process, all three of them; or --distributed, where SLURM, Open MPI or a TPU "
-                "pod says it"
+                "each of several processes needs --coordinator HOST:PORT, --processes and "
+                "--process, all three; or --distributed, where SLURM, Open MPI or a TPU pod "
+                "provides them"
             )
         if self.coordinator is None or self.processes is None or self.process is None:
             return
@@ -57,30 +57,30 @@ class Membership:
                 "such as 10.0.0.1:1234"
             )
         if self.processes < 1:
-            raise UserError(f"processes is {self.processes}: there is at least 1")
+            raise UserError(f"processes is {self.processes}: give at least 1")
         if not 0 <= self.process < self.processes:
             raise UserError(
-                f"process is {self.process}: of {self.processes} processes it is one of 0 to "
+                f"process is {self.process}: with {self.processes} processes, give one from 0 to "
                 f"{self.processes - 1}"
             )
 
     @property
     def explicit(self) -> bool:
-        """Whether the caller says it all, and not the environment."""
+        """True if the caller gives everything, rather than the environment."""
         return self.coordinator is not None
 
 
 def join(membership: Membership, *, wait: int = 120) -> None:
-    """Joins the other processes; before jax has started its devices.
+    """Join the other processes, before jax starts its devices.
 
     Args:
-        membership: Which process this is.
+        membership: This process's membership.
         wait: Seconds to wait for the others.
 
     Raises:
-        UserError: If the environment does not say what is missing, or the others do not come.
+        UserError: If the environment lacks what was not given, or the others do not connect.
     """
-    # Its notifier would catch the SIGTERM of a scheduler, and nothing here asks it.
+    # Its notifier would catch the SIGTERM of a scheduler, and is not used here.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
@@ -93,19 +93,19 @@ def join(membership: Membership, *, wait: int = 120) -> None:
         )
     except ValueError as error:
         raise UserError(
-            f"the environment does not say how the processes find each other ({error}): give "
+            f"the environment does not describe the processes of this run ({error}): give "
             "--coordinator HOST:PORT --processes N --process I to each"
         ) from error
     except RuntimeError as error:
         raise UserError(
-            f"the processes did not find each other within {wait} s ({_first_line(error)}): look "
-            "whether all of them run, with the same --coordinator, which must be an address of "
-            "process 0 that the others reach"
+            f"the processes did not connect within {wait} s ({_first_line(error)}): check "
+            "that all of them run with the same --coordinator, an address of "
+            "process 0 that the others can reach"
         ) from error
 
 
 def is_leader() -> bool:
-    """Whether this process writes the record: the first one.
+    """True in the first process, which writes the record.
 
     >>> is_leader()
     True
@@ -113,38 +113,38 @@ def is_leader() -> bool:
     return jax.process_index() == 0
 
 
-def agreed(wish: bool) -> bool:
-    """Whether any process wishes it; asked by all of them at the same moment.
+def any_process(value: bool) -> bool:
+    """True if the value is true in any process; all of them call it together.
 
-    >>> agreed(False), agreed(True)
+    >>> any_process(False), any_process(True)
     (False, True)
     """
     if jax.process_count() == 1:
-        return wish
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(wish))))
+        return value
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(value))))
 
 
-def from_leader(text: str) -> str:
-    """The first process's text, on all of them.
+def broadcast_from_leader(text: str) -> str:
+    """The first process's text, in all processes.
 
-    >>> from_leader("runs/one")
+    >>> broadcast_from_leader("runs/one")
     'runs/one'
     """
     if jax.process_count() == 1:
         return text
-    said = text.encode()[:_LONGEST] if is_leader() else b""
-    letters = np.zeros(_LONGEST, np.uint8)
-    letters[: len(said)] = np.frombuffer(said, np.uint8)
-    shared = np.asarray(multihost_utils.broadcast_one_to_all(letters), np.uint8)
+    encoded = text.encode()[:_LONGEST] if is_leader() else b""
+    buffer = np.zeros(_LONGEST, np.uint8)
+    buffer[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+    shared = np.asarray(multihost_utils.broadcast_one_to_all(buffer), np.uint8)
     return shared.tobytes().rstrip(b"\0").decode()
 
 
 @contextlib.contextmanager
-def noticing(folder: Path) -> Iterator[None]:
-    """Turns the error of a collective whose partner is gone into one sentence.
+def lost_process_as_error(folder: Path) -> Iterator[None]:
+    """Turn the error of a collective whose partner has died into one sentence.
 
     Args:
-        folder: Where the record is.
+        folder: The record's folder.
 
     Raises:
         ProcessLost: In place of such an error.
@@ -158,9 +158,11 @@ def noticing(folder: Path) -> Iterator[None]:
 
 
 def _is_loss(error: BaseException) -> bool:
-    # What gloo, NCCL and the coordination service say; there is no class for it.
-    said = str(error).lower()
-    return any(word in said for word in ("gloo", "nccl", "connection", "coordination", "heartbeat"))
+    # Words in the messages of gloo, NCCL and the coordination service, which have no class.
+    message = str(error).lower()
+    return any(
+        word in message for word in ("gloo", "nccl", "connection", "coordination", "heartbeat")
+    )
 
 
 def _first_line(error: BaseException) -> str:

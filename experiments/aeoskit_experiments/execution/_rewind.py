@@ -1,4 +1,4 @@
-"""The state of another run that a rewound one goes on from."""
+"""The state of another run from which a rewound one continues."""
 
 import dataclasses
 from pathlib import Path
@@ -9,19 +9,19 @@ from aeoskit.trajectory import Carry, Trajectory, chunk_length
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import Experiment, Rewind, Train, stored_pipeline
 
-if TYPE_CHECKING:  # a run that is not rewound, or only planned, needs it not
+if TYPE_CHECKING:  # not needed by a run that is planned or not rewound
     import xarray as xr
 
 
 @dataclasses.dataclass(frozen=True)
-class Past:
+class SourceRun:
     """Another run up to the step that it is rewound to.
 
     Args:
         run: the other run.
-        experiment: what it declared.
+        experiment: its experiment.
         at: the step.
-        checkpoint: the newest step at or before it whose state was kept.
+        checkpoint: the newest step at or before it with a stored state.
         rows: the main run's measurements before the step.
     """
 
@@ -48,44 +48,44 @@ class Past:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """Where a rewound run begins.
+    """The start of a rewound run.
 
     Args:
-        past: the other run.
-        trajectory: that run as it was, its probes included, whose warm starts go on.
+        source: the other run.
+        trajectory: that run's trajectory, with its probes, whose warm starts are kept.
         carry: its state at the checkpoint.
         kept: the probes whose warm starts the rewound run takes over.
     """
 
-    past: Past
+    source: SourceRun
     trajectory: Trajectory
     carry: Carry
     kept: tuple[str, ...]
 
 
-def find_past(rewind: Rewind, raw: bool) -> Past:
-    """Finds the step that a run is rewound to, and a checkpoint from which to get there.
+def find_source_run(rewind: Rewind, raw: bool) -> SourceRun:
+    """Find the step to which a run is rewound, and a checkpoint before it.
 
     Args:
         rewind: the run, and a step or "edge".
         raw: the optimizer has no preconditioner.
 
     Raises:
-        UserError: If it cannot be.
+        UserError: If the run cannot be rewound to it.
     """
     old = stored_pipeline(rewind.run).declared()
     run = read_run(rewind.run)
     assert old.train is not None
     metrics = run.metrics
     if "loss" not in metrics or "main" not in metrics["branch"].values:
-        raise UserError(f"rewind: the run {rewind.run} has no rows: there is nothing to go on from")
+        raise UserError(f"rewind: the run {rewind.run} has no rows: rewind another run")
     main = metrics.sel(branch="main")
     end = int(main["step"].values[main["loss"].notnull().values].max()) + 1
     if isinstance(rewind.at, int):
         at = rewind.at
     elif old.rewind is not None:
         raise UserError(
-            f"rewind: at is edge, but the run {rewind.run} is rewound itself, and its record "
+            f"rewind: at is edge, but the run {rewind.run} is itself rewound, and its record "
             f"begins in the middle: give a step"
         )
     else:
@@ -105,17 +105,17 @@ def find_past(rewind: Rewind, raw: bool) -> Past:
             f"rewind: at is {at}, but the run {rewind.run} diverged at step {diverged_at}: "
             f"give at most {diverged_at}"
         )
-    return Past(run, old, at, _checkpoint(run, at), _before(main, at))
+    return SourceRun(run, old, at, _checkpoint(run, at), _before(main, at))
 
 
-def with_past(dataset: "xr.Dataset", rewind: Rewind) -> "xr.Dataset":
-    """A rewound run's measurements with those of the other main run before them.
+def with_source_rows(dataset: "xr.Dataset", rewind: Rewind) -> "xr.Dataset":
+    """A rewound run's measurements, preceded by those of the other main run.
 
     Args:
-        dataset: the rewound run's, of no sweep.
-        rewind: where it began: a step.
+        dataset: the rewound run's metrics, without a sweep.
+        rewind: the stage, whose `at` is a step.
     """
-    assert isinstance(rewind.at, int)  # `build` found it
+    assert isinstance(rewind.at, int)  # resolved by `build`
     rows = _before(read_run(rewind.run).metrics.sel(branch="main"), rewind.at)
     rows = rows.drop_vars("diverged_at", errors="ignore").expand_dims(branch=["main"])
     return dataset.combine_first(rows.reindex(branch=dataset["branch"]))
@@ -127,7 +127,7 @@ def _before(main: "xr.Dataset", at: int) -> "xr.Dataset":
 
 def _checkpoint(run: Run, at: int) -> int:
     folder = Path(run.path) / "checkpoints" / "main"
-    # Others in there are saves that were cut off.
+    # Other entries are incomplete saves.
     there = sorted(int(place.name) for place in folder.glob("*") if place.name.isdigit())
     early = [step for step in there if step <= at]
     if not early:
@@ -142,7 +142,7 @@ def _checkpoint(run: Run, at: int) -> int:
 
 def _edge(main: "xr.Dataset", old: Experiment, end: int, raw: bool) -> int | None:
     """The end of the first chunk in which the ratio had risen to 0.9: where a branch begins."""
-    from ._summary import ratio_curve  # which draws xarray and matplotlib in
+    from ._summary import ratio_curve  # since it imports xarray and matplotlib
     from ._windows import edge_step
 
     assert old.train is not None
@@ -154,7 +154,7 @@ def _edge(main: "xr.Dataset", old: Experiment, end: int, raw: bool) -> int | Non
 
 
 def _ends(train: Train, moments: list[Any], end: int) -> list[int]:
-    """The steps at which the host was visited; segments end where branches begin."""
+    """The steps at the ends of chunks; segments end where branches begin."""
     planned = end if train.steps is None else max(train.steps, end)
     stops = sorted({at for at in moments if isinstance(at, int) and 0 < at < planned})
     ends, step = [], 0

@@ -1,4 +1,4 @@
-"""Room for compiled programs."""
+"""Memory maps for compiled programs."""
 
 import gc
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 import jax
 
 MANY_MAPS = 20_000
-"""Linux allows a process 65,530 pieces of mapped memory; a group may compile ten thousand more."""
+"""Linux allows a process 65,530 memory maps; a group may add ten thousand."""
 
 
 def memory_maps() -> int:
-    """How many pieces of memory this process has mapped; 0 where no one says.
+    """The number of memory maps of this process; 0 if the system does not report it.
 
     >>> memory_maps() >= 0
     True
@@ -21,16 +21,16 @@ def memory_maps() -> int:
         return 0
 
 
-def make_room() -> bool:
-    """Forgets compiled programs where there are so many that the next ones might not fit.
+def limit_memory_maps() -> bool:
+    """Drop compiled programs if there are so many that the next ones might not fit.
 
-    On CPU each kernel keeps some memory mapped, and the compiler crashes where the system gives it
-    no more: a sweep over twelve optimizers, a program for each, came there.
+    On CPU each kernel keeps memory maps, and the compiler crashes at the system's limit: a sweep
+    over twelve optimizers, with a program for each, reached it.
 
     Returns:
-        Whether they were forgotten.
+        True if they were dropped.
 
-    >>> make_room() in (True, False)
+    >>> limit_memory_maps() in (True, False)
     True
     """
     if memory_maps() < MANY_MAPS:

@@ -1,4 +1,4 @@
-"""What a run's summary says, row by row, of the branches and lanes of its record."""
+"""The rows of a run's summary, one for each branch and lane of its record."""
 
 import dataclasses
 from typing import Any
@@ -22,7 +22,7 @@ def run_rows(
     lanes: list[dict[str, Any]],
     ends: Ends,
 ) -> list[dict[str, Any]]:
-    """A row for each branch and lane: what it was, its numbers, and what they depend on."""
+    """A row for each branch and lane: its labels, its numbers, and the settings behind them."""
     found = []
     names = [str(name) for name in dataset["branch"].values]
     for name in names:
@@ -30,37 +30,37 @@ def run_rows(
             raw = runs_raw(experiment, name)
             for lane in experiment.lanes():
                 coordinates = {**values, **lane}
-                row = {"branch": name, **_said(experiment, name, lane, coordinates)}
+                row = {"branch": name, **_row_labels(experiment, name, lane, coordinates)}
                 part = select(dataset, name, coordinates)
                 if any(
                     item.name == name and item.ratio is not None for item in experiment.branches
                 ):
-                    # It was set there.
+                    # The branch has set it.
                     rates = measured(part, "learning_rate")[1]
                     row["lr"] = float(rates[-1]) if rates.size else None
                 row |= summarize_run(part, raw)
-                # The states at the end, as the closing lines have them: no row may be as late.
-                if came_to := ends.get((name, group)):
-                    row["budgets"] = came_to
-                found.append(row | _asked(experiment))
+                # The final states, as in the closing lines: no row need be as late.
+                if budgets := ends.get((name, group)):
+                    row["budgets"] = budgets
+                found.append(row | _row_settings(experiment))
     return found
 
 
-def _asked(experiment: Experiment) -> dict[str, Any]:
-    """What the numbers of a row depend on that no column of the record says."""
-    said: dict[str, Any] = {}
+def _row_settings(experiment: Experiment) -> dict[str, Any]:
+    """The settings behind a row's numbers that are not in the record's columns."""
+    settings: dict[str, Any] = {}
     train = experiment.train
     if train is not None and train.epochs is not None:
-        said |= {"epochs": train.epochs, "planned_steps": train.steps}
+        settings |= {"epochs": train.epochs, "planned_steps": train.steps}
     if experiment.rewind is not None:
-        said["rewound_to"] = experiment.rewind.at
+        settings["rewound_to"] = experiment.rewind.at
     tracks = [probe for probe in experiment.probes if isinstance(probe, Track)]
     sizes = {track.variant: track.examples for track in tracks}
     if any(sizes.values()):
-        # One number where the probes agree, one for each (None: all examples) where not.
+        # One number if the probes agree, otherwise one for each (None: all examples).
         same = len(set(sizes.values())) == 1
-        said["probe_examples"] = next(iter(sizes.values())) if same else sizes
-    return said
+        settings["probe_examples"] = next(iter(sizes.values())) if same else sizes
+    return settings
 
 
 def select(dataset: xr.Dataset, branch: str, lane: dict[str, Any]) -> xr.Dataset:
@@ -69,7 +69,7 @@ def select(dataset: xr.Dataset, branch: str, lane: dict[str, Any]) -> xr.Dataset
 
 
 def runs_raw(experiment: Experiment, branch: str) -> bool:
-    """Whether a branch's optimizer has no preconditioner."""
+    """True if a branch's optimizer has no preconditioner."""
     return build_optimizer(_choice(experiment, branch), ({},)).is_euclidean
 
 
@@ -84,16 +84,16 @@ def _choice(experiment: Experiment, branch: str) -> Any:
     return dataclasses.replace(experiment.optimizer, settings=settings)  # type: ignore[arg-type]
 
 
-def _said(
+def _row_labels(
     experiment: Experiment, branch: str, lane: dict[str, Any], coordinates: dict[str, Any]
 ) -> dict[str, Any]:
-    """What a row says of its run: optimizer, learning rate, and the swept values."""
+    """The labels of a row: optimizer, learning rate, and the swept values."""
     choice = _choice(experiment, branch)
     transform = choice.settings.get("transform")
     own = {"optimizer": transform or short_name(choice.variant), "lr": rate_of(choice)}
     if choice.variant == experiment.optimizer.variant and not _switched(experiment, branch):  # type: ignore[union-attr]
         return {**own, **coordinates}
-    # A branch with an optimizer of its own: the sweep's values are those of the run it left.
+    # A branch with its own optimizer: the sweep's values belong to the main run.
     left = {f"main_{name}": value for name, value in coordinates.items() if name in {*own, *lane}}
     return {**own, **{k: v for k, v in coordinates.items() if k not in {*own, *lane}}, **left}
 
@@ -103,7 +103,7 @@ def _switched(experiment: Experiment, branch: str) -> bool:
 
 
 def sides_of(experiment: Experiment) -> tuple[str, str] | None:
-    """The first branches that are frozen below and above the threshold, if there are both."""
+    """The first branches frozen below and above the threshold, if both exist."""
     frozen = [item for item in experiment.branches if item.kind == "freeze"]
     ratios = [(item.name, item.ratio) for item in frozen if item.ratio is not None]
     below = [name for name, ratio in ratios if ratio < 1]
@@ -114,7 +114,7 @@ def sides_of(experiment: Experiment) -> tuple[str, str] | None:
 def threshold_rows(
     dataset: xr.Dataset, groups: list[tuple[dict[str, Any], Experiment]], sides: tuple[str, str]
 ) -> list[dict[str, Any]]:
-    """What each main run's threshold is worth, by its branches on either side."""
+    """A row for each main run's threshold, tested by its branches on either side."""
     found = []
     for values, experiment in groups:
         raw = runs_raw(experiment, "main")
@@ -126,14 +126,14 @@ def threshold_rows(
                 else select(dataset, "main", coordinates).isel(step=slice(0, 0))
                 for name in ("main", *sides)
             ]
-            said = _said(experiment, "main", lane, coordinates)
+            labels = _row_labels(experiment, "main", lane, coordinates)
             main, below, above = runs
-            found.append(said | threshold_row(main, below, above, raw))
+            found.append(labels | threshold_row(main, below, above, raw))
     return found
 
 
 def figure_kind(dataset: xr.Dataset, experiment: Experiment) -> str:
-    """What the branches or the probes are for, the edge otherwise."""
+    """The kind of figure that fits the branches or the probes; edge by default."""
     return kind_of(
         dataset,
         adaptive=not runs_raw(experiment, "main"),
@@ -142,9 +142,9 @@ def figure_kind(dataset: xr.Dataset, experiment: Experiment) -> str:
 
 
 def advance_of(dataset: xr.Dataset, lanes: list[dict[str, Any]]) -> dict[str, Any]:
-    """What sets AEoS apart from EoS, of the branches that show it."""
+    """The comparison of AEoS with EoS, from the branches that show it."""
     names = [str(name) for name in dataset["branch"].values]
-    # Of a sweep, its first lane.
+    # For a sweep, its first lane.
     empty = select(dataset, names[0], lanes[0]).isel(step=slice(0, 0))
     chosen = [
         select(dataset, name, lanes[0]) if name in names else empty

@@ -1,4 +1,4 @@
-"""Training one group: its main run, then its branches, each chunk written to the record."""
+"""The training of one group: its main run, then its branches; each chunk goes to the record."""
 
 import dataclasses
 from typing import Any
@@ -22,35 +22,35 @@ from aeoskit.trajectory import (
 from aeoskit_experiments.pipelines import Branch, Train
 
 from ._build import Setup, UnknownThreshold, unmeasurable, why_unknown, with_data
+from ._follower import AnyWriter
 from ._interrupt import Interrupt
 from ._listener import Listener
-from ._onlooker import AnyWriter
-from ._processes import agreed
+from ._processes import any_process
 from ._rewind import Start
-from ._room import make_room
+from ._room import limit_memory_maps
 from ._summary import measured, ratio_curve
 from ._windows import edge_step
 
 STOP_WINDOW = 50
-"""Steps over whose median loss `stop_loss` is judged: at the edge a single loss may jump."""
+"""Steps in the median that `stop_loss` compares: at the edge a single loss may jump."""
 
 
 Ends = dict[tuple[str, int], dict[str, dict[str, Any]]]
-"""The ends of budgets of time, by branch and number of the group, then by probe."""
+"""Final results of time budgets, by branch and number of the group, then by probe."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Course:
-    """Where the rows of a run go.
+class RunContext:
+    """The names of a run in the record, and the settings of its checkpoints.
 
     Args:
         name: the branch's name in the record.
-        label: the branch's name for the listener (a group's values go into it).
+        label: the branch's name for the listener, with the group's values.
         lane_offset: the first lane's number in the record.
         group: the group's number, for the names of its checkpoints; None if there is one group.
-        checkpoints: whether states are kept.
-        checkpoint_every: after how many steps one of the main run is kept; None for none.
-        interrupt: the user's wish to stop, granted between chunks.
+        checkpoints: whether states are stored.
+        checkpoint_every: the period of the main run's checkpoints in steps; None for none.
+        interrupt: the user's request to stop, which takes effect between chunks.
     """
 
     name: str
@@ -63,34 +63,34 @@ class Course:
 
     @property
     def checkpoint(self) -> str:
-        """The name under which a checkpoint is kept: several groups share a branch's name."""
+        """The name of a checkpoint; several groups share a branch's name."""
         return self.name if self.group is None else f"{self.name}-group{self.group}"
 
 
 class _Checkpoints:
-    """The states of a run that are kept, each once."""
+    """The checkpoints of a run, each stored once."""
 
-    def __init__(self, writer: AnyWriter, course: Course, step: int):
-        self._writer, self._course = writer, course
+    def __init__(self, writer: AnyWriter, context: RunContext, step: int):
+        self._writer, self._context = writer, context
         self._kept: set[int] = set()
         self._passed = step
 
     def keep(self, step: int, carry: Carry) -> None:
-        if self._course.checkpoints and step not in self._kept:
-            self._writer.checkpoint(self._course.checkpoint, step, carry)
+        if self._context.checkpoints and step not in self._kept:
+            self._writer.checkpoint(self._context.checkpoint, step, carry)
             self._kept.add(step)
 
     def passing(self, step: int, carry: Carry) -> None:
-        """Keeps the state if a multiple of the period was passed since the last chunk."""
-        every = self._course.checkpoint_every
+        """Store the state if a multiple of the period was passed since the last chunk."""
+        every = self._context.checkpoint_every
         if every is not None and step // every > self._passed // every:
             self.keep(step, carry)
         self._passed = step
 
 
 def length(train: Train) -> int:
-    """The steps of a training whose setup was built."""
-    assert train.steps is not None  # `build` turned epochs into them
+    """The number of steps of a training whose setup was built."""
+    assert train.steps is not None  # `build` has converted epochs to steps
     return train.steps
 
 
@@ -101,47 +101,47 @@ def run_group(
     *,
     writer: AnyWriter,
     listener: Listener,
-    course: Course,
+    context: RunContext,
     ends: Ends,
 ) -> None:
-    """Trains the main run, keeping a copy of the carry where a branch begins; then the branches.
+    """Train the main run, with a copy of the carry where a branch begins; then the branches.
 
     Args:
-        setup: the trajectory and where it starts.
-        train: its length in steps, chunk, mode and when to stop.
-        branches: other ways to go on; one at "edge" begins after the first chunk in which the
-            ratio of every lane has risen to 0.9.
-        writer: the record.
-        listener: is told of each chunk.
-        course: names.
-        ends: takes what probes with a budget of time came to.
+        setup: the trajectory and its start.
+        train: the length in steps, chunk, mode and stopping rule.
+        branches: the branches; one at "edge" begins after the first chunk in which the ratio of
+            every lane has risen to 0.9.
+        writer: the record's writer.
+        listener: receives each chunk.
+        context: the run's names.
+        ends: receives the final results of probes with a time budget.
     """
     end = length(train)
     starts: dict[str, tuple[int, Carry]] = {}
     waiting = list(branches)
     begin, carry = 0, setup.carry
     if setup.start is not None:
-        begin = setup.start.past.at
-        carry = _rewound(setup, setup.start, train, listener, course)
-    checkpoints = _Checkpoints(writer, course, begin)
+        begin = setup.start.source.at
+        carry = _rewound(setup, setup.start, train, listener, context)
+    checkpoints = _Checkpoints(writer, context, begin)
 
     def keep(carry: Carry, step: int, history: "_History") -> None:
         if step >= end:
-            return  # Nothing is left to go on with.
+            return  # Every lane has ended.
         for item in list(waiting):
-            # The start of a rewound run is the step that it is rewound to.
+            # A rewound run starts at the step to which it is rewound.
             due = max(item.at, begin) == step if isinstance(item.at, int) else history.at_edge()
             if due:
                 starts[item.name] = (step, copy_tree(carry))
                 waiting.remove(item)
                 checkpoints.keep(step, carry)
 
-    if course.checkpoint_every is not None:
+    if context.checkpoint_every is not None:
         checkpoints.keep(begin, carry)
     fixed = [item.at for item in branches if isinstance(item.at, int)]
     history = _History(setup.trajectory, carry)
     if setup.start is not None:
-        history.remember(setup.start.past.rows)
+        history.prepend(setup.start.source.rows)
     _train(
         setup.trajectory,
         carry,
@@ -151,7 +151,7 @@ def run_group(
         keep,
         writer,
         listener,
-        course,
+        context,
         history,
         checkpoints,
         ends,
@@ -165,13 +165,13 @@ def run_group(
         if item.name not in starts:
             continue
         step, carry = starts.pop(item.name)
-        make_room()
+        limit_memory_maps()
         started = branch(
             setup.trajectory, carry, {item.name: _branch_of(item, setup.trajectory.objective)}
         )
         way, start = _measurable(*started[item.name], item.name, listener)
-        label = course.label.replace("main", item.name, 1)
-        theirs = dataclasses.replace(course, name=item.name, label=label)
+        label = context.label.replace("main", item.name, 1)
+        branch_context = dataclasses.replace(context, name=item.name, label=label)
         _train(
             way,
             start,
@@ -181,33 +181,35 @@ def run_group(
             None,
             writer,
             listener,
-            theirs,
+            branch_context,
             _History(way, start),
-            _Checkpoints(writer, dataclasses.replace(theirs, checkpoint_every=None), step),
+            _Checkpoints(writer, dataclasses.replace(branch_context, checkpoint_every=None), step),
             ends,
         )
 
 
-def _rewound(setup: Setup, start: Start, train: Train, listener: Listener, course: Course) -> Carry:
-    """The state that a rewound run begins with.
+def _rewound(
+    setup: Setup, start: Start, train: Train, listener: Listener, context: RunContext
+) -> Carry:
+    """The state at the start of a rewound run.
 
-    From the checkpoint on the other run is taken again as it was, measurements included, since a
-    solve starts from the last one; nothing of it is written.
+    From the checkpoint on the other run is repeated, measurements included, since a solve starts
+    from the last one; nothing of it is written.
     """
-    carry, step, at = start.carry, start.past.checkpoint, start.past.at
+    carry, step, at = start.carry, start.source.checkpoint, start.source.at
     if step < at:
-        label = f"{course.label}, again from step {step} to {at}"
+        label = f"{context.label}, again from step {step} to {at}"
         listener.started(label, at - step)
         for chunk in stream(start.trajectory, carry, at - step, chunk=train.chunk, mode=train.mode):
             carry = chunk.carry
             listener.advanced(label, int(chunk.steps[-1]) + 1 - step, {})
-            course.interrupt.granted = agreed(course.interrupt.wished)
-            course.interrupt.grant()
+            context.interrupt.accepted = any_process(context.interrupt.requested)
+            context.interrupt.raise_if_accepted()
         listener.finished(label)
     new, old = setup.carry.lane.probe_states, carry.lane.probe_states
     states = {name: old[name] if name in start.kept else new[name] for name in new}
     lane = dataclasses.replace(carry.lane, probe_states=states)
-    # Those of the run as it was, of the probes that it had; the new ones begin there.
+    # The states of the old run's probes; new probes begin here.
     budgets = setup.carry.budgets | {
         name: budget for name, budget in carry.budgets.items() if name in start.kept
     }
@@ -223,20 +225,22 @@ def _branch_of(item: Branch, objective: Objective) -> AbstractBranch:
 def _measurable(
     trajectory: Trajectory, carry: Carry, name: str, listener: Listener
 ) -> tuple[Trajectory, Carry]:
-    """The branch without the probes that mean nothing for its optimizer."""
-    gone, reason = unmeasurable(trajectory.optimizer), "no preconditioner"
+    """The branch without the probes that are undefined for its optimizer."""
+    dropped, reason = unmeasurable(trajectory.optimizer), "no preconditioner"
     unknown = why_unknown(trajectory.optimizer, carry.lane.params)
     if unknown is not None:
-        gone, reason = gone | {"preconditioned_sharpness"}, "no threshold that is known"
-    lost = sorted(gone & set(trajectory.probes))
-    if unknown is None and not lost:
+        dropped, reason = dropped | {"preconditioned_sharpness"}, "no known threshold"
+    unmeasured = sorted(dropped & set(trajectory.probes))
+    if unknown is None and not unmeasured:
         return trajectory, carry
-    if lost:
-        listener.noted(f"branch {name} has {reason}: {', '.join(lost)} is not measured there.")
-    probes = {key: probe for key, probe in trajectory.probes.items() if key not in lost}
+    if unmeasured:
+        listener.noted(
+            f"branch {name} has {reason}: {', '.join(unmeasured)} is not measured there."
+        )
+    probes = {key: probe for key, probe in trajectory.probes.items() if key not in unmeasured}
     if unknown is not None:
         probes["threshold"] = UnknownThreshold()
-    states = {key: state for key, state in carry.lane.probe_states.items() if key not in lost}
+    states = {key: state for key, state in carry.lane.probe_states.items() if key not in unmeasured}
     lane = dataclasses.replace(carry.lane, probe_states=states)
     start = dataclasses.replace(carry, lane=lane)
     return dataclasses.replace(trajectory, probes=probes), start
@@ -251,43 +255,43 @@ def _train(
     keep: Any,
     writer: AnyWriter,
     listener: Listener,
-    course: Course,
+    context: RunContext,
     history: "_History",
     checkpoints: _Checkpoints,
     ends: Ends,
 ) -> None:
-    """One run from a step to the end, in segments between the steps at which branches begin."""
+    """Train one run from a step to the end, in segments between the starts of branches."""
     end = length(train)
-    listener.started(course.label, end - step)
+    listener.started(context.label, end - step)
     for lane, at in history.diverged():
-        # It diverged before this branch began: said in the record, not announced again.
-        writer.mark_diverged(course.name, course.lane_offset + lane, at)
+        # It diverged before this branch began: recorded, but not announced again.
+        writer.mark_diverged(context.name, context.lane_offset + lane, at)
     begun = step
     if keep is not None:
         keep(carry, step, history)
     stops = [pause for pause in sorted(set(pauses)) if step < pause < end]
-    done = not history.going()
+    done = not history.active()
     for stop in [*stops, end]:
         if done:
             break
         for chunk in stream(trajectory, carry, stop - step, chunk=train.chunk, mode=train.mode):
             carry = chunk.carry
-            for lane, at in _write(writer, chunk, history, course):
-                listener.noted(f"{course.label}: lane {lane} diverged at step {at}.")
+            for lane, at in _write(writer, chunk, history, context):
+                listener.noted(f"{context.label}: lane {lane} diverged at step {at}.")
             history.add(chunk)
             step = int(chunk.steps[-1]) + 1
-            listener.advanced(course.label, step - begun, history.shown())
+            listener.advanced(context.label, step - begun, history.shown())
             checkpoints.passing(step, carry)
             if keep is not None:
                 keep(carry, step, history)
-            course.interrupt.granted = agreed(course.interrupt.wished)
+            context.interrupt.accepted = any_process(context.interrupt.requested)
             fitted = train.stop_loss is not None and history.fitted(train.stop_loss)
-            done = not history.going() or fitted or course.interrupt.granted
+            done = not history.active() or fitted or context.interrupt.accepted
             if done:
                 break
     checkpoints.keep(step, carry)
-    listener.finished(course.label)
-    came_to = ends.setdefault((course.name, course.group or 0), {})
+    listener.finished(context.label)
+    results = ends.setdefault((context.name, context.group or 0), {})
     kept: dict[str, Any] = {
         name: probe for name, probe in trajectory.probes.items() if budget_columns(probe)
     }
@@ -295,30 +299,30 @@ def _train(
         budget = start_budget(probe, carry.budgets.get(name))
         missed = missed_budget(probe, budget)
         if missed:
-            listener.noted(f"{course.label}: {missed}")
+            listener.noted(f"{context.label}: {missed}")
         numbers = {key: float(getattr(budget, key)) for key in ("overhead", "value_rtol")}
-        came_to[probe.measures[0]] = {
+        results[probe.measures[0]] = {
             "asked": probe.overhead,
             "reached": missed is None,
             "period": int(budget.period),
             **{key: None if np.isnan(value) else value for key, value in numbers.items()},
         }
-    course.interrupt.grant()
+    context.interrupt.raise_if_accepted()
 
 
 def _write(
-    writer: AnyWriter, chunk: Chunk, history: "_History", course: Course
+    writer: AnyWriter, chunk: Chunk, history: "_History", context: RunContext
 ) -> list[tuple[int, int]]:
-    """Writes the chunk's rows, none after a lane's divergence; returns who diverged in it."""
-    # No sentinel for "never": the lanes' int32 would wrap it around.
+    """Write the chunk's rows up to each lane's divergence; return the lanes that diverged."""
+    # A sentinel for "never" would overflow the lanes' int32.
     sound = (chunk.diverged_at < 0) | (chunk.steps[:, None] <= chunk.diverged_at)
     measured = {name: mask[:, None] & sound for name, mask in chunk.measured.items()}
     writer.append(
-        course.name,
+        context.name,
         chunk.measurements,
         chunk.steps,
         measured=measured,
-        lane_offset=course.lane_offset,
+        lane_offset=context.lane_offset,
     )
     before = dict(history.diverged())
     newly = [
@@ -327,12 +331,12 @@ def _write(
         if at >= 0 and lane not in before
     ]
     for lane, at in newly:
-        writer.mark_diverged(course.name, course.lane_offset + lane, at)
-    return [(course.lane_offset + lane, at) for lane, at in newly]
+        writer.mark_diverged(context.name, context.lane_offset + lane, at)
+    return [(context.lane_offset + lane, at) for lane, at in newly]
 
 
 class _History:
-    """What the host remembers of a run in order to decide: ratios, losses, divergence."""
+    """The host's history of a run, for its decisions: ratios, losses, divergence."""
 
     def __init__(self, trajectory: Trajectory, carry: Carry):
         self._raw = trajectory.optimizer.is_euclidean
@@ -342,8 +346,8 @@ class _History:
         self._last: dict[str, float] = {}
         self._diverged_at = np.atleast_1d(np.asarray(carry.lane.diverged_at))
 
-    def remember(self, rows: xr.Dataset) -> None:
-        """What another run measured before this one went on from there."""
+    def prepend(self, rows: xr.Dataset) -> None:
+        """Add the rows that another run measured before this one."""
         steps, ratio = ratio_curve(rows, self._raw)
         self._steps.append(steps)
         self._ratios.append(ratio[:, None])
@@ -368,25 +372,25 @@ class _History:
         self._last["loss"] = float(np.median(values["loss"][-1]))
         self._diverged_at = chunk.diverged_at
 
-    def going(self) -> list[int]:
+    def active(self) -> list[int]:
         """The lanes that have not diverged."""
         return np.flatnonzero(self._diverged_at < 0).tolist()
 
     def diverged(self) -> list[tuple[int, int]]:
-        """The lanes that have, each with its step."""
+        """The lanes that have diverged, each with its step."""
         return [(lane, int(at)) for lane, at in enumerate(self._diverged_at) if at >= 0]
 
     def at_edge(self) -> bool:
-        """Whether the ratio of every lane that goes on has risen to the edge."""
-        if not self._steps or not self.going():
+        """True if the ratio of every active lane has risen to the edge."""
+        if not self._steps or not self.active():
             return False
         steps, ratios = np.concatenate(self._steps), np.concatenate(self._ratios)
-        return all(edge_step(steps, ratios[:, lane]) is not None for lane in self.going())
+        return all(edge_step(steps, ratios[:, lane]) is not None for lane in self.active())
 
     def fitted(self, loss: float) -> bool:
-        """Whether the median loss of the last steps is below a value in every lane that goes on."""
+        """True if the median loss of the last steps is below a value in every active lane."""
         losses = np.concatenate(self._losses)[-STOP_WINDOW:]
-        return all(np.median(losses[:, lane]) < loss for lane in self.going())
+        return all(np.median(losses[:, lane]) < loss for lane in self.active())
 
     def shown(self) -> dict[str, float]:
         """A few numbers for a progress line: medians over the lanes."""

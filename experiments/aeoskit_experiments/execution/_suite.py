@@ -1,4 +1,4 @@
-"""A suite: several pipelines, one after the other, and one picture of them all."""
+"""A suite: several pipelines, one after the other, and one figure of them all."""
 
 import dataclasses
 import os
@@ -15,24 +15,23 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import Choice, Pipeline, Store
 
 from ._execute import EXIT_CODES, Outcome, execute
-from ._listener import Listener, Silent
+from ._listener import Listener, SilentListener
 from ._names import optimizer_name
-from ._processes import from_leader, is_leader
-from ._room import make_room
+from ._processes import broadcast_from_leader, is_leader
+from ._room import limit_memory_maps
 
 
 @dataclasses.dataclass(frozen=True)
 class SuiteOutcome:
-    """What `execute_suite` returns.
+    """The result of `execute_suite`.
 
     Args:
         folder: the suite's folder; each case has its run's folder in it.
-        outcomes: what became of each case, by name.
-        summary: the numbers of all of them: what the command line prints and `--json` gives.
-        figures: the files that were drawn of all of them.
-        status: "finished"; "interrupted", and then the cases after that one did not run; "diverged"
-            if one did.
-        exit_code: as of a run.
+        outcomes: the outcome of each case, by name.
+        summary: the numbers of all cases: what the command line prints and `--json` gives.
+        figures: the files of the common figures.
+        status: "finished"; "interrupted": later cases did not run; "diverged": at least one did.
+        exit_code: as for a run.
         leads: whether this process wrote the records.
     """
 
@@ -53,34 +52,34 @@ def execute_suite(
     folder: str | os.PathLike[str] | None = None,
     listener: Listener | None = None,
 ) -> SuiteOutcome:
-    """Runs pipelines one after the other, each with a record of its own in one folder.
+    """Run pipelines one after the other, each with its own record, in one folder.
 
     Args:
-        suite: case to pipeline.
-        name: what the folder is called after.
-        root: the folder of runs, in place of the pipelines' own.
-        folder: the suite's very folder, which must not exist yet.
-        listener: is told of the progress on the host.
+        suite: name of a case to its pipeline.
+        name: the first part of the folder's name.
+        root: the folder of runs, instead of the pipelines' own.
+        folder: the suite's own folder, which must not exist yet.
+        listener: receives progress on the host.
 
     Returns:
         A `SuiteOutcome`.
 
     Raises:
-        UserError: bad input in any of them, before any work; nothing is left behind.
+        UserError: for bad input in any case, before any work; nothing is left behind.
     """
     begun = time.perf_counter()
     for pipeline in suite.values():
         pipeline.experiment()
     _check_data(suite)
     place = _place(suite, name, root, folder)
-    if why := from_leader(_taken(place) if is_leader() else ""):
+    if why := broadcast_from_leader(_record_conflict(place) if is_leader() else ""):
         raise UserError(why)
     outcomes: dict[str, Outcome] = {}
     stopped = False
     for case, pipeline in suite.items():
         if outcomes:
-            make_room()
-        heard = listener if listener is None else _Named(listener, case)
+            limit_memory_maps()
+        heard = listener if listener is None else _CaseListener(listener, case)
         try:
             outcomes[case] = execute(pipeline, folder=place / case, listener=heard)
         except KeyboardInterrupt:  # before the first row of this case
@@ -121,7 +120,7 @@ def _place(
     root: str | os.PathLike[str] | None,
     folder: str | os.PathLike[str] | None,
 ) -> Path:
-    """The suite's folder, which the first case's record makes."""
+    """The suite's folder, which the first case's record creates."""
     if folder is not None:
         return Path(folder)
     first = next(iter(suite.values())).declared().store or Store()
@@ -135,7 +134,7 @@ def _place(
 
 
 def _check_data(suite: Mapping[str, Pipeline]) -> None:
-    """Where the cases differ in their data, each is made once: a later one's must not fail late."""
+    """Build each data set once if the cases differ in their data: none may fail late."""
     different: list[Choice] = []
     for pipeline in suite.values():
         for group in pipeline.inherited().groups():
@@ -143,7 +142,7 @@ def _check_data(suite: Mapping[str, Pipeline]) -> None:
             if data is not None and data not in different:
                 different.append(data)
     if len(different) < 2:
-        return  # the first case will say it
+        return  # the first case will report it
     for data in different:
         try:
             data.build()
@@ -153,15 +152,15 @@ def _check_data(suite: Mapping[str, Pipeline]) -> None:
             raise UserError(" ".join(str(error).split())) from error
 
 
-def _taken(place: Path) -> str:
-    """Why the cases' records cannot be made there; nothing if they can."""
+def _record_conflict(place: Path) -> str:
+    """The reason why the cases' records cannot be created there; empty if they can."""
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return ""
     return f"the folder {place} exists already: choose another one or remove it first."
 
 
-class _Named(Silent):
-    """A listener that is told of which case a run is."""
+class _CaseListener(SilentListener):
+    """A listener that adds the case to the names of runs."""
 
     def __init__(self, listener: Listener, case: str):
         self._listener, self._case = listener, case
@@ -180,7 +179,7 @@ class _Named(Silent):
 
 
 def _drawn(outcomes: Mapping[str, Outcome], path: Path, listener: Listener | None) -> list[Path]:
-    """The figure's files; a suite without a picture is better than none."""
+    """The figure's files; a suite without a figure is better than none."""
     from aeoskit.figures import cases_figure, save
 
     try:
@@ -197,7 +196,7 @@ def _statuses(outcomes: Mapping[str, Outcome]) -> set[str]:
 
 
 def _records(outcomes: Mapping[str, Outcome]) -> dict[str, xr.Dataset]:
-    """The cases' metrics, under names that people use."""
+    """The cases' metrics, by display name."""
     return {
         optimizer_name(case): read_run(outcome.folder).metrics for case, outcome in outcomes.items()
     }

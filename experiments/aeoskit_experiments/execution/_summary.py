@@ -1,4 +1,4 @@
-"""The numbers that a run is summed up in: what the command line prints and `--json` gives."""
+"""The summary of a run: the numbers that the command line prints and `--json` gives."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ import xarray as xr
 from ._windows import edge_step, last_fifth
 
 FITTED = 0.1
-"""The loss at which cross-entropy counts as fitted: its curvature collapses beyond by nature."""
+"""The loss at which cross-entropy counts as fitted: below it, curvature collapses."""
 
 REACHED = 0.85
 """The median ratio over the last fifth of a run from which it counts as being at the edge."""
 
 STEPS_OF_A_GROWTH = 10
-"""Steps over whose median the loss of a branch is taken at either end."""
+"""Steps in the median of a branch's loss at either end."""
 
 _ADVANCE = (
     "growth",
@@ -33,7 +33,7 @@ def measured(dataset: xr.Dataset, name: str) -> tuple[np.ndarray, np.ndarray]:
 
     Args:
         dataset: one branch and one lane (only `step` and perhaps `index` left).
-        name: a variable; where it is not there, two empty arrays come back.
+        name: a variable; if it is missing, two empty arrays are returned.
     """
     if name not in dataset:
         return np.zeros(0, int), np.zeros(0)
@@ -123,10 +123,10 @@ def _hovering(steps: np.ndarray, values: np.ndarray, diverged_at: int) -> float 
 
 
 def multiplier_rows(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each run whose flip multiplier was tracked, what compares it with `λ₁(P⁻¹H)`.
+    """For each run with a tracked flip multiplier, its comparison with `λ₁(P⁻¹H)`.
 
     Args:
-        runs: what `summarize_run` gave, with `optimizer` and perhaps the swept values.
+        runs: values of `summarize_run`, with `optimizer` and perhaps the swept values.
 
     Returns:
         Rows with `optimizer`, `multiplier`, `equivalent_ratio`, `ratio` and `reached`.
@@ -138,24 +138,24 @@ def multiplier_rows(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def threshold_row(
     main: xr.Dataset, below: xr.Dataset, above: xr.Dataset, raw: bool
 ) -> dict[str, Any]:
-    """What a threshold is worth: P frozen just below and just above it, and P live.
+    """The test of a threshold: P frozen just below and just above it, and P live.
 
     Args:
         main: the run with P live.
         below: the branch with P frozen and a ratio below 1.
-        above: that with a ratio above 1.
+        above: the branch with a ratio above 1.
         raw: the optimizer has no preconditioner.
 
     Returns:
         `threshold` (of the main run, at its end), `below` and `above` (the branch's last loss over
         its first), `converges` and `diverges` (whether that is below and above 1), `live_ratio`
-        (the median over the last fifth of the main run). None where there is nothing.
+        (the median over the last fifth of the main run). None where a number is missing.
     """
     run = summarize_run(main, raw)
     row: dict[str, Any] = {"threshold": run["threshold"]}
     for name, branch in (("below", below), ("above", above)):
         _, loss = measured(branch, "loss")
-        # Medians, since at the edge every other step is alike, and not like the one between.
+        # Medians, since at the edge losses alternate from step to step.
         few = STEPS_OF_A_GROWTH if loss.size > 2 * STEPS_OF_A_GROWTH else 1
         start = float(np.median(loss[:few])) if loss.size else 0.0
         row[name] = float(np.median(loss[-few:])) / start if start > 0 else None
@@ -167,7 +167,7 @@ def threshold_row(
 
 
 def summarize_advance(main: xr.Dataset, frozen: xr.Dataset, momentum: xr.Dataset) -> dict[str, Any]:
-    """What sets AEoS apart from EoS (E7 to E9), in numbers: medians over 50 steps, to loss 0.1.
+    """The comparison of AEoS with EoS (E7 to E9): medians over 50 steps, up to loss 0.1.
 
     Args:
         main: the adaptive run.
@@ -179,7 +179,7 @@ def summarize_advance(main: xr.Dataset, frozen: xr.Dataset, momentum: xr.Dataset
         sharpness (`sharpness_peak`) over its value then (`sharpness_at_edge`). `ratio`: median
         ratio in between. `frozen_growth`: the frozen branch's peak over its value at the freeze.
         `frozen_to_peak`: that peak over the adaptive run's. `momentum_peak`: momentum's peak over
-        its own threshold. A number whose run never got there is None.
+        its own threshold. A number is None if its run did not get that far.
     """
     steps, ratio = measured(main, "ratio")
     arrived = edge_step(steps, ratio)

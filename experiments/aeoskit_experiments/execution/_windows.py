@@ -1,4 +1,4 @@
-"""Windows and moments of a measured curve. Judged by medians, never by maxima of raw values."""
+"""Windows and moments of a measured curve, by medians, never by maxima of raw values."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -7,14 +7,14 @@ EDGE = 0.9
 """The ratio to the threshold from which a run counts as having reached the edge."""
 
 MEDIAN_STEPS = 50
-"""Width of the running median in steps, as in the issue's acceptance figures."""
+"""Width of the running median in steps."""
 
 
 def edge_step(steps: Int[np.ndarray, " n"], ratio: Float[np.ndarray, " n"]) -> int | None:
     """The step at which the ratio's running median first *rises* to the edge.
 
-    At the very start of training P is tiny and the ratio may lie far above 1 for some steps; the
-    moment looked for comes after it has been below.
+    At the very start of training P is tiny and the ratio may be far above 1 for some steps; the
+    returned step comes after the ratio has been below.
 
     Args:
         steps: the steps at which the ratio was measured.
@@ -32,7 +32,7 @@ def edge_step(steps: Int[np.ndarray, " n"], ratio: Float[np.ndarray, " n"]) -> i
     if not (ratio < EDGE).any():
         return None
     below = int(np.argmax(ratio < EDGE))
-    # Only whole windows count: two early values need not be an arrival.
+    # Only whole windows count: two early values do not show an arrival.
     whole = steps[below:] >= steps[below] + MEDIAN_STEPS
     arrived = np.flatnonzero(
         whole & (running_median(steps[below:], ratio[below:], MEDIAN_STEPS) >= EDGE)
@@ -41,7 +41,7 @@ def edge_step(steps: Int[np.ndarray, " n"], ratio: Float[np.ndarray, " n"]) -> i
 
 
 def last_fifth(steps: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """Which measurements lie in the last fifth of the steps.
+    """The mask of the measurements in the last fifth of the steps.
 
     Example:
         >>> last_fifth(np.array([0, 5, 10])).tolist()

@@ -1,4 +1,4 @@
-"""Jobs: what one is, the child processes that run them, executors, and locks on their folders."""
+"""Jobs: their data, the child processes that run them, executors, and locks on their folders."""
 
 from aeoskit_experiments.jobs._child import start_python as start_python
 from aeoskit_experiments.jobs._child import watch_parent as watch_parent

@@ -1,4 +1,4 @@
-"""Child Python processes: where they import from, and their end with their parent's."""
+"""Child Python processes: their import path, and their end with the parent's."""
 
 import contextlib
 import functools
@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Names the descriptor whose other end only the parent holds.
+# Variable with the descriptor whose other end only the parent holds.
 _LIFELINE = "AEOSKIT_PARENT"
 
 
@@ -20,15 +20,15 @@ def start_python(
     descriptors: Sequence[int] = (),
     **options: Any,
 ) -> subprocess.Popen[Any]:
-    """Starts a child that runs this Python and imports nothing from the working directory.
+    """Start a child that runs this Python and imports nothing from the working directory.
 
     It imports what this process can import, and ends with this process if it calls `watch_parent`.
 
     Args:
-        arguments: What stands after `python`.
+        arguments: The arguments of `python`.
         environment: Variables that differ from those of this process; None removes one.
-        descriptors: File descriptors that the child inherits beside the standard ones.
-        **options: Of `subprocess.Popen`.
+        descriptors: File descriptors that the child inherits in addition to the standard ones.
+        **options: Options of `subprocess.Popen`.
 
     Returns:
         The child.
@@ -49,9 +49,9 @@ def start_python(
 
 
 def watch_parent() -> None:
-    """Ends this process as soon as the one that started it has ended, however that ended.
+    """End this process as soon as the one that started it has ended, for any reason.
 
-    It does so only in a child of `start_python`.
+    It has no effect outside of a child of `start_python`.
     """
     descriptor = os.environ.pop(_LIFELINE, None)
     if descriptor is not None:
@@ -60,14 +60,14 @@ def watch_parent() -> None:
 
 def _end_with(descriptor: int) -> None:
     with contextlib.suppress(OSError):
-        os.read(descriptor, 1)  # Nothing is ever written: it returns when the parent has gone.
+        os.read(descriptor, 1)  # Nothing is ever written: it returns when the parent has ended.
         os._exit(1)
 
 
 @functools.cache
 def _lifeline(process: int) -> int:
     """The end of a pipe for children; the other end closes with this process."""
-    del process  # Of a process that was forked, the pipe is another one.
+    del process  # A forked process has another pipe.
     ours, _ = os.pipe()
     return ours
 
@@ -75,7 +75,7 @@ def _lifeline(process: int) -> int:
 def _import_path() -> str:
     """The import path of this process.
 
-    Python may have put the working directory there itself; it counts only if the user named it.
+    Python may have put the working directory there itself; it is used only if the user named it.
     """
     here = os.path.realpath(os.curdir)
     named = _absolute(os.environ.get("PYTHONPATH", "").split(os.pathsep))

@@ -1,4 +1,4 @@
-"""Executors of jobs: by name, as data, and open."""
+"""Executors of jobs: their names and settings, and open executors."""
 
 import contextlib
 import dataclasses
@@ -33,11 +33,11 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The name of an executor, with its settings.
 
     Args:
-        name: One of `EXECUTORS`; anything else is an executor that the caller brought.
-        workers: Jobs at a time: processes (one a GPU, or one a core, if None), or SLURM's limit
+        name: One of `EXECUTORS`; any other name is that of the caller's own executor.
+        workers: Jobs at a time: processes (one per GPU, or one per core, if None), or SLURM's limit
             for a job array.
-        address: Where the scheduler of the dask cluster listens.
-        slurm: What SLURM is asked for: `time` in minutes, `partition`, `gpus_per_node`, …;
+        address: The address of the dask cluster's scheduler.
+        slurm: The request to SLURM: `time` in minutes, `partition`, `gpus_per_node`, …;
             `cluster="local"` tries the same on this machine.
 
     >>> Engine(name="processes", workers=2).check()
@@ -49,7 +49,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     slurm: dict[str, int | str] = {}
 
     def check(self) -> None:
-        """Refuses what cannot be, before anything is made.
+        """Raise a `UserError` for invalid settings, before anything is created.
 
         Raises:
             UserError: For an unknown name, a setting that belongs to another executor or is
@@ -75,7 +75,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.name == "dask" and not self.address:
             raise UserError(
                 "executor dask lacks the address of its scheduler: give --address tcp://HOST:8786, "
-                "as `dask scheduler` prints it"
+                "as printed by `dask scheduler`"
             )
         if self.name == "submitit" and not {"time", "timeout_min"} & set(self.slurm):
             # Submitit's own default is 5 minutes, which would silently end most runs.
@@ -86,11 +86,11 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 @dataclasses.dataclass(frozen=True)
 class OpenExecutor:
-    """An executor that takes jobs.
+    """An executor that is ready for jobs.
 
     Args:
-        executor: Where to submit.
-        end: Ends the jobs that run, at once.
+        executor: The executor.
+        end: Ends the running jobs at once.
     """
 
     executor: Executor
@@ -98,7 +98,7 @@ class OpenExecutor:
 
 
 def parse_slurm(text: str) -> dict[str, int | str]:
-    """Settings for SLURM as the command line has them.
+    """Parse the settings for SLURM from the command line.
 
     >>> parse_slurm("partition=gpu,time=60")
     {'partition': 'gpu', 'time': 60}
@@ -118,11 +118,11 @@ def open_executor(
     """The executor of an engine, open as long as the context is.
 
     Args:
-        engine: Which one, checked.
+        engine: The engine, checked.
         brought: The caller's own executor, which stays open afterwards.
-        logs: The folder for what worker processes print.
-        submitted: The folder of submitit.
-        jobs: How many jobs are to be run.
+        logs: The folder for the output of worker processes.
+        submitted: The folder for submitit's files.
+        jobs: Number of jobs to run.
     """
     if brought is not None:
         end = functools.partial(brought.shutdown, wait=False, cancel_futures=True)
@@ -155,7 +155,7 @@ def _dask(engine: Engine) -> Iterator[OpenExecutor]:
             f"start one with `dask scheduler`, and workers with `dask worker {engine.address}`"
         ) from error
     with client:
-        # Not pure: a job that is submitted a second time is to run, not to be looked up.
+        # Not pure: a job that is submitted a second time has to run again.
         executor = client.get_executor(pure=False)
         yield OpenExecutor(executor, lambda: executor.shutdown(wait=False))
 
@@ -167,7 +167,7 @@ def _submitit(engine: Engine, folder: Path) -> Iterator[OpenExecutor]:
     settings = {"name": "aeoskit", **engine.slurm}
     cluster = str(settings.pop("cluster", "slurm"))
     try:
-        # Its jobs import nothing from the working directory, as our own children.
+        # Its jobs import nothing from the working directory, as aeoskit's own children.
         python = f"{shlex.quote(sys.executable)} -P"
         inner = AutoExecutor(
             os.path.abspath(folder), cluster=cluster, slurm_python=python, local_python=python
@@ -183,7 +183,7 @@ def _submitit(engine: Engine, folder: Path) -> Iterator[OpenExecutor]:
 
 
 def _slurm_names(settings: Mapping[str, Any], workers: int | None) -> dict[str, Any]:
-    """Names as submitit has them: some are shared by all of its clusters, the rest are SLURM's.
+    """Settings by submitit's names: some are shared by all of its clusters, the rest are SLURM's.
 
     >>> _slurm_names({"time": 60, "partition": "gpu", "gpus_per_node": 1}, 8)
     {'timeout_min': 60, 'slurm_partition': 'gpu', 'gpus_per_node': 1, 'slurm_array_parallelism': 8}

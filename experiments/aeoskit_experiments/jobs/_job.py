@@ -10,10 +10,10 @@ from aeoskit_experiments.pipelines import Pipeline
 class PipelineJob(msgspec.Struct, frozen=True, kw_only=True):
     """A pipeline for another process.
 
-    Whatever that process needs beside the pipeline to make it again is a field here.
+    Anything else that the process needs to rebuild the pipeline is a field here.
 
     Args:
-        pipeline: As `Pipeline.to_dict` has it.
+        pipeline: The value of `Pipeline.to_dict`.
 
     Example:
         >>> PipelineJob(pipeline={"stages": []}).load().stages
@@ -23,19 +23,19 @@ class PipelineJob(msgspec.Struct, frozen=True, kw_only=True):
     pipeline: dict[str, Any]
 
     def load(self) -> Pipeline:
-        """The pipeline; users' own parts in it may run, since the parent process vouches for them.
+        """The pipeline; users' own parts in it may run, since the parent process trusts them.
 
         Raises:
-            UserError: If it is none.
+            UserError: If it is not a pipeline.
         """
         return Pipeline.from_dict(self.pipeline, allow_code=True)
 
 
 class RunJob(PipelineJob, frozen=True, kw_only=True):
-    """A pipeline to be run.
+    """A run of a pipeline.
 
     Args:
-        pipeline: As `Pipeline.to_dict` has it.
+        pipeline: The value of `Pipeline.to_dict`.
         folder: The folder of the run's record, absolute.
 
     Example:
@@ -47,7 +47,7 @@ class RunJob(PipelineJob, frozen=True, kw_only=True):
 
 
 class JobResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of a run.
+    """The result of a run.
 
     Args:
         status: "finished", "diverged", "interrupted", "refused" (bad input) or "failed".

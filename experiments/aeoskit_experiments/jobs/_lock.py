@@ -1,4 +1,4 @@
-"""A lock on a folder, so that it has one driver at a time."""
+"""A lock on a folder, so that only one process works in it at a time."""
 
 import contextlib
 import fcntl
@@ -12,22 +12,22 @@ LOCK = ".lock"
 
 @contextlib.contextmanager
 def locked(folder: Path, use: str) -> Iterator[None]:
-    """Holds the lock of a folder, which ends with this process, however that ends.
+    """Hold the lock of a folder, which is released when this process ends, for any reason.
 
     Args:
         folder: A folder that exists.
-        use: What the holder does with it, for the error: "being run".
+        use: The holder's use of it, for the error: "being run".
 
     Raises:
         UserError: If another process holds the lock.
     """
-    # Not filelock: before its version 4 a filesystem without locks looks like one that is locked.
+    # Not filelock: before version 4 it takes a filesystem without locks for a locked folder.
     with open(folder / LOCK, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"{folder} is {use} by another process: wait for it, or end it first"
+                f"{folder} is {use} by another process: wait for it, or stop it first"
             ) from None
         except OSError:
             pass  # A filesystem without locks.

@@ -1,4 +1,4 @@
-"""Worker processes of this machine, each with its share of cores and GPUs."""
+"""Worker processes on this machine, each with its share of cores and GPUs."""
 
 import functools
 import glob
@@ -17,18 +17,20 @@ T = TypeVar("T")
 # XLA sizes its pool by NPROC; the others are for NumPy and SciPy.
 _THREADS = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _MEMORY = 0.75
-"""The part of a GPU's memory that JAX takes at its start."""
+"""The fraction of a GPU's memory that JAX allocates at its start."""
 
 
 class Processes(Executor):
-    """An executor of worker processes of which one may die without harm to the others.
+    """An executor of worker processes, in which a worker's death does not affect the others.
 
-    A `ProcessPoolExecutor` gives all of its jobs up when one worker dies, and does not say whose
-    it was. Here only its own job fails, with `WorkerDied`, and the next one finds a fresh process.
+    A `ProcessPoolExecutor` abandons all of its jobs when one worker dies, and does not report which
+    job killed it. Here only that job fails, with `WorkerDied`, and the next one gets a fresh
+    process.
 
     Args:
-        workers: How many.
-        logs: The folder for what they print, a file `worker-N.log` for each; with ours if None.
+        workers: Number of workers.
+        logs: The folder for their output, a file `worker-N.log` for each; if None, they print where
+            this process does.
 
     Example:
         >>> with Processes(1) as executor:
@@ -51,17 +53,17 @@ class Processes(Executor):
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="jobs")
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
-        """Runs a function, which pickle finds by its name, in a worker."""
+        """Run a function, which pickle finds by its name, in a worker."""
         return self._threads.submit(self._run, functools.partial(fn, *args, **kwargs))
 
     def end(self) -> None:
-        """Ends the workers at once, whatever they do; nothing can be submitted any more."""
+        """End the workers at once; nothing can be submitted afterwards."""
         for worker in self._workers:
             worker.kill()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As `Executor.shutdown` has it."""
+        """Shut down, as `Executor.shutdown`."""
         self._threads.shutdown(wait=wait, cancel_futures=cancel_futures)
         if wait:
             for worker in self._workers:
@@ -83,7 +85,7 @@ def visible_cores() -> int:
 
 
 def visible_gpus() -> list[str]:
-    """The NVIDIA GPUs that JAX would use, found without starting JAX (which would take them)."""
+    """The NVIDIA GPUs that JAX would use, found without starting JAX (which would reserve them)."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin")
     if (platforms and not {"cuda", "gpu"} & set(platforms.split(","))) or not any(
@@ -100,14 +102,14 @@ def worker_environment(slot: int, workers: int, cores: int, gpus: Sequence[str])
     """The environment variables that give a worker its share of the machine.
 
     Args:
-        slot: Which worker, from 0.
-        workers: How many there are.
-        cores: The machine's.
-        gpus: Their names for `CUDA_VISIBLE_DEVICES`; workers take turns.
+        slot: Index of the worker, from 0.
+        workers: Number of workers.
+        cores: Number of the machine's cores.
+        gpus: Their names for `CUDA_VISIBLE_DEVICES`, assigned to workers in turn.
 
     Returns:
-        Threads, and if there are GPUs, which one and how much of its memory. What the user has
-        set already for threads and memory stays.
+        Threads, and if there are GPUs, the worker's GPU and its fraction of the memory. The user's
+        own settings of threads and memory stay.
 
     >>> worker_environment(2, 4, 8, ["0", "1"])["CUDA_VISIBLE_DEVICES"]
     '0'

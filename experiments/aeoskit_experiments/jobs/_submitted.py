@@ -1,4 +1,4 @@
-"""An executor of submitit as `concurrent.futures` has it."""
+"""An executor of submitit with the interface of `concurrent.futures`."""
 
 import contextlib
 import threading
@@ -17,14 +17,14 @@ class _SubmititExecutor(Protocol):
 
 
 class Submitted(Executor):
-    """An executor around one of submitit, whose jobs are no futures.
+    """An executor around one of submitit, whose jobs are not futures.
 
-    A thread looks after the jobs. What was submitted since its last look becomes one array of jobs,
-    so that a sweep is one call of `sbatch`. A future can be cancelled until its job is done.
+    A thread polls the jobs. The jobs submitted since its last poll become one job array, so that a
+    sweep is one call of `sbatch`. A future can be cancelled until its job is done.
 
     Args:
         inner: An executor of submitit.
-        period: Seconds between two looks; submitit asks SLURM itself less often.
+        period: Seconds between two polls; submitit queries SLURM itself less often.
     """
 
     def __init__(self, inner: _SubmititExecutor, *, period: float = 1.0):
@@ -50,11 +50,11 @@ class Submitted(Executor):
         return future
 
     def end(self) -> None:
-        """Cancel every job, those that run as well."""
+        """Cancel every job, including running ones."""
         self.shutdown(cancel_futures=True)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As `Executor.shutdown` has it."""
+        """Shut down, as `Executor.shutdown`."""
         with self._lock:
             self._closing = True
             futures = [item[0] for item in [*self._new, *self._jobs]]
@@ -82,7 +82,7 @@ class Submitted(Executor):
         try:
             with self._inner.batch():
                 jobs = [self._inner.submit(fn, *args, **kwargs) for _, fn, args, kwargs in new]
-        except Exception as error:  # Whatever sbatch says belongs to these jobs.
+        except Exception as error:  # Any error of sbatch belongs to these jobs.
             for future, *_ in new:
                 if future.set_running_or_notify_cancel():
                     future.set_exception(error)
@@ -90,8 +90,8 @@ class Submitted(Executor):
         self._jobs += [(item[0], job) for item, job in zip(new, jobs, strict=True)]
 
     def _settle(self, future: Future[Any], job: Any) -> bool:
-        """Settles a job if it has ended; returns whether it has."""
-        # Whatever submitit raises is about this job; the thread goes on for the others.
+        """Set the future's result if the job has ended; return True if it has."""
+        # Any exception of submitit belongs to this job; the thread continues with the others.
         if _was_cancelled(future):
             with contextlib.suppress(Exception):
                 job.cancel(check=False)
@@ -112,5 +112,5 @@ class Submitted(Executor):
 
 
 def _was_cancelled(future: Future[Any]) -> bool:
-    """Returns whether a future was cancelled; then whoever waits for it is notified."""
+    """True if a future was cancelled; then its waiters are notified."""
     return future.cancelled() and not future.set_running_or_notify_cancel()

@@ -1,7 +1,7 @@
 """A supervisor for each of a run's processes, which reports how it ended.
 
-Where jax's own runtime finds out first that another process has died, it ends this one without a
-word to Python. So a child does the work, and the parent, which has no devices, reports.
+If jax's runtime is the first to notice that another process has died, it ends this one without
+raising in Python. So a child does the work, and the parent, which has no devices, reports.
 """
 
 import os
@@ -23,12 +23,12 @@ LOST = 3
 GRACE = 10
 """Seconds that a process has to end after SIGTERM."""
 
-# Names the file into which a supervised process writes where its record is.
+# Variable with the file to which a supervised process writes the path of its record.
 _MEMBER = "AEOSKIT_MEMBER"
 
 
 class ProcessLost(UserError):
-    """Another process of the run has ended, and this one cannot go on."""
+    """Another process of the run has ended, so this one cannot continue."""
 
 
 def lost_sentence(folder: Path | None, why: str) -> str:
@@ -37,16 +37,16 @@ def lost_sentence(folder: Path | None, why: str) -> str:
     >>> lost_sentence(Path("runs/a"), "connection reset")[:44]
     'another process of the run ended (connection'
     """
-    record = "no record was begun" if folder is None else f"the record, {folder}, ends with the "
+    record = "no record was started" if folder is None else f"the record, {folder}, ends with the "
     record += "" if folder is None else "last whole chunk"
     return (
-        f"another process of the run ended ({why}): {record}; look at what that process said, and "
+        f"another process of the run ended ({why}): {record}; see that process's messages, and "
         "start all of them again"
     )
 
 
 def is_member() -> bool:
-    """Returns whether this process is a supervised one.
+    """True if this process is supervised.
 
     >>> is_member()
     False
@@ -55,15 +55,15 @@ def is_member() -> bool:
 
 
 def report_record(folder: Path) -> None:
-    """Reports to the supervisor, if there is one, where the record is."""
+    """Report the path of the record to the supervisor, if there is one."""
     if is_member():
         Path(os.environ[_MEMBER]).write_text(str(folder))
 
 
 def reserve_stdout() -> None:
-    """Reserves standard output for Python: what libraries in C print there goes to stderr.
+    """Reserve standard output for Python: output of C libraries goes to stderr.
 
-    `--json` promises one object there, and gloo says who is connected.
+    `--json` promises one object there, and gloo prints its connections.
     """
     sys.stdout.flush()
     own = os.dup(1)
@@ -72,19 +72,20 @@ def reserve_stdout() -> None:
 
 
 def supervise(arguments: Sequence[str]) -> tuple[int, str | None]:
-    """Runs a command line in a child process and reports how it ends.
+    """Run a command line in a child process and report how it ends.
 
     Args:
-        arguments: What stands after `aeoskit`.
+        arguments: The arguments of `aeoskit`.
 
     Returns:
-        The exit code, and a sentence where the child was ended by a signal.
+        The exit code, and a sentence if the child was ended by a signal.
     """
     with tempfile.TemporaryDirectory(prefix="aeoskit-") as place:
         record = Path(place) / "record"
         children: list[subprocess.Popen] = []
-        # Ctrl-C reaches the child from the terminal; what a scheduler sends is forwarded. By
-        # functions, which a child does not inherit, and before there is one: none is missed.
+        # Ctrl-C reaches the child from the terminal; a scheduler's signals are forwarded. Handlers
+        # are functions, which a child does not inherit, set before it starts, so that none is
+        # missed.
         before = {
             signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
             signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: _end(children)),
@@ -108,7 +109,7 @@ def supervise(arguments: Sequence[str]) -> tuple[int, str | None]:
 
 
 def _end(children: list[subprocess.Popen]) -> None:
-    """Ends the child, whatever it makes of the signal that asks for it."""
+    """End the child, by force if it ignores the signal."""
     for child in children:
         child.terminate()
         kill = threading.Timer(GRACE, child.kill)
@@ -117,7 +118,7 @@ def _end(children: list[subprocess.Popen]) -> None:
 
 
 def exit_at_once(code: int) -> Any:
-    """Ends this process, which has lost another one: a tidy end would wait for that one."""
+    """End this process, which has lost another one: an orderly exit would wait for that one."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

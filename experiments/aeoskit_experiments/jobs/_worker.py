@@ -19,7 +19,7 @@ from aeoskit_experiments.jobs._child import start_python, watch_parent
 from aeoskit_experiments.jobs._job import one_line
 
 GRACE = 10
-"""Seconds that a worker has to end once it is not needed any more."""
+"""Seconds that a worker has to end once it is no longer needed."""
 
 _PERIOD = 0.2
 """Seconds between two calls of `interrupted`."""
@@ -30,7 +30,7 @@ class WorkerDied(RuntimeError):
 
     Args:
         code: Its exit code; the negative number of a signal that ended it.
-        log: The file with what it printed.
+        log: The file with its output.
 
     Example:
         >>> str(WorkerDied(3, Path("runs/worker.log")))
@@ -43,19 +43,19 @@ class WorkerDied(RuntimeError):
             with contextlib.suppress(ValueError):
                 self.how = signal.Signals(-code).name
         if code == -signal.SIGKILL:
-            self.how += "; the system kills processes that take too much memory"
+            self.how += "; the system kills processes that use too much memory"
         where = "" if log is None else f": {log.name} has its last output"
         super().__init__(f"its process ended ({self.how}){where}")
 
 
 class Worker:
-    """A child process that calls functions, the same one as long as it lives.
+    """A child process that calls functions, reused for every call.
 
-    It starts at the first call, and what is compiled in it stays. A call that brings it down costs
-    that call only: the next one finds a fresh process. Ctrl-C at the terminal does not reach it.
+    It starts at the first call, and keeps its compiled programs. A call that crashes it loses only
+    that call: the next one gets a fresh process. Ctrl-C at the terminal does not reach it.
 
     Args:
-        log: The file to which it appends what it prints; if None, it prints where we do.
+        log: The file to which it appends its output; if None, it prints where this process does.
         environment: Variables that are set in it before anything is imported.
 
     Example:
@@ -80,23 +80,24 @@ class Worker:
         on_event: Callable[..., Any] | None = None,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> Any:
-        """Calls a function in the child.
+        """Call a function in the child.
 
         Args:
             function: One that pickle finds by its name.
             *arguments: Its arguments, which pickle can carry.
-            on_event: If given, the function gets one argument more, `report`; what the child calls
-                `report` with, this is called with here.
-            interrupted: Called again and again; once it returns True, the child gets SIGINT,
-                and its next `report` raises `KeyboardInterrupt`.
+            on_event: If given, the function gets one more argument, `report`; each call of `report`
+                in the child calls this function here with the same arguments.
+            interrupted: Called repeatedly; once it returns True, the child gets SIGINT, and its
+                next `report` raises `KeyboardInterrupt`.
 
         Returns:
-            What the function returns.
+            The function's value.
 
         Raises:
             WorkerDied: If the child ended meanwhile.
-            BaseException: What the function raises, with the child's traceback as a note.
-            ValueError: If the function is of the main program, which a child does not import.
+            BaseException: The function's exception, with the child's traceback as a note.
+            ValueError: If the function is defined in the main program, which a child does not
+                import.
         """
         named: Any = getattr(function, "func", function)  # of a partial
         if getattr(named, "__module__", None) == "__main__":
@@ -111,7 +112,7 @@ class Worker:
                 assert on_event is not None
                 on_event(*message[1])
         except BaseException:
-            self.close(at_once=True)  # What it sends next belongs to no call.
+            self.close(at_once=True)  # Its next message belongs to no call.
             raise
         kind, found = message
         if kind == "raised":
@@ -119,17 +120,17 @@ class Worker:
         return found
 
     def kill(self) -> None:
-        """Ends the child at once, and every call after it; any thread may call this."""
+        """End the child at once, and refuse later calls; any thread may call this."""
         with self._lock:
             self._killed, process = True, self._process
         if process is not None:
             process.kill()
 
     def close(self, *, at_once: bool = False) -> None:
-        """Ends the child; a later call starts another one.
+        """End the child; a later call starts another one.
 
         Args:
-            at_once: Ends it whatever it does; otherwise it may end the call at hand.
+            at_once: End it immediately; otherwise it may finish the present call.
         """
         process, self._process = self._process, None
         if process is None:
@@ -148,32 +149,32 @@ class Worker:
             with contextlib.suppress(ConnectionError):
                 self._channel.send_bytes(call)
                 return
-        self.close()  # One that died while it had nothing to do costs no call.
+        self.close()  # A child that died while idle costs no call.
         with self._lock:
             if self._killed:
                 raise WorkerDied(-signal.SIGKILL, self._log)
             self._start()
-        with contextlib.suppress(ConnectionError):  # Then it has died, which `_messages` finds.
+        with contextlib.suppress(ConnectionError):  # Then it has died, which `_messages` detects.
             self._channel.send_bytes(call)
 
     def _start(self) -> None:
-        self._channel, theirs = multiprocessing.Pipe()
+        self._channel, child_end = multiprocessing.Pipe()
         with contextlib.ExitStack() as stack:
-            stack.callback(theirs.close)
+            stack.callback(child_end.close)
             log = None if self._log is None else stack.enter_context(open(self._log, "ab"))
             self._process = start_python(
-                ["-c", f"import {__name__} as w; w.serve({theirs.fileno()})"],
+                ["-c", f"import {__name__} as w; w.serve({child_end.fileno()})"],
                 environment=self._environment,
-                descriptors=[theirs.fileno()],
+                descriptors=[child_end.fileno()],
                 stdin=subprocess.DEVNULL,
-                # At the level of the system, so that what XLA prints before it aborts is kept too.
+                # By file descriptors, so that XLA's output before an abort is kept too.
                 stdout=log,
                 stderr=log,
                 process_group=0,
             )
 
     def _messages(self, interrupted: Callable[[], bool]) -> Iterator[tuple[str, Any]]:
-        """The child's messages; no wait is endless, so that handlers of signals run."""
+        """The child's messages; every wait has a timeout, so that signal handlers run."""
         process, signaled = self._process, False
         assert process is not None
         while True:
@@ -190,7 +191,7 @@ class Worker:
 
 
 def serve(descriptor: int) -> None:
-    """Calls functions in the child until the parent has no more of them."""
+    """Call functions in the child until the parent closes the channel."""
     watch_parent()
     faulthandler.enable()
     for stream in (sys.stdout, sys.stderr):
@@ -198,7 +199,7 @@ def serve(descriptor: int) -> None:
     channel, stopping = Connection(descriptor), False
 
     def stop(number: int, frame: FrameType | None) -> None:
-        # A run has a handler of its own.
+        # A run has its own handler.
         nonlocal stopping
         stopping = True
 
@@ -223,7 +224,7 @@ def serve(descriptor: int) -> None:
 
 
 def _portable(error: BaseException) -> BaseException:
-    """An exception that can be sent, with its traceback as a note."""
+    """An exception that can be pickled, with its traceback as a note."""
     note = "".join(traceback.format_exception(error)).rstrip()
     try:
         pickle.loads(pickle.dumps(error))

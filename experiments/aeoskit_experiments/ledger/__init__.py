@@ -1,11 +1,9 @@
-"""The ledger of claims: what the literature says, measured, and judged by bounds fixed before."""
+"""The ledger of claims: those of the literature, measured and judged by bounds fixed before."""
 
-import warnings
-from typing import Any
-
+from aeoskit_experiments._renamed import renamed as _renamed
 from aeoskit_experiments.ledger._bounds import Bounds as Bounds
 from aeoskit_experiments.ledger._bounds import bounds_of as bounds_of
-from aeoskit_experiments.ledger._bounds import complaints as complaints
+from aeoskit_experiments.ledger._bounds import mismatches as mismatches
 from aeoskit_experiments.ledger._bounds import read_bounds as read_bounds
 from aeoskit_experiments.ledger._claim import CLAIMS as CLAIMS
 from aeoskit_experiments.ledger._claim import EXPERIMENTS as EXPERIMENTS
@@ -22,8 +20,8 @@ from aeoskit_experiments.ledger._ledger import LedgerRun as LedgerRun
 from aeoskit_experiments.ledger._ledger import Row as Row
 from aeoskit_experiments.ledger._ledger import read_ledger as read_ledger
 from aeoskit_experiments.ledger._plan import make_tasks as make_tasks
+from aeoskit_experiments.ledger._reproduce import LedgerListener as LedgerListener
 from aeoskit_experiments.ledger._reproduce import LedgerOutcome as LedgerOutcome
-from aeoskit_experiments.ledger._reproduce import Witness as Witness
 from aeoskit_experiments.ledger._reproduce import reproduce as reproduce
 from aeoskit_experiments.ledger._words import bounds_words as bounds_words
 from aeoskit_experiments.ledger._words import headline as headline
@@ -32,12 +30,12 @@ from aeoskit_experiments.ledger._words import seconds_words as seconds_words
 from aeoskit_experiments.ledger._words import spread_words as spread_words
 from aeoskit_experiments.ledger._words import value_words as value_words
 
-# Gone with the next version.
-_RENAMED = {"Work": "RunSpec", "WorkState": "LedgerRun"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _RENAMED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(f"{name} is called {_RENAMED[name]} now", DeprecationWarning, stacklevel=2)
-    return globals()[_RENAMED[name]]
+__getattr__ = _renamed(
+    __name__,
+    {
+        "Work": "RunSpec",
+        "WorkState": "LedgerRun",
+        "Witness": "LedgerListener",
+        "complaints": "mismatches",
+    },
+)

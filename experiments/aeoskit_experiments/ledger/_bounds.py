@@ -18,12 +18,12 @@ _GRID = "grid"
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """Between what a claim's number must lie, both ends included.
+    """The interval that a claim's number must be in, both ends included.
 
     Args:
         low: None if there is no lower one.
         high: None if there is no upper one.
-        reason: Why these.
+        reason: The reason for these bounds.
 
     >>> Bounds(low=5.0).hold(7.3), Bounds(high=1.1).hold(float("nan"))
     (True, False)
@@ -34,7 +34,7 @@ class Bounds(msgspec.Struct, frozen=True):
     reason: str = ""
 
     def hold(self, value: float) -> bool:
-        """Returns whether a number is between them; what is not finite never does."""
+        """True if a number is between them; never for a number that is not finite."""
         if not math.isfinite(value):
             return False
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
@@ -47,10 +47,10 @@ def read_bounds(path: str | os.PathLike[str] = FILE) -> dict[str, Any]:
         path: The file; aeoskit's own if not given.
 
     Returns:
-        Experiment to claim to its table.
+        A mapping from experiment to claim to its table.
 
     Raises:
-        UserError: If it is no TOML.
+        UserError: If it is not TOML.
     """
     try:
         return tomllib.loads(Path(path).read_text())
@@ -61,39 +61,39 @@ def read_bounds(path: str | os.PathLike[str] = FILE) -> dict[str, Any]:
 def bounds_of(claim: Claim, setting: str, size: str, tables: Mapping[str, Any]) -> Bounds:
     """The bounds of a claim in a setting and size.
 
-    The claim's own table counts; in the grid, what its tables `grid` and of the setting's name say
-    instead; then what the size's table says.
+    The claim's own table is the base; in the grid, its table `grid` and that of the setting's name
+    override it; then the size's table does.
 
     Args:
         claim: The claim.
         setting: "reference" or a setting of the grid.
         size: "small" or "paper".
-        tables: As `read_bounds` gives them.
+        tables: The value of `read_bounds`.
 
     Returns:
         The bounds.
 
     Raises:
-        ValueError: If there are none, or they cannot be bounds.
+        ValueError: If there are none, or they are invalid.
     """
     own = tables.get(claim.experiment, {}).get(claim.name)
     if not isinstance(own, Mapping):
         raise ValueError(f"claim {claim.key} has no bounds: give it a table [{claim.key}].")
-    said = {name: own[name] for name in _FIELDS if name in own}
+    table = {name: own[name] for name in _FIELDS if name in own}
     others = ([] if setting == REFERENCE else [_GRID, setting]) + [size]
     for name in others:
         if name in own:
             _check(own[name], f"{claim.key}.{name}", own=False)
-            said |= own[name]
-    return _check(said, f"{claim.key} ({setting}, {size})", own=True)
+            table |= own[name]
+    return _check(table, f"{claim.key} ({setting}, {size})", own=True)
 
 
-def complaints(claims: Iterable[Claim], tables: Mapping[str, Any]) -> list[str]:
-    """The errors between the claims and the bounds, in sentences; none if all is well.
+def mismatches(claims: Iterable[Claim], tables: Mapping[str, Any]) -> list[str]:
+    """The mismatches between the claims and the bounds, in sentences; empty if there are none.
 
     Args:
-        claims: All of them.
-        tables: As `read_bounds` gives them.
+        claims: All claims.
+        tables: The value of `read_bounds`.
     """
     found = []
     known: dict[str, Claim] = {}
@@ -112,7 +112,7 @@ def complaints(claims: Iterable[Claim], tables: Mapping[str, Any]) -> list[str]:
                 found.append(f"the bounds [{key}] belong to no claim.")
                 continue
             allowed = {*_FIELDS, *SIZES, *known[key].settings} - {REFERENCE}
-            # `grid` of a claim without further settings bounds nothing.
+            # `grid` of a claim without further settings is unused.
             allowed |= {_GRID} if len(known[key].settings) > 1 else set()
             found += [f"[{key}] has {field!r}: no setting of it." for field in {*table} - allowed]
     return list(dict.fromkeys(found))
@@ -120,11 +120,11 @@ def complaints(claims: Iterable[Claim], tables: Mapping[str, Any]) -> list[str]:
 
 def _check(table: Any, where: str, *, own: bool) -> Bounds:
     if not isinstance(table, Mapping) or (not own and {*table} - {*_FIELDS}):
-        raise ValueError(f"bounds {where}: a table of low, high and reason is wanted.")
+        raise ValueError(f"bounds {where}: give a table of low, high and reason.")
     low, high, reason = (table.get(name) for name in _FIELDS)
     for value in (low, high):
         if value is not None and (not isinstance(value, int | float) or not math.isfinite(value)):
-            raise ValueError(f"bounds {where}: {value!r} is no number.")
+            raise ValueError(f"bounds {where}: {value!r} is not a number.")
     if low is None and high is None:
         raise ValueError(f"bounds {where}: neither low nor high is given.")
     if own and low is not None and high is not None and low > high:

@@ -1,4 +1,4 @@
-"""Claims about the literature, the runs that they need, and the registry of them."""
+"""Claims of the literature, the runs that they need, and their registry."""
 
 import dataclasses
 import re
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 REFERENCE = "reference"
-"""The setting that an experiment's verdict is about; all others belong to the grid."""
+"""The setting that decides an experiment's verdict; all others belong to the grid."""
 
 SIZES = ("small", "paper")
 
@@ -29,17 +29,17 @@ EXPERIMENTS: Mapping[str, str] = {
     "E14": "Loss spikes at a large β₂",
     "E15": "Theory: what each threshold is worth on a quadratic",
 }
-"""The experiments of the literature that the ledger is about, in a few words each."""
+"""The experiments of the literature in the ledger, in a few words each."""
 
 
 class OutOfReach(Exception):
-    """Raised by a measure: this run cannot show it; the sentence says why."""
+    """Raised by a measure: this run cannot decide the claim; the message is the reason."""
 
 
 class Refuted(Exception):
-    """Raised by a measure: there is no number, and the claim does not hold; the sentence says why.
+    """Raised by a measure: there is no number, and the claim fails; the message is the reason.
 
-    A run that diverged where the claim has it hover, say.
+    For example, a run diverged where the claim says that it hovers.
     """
 
 
@@ -47,14 +47,15 @@ class Refuted(Exception):
 class RunSpec:
     """The specification of a run: one case of one recipe, run once for each seed.
 
-    However many claims read it, it runs once.
+    It runs once, for any number of claims.
 
     Args:
         recipe: The recipe's name.
-        case: Which of its suite; "main" of a recipe that is a single pipeline.
-        setting: "reference", or what the grid's label of it is ("mnist5k", "lr 1e-4").
+        case: The case of its suite; "main" for a recipe with a single pipeline.
+        setting: "reference", or its label in the grid ("mnist5k", "lr 1e-4").
         options: The recipe's options besides size and seed.
-        rewinds: The run whose record the recipe's option `run` is: it runs first, with each seed.
+        rewinds: The run whose record becomes the recipe's option `run`: it runs first, with each
+            seed.
 
     >>> RunSpec("advance", setting="lr 1e-4", options={"lr": 1e-4}).key
     'advance.lr-1e-4'
@@ -68,7 +69,7 @@ class RunSpec:
 
     @property
     def key(self) -> str:
-        """Its name among all specifications, which can name a folder."""
+        """Its unique name, which can name a folder."""
         parts = [self.recipe]
         parts += [self.case] if self.case != "main" else []
         parts += [self.setting] if self.setting != REFERENCE else []
@@ -80,19 +81,19 @@ Measure = Callable[..., float | None]
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A claim of the literature, and how it is measured.
+    """A claim of the literature, and its measure.
 
     Args:
         experiment: "E7".
-        name: Its own, within the experiment: letters, digits, '-' and '_'.
+        name: Its name within the experiment: letters, digits, '-' and '_'.
         says: The claim, in one sentence.
         measure: Takes the `Evidence` of each run of a setting, in the order of `needs`, and
-            returns the number that the bounds are about. It raises `OutOfReach` or `Refuted`, with
-            a sentence, where there is no number.
-        needs: The runs that it reads, of all settings.
-        unit: Stands behind the number ("×").
-        sizes: At which it is judged: what it is about may be there at one of them only.
-        ratio: Whether the number is a ratio to a threshold, which the picture of all of them shows.
+            returns the number to compare with the bounds. It raises `OutOfReach` or `Refuted`, with
+            a sentence, if there is no number.
+        needs: The runs that it reads, for all settings.
+        unit: Printed after the number ("×").
+        sizes: The sizes at which it is judged: an effect may exist at only one of them.
+        ratio: Whether the number is a ratio to a threshold, for the figure of all ratios.
     """
 
     experiment: str
@@ -106,12 +107,12 @@ class Claim:
 
     @property
     def key(self) -> str:
-        """Its name among all claims, and its table in the file of bounds."""
+        """Its unique name, which is that of its table in the file of bounds."""
         return f"{self.experiment}.{self.name}"
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """The settings in which it is judged, each on its own: the reference first."""
+        """The settings in which it is judged separately, the reference first."""
         found = dict.fromkeys(spec.setting for spec in self.needs)
         return tuple(sorted(found, key=lambda setting: setting != REFERENCE))
 
@@ -121,7 +122,7 @@ class Claim:
 
 
 CLAIMS: dict[str, Claim] = {}
-"""All claims by key, in the order in which they were made."""
+"""All claims by key, in the order of their definition."""
 
 
 def claim(
@@ -138,18 +139,18 @@ def claim(
 
     Args:
         experiment: "E7".
-        name: The claim's own.
+        name: The claim's name.
         says: The claim, in one sentence.
-        needs: The runs that it reads, of all settings; the measure gets those of one setting.
-        unit: Stands behind the number.
-        sizes: At which it is judged.
+        needs: The runs that it reads, for all settings; the measure gets those of one setting.
+        unit: Printed after the number.
+        sizes: The sizes at which it is judged.
         ratio: Whether the number is a ratio to a threshold.
 
     Returns:
-        The decorator, which hands the function back: it may measure several claims.
+        A decorator that returns the function unchanged: it may measure several claims.
 
     Raises:
-        ValueError: If the experiment is not known, or the name is taken or cannot be one.
+        ValueError: If the experiment is unknown, or the name is taken or invalid.
     """
     specs = (needs,) if isinstance(needs, RunSpec) else tuple(needs)
 
@@ -170,7 +171,7 @@ def claim(
 
 
 def experiment_order(experiment: str) -> int:
-    """The place of an experiment among them: E2 before E10.
+    """The sort key of an experiment: E2 before E10.
 
     >>> sorted(["E10", "E2"], key=experiment_order)
     ['E2', 'E10']

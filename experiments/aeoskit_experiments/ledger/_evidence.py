@@ -1,4 +1,4 @@
-"""The evidence of a claim: a stored run, with the numbers that most claims are about."""
+"""The evidence of a claim: a stored run, with the numbers that most claims use."""
 
 import dataclasses
 import math
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
     from aeoskit.record import Run
 
-NOT_AT_THE_EDGE = "the run did not get to the edge within its {steps} steps"
+NOT_AT_THE_EDGE = "the run did not reach the edge within its {steps} steps"
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
     """A finished run as claims read it. Medians, never maxima of raw values.
 
-    Where a method has no number it raises: `Refuted` where the run diverged, `OutOfReach` with the
-    reason elsewhere. In all of them `branch` is the run's branch and `values` choose the run of a
-    sweep (`lr=1e-3`, `optimizer="adam"`).
+    A method without a number raises `Refuted` if the run diverged, otherwise `OutOfReach` with the
+    reason. In all methods `branch` is the run's branch and `values` select the run of a sweep
+    (`lr=1e-3`, `optimizer="adam"`).
 
     Args:
-        run: What `read_run` gave.
+        run: The value of `read_run`.
         spec: Its specification, with its options.
     """
 
@@ -33,11 +33,11 @@ class Evidence:
 
     @property
     def summary(self) -> Mapping[str, Any]:
-        """The numbers that the run was summed up in."""
+        """The run's summary."""
         return self.run.summary or {}
 
     def rows(self, branch: str = "main", **values: Any) -> list[dict[str, Any]]:
-        """The summaries of the runs of a branch that have these values, in the sweep's order."""
+        """The summaries of the branch's runs with these values, in the sweep's order."""
         return [
             row
             for row in self.summary.get("runs", ())
@@ -46,18 +46,20 @@ class Evidence:
         ]
 
     def row(self, branch: str = "main", **values: Any) -> dict[str, Any]:
-        """The summary of one run: that of the branch, or of the sweep's lane with these values."""
+        """The summary of one run: the branch, or the sweep's lane with these values."""
         found = self.rows(branch, **values)
-        said = "".join(f", {name} {value}" for name, value in values.items())
+        selection = "".join(f", {name} {value}" for name, value in values.items())
         if not found:
             if branch != "main" and self.rows():
                 steps = self.rows()[0].get("steps")
                 raise OutOfReach(
                     f"branch {branch} did not start: the main run ended at step {steps} before"
                 )
-            raise OutOfReach(f"the run has no {branch}{said}")
+            raise OutOfReach(f"the run has no {branch}{selection}")
         if len(found) > 1:
-            raise ValueError(f"{len(found)} runs are {branch}{said}: choose one by its values.")
+            raise ValueError(
+                f"{len(found)} runs are {branch}{selection}: select one by its values."
+            )
         return found[0]
 
     def ratio(self, branch: str = "main", **values: Any) -> float:
@@ -84,11 +86,11 @@ class Evidence:
         return finite(row.get(name), f"no {name.replace('_', ' ')} was measured")
 
     def number(self, name: str, otherwise: str) -> float:
-        """A number of the run's summary, `growth` of `advance`, say.
+        """A number of the run's summary, such as `growth` of `advance`.
 
         Args:
             name: Its key.
-            otherwise: The reason where there is none.
+            otherwise: The reason if there is none.
         """
         return finite(self.summary.get(name), otherwise)
 
@@ -119,13 +121,13 @@ class Evidence:
         steps, found = measured(self.metrics(branch, **values), name)
         inside = found[(steps >= first) & (steps <= last)]
         if not inside.size:
-            raise OutOfReach(f"{name} was not measured in the window that the claim is about")
+            raise OutOfReach(f"{name} was not measured in the claim's window")
         return float(np.median(inside))
 
     def ratio_at_the_edge(self, branch: str = "main", **values: Any) -> float:
         """The median ratio from the arrival at the edge up to the end, or to a loss of 0.1.
 
-        For cross-entropy, whose curvature collapses once the data are fitted.
+        The limit is for cross-entropy, whose curvature collapses once the data are fitted.
         """
         return self.median(
             "ratio",
@@ -152,10 +154,10 @@ class Evidence:
         """The largest running median (over 50 steps) of a quantity, up to a loss of 0.1.
 
         Args:
-            name: The quantity, `sharpness` say.
+            name: The quantity, such as `sharpness`.
             branch: The branch.
-            first: The step from which it counts.
-            values: Choose the run of a sweep.
+            first: The first step that counts.
+            values: Select the run of a sweep.
         """
         import numpy as np
 
@@ -164,12 +166,12 @@ class Evidence:
 
         steps, found = measured(self.metrics(branch, **values), name)
         last = self.fitted_step(branch, **values)
-        # What ran away was not held, whatever was measured before.
+        # A run that diverged was not held, whatever was measured before.
         self._refuse_divergence(branch, last, **values)
         curve = running_median(steps, found)[(steps >= first) & (steps <= last)]
         curve = curve[np.isfinite(curve)]
         if not curve.size:
-            raise OutOfReach(f"{name} was not measured in the window that the claim is about")
+            raise OutOfReach(f"{name} was not measured in the claim's window")
         return float(curve.max())
 
     def _refuse_divergence(self, branch: str, last: float | int, **values: Any) -> None:
@@ -190,7 +192,7 @@ def finite(value: Any, otherwise: str) -> float:
 
 
 def share(truths: list[bool], otherwise: str) -> float:
-    """The part of them that is true, or `OutOfReach` with the reason if there are none.
+    """The fraction that is true, or `OutOfReach` with the reason if there are none.
 
     >>> share([True, False], "no optimizer ran")
     0.5

@@ -1,4 +1,4 @@
-"""From what the seeds showed to a verdict."""
+"""The verdict from the findings of the seeds."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from aeoskit_experiments.ledger._bounds import Bounds
 from aeoskit_experiments.ledger._claim import Claim, OutOfReach, Refuted, Verdict
 from aeoskit_experiments.ledger._evidence import Evidence
 
-_UNMEASURED = "nothing was measured that the claim could be judged by"
+_UNMEASURED = "the quantities of the claim were not measured"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Finding:
     Args:
         kind: "measured"; "refuted" or "unreachable" without a number.
         value: The number.
-        reason: Why there is none.
+        reason: The reason if there is none.
     """
 
     kind: Literal["measured", "refuted", "unreachable"]
@@ -29,24 +29,24 @@ class Finding:
 
 
 def measure(claim: Claim, evidence: Sequence[Evidence]) -> Finding:
-    """Measure a claim on the runs of one seed; whatever its function does, it is a finding.
+    """Measure a claim on the runs of one seed; an exception is a finding too.
 
     Args:
         claim: The claim.
-        evidence: The runs that it needs, in its order.
+        evidence: The runs that it needs, in order.
 
     Returns:
         The finding.
     """
     try:
         value = claim.measure(*evidence)
-    except OutOfReach as said:
-        return Finding("unreachable", reason=str(said))
-    except Refuted as said:
-        return Finding("refuted", reason=str(said))
-    except Exception as error:  # A wrong measure is not to cost what the others found.
-        said = " ".join(str(error).split())
-        return Finding("refuted", reason=f"its measure ended with {type(error).__name__}: {said}")
+    except OutOfReach as reason:
+        return Finding("unreachable", reason=str(reason))
+    except Refuted as reason:
+        return Finding("refuted", reason=str(reason))
+    except Exception as error:  # A wrong measure must not lose the other findings.
+        reason = " ".join(str(error).split())
+        return Finding("refuted", reason=f"its measure raised {type(error).__name__}: {reason}")
     if value is None or math.isnan(value):
         if any(item.run.status == "diverged" for item in evidence):
             return Finding("refuted", reason="the run diverged")
@@ -57,17 +57,17 @@ def measure(claim: Claim, evidence: Sequence[Evidence]) -> Finding:
 
 
 def judge(findings: Sequence[Finding], bounds: Bounds) -> tuple[Verdict, float | None, str]:
-    """The verdict over the seeds: by the median of their numbers.
+    """The verdict over the seeds, by the median of their numbers.
 
-    Seeds without a number count too: where as many refute the claim as have a number it fails, and
-    where most could not show it at all it is unreachable.
+    Seeds without a number count too: if at least as many refute the claim as have a number it
+    fails, and if most cannot decide it, it is unreachable.
 
     Args:
         findings: One for each seed.
-        bounds: What the number must keep.
+        bounds: The bounds of the number.
 
     Returns:
-        The verdict, the number, and what is to be said of it in words.
+        The verdict, the number, and an explanation in words.
 
     >>> judge([Finding("measured", 6.0), Finding("measured", 4.0)], Bounds(low=5.0))
     ('pass', 5.0, '1 of 2 seeds passes by itself')
@@ -80,9 +80,9 @@ def judge(findings: Sequence[Finding], bounds: Bounds) -> tuple[Verdict, float |
         passing = sum(bounds.hold(number) for number in numbers)
         verb = "passes by itself" if passing == 1 else "pass by themselves"
         reasons.insert(0, f"{passing} of {len(findings)} seeds {verb}")
-    said = "; ".join(reasons)
+    reason = "; ".join(reasons)
     if refuted and len(refuted) >= len(numbers):
-        return "fail", value, said
+        return "fail", value, reason
     if value is None or len(findings) > 2 * (len(numbers) + len(refuted)):
-        return "unreachable", value, said
-    return "pass" if bounds.hold(value) else "fail", value, said
+        return "unreachable", value, reason
+    return "pass" if bounds.hold(value) else "fail", value, reason

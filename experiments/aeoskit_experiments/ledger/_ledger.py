@@ -1,4 +1,4 @@
-"""A ledger: what was asked for, the runs, a row for each claim; and its file."""
+"""A ledger: its request, the runs, a row for each claim; and its file."""
 
 import os
 import time
@@ -19,7 +19,7 @@ FORMAT = 1
 
 Status = Literal["waiting", "finished", "diverged", "interrupted", "refused", "failed"]
 DONE = ("finished", "diverged")
-"""A run that diverged is a result like another: it would diverge again."""
+"""A run that diverged counts as done: it would diverge again."""
 
 
 class LedgerRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,7 +27,7 @@ class LedgerRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         size: "small" or "paper".
-        seeds: With how many seeds each run is made: 0, 1, …
+        seeds: Number of seeds of each run: 0, 1, …
         grid: Whether further settings are judged as well.
         only: The experiments; empty for all.
     """
@@ -38,7 +38,7 @@ class LedgerRequest(msgspec.Struct, frozen=True, kw_only=True):
     only: tuple[str, ...] = ()
 
     def merged(self, other: dict[str, Any]) -> "LedgerRequest":
-        """With what is asked of a ledger that is there: it only ever grows.
+        """The union with the request of an existing ledger, which only grows.
 
         >>> LedgerRequest(only=("E1",)).merged({"only": ("E7",), "seeds": 3})
         LedgerRequest(size='small', seeds=3, grid=False, only=('E1', 'E7'))
@@ -60,7 +60,7 @@ class LedgerRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def command(self) -> str:
-        """As a command line that asks for the same.
+        """The command line of the same request.
 
         >>> LedgerRequest(seeds=3, only=("E1", "E7")).command
         'aeoskit reproduce --size small --only E1,E7 --seeds 3'
@@ -73,18 +73,18 @@ class LedgerRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LedgerRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of a ledger, and how far it is.
+    """One run of a ledger, and its status.
 
     Args:
         key: Its name.
-        label: As people read it.
+        label: Its display name.
         setting: "reference" or the grid's.
         seed: Its seed.
-        status: "refused": it cannot be made here.
-        error: Why it failed or was refused, in one line.
-        seconds: How long it took.
+        status: The status; "refused" if it cannot run here.
+        error: The reason why it failed or was refused, in one line.
+        seconds: Its duration.
         folder: Its record, relative to the ledger's folder; None if there is none.
-        figure: Its picture, relative as well.
+        figure: Its figure, relative as well.
     """
 
     key: str
@@ -106,20 +106,21 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         claim: Its name within the experiment.
         says: The claim, in words.
         setting: "reference" or the grid's.
-        value: The number: over several seeds their median; None if there is none.
-        unit: Of the number.
-        bounds: Low and high; None where there is none.
-        bounds_reason: Why these.
+        value: The number; for several seeds their median; None if there is none.
+        unit: Unit of the number.
+        bounds: Low and high; None for no bound.
+        bounds_reason: The reason for the bounds.
         verdict: "pass", "fail" or "unreachable".
-        reason: Why the verdict is so, where that needs words; empty otherwise.
-        seeds: Of the values.
-        values: Each seed's; None where it has none.
+        reason: An explanation of the verdict, where needed; empty otherwise.
+        seeds: The seeds of the values.
+        values: The number of each seed; None if it has none.
         spread: The smallest and the largest; None if there is none.
-        judged: How many of the seeds have run.
-        seconds: How long the runs took that it reads, of all seeds; others may read them too.
+        judged: Number of seeds that have run.
+        seconds: Total duration of the runs that it reads, over all seeds; other claims may read
+            them too.
         works: The runs' names, without the seed.
-        folder: The first one's record, relative to the ledger's.
-        figure: The first one's picture, relative to the ledger's folder.
+        folder: The first run's record, relative to the ledger's folder.
+        figure: The first run's figure, relative to the ledger's folder.
         ratio: Whether the number is a ratio to a threshold.
     """
 
@@ -145,21 +146,21 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
-    """A ledger as its `ledger.json` has it.
+    """The contents of a `ledger.json`.
 
     Args:
-        format: Of the file.
-        status: "running" also of one whose process died.
+        format: Version of the file's format.
+        status: The status; "running" also if its process died.
         created: Local time, ISO 8601.
-        updated: When it was written last.
-        asked: What it is to hold.
-        seconds: How long all calls together have taken.
-        environment: Of the last run: machine and versions.
+        updated: Time of the last write.
+        asked: The request.
+        seconds: Total duration of all calls.
+        environment: Machine and versions of the last run.
         works: All runs.
         rows: A row for each claim and setting.
-        notes: What a reader must know of how it came about, a bound that was changed say.
-        pictures: Of a suite's cases together: the file, and the runs that it shows.
-        ratios: The picture of all ratios to a threshold; None if there is none.
+        notes: Remarks on its history, such as a changed bound.
+        pictures: Figures of a suite's cases together: the file, and the runs that it shows.
+        ratios: The figure of all ratios to a threshold; None if there is none.
     """
 
     format: int = FORMAT
@@ -177,7 +178,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def experiments(self) -> dict[str, Verdict]:
-        """The verdict of each experiment: that of its claims in the reference setting."""
+        """The verdict of each experiment, from its claims in the reference setting."""
         return experiment_verdicts(self.rows)
 
     @property
@@ -188,11 +189,11 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def waiting(self) -> int:
-        """The number of runs that have not come to their end."""
+        """The number of runs that have not ended."""
         return sum(run.status in ("waiting", "interrupted") for run in self.works)
 
     def summary(self, folder: str | os.PathLike[str]) -> dict[str, Any]:
-        """As `--json` prints it."""
+        """The object that `--json` prints."""
         return {
             "rows": msgspec.to_builtins(self.rows),
             "size": self.asked.size,
@@ -211,7 +212,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def experiment_verdicts(rows: Sequence[Row]) -> dict[str, Verdict]:
-    """The verdict of each experiment by its rows in the reference setting.
+    """The verdict of each experiment, from its rows in the reference setting.
 
     It passes if all of them do and fails if one does; otherwise it is unreachable.
     """
@@ -234,7 +235,7 @@ def read_ledger(folder: str | os.PathLike[str]) -> Ledger:
         folder: Its folder.
 
     Returns:
-        What is known of it.
+        The ledger.
 
     Raises:
         UserError: If there is none, or its file was changed by hand.
@@ -258,18 +259,18 @@ def read_ledger(folder: str | os.PathLike[str]) -> Ledger:
 def open_folder(
     size: str, root: str | os.PathLike[str], folder: str | os.PathLike[str] | None
 ) -> tuple[Path, bool]:
-    """The ledger's folder, made if it is not there.
+    """The ledger's folder, created if it does not exist.
 
     Args:
-        size: Goes into its name.
-        root: Where to make a new one.
-        folder: The very folder: new, empty, or one with a ledger.
+        size: Size of the ledger, part of the folder's name.
+        root: The folder in which to create a new one.
+        folder: The ledger's own folder: new, empty, or one with a ledger.
 
     Returns:
-        The folder, and whether a ledger is in it.
+        The folder, and whether it has a ledger.
 
     Raises:
-        UserError: If it cannot be made or holds something else.
+        UserError: If it cannot be created or holds something else.
     """
     assert size in SIZES
     stem = f"ledger-{size}-{time.strftime('%Y%m%d-%H%M%S')}"

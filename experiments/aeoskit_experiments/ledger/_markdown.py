@@ -22,14 +22,14 @@ def markdown_page(ledger: Ledger) -> str:
     """The ledger as one Markdown page; figures are links into its folder.
 
     Args:
-        ledger: All of it.
+        ledger: The ledger.
 
     Returns:
         The page.
     """
     lines = ["# The ledger of claims", "", f"{headline(ledger)}.", ""]
-    for name, said in facts(ledger).items():
-        lines.append(f"- {name}: `{said}`" if name == "command" else f"- {name}: {_plain(said)}")
+    for name, text in facts(ledger).items():
+        lines.append(f"- {name}: `{text}`" if name == "command" else f"- {name}: {_plain(text)}")
     lines += [f"- {_plain(note)}" for note in ledger.notes]
     if ledger.ratios is not None:
         lines += ["", f"![{ratios_words(ledger)}]({ledger.ratios})"]
@@ -60,9 +60,9 @@ def _reasons(rows: list[Row]) -> list[str]:
     """The reasons of the bounds, each once."""
     names: dict[str, list[str]] = {}
     for row in rows:
-        said = names.setdefault(row.bounds_reason, [])
+        text = names.setdefault(row.bounds_reason, [])
         name = row.claim if row.setting == REFERENCE else f"{row.claim} ({row.setting})"
-        said += [] if name in said else [name]
+        text += [] if name in text else [name]
     return [
         "",
         "Bounds: " + " ".join(f"{_plain(', '.join(n))}: {_plain(r)}" for r, n in names.items()),
@@ -74,5 +74,5 @@ def _line(cells: list[str] | tuple[str, ...]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown takes for nothing else."""
+    """Text with Markdown's special characters escaped."""
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split()))

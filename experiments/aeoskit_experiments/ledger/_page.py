@@ -1,4 +1,4 @@
-"""The ledger as one HTML file that needs nothing else: style and pictures are in it."""
+"""The ledger as one self-contained HTML file, with style and figures."""
 
 import base64
 import mimetypes
@@ -23,11 +23,11 @@ _TEMPLATES = jinja2.Environment(
 
 
 def html_page(ledger: Ledger, folder: Path) -> str:
-    """The ledger as one HTML page, its figures in it.
+    """The ledger as one HTML page that includes its figures.
 
     Args:
-        ledger: All of it.
-        folder: Its folder, where the figures are.
+        ledger: The ledger.
+        folder: Its folder, which has the figures.
 
     Returns:
         The page.
@@ -53,7 +53,7 @@ class _Picture(NamedTuple):
 
 
 def _embedded(folder: Path) -> Callable[[str], _Picture | None]:
-    """Reads a figure below the folder into the page; None where there is none."""
+    """The data URI of a figure below the folder; None if there is none."""
 
     def embed(figure: str) -> _Picture | None:
         path = folder / figure
@@ -63,7 +63,7 @@ def _embedded(folder: Path) -> Callable[[str], _Picture | None]:
         size = None
         if kind == "image/png":
             with Image.open(path) as image:
-                # At 200 dots an inch: half of them are the size that was meant.
+                # Figures have 200 dots per inch: half the pixels are the intended size.
                 size = (image.width // 2, image.height // 2)
         return _Picture(f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}", size)
 

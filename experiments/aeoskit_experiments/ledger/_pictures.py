@@ -1,4 +1,4 @@
-"""One picture for a suite's cases in place of one for each, and one of all ratios."""
+"""Figures of a ledger: one for all cases of a suite, and one of all ratios."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,16 +19,17 @@ RATIOS = f"{FIGURES}/ratios"
 def draw_suites(
     folder: Path, tasks: Sequence[Task], runs: Mapping[str, Run]
 ) -> dict[str, tuple[str, ...]]:
-    """Draw the cases of each suite that has ended, in the reference setting: with their spread
-    where there are several seeds.
+    """Draw the cases of each suite that has ended, with the spread over seeds.
+
+    Only the reference setting is drawn.
 
     Args:
-        folder: The ledger's.
-        tasks: All of them.
-        runs: Those that ended, by key.
+        folder: The ledger's folder.
+        tasks: All tasks.
+        runs: The runs that have ended, by key.
 
     Returns:
-        The picture's file, below the folder, to the names of the runs that it shows.
+        A mapping from a figure's file, below the folder, to the names of the runs that it shows.
     """
     from aeoskit.figures import cases_figure, save, spread_figure
     from aeoskit_experiments.execution import optimizer_name
@@ -57,14 +58,14 @@ def draw_suites(
 
 
 def draw_ratios(folder: Path, rows: Sequence[Row]) -> str | None:
-    """Draw all numbers that are ratios to a threshold, a line each.
+    """Draw all numbers that are ratios to a threshold, one line each.
 
     Args:
-        folder: The ledger's.
-        rows: All of them.
+        folder: The ledger's folder.
+        rows: All rows.
 
     Returns:
-        The picture's file, below the folder; None if there are fewer than two such numbers.
+        The figure's file, below the folder; None if there are fewer than two such numbers.
     """
     from aeoskit.figures import levels_figure, save
 
@@ -77,7 +78,7 @@ def draw_ratios(folder: Path, rows: Sequence[Row]) -> str | None:
 
 
 def levels_of(rows: Sequence[Row]) -> "list[Level]":
-    """The rows that are ratios, as they are drawn; those that nothing was run for are left out."""
+    """The rows to draw: ratios of which at least one seed has run."""
     from aeoskit.figures import Level
 
     return [

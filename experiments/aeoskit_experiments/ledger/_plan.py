@@ -1,4 +1,4 @@
-"""The runs that a ledger needs: each made and checked before the first one starts."""
+"""The runs that a ledger needs: each is built and checked before the first one starts."""
 
 import dataclasses
 import itertools
@@ -10,25 +10,25 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.ledger._claim import REFERENCE, Claim, RunSpec
 from aeoskit_experiments.pipelines import Pipeline
 
-_OF_THE_PAST = ("lr", "dataset", "architecture", "examples", "seed")
-"""Options that only the pipeline without a past takes: with one they are the past's."""
+_REWOUND_OPTIONS = ("lr", "dataset", "architecture", "examples", "seed")
+"""Options that a rewound pipeline does not take, since they are those of the rewound run."""
 
-Make = Callable[[str, Mapping[str, Any]], Mapping[str, Pipeline]]
+MakeSuite = Callable[[str, Mapping[str, Any]], Mapping[str, Pipeline]]
 """From a recipe's name and options (`size` and `seed` among them) to its suite."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A run with its seed.
+    """A run with a seed.
 
     Args:
         spec: Its specification.
-        seed: Of data, parameters and batches.
-        pipeline: Its pipeline; None if it cannot be made here. Of a run that rewinds another one's
-            record it is what the recipe makes without one: to be checked, not to be run.
-        refusal: Why it cannot be made.
-        remake: Of a run that rewinds: the pipeline, given that record. None where the record is a
-            sweep, which cannot be rewound: then it trains from the start.
+        seed: Seed of data, parameters and batches.
+        pipeline: Its pipeline; None if it cannot be built here. For a run that rewinds another
+            one's record, the recipe's pipeline without a record: to be checked, not to be run.
+        refusal: The reason why it cannot be built.
+        remake: For a run that rewinds: a function from that record to the pipeline. None if the
+            record is a sweep, which cannot be rewound: then it trains from the start.
     """
 
     spec: RunSpec
@@ -39,20 +39,20 @@ class Task:
 
     @property
     def key(self) -> str:
-        """Its name among all tasks, and its folder's."""
+        """Its unique name, which is that of its folder."""
         return task_key(self.spec, self.seed)
 
     @property
     def rewinds(self) -> str | None:
-        """The key of the task whose record it rewinds, if it does."""
-        past = self.spec.rewinds
-        return None if past is None or self.remake is None else task_key(past, self.seed)
+        """The key of the task whose record it rewinds, if any."""
+        source = self.spec.rewinds
+        return None if source is None or self.remake is None else task_key(source, self.seed)
 
     def pipeline_on(self, records: Path) -> Pipeline:
-        """The pipeline, given the folder that the records are in.
+        """The pipeline, given the folder of the records.
 
         Raises:
-            UserError: If the record that it rewinds cannot be: it failed, or never got there.
+            UserError: If the record cannot be rewound: its run failed, or ended before that step.
         """
         if self.remake is not None and self.rewinds is not None:
             made = self.remake(str(records / self.rewinds))
@@ -63,7 +63,7 @@ class Task:
 
     @property
     def label(self) -> str:
-        """As people read it."""
+        """Its display name."""
         case = "" if self.spec.case == "main" else f" {self.spec.case}"
         setting = "" if self.spec.setting == REFERENCE else f", {self.spec.setting}"
         return f"{self.spec.recipe}{case}{setting}, seed {self.seed}"
@@ -84,20 +84,20 @@ def make_tasks(
     size: str,
     seeds: Iterable[int],
     grid: bool,
-    make: Make,
+    make: MakeSuite,
 ) -> list[Task]:
-    """Every run that the claims need, once; nothing runs.
+    """Plan every run that the claims need, once each; nothing runs.
 
     Args:
-        claims: Those that will be judged.
+        claims: The claims to judge.
         size: "small" or "paper".
-        seeds: Each run is made with each.
+        seeds: The seeds of each run.
         grid: Whether further settings are judged too.
-        make: Makes a suite.
+        make: Builds a suite.
 
     Returns:
-        The tasks: the reference with the first seed before all else, then the other seeds, then
-        the grid. One that cannot be made here (a data set is not there) says why.
+        The tasks: first the reference with the first seed, then the other seeds, then the grid. A
+        task that cannot be built here (a data set is missing) has the reason.
 
     Raises:
         ValueError: If two runs of one name differ.
@@ -105,7 +105,7 @@ def make_tasks(
     specs: dict[str, RunSpec] = {}
     for claim in claims:
         for setting in claim.settings if grid else (REFERENCE,):
-            for spec in itertools.chain.from_iterable(map(_with_past, claim.specs(setting))):
+            for spec in itertools.chain.from_iterable(map(_with_source, claim.specs(setting))):
                 if specs.setdefault(spec.key, spec) != spec:
                     raise ValueError(
                         f"claim {claim.key}: another run is called {spec.key} and differs; "
@@ -118,17 +118,21 @@ def make_tasks(
     return [_task(spec, seed, size, make, suites) for spec, seed in pairs]
 
 
-def _with_past(spec: RunSpec) -> list[RunSpec]:
-    """A run behind those that it needs."""
-    return [*([] if spec.rewinds is None else _with_past(spec.rewinds)), spec]
+def _with_source(spec: RunSpec) -> list[RunSpec]:
+    """Add a run after those that it needs."""
+    return [*([] if spec.rewinds is None else _with_source(spec.rewinds)), spec]
 
 
 def _task(
-    spec: RunSpec, seed: int, size: str, make: Make, suites: dict[str, Mapping[str, Pipeline] | str]
+    spec: RunSpec,
+    seed: int,
+    size: str,
+    make: MakeSuite,
+    suites: dict[str, Mapping[str, Pipeline] | str],
 ) -> Task:
-    past = spec.rewinds
-    # Without a record it is to train what the past does.
-    inherited = {} if past is None else past.options
+    source = spec.rewinds
+    # Without a record it has to train as the rewound run does.
+    inherited = {} if source is None else source.options
     options = {**inherited, **spec.options, "size": size, "seed": seed}
     name = f"{spec.recipe} {sorted(options.items())}"
     try:
@@ -140,7 +144,7 @@ def _task(
         if spec.case not in suite:
             raise UserError(f"recipe {spec.recipe} has no case {spec.case!r} at size {size}")
         suite[spec.case].experiment()
-        alone = past is None or _sweeps(past, size, seed, make)
+        alone = source is None or _sweeps(source, size, seed, make)
     except UserError as error:
         suites.setdefault(name, str(error))
         return Task(spec, seed, None, str(error))
@@ -148,31 +152,31 @@ def _task(
         return Task(spec, seed, suite[spec.case])
 
     def remake(record: str) -> Pipeline:
-        # What the rewound run has decided is not repeated.
-        own = {name: value for name, value in spec.options.items() if name not in _OF_THE_PAST}
+        # Options that the rewound run has decided are not repeated.
+        own = {name: value for name, value in spec.options.items() if name not in _REWOUND_OPTIONS}
         return make(spec.recipe, {**own, "size": size, "run": record})[spec.case]
 
     return Task(spec, seed, suite[spec.case], remake=remake)
 
 
-def _sweeps(past: RunSpec, size: str, seed: int, make: Make) -> bool:
-    """Returns whether a run has several lanes side by side, of which none can be rewound."""
-    suite = make(past.recipe, {**past.options, "size": size, "seed": seed})
-    return past.case in suite and bool(suite[past.case].sweep())
+def _sweeps(source: RunSpec, size: str, seed: int, make: MakeSuite) -> bool:
+    """True if a run has several lanes side by side, which cannot be rewound."""
+    suite = make(source.recipe, {**source.options, "size": size, "seed": seed})
+    return source.case in suite and bool(suite[source.case].sweep())
 
 
 def make_suite(recipe: str, options: Mapping[str, Any]) -> Mapping[str, Pipeline]:
-    """A registered recipe's suite; a recipe that is one pipeline is a suite of one, "main".
+    """The suite of a registered recipe; a single pipeline is a suite with the case "main".
 
     Args:
         recipe: Its name.
         options: Its options, `size` and `seed` among them.
 
     Returns:
-        Case to pipeline.
+        A mapping from case to pipeline.
 
     Raises:
-        UserError: If it cannot be made, or not at this size.
+        UserError: If it cannot be built, or not at this size.
     """
     from aeoskit_experiments import recipes
 

@@ -1,4 +1,4 @@
-"""The records of the runs in a ledger's folder, which count, whatever else was lost."""
+"""The records of the runs in a ledger's folder, which alone determine what has run."""
 
 import shutil
 from collections.abc import Mapping
@@ -20,34 +20,34 @@ def record_of(folder: Path, task: Task) -> Path:
 
 
 def stored_run(folder: Path, task: Task) -> Run | None:
-    """A task's run if it has ended.
+    """The record of a task's run, if it has ended.
 
     Raises:
-        UserError: If what ran there is not what the task asks for.
+        UserError: If the record there is not that of the task.
     """
     try:
         run = read_run(record_of(folder, task))
     except ValueError:
-        return None  # there is none, or it was cut off before it was one
+        return None  # there is none, or it is incomplete
     if run.status not in DONE or task.pipeline is None:
         return None
     try:
         asked = task.pipeline_on(folder / RUNS).inherited()
     except UserError:
-        return None  # What it rewinds is not there any more: both run again.
+        return None  # The run that it rewinds no longer exists: both run again.
     if not same_request(run.pipeline, asked):
         raise UserError(
-            f"{run.path} was made by another pipeline than the one asked for now: "
+            f"{run.path} was made by another pipeline than the one requested now: "
             f"take a new --folder"
         )
     return run
 
 
 def same_request(stored: Mapping[str, Any], pipeline: Pipeline) -> bool:
-    """Returns whether a record's pipeline is this one; the loop mode is decided when a run begins.
+    """True if a record's pipeline is this one, apart from the loop mode, which a run decides.
 
-    Which record is rewound is the ledger's own affair, and its folder may have been moved. A figure
-    changes no number.
+    The path of the rewound record is ignored, since the ledger's folder may have been moved, and so
+    is the figure, which changes no number.
 
     >>> from aeoskit_experiments.pipelines import pipe, train
     >>> ran = pipe(train(10)).to_dict()
@@ -74,10 +74,10 @@ def same_request(stored: Mapping[str, Any], pipeline: Pipeline) -> bool:
 
 
 def clear(folder: Path, task: Task) -> Path:
-    """Make room for a task's record: what an unfinished run left there goes.
+    """Prepare the place of a task's record: the files of an unfinished run are removed.
 
     Returns:
-        Where the record belongs; nothing is there.
+        The record's path, which does not exist.
     """
     path = record_of(folder, task)
     path.parent.mkdir(exist_ok=True)
@@ -86,7 +86,7 @@ def clear(folder: Path, task: Task) -> Path:
 
 
 def state_of(folder: Path, task: Task, run: Run | None) -> LedgerRun:
-    """The state of a task, by its record."""
+    """The state of a task, from its record."""
     state = LedgerRun(
         key=task.key,
         label=task.label,

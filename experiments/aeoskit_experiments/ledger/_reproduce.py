@@ -1,4 +1,4 @@
-"""`reproduce`: it runs what a ledger needs, judges as runs end, and keeps the files whole."""
+"""`reproduce`: it runs a ledger's tasks, judges claims as runs end, and keeps files complete."""
 
 import dataclasses
 import functools
@@ -12,9 +12,9 @@ import msgspec
 
 from aeoskit.record import Run, read_run, write_atomically
 from aeoskit_experiments._errors import UserError, unknown
-from aeoskit_experiments.execution import Interrupt, Listener, Silent, attempt_in_worker
+from aeoskit_experiments.execution import Interrupt, Listener, SilentListener, attempt_in_worker
 from aeoskit_experiments.jobs import JobResult, RunJob, Worker, WorkerDied, locked
-from aeoskit_experiments.ledger._bounds import SIZES, complaints, read_bounds
+from aeoskit_experiments.ledger._bounds import SIZES, mismatches, read_bounds
 from aeoskit_experiments.ledger._claim import CLAIMS, Claim, experiment_order
 from aeoskit_experiments.ledger._ledger import (
     FILE,
@@ -30,32 +30,32 @@ from aeoskit_experiments.ledger._ledger import (
 from aeoskit_experiments.ledger._markdown import markdown_page
 from aeoskit_experiments.ledger._page import html_page
 from aeoskit_experiments.ledger._pictures import draw_ratios, draw_suites
-from aeoskit_experiments.ledger._plan import Make, Task, make_suite, make_tasks
+from aeoskit_experiments.ledger._plan import MakeSuite, Task, make_suite, make_tasks
 from aeoskit_experiments.ledger._records import clear, record_of, state_of, stored_run
 from aeoskit_experiments.ledger._rows import Judge
 
 LOG = "worker.log"
 
 Runner = Callable[[RunJob, Listener, Interrupt], JobResult]
-"""Runs a job, and ends it early if the user wishes so."""
+"""A function that runs a job, and ends it early on the user's request."""
 
 
 @runtime_checkable
-class Witness(Listener, Protocol):
-    """A listener to the runs of a ledger that hears of its verdicts too."""
+class LedgerListener(Listener, Protocol):
+    """A listener to the runs of a ledger and its verdicts."""
 
     def began(self, label: str, index: int, total: int) -> None:
-        """A run begins: which of how many, counted from 1."""
+        """A run begins: its number, counted from 1, and the total."""
 
     def ended(self, state: LedgerRun) -> None:
-        """A run has ended, one way or another."""
+        """A run has ended, successfully or not."""
 
     def judged(self, row: Row) -> None:
         """A claim has a verdict."""
 
 
-class SilentWitness(Silent):
-    """A witness that prints nothing."""
+class SilentLedgerListener(SilentListener):
+    """A listener to a ledger that does nothing."""
 
     def began(self, label: str, index: int, total: int) -> None: ...
 
@@ -80,7 +80,7 @@ class LedgerOutcome:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """As `--json` prints it."""
+        """The object that `--json` prints."""
         return self.ledger.summary(self.folder)
 
 
@@ -92,31 +92,31 @@ def reproduce(
     grid: bool | None = None,
     root: str | os.PathLike[str] = "runs",
     folder: str | os.PathLike[str] | None = None,
-    witness: Witness | None = None,
+    listener: LedgerListener | None = None,
     claims: Iterable[Claim] | None = None,
     bounds: Mapping[str, Any] | None = None,
-    make: Make = make_suite,
+    make: MakeSuite = make_suite,
     runner: Runner | None = None,
 ) -> LedgerOutcome:
-    """Runs what the claims need, judges them, and writes the ledger.
+    """Run what the claims need, judge them, and write the ledger.
 
-    Each run is made once, however many claims read it, in a worker process: one that crashes costs
-    only itself. The ledger's files are written anew after each. What has ended does not run again
-    when the ledger is resumed.
+    Each run runs once, for any number of claims, in a worker process: a crash loses only that run.
+    The ledger's files are rewritten after each. A resumed ledger does not repeat runs that have
+    ended.
 
     Args:
         size: "small" (the default: minutes on two cores) or "paper".
-        only: Some of the experiments, `["E1", "E7"]`; all if not given.
-        seeds: With how many seeds each run is made; 1 if not given.
+        only: The experiments, such as `["E1", "E7"]`; all if not given.
+        seeds: Number of seeds of each run; 1 if not given.
         grid: Whether further settings (data sets, architectures, learning rates) are judged too.
-        root: Where to make the ledger's folder.
-        folder: Its very folder; one with a ledger in it is resumed, and then holds what it held
-            and this request.
-        witness: Hears of the progress.
-        claims: In place of all registered ones.
-        bounds: In place of those in aeoskit's file.
-        make: Makes a suite of pipelines, in place of the registered recipes.
-        runner: Runs a job, in place of a worker process.
+        root: The folder in which to create the ledger's folder.
+        folder: The ledger's own folder; an existing ledger is resumed, with this request added to
+            its own.
+        listener: Receives progress.
+        claims: The claims; all registered ones if not given.
+        bounds: The bounds; those in aeoskit's file if not given.
+        make: Builds a suite of pipelines; the registered recipes if not given.
+        runner: Runs a job; a worker process if not given.
 
     Returns:
         A `LedgerOutcome`.
@@ -143,14 +143,14 @@ def reproduce(
     )
     path, there = open_folder(asked.size, root, folder)
     with locked(path, "being written"):
-        book = _Book(path, asked, judge, tasks, read_ledger(path) if there else None)
-        witness = SilentWitness() if witness is None else witness
+        writer = _LedgerWriter(path, asked, judge, tasks, read_ledger(path) if there else None)
+        listener = SilentLedgerListener() if listener is None else listener
         worker = Worker(log=path / LOG)
-        return _run(book, worker, runner or functools.partial(_run_in, worker), witness)
+        return _run(writer, worker, runner or functools.partial(_run_in, worker), listener)
 
 
-class _Book:
-    """A ledger while it is written."""
+class _LedgerWriter:
+    """The writer of a ledger."""
 
     def __init__(
         self,
@@ -165,10 +165,10 @@ class _Book:
         self._judge = judge
         self._begun = time.perf_counter()
         self._before = 0.0 if before is None else before.seconds
-        # All of them are looked at before the first one runs: a foreign record is refused here.
+        # All records are checked before the first run: a foreign record is refused here.
         found: dict[str, Run | None] = {}
         for task in tasks:
-            # A past that will be run again is another one: so will what rewinds it.
+            # If a rewound run runs again, so do the runs that rewind it.
             again = task.rewinds is not None and found[task.rewinds] is None
             found[task.key] = None if again else stored_run(path, task)
         self.runs: dict[str, Run] = {key: run for key, run in found.items() if run is not None}
@@ -181,7 +181,7 @@ class _Book:
         self.write("running")  # before a run that may be killed
 
     def note(self, task: Task, result: JobResult, seconds: float) -> LedgerRun:
-        """Notes how a task ended."""
+        """Record the end of a task."""
         if result.status in ("finished", "diverged"):
             self.runs[task.key] = run = read_run(record_of(self.path, task))
             state = state_of(self.path, task, run)
@@ -201,7 +201,7 @@ class _Book:
         )
 
     def write(self, status: Any) -> list[Row]:
-        """Judge what can be, and write the files anew; returns the rows that got a verdict."""
+        """Judge what can be judged, and rewrite the files; return the rows that got a verdict."""
         before = {(row.experiment, row.claim, row.setting): row.judged for row in self.ledger.rows}
         rows = tuple(self._judge.rows(self.states, self.runs))
         run = next(reversed(self.runs.values()), None)
@@ -229,25 +229,27 @@ class _Book:
         write_atomically(self.path / name, lambda temporary: temporary.write_bytes(text))
 
 
-def _run(book: _Book, worker: Worker, runner: Runner, witness: Witness) -> LedgerOutcome:
-    """Runs the tasks that are left, one after the other."""
-    left = [task for task in book.tasks if book.states[task.key].status == "waiting"]
-    possible = sum(task.pipeline is not None for task in book.tasks)
+def _run(
+    writer: _LedgerWriter, worker: Worker, runner: Runner, listener: LedgerListener
+) -> LedgerOutcome:
+    """Run the remaining tasks, one after the other."""
+    left = [task for task in writer.tasks if writer.states[task.key].status == "waiting"]
+    possible = sum(task.pipeline is not None for task in writer.tasks)
     stopped, at_once = False, True
     try:
         with Interrupt() as interrupt:
             for index, task in enumerate(left, start=possible - len(left) + 1):
                 assert task.pipeline is not None
-                witness.began(task.label, index, possible)
-                place = clear(book.path, task)
+                listener.began(task.label, index, possible)
+                place = clear(writer.path, task)
                 begun = time.perf_counter()
-                result = _run_task(task, book, runner, place, witness, interrupt)
-                state = book.note(task, result, time.perf_counter() - begun)
-                witness.ended(state)
-                stopped = interrupt.wished or state.status == "interrupted"
-                for row in book.write("running"):
-                    witness.judged(row)
-                if stopped or interrupt.wished:  # which may have come meanwhile
+                result = _run_task(task, writer, runner, place, listener, interrupt)
+                state = writer.note(task, result, time.perf_counter() - begun)
+                listener.ended(state)
+                stopped = interrupt.requested or state.status == "interrupted"
+                for row in writer.write("running"):
+                    listener.judged(row)
+                if stopped or interrupt.requested:  # which may have been set meanwhile
                     stopped = True
                     break
             at_once = False
@@ -255,47 +257,52 @@ def _run(book: _Book, worker: Worker, runner: Runner, witness: Witness) -> Ledge
         stopped = True
     finally:
         worker.close(at_once=at_once)
-    stopped = stopped and book.ledger.waiting > 0
-    book.draw()
-    book.write("interrupted" if stopped else "finished")
-    failed = any(row.verdict == "fail" for row in book.ledger.rows)
-    return LedgerOutcome(book.path, book.ledger, 130 if stopped else int(failed))
+    stopped = stopped and writer.ledger.waiting > 0
+    writer.draw()
+    writer.write("interrupted" if stopped else "finished")
+    failed = any(row.verdict == "fail" for row in writer.ledger.rows)
+    return LedgerOutcome(writer.path, writer.ledger, 130 if stopped else int(failed))
 
 
 def _run_task(
-    task: Task, book: _Book, runner: Runner, place: Path, witness: Witness, interrupt: Interrupt
+    task: Task,
+    writer: _LedgerWriter,
+    runner: Runner,
+    place: Path,
+    listener: LedgerListener,
+    interrupt: Interrupt,
 ) -> JobResult:
-    """Runs a task; one whose past did not get to where it begins is refused."""
-    past = None if task.rewinds is None else book.states[task.rewinds]
-    if past is not None and past.status in ("failed", "refused"):
-        error = f"{past.label}, which it rewinds, {past.status}"
+    """Run a task; it is refused if the run that it rewinds did not reach the step."""
+    source = None if task.rewinds is None else writer.states[task.rewinds]
+    if source is not None and source.status in ("failed", "refused"):
+        error = f"{source.label}, which it rewinds, {source.status}"
         return JobResult(status="refused", error=error)
     try:
-        pipeline = task.pipeline_on(book.path / RUNS)
+        pipeline = task.pipeline_on(writer.path / RUNS)
     except UserError as error:
         return JobResult(status="refused", error=str(error))
     job = RunJob(pipeline=pipeline.to_dict(), folder=str(place.absolute()))
-    return runner(job, witness, interrupt)
+    return runner(job, listener, interrupt)
 
 
 def _run_in(worker: Worker, job: RunJob, listener: Listener, interrupt: Interrupt) -> JobResult:
-    """Runs a job in a worker process: one that brings it down costs only itself."""
+    """Run a job in a worker process: a crash loses only that job."""
     try:
         return worker.call(
             attempt_in_worker,
             job,
             on_event=lambda name, *arguments: getattr(listener, name)(*arguments),
-            interrupted=lambda: interrupt.wished,
+            interrupted=lambda: interrupt.requested,
         )
     except WorkerDied as error:
-        if interrupt.wished:
+        if interrupt.requested:
             return JobResult(status="interrupted")
         return JobResult(status="failed", error=str(error))
 
 
 def _claims(claims: Iterable[Claim] | None) -> list[Claim]:
     if claims is None:
-        # Importing it fills the registry.
+        # The import fills the registry.
         import aeoskit_experiments.ledger.claims  # noqa: F401
 
         claims = CLAIMS.values()
@@ -335,7 +342,7 @@ def _given(
 
 
 def _check_bounds(claims: Sequence[Claim], tables: Mapping[str, Any]) -> None:
-    """Every claim that will be judged has bounds; others' bounds are not looked at."""
+    """Check that every claim to judge has bounds; others' bounds are not checked."""
     names = {item.key for item in claims}
     here = {
         experiment: {
@@ -343,7 +350,7 @@ def _check_bounds(claims: Sequence[Claim], tables: Mapping[str, Any]) -> None:
         }
         for experiment, group in tables.items()
     }
-    for complaint in complaints(claims, here):
+    for complaint in mismatches(claims, here):
         raise UserError(complaint.rstrip("."))
 
 

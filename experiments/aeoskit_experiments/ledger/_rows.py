@@ -1,4 +1,4 @@
-"""Rows: every claim that can be judged by what has run so far."""
+"""Rows: the claims, judged by the runs so far."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,11 +15,11 @@ NOT_RUN = "not run yet"
 
 
 class Judge:
-    """Judges claims as their runs end, each with each seed once.
+    """A judge of claims, which measures each claim once per seed as runs end.
 
     Args:
-        claims: Which.
-        asked: Size, seeds, and whether the grid counts.
+        claims: The claims.
+        asked: The request: size, seeds, and whether the grid counts.
         tables: The bounds.
 
     Raises:
@@ -41,11 +41,11 @@ class Judge:
         self._found: dict[tuple[str, str, int], Finding] = {}
 
     def rows(self, states: Mapping[str, LedgerRun], runs: Mapping[str, Run]) -> list[Row]:
-        """Every claim in every setting, by the runs that have ended.
+        """Judge every claim in every setting by the runs that have ended.
 
         Args:
-            states: How far each is, by key.
-            runs: The records of those that ended, by key.
+            states: The states of all runs, by key.
+            runs: The records of the runs that have ended, by key.
 
         Returns:
             The rows, in the order of the claims.
@@ -102,7 +102,7 @@ def _finding(
     states: Mapping[str, LedgerRun],
     runs: Mapping[str, Run],
 ) -> Finding | None:
-    """The finding of one seed; None while one of its runs has not ended."""
+    """The finding of one seed; None until all of its runs have ended."""
     here = [states[key] for key in specs]
     if any(state.status in ("waiting", "interrupted") for state in here):
         return None

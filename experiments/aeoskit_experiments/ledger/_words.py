@@ -1,4 +1,4 @@
-"""Numbers, bounds and machines as people read them, on every page alike."""
+"""Numbers, bounds and machines as text, the same on every page."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ from aeoskit_experiments.ledger._ledger import Ledger, Row
 
 DASH = "–"
 TAGS = (
-    "Where a bound comes from: [C] read in a source, [2] read in a source that restates the paper, "
-    "[D] derived and checked, [R] recalled, [M] measured in runs of ours before, [A] asked for "
+    "Origin of a bound: [C] read in a source, [2] read in a source that restates the paper, "
+    "[D] derived and checked, [R] recalled, [M] measured in earlier runs, [A] set "
     "when this ledger was planned."
 )
 _TIGHT = ("", "×", "%")
@@ -30,7 +30,7 @@ def number_words(value: float | None, unit: str = "") -> str:
     elif size >= 100:
         text = f"{value:,.0f}"
     else:
-        # Trailing zeros say how exact it is; of a whole number they say nothing.
+        # Trailing zeros show the precision, except for a whole number.
         text = f"{value:#.3g}" if value != int(value) else f"{value:.0f}"
     joint = "" if unit in _TIGHT else " "
     return f"{text}{joint}{unit}"
@@ -42,7 +42,7 @@ def bounds_words(bounds: tuple[float | None, float | None], unit: str = "") -> s
     >>> bounds_words((5.0, None)), bounds_words((0.9, 1.1)), bounds_words((1.0, 1.0))
     ('≥ 5', '0.9 to 1.1', '= 1')
     """
-    # As they were given: digits would say something that nobody meant.
+    # As given: more digits would suggest a precision that was not meant.
     low, high = (None if end is None else f"{end:,.6g}" for end in bounds)
     joint = "" if unit in _TIGHT else " "
     if low is None and high is None:
@@ -57,21 +57,21 @@ def bounds_words(bounds: tuple[float | None, float | None], unit: str = "") -> s
 
 
 def value_words(row: Row) -> str:
-    """A row's number, with the spread of its seeds where there are several."""
+    """A row's number, with the spread over its seeds if there are several."""
     text = number_words(row.value, row.unit)
     spread = spread_words(row)
     return f"{text} ({spread})" if spread else text
 
 
 def spread_words(row: Row) -> str:
-    """The range over a row's seeds; empty where there is one."""
+    """The range over a row's seeds; empty if there is only one."""
     if row.spread is None or len(row.seeds) < 2:
         return ""
     return " to ".join(map(number_words, row.spread))
 
 
 def seconds_words(seconds: float | None) -> str:
-    """A time; a dash where there was none.
+    """A duration; a dash if there is none.
 
     >>> seconds_words(7.3), seconds_words(125.0), seconds_words(8000.0)
     ('7 s', '2 min 5 s', '2 h 13 min')
@@ -95,14 +95,14 @@ def machine_words(environment: Mapping[str, Any]) -> str:
     if not environment:
         return "not known yet: nothing has run"
     devices = [name for name in environment.get("devices") or () if name != "cpu"]
-    said = [f"{len(devices)} × {devices[0]}"] if devices else []
+    parts = [f"{len(devices)} × {devices[0]}"] if devices else []
     return ", ".join(
-        [*said, f"{environment.get('cpu_count')} cores", str(environment.get("platform"))]
+        [*parts, f"{environment.get('cpu_count')} cores", str(environment.get("platform"))]
     )
 
 
 def version_words(environment: Mapping[str, Any]) -> str:
-    """The versions of what computed.
+    """The versions of Python and the packages.
 
     >>> version_words({"python": "3.12.1", "versions": {"jax": "0.11.0", "numpy": None}})
     'Python 3.12.1, jax 0.11.0'
@@ -110,8 +110,8 @@ def version_words(environment: Mapping[str, Any]) -> str:
     if not environment:
         return DASH
     versions = environment.get("versions") or {}
-    said = [f"{name} {version}" for name, version in versions.items() if version]
-    return ", ".join([f"Python {environment.get('python')}", *said])
+    parts = [f"{name} {version}" for name, version in versions.items() if version]
+    return ", ".join([f"Python {environment.get('python')}", *parts])
 
 
 def facts(ledger: Ledger) -> dict[str, str]:
@@ -130,36 +130,36 @@ def facts(ledger: Ledger) -> dict[str, str]:
 
 
 def headline(ledger: Ledger) -> str:
-    """The whole in one sentence."""
+    """The result in one sentence."""
     verdicts = list(ledger.experiments.values())
     counts = ledger.counts
-    said = f"{verdicts.count('pass')} of {len(verdicts)} experiments passed"
+    parts = f"{verdicts.count('pass')} of {len(verdicts)} experiments passed"
     claims = [f"{counts['pass']} of {len(ledger.rows)} claims passed"]
     claims += [f"{counts['fail']} failed"] if counts["fail"] else []
     if counts["unreachable"]:
         claims.append(f"{counts['unreachable']} could not be judged here")
-    return f"{said}; {', '.join(claims)}"
+    return f"{parts}; {', '.join(claims)}"
 
 
 def ratios_words(ledger: Ledger) -> str:
-    """The caption of the picture of all ratios."""
-    said = "All numbers that are ratios to a threshold. Shaded: their bounds"
+    """The caption of the figure of all ratios."""
+    parts = "All numbers that are ratios to a threshold. Shaded: their bounds"
     if ledger.asked.seeds > 1:
-        said += "; thin lines: the range over the seeds"
-    return f"{said}; crosses: claims that failed; rings: those that could not be judged"
+        parts += "; thin lines: the range over the seeds"
+    return f"{parts}; crosses: claims that failed; rings: those that could not be judged"
 
 
 def figures_of(ledger: Ledger, rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """The pictures that belong to some rows: what each is of, and its file; one seed's of each."""
+    """The figures that belong to some rows, for one seed: a caption and a file each."""
     wanted = {name for row in rows for name in row.works}
     found = []
     together: set[str] = set()
     for figure, works in ledger.pictures.items():
         if wanted & {*works}:
-            found.append((f"{Path(figure).stem}, a panel a case", figure))
+            found.append((f"{Path(figure).stem}, one panel per case", figure))
             together |= {*works}
     for work in ledger.works:
-        # The seed's part of the name stands last.
+        # The seed is the last part of the name.
         name = work.key.rpartition(".")[0]
         if work.figure and name in wanted and name not in together and work.seed == 0:
             found.append((work.label, work.figure))

@@ -1,4 +1,4 @@
-"""Networks: how parameters are drawn, and a stable function of parameters and inputs."""
+"""Networks: an initializer of parameters, and a stable function of parameters and inputs."""
 
 from ._cnn import cnn as cnn
 from ._convolution import shifted_convolution as shifted_convolution

@@ -1,8 +1,8 @@
-"""What transformers are made of: layers of attention and networks, drawn and run.
+"""The parts of transformers: initialization and evaluation of attention and feed-forward layers.
 
-Everything is written out in `jax.numpy`, so that it can be differentiated as often as curvature and
-its derivatives need: fused layer norms have wrong third derivatives, and flash attention has no
-second one.
+Everything is written in `jax.numpy`, so that it can be differentiated as often as curvature and its
+derivatives need: fused layer norms have wrong third derivatives, and flash attention has no second
+one.
 """
 
 from collections.abc import Callable
@@ -17,27 +17,25 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from aeoskit_experiments._errors import UserError
 
 from ._model import ACTIVATIONS, draw_layer
-from ._norms import layer_norm, unit_norm, wide
+from ._norms import at_least_float32, layer_norm, unit_norm
 
 TransformerInit = Literal["lecun", "gpt2"]
 Precision = Literal["float32", "bfloat16"]
 
-# GPT-2's deviation of weights, at any width.
+# GPT-2's standard deviation of weights, at any width.
 GPT2_DEVIATION = 0.02
-# Of the network inside each layer, relative to the width.
+# Width of the feed-forward network in each layer, relative to the width.
 EXPANSION = 4
 
 
 def check_heads(width: int, heads: int) -> None:
-    """Refuses heads that do not share the width evenly."""
+    """Raise a `UserError` for heads that do not divide the width."""
     if width % heads:
-        raise UserError(
-            f"heads is {heads}: they share a width of {width} evenly, so give a divisor of it"
-        )
+        raise UserError(f"heads is {heads}: the width is {width}, so give a divisor of it")
 
 
 def check_transformer(width: int, heads: int, init: str, precision: str) -> None:
-    """Refuses settings that no transformer can have."""
+    """Raise a `UserError` for invalid settings of a transformer."""
     check_heads(width, heads)
     if init not in get_args(TransformerInit):
         raise UserError(f"init is {init!r}: it is one of {', '.join(get_args(TransformerInit))}")
@@ -48,14 +46,15 @@ def check_transformer(width: int, heads: int, init: str, precision: str) -> None
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """How the parts of a transformer are drawn.
+class Initializer:
+    """The initializer of the parts of a transformer.
 
     Args:
-        width: numbers that stand for a token between the layers.
-        terms: how many the residual stream adds up, each from an attention or a network: what
-            writes to it is divided by the root, so that at the start their variances add up to one.
-        init: deviation of the weights, lecun, he or gpt2.
+        width: dimension of the residual stream.
+        terms: number of terms in the residual stream, each from attention or a feed-forward
+            network: the weights that write to it are divided by its root, so that the initial
+            variances add up to one.
+        init: standard deviation of the weights: lecun, he or gpt2.
         scale: factor on all of them.
     """
 
@@ -67,7 +66,7 @@ class Drawing:
     def dense(
         self, key: PRNGKeyArray, shape: tuple[int, int], factor: float = 1.0
     ) -> dict[str, Any]:
-        """A weight of this shape, and its bias."""
+        """The weight of a linear layer, and its bias."""
         if self.init == "gpt2":
             factor *= GPT2_DEVIATION * shape[0] ** 0.5
         init = "lecun" if self.init == "gpt2" else self.init
@@ -75,15 +74,15 @@ class Drawing:
 
     def table(self, key: PRNGKeyArray, rows: int) -> Float[Array, "rows width"]:
         """A vector for each token or position."""
-        # As rows of the output's matrix, where it is tied: of so many inputs as the width.
+        # As rows of a tied output matrix, whose number of inputs is the width.
         return self.dense(key, (self.width, rows))["weight"].T
 
     def norm(self) -> PyTree:
-        """A layer norm, which at first does no more than that."""
+        """The parameters of a layer norm: scale 1 and bias 0."""
         return unit_norm(self.width)
 
     def layer(self, key: PRNGKeyArray) -> PyTree:
-        """A layer of attention of a sequence to itself and a network."""
+        """A layer of self-attention and a feed-forward network."""
         of_qkv, of_out, of_up, of_down = jax.random.split(key, 4)
         return {
             "attention": self.attention(of_qkv, of_out),
@@ -91,7 +90,7 @@ class Drawing:
         }
 
     def attention(self, of_qkv: PRNGKeyArray, of_out: PRNGKeyArray) -> PyTree:
-        """Attention of a sequence to itself."""
+        """The parameters of self-attention."""
         return {
             "norm": self.norm(),
             "qkv": self.dense(of_qkv, (self.width, 3 * self.width)),
@@ -101,7 +100,7 @@ class Drawing:
     def cross_attention(
         self, of_q: PRNGKeyArray, of_kv: PRNGKeyArray, of_out: PRNGKeyArray
     ) -> PyTree:
-        """Attention of one sequence to another."""
+        """The parameters of cross-attention."""
         return {
             "norm": self.norm(),
             "q": self.dense(of_q, (self.width, self.width)),
@@ -110,7 +109,7 @@ class Drawing:
         }
 
     def network(self, of_up: PRNGKeyArray, of_down: PRNGKeyArray) -> PyTree:
-        """The network of a layer."""
+        """The parameters of a feed-forward network."""
         inner = EXPANSION * self.width
         return {
             "norm": self.norm(),
@@ -121,7 +120,7 @@ class Drawing:
     def layers(
         self, key: PRNGKeyArray, count: int, stacked: bool, draw: Callable[[PRNGKeyArray], PyTree]
     ) -> PyTree:
-        """So many layers: leaves `(count, ...)`, or a list."""
+        """`count` layers: leaves `(count, ...)`, or a list."""
         keys = jax.random.split(key, count)
         return jax.vmap(draw)(keys) if stacked else list(map(draw, keys))
 
@@ -140,7 +139,7 @@ def through(
     def step(x: Array, params: PyTree) -> tuple[Array, None]:
         return layer(x, jax.tree.map(lambda leaf: rounded(leaf, precision), params)), None
 
-    # Outside of a loop the compiler would merge what is computed again with the first time.
+    # Outside of a loop the compiler would merge the recomputation with the first computation.
     run = jax.checkpoint(step, prevent_cse=not stacked) if remat else step
     if stacked:
         return jax.lax.scan(run, x, layers)[0]
@@ -150,17 +149,17 @@ def through(
 
 
 def rounded(x: Array, precision: str) -> Array:
-    """`x` as activations and products are computed."""
+    """`x` in the precision of activations and products."""
     return x.astype(jnp.bfloat16) if precision == "bfloat16" else x
 
 
 def dense(x: Float[Array, "n t inputs"], layer: PyTree) -> Float[Array, "n t outputs"]:
-    """The layer's matrix and its bias."""
+    """The linear map of a layer, with its bias."""
     return x @ layer["weight"] + layer["bias"][None, None]
 
 
 def causal(length: int) -> Bool[Array, "1 1 t t"]:
-    """What each position of a sequence sees of it: itself and those before."""
+    """The causal mask: each position sees itself and those before it."""
     return jnp.tril(jnp.ones((length, length), bool))[None, None]
 
 
@@ -168,21 +167,21 @@ def self_layer(
     x: Float[Array, "n t width"],
     layer: PyTree,
     heads: int,
-    seen: Bool[Array, "#n 1 #t t"] | None,
+    mask: Bool[Array, "#n 1 #t t"] | None,
     activation: str,
 ) -> Float[Array, "n t width"]:
-    """`x` after a layer of attention to itself and a network, as `Drawing.layer` draws it."""
-    x = x + self_attention(x, layer["attention"], heads, seen)
+    """`x` after a layer of self-attention and a feed-forward network."""
+    x = x + self_attention(x, layer["attention"], heads, mask)
     return x + network(x, layer["network"], activation)
 
 
 def self_attention(
-    x: Float[Array, "n t width"], layer: PyTree, heads: int, seen: Bool[Array, "#n 1 #t t"] | None
+    x: Float[Array, "n t width"], layer: PyTree, heads: int, mask: Bool[Array, "#n 1 #t t"] | None
 ) -> Float[Array, "n t width"]:
-    """What a sequence's positions read of those that they see: of all, if that is None."""
+    """Self-attention under a mask `mask`; of all positions to all if it is None."""
     qkv = dense(layer_norm(x, layer["norm"]), layer["qkv"])
     q, k, v = rearrange(qkv, "n t (three heads d) -> three n heads t d", three=3, heads=heads)
-    return _read(q, k, v, layer["out"], seen)
+    return _read(q, k, v, layer["out"], mask)
 
 
 def cross_attention(
@@ -190,15 +189,15 @@ def cross_attention(
     memory: Float[Array, "n s width"],
     layer: PyTree,
     heads: int,
-    seen: Bool[Array, "#n 1 #t s"],
+    mask: Bool[Array, "#n 1 #t s"],
 ) -> Float[Array, "n t width"]:
-    """What a sequence's positions read of another's, which is normed already."""
+    """Cross-attention to another sequence, which is normalized already."""
     q = rearrange(
         dense(layer_norm(x, layer["norm"]), layer["q"]), "n t (heads d) -> n heads t d", heads=heads
     )
     kv = dense(memory, layer["kv"])
     k, v = rearrange(kv, "n s (two heads d) -> two n heads s d", two=2, heads=heads)
-    return _read(q, k, v, layer["out"], seen)
+    return _read(q, k, v, layer["out"], mask)
 
 
 def _read(
@@ -206,17 +205,17 @@ def _read(
     k: Float[Array, "n heads s d"],
     v: Float[Array, "n heads s d"],
     out: PyTree,
-    seen: Bool[Array, "#n 1 #t s"] | None,
+    mask: Bool[Array, "#n 1 #t s"] | None,
 ) -> Float[Array, "n t width"]:
     """Scaled dot-product attention, all scores at once."""
-    scores = wide(einsum(q, k, "n heads t d, n heads s d -> n heads t s"))
-    weights = jax.nn.softmax(scores * q.shape[-1] ** -0.5, axis=-1, where=seen)
+    scores = at_least_float32(einsum(q, k, "n heads t d, n heads s d -> n heads t s"))
+    weights = jax.nn.softmax(scores * q.shape[-1] ** -0.5, axis=-1, where=mask)
     mixed = einsum(weights.astype(q.dtype), v, "n heads t s, n heads s d -> n heads t d")
     return dense(rearrange(mixed, "n heads t d -> n t (heads d)"), out)
 
 
 def network(x: Float[Array, "n t width"], layer: PyTree, activation: str) -> Array:
-    """The network of a layer, the same at each position."""
+    """The feed-forward network of a layer, the same at each position."""
     h = ACTIVATIONS[activation](dense(layer_norm(x, layer["norm"]), layer["up"]))
     return dense(h, layer["down"])
 
@@ -224,9 +223,9 @@ def network(x: Float[Array, "n t width"], layer: PyTree, activation: str) -> Arr
 def logits(
     x: Float[Array, "n t width"], params: PyTree, precision: str
 ) -> Float[Array, "n t vocabulary"]:
-    """What is told of each token, through the head, or the tokens' own table if there is none."""
+    """The logits of each token, through the head, or through the tied token embedding."""
     head = params["head"] if "head" in params else params["tokens"].T
-    # As exact as the parameters: a loss takes differences of them.
+    # In the parameters' precision: a loss takes differences of them.
     return jnp.matmul(
         layer_norm(x, params["norm"]),
         rounded(head, precision),

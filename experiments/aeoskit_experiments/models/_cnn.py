@@ -26,11 +26,11 @@ class _Init:
         side, inputs, images = square_images(dataset, "cnn")
         shrink = 2**self.depth
         if side % shrink:
-            often = next(depth for depth in range(self.depth) if side % 2 ** (depth + 1))
-            mend = f"ask for at most {often}" if often else "take model vgg, resnet or mlp"
+            halvings = next(depth for depth in range(self.depth) if side % 2 ** (depth + 1))
+            fix = f"give at most {halvings}" if halvings else "take model vgg, resnet or mlp"
             raise UserError(
-                f"depth is {self.depth}: images of {side}x{side} can be halved {often} times, and "
-                f"each convolution halves them: {mend}"
+                f"depth is {self.depth}: images of {side}x{side} can be halved {halvings} times, "
+                f"and each convolution halves them: {fix}"
             )
         *keys, last = jax.random.split(key, self.depth + 1)
         layers = []

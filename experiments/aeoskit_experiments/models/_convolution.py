@@ -27,7 +27,7 @@ def shifted_convolution(
     Args:
         x: images.
         kernel: the weights, row and column first; an odd number of both.
-        stride: every so many pixels are kept, from the first on, in both directions.
+        stride: step between kept pixels, from the first on, in both directions.
 
     Returns:
         Images of the same size, divided by the stride and rounded up.
@@ -72,7 +72,7 @@ CONVOLUTIONS = {"shifted": shifted_convolution, "lax": lax_convolution}
 
 
 def check_convolution(convolution: str) -> None:
-    """Refuses a name that is none."""
+    """Raise a `UserError` for an unknown name."""
     if convolution not in CONVOLUTIONS:
         raise UserError(
             f"convolution is {convolution!r}: it is one of {', '.join(sorted(CONVOLUTIONS))}"

@@ -12,7 +12,7 @@ from aeoskit_experiments.data import AnyDataset
 from aeoskit_experiments.options import Count, Positive
 
 from ._attention import (
-    Drawing,
+    Initializer,
     Precision,
     TransformerInit,
     causal,
@@ -68,44 +68,46 @@ class _Init:
         width, layers = self.size.width, self.size.layers
         of_tokens, of_head, of_encoder, of_decoder = jax.random.split(key, 4)
         params = {
-            "tokens": self._draw(2 * layers).table(of_tokens, pairs.vocabulary),
+            "tokens": self._initializer(2 * layers).table(of_tokens, pairs.vocabulary),
             "encoder": self._encoder(of_encoder, self.context or source),
             "decoder": self._decoder(of_decoder, self.context or known),
-            "norm": self._draw(3 * layers).norm(),
+            "norm": self._initializer(3 * layers).norm(),
         }
         if not self.tied:
-            head = self._draw(3 * layers).dense(of_head, (width, pairs.vocabulary))
+            head = self._initializer(3 * layers).dense(of_head, (width, pairs.vocabulary))
             params["head"] = head["weight"]
         return params
 
     def _encoder(self, key: PRNGKeyArray, positions: int) -> PyTree:
-        draw = self._draw(2 * self.size.layers)
+        initializer = self._initializer(2 * self.size.layers)
         of_positions, of_layers = jax.random.split(key)
         return {
-            "positions": draw.table(of_positions, positions),
-            "layers": draw.layers(of_layers, self.size.layers, self.stacked, draw.layer),
-            "norm": draw.norm(),
+            "positions": initializer.table(of_positions, positions),
+            "layers": initializer.layers(
+                of_layers, self.size.layers, self.stacked, initializer.layer
+            ),
+            "norm": initializer.norm(),
         }
 
     def _decoder(self, key: PRNGKeyArray, positions: int) -> PyTree:
-        draw = self._draw(3 * self.size.layers)
+        initializer = self._initializer(3 * self.size.layers)
 
         def layer(key: PRNGKeyArray) -> PyTree:
             of_qkv, of_out, of_q, of_kv, of_cross, of_up, of_down = jax.random.split(key, 7)
             return {
-                "attention": draw.attention(of_qkv, of_out),
-                "cross": draw.cross_attention(of_q, of_kv, of_cross),
-                "network": draw.network(of_up, of_down),
+                "attention": initializer.attention(of_qkv, of_out),
+                "cross": initializer.cross_attention(of_q, of_kv, of_cross),
+                "network": initializer.network(of_up, of_down),
             }
 
         of_positions, of_layers = jax.random.split(key)
         return {
-            "positions": draw.table(of_positions, positions),
-            "layers": draw.layers(of_layers, self.size.layers, self.stacked, layer),
+            "positions": initializer.table(of_positions, positions),
+            "layers": initializer.layers(of_layers, self.size.layers, self.stacked, layer),
         }
 
-    def _draw(self, terms: int) -> Drawing:
-        return Drawing(self.size.width, terms, self.init, self.scale)
+    def _initializer(self, terms: int) -> Initializer:
+        return Initializer(self.size.width, terms, self.init, self.scale)
 
 
 @dataclass(frozen=True)
@@ -119,19 +121,19 @@ class _Apply:
         self, params: PyTree, inputs: tuple[Int[Array, "n source"], Int[Array, "n target"]]
     ) -> Float[Array, "n target vocabulary"]:
         source, known = inputs
-        seen = _not_padding(source)
+        mask = _not_padding(source)
         encoder, decoder = params["encoder"], params["decoder"]
 
         def encode(x: Float[Array, "n s width"], layer: PyTree) -> Float[Array, "n s width"]:
-            return self_layer(x, layer, self.heads, seen, self.activation)
+            return self_layer(x, layer, self.heads, mask, self.activation)
 
         x = self._embed(params["tokens"], encoder["positions"], source, "source")
         memory = layer_norm(self._through(x, encoder["layers"], encode), encoder["norm"])
-        past = causal(known.shape[1])
+        causal_mask = causal(known.shape[1])
 
         def decode(x: Float[Array, "n t width"], layer: PyTree) -> Float[Array, "n t width"]:
-            x = x + self_attention(x, layer["attention"], self.heads, past)
-            x = x + cross_attention(x, memory, layer["cross"], self.heads, seen)
+            x = x + self_attention(x, layer["attention"], self.heads, causal_mask)
+            x = x + cross_attention(x, memory, layer["cross"], self.heads, mask)
             return x + network(x, layer["network"], self.activation)
 
         x = self._embed(params["tokens"], decoder["positions"], known, "target")
@@ -158,11 +160,11 @@ class _Apply:
 
 
 def _not_padding(source: Int[Array, "n source"]) -> Bool[Array, "n 1 1 source"]:
-    """What is attended to of the source."""
+    """The mask of the source: its padding is not attended to."""
     tokens = source != PADDING
-    # Weights of nothing would be 0/0: a source of padding alone is read as if it were tokens.
-    seen = tokens | ~jnp.any(tokens, axis=1, keepdims=True)
-    return seen[:, None, None]
+    # A softmax over no tokens would be 0/0: a source of padding alone counts as tokens.
+    mask = tokens | ~jnp.any(tokens, axis=1, keepdims=True)
+    return mask[:, None, None]
 
 
 def encoder_decoder(
@@ -180,35 +182,34 @@ def encoder_decoder(
     remat: bool = False,
     precision: Precision = "float32",
 ) -> Model:
-    """A transformer that reads one sequence and tells another, token by token.
+    """An encoder-decoder transformer: it reads one sequence and predicts another, token by token.
 
-    An encoder reads the source, each position all of it but its padding (token 0); a decoder tells
-    each token of the target from those before it and from what the encoder made of the source. As
-    in model transformer, layer norms come before attention and network, positions are learned, and
-    there is no dropout; both sides share the tokens' vectors.
+    The encoder attends to the whole source except its padding (token 0); the decoder predicts each
+    token of the target from those before it and from the encoder's output. As in model transformer,
+    layer norms come before attention and feed-forward network, positions are learned, and there is
+    no dropout; both sides share the token embedding.
 
     Source: Vaswani et al., *Attention is all you need* (2017, arXiv:1706.03762), whose layer norms
-    come after instead, whose positions are sines, and whose networks have relu.
+    come after instead, whose positions are sinusoidal, and whose feed-forward networks have relu.
 
     Args:
         size: tiny (2 layers, 2 heads, width 64), base (6, 8, 512) or big (6, 16, 1024), the last
-            two of the paper; what is given besides replaces its part of it.
+            two from the paper; the options below override it.
         layers: Number of layers of the encoder, and of the decoder.
-        heads: Attention heads; the width is a multiple.
-        width: Numbers that stand for a token between the layers.
-        context: The longest source or target; the data's lengths, if not given.
-        tied: Whether the output's matrix is that of the tokens.
+        heads: Number of attention heads; a divisor of the width.
+        width: Dimension of the residual stream.
+        context: Largest length of source and target; the data's lengths, if not given.
+        tied: Whether the output matrix is the token embedding.
         stacked: Whether the layers' parameters are stacked and run in a loop, so that a deep
-            network compiles as fast as a shallow one; matrix preconditioners want them apart.
-        activation: The nonlinearity of the networks; the paper's is relu, whose kinks no
-            Hessian sees.
-        init: Deviation of the weights; lecun is 1/√fan_in, gpt2 is 0.02. Those that write to the
-            residual stream are divided by the root of the number of its terms besides.
+            network compiles as fast as a shallow one; matrix preconditioners need them apart.
+        activation: The nonlinearity; the paper's is relu, whose kinks the Hessian does not see.
+        init: Standard deviation of the weights; lecun is 1/√fan_in, gpt2 is 0.02. Those that write
+            to the residual stream are also divided by the root of the number of its terms.
         scale: Factor on all initial weights.
-        remat: Keep only what passes between layers and compute the rest of a layer again when it is
+        remat: Keep only the layers' inputs and recompute the rest of a layer when it is
             differentiated: less memory for about a third more work.
-        precision: What activations and products are computed in; bfloat16 keeps the parameters,
-            softmax, the norms' statistics and the logits in float32.
+        precision: Precision of activations and products; bfloat16 keeps the parameters, softmax,
+            the norms' statistics and the logits in float32.
 
     Returns:
         The model, for data of pairs of sequences.
@@ -220,8 +221,8 @@ def encoder_decoder(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from aeoskit_experiments.data import PairDataset
-        >>> source, known, told = (jnp.ones((5, length), int) for length in (4, 3, 3))
-        >>> data = PairDataset((source, known), (told, jnp.ones((5, 3))), vocabulary=7)
+        >>> source, known, target = (jnp.ones((5, length), int) for length in (4, 3, 3))
+        >>> data = PairDataset((source, known), (target, jnp.ones((5, 3))), vocabulary=7)
         >>> model = encoder_decoder(width=8)
         >>> params = jax.eval_shape(model.init, jax.random.key(0), data)
         >>> jax.eval_shape(model.apply, params, data.inputs).shape
@@ -230,10 +231,10 @@ def encoder_decoder(
     if size not in _SIZES:
         raise UserError(f"size is {size!r}: it is one of {', '.join(_SIZES)}")
     given = {"layers": layers, "heads": heads, "width": width}
-    said = {name: value for name, value in given.items() if value is not None}
-    whole = replace(_SIZES[size], **said)
+    overrides = {name: value for name, value in given.items() if value is not None}
+    whole = replace(_SIZES[size], **overrides)
     check_settings(
-        activation, "lecun", scale, **said, **({} if context is None else {"context": context})
+        activation, "lecun", scale, **overrides, **({} if context is None else {"context": context})
     )
     check_transformer(whole.width, whole.heads, init, precision)
     return Model(

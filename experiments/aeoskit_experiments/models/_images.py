@@ -1,4 +1,4 @@
-"""What the networks of images share."""
+"""The common parts of networks of images."""
 
 from einops import rearrange, reduce
 from jaxtyping import Array, Float, PyTree
@@ -12,10 +12,10 @@ from ._model import rows_of
 def square_images(dataset: AnyDataset, model: str) -> tuple[int, int, Dataset]:
     """The side of the images, their channels, and the data set.
 
-    A model is applied to rows alone, which do not say how they are laid out: it has to be a square.
+    A model is applied to flat rows, which do not have the image's shape: it has to be a square.
 
     Raises:
-        UserError: if the data are no images, or no square ones.
+        UserError: if the data are not square images.
     """
     images = rows_of(dataset, model)
     height, width, channels = images.image_shape

@@ -25,7 +25,7 @@ def _apply(params: PyTree, inputs: Float[Array, "n features"]) -> Float[Array, "
 
 
 def linear(*, scale: Positive = 1.0) -> Model:
-    """A matrix and nothing else: with loss mse, a convex quadratic.
+    """A single matrix: with loss mse, a convex quadratic.
 
     Args:
         scale: Factor on the initial weights, which are `N(0, 1/fan_in)`.

@@ -13,7 +13,7 @@ from aeoskit_experiments.options import Count, Positive
 
 from ._model import Init, Model, check_settings, draw_layer, scaled_normal, wrong_kind
 
-# In the order of their parts in a layer's arrays.
+# In the order of their blocks in a layer's arrays.
 GATES = ("input", "forget", "cell", "output")
 
 
@@ -29,7 +29,7 @@ class _Init:
         of_tokens, of_head, *of_layers = jax.random.split(key, self.layers + 2)
         params = {}
         if isinstance(dataset, TokenDataset):
-            # A token is one input of 1 among zeros: its row has the variance of one input.
+            # A token is a one-hot input: its row has the variance of one input.
             shape = (dataset.vocabulary, self.width)
             params["tokens"] = scaled_normal(of_tokens, shape, self.scale)
             features, classes = self.width, dataset.vocabulary
@@ -59,8 +59,8 @@ def _apply(params: PyTree, inputs: Num[Array, "n inputs"]) -> Float[Array, "n *l
     if "tokens" in params:
         read = jnp.take(params["tokens"], inputs, axis=0)
         states = _states(rearrange(read, "n t width -> t n width"), params["layers"])
-        told = rearrange(states, "t n width -> n t width")
-        return told @ params["head"]["weight"] + params["head"]["bias"][None, None]
+        outputs = rearrange(states, "t n width -> n t width")
+        return outputs @ params["head"]["weight"] + params["head"]["bias"][None, None]
     row = params["layers"][0]["input"].shape[0]
     rows = rearrange(inputs, "n (t row) -> t n row", row=row)
     last = _states(rows, params["layers"])[-1]
@@ -74,29 +74,31 @@ def _states(x: Float[Array, "t n inputs"], layers: PyTree) -> Float[Array, "t n 
 
 
 def run_layer(x: Float[Array, "t n inputs"], layer: PyTree) -> Float[Array, "t n width"]:
-    """The states of one layer after each time, from a state and a cell of zeros.
+    """The states of one layer at each time, from a state and a cell of zeros.
 
     Args:
-        x: what is read, time first.
+        x: the inputs, time first.
         layer: `input` and `state`, the matrices of the four gates, and their `bias`.
 
     Returns:
-        One state a time, between -1 and 1.
+        One state per time, between -1 and 1.
     """
-    # What the gates read of the inputs waits for nothing: one product for all times.
+    # The inputs' part of the gates does not depend on the state: one product for all times.
     read = einsum(x, layer["input"], "t n inputs, inputs gates -> t n gates")
     nothing = jnp.zeros((x.shape[1], layer["state"].shape[0]), read.dtype)
 
     def step(carry: tuple[Array, Array], read: Float[Array, "n gates"]):
         state, cell = carry
         gates = read + state @ layer["state"] + layer["bias"][None]
-        let_in, keep, new, let_out = rearrange(gates, "n (four width) -> four n width", four=4)
-        cell = jax.nn.sigmoid(keep) * cell + jax.nn.sigmoid(let_in) * jnp.tanh(new)
-        state = jax.nn.sigmoid(let_out) * jnp.tanh(cell)
+        input_gate, forget_gate, candidate, output_gate = rearrange(
+            gates, "n (four width) -> four n width", four=4
+        )
+        cell = jax.nn.sigmoid(forget_gate) * cell + jax.nn.sigmoid(input_gate) * jnp.tanh(candidate)
+        state = jax.nn.sigmoid(output_gate) * jnp.tanh(cell)
         return (state, cell), state
 
-    # No turn of the loop does several times: on CPU products take two to six times as long then,
-    # and their program up to nine times as long to compile.
+    # The loop is not unrolled: on CPU products would take two to six times as long, and compilation
+    # up to nine times.
     return jax.lax.scan(step, (nothing, nothing), read)[1]
 
 
@@ -108,19 +110,19 @@ def lstm(
     init: Init = "lecun",
     scale: Positive = 1.0,
 ) -> Model:
-    """An LSTM with forget gates: it tells the next token at every position, or an image's class.
+    """An LSTM with forget gates: it predicts the next token at every position, or an image's class.
 
-    It reads tokens one after the other, and images row by row, top to bottom; their class is told
-    from the last state. Which of the two is the data's: `init` makes vectors for tokens, or none.
+    It reads tokens one after the other, and images row by row, top to bottom; their class is
+    predicted from the last state. The data decide: for tokens, `init` adds an embedding.
 
     Source: Hochreiter and Schmidhuber, *Long short-term memory* (1997); forget gates are those of
     Gers, Schmidhuber and Cummins (2000), the start of their bias is that of Jozefowicz, Zaremba and
     Sutskever (2015).
 
     Args:
-        width: Numbers in the state, and in the cell, of each layer.
-        layers: How many are stacked: each reads the states of the one below.
-        forget_bias: Where the biases of the forget gates begin; all others are 0.
+        width: Dimension of the state, and of the cell, of each layer.
+        layers: Number of stacked layers: each reads the states of the one below.
+        forget_bias: Initial bias of the forget gates; all others are 0.
         init: Variance of the weights; lecun is 1/fan_in, he is 2/fan_in, of each matrix.
         scale: Factor on all initial weights.
 

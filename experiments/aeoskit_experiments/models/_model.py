@@ -1,4 +1,4 @@
-"""What a model is to an experiment, and what the models share."""
+"""The interface of models, and their common parts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,16 +27,16 @@ VARIANCES: dict[str, float] = {"lecun": 1.0, "he": 2.0}
 
 @dataclass(frozen=True)
 class Model:
-    """A network: both halves are hashable and equal for equal settings, so nothing is retraced.
+    """A network: two functions, hashable and equal for equal settings, so that nothing is retraced.
 
     Args:
-        init: `(key, dataset) -> params`, any pytree of float32 arrays. Of the data set it reads
-            shapes alone, so that `jax.eval_shape` gives those of the parameters.
+        init: `(key, dataset) -> params`, any pytree of float32 arrays. It reads only the shapes of
+            the data set, so that `jax.eval_shape` gives those of the parameters.
         apply: `(params, inputs (n, features)) -> outputs (n, classes)`; of a model of tokens,
             `(params, inputs (n, length)) -> outputs (n, length, vocabulary)`; of pairs of
             sequences, `(params, ((n, source), (n, target))) -> outputs (n, target, vocabulary)`.
-        couples: Whether an example's output depends on the other examples (batch norm), so that
-            the data are to be evaluated whole.
+        couples: Whether an example's output depends on the other examples (batch norm), so that the
+            data have to be evaluated whole.
     """
 
     init: Callable[[PRNGKeyArray, AnyDataset], PyTree]
@@ -45,7 +45,7 @@ class Model:
 
 
 def check_settings(activation: str, init: str, scale: float, **positive: int) -> None:
-    """Refuses settings of a network that cannot be."""
+    """Raise a `UserError` for invalid settings of a network."""
     for name, value in positive.items():
         if value < 1:
             raise UserError(f"{name} is {value}: it must be at least 1")
@@ -57,7 +57,7 @@ def check_settings(activation: str, init: str, scale: float, **positive: int) ->
         raise UserError(f"scale is {scale}: it must be positive, and a number")
 
 
-# What each kind of data is called, a model of it, and such data.
+# For each kind of data its name, a model for it, and an example.
 _KINDS: dict[type[AnyDataset], tuple[str, str, str]] = {
     Dataset: ("rows of numbers", "mlp", "digits"),
     TokenDataset: ("tokens", "transformer", "markov"),
@@ -99,7 +99,7 @@ def pairs_of(dataset: AnyDataset, model: str) -> PairDataset:
 
 
 def wrong_kind(dataset: AnyDataset, model: str, *takes: type[AnyDataset]) -> UserError:
-    """What is said to data that a model does not take."""
+    """The error for data that a model does not take."""
     found, other, _ = _KINDS[type(dataset)]
     taken = " or ".join(_KINDS[kind][0] for kind in takes)
     choices = ", or ".join(f"data {_KINDS[kind][2]}" for kind in takes)
@@ -123,7 +123,7 @@ def draw_layer(
 def scaled_normal(
     key: PRNGKeyArray, shape: tuple[int, ...], deviation: float
 ) -> Float[Array, "..."]:
-    """Normal numbers of a deviation, the same bits whether drawn alone or in a larger program.
+    """Normal random numbers, the same bits whether drawn alone or in a larger program.
 
     Without the barrier, a compiler that sees both multiplies the deviation by the factor that is
     the last step of the draw, which rounds differently.

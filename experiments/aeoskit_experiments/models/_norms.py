@@ -1,4 +1,4 @@
-"""Normalizations, written out in `jax.numpy`: fused kernels have wrong third derivatives."""
+"""Normalizations, written in `jax.numpy`: fused kernels have wrong third derivatives."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -12,15 +12,15 @@ from aeoskit_experiments._errors import UserError
 
 Norm = Literal["batch", "group", "layer", "none"]
 
-# The constant inside the roots.
+# The constant added inside the roots.
 NORM_EPS = 1e-5
 
 
 def layer_norm(x: Float[Array, "*n width"], norm: PyTree) -> Float[Array, "*n width"]:
-    """Mean 0 and variance 1 over the last axis, of each example at each place by itself.
+    """Layer norm: mean 0 and variance 1 over the last axis, for each example and position.
 
     Args:
-        x: what is normalized.
+        x: the input.
         norm: `scale` and `bias`, `(width,)`.
 
     Returns:
@@ -37,12 +37,12 @@ def layer_norm(x: Float[Array, "*n width"], norm: PyTree) -> Float[Array, "*n wi
 def group_norm(
     x: Float[Array, "n height width c"], norm: PyTree, groups: int
 ) -> Float[Array, "n height width c"]:
-    """Mean 0 and variance 1 over an example's pixels and the channels of a group.
+    """Group norm: mean 0 and variance 1 over an example's pixels and the channels of a group.
 
     Args:
         x: images.
         norm: `scale` and `bias`, `(c,)`.
-        groups: how many; they share the channels evenly. One is layer norm of the whole image.
+        groups: their number, a divisor of the channels. One is layer norm of the whole image.
 
     Returns:
         Images of that size.
@@ -60,10 +60,10 @@ def group_norm(
 
 
 def batch_norm(x: Float[Array, "n *place c"], norm: PyTree) -> Float[Array, "n *place c"]:
-    """Mean 0 and variance 1 of each channel, over the pixels of all examples at hand: train mode.
+    """Batch norm in training mode: mean 0 and variance 1 of each channel over the whole batch.
 
-    Statistics are those of the batch, no running averages of others', so that an example's output
-    depends on the rest of the batch: its loss is a mean over examples only if seen whole.
+    Statistics are those of the batch, without running averages, so that an example's output depends
+    on the rest of the batch: the loss has to be evaluated on the whole batch.
 
     Args:
         x: images, or rows.
@@ -83,17 +83,17 @@ def batch_norm(x: Float[Array, "n *place c"], norm: PyTree) -> Float[Array, "n *
 
 
 def unit_norm(width: int) -> dict[str, Any]:
-    """The parameters of a normalization where they begin."""
+    """The initial parameters of a normalization."""
     return {"scale": jnp.ones(width, jnp.float32), "bias": jnp.zeros(width, jnp.float32)}
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """What stands behind (or before) the convolutions of a network of images.
+    """The normalization after (or before) the convolutions of a network of images.
 
     Args:
         kind: batch, group, layer or none, which leaves a bias.
-        groups: Of group.
+        groups: Number of groups, for kind group.
     """
 
     kind: str
@@ -101,11 +101,11 @@ class Normalization:
 
     @property
     def couples(self) -> bool:
-        """Whether outputs depend on the other examples of a batch."""
+        """True if outputs depend on the other examples of a batch."""
         return self.kind == "batch"
 
     def check(self, **channels: int) -> None:
-        """Refuses what cannot be, for layers of (multiples of) so many channels."""
+        """Raise a `UserError` for settings that do not fit these numbers of channels."""
         if self.kind not in get_args(Norm):
             raise UserError(f"norm is {self.kind!r}: it is one of {', '.join(get_args(Norm))}")
         if self.groups < 1:
@@ -113,12 +113,12 @@ class Normalization:
         for name, value in channels.items():
             if self.kind == "group" and value % self.groups:
                 raise UserError(
-                    f"groups is {self.groups}: they share {name} ({value}) evenly, so give a "
+                    f"groups is {self.groups}: {name} is {value}, so give a "
                     "divisor of it, or choose norm layer"
                 )
 
     def draw(self, channels: int) -> dict[str, Any]:
-        """The parameters where they begin."""
+        """The initial parameters."""
         norm = unit_norm(channels)
         return {"bias": norm["bias"]} if self.kind == "none" else norm
 
@@ -136,13 +136,13 @@ class Normalization:
         return x + norm["bias"][None, None, None]
 
 
-def wide(x: Array) -> Array:
-    """In single precision at least: for exponentials and statistics."""
+def at_least_float32(x: Array) -> Array:
+    """`x` in single precision at least, for exponentials and statistics."""
     return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
 def _standardized(x: Array, axes: tuple[int, ...]) -> Array:
-    exact = wide(x)
+    exact = at_least_float32(x)
     centred = exact - jnp.mean(exact, axis=axes, keepdims=True)
     variance = jnp.mean(centred**2, axis=axes, keepdims=True)
     return (centred * jax.lax.rsqrt(variance + NORM_EPS)).astype(x.dtype)

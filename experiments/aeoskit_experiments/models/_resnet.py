@@ -31,7 +31,7 @@ class _Init:
         depth = STAGES * self.blocks
         *keys, last = jax.random.split(key, 2 * depth + 2)
         rest = iter(keys)
-        # Without a norm the blocks' variances would add up: at the start, to one all together.
+        # Without a norm the blocks' variances add up: their initial sum is one.
         damped = depth**-0.5 if self.norm.kind == "none" else 1.0
 
         def convolution(inputs: int, outputs: int, factor: float = 1.0) -> PyTree:
@@ -94,15 +94,16 @@ def resnet(
     init: Init = "lecun",
     scale: Positive = 1.0,
 ) -> Model:
-    """ResNet for small images: three stages of blocks of two 3×3 convolutions; ResNet-20 as it is.
+    """ResNet for small images: three stages of blocks of two 3×3 convolutions; default ResNet-20.
 
-    Shortcuts have no parameters (the paper's option A). The nonlinearity stands behind each sum.
+    Shortcuts have no parameters (the paper's option A). The nonlinearity comes after each sum.
 
     Args:
         channels: Channels of the first stage; the others have 2 and 4 times as many.
-        blocks: Blocks in each stage; b of them make ResNet-(6b + 2).
-        norm: Behind each convolution; layer is over the whole image, batch over all examples.
-        groups: Groups of channels, of norm group.
+        blocks: Blocks in each stage; b blocks make ResNet-(6b + 2).
+        norm: Normalization after each convolution; layer is over the whole image, batch over all
+            examples.
+        groups: Number of groups of channels, for norm group.
         activation: The nonlinearity; the paper's is relu.
         convolution: As nine shifted matrix products (fast in compiled loops on CPU), or XLA's own.
         init: Variance of the weights; lecun is 1/fan_in, he (the paper's) is 2/fan_in.

@@ -12,7 +12,7 @@ from aeoskit_experiments.data import AnyDataset
 from aeoskit_experiments.options import Count, Positive
 
 from ._attention import (
-    Drawing,
+    Initializer,
     Precision,
     TransformerInit,
     causal,
@@ -29,14 +29,14 @@ SizeName = Literal["tiny", "gpt2-small", "1b"]
 
 @dataclass(frozen=True)
 class TransformerSize:
-    """How large a transformer is.
+    """The size of a transformer.
 
     Args:
-        layers: Attention and network, one after the other, so many times.
-        heads: Of each attention.
-        width: Numbers that stand for a token between the layers.
-        context: The longest sequence; None is the data's length.
-        vocabulary: What the size is usually taken with; the model itself takes the data's.
+        layers: Number of layers.
+        heads: Number of attention heads.
+        width: Dimension of the residual stream.
+        context: Largest length of a sequence; None for the data's length.
+        vocabulary: The usual vocabulary of this size; the model itself takes the data's.
     """
 
     layers: int
@@ -66,7 +66,7 @@ def transformer_size(name: SizeName) -> TransformerSize:
         The size.
 
     Raises:
-        UserError: if no size is called so.
+        UserError: if there is no such size.
 
     Example:
         >>> transformer_size("gpt2-small").width
@@ -86,24 +86,24 @@ class _Init:
     scale: float
 
     def __call__(self, key: PRNGKeyArray, dataset: AnyDataset) -> PyTree:
-        told = tokens_of(dataset, "transformer")
-        length, context = told.inputs.shape[1], self.size.context
+        tokens_data = tokens_of(dataset, "transformer")
+        length, context = tokens_data.inputs.shape[1], self.size.context
         if context is not None and length > context:
             raise UserError(
                 f"context is {context}: the sequences have {length} tokens, so raise it to "
                 f"{length}, or shorten the data's length"
             )
         width, layers = self.size.width, self.size.layers
-        draw = Drawing(width, 2 * layers, self.init, self.scale)
+        initializer = Initializer(width, 2 * layers, self.init, self.scale)
         of_tokens, of_positions, of_layers, of_head = jax.random.split(key, 4)
         params = {
-            "tokens": draw.table(of_tokens, told.vocabulary),
-            "positions": draw.table(of_positions, context or length),
-            "layers": draw.layers(of_layers, layers, self.stacked, draw.layer),
-            "norm": draw.norm(),
+            "tokens": initializer.table(of_tokens, tokens_data.vocabulary),
+            "positions": initializer.table(of_positions, context or length),
+            "layers": initializer.layers(of_layers, layers, self.stacked, initializer.layer),
+            "norm": initializer.norm(),
         }
         if not self.tied:
-            params["head"] = draw.dense(of_head, (width, told.vocabulary))["weight"]
+            params["head"] = initializer.dense(of_head, (width, tokens_data.vocabulary))["weight"]
         return params
 
 
@@ -152,30 +152,31 @@ def transformer(
     remat: bool = False,
     precision: Precision = "float32",
 ) -> Model:
-    """A decoder-only transformer of GPT-2's shape: it tells the next token at every position.
+    """A decoder-only transformer of GPT-2's shape: it predicts the next token at every position.
 
-    Layer norms before attention and network, learned positions, a network of four times the width,
-    no dropout. Attention is the plain one: the scores of all pairs of positions are held.
+    Layer norms before attention and feed-forward network, learned positions, a feed-forward width
+    of four times the width, no dropout. Attention is unfused: the scores of all pairs of positions
+    are in memory.
 
     Args:
         size: tiny (2 layers, 2 heads, width 64), gpt2-small (12, 12, 768, context 1024) or 1b (18,
-            16, 2048, context 1024); what is given besides replaces its part of it.
+            16, 2048, context 1024); the options below override it.
         layers: Number of layers.
-        heads: Attention heads; the width is a multiple.
-        width: Numbers that stand for a token between the layers.
-        context: The longest sequence; for tiny the data's length, if not given.
-        tied: Whether the output's matrix is that of the tokens.
+        heads: Number of attention heads; a divisor of the width.
+        width: Dimension of the residual stream.
+        context: Largest length of a sequence; for tiny the data's length, if not given.
+        tied: Whether the output matrix is the token embedding.
         stacked: Whether the layers' parameters are stacked, leaves `(layers, ...)`, and run in a
             loop, so that a deep network compiles as fast as a shallow one; otherwise each layer has
-            matrices of its own, as optimizers with matrix preconditioners want them.
-        activation: The nonlinearity of the networks; gelu is GPT-2's, by tanh.
-        init: Deviation of the weights; lecun is 1/√fan_in, gpt2 is 0.02. Those that write to the
-            residual stream are divided by √(2 layers) besides.
+            its own matrices, as matrix preconditioners need them.
+        activation: The nonlinearity; gelu is GPT-2's, by tanh.
+        init: Standard deviation of the weights; lecun is 1/√fan_in, gpt2 is 0.02. Those that write
+            to the residual stream are also divided by √(2 layers).
         scale: Factor on all initial weights.
-        remat: Keep only what passes between layers and compute the rest of a layer again when it is
+        remat: Keep only the layers' inputs and recompute the rest of a layer when it is
             differentiated: memory of one layer instead of all, for about a third more work.
-        precision: What activations and products are computed in; bfloat16 keeps the parameters,
-            softmax, the norms' statistics and the logits in float32.
+        precision: Precision of activations and products; bfloat16 keeps the parameters, softmax,
+            the norms' statistics and the logits in float32.
 
     Returns:
         The model, for data of tokens.
@@ -193,9 +194,9 @@ def transformer(
         (5, 6, 7)
     """
     given = {"layers": layers, "heads": heads, "width": width, "context": context}
-    said = {name: value for name, value in given.items() if value is not None}
-    whole = replace(transformer_size(size), **said)
-    check_settings(activation, "lecun", scale, **said)
+    overrides = {name: value for name, value in given.items() if value is not None}
+    whole = replace(transformer_size(size), **overrides)
+    check_settings(activation, "lecun", scale, **overrides)
     check_transformer(whole.width, whole.heads, init, precision)
     return Model(
         _Init(whole, tied, stacked, init, scale), _Apply(whole.heads, activation, remat, precision)

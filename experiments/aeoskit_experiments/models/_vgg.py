@@ -17,7 +17,7 @@ from ._norms import Norm, Normalization
 
 Pool = Literal["mean", "max"]
 
-# VGG-11: of each block, the channels of its convolutions relative to those of the first.
+# VGG-11: for each block, the channels of its convolutions relative to those of the first.
 BLOCKS = ((1,), (2,), (4, 4), (8, 8), (8, 8))
 
 
@@ -39,7 +39,7 @@ class _Init:
         if self.blocks is not None and self.blocks > halvings:
             raise UserError(
                 f"blocks is {self.blocks}: images of {side}x{side} can be halved {halvings} times, "
-                f"ask for at most {halvings}"
+                f"give at most {halvings}"
             )
         *keys, last = jax.random.split(key, sum(map(len, BLOCKS)) + 1)
         rest, blocks = iter(keys), []
@@ -85,19 +85,19 @@ def vgg(
     init: Init = "lecun",
     scale: Positive = 1.0,
 ) -> Model:
-    """VGG-11: blocks of 3×3 convolutions, each block halving the image; one dense layer at the end.
+    """VGG-11: blocks of 3×3 convolutions that halve the image; one dense layer at the end.
 
     Blocks end where the image is a single pixel, so that images of 32×32 have all five, of 28×28
-    four and of 8×8 three: no weight is left that could only ever see the padding. What is left of
-    the image is averaged. Pooling by the mean is smooth, VGG's own by the maximum is not.
+    four and of 8×8 three: so no weight sees only padding. The remaining pixels are averaged. Mean
+    pooling is smooth; VGG's own max pooling is not.
 
     Args:
         channels: Channels of the first block; the others have 2, 4, 8 and 8 times as many.
-        blocks: Blocks, of the five; as many as the images can be halved, if not given.
-        norm: Between convolution and nonlinearity; layer is over the whole image, batch over all
-            examples.
-        groups: Groups of channels, of norm group.
-        pool: What a block ends with, of each 2×2 pixels.
+        blocks: Number of blocks, at most five; as many as the images can be halved, if not given.
+        norm: Normalization between convolution and nonlinearity; layer is over the whole image,
+            batch over all examples.
+        groups: Number of groups of channels, for norm group.
+        pool: Pooling of 2×2 pixels at the end of a block.
         activation: The nonlinearity.
         convolution: As nine shifted matrix products (fast in compiled loops on CPU), or XLA's own.
         init: Variance of the weights; lecun is 1/fan_in, he is 2/fan_in.
@@ -123,8 +123,8 @@ def vgg(
         >>> jax.eval_shape(model.apply, params, data.inputs).shape
         (5, 10)
     """
-    said = {} if blocks is None else {"blocks": blocks}
-    check_settings(activation, init, scale, channels=channels, **said)
+    overrides = {} if blocks is None else {"blocks": blocks}
+    check_settings(activation, init, scale, channels=channels, **overrides)
     check_convolution(convolution)
     if blocks is not None and blocks > len(BLOCKS):
         raise UserError(f"blocks is {blocks}: VGG has at most {len(BLOCKS)}")

@@ -10,7 +10,7 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.data import AnyDataset
 from aeoskit_experiments.options import Count, Positive
 
-from ._attention import Drawing, check_heads, dense, self_layer
+from ._attention import Initializer, check_heads, dense, self_layer
 from ._images import as_images, square_images
 from ._model import Activation, Init, Model, check_settings
 from ._norms import layer_norm
@@ -28,17 +28,17 @@ class _Init:
         side, channels, images = square_images(dataset, "vit")
         if side % self.patch:
             raise UserError(
-                f"patch is {self.patch}: images of {side}x{side} are not cut evenly into patches "
+                f"patch is {self.patch}: images of {side}x{side} are not a multiple of patches "
                 "of that side, so give a divisor of it"
             )
-        draw = Drawing(self.width, 2 * self.depth, self.init, self.scale)
+        initializer = Initializer(self.width, 2 * self.depth, self.init, self.scale)
         of_patches, of_positions, of_layers, of_head = jax.random.split(key, 4)
         return {
-            "patches": draw.dense(of_patches, (self.patch**2 * channels, self.width)),
-            "positions": draw.table(of_positions, (side // self.patch) ** 2),
-            "layers": draw.layers(of_layers, self.depth, False, draw.layer),
-            "norm": draw.norm(),
-            "head": draw.dense(of_head, (self.width, images.num_classes)),
+            "patches": initializer.dense(of_patches, (self.patch**2 * channels, self.width)),
+            "positions": initializer.table(of_positions, (side // self.patch) ** 2),
+            "layers": initializer.layers(of_layers, self.depth, False, initializer.layer),
+            "norm": initializer.norm(),
+            "head": initializer.dense(of_head, (self.width, images.num_classes)),
         }
 
 
@@ -75,20 +75,20 @@ def vit(
     init: Init = "lecun",
     scale: Positive = 1.0,
 ) -> Model:
-    """A vision transformer: patches of the image as tokens, their mean into a dense layer.
+    """A vision transformer: image patches as tokens, their mean into a dense layer.
 
-    Layer norms before attention and network, learned positions, a network of four times the width,
-    no dropout. Patches are averaged at the end, instead of a class token. Attention is the plain
-    one.
+    Layer norms before attention and feed-forward network, learned positions, a feed-forward width
+    of four times the width, no dropout. Patches are averaged at the end, instead of a class token.
+    Attention is unfused.
 
     Args:
         patch: Side of a patch in pixels; a divisor of the image's.
         depth: Number of layers.
-        heads: Attention heads; the width is a multiple.
-        width: Numbers that stand for a patch between the layers.
-        activation: The nonlinearity of the networks.
+        heads: Number of attention heads; a divisor of the width.
+        width: Dimension of the residual stream.
+        activation: The nonlinearity.
         init: Variance of the weights; lecun is 1/fan_in, he is 2/fan_in. Those that write to the
-            residual stream are divided by √(2 depth) besides.
+            residual stream are also divided by √(2 depth).
         scale: Factor on all initial weights.
 
     Returns:
@@ -96,10 +96,10 @@ def vit(
 
     Raises:
         UserError: if a size is below 1, the heads do not divide the width, `scale` is not positive,
-            a name is unknown, or (from `init`) the images are not square or not cut evenly into
+            a name is unknown, or (from `init`) the images are not square or not a multiple of the
             patches.
 
-    Source: Dosovitskiy and others, arXiv 2010.11929; its appendix D.3 on averages.
+    Source: Dosovitskiy and others, arXiv 2010.11929; its appendix D.3 on average pooling.
 
     Example:
         >>> import jax

@@ -32,7 +32,7 @@ class _Init:
         depth = STAGES * self.blocks
         *keys, last = jax.random.split(key, 3 * depth + 2)
         rest = iter(keys)
-        # Without a norm the blocks' variances would add up: at the start, to one all together.
+        # Without a norm the blocks' variances add up: their initial sum is one.
         damped = depth**-0.5 if self.norm.kind == "none" else 1.0
 
         def convolution(size: int, inputs: int, outputs: int, factor: float = 1.0) -> PyTree:
@@ -99,8 +99,9 @@ def wide_resnet(
         depth: Number of convolutions on the longest path; 4 more than a multiple of 6.
         widen: Factor on the channels of all stages.
         channels: Channels before the stages, which have 1, 2 and 4 times as many, times `widen`.
-        norm: Before each nonlinearity; layer is over the whole image, batch over all examples.
-        groups: Groups of channels, of norm group.
+        norm: Normalization before each nonlinearity; layer is over the whole image, batch over all
+            examples.
+        groups: Number of groups of channels, for norm group.
         activation: The nonlinearity; the paper's is relu.
         convolution: As nine shifted matrix products (fast in compiled loops on CPU), or XLA's own.
         init: Variance of the weights; lecun is 1/fan_in, he (the paper's) is 2/fan_in.

@@ -1,4 +1,4 @@
-"""Experiments as data: stages, the pipelines that they compose, and what those declare."""
+"""Experiments as data: stages, the pipelines that they compose, and their declarations."""
 
 from aeoskit_experiments._errors import UserError as UserError
 from aeoskit_experiments.pipelines._check import check_probe_batch as check_probe_batch

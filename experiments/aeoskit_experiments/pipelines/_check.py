@@ -1,4 +1,4 @@
-"""Whether what the stages say together can be done, before any work."""
+"""Checks of the stages together, before any work."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,13 +14,13 @@ OF_NUMBERS = ("chebyshev", "quadratic")
 
 
 def check(experiment: Experiment) -> None:
-    """Raise a `UserError` unless the experiment of one group can be done.
+    """Raise a `UserError` unless the experiment of one group is valid.
 
-    Checked is what several stages say together; single values were checked when each stage
-    was made. Model and optimizers are built once, as their own checks know most.
+    The checks concern combinations of stages; single values were checked when each stage was made.
+    Model and optimizers are built once, for their own checks.
 
     Args:
-        experiment: Of one group: only the optimizer's array leaves are swept.
+        experiment: The experiment of one group: only the optimizer's array leaves are swept.
     """
     for kind in STAGES.values():
         if kind.required and getattr(experiment, kind.name) is None:
@@ -48,7 +48,7 @@ def check(experiment: Experiment) -> None:
     _check_whole(model, _build(model, {}), train)
     if train.batch is not None and not optimizers[0].takes_batches:
         raise UserError(
-            f"train: batch is {train.batch}, but each step of {experiment.optimizer.label} is on "
+            f"train: batch is {train.batch}, but each step of {experiment.optimizer.label} uses "
             f"all of the data: leave batch out"
         )
     for branch in experiment.branches:
@@ -56,9 +56,9 @@ def check(experiment: Experiment) -> None:
 
 
 def check_steps(experiment: Experiment, steps: int) -> None:
-    """Raise a `UserError` unless what the stages say of steps fits into so many.
+    """Raise a `UserError` unless the steps in all stages are within the length of training.
 
-    Of epochs their number may be known only once the data are there.
+    With epochs, the number of steps may be known only once the data are loaded.
     """
     for probe in experiment.probes:
         if probe.every > steps:
@@ -87,10 +87,10 @@ def check_steps(experiment: Experiment, steps: int) -> None:
 
 
 def check_networks(experiments: Iterable[Experiment]) -> None:
-    """Raise a `UserError` unless each group's model fits its data; costs a data set for each kind.
+    """Raise a `UserError` unless each group's model fits its data; loads each data set once.
 
-    Whoever runs one group meets the error before any work anyway; of several, a later one must
-    not fail when hours have gone into the others.
+    A single group fails before any work anyway; with several, a later one must not fail after hours
+    of work on the others.
     """
     import jax
 
@@ -117,13 +117,13 @@ def _check_loss(data: Choice, loss: Choice) -> None:
         return
     if is_of_tokens(data.variant) and loss.variant != "cross_entropy":
         raise UserError(
-            f"loss {loss.variant}: data {data.variant} has tokens to tell, which are no numbers to "
-            f"come close to: choose loss cross_entropy"
+            f"loss {loss.variant}: the targets of data {data.variant} are tokens, not numbers: "
+            f"choose loss cross_entropy"
         )
     if data.variant in OF_NUMBERS and loss.variant == "cross_entropy":
         raise UserError(
-            f"loss {loss.variant}: data {data.variant} has numbers to come close to, which are no "
-            f"classes: choose loss mse"
+            f"loss {loss.variant}: the targets of data {data.variant} are numbers, not classes: "
+            f"choose loss mse"
         )
 
 
@@ -142,9 +142,9 @@ def _check_measurable(probe: str, optimizer: Choice, built: Any) -> None:
 
 
 def least_basis(k: int) -> int:
-    """With fewer vectors no probe can follow k pairs.
+    """The smallest basis with which a probe can follow k pairs.
 
-    A warm start holds the pairs and a few beyond, and the basis as many again to improve them.
+    A warm start has the pairs and a few more, and the basis as many again to improve them.
 
     >>> least_basis(3)
     12
@@ -157,8 +157,8 @@ def _check_length(train: Train) -> None:
         raise UserError("train lacks steps: give --steps or --epochs")
     if train.steps is not None and train.epochs is not None:
         raise UserError(
-            f"train: steps is {train.steps} and epochs is {train.epochs}, but either says how "
-            f"long: give one of them"
+            f"train: steps is {train.steps} and epochs is {train.epochs}, but each sets the "
+            f"length: give one of them"
         )
     if train.sampling == "replacement" and train.batch is None:
         raise UserError(
@@ -188,17 +188,16 @@ def _check_branch(
     if branch.kind == "freeze" and not optimizer.freezable:
         raise UserError(
             f"branch {branch.name}: freeze holds the preconditioner of aeoskit's own optimizers, "
-            f"and {main.label} has none that could be held: take another optimizer"
+            f"and {main.label} has none: take another optimizer"
         )
     if branch.at == "edge" and not optimizer.has_threshold:
         raise UserError(
-            f"branch {branch.name}: at is edge, but {main.label} has no threshold that it could "
-            f"come to: give a step"
+            f"branch {branch.name}: at is edge, but {main.label} has no threshold: give a step"
         )
     if branch.at == "edge" and not tracked:
         raise UserError(
-            f"branch {branch.name}: at is edge, but nothing is tracked that could tell "
-            f"when: add `track preconditioned_sharpness`, or give a step"
+            f"branch {branch.name}: at is edge, but no probe detects it: add "
+            f"`track preconditioned_sharpness`, or give a step"
         )
     if (
         branch.at == "edge"
@@ -223,7 +222,7 @@ def _check_batches(data: Choice, train: Train, probes: tuple[AnyTrack, ...]) -> 
     examples = data.settings.get("examples")
     if not isinstance(examples, int):
         return
-    # Microbatches may be larger than a batch: the loss of the whole data is evaluated in them too.
+    # Microbatches may be larger than a batch: the loss on all of the data is evaluated in them too.
     for name in ("batch", "microbatch"):
         size = getattr(train, name)
         if size is not None and size > examples:

@@ -1,4 +1,4 @@
-"""A function that a stage chose, with its settings."""
+"""The function chosen by a stage, with its settings."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -40,19 +40,19 @@ class Choice:
 
     @property
     def every(self) -> int:
-        """Steps between two measurements of a user's own probe, if that is an option of it."""
+        """Steps between two measurements of a user's own probe, if it has that option."""
         every = self.settings.get("every")
         return every if isinstance(every, int) else 1
 
     def build(self, **overrides: Any) -> Any:
-        """Call the function with the settings, some replaced (a lane's arrays, say)."""
+        """Call the function with the settings, some of them replaced (by a lane's arrays, say)."""
         settings = {**self.settings, **overrides}
         if is_own(self.stage, self.variant):
             from aeoskit_experiments.adapters import adapt  # imports jax
 
             return adapt(self.stage, self.label, self.function, settings)
         if self.stage == "loss":
-            return self.function  # ours are modules, and have no options
+            return self.function  # aeoskit's losses are modules, without options
         warmup = settings.pop("warmup", None) if self.stage == "optimizer" else None
         if warmup:
             from aeoskit.optimizers import LinearWarmup

@@ -1,4 +1,4 @@
-"""What the stages of a pipeline have declared together, and whether it can be done."""
+"""The experiment that the stages of a pipeline declare together."""
 
 import dataclasses
 import itertools
@@ -41,12 +41,12 @@ class SweepAxis:
     Args:
         name: The coordinate's name in the record: the option's, or "stage.option" where two
             swept options share a name.
-        stage: The stage it belongs to.
+        stage: Its stage.
         option: The option; "variant" for the optimizer's name.
-        values: At least two.
+        values: At least two values.
         leaf: Whether it is an array leaf of the main optimizer, so that the sweep is a vmap;
             otherwise its values run as groups, one after the other.
-        position: Which stage of the pipeline, counted from 0.
+        position: Index of the stage in the pipeline, from 0.
     """
 
     name: str
@@ -63,14 +63,14 @@ AnyTrack = Track | TrackMultiplier | TrackError | Choice
 
 @dataclasses.dataclass(frozen=True)
 class Branch:
-    """A named continuation from a copy of the state at a moment of the main run.
+    """A named continuation from a copy of the main run's state.
 
     Args:
         kind: "freeze" or "switch".
-        name: Its name in the record, different from every other's.
+        name: Its unique name in the record.
         at: A step (0 is the start), or "edge".
-        optimizer: The optimizer it goes on with; None keeps the main one.
-        ratio: The ratio to the threshold that the learning rate is set to; None leaves it.
+        optimizer: Its optimizer; None keeps the main one.
+        ratio: The ratio to the threshold, to which the learning rate is set; None leaves it.
     """
 
     kind: str
@@ -82,7 +82,7 @@ class Branch:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """The declarations of a pipeline's stages; nothing has been computed.
+    """The declarations of a pipeline's stages; nothing is computed.
 
     Settings are those of one group (`Pipeline.groups`): scalars, except the optimizer's array
     leaves, which are tuples where they are swept.
@@ -92,13 +92,13 @@ class Experiment:
         model: The network, with the seed of its initial parameters.
         loss: The loss; its `function` takes outputs and targets.
         optimizer: The main optimizer.
-        probes: What is tracked besides loss and gradient norm.
+        probes: The probes besides loss and gradient norm.
         train: Steps, batches, chunks.
-        rewind: From which state of which other run, or None.
-        branches: Other ways to go on.
-        place: Over which devices, or None.
-        store: Where the record goes.
-        plot: Which figure.
+        rewind: The other run and its step to start from, or None.
+        branches: The branches.
+        place: The placement on devices, or None.
+        store: The place of the record.
+        plot: The figure.
         sweep: The swept options, in the pipeline's order; in a group's experiment, its leaves.
     """
 
@@ -124,7 +124,7 @@ class Experiment:
         """The cartesian product of the array leaves, last axis fastest; one empty lane if none.
 
         Returns:
-            For each lane, what to pass to `optimizer.build(**lane)`.
+            For each lane, the arguments of `optimizer.build(**lane)`.
         """
         names = [axis.option for axis in self.leaves]
         product = itertools.product(*(axis.values for axis in self.leaves))
@@ -135,7 +135,7 @@ def declare(experiment: Experiment, stage: Stage) -> Experiment:
     """The experiment with one stage's declaration added.
 
     Raises:
-        UserError: If a stage that may stand once is there already.
+        UserError: If a stage that may appear once is repeated.
     """
     return _DECLARATIONS[stage.stage](experiment, stage)
 
@@ -150,7 +150,7 @@ def _once(experiment: Experiment, stage: Stage, value: Any) -> Experiment:
 
 
 def _choice(experiment: Experiment, stage: Stage) -> Experiment:
-    assert isinstance(stage.variant, str)  # held by make_stage and Pipeline.groups
+    assert isinstance(stage.variant, str)  # ensured by make_stage and Pipeline.groups
     settings = dict(stage.settings)
     code = stage.sources.get(stage.variant)
     seed = 0
@@ -161,7 +161,7 @@ def _choice(experiment: Experiment, stage: Stage) -> Experiment:
 
 
 def _takes_seed(stage: Stage) -> bool:
-    """Whether `seed` is an option of the user's own function, and not that of its stage."""
+    """True if `seed` is an option of the user's own function rather than of its stage."""
     return (
         isinstance(stage.variant, str)
         and is_own("model", stage.variant)
@@ -181,7 +181,7 @@ def _plain(kind: Callable[..., Any]) -> Callable[[Experiment, Stage], Experiment
 
 
 def _track(experiment: Experiment, stage: Stage) -> Experiment:
-    assert isinstance(stage.variant, str)  # held by make_stage
+    assert isinstance(stage.variant, str)  # ensured by make_stage
     if is_own("track", stage.variant):
         code = stage.sources.get(stage.variant)
         probe = Choice("track", stage.variant, dict(stage.settings), code=code)
@@ -222,7 +222,7 @@ _SWITCHED = ("lr", "beta1", "beta2", "eps", "weight_decay", "form", "transform")
 
 
 def _switch_choice(switch: Switch, stage: Stage) -> Choice:
-    """The optimizer with the settings that were given and its own defaults for the rest."""
+    """The optimizer with the given settings and its own defaults for the rest."""
     check_variant("optimizer", switch.optimizer)
     if switch.ratio is not None and switch.lr is not None:
         raise UserError(
@@ -233,7 +233,7 @@ def _switch_choice(switch: Switch, stage: Stage) -> Choice:
         name: getattr(switch, name) for name in _SWITCHED if getattr(switch, name) is not None
     }
     if switch.ratio is not None:
-        given = {"lr": 1.0, **given}  # any, since the ratio will set it
+        given = {"lr": 1.0, **given}  # any value, since the ratio will set it
     code = stage.sources.get(switch.optimizer)
     defaults: dict[str, Value] = {
         option.name: option.default for option in options_for("optimizer", switch.optimizer, code)

@@ -2,7 +2,7 @@
 
 
 def label(stage: str, variant: str | tuple[str, ...] | None) -> str:
-    """A stage as errors name it.
+    """The name of a stage in errors.
 
     >>> label("optimizer", "adam")
     'optimizer adam'

@@ -20,11 +20,11 @@ from aeoskit_experiments.pipelines._text import command_of, python_of
 
 
 class Group(msgspec.Struct, frozen=True):
-    """One of the runs that a sweep is split into.
+    """One of the groups into which a sweep is split.
 
     Args:
-        values: Coordinate name to this group's value, for each axis that was split.
-        pipeline: The pipeline with these values in place; it sweeps the other axes only.
+        values: A mapping from coordinate name to this group's value, for each split axis.
+        pipeline: The pipeline with these values; it sweeps only the other axes.
     """
 
     values: dict[str, Scalar]
@@ -32,28 +32,28 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class Pipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An experiment as a list of stages; nothing runs before `execute` is given it.
+    """An experiment as a list of stages; nothing runs before `execute`.
 
-    Made by `pipe`; equal pipelines ask for the same.
+    Made by `pipe`; equal pipelines describe the same experiment.
 
     Args:
         stages: The stages, in order.
-        name: What the run's folder is called after.
+        name: The first part of the run's folder name.
     """
 
     stages: tuple[Stage, ...]
     name: str = "pipe"
 
     def experiment(self) -> Experiment:
-        """What the stages declare together, the whole checked before any work.
+        """The experiment that the stages declare together, checked before any work.
 
         Returns:
-            The experiment of the first group, with the whole sweep: to run it all, go through
+            The experiment of the first group, with the whole sweep: to run all, iterate over
             `groups`.
 
         Raises:
-            UserError: For the first thing that is missing, twice there or impossible, in any
-                of the sweep's groups.
+            UserError: For the first missing, repeated or invalid stage, in any of the sweep's
+                groups.
         """
         whole = self.inherited()
         declared = [group.pipeline.declared() for group in whole.groups()]
@@ -65,14 +65,14 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return whole.declared()
 
     def inherited(self) -> "Pipeline":
-        """With a stage `rewind`, the stages of the other run in the place of those not named.
+        """The pipeline with the other run's stages in place of missing ones, if it has a `rewind`.
 
         Returns:
-            The pipeline, which has every stage it needs; itself without a stage `rewind`.
+            The complete pipeline; the pipeline itself without a stage `rewind`.
 
         Raises:
-            UserError: If there is no such run, it swept, or a stage is named that is another one
-                than the run's.
+            UserError: If there is no such run, it is a sweep, or a given stage differs from the
+                run's.
         """
         rewinds = [stage for stage in self.stages if stage.stage == "rewind"]
         if not rewinds:
@@ -87,7 +87,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return {name: code for stage in self.stages for name, code in stage.sources.items()}
 
     def declared(self) -> Experiment:
-        """As `experiment`, without checking that it can be done."""
+        """The experiment, without the checks."""
         first = self.groups()[0].pipeline
         experiment = Experiment(sweep=self.sweep())
         for stage in first.stages:
@@ -120,10 +120,10 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return tuple(axes)
 
     def groups(self) -> tuple[Group, ...]:
-        """Split what cannot be vmapped: a pipeline for each combination of those values.
+        """Split the axes that cannot be vmapped: a pipeline for each combination of their values.
 
         Returns:
-            The groups, last axis fastest; a single one with no values if nothing is to split.
+            The groups, last axis fastest; a single one without values if there is nothing to split.
         """
         return self._split([axis for axis in self.sweep() if not axis.leaf])
 
@@ -131,7 +131,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Split every list of values: a pipeline for each combination, none of which sweeps.
 
         Returns:
-            The runs, last axis fastest; the pipeline itself with no values if nothing is swept.
+            The runs, last axis fastest; the pipeline itself without values if nothing is swept.
 
         >>> from aeoskit_experiments.pipelines import optimizer, train
         >>> runs = pipe(optimizer("adam", lr=[1e-3, 3e-3]), train([10, 20])).singles()
@@ -161,14 +161,14 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Read a pipeline back, strictly.
 
         Args:
-            value: What `to_dict` returned.
-            allow_code: Whether users' own parts in it may run although they were not run here
-                before (True for a process that has the pipeline from its parent), or a function
-                that is asked for each; None for a pipeline that is only looked at.
+            value: A value of `to_dict`.
+            allow_code: Whether users' own parts in it may run even if they have not run here before
+                (True for a process that has the pipeline from its parent), or a function that
+                decides for each; None for a pipeline that is only inspected.
 
         Raises:
-            UserError: For an unknown field, stage, variant or option, a wrong value, or code that
-                may not run.
+            UserError: For an unknown field, stage, variant or option, an invalid value, or code
+                that may not run.
         """
         try:
             read = msgspec.convert(value, Pipeline)
@@ -192,11 +192,11 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise UserError(f"not a pipeline: {error}") from None
 
     def to_command(self) -> str:
-        """The pipeline as a command line that asks for the same."""
+        """The pipeline as an equivalent command line."""
         return command_of(self.name, self.stages)
 
     def to_python(self) -> str:
-        """The pipeline as a Python program that runs the same."""
+        """The pipeline as an equivalent Python program."""
         return python_of(self.name, self.stages)
 
 
@@ -204,14 +204,14 @@ def pipe(*stages: Stage, name: str = "pipe") -> Pipeline:
     """Compose stages into a pipeline; nothing runs.
 
     Args:
-        stages: In any order; each of them checked itself when it was made.
-        name: What the run's folder is called after: letters, digits, `-`, `_` and `.`.
+        stages: The stages, in any order; each was checked when it was made.
+        name: The first part of the run's folder name: letters, digits, `-`, `_` and `.`.
 
     Returns:
         The pipeline.
 
     Raises:
-        UserError: If the name cannot be a folder's.
+        UserError: If the name is not a valid folder name.
 
     >>> from aeoskit_experiments.pipelines import plot, store
     >>> pipe(store("runs"), plot("edge")).to_command()
@@ -230,34 +230,34 @@ def with_place(
     """The same pipeline on other devices.
 
     Args:
-        pipeline: With or without a stage `place`.
-        mesh: The mesh in place of its own; None leaves it.
-        devices: The number of devices in place of its own; None leaves it.
+        pipeline: A pipeline, with or without a stage `place`.
+        mesh: The new mesh; None keeps the pipeline's.
+        devices: The new number of devices; None keeps the pipeline's.
 
     Returns:
-        The pipeline, with a stage `place` if anything was said.
+        The pipeline, with a stage `place` if anything was given.
 
     Raises:
-        UserError: If a value makes no sense.
+        UserError: If a value is invalid.
 
     >>> with_place(pipe(), mesh="data=2").to_command()
     'aeoskit pipe place --mesh data=2'
     """
-    said = {"mesh": mesh, "devices": devices}
-    said = {name: value for name, value in said.items() if value is not None}
-    if not said:
+    changes = {"mesh": mesh, "devices": devices}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if not changes:
         return pipeline
     stages = list(pipeline.stages)
     at = [index for index, stage in enumerate(stages) if stage.stage == "place"]
     if at:
-        stages[at[0]] = remade(stages[at[0]], **said)
+        stages[at[0]] = remade(stages[at[0]], **changes)
     else:
-        stages.append(make_stage("place", None, said))
+        stages.append(make_stage("place", None, changes))
     return msgspec.structs.replace(pipeline, stages=tuple(stages))
 
 
 def _is_leaf(stage: Stage, name: str) -> bool:
-    """Whether an option is an array leaf of the optimizer: of ours, that is."""
+    """True if an option is an array leaf of an optimizer of aeoskit."""
     if stage.stage != "optimizer" or name not in LEAVES:
         return False
     variants = stage.variant if isinstance(stage.variant, tuple) else (stage.variant,)
@@ -265,10 +265,10 @@ def _is_leaf(stage: Stage, name: str) -> bool:
 
 
 def _with(stage: Stage, option: str, value: Scalar) -> Stage:
-    """A copy of the stage with one swept thing fixed."""
+    """A copy of the stage with one swept option fixed."""
     if option == "variant":
-        # Options whose defaults differ between variants stand there as None: each variant
-        # falls back on its own.
+        # Options whose defaults differ between variants are stored as None: each variant uses its
+        # own.
         return remade(stage, str(value))
     if option in stage.options:
         return msgspec.structs.replace(stage, options={**stage.options, option: value})
@@ -292,7 +292,7 @@ def stored_pipeline(run: str) -> Pipeline:
     if swept:
         names = ", ".join(axis.name for axis in swept)
         raise UserError(
-            f"rewind: the run {run} swept {names}, and one state is wanted: run one of its values "
-            f"alone, and rewind that"
+            f"rewind: the run {run} swept {names}, and only a single run can be rewound: run one "
+            f"of its values alone, and rewind that"
         )
     return pipeline

@@ -1,8 +1,8 @@
 """The stages, their variants, and the functions behind them.
 
-Functions are named by reference and imported when their options are asked for, so that
-`aeoskit list` need not import jax. A variant may also be a user's own part, `module:name` or
-`./file.py:name`, or a name that an installed package registers.
+Functions are named by reference and imported when their options are needed, so that `aeoskit list`
+does not import jax. A variant may also be a user's own part, `module:name` or `./file.py:name`, or
+a name that an installed package registers.
 """
 
 import functools
@@ -36,7 +36,7 @@ from aeoskit_experiments.parts import (
 
 _SETTINGS = "aeoskit_experiments.pipelines._settings"
 FOREIGN = "aeoskit_experiments.optimizers"
-"""Where the optimizers of others are: those have no array leaves, which a sweep could stack."""
+"""The module of other packages' optimizers, which have no array leaves for a sweep to stack."""
 
 
 class StageKind(msgspec.Struct, frozen=True):
@@ -45,15 +45,15 @@ class StageKind(msgspec.Struct, frozen=True):
     Args:
         name: Its name in Python and on the command line.
         summary: One line for lists and help.
-        variants: Name to reference ("module:function"); empty for a stage without variants.
-        reference: Where the options are when there are no variants.
+        variants: A mapping from name to reference ("module:function"); empty without variants.
+        reference: The reference to the options if there are no variants.
         skip: Parameters of the functions that are not options.
         positional: Whether the functions' positional parameters are options too.
-        types: Annotations, by name, for parameters whose own does not say what a value is.
-        common: Options that every variant has besides its function's own.
-        ours: Options that aeoskit's own variants have besides those.
-        group: The entry points of other packages' variants; empty if only ours will do.
-        required: Whether a pipeline cannot do without it.
+        types: Annotations, by name, for parameters whose own is not specific.
+        common: Options of every variant besides its function's own.
+        ours: Further options of aeoskit's own variants.
+        group: The entry points of other packages' variants; empty if only aeoskit's are allowed.
+        required: Whether every pipeline needs it.
         repeats: Whether a pipeline may have several.
         sweeps: Whether a list of variants is a sweep.
         texts: Whether an option with few choices may be swept.
@@ -91,7 +91,7 @@ _WARMUP = Option(
     type=Natural,
 )
 
-# The library takes a number, an array or a schedule for each of these, and annotates none.
+# The library accepts a number, an array or a schedule for each of these, without annotations.
 HYPERPARAMETERS = {
     "lr": Annotated[Positive, Meta(description="Learning rate")],
     "beta1": Annotated[Decay, Meta(description="Momentum")],
@@ -99,11 +99,9 @@ HYPERPARAMETERS = {
     "eps": Annotated[NonNegative, Meta(description="Added to the preconditioner")],
     "eps_root": Annotated[float, Meta(description="Added to the second moments, inside the root")],
     "weight_decay": Annotated[NonNegative, Meta(description="Decoupled weight decay")],
-    "initial_accumulator": Annotated[
-        float, Meta(description="Where the sum of squared gradients starts")
-    ],
+    "initial_accumulator": Annotated[float, Meta(description="Initial sum of squared gradients")],
     "decay_rate": Annotated[
-        float, Meta(description="The second moments at step t forget t^-decay_rate")
+        float, Meta(description="The decay of the second moments at step t is 1 - t^-decay_rate")
     ],
     "weight_lr_power": Annotated[
         NonNegative,
@@ -117,14 +115,14 @@ HYPERPARAMETERS = {
 }
 
 _FILLED = ("key", "dataset")
-"""Parameters of a model that aeoskit fills: they are not options."""
+"""Parameters of a model that aeoskit provides: they are not options."""
 
 STAGES: dict[str, StageKind] = {
     kind.name: kind
     for kind in (
         StageKind(
             "data",
-            "what to fit",
+            "data set",
             group="aeoskit.data",
             variants=_in(
                 "aeoskit_experiments.data",
@@ -152,7 +150,7 @@ STAGES: dict[str, StageKind] = {
         ),
         StageKind(
             "model",
-            "the network",
+            "network",
             group="aeoskit.models",
             variants=_in(
                 "aeoskit_experiments.models",
@@ -173,14 +171,14 @@ STAGES: dict[str, StageKind] = {
         ),
         StageKind(
             "loss",
-            "what to minimize",
+            "loss function",
             group="aeoskit.losses",
             variants=_in("aeoskit_experiments.losses", "mse", "cross_entropy"),
             required=True,
         ),
         StageKind(
             "optimizer",
-            "how to step",
+            "optimizer",
             group="aeoskit.optimizers",
             variants=_in(
                 "aeoskit.optimizers",
@@ -217,7 +215,7 @@ STAGES: dict[str, StageKind] = {
         ),
         StageKind(
             "track",
-            "what to measure on the way (loss and gradient norm always are)",
+            "quantity to measure along the way (loss and gradient norm always are)",
             group="aeoskit.probes",
             variants=dict.fromkeys(("preconditioned_sharpness", "sharpness"), f"{_SETTINGS}:Track")
             | {"flip_multiplier": f"{_SETTINGS}:TrackMultiplier"}
@@ -228,33 +226,33 @@ STAGES: dict[str, StageKind] = {
         ),
         StageKind(
             "train",
-            "how long",
+            "length of training",
             reference=f"{_SETTINGS}:Train",
             positional=True,
             required=True,
         ),
         StageKind(
             "rewind",
-            "from a state of another run on",
+            "continue from a state of another run",
             reference=f"{_SETTINGS}:Rewind",
             positional=True,
         ),
         StageKind(
             "branch",
-            "another way to go on from the same state",
+            "a continuation from a copy of the state",
             variants={"freeze": f"{_SETTINGS}:Freeze", "switch": f"{_SETTINGS}:Switch"},
             positional=True,
             repeats=True,
         ),
-        StageKind("place", "over which devices", reference=f"{_SETTINGS}:Place", positional=True),
+        StageKind("place", "devices of the run", reference=f"{_SETTINGS}:Place", positional=True),
         StageKind(
             "store",
-            "where the record goes",
+            "place of the record",
             reference=f"{_SETTINGS}:Store",
             positional=True,
             numbers=False,
         ),
-        StageKind("plot", "which figure", reference=f"{_SETTINGS}:Plot", positional=True),
+        StageKind("plot", "figure of the record", reference=f"{_SETTINGS}:Plot", positional=True),
     )
 }
 
@@ -267,7 +265,7 @@ def stage_kind(stage: str) -> StageKind:
 
 
 def variants_of(stage: str) -> tuple[str, ...]:
-    """The names of a stage's variants: ours, then those that installed packages register."""
+    """The names of a stage's variants: aeoskit's, then those of installed packages."""
     kind = stage_kind(stage)
     return (*kind.variants, *(name for name in _entries(kind) if name not in kind.variants))
 
@@ -294,7 +292,7 @@ def check_variant(stage: str, variant: str | None) -> None:
 
 
 def is_own(stage: str, variant: str) -> bool:
-    """Whether a variant is not one of aeoskit's: a user's part, or another package's."""
+    """True if a variant is not aeoskit's: a user's part, or another package's."""
     return variant not in STAGES[stage].variants
 
 
@@ -304,7 +302,7 @@ def function_of(stage: str, variant: str | None, code: Code | None = None) -> Ca
     Args:
         stage: The stage.
         variant: Its variant.
-        code: The source of a user's own part; None for a name that the user typed just now.
+        code: The source of a user's own part; None for a name that the user has just typed.
 
     Returns:
         The function; importing it may import jax.
@@ -377,14 +375,14 @@ def _options(stage: str, variant: str | None, code: Code | None) -> tuple[Option
 
 
 def _filled(stage: str, function: Callable[..., Any]) -> tuple[str, ...]:
-    """Parameters of a user's own part that are not options, since aeoskit fills them."""
+    """Parameters of a user's own part that are not options, since aeoskit provides them."""
     if stage == "model":
         return _FILLED
     return loss_arguments(function) if stage == "loss" else ()
 
 
 def is_ours(optimizer: str) -> bool:
-    """Whether a variant of the stage optimizer is aeoskit's own.
+    """True if a variant of the stage optimizer is aeoskit's own.
 
     >>> is_ours("adam"), is_ours("optax")
     (True, False)
@@ -395,7 +393,7 @@ def is_ours(optimizer: str) -> bool:
 
 @functools.cache
 def is_of_tokens(data: str) -> bool | None:
-    """Whether a variant of the stage data has tokens as targets; None if its function tells not.
+    """True if a variant of the stage data has tokens as targets; None if that is unknown.
 
     >>> is_of_tokens("digits"), is_of_tokens("sorting")
     (False, True)
@@ -408,5 +406,5 @@ def is_of_tokens(data: str) -> bool | None:
 
 
 def describe(stage: str, variant: str | None, code: Code | None = None) -> str:
-    """One sentence about a variant, from its function's docstring."""
+    """A summary of a variant, from its function's docstring."""
     return summary_of(function_of(stage, variant, code))

@@ -1,4 +1,4 @@
-"""The stages that aeoskit itself carries out: a field is an option, its annotation the bounds."""
+"""The settings of the stages without functions: a field is an option, its annotation the bounds."""
 
 from typing import Annotated, Literal
 
@@ -20,23 +20,23 @@ Moment = Natural | Literal["start", "edge"]
 
 
 class Train(msgspec.Struct, frozen=True):
-    """How long and on what to train.
+    """The length of training, and its batches.
 
     Args:
-        steps: Steps of the optimizer; either these or epochs.
-        epochs: How many times to go through the data, as many whole batches each time as there are.
-        batch: Examples in a batch; none takes the whole data at every step.
+        steps: Number of steps of the optimizer; either these or epochs.
+        epochs: Number of passes through the data, each of as many whole batches as there are.
+        batch: Examples in a batch; none for all of the data at every step.
         sampling: Batches of a shuffled epoch, without replacement, or each drawn from all of the
             data with replacement.
-        chunk: Steps between two visits of the host, which streams, tells of progress, looks for the
-            edge and decides whether to stop.
+        chunk: Steps between two returns to the host, which stores rows, reports progress, detects
+            the edge and decides whether to stop.
         seed: Seed of the batches.
-        microbatch: Examples evaluated at a time; none takes all at once.
+        microbatch: Examples evaluated at a time; none for all at once.
         mode: A compiled scan, steps dispatched by the host, or the rule that chooses.
         stop_loss: End with the chunk after which the median loss of the last 50 steps is below this
-            in every lane that goes on.
-        reuse: Keep the residuals of the gradient for all products of a solve (linearize), compute
-            them anew in each (recompute: less memory), or keep them where they are small.
+            in every active lane.
+        reuse: Keep the residuals of the gradient for all products of a solve (linearize), recompute
+            them in each (recompute: less memory), or keep them if they are small (auto).
     """
 
     steps: Count | None = None
@@ -51,32 +51,32 @@ class Train(msgspec.Struct, frozen=True):
     reuse: Literal["auto", "linearize", "recompute"] = "auto"
 
     def steps_on(self, examples: int) -> int:
-        """How many steps it is on so many examples: an epoch is its whole batches."""
+        """The number of steps for this number of examples; an epoch is its whole batches."""
         if self.epochs is None:
-            assert self.steps is not None  # held by the check of the whole
+            assert self.steps is not None  # ensured by the check of the whole
             return self.steps
         return self.epochs * max(1, examples // (self.batch or examples))
 
 
 class Track(msgspec.Struct, frozen=True):
-    """What is measured along the way, on the Hessian of the loss on all of the data, or on some.
+    """A sharpness probe, on the Hessian of the loss on all of the data, or on a part of them.
 
     Args:
-        variant: Which operator: the Hessian or the preconditioned one.
-        k: How many of the largest eigenvalues.
+        variant: The operator: the Hessian or the preconditioned Hessian.
+        k: Number of the largest eigenvalues.
         every: Steps between two measurements.
         rtol: Residual of an eigenpair, relative to its eigenvalue.
         basis: Vectors that the solver holds before it restarts.
-        solver: tracking goes on from a model of the last measurement's operator, with a half to a
-            fifth of the products of lanczos, which starts from its vectors; dense takes the whole
-            matrix, of at most a few hundred parameters.
-        value_rtol: If positive, tracking also stops once it expects an eigenvalue to be this
-            accurate (relative), whatever its residual: cheaper, and an estimate.
-        examples: Take the Hessian on a fixed random batch of so many examples, the same for every
-            probe and branch, drawn by the seed of train; none takes all of them.
-        overhead: Time that it may take, as a share of that of the training steps (0.2), compilation
+        solver: tracking continues from a model of the last measurement's operator, with a half to a
+            fifth of the products of lanczos, which starts from its vectors; dense computes the
+            whole matrix, for at most a few hundred parameters.
+        value_rtol: If positive, tracking also stops once it estimates that an eigenvalue has this
+            relative accuracy, whatever its residual: cheaper, but an estimate.
+        examples: Number of examples of the Hessian, a fixed random batch drawn by the seed of
+            train, the same for every probe and branch; none for all of them.
+        overhead: Time budget, as a fraction of the time of the training steps (0.2), compilation
             and the first measurement excluded. Then every is the shortest period and value-rtol the
-            tightest tolerance, and both are loosened as it takes; none keeps them.
+            tightest tolerance, and both are loosened as needed; none keeps them.
     """
 
     variant: str
@@ -91,11 +91,11 @@ class Track(msgspec.Struct, frozen=True):
 
 
 class TrackMultiplier(msgspec.Struct, frozen=True):
-    """What is measured of the whole training step: its eigenvalue of smallest real part.
+    """A probe of the whole training step: the eigenvalue of smallest real part.
 
     Args:
         variant: The flip multiplier.
-        every: Steps between two measurements: odd, since at the edge every other step is alike.
+        every: Steps between two measurements: odd, since at the edge the steps alternate.
         rtol: Residual of the eigenpair, relative to its eigenvalue.
         basis: Vectors that the solver holds before it restarts.
     """
@@ -107,10 +107,10 @@ class TrackMultiplier(msgspec.Struct, frozen=True):
 
 
 class TrackError(msgspec.Struct, frozen=True):
-    """What fraction of the data is told wrong, and of test rows the loss as well.
+    """A probe of the error rate, and on test rows of the loss as well.
 
     Args:
-        variant: On the test rows, or on the data that are trained on.
+        variant: The test rows, or the training data.
         every: Steps between two evaluations.
     """
 
@@ -122,11 +122,11 @@ AnyTrack = Track | TrackMultiplier | TrackError
 
 
 class Rewind(msgspec.Struct, frozen=True):
-    """From a state of another run's main branch on; what is not named here is as it was there.
+    """A start from a state of another run's main branch; stages that are not given are that run's.
 
     Args:
         run: The other run's folder.
-        at: From which step on, or edge (where a branch of that run would have begun at its edge).
+        at: The step, or edge (where a branch of that run would have begun at its edge).
     """
 
     run: str
@@ -134,11 +134,12 @@ class Rewind(msgspec.Struct, frozen=True):
 
 
 class Freeze(msgspec.Struct, frozen=True):
-    """From some step on, the same optimizer with its preconditioner held constant.
+    """A branch with the same optimizer and its preconditioner held constant.
 
     Args:
-        at: When: a step, start, or edge (the ratio to the threshold first reaches 0.9).
-        name: The branch's name in the record; none takes "frozen".
+        at: The start of the branch: a step, start, or edge (the ratio to the threshold first
+            reaches 0.9).
+        name: The branch's name in the record; none for "frozen".
         ratio: If given, the learning rate is set once, such that the ratio of λ₁(P⁻¹H) to the
             threshold is this; any schedule ends.
     """
@@ -149,19 +150,20 @@ class Freeze(msgspec.Struct, frozen=True):
 
 
 class Switch(msgspec.Struct, frozen=True):
-    """From some step on, another optimizer, started afresh.
+    """A branch with another optimizer, in its initial state.
 
     Args:
         optimizer: Its name, as in the stage optimizer.
         lr: Its learning rate, if it has one; either this or ratio.
-        at: When: a step, start, or edge (the ratio to the threshold first reaches 0.9).
-        name: The branch's name in the record; none takes the optimizer's.
+        at: The start of the branch: a step, start, or edge (the ratio to the threshold first
+            reaches 0.9).
+        name: The branch's name in the record; none for the optimizer's.
         beta1: Its momentum, if it has one.
         beta2: Decay of its second moments, if it has them.
         eps: Added to its preconditioner, if it has one.
         weight_decay: Its decoupled weight decay, if it has one.
         form: Its form of momentum, if it has several.
-        transform: Which one of optax's, if it is optax.
+        transform: Name of optax's optimizer, if it is optax.
         ratio: If given, the learning rate is set once, such that the ratio of λ₁(P⁻¹H) to the
             threshold is this at the switch.
     """
@@ -180,14 +182,15 @@ class Switch(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Over which devices the run is spread: the same numbers, by more of them.
+    """The devices of the run: the same numbers, from more devices.
 
     Args:
-        mesh: Axes and sizes, as data=4,model=2; an axis without a size takes what is left. Examples
-            are split over data, the lanes of a sweep over sweep, sharded params over all but sweep.
-        devices: How many devices; on a CPU so many are made; none takes all that are there.
-        params: A copy on each device, or each device its share, gathered where it is needed.
-        basis: Vectors of an eigen-solve over all devices, or as the params are.
+        mesh: Axes and sizes, as data=4,model=2; an axis without a size takes the remaining devices.
+            Examples are split over data, the lanes of a sweep over sweep, sharded params over all
+            but sweep.
+        devices: Number of devices; on a CPU they are simulated; none for all.
+        params: A copy on each device, or one shard on each, gathered where needed.
+        basis: Vectors of an eigen-solve sharded over all devices, or as the params.
     """
 
     mesh: str = "data"
@@ -197,15 +200,15 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Store(msgspec.Struct, frozen=True):
-    """Where the run's folder goes.
+    """The place of the run's folder.
 
     Args:
-        root: The folder that run folders are made in.
-        folder: This very folder, which must not exist yet; none makes a name.
-        checkpoints: Whether to keep the state where a branch begins and where one ends, the main
-            run included.
-        checkpoint_every: Keep that of the main run at its start and on its way too, at the end of
-            the chunk in which it passes a multiple of so many steps.
+        root: The folder in which run folders are created.
+        folder: The run's own folder, which must not exist yet; none for a generated name.
+        checkpoints: Whether to store the states at the start and the end of each branch, main
+            included.
+        checkpoint_every: Also store the main run's state at its start, and at the end of each chunk
+            that passes a multiple of this number of steps.
     """
 
     root: str = "runs"
@@ -215,12 +218,12 @@ class Store(msgspec.Struct, frozen=True):
 
 
 class Plot(msgspec.Struct, frozen=True):
-    """Which figure is drawn.
+    """The figure.
 
     Args:
         kind: The edge (loss, ratio), the advance (branches, or a sweep), the multiplier beside the
             ratio, the thresholds (branches below and above), a grid of two swept numbers, a sweep
-            of epsilon or warmup, spikes of the loss, or whichever fits.
+            of epsilon or warmup, spikes of the loss, or auto, the one that fits.
     """
 
     kind: Literal[

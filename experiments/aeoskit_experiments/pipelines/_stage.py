@@ -1,4 +1,4 @@
-"""A stage: a name, a variant and its options, which declares one thing of an experiment."""
+"""A stage: a name, a variant and its options, which declares one part of an experiment."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from aeoskit_experiments.pipelines._label import label
 from aeoskit_experiments.pipelines._registry import check_variant, options_for, stage_kind
 
 Variant = str | Callable[..., Any]
-"""The name of a variant, a reference to a part of one's own, or that part itself."""
+"""The name of a variant, a reference to a user's own part, or that part itself."""
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,11 +24,11 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     Args:
         stage: Its name.
-        variant: Which one, for a stage that has variants; several names are a sweep.
-        options: What was given; a tuple is a sweep.
-        defaults: All other options as they were when the stage was made, so that a stored
-            pipeline means the same after a default changed.
-        code: The sources of users' own parts, by reference; unset where there are none.
+        variant: The variant, for a stage that has some; several names are a sweep.
+        options: The given options; a tuple is a sweep.
+        defaults: All other options at the time when the stage was made, so that a stored pipeline
+            keeps its meaning after a default changes.
+        code: The sources of users' own parts, by reference; unset if there are none.
     """
 
     stage: str
@@ -44,7 +44,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def label(self) -> str:
-        """The stage as messages name it."""
+        """The name of the stage in messages."""
         return label(self.stage, self.variant)
 
     @property
@@ -65,17 +65,17 @@ def make_stage(
 
     Args:
         stage: A registered stage.
-        variant: One of its variants, or a part of one's own; for the optimizer also a list.
-        options: What is given; lists are sweeps.
-        defaults: What the rest was when the pipeline was stored; today's defaults if None.
-        code: The sources of users' own parts when the pipeline was stored. Those that are not
-            trusted here are not looked into, so that their options are checked when they are.
+        variant: One of its variants, or a user's own part; for the optimizer also a list.
+        options: The given options; lists are sweeps.
+        defaults: The defaults when the pipeline was stored; today's if None.
+        code: The sources of users' own parts when the pipeline was stored. Sources that are not
+            trusted here are not imported; their options are checked once they are.
 
     Returns:
         The stage.
 
     Raises:
-        UserError: For an unknown name (with the nearest one) or a value that makes no sense.
+        UserError: For an unknown name (with the nearest one) or an invalid value.
     """
     names, found = _variants(stage, variant, code)
     chosen = _chosen(names)
@@ -96,7 +96,7 @@ def make_stage(
     values = coerce_all(known.values(), {**(defaults or {}), **options}, where=where)
     if stage == "branch":
         found |= _switched(values.get("optimizer"), {**(code or {}), **found})
-    # None where None is the default says nothing: it is not an option that was given.
+    # None where None is the default does not count as given.
     explicit = {
         name: values[name]
         for name in known
@@ -113,7 +113,7 @@ def make_stage(
 
 
 def remade(stage: Stage, variant: str | None = None, **options: Any) -> Stage:
-    """A stage with some options, or its variant, replaced, checked anew.
+    """A stage with some options, or its variant, replaced, checked again.
 
     Args:
         stage: The stage.
@@ -140,7 +140,7 @@ def _tuples(values: Mapping[str, Any]) -> dict[str, Value]:
 
 
 def _switched(optimizer: Any, code: Mapping[str, Code]) -> dict[str, Code]:
-    """The source of an own optimizer that a branch switches to."""
+    """The source of a user's own optimizer to which a branch switches."""
     if not isinstance(optimizer, str) or not is_reference(optimizer):
         return {}
     known = code.get(optimizer)
@@ -150,7 +150,7 @@ def _switched(optimizer: Any, code: Mapping[str, Code]) -> dict[str, Code]:
 def _variants(
     stage: str, variant: Variant | Sequence[Variant] | None, code: Mapping[str, Code] | None
 ) -> tuple[tuple[str | None, ...], dict[str, Code]]:
-    """The names of the variants, and the sources of those that are users' own."""
+    """The names of the variants, and the sources of users' own ones."""
     kind = stage_kind(stage)
     if variant is None or isinstance(variant, str) or callable(variant):
         items: tuple[Any, ...] = (variant,)
@@ -186,7 +186,7 @@ def _chosen(names: tuple[str | None, ...]) -> str | tuple[str, ...] | None:
 def _common_options(
     stage: str, names: tuple[str | None, ...], code: Mapping[str, Code]
 ) -> dict[str, Option]:
-    """The options that all of the variants have, in the first one's order."""
+    """The options that all variants have in common, in the first one's order."""
     tables = [
         {option.name: option for option in options_for(stage, name, code.get(name or ""))}
         for name in names
@@ -196,7 +196,7 @@ def _common_options(
         shared = {key: option for key, option in shared.items() if key in table}
     if len(tables) == 1:
         return shared
-    # Defaults may differ between the variants: each keeps its own when the sweep is split.
+    # Defaults may differ between variants: each keeps its own when the sweep is split.
     return {
         key: option
         for key, option in shared.items()
@@ -209,7 +209,7 @@ def _common_options(
 
 
 def data(variant: Variant, /, **options: Any) -> Stage:
-    """What to fit: `data("digits", examples=500)`."""
+    """The data set: `data("digits", examples=500)`."""
     return make_stage("data", variant, options)
 
 
@@ -219,49 +219,49 @@ def model(variant: Variant, /, **options: Any) -> Stage:
 
 
 def loss(variant: Variant, /, **options: Any) -> Stage:
-    """What to minimize: `loss("mse")`."""
+    """The loss function: `loss("mse")`."""
     return make_stage("loss", variant, options)
 
 
 def optimizer(variant: Variant | Sequence[Variant], /, **options: Any) -> Stage:
-    """How to step: `optimizer("adam", lr=[1e-3, 3e-3])`; a list is a sweep."""
+    """The optimizer: `optimizer("adam", lr=[1e-3, 3e-3])`; a list is a sweep."""
     return make_stage("optimizer", variant, options)
 
 
 def track(variant: Variant, /, **options: Any) -> Stage:
-    """What to measure on the way: `track("preconditioned_sharpness", every=10)`."""
+    """A probe: `track("preconditioned_sharpness", every=10)`."""
     return make_stage("track", variant, options)
 
 
 def train(steps: int | Sequence[int] | None = None, **options: Any) -> Stage:
-    """How long to train: `train(1500, batch=None)`, `train(epochs=20, batch=32)`."""
+    """The training: `train(1500, batch=None)`, `train(epochs=20, batch=32)`."""
     given = {} if steps is None else {"steps": steps}
     return make_stage("train", None, {**given, **options})
 
 
 def rewind(run: str | os.PathLike[str], **options: Any) -> Stage:
-    """From a state of another run on: `rewind("runs/advance-…", at=1300)`."""
+    """A start from a state of another run: `rewind("runs/advance-…", at=1300)`."""
     return make_stage("rewind", None, {"run": run, **options})
 
 
 def branch(variant: str, /, **options: Any) -> Stage:
-    """Another way to go on: `branch("switch", optimizer="momentum", lr=2.0, at="start")`."""
+    """A branch: `branch("switch", optimizer="momentum", lr=2.0, at="start")`."""
     return make_stage("branch", variant, options)
 
 
 def place(mesh: str | None = None, **options: Any) -> Stage:
-    """Over which devices the run is spread: `place("data=4,model=2", params="sharded")`."""
+    """The devices: `place("data=4,model=2", params="sharded")`."""
     given = {} if mesh is None else {"mesh": mesh}
     return make_stage("place", None, {**given, **options})
 
 
 def store(root: str | None = None, **options: Any) -> Stage:
-    """Where the record goes: `store("runs")`."""
+    """The place of the record: `store("runs")`."""
     given = {} if root is None else {"root": root}  # A default was not given.
     return make_stage("store", None, {**given, **options})
 
 
 def plot(kind: str | None = None, **options: Any) -> Stage:
-    """Which figure is drawn: `plot("edge")`."""
+    """The figure: `plot("edge")`."""
     given = {} if kind is None else {"kind": kind}
     return make_stage("plot", None, {**given, **options})

@@ -9,7 +9,7 @@ from aeoskit_experiments.pipelines._stage import Stage
 
 
 def command_of(name: str, stages: Iterable[Stage]) -> str:
-    """`aeoskit pipe …`, which parses into the same pipeline."""
+    """The command `aeoskit pipe …`, which parses into the same pipeline."""
     words = ["aeoskit", "pipe"]
     if name != "pipe":
         words += ["--name", name]
@@ -18,7 +18,7 @@ def command_of(name: str, stages: Iterable[Stage]) -> str:
         if stage.variant is not None:
             variant = stage.variant
             words.append(variant if isinstance(variant, str) else ",".join(variant))
-        for option, value in _to_give(stage).items():
+        for option, value in _shown_options(stage).items():
             flag = "--" + option.replace("_", "-")
             if isinstance(value, bool):
                 words.append(flag if value else "--no-" + flag[2:])
@@ -28,7 +28,7 @@ def command_of(name: str, stages: Iterable[Stage]) -> str:
 
 
 def python_of(name: str, stages: Iterable[Stage]) -> str:
-    """A program that composes the same pipeline and, run as a script, executes it."""
+    """A program that composes the same pipeline and, as a script, executes it."""
     stages = tuple(stages)
     used = [kind for kind in STAGES if any(stage.stage == kind for stage in stages)]
     lines = [
@@ -42,7 +42,7 @@ def python_of(name: str, stages: Iterable[Stage]) -> str:
         if stage.variant is not None:
             variant = stage.variant
             words.append(repr(variant if isinstance(variant, str) else list(variant)))
-        words += [f"{option}={_literal(value)}" for option, value in _to_give(stage).items()]
+        words += [f"{option}={_literal(value)}" for option, value in _shown_options(stage).items()]
         lines.append(f"    {stage.stage}({', '.join(words)}),")
     if name != "pipe":
         lines.append(f"    name={name!r},")
@@ -50,10 +50,10 @@ def python_of(name: str, stages: Iterable[Stage]) -> str:
     return "\n".join(lines)
 
 
-def _to_give(stage: Stage) -> dict[str, Value]:
-    """What was given, and what was a default then but would be another one now."""
+def _shown_options(stage: Stage) -> dict[str, Value]:
+    """The given options, and the defaults that have changed since."""
     given = dict(stage.options)
-    # A user's own part may not be imported for this, nor does its source change.
+    # A user's own part is not imported for this, and its source does not change.
     if not isinstance(stage.variant, tuple) and not stage.sources:
         now = {option.name: option.default for option in options_for(stage.stage, stage.variant)}
         given |= {

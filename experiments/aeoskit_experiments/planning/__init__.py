@@ -1,10 +1,12 @@
-"""A run planned before there is anything to run it on: shapes, compilers, verdicts."""
+"""Plans of runs for devices that are not present: shapes, compilers, verdicts."""
+
+from aeoskit_experiments._renamed import renamed as _renamed
 
 from ._layout import Layout as Layout
 from ._layout import Share as Share
 from ._layout import layout as layout
 from ._plan import plan as plan
-from ._request import Knobs as Knobs
+from ._request import PlanSettings as PlanSettings
 from ._results import Attempt as Attempt
 from ._results import Plan as Plan
 from ._results import Row as Row
@@ -14,3 +16,5 @@ from ._topology import CHIPS as CHIPS
 from ._topology import Chip as Chip
 from ._topology import Topology as Topology
 from ._topology import parse_topology as parse_topology
+
+__getattr__ = _renamed(__name__, {"Knobs": "PlanSettings"})

@@ -1,4 +1,4 @@
-"""A run as shapes with shardings: everything that a program is given, and nothing allocated."""
+"""A run as shapes with shardings: the arguments of its programs, with nothing allocated."""
 
 import dataclasses
 import math
@@ -17,13 +17,13 @@ from aeoskit_experiments.pipelines import Experiment
 
 
 class AbstractRun(NamedTuple):
-    """A trajectory and its carry, their arrays being `jax.ShapeDtypeStruct`s that lie on a mesh.
+    """A trajectory and its carry, whose arrays are `jax.ShapeDtypeStruct`s on a mesh.
 
     Attributes:
         trajectory: the run.
         carry: its state before the first step.
         params: the parameters of one lane.
-        placement: where everything lies.
+        placement: the placement of the arrays.
     """
 
     trajectory: Trajectory
@@ -37,7 +37,7 @@ class AbstractRun(NamedTuple):
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.params))
 
     def lane(self) -> tuple[Trajectory, Carry]:
-        """The run of one lane: a solve is a lane's."""
+        """The run of one lane, since a solve is per lane."""
         trajectory, carry = self.trajectory, self.carry
         if trajectory.lanes is None:
             return trajectory, carry
@@ -47,18 +47,18 @@ class AbstractRun(NamedTuple):
 
 
 def abstract_run(experiment: Experiment, placement: Placement) -> AbstractRun:
-    """The shapes of what `build` makes, placed.
+    """The shapes of the values of `build`, with their placement.
 
     Args:
-        experiment: of one group of a sweep.
-        placement: where everything lies.
+        experiment: the experiment of one group of a sweep.
+        placement: the placement of the arrays.
 
     Raises:
-        ValueError: from the rooms themselves, in one sentence.
+        ValueError: from the library, in one sentence.
     """
 
     def whole() -> tuple[Trajectory, Carry]:
-        # Where it comes from changes no shape.
+        # A rewound run has the same shapes.
         setup = build(dataclasses.replace(experiment, rewind=None))
         return setup.trajectory, setup.carry
 
@@ -76,7 +76,7 @@ def abstract_run(experiment: Experiment, placement: Placement) -> AbstractRun:
             placement.put_state(trajectory.optimizer, params, trajectory.lanes),
         ),
     )
-    # A probe may have an objective of its own: some of the examples.
+    # A probe may have its own objective, on some of the examples.
     trajectory = eqx.tree_at(
         lambda t: t.probes,
         trajectory,
@@ -91,7 +91,7 @@ def abstract_run(experiment: Experiment, placement: Placement) -> AbstractRun:
 
 
 def _with_lane(carry: Carry, lane: Lane) -> Carry:
-    # Not by its constructor, which is for arrays.
+    # Not by its constructor, which takes arrays.
     return eqx.tree_at(lambda c: c.lane, carry, lane)
 
 
@@ -105,7 +105,7 @@ def bytes_on_device(tree: PyTree) -> int:
     """The bytes that the arrays of a tree take on one device.
 
     Args:
-        tree: `jax.ShapeDtypeStruct`s with shardings; what is none is left out.
+        tree: `jax.ShapeDtypeStruct`s with shardings; other leaves are ignored.
     """
     total = 0
     for leaf in jax.tree.leaves(tree):
@@ -113,7 +113,7 @@ def bytes_on_device(tree: PyTree) -> int:
             sharding = leaf.sharding
             shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
             dtype = leaf.dtype
-            # A typed key is two words.
+            # A typed key has two 32-bit words.
             size = 8 if jnp.issubdtype(dtype, jax.dtypes.prng_key) else dtype.itemsize
             total += math.prod(shape) * size
     return total

@@ -1,4 +1,4 @@
-"""Plans of devices that need another environment than this process has: made in a child."""
+"""Plans for devices that need another environment than this process's: made in a child."""
 
 import tempfile
 from collections.abc import Callable
@@ -8,25 +8,25 @@ from typing import Any
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.jobs import PipelineJob, Worker, WorkerDied
 
-# Without these libtpu looks for the chips of this machine, and waits for a metadata server.
+# Without these libtpu searches for chips on this machine, and waits for a metadata server.
 TPU_ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_MIN_LOG_LEVEL": "3",
     "TPU_STDERR_LOG_LEVEL": "3",
-    # Two plans at a time are two processes with the library loaded.
+    # Allows two plans at a time, in two processes with the library loaded.
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
 
 def cpu_environment(devices: int) -> dict[str, str]:
-    """So many of the CPU's devices, and no other backend."""
+    """The environment with this number of CPU devices, and no other backend."""
     return {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
 
 
 def enough_cpu_devices(wanted: int) -> bool:
-    """Returns whether this process has so many CPU devices already; starts jax."""
+    """True if this process has at least this number of CPU devices; starts jax."""
     import jax
 
     return len(jax.devices("cpu")) >= wanted
@@ -38,16 +38,16 @@ def call_in_child(
     environment: dict[str, str],
     progress: Callable[[str], None] | None = None,
 ) -> Any:
-    """Calls a function of a request in a child process.
+    """Call a function of a request in a child process.
 
     Args:
         function: Takes the request and a function that reports progress.
         request: Its argument.
         environment: Variables that are set before jax is imported.
-        progress: Gets what the child reports.
+        progress: Receives the child's reports.
 
     Returns:
-        What the function returns.
+        The function's value.
 
     Raises:
         UserError: If the function raises it, or the process ended without an answer.

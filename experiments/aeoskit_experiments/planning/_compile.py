@@ -1,4 +1,4 @@
-"""One program through the compiler: what it takes, what it does, what it sends."""
+"""The compilation of one program: its memory, work and communication."""
 
 import re
 import time
@@ -17,21 +17,21 @@ from ._results import UNKNOWN, Row, Transfer
 from ._topology import Chip
 
 _UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-# What the TPU compiler says when a program does not fit, in its two forms.
+# The TPU compiler's message for a program that does not fit, in its two forms.
 _USED = re.compile(r"(?:required for HLO temporaries \(|Used )(\d+(?:\.\d+)?)([KMGT]?)")
 
 
 def compile_row(program: Program, chip: Chip, devices: int, precision: Precision) -> Row:
-    """Trace, lower and compile a program, and read what the compiler says about it.
+    """Trace, lower and compile a program, and read the compiler's numbers.
 
     Args:
-        program: On shapes with shardings.
-        chip: What each device has.
-        devices: How many there are.
-        precision: Of matrix products: the roofline needs it.
+        program: The program, on shapes with shardings.
+        chip: The properties of each device.
+        devices: Number of devices.
+        precision: Precision of matrix products, for the roofline.
 
     Returns:
-        The row; of a program that the compiler refuses, with its reason.
+        The row; for a program that the compiler refuses, with its reason.
     """
     begun = time.perf_counter()
     traced = program.trace()
@@ -42,7 +42,7 @@ def compile_row(program: Program, chip: Chip, devices: int, precision: Precision
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         refusal = " ".join(str(error).split())
-        # Not for want of memory: nothing is known of how much it needs.
+        # Not for lack of memory: its needs are unknown.
         temporaries = needed_bytes(refusal) if "RESOURCE_EXHAUSTED" in refusal else UNKNOWN
         return Row(
             program=program.name,
@@ -87,10 +87,10 @@ def compile_row(program: Program, chip: Chip, devices: int, precision: Precision
 
 
 def needed_bytes(refusal: str) -> int:
-    """The bytes that the compiler says a refused program needs besides its arguments.
+    """The bytes that a refused program needs besides its arguments, by the compiler's message.
 
     Args:
-        refusal: Its message; one without a number gives 0.
+        refusal: The message; 0 is returned if it has no number.
 
     >>> needed_bytes("the total memory required for HLO temporaries (1.50G) exceeds available HBM")
     1610612736
@@ -99,29 +99,33 @@ def needed_bytes(refusal: str) -> int:
     return int(float(found[1]) * _UNITS[found[2]]) if found else 0
 
 
-def compiler_seconds(once: float | None, factor: float | None) -> float | None:
-    """The compiler's estimate, with loops of known length run through.
+def compiler_seconds(single_pass: float | None, factor: float | None) -> float | None:
+    """The compiler's estimate of a time, with loops of known length run in full.
 
     Args:
-        once: Its seconds, each loop's body once; an operation that it does not know counts as -1.
-        factor: By how much known loops lengthen the program.
+        single_pass: Its seconds, with each loop's body once; an unknown operation counts as -1.
+        factor: The factor by which known loops lengthen the program.
 
     >>> compiler_seconds(2.0, 3.0), compiler_seconds(-1.0, 3.0)
     (6.0, None)
     """
-    return once * factor if once is not None and once > 0 and factor is not None else None
+    return (
+        single_pass * factor
+        if single_pass is not None and single_pass > 0 and factor is not None
+        else None
+    )
 
 
 def roofline_seconds(
     flops: float, accessed: float | None, chip: Chip, precision: Precision
 ) -> float | None:
-    """The time that a chip's peaks give; None where they are not known.
+    """The roofline time of a chip; None if its peaks are not known.
 
     Args:
-        flops: Of matrix products.
+        flops: FLOP of matrix products.
         accessed: Bytes to and from memory.
-        chip: Its peaks.
-        precision: Of matrix products.
+        chip: The chip, with its peaks.
+        precision: Precision of matrix products.
     """
     if not chip.flops or not chip.bandwidth:
         return None
@@ -130,7 +134,7 @@ def roofline_seconds(
 
 
 def _costs(compiled: Any) -> dict[str, float]:
-    """The compiler's own count; some backends give a list, some nothing."""
+    """The compiler's own cost analysis; some backends give a list, some nothing."""
     found = compiled.cost_analysis()
     if isinstance(found, list | tuple):
         found = found[0] if found else None

@@ -1,4 +1,4 @@
-"""A plan compiled in this process, which needs a backend that can."""
+"""A plan compiled in this process, which needs the right backend."""
 
 import contextlib
 import importlib.metadata
@@ -17,23 +17,23 @@ from aeoskit_experiments.pipelines import Experiment, Track, least_basis, option
 from ._abstract import AbstractRun, abstract_run
 from ._compile import compile_row
 from ._programs import programs_of
-from ._request import MATMUL, Knobs, Request, with_knobs
+from ._request import MATMUL, PlanSettings, Request, with_settings
 from ._results import Plan, Row
 from ._topology import Topology, chip_of, parse_topology
-from ._verdict import Situation, find_verdict, spell
+from ._verdict import SearchSpace, find_verdict, spell
 
 _VERSIONS = ("aeoskit", "jax", "jaxlib", "libtpu")
 
 
 def compile_plan(request: Request, progress: Callable[[str], None] | None = None) -> Plan:
-    """Compiles a run's programs for a topology, and judges whether they fit.
+    """Compile a run's programs for a topology, and judge whether they fit.
 
     Args:
-        request: For a TPU, libtpu and its environment have to be here.
-        progress: Gets the name of what is being compiled.
+        request: The request; a TPU needs libtpu and its environment variables.
+        progress: Called with the name of each program before its compilation.
 
     Raises:
-        UserError: What cannot be planned, and why.
+        UserError: If the run cannot be planned.
     """
     begun = time.perf_counter()
     pipeline = request.load()
@@ -42,29 +42,29 @@ def compile_plan(request: Request, progress: Callable[[str], None] | None = None
     chip = topology.chip or chip_of(devices[0], len(devices))
     platform = "tpu" if topology.platform == "tpu" else devices[0].platform
 
-    def runs(knobs: Knobs) -> tuple[Experiment, AbstractRun]:
-        experiment = with_knobs(pipeline, knobs, request.precision).experiment()
-        return experiment, _run(experiment, knobs, devices)
+    def runs(settings: PlanSettings) -> tuple[Experiment, AbstractRun]:
+        experiment = with_settings(pipeline, settings, request.precision).experiment()
+        return experiment, _run(experiment, settings, devices)
 
-    def compile(knobs: Knobs, names: Sequence[str] | None) -> list[Row]:
-        experiment, run = runs(knobs)
+    def compile(settings: PlanSettings, names: Sequence[str] | None) -> list[Row]:
+        experiment, run = runs(settings)
         assert experiment.train is not None
         rows = []
         for program in programs_of(run, experiment.train.chunk):
             if names is None or program.name in names:
                 if progress is not None:
-                    turned_to = spell(knobs, request.knobs)
-                    progress(" ".join(["compiling", program.name, turned_to]).strip())
+                    change = spell(settings, request.settings)
+                    progress(" ".join(["compiling", program.name, change]).strip())
                 size = run.placement.mesh.size
                 rows.append(compile_row(program, chip, size, request.precision))
         return rows
 
     with _compile_options(request, platform), _refusals():
-        experiment, run = runs(request.knobs)
-        situation = _situation(experiment, run)
-        rows, knobs, verdict = find_verdict(compile, request.knobs, situation, chip.memory)
-        if knobs != request.knobs:
-            experiment, run = runs(knobs)
+        experiment, run = runs(request.settings)
+        space = _situation(experiment, run)
+        rows, settings, verdict = find_verdict(compile, request.settings, space, chip.memory)
+        if settings != request.settings:
+            experiment, run = runs(settings)
     return Plan(
         pipeline=pipeline.to_command(),
         topology=topology.name,
@@ -75,7 +75,7 @@ def compile_plan(request: Request, progress: Callable[[str], None] | None = None
         mesh=dict(run.placement.mesh.shape),
         precision=request.precision,
         effort=request.effort,
-        knobs=knobs,
+        knobs=settings,
         parameters=run.parameters,
         examples=run.trajectory.objective.n,
         lanes=run.trajectory.lanes or 1,
@@ -88,9 +88,9 @@ def compile_plan(request: Request, progress: Callable[[str], None] | None = None
 
 @contextlib.contextmanager
 def _compile_options(request: Request, platform: str) -> Iterator[None]:
-    """Compiles for a platform, in the precision and with the effort of a request."""
+    """Compile for a platform, with the precision and effort of a request."""
     quick = platform == "tpu" and request.effort == "quick"
-    # jax 0.12 has only the second.
+    # jax 0.12 has only the second of these.
     efforts = {"jax_exec_time_optimization_effort": -1.0, "jax_optimization_level": "O0"}
     name, least = next(item for item in efforts.items() if hasattr(jax.config, item[0]))
     before = getattr(jax.config, name)
@@ -104,7 +104,7 @@ def _compile_options(request: Request, platform: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
-    """Errors of input as the user's, wherever they are found."""
+    """A context that turns errors of input into a `UserError`."""
     try:
         yield
     except UserError:
@@ -127,16 +127,16 @@ def _devices(topology: Topology) -> list[Any]:
             f"the topology is {topology.name!r}: the TPU compiler knows none such "
             f"({' '.join(str(error).split())[:200]})"
         ) from error
-    # In the order of the chips' links.
+    # In the order of the chips' interconnect.
     return list(mesh_utils.create_device_mesh((len(found),), found).flat)
 
 
-def _run(experiment: Experiment, knobs: Knobs, devices: list[Any]) -> AbstractRun:
-    mesh = make_mesh(knobs.mesh, devices)
-    return abstract_run(experiment, Placement(mesh, params=knobs.params))
+def _run(experiment: Experiment, settings: PlanSettings, devices: list[Any]) -> AbstractRun:
+    mesh = make_mesh(settings.mesh, devices)
+    return abstract_run(experiment, Placement(mesh, params=settings.params))
 
 
-def _situation(experiment: Experiment, run: AbstractRun) -> Situation:
+def _situation(experiment: Experiment, run: AbstractRun) -> SearchSpace:
     assert experiment.train is not None
     assert experiment.model is not None
     train, placement = experiment.train, run.placement
@@ -145,9 +145,9 @@ def _situation(experiment: Experiment, run: AbstractRun) -> Situation:
     tracks = [track for track in tracks if track.solver != "dense"]
     model = experiment.model
     remat = any(option.name == "remat" for option in options_for("model", model.variant))
-    return Situation(
+    return SearchSpace(
         rows_per_shard=rows,
-        # What couples its examples is not to be cut into parts.
+        # A model that couples its examples cannot be evaluated in microbatches.
         microbatch=1 if model.build().couples else min(rows, train.microbatch or rows),
         basis=max((track.basis for track in tracks), default=0),
         least_basis=max((least_basis(track.k) for track in tracks), default=0),
@@ -157,7 +157,7 @@ def _situation(experiment: Experiment, run: AbstractRun) -> Situation:
 
 
 def _split_models(mesh: dict[str, int]) -> tuple[str, ...]:
-    """Meshes of the same devices in which more of them share a model."""
+    """Meshes of the same devices with more devices per model."""
     if not mesh.keys() <= {"data", "model"}:
         return ()
     size, now = math.prod(mesh.values()), mesh.get("model", 1)

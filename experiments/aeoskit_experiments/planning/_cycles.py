@@ -1,7 +1,7 @@
 """The ratio of a program's time to that of one pass through each of its loops.
 
 The TPU compiler estimates the cycles of every operation and a time for the whole program, in which
-the body of a loop stands once. Its text says how often a loop of known length runs.
+the body of a loop counts once. Its text has the trip counts of loops of known length.
 """
 
 import re
@@ -23,13 +23,13 @@ class _Call(NamedTuple):
 
 
 def loop_factor(compiled_text: str) -> float | None:
-    """The estimated cycles with loops of known length run through, over those with each body once.
+    """Ratio of estimated cycles with loops of known length in full to those with each body once.
 
     Args:
         compiled_text: The optimized HLO text.
 
     Returns:
-        At least 1; None where the compiler estimated no cycles.
+        At least 1; None if the compiler estimated no cycles.
     """
     entry, computations = _computations(compiled_text)
     memo: dict[tuple[str, bool], int] = {}
@@ -45,8 +45,8 @@ def loop_factor(compiled_text: str) -> float | None:
             memo[name, through] = total
         return memo[name, through]
 
-    once = cycles(entry, through=False)
-    return cycles(entry, through=True) / once if once else None
+    single_pass = cycles(entry, through=False)
+    return cycles(entry, through=True) / single_pass if single_pass else None
 
 
 def _computations(text: str) -> tuple[str, dict[str, list[str]]]:
@@ -62,7 +62,7 @@ def _computations(text: str) -> tuple[str, dict[str, list[str]]]:
 
 
 def _calls(line: str, computations: dict[str, list[str]]) -> list[_Call]:
-    """The computations that a line runs; a fusion has the cycles of its insides itself."""
+    """The computations that a line calls; a fusion's cycles include its computation."""
     named = dict(_CALLS.findall(line))
     if "body" in named and "condition" in named:
         condition, body = named["condition"].lstrip("%"), named["body"].lstrip("%")
@@ -76,7 +76,7 @@ def _calls(line: str, computations: dict[str, list[str]]) -> list[_Call]:
 
 
 def _times(line: str, condition: list[str]) -> int:
-    """The number of passes of a loop; 1 where that is not known before it has run."""
+    """The trip count of a loop; 1 if it is not known before the run."""
     known = _KNOWN.search(line)
     if known is not None:
         return int(known[1])
@@ -84,7 +84,7 @@ def _times(line: str, condition: list[str]) -> int:
     for inner in condition:
         below = _BELOW.match(inner)
         if below is not None:
-            # A counter that starts at 0 and is raised by 1, as jax's scans have it.
+            # A counter that starts at 0 and increases by 1, as in jax's scans.
             last = _REFERENCE.findall(below[1])[-1]
             return limits.get(last, 1)
     return 1

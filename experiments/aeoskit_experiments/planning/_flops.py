@@ -1,7 +1,7 @@
 """Multiplications and additions of a program's matrix products, counted in its jaxpr.
 
-The compiler's own count takes the body of a loop once, so that a network whose layers are scanned
-would seem to have a single layer.
+The compiler's own count has the body of a loop once, so that a network with scanned layers would
+count as a single layer.
 """
 
 import math
@@ -13,12 +13,12 @@ from jax.extend import core as jex_core
 
 
 def matmul_flops(jaxpr: Any, devices: int) -> float:
-    """Per device and call: loops of known length run through, others once.
+    """The FLOP per device and call, with loops of known length in full, others once.
 
     Args:
         jaxpr: A closed jaxpr.
-        devices: Over how many the work outside of `shard_map` is spread; inside, shapes are a
-            device's own.
+        devices: Number of devices that share the work outside of `shard_map`; inside, shapes are
+            per device.
 
     Returns:
         Multiplications and additions, two for each pair, of matrix products and convolutions.
@@ -67,7 +67,7 @@ def _plain(jaxpr: Any) -> Any:
 
 
 def _inner(equation: Any) -> Iterator[Any]:
-    """The jaxprs that an equation holds: a call's, a loop's condition and body."""
+    """The jaxprs of an equation: a call's, a loop's condition and body."""
     kinds = (jex_core.Jaxpr, jex_core.ClosedJaxpr)
     for value in equation.params.values():
         for leaf in jax.tree.leaves(value, is_leaf=lambda x: isinstance(x, kinds)):

@@ -12,10 +12,10 @@ from aeoskit_experiments.pipelines import Pipeline, Track
 
 from ._abstract import AbstractRun, abstract_run, bytes_on_device
 from ._child import call_in_child, cpu_environment, enough_cpu_devices
-from ._request import Knobs, Params, with_knobs
+from ._request import Params, PlanSettings, with_settings
 
 LARGEST_MESH = 8192
-"""So many devices are simulated; the largest pods have as many."""
+"""The largest number of simulated devices, that of the largest pods."""
 
 
 class LayoutRequest(PipelineJob, frozen=True, kw_only=True):
@@ -32,17 +32,17 @@ class LayoutRequest(PipelineJob, frozen=True, kw_only=True):
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of thing on a mesh.
+    """The placement of one kind of data on a mesh.
 
     Args:
         what: Data, parameters, optimizer state, the basis of a solve, …
-        lies: How it is placed, in words.
-        bytes: All of it, once.
-        bytes_device: What one device holds of it.
+        placed: Its placement, in words.
+        bytes: Its total size.
+        bytes_device: Its size on one device.
     """
 
     what: str
-    lies: str
+    placed: str = msgspec.field(name="lies")
     bytes: int
     bytes_device: int
 
@@ -52,15 +52,15 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         mesh: Axis names and sizes.
-        devices: How many the mesh has.
-        present: How many there are here; with fewer, all is computed from shapes.
-        examples: How many the data have.
-        rows_per_shard: How many of them each shard holds.
-        tail: How many are left over: the first shards take one more each.
-        parameters: How many the model has.
-        shares: The placement of each kind of thing.
-        bytes_device: All that a device holds between steps and in a solve's basis.
-        sentence: The same for people.
+        devices: Number of devices of the mesh.
+        present: Number of devices present here; with fewer, everything is computed from shapes.
+        examples: Number of examples of the data.
+        rows_per_shard: Number of examples on each shard.
+        tail: Number of remaining examples: the first shards take one more each.
+        parameters: Number of parameters of the model.
+        shares: The placement of each kind of data.
+        bytes_device: Total size on one device between steps, with a solve's basis.
+        sentence: The same in one sentence.
     """
 
     mesh: dict[str, int]
@@ -76,10 +76,10 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def layout(pipeline: Pipeline, mesh: str, *, params: Params = "replicated") -> Layout:
-    """Say what a run would place where on a mesh, of devices that need not be here.
+    """Compute the placement of a run on a mesh, whose devices need not be present.
 
     Args:
-        pipeline: What would run; of a sweep's groups, the first one.
+        pipeline: The run; for a sweep, its first group.
         mesh: Axes of devices, as `data=4,model=2`.
         params: Whether each device holds all parameters, or a part.
 
@@ -87,9 +87,9 @@ def layout(pipeline: Pipeline, mesh: str, *, params: Params = "replicated") -> L
         A `Layout`.
 
     Raises:
-        UserError: For a mesh that cannot be, or a pipeline that cannot be built.
+        UserError: For an invalid mesh, or a pipeline that cannot be built.
     """
-    with_knobs(pipeline, Knobs(), "float32").experiment()
+    with_settings(pipeline, PlanSettings(), "float32").experiment()
 
     size = mesh_size(mesh, present := len(jax.devices()))
     if size > LARGEST_MESH:
@@ -105,7 +105,7 @@ def layout(pipeline: Pipeline, mesh: str, *, params: Params = "replicated") -> L
 
 
 def mesh_size(mesh: str, present: int) -> int:
-    """The number of devices of a mesh; an open axis takes those that are here.
+    """The number of devices of a mesh; an axis without a size takes the devices present.
 
     >>> mesh_size("data=4,model=2", 1)
     8
@@ -116,14 +116,14 @@ def mesh_size(mesh: str, present: int) -> int:
         if number.strip().isdigit() and int(number) > 0:
             size *= int(number)
         else:
-            opened = True  # or wrong, which make_mesh says
+            opened = True  # or wrong, which make_mesh reports
     return max(size, present) if opened else size
 
 
 def compute_layout(request: LayoutRequest, progress: Callable[[str], None] | None = None) -> Layout:
-    """The layout, where this process has as many devices as the mesh asks for."""
+    """The layout, in a process with as many devices as the mesh."""
     del progress  # It takes no time.
-    pipeline = with_knobs(request.load(), Knobs(), "float32")
+    pipeline = with_settings(request.load(), PlanSettings(), "float32")
     experiment = pipeline.experiment()
     try:
         devices = jax.devices()
@@ -167,11 +167,13 @@ def _shares(run: AbstractRun, basis: int) -> tuple[Share, ...]:
         (f"basis of {basis} vectors", f"split over {every}", vector, basis),
     ]
     shares = []
-    for what, lies, tree, times in found:
+    for what, placed, tree, times in found:
         whole, device = bytes_on_device(_undivided(tree)), bytes_on_device(tree)
-        # Where nothing divides, what was to be split is not.
-        lies = lies if device < whole or placement.mesh.size == 1 else "a copy on each"
-        shares.append(Share(what=what, lies=lies, bytes=times * whole, bytes_device=times * device))
+        # If no axis divides an array, it is not split.
+        placed = placed if device < whole or placement.mesh.size == 1 else "a copy on each"
+        shares.append(
+            Share(what=what, placed=placed, bytes=times * whole, bytes_device=times * device)
+        )
     return tuple(shares)
 
 
@@ -187,7 +189,7 @@ def _undivided(tree: object) -> object:
 
 def _sentence(found: Layout, present: int) -> str:
     each = found.bytes_device / 1e6
-    sentence = f"{each:.4g} MB on each device, without what a program needs meanwhile"
+    sentence = f"{each:.4g} MB on each device, without the temporaries of programs"
     if present < found.devices:
         sentence += (
             f"; computed from shapes, since the mesh has {found.devices} devices, and "

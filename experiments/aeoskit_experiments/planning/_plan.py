@@ -1,4 +1,4 @@
-"""`plan`: a run's programs compiled for devices that need not be here."""
+"""`plan`: a run's programs compiled for devices that need not be present."""
 
 import importlib.util
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import Pipeline
 
 from ._child import TPU_ENVIRONMENT, call_in_child, cpu_environment, enough_cpu_devices
-from ._request import Effort, Knobs, Params, Precision, Request, Reuse, check_knobs
+from ._request import Effort, Params, PlanSettings, Precision, Request, Reuse, check_settings
 from ._results import Plan
 from ._topology import parse_topology
 
@@ -27,35 +27,37 @@ def plan(
     effort: Effort = "quick",
     progress: Callable[[str], None] | None = None,
 ) -> Plan:
-    """Compile a run for a topology without running it: memory, work and messages of each chip.
+    """Compile a run for a topology without running it: memory, work and communication per chip.
 
     The chunk of training steps, a curvature product, a cold solve and the steps with their probes
     are lowered on shapes and compiled, for TPUs by the TPU compiler itself, which needs no TPU.
-    Where they do not fit, settings are turned and compiled again until they do. Nothing is
-    allocated, so that a model of any size can be planned on a laptop.
+    If they do not fit, settings are changed and compiled again until they do. Nothing is allocated,
+    so that a model of any size can be planned on a laptop.
 
     Args:
-        pipeline: What would run; of a sweep's groups, the first one.
+        pipeline: The run; for a sweep, its first group.
         topology: `v5e:16x16`, `v6e:8x8`, `v5p:4x4x4`, `cpu:8`, or `local` for this machine's own.
         mesh: Axes of devices, as `data=4,model=2`; one size may be left out.
         params: Whether each device holds all parameters, or a part.
-        precision: Of matrix products, and of the model's activations if it lets them be chosen.
-        microbatch: Examples that a device looks at at a time; None is the pipeline's own.
-        k: Eigenvalues that a probe follows; None is the pipeline's own.
-        basis: Vectors that a probe's solver holds; None is the pipeline's own.
-        reuse: Whether a solve keeps the gradient's residuals; None is the pipeline's own.
-        remat: Whether a transformer keeps only what passes between its layers.
-        effort: Of the TPU compiler: full is what a run gets, quick takes an eighth of the time.
-        progress: Gets the name of what is being compiled.
+        precision: Precision of matrix products, and of the model's activations if it has that
+            option.
+        microbatch: Examples that a device evaluates at a time; None for the pipeline's own.
+        k: Number of eigenvalues of a probe; None for the pipeline's own.
+        basis: Number of vectors of a probe's solver; None for the pipeline's own.
+        reuse: Whether a solve keeps the gradient's residuals; None for the pipeline's own.
+        remat: Whether a transformer keeps only its layers' inputs.
+        effort: Effort of the TPU compiler: full is that of a run, quick takes an eighth of the
+            time.
+        progress: Called with the name of each program before its compilation.
 
     Returns:
         A `Plan`: a row for each program, and the verdict.
 
     Raises:
-        UserError: For a topology, mesh or setting that cannot be, or if the TPU compiler is not
+        UserError: For an invalid topology, mesh or setting, or if the TPU compiler is not
             installed.
     """
-    knobs = Knobs(
+    settings = PlanSettings(
         mesh=mesh,
         params=params,
         microbatch=microbatch,
@@ -64,13 +66,13 @@ def plan(
         reuse=reuse,
         remat=remat,
     )
-    check_knobs(knobs)
-    # The pipeline itself is checked where jax runs: here, its start would look for a TPU.
+    check_settings(settings)
+    # The pipeline itself is checked in the child: here, jax would look for a TPU at its start.
     place = parse_topology(topology)
     request = Request(
         pipeline=pipeline.to_dict(),
         topology=topology,
-        knobs=knobs,
+        settings=settings,
         precision=precision,
         effort=effort,
     )

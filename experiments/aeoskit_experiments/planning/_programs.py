@@ -1,4 +1,4 @@
-"""The programs of a run, each as a function of shapes that a compiler can be given."""
+"""The programs of a run, each as a function of shapes, ready for a compiler."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,14 +22,14 @@ from ._request import PROBE, PRODUCT, SOLVE, STEPS
 
 
 class Program(NamedTuple):
-    """A function and what it is given.
+    """A function and its arguments.
 
     Attributes:
-        name: What it is called in a plan.
-        per: What a pass through it does: a step, a product.
+        name: Its name in a plan.
+        per: The unit of one pass: a step, a product.
         function: `(kept, given) -> anything`.
-        kept: Its first argument: shapes, and what is no array.
-        given: Its second, whose buffers it may reuse.
+        kept: Its first argument: shapes, and leaves that are not arrays.
+        given: Its second argument, whose buffers it may reuse.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Program(NamedTuple):
 
     @property
     def arguments(self) -> PyTree:
-        """The shapes that it is given."""
+        """The shapes of its arguments."""
         return eqx.filter((self.kept, self.given), _is_shape)
 
 
@@ -60,11 +60,11 @@ def _is_shape(leaf: Any) -> bool:
 
 
 def programs_of(run: AbstractRun, chunk: int) -> list[Program]:
-    """The programs of a run: steps, product, a solve for each probe that has one, and all together.
+    """The programs of a run: steps, product, a solve for each probe that has one, and the whole.
 
     Args:
-        run: shapes.
-        chunk: steps between two visits of the host.
+        run: the run, as shapes.
+        chunk: steps between two returns to the host.
     """
     trajectory, carry = run.trajectory, run.carry
     quiet = _without_solves(trajectory, carry)
@@ -100,7 +100,7 @@ def _chunk(
 
 
 def _without_solves(trajectory: Trajectory, carry: Carry) -> tuple[Trajectory, Carry]:
-    """The run with only those probes that solve nothing."""
+    """The run with only the probes without a solve."""
     cheap = {name: probe for name, probe in trajectory.probes.items() if not probe.solves}
     states = {name: carry.lane.probe_states[name] for name in cheap}
     return (

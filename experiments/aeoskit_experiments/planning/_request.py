@@ -1,4 +1,4 @@
-"""The request of a plan: a pipeline, with the settings that decide how much memory it takes."""
+"""The request of a plan: a pipeline, with the settings that determine its memory."""
 
 from typing import Any, Literal
 
@@ -14,26 +14,26 @@ Reuse = Literal["auto", "linearize", "recompute"]
 Effort = Literal["quick", "full"]
 
 STEPS, PRODUCT, SOLVE, PROBE = "steps", "product", "solve", "steps + probe"
-"""Training alone, `H·v`, a cold solve, and training as the trajectory runs it."""
+"""Names of programs: training alone, `H·v`, a cold solve, and training with probes."""
 
 MATMUL = {"float32": "highest", "bfloat16": "bfloat16"}
-"""The precision of matrix products, in jax's words."""
+"""The precision of matrix products, by jax's names."""
 
 PASSES = {"float32": 6, "bfloat16": 1}
-"""The number of bfloat16 products that a TPU takes for one of them."""
+"""The number of bfloat16 products on a TPU for one such product."""
 
 
-class Knobs(msgspec.Struct, frozen=True, kw_only=True):
+class PlanSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings that may change until a run fits; None leaves the pipeline's own value.
 
     Args:
         mesh: Axes of devices, as `data=4,model=2`.
         params: Whether each device holds all parameters, or a part.
-        microbatch: Examples that a device looks at at a time.
-        k: How many eigenvalues a probe follows.
-        basis: Vectors that its solver holds.
-        reuse: What a solve keeps of the gradient.
-        remat: Whether a model that can keeps only what passes between its layers.
+        microbatch: Examples that a device evaluates at a time.
+        k: Number of eigenvalues of a probe.
+        basis: Number of vectors of its solver.
+        reuse: The solve's reuse of the gradient's residuals.
+        remat: Whether a model with that option keeps only its layers' inputs.
     """
 
     mesh: str = "data"
@@ -50,48 +50,48 @@ class Request(PipelineJob, frozen=True, kw_only=True):
 
     Args:
         pipeline: The run, as plain data.
-        topology: Where.
-        knobs: The settings to begin with.
-        precision: Of matrix products.
-        effort: Of a TPU's compiler: full is what a run gets; quick takes an eighth of the time,
-            with nearly the same memory and a slower program.
+        topology: The devices.
+        settings: The settings to begin with.
+        precision: Precision of matrix products.
+        effort: Effort of a TPU's compiler: full is that of a run; quick takes an eighth of the
+            time, with nearly the same memory and a slower program.
     """
 
     topology: str
-    knobs: Knobs
+    settings: PlanSettings
     precision: Precision = "float32"
     effort: Effort = "quick"
 
 
-def with_knobs(pipeline: Pipeline, knobs: Knobs, precision: Precision) -> Pipeline:
+def with_settings(pipeline: Pipeline, settings: PlanSettings, precision: Precision) -> Pipeline:
     """The pipeline of the first group of a sweep, with these settings.
 
-    A pipeline without a solve gets one: the preconditioned sharpness, the usual one.
+    A pipeline without a solve gets one, for the preconditioned sharpness.
 
     Args:
-        pipeline: Of the user.
-        knobs: What replaces its own settings.
-        precision: Of matrix products; a model that has a precision of its own gets it as well.
+        pipeline: The user's pipeline.
+        settings: The settings that replace its own.
+        precision: Precision of matrix products; a model with its own precision gets it as well.
 
     Raises:
-        UserError: For a setting that makes no sense.
+        UserError: For an invalid setting.
     """
     group = pipeline.groups()[0].pipeline
     solving = any(stage.stage == "track" for stage in group.stages)
     stages = [*group.stages, *([] if solving else [track("preconditioned_sharpness")])]
     return msgspec.structs.replace(
-        group, stages=tuple(_with_knobs(stage, knobs, precision) for stage in stages)
+        group, stages=tuple(_with_settings(stage, settings, precision) for stage in stages)
     )
 
 
-def _with_knobs(stage: Stage, knobs: Knobs, precision: Precision) -> Stage:
+def _with_settings(stage: Stage, settings: PlanSettings, precision: Precision) -> Stage:
     values: dict[str, Any] = {}
     if stage.stage == "train":
-        values = {"microbatch": knobs.microbatch, "reuse": knobs.reuse}
+        values = {"microbatch": settings.microbatch, "reuse": settings.reuse}
     elif stage.stage == "track":
-        values = {"k": knobs.k, "basis": knobs.basis}
+        values = {"k": settings.k, "basis": settings.basis}
     elif stage.stage == "model":
-        values = {"precision": precision, "remat": knobs.remat}
+        values = {"precision": precision, "remat": settings.remat}
     assert stage.variant is None or isinstance(stage.variant, str)  # of one group
     known = {option.name for option in options_for(stage.stage, stage.variant)}
     given = {key: value for key, value in values.items() if key in known and value is not None}
@@ -101,9 +101,9 @@ def _with_knobs(stage: Stage, knobs: Knobs, precision: Precision) -> Stage:
     return make_stage(stage.stage, stage.variant, {**stage.options, **given}, defaults=defaults)
 
 
-def check_knobs(knobs: Knobs) -> None:
-    """Refuse numbers that cannot be, before a compiler is started."""
+def check_settings(settings: PlanSettings) -> None:
+    """Raise a `UserError` for invalid numbers, before a compiler is started."""
     for name in ("microbatch", "k", "basis"):
-        value = getattr(knobs, name)
+        value = getattr(settings, name)
         if value is not None and value < 1:
             raise UserError(f"plan: {name} is {value}: it must be at least 1")

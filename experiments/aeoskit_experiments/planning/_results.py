@@ -2,20 +2,20 @@
 
 import msgspec
 
-from ._request import Effort, Knobs, Precision
+from ._request import Effort, PlanSettings, Precision
 
 UNKNOWN = -1
-"""The bytes of a program that the compiler refused for another reason than memory."""
+"""The size of a program that the compiler refused for another reason than memory."""
 
 
 class Transfer(msgspec.Struct, frozen=True):
-    """Collectives of a program that are alike.
+    """Collectives of one kind in a program.
 
     Args:
-        kind: What the compiler calls it (all-reduce, all-gather, reduce-scatter …).
-        count: How many.
-        bytes: What each moves, on one chip.
-        per: Whether it is once a call, or in every pass through a loop.
+        kind: The compiler's name for it (all-reduce, all-gather, reduce-scatter …).
+        count: Their number.
+        bytes: Bytes that each moves, on one chip.
+        per: Whether it runs once per call, or in every pass of a loop.
     """
 
     kind: str
@@ -28,25 +28,25 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One compiled program, on one chip.
 
     Args:
-        program: Which one.
-        per: What its work and times are of: a call, in which loops of unknown
-            length were run through once, and so one of these.
-        argument_bytes: What it is given.
-        output_bytes: What it returns, apart from what lies where an argument was.
-        temporary_bytes: What it needs meanwhile.
-        code_bytes: The program itself.
-        total_bytes: All of these; where the compiler refused, what it said that it needs at
-            least; -1 where it refused for another reason.
-        fits: Whether the chip has as much.
-        flops: Of matrix products, loops of known length run through.
-        bytes_accessed: The compiler's count: each loop's body once.
-        transfers: What it sends to other chips, the largest first.
-        compiler_seconds: The compiler's own estimate, loops of known length run through; None where
+        program: Its name.
+        per: The unit of its work and times: one call, in which a loop of unknown length counts
+            once.
+        argument_bytes: Size of its arguments.
+        output_bytes: Size of its outputs, apart from those that reuse an argument's buffer.
+        temporary_bytes: Size of its temporaries.
+        code_bytes: Size of its code.
+        total_bytes: Their sum; if the compiler refused, the least that it reported; -1 if it
+            refused for another reason.
+        fits: Whether the chip has that much memory.
+        flops: FLOP of matrix products, with loops of known length in full.
+        bytes_accessed: The compiler's count, with each loop's body once.
+        transfers: Communication with other chips, the largest first.
+        compiler_seconds: The compiler's own estimate, with loops of known length in full; None if
             it gives none. With quick effort it is that of a slower program.
-        roofline_seconds: What the chip's peaks give for `flops` and `bytes_accessed`;
-            None for a chip whose peaks are not known.
-        compile_seconds: How long tracing and compiling took.
-        refused: Why there is no program, in the compiler's words; empty where there is one.
+        roofline_seconds: Roofline time of `flops` and `bytes_accessed`; None for a chip whose peaks
+            are not known.
+        compile_seconds: Time of tracing and compilation.
+        refused: The compiler's reason for refusing the program; empty if it compiled.
     """
 
     program: str
@@ -67,11 +67,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """One setting that was compiled.
+    """One compiled setting.
 
     Args:
-        change: What was turned, as the command line has it; empty for what was asked for.
-        bytes: What the largest program then needs on a chip.
+        change: The changed settings, as on the command line; empty for the request itself.
+        bytes: Size of the largest program on a chip.
         fits: Whether every program fits.
     """
 
@@ -81,13 +81,13 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """The verdict whether the run fits.
+    """The verdict on whether the run fits.
 
     Args:
-        fits: As it was asked for, or with what `change` says.
-        change: What makes it fit; empty if nothing has to change, or nothing helped.
-        sentence: The same for people.
-        tried: What was compiled, in order.
+        fits: Whether it fits, as requested or with `change`.
+        change: The change that makes it fit; empty if none is needed, or none helped.
+        sentence: The same in one sentence.
+        tried: The compiled settings, in order.
     """
 
     fits: bool
@@ -97,26 +97,26 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """A run on devices that need not be here.
+    """A plan of a run on devices that need not be present.
 
     Args:
-        pipeline: What would run, as a command.
-        topology: Where.
-        chip: What each device is.
-        devices: How many.
-        memory: Bytes that a program may take on each.
-        source: Where the chip's numbers are from.
+        pipeline: The run, as a command.
+        topology: The devices.
+        chip: The kind of each device.
+        devices: Number of devices.
+        memory: Bytes that a program may use on each.
+        source: Source of the chip's numbers.
         mesh: Axis names and sizes.
-        precision: Of matrix products.
-        effort: Of a TPU's compiler.
-        knobs: The settings of `rows`: with the change that made them fit.
-        parameters: How many the model has.
-        examples: How many the data have.
-        lanes: How many runs side by side the steps have; a solve and a product are those of one.
-        rows: A program each.
+        precision: Precision of matrix products.
+        effort: Effort of a TPU's compiler.
+        knobs: The settings of `rows`, with the change that made them fit.
+        parameters: Number of parameters of the model.
+        examples: Number of examples of the data.
+        lanes: Number of runs side by side in the steps; a solve and a product are those of one.
+        rows: One row per program.
         verdict: Whether they fit.
-        versions: Of what compiled them.
-        seconds: How long all took.
+        versions: Versions of the compiler's packages.
+        seconds: Total time.
     """
 
     pipeline: str
@@ -128,7 +128,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     mesh: dict[str, int]
     precision: Precision
     effort: Effort
-    knobs: Knobs
+    knobs: PlanSettings
     parameters: int
     examples: int
     lanes: int

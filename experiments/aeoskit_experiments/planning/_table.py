@@ -1,9 +1,9 @@
 """The table of a page: `python -m aeoskit_experiments.planning._table FOLDER docs/planning.md`.
 
 It plans `adam-edge` and two transformers for four topologies in both precisions, one after the
-other, keeps each plan in the folder (where there is one already, it is not made again) and writes
-the table between the page's two marks; `--kept` in front leaves out what is not in the folder. It
-takes the TPU compiler about half an hour of a core.
+other, stores each plan in the folder (existing ones are not repeated) and writes the table between
+the page's two marks; a leading `--kept` leaves out plans that are not in the folder. The TPU
+compiler takes about half an hour of one core.
 """
 
 import datetime
@@ -46,13 +46,13 @@ def transformer_pipeline(size: str) -> Pipeline:
 
 
 def make_plan(name: str, topology: str, precision: Precision, folder: Path) -> Plan:
-    """A plan, from the folder if it is there.
+    """A plan, read from the folder if it is stored there.
 
     Args:
         name: `adam-edge`, or a size of transformer; that of a billion is sharded.
-        topology: Where.
-        precision: Of matrix products.
-        folder: Where plans are kept.
+        topology: The devices.
+        precision: Precision of matrix products.
+        folder: The folder of stored plans.
     """
     kept = kept_at(folder, name, topology, precision)
     if kept.exists():
@@ -74,7 +74,7 @@ def _tell(name: str) -> Callable[[str], None]:
 
 
 def markdown(plans: dict[tuple[str, str, str], Plan]) -> str:
-    """Two tables, a line for each plan in both: memory and verdict; what a product does and sends.
+    """Two tables, a line for each plan: memory and verdict; a product's work and communication.
 
     Args:
         plans: By name, topology and precision.
@@ -117,7 +117,7 @@ _ROWS = ("steps", "product", "solve", "steps + probe")
 
 def _moved(row: Row, *kinds: str) -> str:
     if row.refused:
-        return "–"  # there is no program whose messages could be read
+        return "–"  # there is no program
     size = sum(t.count * t.bytes for t in row.transfers if t.kind in kinds) / 2**20
     return f"{size:,.0f} MiB" if size >= 10 else f"{size:.3g} MiB"
 
@@ -138,11 +138,11 @@ def _verdict(found: Plan) -> str:
 
 
 def all_plans(folder: Path, *, kept_only: bool) -> dict[tuple[str, str, str], Plan]:
-    """The plans of the table, made where they are not in the folder.
+    """The plans of the table, made if they are not in the folder.
 
     Args:
-        folder: Where they are kept.
-        kept_only: Whether to leave out what is not there.
+        folder: The folder of stored plans.
+        kept_only: Whether to leave out plans that are not stored.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plans = {}

@@ -1,4 +1,4 @@
-"""The chips that can be planned for, and the text that names some of them."""
+"""The chips that can be planned for, and the parser of a topology."""
 
 import dataclasses
 import math
@@ -18,11 +18,11 @@ class Chip:
 
     Args:
         kind: Its name.
-        memory: Bytes that a program may take.
-        flops: Multiplications and additions a second, of bfloat16 matrix products; None if no
-            table has it.
-        bandwidth: Bytes a second to and from its memory; None if no table has it.
-        source: Where the numbers are from.
+        memory: Bytes that a program may use.
+        flops: Multiplications and additions per second, for bfloat16 matrix products; None if
+            unknown.
+        bandwidth: Bytes per second to and from its memory; None if unknown.
+        source: Source of the numbers.
     """
 
     kind: str
@@ -34,8 +34,8 @@ class Chip:
 
 _CLOUD = "docs.cloud.google.com/tpu/docs/{}, read on 2026-11-25; memory: what libtpu 0.0.42 offers"
 
-# Memory is what the compiler itself lets a program have, and says when it refuses one; the
-# nominal 16, 95 and 32 GB hold a little of the runtime's.
+# Memory is the compiler's own limit, as stated in its refusals; the runtime uses a little of the
+# nominal 16, 95 and 32 GB.
 CHIPS: Mapping[str, Chip] = {
     "v5e": Chip("v5e", int(15.75 * GIB), 197e12, 819e9, _CLOUD.format("v5e")),
     "v5p": Chip("v5p", int(95.74 * GIB), 459e12, 2765e9, _CLOUD.format("v5p")),
@@ -44,7 +44,7 @@ CHIPS: Mapping[str, Chip] = {
 
 _SHEET = "the maker's data sheet (dense bfloat16); memory: what the backend offers"
 
-# By what a device calls itself; memory is asked of the device.
+# By the device's name; its memory is queried from the device.
 CARDS: Mapping[str, tuple[float, float]] = {
     "NVIDIA A100-SXM4-40GB": (312e12, 1555e9),
     "NVIDIA A100-SXM4-80GB": (312e12, 2039e9),
@@ -52,18 +52,18 @@ CARDS: Mapping[str, tuple[float, float]] = {
     "NVIDIA H200": (989e12, 4800e9),
 }
 
-_FORM = "write v5e:16x16 for TPU chips, cpu:8 for so many of the CPU's devices, or local"
+_FORM = "write v5e:16x16 for TPU chips, cpu:8 for that many CPU devices, or local"
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """The devices that are planned for.
+    """The devices of a plan.
 
     Args:
-        name: As it was written.
-        platform: Whose compiler it takes; local is whatever backend is here.
-        shape: How the chips are laid out; empty for local.
-        chip: What each has; None until the backend was asked.
+        name: The user's text.
+        platform: The platform of the compiler; local is the present backend.
+        shape: The arrangement of the chips; empty for local.
+        chip: The properties of each; None until the backend is queried.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Topology:
 
     @property
     def devices(self) -> int:
-        """The number of devices; 0 for local, until the backend was asked."""
+        """The number of devices; 0 for local, until the backend is queried."""
         return math.prod(self.shape) if self.shape else 0
 
 
@@ -101,7 +101,7 @@ def parse_topology(text: str) -> Topology:
     sides = tuple(int(side) for side in shape.split("x"))
     if kind == "cpu":
         if len(sides) > 1:
-            raise UserError(f"the topology is {text!r}: a CPU's devices have no shape, {_FORM}")
+            raise UserError(f"the topology is {text!r}: CPU devices have no shape, {_FORM}")
         return Topology(text, "cpu", sides)
     if kind not in CHIPS:
         raise unknown("chip", kind, (*CHIPS, "cpu"), where=f"topology {text!r}")
@@ -120,7 +120,7 @@ def chip_of(device: object, devices: int) -> Chip:
 
     Args:
         device: A `jax.Device`.
-        devices: How many devices share a host's memory, if it is a CPU.
+        devices: Number of devices that share a host's memory, for a CPU.
     """
     kind = getattr(device, "device_kind", "?")
     if getattr(device, "platform", "") == "cpu":

@@ -1,30 +1,30 @@
-"""The verdict whether a run fits, and the setting that makes it fit: found by compiling."""
+"""The verdict on whether a run fits, and the change that makes it fit, found by compilation."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
-from ._request import PRODUCT, STEPS, Knobs
+from ._request import PRODUCT, STEPS, PlanSettings
 from ._results import UNKNOWN, Attempt, Row, Verdict
 from ._topology import GIB
 
-Compile = Callable[[Knobs, Sequence[str] | None], list[Row]]
-"""Settings and the names of programs (None: all) to their rows."""
+Compile = Callable[[PlanSettings, Sequence[str] | None], list[Row]]
+"""A function from settings and the names of programs (None: all) to their rows."""
 
 WITHOUT_SOLVE = {STEPS, PRODUCT}
 
 
-class Situation(msgspec.Struct, frozen=True):
-    """The facts of a run that the search needs.
+class SearchSpace(msgspec.Struct, frozen=True):
+    """The possible changes of a run's settings.
 
     Args:
         rows_per_shard: Examples on each device.
-        microbatch: Of them, how many are looked at at a time.
-        basis: Vectors that the largest solver holds; 0 without a solver whose basis can be set.
-        least_basis: With fewer it cannot work.
-        remat: Whether the model can keep less, and does not yet.
-        meshes: Others of the same devices, on which a product's own parameters are split too.
+        microbatch: Number of them that are evaluated at a time.
+        basis: Number of vectors of the largest solver; 0 without a solver whose basis can be set.
+        least_basis: The smallest basis that works.
+        remat: Whether the model has rematerialization, and does not use it yet.
+        meshes: Other meshes of the same devices, on which a product's own parameters are split too.
     """
 
     rows_per_shard: int
@@ -36,96 +36,96 @@ class Situation(msgspec.Struct, frozen=True):
 
 
 def find_verdict(
-    compile: Compile, knobs: Knobs, situation: Situation, memory: int
-) -> tuple[list[Row], Knobs, Verdict]:
-    """Compile what was asked for; where it does not fit, turn one knob after the other.
+    compile: Compile, settings: PlanSettings, space: SearchSpace, memory: int
+) -> tuple[list[Row], PlanSettings, Verdict]:
+    """Compile the request; if it does not fit, change one setting after the other.
 
-    First what costs little: fewer examples at a time, the model's layers computed again, parameters
-    in parts, a solve's residuals computed again, then a smaller basis, which costs products, and a
-    mesh with an axis over which the model itself is split, which costs messages. A knob that helped
-    stays turned; one that did not is turned back. Of a run that does not fit, only the programs
-    that do not are compiled again, until they do.
+    Cheap changes come first: fewer examples at a time, rematerialized layers, sharded parameters,
+    recomputed residuals of a solve, then a smaller basis, which costs products, and a mesh with an
+    axis over which the model itself is split, which costs communication. A change that helped is
+    kept; one that did not is undone. Only the programs that do not fit are compiled again, until
+    they do.
 
     Args:
-        compile: What makes rows; it raises what cannot be planned at all.
-        knobs: As asked for.
-        situation: What can be turned.
-        memory: Bytes of a device.
+        compile: The function that compiles rows; it raises if the run cannot be planned at all.
+        settings: The requested settings.
+        space: The possible changes.
+        memory: Memory of a device in bytes.
 
     Returns:
-        The rows, the settings that they are of, and the verdict.
+        The rows, their settings, and the verdict.
     """
-    rows = compile(knobs, None)
+    rows = compile(settings, None)
     tried = [Attempt("", _largest(rows), _all_fit(rows))]
     if tried[0].fits:
-        return rows, knobs, Verdict(True, "", _fitting(rows, memory), tuple(tried))
+        return rows, settings, Verdict(True, "", _fitting(rows, memory), tuple(tried))
     if tried[0].bytes == UNKNOWN:
         why = next(row for row in rows if row.total_bytes == UNKNOWN)
         sentence = f"{why.program} cannot be compiled: {why.refused}"
-        return rows, knobs, Verdict(False, "", sentence, tuple(tried))
-    best, best_bytes, failing = knobs, tried[0].bytes, _failing(rows)
-    for change in _ladder(knobs, situation, rows, memory):
+        return rows, settings, Verdict(False, "", sentence, tuple(tried))
+    best, best_bytes, failing = settings, tried[0].bytes, _failing(rows)
+    for change in _changes(settings, space, rows, memory):
         if failing & WITHOUT_SOLVE and change.keys() <= {"reuse", "basis"}:
-            continue  # They are a solve's.
+            continue  # These changes affect only a solve.
         candidate = msgspec.structs.replace(best, **change)
         again = compile(candidate, sorted(failing))
         need, fits = _largest(again), _all_fit(again)
         if fits:
-            # The others fitted before; with this change they still have to.
+            # The others fitted before, and must still fit with this change.
             again = compile(candidate, None)
             need, fits = _largest(again), _all_fit(again)
-        flags = spell(candidate, knobs)
+        flags = spell(candidate, settings)
         tried.append(Attempt(flags, need, fits))
         if fits:
-            sentence = f"does not fit as asked ({_needs(tried[0].bytes, memory)}); with {flags} it "
-            sentence += _fitting(again, memory)
+            sentence = f"does not fit as requested ({_needs(tried[0].bytes, memory)}); with {flags}"
+            sentence += f" it {_fitting(again, memory)}"
             return again, candidate, Verdict(True, flags, sentence, tuple(tried))
         if UNKNOWN < need < 0.98 * best_bytes:
             best, best_bytes, failing = candidate, need, _failing(again)
     sentence = f"does not fit ({_needs(tried[0].bytes, memory)})"
     if best_bytes < tried[0].bytes:
-        sentence += f"; the least was {_gib(best_bytes)} with {spell(best, knobs)}"
+        sentence += f"; the least was {_gib(best_bytes)} with {spell(best, settings)}"
     sentence += ": take more chips, or chips with more memory"
-    return rows, knobs, Verdict(False, "", sentence, tuple(tried))
+    return rows, settings, Verdict(False, "", sentence, tuple(tried))
 
 
-def spell(knobs: Knobs, before: Knobs) -> str:
-    """The settings that differ, as the command line has them.
+def spell(settings: PlanSettings, before: PlanSettings) -> str:
+    """The settings that differ, as on the command line.
 
-    >>> spell(Knobs(params="sharded", microbatch=2), Knobs())
+    >>> spell(PlanSettings(params="sharded", microbatch=2), PlanSettings())
     '--params sharded --microbatch 2'
     """
     flags = []
-    for name in knobs.__struct_fields__:
-        value = getattr(knobs, name)
+    for name in settings.__struct_fields__:
+        value = getattr(settings, name)
         if value != getattr(before, name):
             flags.append(f"--{name}" if value is True else f"--{name} {value}")
     return " ".join(flags)
 
 
-def _ladder(
-    knobs: Knobs, situation: Situation, rows: Sequence[Row], memory: int
+def _changes(
+    settings: PlanSettings, space: SearchSpace, rows: Sequence[Row], memory: int
 ) -> Iterator[dict[str, Any]]:
-    """One change after the other; arguments that fill the chip first call for sharded ones."""
-    sharded = {"params": "sharded"} if knobs.params == "replicated" else None
+    """The changes in order; if arguments alone fill the chip, sharded parameters come first."""
+    sharded = {"params": "sharded"} if settings.params == "replicated" else None
     crowded = max(row.argument_bytes for row in rows) > memory / 2
     if sharded and crowded:
         yield sharded
-    size = situation.microbatch
+    size = space.microbatch
     while size > 1:
         size = max(1, size // 4)
         yield {"microbatch": size}
-    if situation.remat:
+    if space.remat:
         yield {"remat": True}
     if sharded and not crowded:
         yield sharded
-    if knobs.reuse != "recompute":
+    if settings.reuse != "recompute":
         yield {"reuse": "recompute"}
-    basis = situation.basis
-    while basis > situation.least_basis:
-        basis = max(situation.least_basis, basis // 2)
+    basis = space.basis
+    while basis > space.least_basis:
+        basis = max(space.least_basis, basis // 2)
         yield {"basis": basis}
-    for mesh in situation.meshes:
+    for mesh in space.meshes:
         yield {"mesh": mesh, "params": "sharded"}
 
 

@@ -1,4 +1,4 @@
-"""Named experiments: each a function with keyword options that returns a pipeline."""
+"""Named experiments: each is a function with keyword options that returns a pipeline."""
 
 from aeoskit_experiments.recipes._adam import e01_learning_rate as e01_learning_rate
 from aeoskit_experiments.recipes._adam import e02_momentum as e02_momentum

@@ -1,4 +1,4 @@
-"""E1, E2 and E3: full-batch Adam comes to its own threshold, whatever its settings."""
+"""E1, E2 and E3: full-batch Adam reaches its own threshold, whatever its settings."""
 
 from collections.abc import Sequence
 
@@ -38,7 +38,7 @@ def e01_learning_rate(
     examples: int | None = None,
     seed: int = 0,
 ) -> Pipeline:
-    """Full-batch Adam, several learning rates: each comes to its own 38/lr and hovers (E1).
+    """Full-batch Adam, several learning rates: each reaches its own 38/lr and hovers (E1).
 
     Args:
         size: Small (digits, minutes on two cores) or the paper's, on CIFAR-10.
@@ -46,7 +46,7 @@ def e01_learning_rate(
         steps: Steps of full-batch training.
         every: Steps between two measurements.
         dataset: The images; digits or cifar10 by the size.
-        examples: How many of them.
+        examples: Number of images.
         seed: Seed of data and initial parameters.
     """
     rates = by_size(size, lr, small=(1e-3, 3e-3, 1e-2), paper=(3e-5, 1e-4, 3.2e-4, 1e-3))
@@ -83,7 +83,7 @@ def e02_momentum(
         steps: Steps of full-batch training.
         every: Steps between two measurements.
         dataset: The images; digits or cifar10 by the size.
-        examples: How many of them.
+        examples: Number of images.
         seed: Seed of data and initial parameters.
     """
     momenta = by_size(
@@ -119,14 +119,14 @@ def e03_frozen(
 
     Args:
         size: Small (digits, minutes on two cores) or the paper's, on CIFAR-10.
-        run: A run to rewind, whose stages are taken; none trains one here.
+        run: A run to rewind, whose stages are used; none trains one here.
         freeze_at: Steps at which P is frozen, each in a branch of its own.
-        lr: Learning rate; not of a rewound run.
+        lr: Learning rate; not for a rewound run.
         steps: Steps of full-batch training.
-        every: Steps between two measurements, 10 if not said; not of a rewound run.
-        dataset: The images, digits or cifar10 by the size; not of a rewound run.
-        examples: How many of them; not of a rewound run.
-        seed: Seed of data and initial parameters, 0 if not said; not of a rewound run.
+        every: Steps between two measurements, 10 if not given; not for a rewound run.
+        dataset: The images, digits or cifar10 by the size; not for a rewound run.
+        examples: Number of images; not for a rewound run.
+        seed: Seed of data and initial parameters, 0 if not given; not for a rewound run.
     """
     given = by_size(size, freeze_at, small=(100, 200, 400), paper=(250, 500, 1000))
     freezes = sorted(given) if isinstance(given, Sequence) else [given]

@@ -35,7 +35,7 @@ def advance(
         momentum_lr: Learning rate of the branch with (EMA) momentum, from the start.
         steps: Steps of full-batch training, if the loss does not end it.
         every: Steps between two measurements.
-        examples: How many of scikit-learn's digits, all with random labels.
+        examples: Number of scikit-learn's digits, all with random labels.
         width: Width of the hidden layers.
         depth: Number of hidden layers.
         stop_loss: Loss that ends a run: cross-entropy's curvature collapses once it is fitted.

@@ -1,4 +1,4 @@
-"""E7, E8 and E9: what tells the adaptive edge of stability from the edge of stability."""
+"""E7, E8 and E9: the adaptive edge of stability compared with the edge of stability."""
 
 from typing import Any, Literal
 
@@ -22,14 +22,14 @@ from aeoskit_experiments.recipes._settings import Dataset, Floats, Size, by_size
 
 Architecture = Literal["mlp", "cnn"]
 
-# Random labels keep the edge for thousands of steps: they can only be learned by heart. Pixels are
-# standardized by the channel, as in the paper.
+# Random labels keep the run at the edge for thousands of steps, since they can only be memorized.
+# Pixels are standardized per channel, as in the paper.
 _EXAMPLES = {"digits": 1700, "mnist5k": 5000}
 _RATES = {("digits", "mlp"): 3e-5, ("mnist5k", "mlp"): 5e-5, ("digits", "cnn"): 5e-4}
-# Momentum's is 2. MNIST begins near the threshold of that, 19, and passed it twice over.
+# Momentum's is 2. MNIST starts near the threshold of that, 19, and exceeded it twice over.
 _MOMENTUM_RATES = {("mnist5k", "mlp"): 0.25}
-# Momentum learns 1,700 labels by heart within a hundred steps of its arrival at the edge, and
-# fitted data end it. Alone (E8) it has a narrow network, which learns more slowly.
+# Momentum memorizes 1,700 labels within a hundred steps of its arrival at the edge, and fitted data
+# end the run. Alone (E8) it has a narrow network, which learns more slowly.
 _WIDTHS = {"mlp": 100, "cnn": 48}
 _NARROW = {("digits", "mlp"): 30, ("digits", "cnn"): 16}
 
@@ -58,7 +58,7 @@ def _setting(
         )
     ]
     if architecture == "cnn":
-        depth = 2 if name == "mnist5k" else 3  # 28 pixels are halved twice, 8 and 32 three times
+        depth = 2 if name == "mnist5k" else 3  # 28 pixels can be halved twice, 8 and 32 three times
         stages.append(model("cnn", channels=width, depth=depth, activation="tanh", seed=seed))
     else:
         stages.append(model("mlp", width=width, depth=5, activation="tanh", seed=seed))
@@ -108,7 +108,7 @@ def e07_advance(
         every: Steps between two measurements.
         dataset: The images; digits or cifar10 by the size.
         architecture: Five tanh layers, or a convolutional network.
-        examples: How many images.
+        examples: Number of images.
         stop_loss: Loss that ends a run: cross-entropy's curvature collapses once it is fitted.
         seed: Seed of data and initial parameters.
     """
@@ -120,7 +120,7 @@ def e07_advance(
         _adam(rate),
         *_tracks(every),
         train(by_size(size, steps, small=3000, paper=8000), stop_loss=stop_loss),
-        # What e09-branches rewinds to.
+        # The step to which e09-branches rewinds.
         store(checkpoint_every=100),
         plot("advance"),
     )
@@ -143,13 +143,13 @@ def e08_blocked(
 
     Args:
         size: Small (digits with random labels) or the paper's Figure 8, on CIFAR-10.
-        lr: Learning rate of EMA momentum; none takes 2, and 0.25 for mlp on mnist5k.
+        lr: Learning rate of EMA momentum; none for 2, or 0.25 for mlp on mnist5k.
         steps: Steps of full-batch training, if the loss does not end it.
         every: Steps between two measurements.
         dataset: The images; digits or cifar10 by the size.
         architecture: Five tanh layers, or a convolutional network. On digits they are narrower than
-            e07-advance's (30 units, 16 channels), and so longer at the edge.
-        examples: How many images.
+            e07-advance's (30 units, 16 channels), and so stay at the edge longer.
+        examples: Number of images.
         stop_loss: Loss that ends a run: cross-entropy's curvature collapses once it is fitted.
         seed: Seed of data and initial parameters.
     """
@@ -182,22 +182,23 @@ def e09_branches(
     stop_loss: float | None = None,
     seed: int | None = None,
 ) -> Pipeline:
-    """From Adam at its edge: go on, freeze P, or switch to momentum; only Adam advances (E9).
+    """From Adam at its edge: continue, freeze P, or switch to momentum; only Adam advances (E9).
 
     Momentum's learning rate is set such that it starts at 0.95 of its own threshold.
 
     Args:
         size: Small (digits with random labels) or the paper's Figure 8, on CIFAR-10.
-        run: A run of e07-advance to rewind, whose stages are taken; none trains one here.
-        at: The step from which the branches go on, or edge.
-        lr: Adam's learning rate; not of a rewound run.
+        run: A run of e07-advance to rewind, whose stages are used; none trains one here.
+        at: The step at which the branches begin, or edge.
+        lr: Adam's learning rate; not for a rewound run.
         steps: Steps of full-batch training, if the loss does not end it.
-        every: Steps between two measurements, 5 if not said; not of a rewound run.
-        dataset: The images, digits or cifar10 by the size; not of a rewound run.
-        architecture: Five tanh layers (mlp), or cnn; not of a rewound run.
-        examples: How many images; not of a rewound run.
-        stop_loss: Loss that ends a run, once it is fitted; 0.1, or as in the rewound run.
-        seed: Seed of data and initial parameters, 0 if not said; not of a rewound run.
+        every: Steps between two measurements, 5 if not given; not for a rewound run.
+        dataset: The images, digits or cifar10 by the size; not for a rewound run.
+        architecture: Five tanh layers (mlp), or cnn; not for a rewound run.
+        examples: Number of images; not for a rewound run.
+        stop_loss: Loss that ends a run, since fitted data end the edge; 0.1, or as in the rewound
+            run.
+        seed: Seed of data and initial parameters, 0 if not given; not for a rewound run.
     """
     when = "start" if run is not None else at
     branches = [
@@ -215,7 +216,7 @@ def e09_branches(
         }
         return pipe(*rewound(run, at, steps, stop_loss, **given), *branches, plot("advance"))
     if lr is not None and not isinstance(lr, float | int):
-        raise UserError(f"lr is {lr}: branches go on from one run, so give one learning rate")
+        raise UserError(f"lr is {lr}: branches begin from one run, so give one learning rate")
     shape = architecture or "mlp"
     seed = 0 if seed is None else seed
     stop_loss = 0.1 if stop_loss is None else stop_loss

@@ -20,12 +20,12 @@ from aeoskit_experiments.pipelines import (
 from aeoskit_experiments.recipes._registry import recipe
 from aeoskit_experiments.recipes._settings import EPS, PAPER_STEPS, Size, images
 
-# Of each case: the model and its settings, the data if they are no images, learning rate, steps.
+# For each case: the model and its settings, the data if they are not images, learning rate, steps.
 _Case = tuple[str, dict[str, Any], tuple[str, dict[str, Any]] | None, float, int]
 
 _CHAIN = ("markov", {"examples": 64, "length": 16, "vocabulary": 16})
-# Random answers to so many questions take some 200 steps to learn by heart, the last ones
-# unsteadily; right ones, or fewer, are fitted before the edge is reached.
+# Random answers to that many questions take about 200 steps to memorize, the last ones unsteadily;
+# right ones, or fewer, are fitted before the edge is reached.
 _PAIRS = ("sorting", {"pairs": True, "examples": 512, "label_noise": 1.0})
 
 _SMALL: dict[str, _Case] = {
@@ -37,7 +37,7 @@ _SMALL: dict[str, _Case] = {
     "wide_resnet": ("wide_resnet", {"channels": 4, "widen": 2}, None, 1e-2, 300),
     "vit": ("vit", {"width": 16}, None, 3e-3, 500),
     "lstm": ("lstm", {"width": 32}, None, 1e-2, 500),
-    # On fewer sequences it learns them by heart within some hundred steps, and leaves the edge.
+    # Fewer sequences are memorized within some hundred steps, and the run leaves the edge.
     "lstm-tokens": ("lstm", {"width": 32}, ("markov", {**_CHAIN[1], "examples": 256}), 3e-3, 500),
     "transformer": ("transformer", {"width": 32}, _CHAIN, 3e-3, 400),
     "transformer-text": (
@@ -100,12 +100,12 @@ def e04_architectures(
 
     Args:
         size: Small (digits and procedural sequences) or the paper's, on CIFAR-10 and WikiText.
-        architecture: Which, one after the other.
-        lr: Learning rate of all of them; none gives each its own, at which it gets to the edge.
-        steps: Steps of full-batch training; none gives each its own.
+        architecture: Architectures, one after the other.
+        lr: Learning rate of all of them; none for each one's own, at which it reaches the edge.
+        steps: Steps of full-batch training; none for each one's own.
         every: Steps between two measurements.
-        examples: How many images or sequences.
-        wikitext: WikiText's folder or zip at the paper's size; none looks in the data folder.
+        examples: Number of images or sequences.
+        wikitext: WikiText's folder or zip at the paper's size; none for the data folder.
         seed: Seed of data and initial parameters.
     """
     names = (architecture,) if isinstance(architecture, str) else tuple(architecture)

@@ -33,17 +33,17 @@ def e06_batch_size(
 ) -> Pipeline:
     """Adam on minibatches: the larger the batch, the closer to the threshold, from below (E6).
 
-    The sharpness is that of the loss over all examples.
+    The sharpness is that of the loss on all examples.
 
     Args:
         size: Small (digits, minutes on two cores) or the paper's, on CIFAR-10.
-        batch: Sizes of the batch; none takes several, the last one all examples.
+        batch: Batch sizes; none for several, the last one all examples.
         sampling: Batches without replacement within an epoch, or with replacement.
         lr: Learning rate.
-        steps: Steps of training, at every size of the batch.
+        steps: Steps of training, at every batch size.
         every: Steps between two measurements.
         dataset: The images; digits or cifar10 by the size.
-        examples: How many of them.
+        examples: Number of images.
         seed: Seed of data, initial parameters and batches.
     """
     whole = examples_of(size, dataset, examples)

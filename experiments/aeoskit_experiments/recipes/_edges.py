@@ -1,4 +1,4 @@
-"""E1 and its control: every learning rate comes to its own threshold and hovers there."""
+"""E1 and its control: every learning rate reaches its own threshold and hovers there."""
 
 from collections.abc import Sequence
 
@@ -40,8 +40,8 @@ def adam_edge(
         beta2: Decay of the second moments.
         steps: Steps of full-batch training.
         every: Steps between two measurements.
-        examples: How many of scikit-learn's digits.
-        label_noise: Share of the labels that are drawn at random; the edge comes sooner.
+        examples: Number of scikit-learn's digits.
+        label_noise: Fraction of the labels that are random; the edge comes sooner.
         width: Width of the two hidden layers.
         seed: Seed of data and initial parameters.
     """
@@ -73,8 +73,8 @@ def gd_edge(
         lr: Learning rates, trained side by side.
         steps: Steps of full-batch training.
         every: Steps between two measurements.
-        examples: How many of scikit-learn's digits.
-        label_noise: Share of the labels that are drawn at random; the edge comes sooner.
+        examples: Number of scikit-learn's digits.
+        label_noise: Fraction of the labels that are random; the edge comes sooner.
         width: Width of the two hidden layers.
         seed: Seed of data and initial parameters.
     """

@@ -1,4 +1,4 @@
-"""E10, E12, E13 and E14: Adam's other settings, and what they make of the curvature."""
+"""E10, E12, E13 and E14: Adam's other settings, and their effect on the curvature."""
 
 from collections.abc import Sequence
 
@@ -38,7 +38,7 @@ def e10_grid(
         steps: Steps of full-batch training.
         every: Steps between two measurements.
         dataset: The images; digits or cifar10 by the size.
-        examples: How many of them.
+        examples: Number of images.
         seed: Seed of data and initial parameters.
     """
     return pipe(
@@ -80,13 +80,13 @@ def e12_generalization(
         steps: Steps of full-batch training.
         every: Steps between two measurements.
         dataset: The images; digits or cifar10 by the size.
-        examples: How many of them are trained on.
-        test: How many others the test error is taken of.
+        examples: Number of training examples.
+        test: Number of test examples.
         seed: Seed of data and initial parameters.
     """
     held = by_size(size, test, small=1000, paper=10_000)
     return pipe(
-        # Right labels: the test error of a network that learned random ones says little.
+        # Correct labels: the test error after training on random ones is not informative.
         images(size, seed, dataset=dataset, examples=examples, test=held, small_noise=0.0),
         fully_connected(size, seed),
         loss_of(size),
@@ -120,13 +120,13 @@ def e13_epsilon(
 
     Args:
         size: Small (digits, minutes on two cores) or the paper's, on CIFAR-10.
-        eps: What is added to the preconditioner, one after the other.
-        lr: Learning rate of all of them; none takes 0.8 eps where that is larger than 3e-3 (1e-4
-            at the paper's size): momentum with a threshold of 47.5.
+        eps: Values added to the preconditioner, one after the other.
+        lr: Learning rate of all of them; none for 0.8 eps where that is larger than 3e-3 (1e-4 at
+            the paper's size): momentum with a threshold of 47.5.
         steps: Steps of full-batch training.
         every: Steps between two measurements.
         dataset: The images; digits or cifar10 by the size.
-        examples: How many of them.
+        examples: Number of images.
         seed: Seed of data and initial parameters.
     """
     values = by_size(size, eps, small=(1e-7, 1e-3, 0.1, 1.0), paper=(1e-7, 1e-4, 1e-2, 1.0))
@@ -143,7 +143,7 @@ def e13_epsilon(
                 else lr,
                 beta2=0.99,
                 eps=value,
-                # The first momentum, corrected, would be ten steps of the heavy ball at once.
+                # The bias-corrected first step would equal ten steps of the heavy ball.
                 correction="none",
             ),
             track("preconditioned_sharpness", every=every),
@@ -176,7 +176,7 @@ def e14_spikes(
         steps: Steps of full-batch training.
         every: Steps between two measurements: a spike is a few steps long.
         dataset: The images; digits or cifar10 by the size.
-        examples: How many of them.
+        examples: Number of images.
         seed: Seed of data and initial parameters.
     """
     return pipe(

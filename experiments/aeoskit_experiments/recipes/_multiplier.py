@@ -1,4 +1,4 @@
-"""The edge of optimizers as others wrote them, by a multiplier that knows nothing about them."""
+"""The edge of optax's optimizers, by a multiplier that needs no knowledge of them."""
 
 from collections.abc import Sequence
 
@@ -47,11 +47,11 @@ def multiplier_edge(
 
     Args:
         transform: Optimizers of optax, trained one after the other.
-        lr: Learning rate of all of them; none gives each its own, at which it gets to the edge.
+        lr: Learning rate of all of them; none for each one's own, at which it reaches the edge.
         steps: Steps of full-batch training.
-        every: Steps between two measurements: odd, since at the edge every other step is alike.
-        examples: How many of scikit-learn's digits.
-        label_noise: Share of the labels that are drawn at random; the edge comes sooner.
+        every: Steps between two measurements: odd, since at the edge the steps alternate.
+        examples: Number of scikit-learn's digits.
+        label_noise: Fraction of the labels that are random; the edge comes sooner.
         width: Width of the two hidden layers.
         seed: Seed of data and initial parameters.
     """

@@ -17,8 +17,8 @@ from aeoskit_experiments.recipes._settings import (
     loss_of,
 )
 
-# Learning rates at which each is seen at its edge within the steps: small data, and a guess of ours
-# for CIFAR-10, since the paper's are not known. β₂ = .99 wherever there is one.
+# Learning rates at which each reaches its edge within the steps: on small data, and a guess for
+# CIFAR-10, since the paper's are not known. β₂ = .99 wherever there is one.
 _CASES: dict[str, tuple[str, dict[str, Any], float, float]] = {
     "adam": ("adam", {"beta2": 0.99}, 3e-3, 1e-4),
     "adamw": ("adamw", {"beta2": 0.99, "weight_decay": 1e-2}, 3e-3, 1e-4),
@@ -26,10 +26,10 @@ _CASES: dict[str, tuple[str, dict[str, Any], float, float]] = {
     "rmsprop": ("rmsprop", {"beta2": 0.99}, 3e-4, 1e-5),
     "adabelief": ("adabelief", {"beta2": 0.99}, 3e-3, 1e-4),
     "padam": ("padam", {"beta2": 0.99}, 0.3, 1e-2),
-    # Its factors are of matrices of at least so many rows and columns: here of all hidden layers.
+    # Matrices with at least this many rows and columns are factored: here all hidden layers.
     "adafactor": ("adafactor", {"beta1": 0.9, "min_dim_size_to_factor": 16}, 0.03, 1e-3),
     "adagrad": ("adagrad", {}, 0.03, 1e-3),
-    # The running maximum as published, and the maximum of the last two ν of the authors' code.
+    # The running maximum as published, and the maximum of the last two ν as in the authors' code.
     "amsgrad": ("amsgrad", {"beta2": 0.99}, 3e-3, 1e-4),
     "amsgrad-previous": (
         "amsgrad",
@@ -38,7 +38,7 @@ _CASES: dict[str, tuple[str, dict[str, Any], float, float]] = {
         1e-4,
     ),
 }
-# Where ε is no small number beside √ν: each keeps its own default.
+# Where ε is not small beside √ν: each keeps its own default.
 _OWN_EPS = ("adabelief", "adafactor", "adagrad")
 
 
@@ -58,12 +58,12 @@ def e05_optimizers(
 
     Args:
         size: Small (digits, minutes on two cores) or the paper's, on CIFAR-10.
-        optimizers: Which, one after the other; amsgrad-previous is that of the authors' code.
-        lr: Learning rate of all of them; none gives each its own, at which it gets to the edge.
+        optimizers: Optimizers, one after the other; amsgrad-previous is that of the authors' code.
+        lr: Learning rate of all of them; none for each one's own, at which it reaches the edge.
         steps: Steps of full-batch training.
         every: Steps between two measurements.
         dataset: The images; digits or cifar10 by the size.
-        examples: How many of them.
+        examples: Number of images.
         seed: Seed of data and initial parameters.
     """
     names = (optimizers,) if isinstance(optimizers, str) else tuple(optimizers)

@@ -13,7 +13,7 @@ from aeoskit_experiments.pipelines import Pipeline
 _ONE_SEED = "it seeds both data and model, and a sweep would train every pair of them"
 
 Suite = Mapping[str, Pipeline]
-"""Pipelines by the names of their cases: what differs in more than a sweep can say."""
+"""Pipelines by the names of their cases, which differ in more than a sweep can express."""
 
 Recipe = Callable[..., Pipeline | Suite]
 
@@ -74,15 +74,15 @@ def make_suite(name: str, **options: Any) -> dict[str, Pipeline]:
     """Every pipeline of a recipe with some options set.
 
     Args:
-        name: A registered recipe.
-        options: As the recipe's own keyword arguments.
+        name: The name of a registered recipe.
+        options: The recipe's keyword arguments.
 
     Returns:
-        Case to pipeline, in order; of a recipe that is a single pipeline, that one as "main". Each
+        A mapping from case to pipeline, in order; a single pipeline has the case "main". Each
         pipeline is named after the recipe and its case. Nothing has run.
 
     Raises:
-        UserError: For an unknown recipe or option (with the nearest name) or a wrong value.
+        UserError: For an unknown recipe or option (with the nearest name) or an invalid value.
 
     >>> suite = make_suite("e04-architectures", architecture=["mlp", "lstm"])
     >>> {case: pipeline.name for case, pipeline in suite.items()}
@@ -99,8 +99,8 @@ def make_suite(name: str, **options: Any) -> dict[str, Pipeline]:
         return {"main": msgspec.structs.replace(made, name=title)}
     if not isinstance(made, Mapping) or not all(isinstance(x, Pipeline) for x in made.values()):
         raise UserError(
-            f"recipe {name} returned a {type(made).__name__}: return what pipe(…) made, or a "
-            f"mapping of names to such pipelines"
+            f"recipe {name} returned a {type(made).__name__}: return the value of pipe(…), or a "
+            f"mapping from names to pipelines"
         )
     return {
         case: msgspec.structs.replace(pipeline, name=f"{title}-{case}")
@@ -112,20 +112,20 @@ def make_recipe(name: str, **options: Any) -> Pipeline:
     """The pipeline of a recipe with some options set, named after it.
 
     Args:
-        name: A registered recipe.
-        options: As the recipe's own keyword arguments.
+        name: The name of a registered recipe.
+        options: The recipe's keyword arguments.
 
     Returns:
         The pipeline; nothing has run.
 
     Raises:
-        UserError: For an unknown recipe or option (with the nearest name), a wrong value, or a
-            recipe of several pipelines of which the options leave more than one.
+        UserError: For an unknown recipe or option (with the nearest name), an invalid value, or a
+            recipe of which the options leave more than one pipeline.
     """
     suite = make_suite(name, **options)
     if len(suite) > 1:
         raise UserError(
-            f"recipe {name} is {len(suite)} runs here ({', '.join(suite)}), and one is wanted: "
+            f"recipe {name} is {len(suite)} runs here ({', '.join(suite)}), and one is needed: "
             f"name one by its options, or let `aeoskit run {name}` run them all"
         )
     return next(iter(suite.values()))

@@ -1,4 +1,4 @@
-"""Stages that go on from another run's checkpoint."""
+"""Stages that continue from another run's checkpoint."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from aeoskit_experiments.pipelines import Stage, rewind, train
 def rewound(
     run: str, at: int | str, steps: int | None, stop_loss: float | None = None, **refused: Any
 ) -> list[Stage]:
-    """The stage `rewind`, and `train` if the run shall be longer.
+    """The stage `rewind`, and `train` if its settings change.
 
     Args:
         run: The run's folder.
-        at: The step at which to go on, or edge.
-        steps: Steps in all, those before included; None as many as the run had.
-        stop_loss: Loss that ends it; None is that of the run.
-        refused: Options that the other run has decided already.
+        at: The step to start from, or edge.
+        steps: Total number of steps, including earlier ones; None for that of the run.
+        stop_loss: Loss that ends it; None for that of the run.
+        refused: Options that the other run has fixed.
 
     Raises:
         UserError: if one of these was given.
@@ -28,5 +28,5 @@ def rewound(
                 f"{name} out, or run"
             )
     given = {"steps": steps, "stop_loss": stop_loss}
-    said = {name: value for name, value in given.items() if value is not None}
-    return [rewind(run=run, at=at), *([train(**said)] if said else [])]
+    options = {name: value for name, value in given.items() if value is not None}
+    return [rewind(run=run, at=at), *([train(**options)] if options else [])]

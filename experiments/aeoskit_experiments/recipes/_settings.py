@@ -1,9 +1,9 @@
-"""What the experiments of the paper have in common: the data, the network, and two sizes of each.
+"""The common parts of the paper's experiments: the data and the network, each in two sizes.
 
-`small` is a setting of our own in which each effect is seen within minutes on two cores:
-scikit-learn's digits, a part of the labels random so that the edge is reached sooner and the
-curvature stays. `paper` is the setting of arXiv 2207.14484 as far as it is known, on CIFAR-10; what
-is not known (the number of steps, above all) is our choice.
+`small` is our own setting, in which each effect appears within minutes on two cores: scikit-learn's
+digits, with some random labels so that the edge is reached sooner and the curvature stays. `paper`
+is the setting of arXiv 2207.14484 as far as it is known, on CIFAR-10; unknown settings (above all
+the number of steps) are our choice.
 """
 
 from collections.abc import Sequence
@@ -22,18 +22,18 @@ PAPER_STEPS = 4000
 
 
 def by_size(size: str, given: Any, *, small: Any, paper: Any) -> Any:
-    """What was given, or else the size's own."""
+    """The given value, or the default of the size."""
     if given is not None:
         return given
     return paper if size == "paper" else small
 
 
-# Of CIFAR-10 the training set, of a mixture as many; of digits what the experiment says.
+# For CIFAR-10 the training set, for a mixture the same number; for digits the experiment's own.
 _ALL = {"mnist5k": 5000, "cifar10": 50_000, "mixture": 50_000}
 
 
 def examples_of(size: str, dataset: str | None, examples: int | None, small: int = 500) -> int:
-    """How many images `images` takes."""
+    """The number of images that `images` takes."""
     name = by_size(size, dataset, small="digits", paper="cifar10")
     return _ALL.get(name, small) if examples is None else examples
 
@@ -51,8 +51,8 @@ def images(
 ) -> Stage:
     """The stage `data` of an experiment on images.
 
-    Of CIFAR-10 and a mixture all 50,000 are taken, of MNIST's 5,000 what is not held back for
-    tests, with as many wrong labels as digits; digits are as the experiment's small setting says.
+    CIFAR-10 and a mixture have all 50,000 images, MNIST those of its 5,000 that are not test rows,
+    with the label noise of digits; digits have the experiment's small setting.
     """
     name = by_size(size, dataset, small="digits", paper="cifar10")
     settings: dict[str, Any] = {"seed": seed}
@@ -63,7 +63,7 @@ def images(
     if name == "mixture":
         settings |= {"shape": "32x32x3", "examples": _ALL[name]}
     if name == "mnist5k" and test:
-        settings["examples"] = _ALL[name] - test  # it has no test set of its own
+        settings["examples"] = _ALL[name] - test  # it has no separate test set
     if examples is not None:
         settings["examples"] = examples
     if label_noise is not None:

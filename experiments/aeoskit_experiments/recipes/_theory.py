@@ -7,8 +7,8 @@ from aeoskit_experiments.recipes._registry import recipe
 from aeoskit_experiments.recipes._settings import Size, by_size
 from aeoskit_experiments.recipes._thresholds import ALL, threshold_table
 
-# Those whose P forgets, at the default settings within 2000 steps: with P live their ratio settles
-# near 1. The others are there for their thresholds.
+# Optimizers whose P forgets within 2000 steps at the default settings: with P live their ratio
+# settles near 1. The others are included for their thresholds.
 FORGET = ("rmsprop", "scalar_rmsprop", "adam", "adamw", "nadam", "nadamw", "adabelief", "adafactor")
 
 
@@ -26,9 +26,9 @@ def e15_theory(
 
     Args:
         size: Small takes ten eigenvalues, paper fifty; the paper's own has no setting.
-        optimizers: Aeoskit's optimizers, one after the other; none takes all of threshold-table.
+        optimizers: Aeoskit's optimizers, one after the other; none for all of threshold-table.
         lr: Learning rate of all of them with P live.
-        margin: How far from the threshold P is frozen, as a part of it.
+        margin: Relative distance from the threshold at which P is frozen.
         steps: Steps of each run.
         seed: Seed of the quadratic and the start.
     """

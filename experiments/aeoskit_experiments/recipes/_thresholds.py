@@ -1,4 +1,4 @@
-"""E15: what every optimizer's threshold is worth, on a quadratic."""
+"""E15: every optimizer's threshold, tested on a quadratic."""
 
 from collections.abc import Sequence
 
@@ -57,16 +57,16 @@ def threshold_table(
     Args:
         optimizers: aeoskit's optimizers, one after the other.
         lr: Learning rate of all of them with P live.
-        margin: How far from the threshold P is frozen, as a part of it.
+        margin: Relative distance from the threshold at which P is frozen.
         steps: Steps of each run.
         freeze_at: The step at which P is frozen, and its learning rate set.
         every: Steps between two measurements.
-        dimension: Eigenvalues of the quadratic, each as many times as there are outputs (4).
+        dimension: Eigenvalues of the quadratic, each repeated once per output (4).
         condition: Its largest eigenvalue (1) over its smallest.
         seed: Seed of the quadratic and the start.
     """
     if not 0 < margin < 1:
-        raise UserError(f"margin is {margin:g}: it is a part of the threshold, between 0 and 1")
+        raise UserError(f"margin is {margin:g}: give a fraction of the threshold, between 0 and 1")
     return pipe(
         data("quadratic", dimension=dimension, condition=condition, seed=seed),
         model("linear", seed=seed),

@@ -36,7 +36,7 @@ def e11_warmup(
         steps: Steps of full-batch training.
         every: Steps between two measurements.
         dataset: The images; digits or cifar10 by the size.
-        examples: How many of them.
+        examples: Number of images.
         seed: Seed of data and initial parameters.
     """
     return pipe(

@@ -1,4 +1,4 @@
-"""Commented starting files for parts of one's own, which `aeoskit new` writes."""
+"""Commented starting files for users' own parts, which `aeoskit new` writes."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ STARTERS = {
     "probe": ("track", "MyProbe"),
     "recipe": ("run", "my_recipe"),
 }
-"""Kind to the word of the command line before its reference, and the name in the file."""
+"""Kind to the word before its reference on the command line, and the name in the file."""
 
 
 def write_starter(kind: str, path: Path) -> str:
@@ -20,13 +20,13 @@ def write_starter(kind: str, path: Path) -> str:
 
     Args:
         kind: One of `STARTERS`.
-        path: The file, which must not be there yet.
+        path: The file, which must not exist yet.
 
     Returns:
-        The reference, as the command line takes it.
+        The reference, as on the command line.
 
     Raises:
-        UserError: For another kind, or a place that is taken or cannot be written.
+        UserError: For an unknown kind, or a file that exists already or cannot be written.
 
     >>> import tempfile
     >>> write_starter("model", Path(tempfile.mkdtemp()) / "net.py").rpartition("/")[2]

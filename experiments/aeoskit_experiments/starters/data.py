@@ -1,4 +1,4 @@
-"""A data set: arrays, one row an example."""
+"""A data set: arrays, one row per example."""
 
 from typing import Literal
 
@@ -11,13 +11,13 @@ def my_data(
     """Noisy points of a curve.
 
     Args:
-        examples: How many points.
-        kind: Which curve.
+        examples: Number of points.
+        kind: The curve.
         seed: Seed of the points.
     """
     random = np.random.default_rng(seed)
     inputs = random.uniform(-1, 1, (examples, 1))
     curve = np.sin(4 * inputs) if kind == "sine" else np.sign(inputs)
-    # Numbers to fit, (n,) or (n, outputs); or classes, whole numbers (n,). Rows to test on may
+    # Targets are numbers, (n,) or (n, outputs), or classes, whole numbers (n,). Test rows may
     # follow: (inputs, targets, test_inputs, test_targets).
     return inputs, curve + 0.1 * random.normal(size=curve.shape)

@@ -11,10 +11,11 @@ def my_loss(
 
     Args:
         outputs: The model's outputs.
-        targets: What they should be; classes come one-hot.
-        delta: Where the one becomes the other.
+        targets: The targets; classes are one-hot.
+        delta: The distance at which the loss becomes linear.
     """
     error = jnp.abs(outputs - targets)
     losses = jnp.where(error < delta, error**2 / 2, delta * (error - delta / 2))
-    # The mean over the examples is taken for you. A pair (sum, weight) does for weighted examples.
+    # The mean over the examples is computed for you. For weighted examples return a pair (sum,
+    # weight).
     return jnp.mean(losses, axis=-1)

@@ -15,8 +15,8 @@ class MyNet(eqx.Module):
         width: Units in the hidden layer.
     """
 
-    # The sentence above is the help of --width; `dataset` and `key` are filled for you, every other
-    # argument is an option. Floating-point arrays are what is trained.
+    # The sentence above is the help of --width; `dataset` and `key` are provided, every other
+    # argument is an option. Floating-point arrays are trained.
     hidden: eqx.nn.Linear
     output: eqx.nn.Linear
 
@@ -26,5 +26,5 @@ class MyNet(eqx.Module):
         self.output = eqx.nn.Linear(width, dataset.num_classes, key=second)
 
     def __call__(self, x: Float[Array, " features"]) -> Float[Array, " outputs"]:
-        """The outputs for one example; a batch of them is made by `jax.vmap`."""
+        """The outputs for one example; `jax.vmap` evaluates a batch."""
         return self.output(jnp.tanh(self.hidden(x)))

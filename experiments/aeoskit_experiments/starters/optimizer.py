@@ -1,4 +1,4 @@
-"""An optimizer: one of aeoskit's, put together anew, or any transformation of optax."""
+"""An optimizer: a new combination of aeoskit's rules, or any transformation of optax."""
 
 import optax
 
@@ -6,7 +6,7 @@ import aeoskit as ak
 
 
 def my_optimizer(lr: float, *, beta1: float = 0.9, beta2: float = 0.99) -> ak.Optimizer:
-    """Nesterov's momentum, as an average, over the second moments of Adam.
+    """Averaged Nesterov momentum over the second moments of Adam.
 
     Args:
         lr: Learning rate.
@@ -24,6 +24,6 @@ def my_transformation(lr: float, *, clip: float = 1.0) -> optax.GradientTransfor
         lr: Learning rate.
         clip: Largest norm of a gradient.
     """
-    # Of what optax ships, the threshold is read. Of other transformations it is not known: track
-    # flip_multiplier then, which asks for no formula.
+    # The thresholds of optax's own transformations are known. For other transformations track
+    # flip_multiplier, which needs no formula.
     return optax.chain(optax.clip_by_global_norm(clip), optax.adam(lr))

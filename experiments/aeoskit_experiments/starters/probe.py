@@ -1,4 +1,4 @@
-"""A probe: what is measured along the way."""
+"""A probe: a measurement along the way."""
 
 import equinox as eqx
 import jax
@@ -9,7 +9,7 @@ from aeoskit.probes import AbstractProbe, Measurement, ProbeContext
 
 
 class MyProbe(AbstractProbe):
-    """The norm of the parameters, and how far they are from the start.
+    """The norm of the parameters, and their distance from the start.
 
     Args:
         every: Steps between two measurements.
@@ -24,7 +24,7 @@ class MyProbe(AbstractProbe):
 
     @property
     def solves(self) -> bool:
-        """Whether a measurement loops over products with the Hessian."""
+        """True if a measurement loops over products with the Hessian."""
         return False
 
     def init(self, params: PyTree, key: PRNGKeyArray) -> PyTree:

@@ -1,4 +1,4 @@
-"""Sweeps over many machines: each combination of values a run of its own, on any executor."""
+"""Sweeps over many machines: each combination of values is a separate run, on any executor."""
 
 from aeoskit_experiments.jobs import EXECUTORS as EXECUTORS
 from aeoskit_experiments.jobs import Processes as Processes

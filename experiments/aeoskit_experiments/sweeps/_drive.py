@@ -1,4 +1,4 @@
-"""The loop of a sweep: it submits jobs, notes what comes back, and stops on Ctrl-C."""
+"""The loop of a sweep: it submits jobs, records their results, and stops on Ctrl-C."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -18,7 +18,7 @@ from aeoskit_experiments.sweeps._record import (
 )
 
 TICK = 1.0
-"""Seconds between two looks at which jobs have started, and whether the user wants to stop."""
+"""Seconds between two polls of the started jobs and the user's request to stop."""
 
 Progress = Callable[[str], None]
 
@@ -29,19 +29,19 @@ def drive(
     function: Callable[[SweepJob], Mapping[str, Any]],
     progress: Progress,
 ) -> bool:
-    """Runs every job that is not done.
+    """Run every job that is not done.
 
-    After the first Ctrl-C no job begins, and those that run end after the chunk at hand; the second
+    After the first Ctrl-C no job begins, and running ones end after the present chunk; the second
     one ends them at once.
 
     Args:
-        writer: The sweep, which is kept whole on the disk.
-        opened: Where jobs are submitted.
-        function: What a job does, `run_job`.
-        progress: Gets a sentence about each job that has ended.
+        writer: The writer of the sweep, which keeps its file complete.
+        opened: The open executor.
+        function: The function of a job, `run_job`.
+        progress: Called with a sentence about each job that has ended.
 
     Returns:
-        Whether the user stopped it, by Ctrl-C or by a file `STOP` in the sweep's folder.
+        True if the user stopped it, by Ctrl-C or by a file `STOP` in the sweep's folder.
     """
     driver = _Driver(writer, opened, function, progress)
     with Interrupt() as interrupt:
@@ -49,7 +49,7 @@ def drive(
             driver.submit()
             while driver.waiting:
                 driver.look()
-                if interrupt.wished and not driver.stopping:
+                if interrupt.requested and not driver.stopping:
                     driver.stop()
         except KeyboardInterrupt:
             driver.end()
@@ -58,7 +58,7 @@ def drive(
             raise
         finally:
             writer.write()
-    return driver.stopping or interrupt.wished or writer.stopped()
+    return driver.stopping or interrupt.requested or writer.stopped()
 
 
 class _Driver:
@@ -78,7 +78,7 @@ class _Driver:
         self.stopping = False
 
     def submit(self) -> None:
-        """Submits what is not done, after noting on the disk where each of it will be."""
+        """Submit the remaining jobs, after recording their folders on disk."""
         pipelines = [run.pipeline for run in self._writer.sweep.pipeline.singles()]
         jobs = [job for job in self._writer.jobs if job.status not in DONE]
         given = [self._begin(job, pipelines[job.index].to_dict()) for job in jobs]
@@ -86,7 +86,7 @@ class _Driver:
         for job, argument in zip(jobs, given, strict=True):
             try:
                 future = self._opened.executor.submit(self._function, argument)
-            except Exception as error:  # An executor that takes no more, say.
+            except Exception as error:  # For example, an executor that accepts no more jobs.
                 self._note(job.index, {"status": "failed", "error": one_line(error)})
                 continue
             self._indices[future] = job.index
@@ -109,7 +109,7 @@ class _Driver:
         return SweepJob(pipeline=pipeline, folder=str(sweep / name), log=log)
 
     def look(self) -> None:
-        """Waits a little, and notes what has ended and what has started."""
+        """Wait briefly, and record the jobs that have ended and started."""
         for future in wait(self.waiting, timeout=TICK, return_when=FIRST_COMPLETED).done:
             self._note(self._indices[future], self._outcome(future))
             self.waiting.discard(future)  # only now, as Ctrl-C may come in between
@@ -124,22 +124,22 @@ class _Driver:
                 self._writer.note(index, status="running")
 
     def stop(self) -> None:
-        """Submits no more, and asks what runs to end."""
+        """Submit no more jobs, and request running ones to end."""
         self.stopping = True
         self._note_started()
         jobs = self._writer.jobs
         self._writer.stop()
         for future in list(self.waiting):
-            # Some engines would let go of a job that runs, whose end is to be seen.
+            # Some executors would drop a running job, whose end has to be recorded.
             if jobs[self._indices[future]].status == "waiting" and future.cancel():
                 self.waiting.discard(future)
         self._progress(
-            f"stopping: {len(self.waiting)} jobs end after the chunk at hand "
+            f"stopping: {len(self.waiting)} jobs end after the present chunk "
             "(Ctrl-C again ends them at once)"
         )
 
     def end(self) -> None:
-        """Ends what runs, at once."""
+        """End running jobs at once."""
         self.stopping = True
         self._writer.stop()
         self._note_started()
@@ -154,11 +154,11 @@ class _Driver:
                 self._note(index, {"status": "interrupted"})
 
     def _outcome(self, future: Future[Any]) -> Mapping[str, Any]:
-        """The result of a future that is done, or why it has none."""
+        """The result of a future that is done, or the reason why it has none."""
         if future.cancelled():
             if self.stopping:
                 return {"status": "waiting"}
-            return {"status": "failed", "error": "the executor gave it up: does its scheduler run?"}
+            return {"status": "failed", "error": "the executor dropped it: check its scheduler"}
         error = future.exception()
         if error is None:
             return future.result()

@@ -1,4 +1,4 @@
-"""One job of a sweep, where it runs: plain data in, an ordinary run's folder and plain data out."""
+"""One job of a sweep, in its process: plain data in; a run's folder and plain data out."""
 
 import os
 import socket
@@ -20,9 +20,9 @@ class SweepJob(RunJob, frozen=True, kw_only=True):
     """The argument of a job of a sweep.
 
     Args:
-        pipeline: As `Pipeline.to_dict` has it.
-        folder: The folder of its run's first attempt, in the sweep's, absolute.
-        log: Its log's file, relative to the sweep's folder.
+        pipeline: The value of `Pipeline.to_dict`.
+        folder: The absolute path of its run's first attempt, in the sweep's folder.
+        log: Its log file, relative to the sweep's folder.
     """
 
     log: str
@@ -39,13 +39,13 @@ class SweepJob(RunJob, frozen=True, kw_only=True):
 
 
 def run_job(job: SweepJob) -> dict[str, Any]:
-    """Runs a job and reports how it ended; only what ends the whole process is not caught.
+    """Run a job and report how it ended; only exceptions that end the process are not caught.
 
     Args:
-        job: What to run.
+        job: The job.
 
     Returns:
-        `status`, with `folder`, `runs`, `seconds` and `error` as in `Job`, where there are any;
+        `status`, with `folder`, `runs`, `seconds` and `error` as in `Job`, if there are any;
         "waiting" if the sweep was stopped before it began.
     """
     begun = time.perf_counter()
@@ -63,7 +63,7 @@ def run_job(job: SweepJob) -> dict[str, Any]:
         print(time.strftime("%Y-%m-%d %H:%M:%S"), f"{folder.name}: {where}", file=file)
         run = msgspec.structs.replace(job, folder=str(folder))
         result = attempt(run, LogListener(file, job.sweep / STOP), log=file)
-        # What cannot be run is one more job of a sweep that failed.
+        # A job that cannot run counts as failed.
         status = "failed" if result.status == "refused" else result.status
         print(f"{status}: {result.error or folder.name}", file=file)
     found: dict[str, Any] = {"status": status, "error": result.error, "runs": result.runs}
@@ -75,10 +75,10 @@ def run_job(job: SweepJob) -> dict[str, Any]:
 class LogListener:
     """A listener that logs a line every few seconds, and ends the run when the sweep is stopped.
 
-    A file stops it, as every executor has files in common with its workers.
+    A file stops it, since every executor shares files with its workers.
 
     Args:
-        log: Where to.
+        log: The log file.
         stop: The file that stops it.
     """
 

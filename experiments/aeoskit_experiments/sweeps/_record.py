@@ -1,4 +1,4 @@
-"""A sweep on disk: `sweep.json`, always whole, beside the folders of its runs."""
+"""A sweep on disk: `sweep.json`, always complete, beside the folders of its runs."""
 
 import contextlib
 import hashlib
@@ -25,22 +25,22 @@ FORMAT = 1
 
 Status = Literal["waiting", "running", "finished", "diverged", "failed", "interrupted"]
 DONE = ("finished", "diverged")
-"""A run that diverged is a result like another: it would diverge again."""
+"""A run that diverged counts as done: it would diverge again."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of a sweep, and how far it is.
+    """One run of a sweep, and its status.
 
     Args:
-        index: Which one, from 0.
+        index: Its index, from 0.
         settings: The swept values, by name.
-        status: How far it is; "finished" and "diverged" are not run again.
-        folder: Its run's folder, relative to the sweep's, of several attempts the last one's; None
-            before there is one.
-        log: Where it wrote what happened, relative to the sweep's folder; None before it started.
-        error: Why it failed, in one line.
-        seconds: How long it took, on the machine where it ran.
-        attempts: How often it was submitted.
+        status: Its status; "finished" and "diverged" are not run again.
+        folder: Its run's folder, relative to the sweep's; the last one of several attempts; None
+            before the first.
+        log: Its log file, relative to the sweep's folder; None before it started.
+        error: The reason why it failed, in one line.
+        seconds: Its duration, on the machine where it ran.
+        attempts: Number of submissions.
         runs: The numbers of its main run and branches, as in the run's own summary.
     """
 
@@ -56,7 +56,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def label(self) -> str:
-        """As messages name it.
+        """Its name in messages.
 
         >>> Job(index=2, settings={"lr": 0.01, "batch": None}).label
         'job 2 (lr 0.01, batch none)'
@@ -66,14 +66,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sweep(msgspec.Struct, frozen=True, kw_only=True):
-    """A sweep as its `sweep.json` has it.
+    """The contents of a `sweep.json`.
 
     Args:
         path: Its folder.
         name: The pipeline's name.
         created: Local time, ISO 8601.
-        pipeline: Of the whole sweep, with its lists of values.
-        engine: What it ran on.
+        pipeline: The pipeline of the whole sweep, with its lists of values.
+        engine: Its executor.
         jobs: Its runs, in the order of the values, the last list fastest.
     """
 
@@ -95,13 +95,13 @@ class _File(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_sweep(folder: str | os.PathLike[str]) -> Sweep:
-    """Read a sweep, of which some jobs may still run.
+    """Read a sweep, which may be unfinished.
 
     Args:
         folder: The sweep's folder.
 
     Returns:
-        What is known of it.
+        The sweep.
 
     Raises:
         UserError: If there is no sweep, or its `sweep.json` was changed by hand.
@@ -140,7 +140,7 @@ def attempts_of(base: Path) -> Iterator[Path]:
 
 
 def next_attempt(base: Path) -> Path:
-    """The folder of a job's next attempt; none is written twice, whoever else may still write."""
+    """The folder of a job's next attempt; none is used twice, even if an earlier one still runs."""
     taken = len(list(attempts_of(base)))
     return base if taken == 0 else base.with_name(f"{base.name}-{taken + 1}")
 
@@ -156,11 +156,11 @@ def job_name(index: int, settings: dict[str, Scalar]) -> str:
 
 
 class SweepWriter:
-    """Keeps a sweep's `sweep.json`.
+    """The writer of a sweep's `sweep.json`.
 
     Args:
-        sweep: What is there so far: new, from `create_sweep`, or read.
-        made: Of a new one, the folders that were made for it, the innermost first.
+        sweep: The sweep so far: new, from `create_sweep`, or read.
+        made: For a new one, the folders that were created for it, the innermost first.
     """
 
     def __init__(self, sweep: Sweep, made: Sequence[Path] | None = None):
@@ -176,20 +176,20 @@ class SweepWriter:
 
     @property
     def jobs(self) -> list[Job]:
-        """All jobs as they are now."""
+        """All jobs in their present state."""
         return list(self._jobs)
 
     def note(self, index: int, **changes: Any) -> Job:
-        """Change what is known of a job; `write` puts it on the disk."""
+        """Update a job; `write` stores it on disk."""
         self._jobs[index] = msgspec.structs.replace(self._jobs[index], **changes)
         return self._jobs[index]
 
     def use(self, engine: Engine) -> None:
-        """Note what the sweep runs on from now on."""
+        """Set the executor from now on."""
         self.sweep = msgspec.structs.replace(self.sweep, engine=engine)
 
     def write(self) -> None:
-        """Write `sweep.json`, whole or not at all, if anything changed."""
+        """Write `sweep.json` atomically, if anything changed."""
         from aeoskit.record import write_atomically  # here, since it imports jax
 
         file = _File(
@@ -206,11 +206,11 @@ class SweepWriter:
             self._written = text
 
     def started_logs(self) -> set[str]:
-        """The logs that are there: a job begins with its own."""
+        """The existing logs: a job has started if it has one."""
         return {f"{LOGS}/{name}" for name in os.listdir(self.path / LOGS)}
 
     def take_in(self) -> None:
-        """Notes what has finished unseen: a cluster's jobs go on when who submitted them dies."""
+        """Record jobs that finished unnoticed: on a cluster they outlive the submitter."""
         from aeoskit.record import read_run  # here, since it imports jax
 
         for job in self.jobs:
@@ -230,15 +230,15 @@ class SweepWriter:
                         )
 
     def stop(self) -> None:
-        """Ask the jobs that run, wherever they do, to end after the chunk at hand."""
+        """Request all running jobs, on any machine, to end after the present chunk."""
         (self.path / STOP).touch()
 
     def stopped(self) -> bool:
-        """Returns whether the jobs were asked to end."""
+        """True if the jobs were requested to end."""
         return (self.path / STOP).exists()
 
     def discard(self) -> None:
-        """Remove what was made for a new sweep, of which nothing has run."""
+        """Remove the folders of a new sweep of which nothing has run."""
         if self._made is None:
             return
         for name in (LOGS, SUBMITTED):
@@ -250,10 +250,10 @@ class SweepWriter:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the sweep's folder, which nobody else can run meanwhile."""
+        """Lock the sweep's folder, so that no other process runs it meanwhile."""
         with locked(self.path, "being run"):
             (self.path / STOP).unlink(missing_ok=True)
-            (self.path / LOGS).mkdir(exist_ok=True)  # somebody may have cleared it away
+            (self.path / LOGS).mkdir(exist_ok=True)  # it may have been deleted
             yield
 
 
@@ -264,16 +264,16 @@ def create_sweep(
     root: str | os.PathLike[str],
     folder: str | os.PathLike[str] | None,
 ) -> SweepWriter:
-    """Make the folder of a new sweep, `<root>/<name>-sweep-<time>-<hash>/`.
+    """Create the folder of a new sweep, `<root>/<name>-sweep-<time>-<hash>/`.
 
     Args:
-        pipeline: What to run, checked.
-        engine: What it will run on.
-        root: The folder of runs, made if it is not there.
-        folder: The sweep's very folder in place of one under `root`; empty, or not there yet.
+        pipeline: The pipeline, checked.
+        engine: The executor.
+        root: The folder of runs, created if it does not exist.
+        folder: The sweep's own folder instead of one under `root`; empty, or not existing yet.
 
     Raises:
-        UserError: If the folder cannot be made or holds something else.
+        UserError: If the folder cannot be created or holds something else.
     """
     digest = hashlib.sha256(msgspec.json.encode(pipeline)).hexdigest()[:8]
     now = time.localtime()

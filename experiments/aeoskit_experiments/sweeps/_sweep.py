@@ -1,4 +1,4 @@
-"""A sweep: each combination of a pipeline's values an ordinary run, on any executor."""
+"""A sweep: each combination of a pipeline's values is an ordinary run, on any executor."""
 
 import contextlib
 import dataclasses
@@ -34,9 +34,9 @@ class SweepOutcome:
 
     Args:
         folder: The sweep's folder.
-        summary: What the command line prints and `--json` gives: `name`, `status`, `folder`,
-            `seconds`, `jobs` (each as a `Job`, without its numbers) and `runs` (the numbers of
-            each job's runs, with `job`, `status` and the swept values).
+        summary: The object that the command line prints and `--json` gives: `name`, `status`,
+            `folder`, `seconds`, `jobs` (each as a `Job`, without its numbers) and `runs` (the
+            numbers of each job's runs, with `job`, `status` and the swept values).
         status: "finished", "failed" (a job did), "interrupted" or "diverged" (every run).
         exit_code: 0; 1 if a job failed or every run diverged; 130 if the user stopped it.
     """
@@ -58,30 +58,30 @@ def sweep(
     folder: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> SweepOutcome:
-    """Run every combination of a pipeline's values as a run of its own.
+    """Run every combination of a pipeline's values as a separate run.
 
     `execute` trains the values of hyperparameters side by side in one program on one machine; this
     makes each combination a job, so that they can be spread over machines. A job that fails is
-    reported and the rest goes on.
+    reported and the rest continues.
 
     Args:
-        pipeline: What `pipe` made, or a recipe; its lists of values are the sweep.
-        executor: "processes", "dask" or "submitit", or any executor of your own, which stays
-            open. Its workers must see the sweep's folder.
-        workers: Of "processes", how many (if None one a GPU, or one a core); of "submitit", how
-            many jobs SLURM runs at a time.
-        address: Of "dask", where its scheduler listens.
-        slurm: Of "submitit", what SLURM is asked for: `time` in minutes, `partition`, ….
-        root: The folder of runs, in place of the pipeline's own.
-        folder: The sweep's very folder. If this sweep is there already, it is resumed:
-            what has finished is not run again.
-        progress: Gets a sentence about each job that has ended.
+        pipeline: A value of `pipe`, or of a recipe; its lists of values are the sweep.
+        executor: "processes", "dask" or "submitit", or your own executor, which stays open. Its
+            workers must see the sweep's folder.
+        workers: For "processes", their number (if None one per GPU, or one per core); for
+            "submitit", the number of jobs that SLURM runs at a time.
+        address: For "dask", the address of its scheduler.
+        slurm: For "submitit", the request to SLURM: `time` in minutes, `partition`, ….
+        root: The folder of runs, instead of the pipeline's own.
+        folder: The sweep's own folder. If it has this sweep already, the sweep is resumed: finished
+            jobs do not run again.
+        progress: Called with a sentence about each job that has ended.
 
     Returns:
         A `SweepOutcome`; the folder has `sweep.json`, logs, and each job's run.
 
     Raises:
-        UserError: Bad input, before any work; nothing is left behind.
+        UserError: For bad input, before any work; nothing is left behind.
 
     Example:
         >>> from aeoskit_experiments.recipes import make_recipe
@@ -92,7 +92,7 @@ def sweep(
     """
     engine, brought = _engine(executor, workers, address, slurm)
     pipeline = pipeline.inherited()
-    pipeline.experiment()  # The whole is checked before anything is made.
+    pipeline.experiment()  # The whole is checked before anything is created.
     check_shareable(pipeline.code())
     store = pipeline.declared().store or Store()
     place = folder if folder is not None else (store.folder if root is None else None)
@@ -100,7 +100,7 @@ def sweep(
         stored = read_sweep(place)
         if stored.pipeline != pipeline:
             raise UserError(
-                f"{place} holds another sweep: choose a new folder, or see what it holds with "
+                f"{place} holds another sweep: choose a new folder, or show that sweep with "
                 f"`aeoskit sweep --resume {place}`"
             )
         writer = SweepWriter(stored)
@@ -121,23 +121,23 @@ def resume_sweep(
     progress: Progress | None = None,
     allow_code: bool | Callable[[str, Code], bool] = False,
 ) -> SweepOutcome:
-    """Run the jobs of a stored sweep that failed or did not finish; with none left, sum it up.
+    """Run the jobs of a stored sweep that failed or did not finish; if none is left, summarize it.
 
     Args:
         folder: The sweep's folder.
-        executor: As in `sweep`; what it ran on before, with the same settings, if None.
+        executor: As in `sweep`; if None, the previous one, with the same settings.
         workers: As in `sweep`.
         address: As in `sweep`.
         slurm: As in `sweep`.
         progress: As in `sweep`.
-        allow_code: Whether users' own parts may run although they were not run here before, or a
-            function that is asked for each.
+        allow_code: Whether users' own parts may run even if they have not run here before, or a
+            function that decides for each.
 
     Returns:
         A `SweepOutcome`.
 
     Raises:
-        UserError: If there is no such sweep, the executor cannot be had, or it has code that may
+        UserError: If there is no such sweep, the executor is not available, or it has code that may
             not run.
     """
     stored = read_sweep(folder)
@@ -147,7 +147,7 @@ def resume_sweep(
     else:
         if stored.engine.name not in EXECUTORS:
             raise UserError(
-                f"{folder} ran on an executor of its own, {stored.engine.name}: "
+                f"{folder} ran on the caller's own executor, {stored.engine.name}: "
                 f"name one of {', '.join(EXECUTORS)}"
             )
         given = {"workers": workers, "address": address, "slurm": slurm and dict(slurm)}
@@ -232,8 +232,8 @@ def _outcome(writer: SweepWriter, stopped: bool, seconds: float) -> SweepOutcome
 
 
 def _unmeasured(pipeline: Pipeline) -> dict[str, Any]:
-    """A run's row before there are numbers."""
+    """A run's row before it has numbers."""
     optimizer = pipeline.declared().optimizer
-    assert optimizer is not None  # held by Pipeline.experiment
+    assert optimizer is not None  # ensured by Pipeline.experiment
     name = optimizer.settings.get("transform") or optimizer.variant
     return {"branch": "main", "optimizer": name}

@@ -12,8 +12,8 @@ from aeoskit_experiments.catalog import (
     Entry,
     data_folder,
     find,
-    looked_for,
     provenance,
+    search_paths,
     survey,
     verify,
 )
@@ -61,17 +61,17 @@ def test_where_data_live(monkeypatch, tmp_path):
 
 
 def test_an_archive_comes_before_a_folder(folder):
-    archive, unpacked = looked_for("cifar10")
+    archive, unpacked = search_paths("cifar10")
     assert find("cifar10") is None
     unpacked.mkdir(parents=True)
     assert find("cifar10") == unpacked
     archive.write_bytes(b"")
     assert find("cifar10") == find("cifar10", folder) == archive
     assert find("cifar10", unpacked) == unpacked
-    assert looked_for("mixture") == []
+    assert search_paths("mixture") == []
     with pytest.raises(UserError, match="did you mean 'cifar10'"):
         find("cifar")
-    with pytest.raises(UserError, match="where there is nothing"):
+    with pytest.raises(UserError, match="which does not exist"):
         find("cifar10", folder / "nowhere")
     with pytest.raises(UserError, match="there is no such user here"):
         find("cifar10", "~nobody-of-this-name/cifar")

@@ -228,7 +228,11 @@ def _changed(**changes: bytes | None) -> dict[str, bytes]:
     ("files", "others", "said"),
     [
         (_changed(test_batch=None), [], "lacks test_batch.bin"),
-        (_changed(data_batch_2=b"0" * 3072), [], "3,072 bytes, which is no multiple of .* 3,073"),
+        (
+            _changed(data_batch_2=b"0" * 3072),
+            [],
+            "3,072 bytes, which is not a multiple of .* 3,073",
+        ),
         (_changed(data_batch_2=b""), [], "0 bytes"),
         (_changed(data_batch_2=bytes([10] * 3073)), [], "a label 10, but labels go from 0 to 9"),
         (_changed(test_batch=bytes(3073 * 10_001)), [], "at most 30,730,000"),
@@ -237,7 +241,7 @@ def _changed(**changes: bytes | None) -> dict[str, bytes]:
         (_changed(), [_member("C:\\data_batch_1.bin")], "leads out of its folder"),
         (_changed(), [_member("data_batch_1.bin", tarfile.SYMTYPE)], "is a link"),
         (_changed(), [_member("readme", tarfile.LNKTYPE)], "is a link"),
-        (_changed(), [_member("readme", tarfile.FIFOTYPE)], "is no plain file"),
+        (_changed(), [_member("readme", tarfile.FIFOTYPE)], "is not a regular file"),
         (_changed(), [_member("x/data_batch_1.bin")], "data_batch_1.bin twice"),
         (_changed(), [_member("cifar-10-batches-py/data_batch_1")], "never opened"),
     ],
@@ -317,7 +321,7 @@ def test_the_python_version_is_never_opened(tmp_path, data_folder):
 
 def test_what_is_no_file_is_not_read():
     """Devices and pipes may have no end."""
-    with pytest.raises(UserError, match=r"^/dev/null is no plain file"):
+    with pytest.raises(UserError, match=r"^/dev/null is not a regular file"):
         cifar10(path="/dev/null")
 
 
@@ -364,7 +368,7 @@ _TRAIN, _LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
     [
         (_LABELS, None, f"lacks {_LABELS}.gz"),
         (_TRAIN, b"", "begins with nothing"),
-        (_TRAIN, archives.idx(np.zeros(6)), "no IDX file of images"),
+        (_TRAIN, archives.idx(np.zeros(6)), "not an IDX file of images"),
         (_TRAIN, archives.idx(np.zeros((6, 5, 5)))[:-1], "150 bytes, and has 149"),
         (_TRAIN, archives.idx(np.zeros((6, 5, 5))) + b"0", "150 bytes, and has more"),
         (_TRAIN, archives.idx(np.zeros((0, 5, 5))), "it is empty"),

@@ -166,9 +166,9 @@ def test_archives_that_are_refused(tmp_path):
     whole = archive(tmp_path / "w.zip", {"wiki.train.raw": POEM}, zipfile.ZIP_STORED).read_bytes()
     where = whole.index("gähnen".encode())
     bad = {
-        "truncated": (whole[:-40], "not a whole one"),
-        "damaged": (whole[:where] + b"x" + whole[where + 1 :], "not a whole one"),
-        "no archive": (b"PK nonsense", "not a whole one"),
+        "truncated": (whole[:-40], "not a whole zip archive"),
+        "damaged": (whole[:where] + b"x" + whole[where + 1 :], "not a whole zip archive"),
+        "no archive": (b"PK nonsense", "not a whole zip archive"),
         "climbs": (archive(tmp_path / "a", {"../wiki.train.raw": POEM}).read_bytes(), "leads out"),
         "rooted": (archive(tmp_path / "b", {"/etc/x": POEM}).read_bytes(), "leads out"),
         "drive": (archive(tmp_path / "c", {"C:\\x": POEM}).read_bytes(), "leads out"),

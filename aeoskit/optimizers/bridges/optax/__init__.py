@@ -1,1 +1,1 @@
-"""The bridge to optax, of which nothing is imported."""
+"""The bridge to optax, which does not import optax."""

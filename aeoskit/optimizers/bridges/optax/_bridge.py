@@ -1,4 +1,4 @@
-"""The bridge to optax: the metric and the threshold of an optimizer that someone else wrote."""
+"""The bridge to optax: the metric and the threshold of its optimizers."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from ...rules._hyperparameters import cast_to
 from ...rules._momentum import Recursion
 from ...rules._preconditioner import positive
 from ._groups import moving, quotient, read_groups, same_rule
-from ._known import KNOWN, diagonal_of
-from ._parts import WAY_OUT, parts_of
+from ._known import KNOWN_UPDATES, diagonal_of
+from ._parts import WORKAROUND, parts_of
 
 
 class GradientTransformation(NamedTuple):
-    """The pair that optax's functions take: a tuple of `init` and `update`, as theirs is.
+    """The pair of `init` and `update` that optax's functions take, a named tuple like optax's.
 
     Args:
-        init: from parameters to a state.
-        update: from gradients, state and parameters to updates and the next state.
+        init: a function from parameters to a state.
+        update: a function from gradients, state and parameters to updates and the next state.
 
     Example:
         >>> init, update = as_optax(Optimizer(0.1))
@@ -44,7 +44,7 @@ class GradientTransformation(NamedTuple):
 
 
 def as_optax(optimizer: Any) -> GradientTransformation:
-    """An optimizer in the form that optax's combinators take: `chain`, `MultiSteps`, `masked`.
+    """Convert an optimizer to the form of optax's combinators: `chain`, `MultiSteps`, `masked`.
 
     An optimizer has optax's `init` and `update` already and needs no bridge in a training loop;
     `optax.chain` unpacks its arguments as pairs.
@@ -74,7 +74,7 @@ def as_optax(optimizer: Any) -> GradientTransformation:
             "is from_optax."
         )
 
-    # Functions and no methods: `jax.jit(transform.update)` asks for a hash.
+    # Functions, not methods: `jax.jit(transform.update)` needs a hash.
     def init(params: PyTree) -> PyTree:
         return optimizer.init(params)
 
@@ -85,14 +85,14 @@ def as_optax(optimizer: Any) -> GradientTransformation:
 
 
 class OptaxOptimizer(AbstractGradientOptimizer):
-    """An optax transformation with the questions that an `Optimizer` answers.
+    """An optax transformation with the metric, threshold and learning rate of an `Optimizer`.
 
-    What is known of optax, and what is not, is a table in the docs. Wrappers are opened (`chain`,
+    The docs have a table of the known and unknown parts of optax. Wrappers are opened (`chain`,
     `named_chain`, `inject_hyperparams`, `masked`, `partition`, `MultiSteps`, `apply_if_finite`,
     `schedule_free`). Clipping by a norm is part of P, as a factor held fixed. With groups of
-    parameters that differ in learning rate alone, P is scaled so that one threshold holds for all:
-    that of the first group that moves. Where a group does not, at learning rate 0, P is infinite,
-    `P^{-1/2}` zero. Where none does, P is that of equal rates, and the threshold infinite.
+    parameters that differ only in learning rate, P is scaled so that one threshold holds for all:
+    that of the first group that moves. For a group at learning rate 0, P is infinite and `P^{-1/2}`
+    zero. If all are, P is that of equal rates, and the threshold is infinite.
 
     Args:
         transform: An optax `GradientTransformation`.
@@ -111,7 +111,7 @@ class OptaxOptimizer(AbstractGradientOptimizer):
         [0.10, 0.20]
     """
 
-    # Whether its parts are known is seen with a state: the methods refuse what is not.
+    # Its parts are only known with a state: the methods refuse unknown ones.
     has_metric = True
     has_threshold = True
     transform: Any = eqx.field(static=True)
@@ -142,10 +142,10 @@ class OptaxOptimizer(AbstractGradientOptimizer):
         """The metric P of the coming step; without gradients, that of the last step.
 
         Raises:
-            ValueError: if the transformation is not known (its part is named), is a sign method,
-                or needs what was not given; if there is no P yet.
+            ValueError: if the transformation has an unknown part (which is named), is a sign
+                method, or needs a missing argument; if there is no P yet.
         """
-        parts = parts_of(self.transform, state, KNOWN, grads, params)
+        parts = parts_of(self.transform, state, KNOWN_UPDATES, grads, params)
         whole = params if grads is None else grads
         groups = read_groups(parts, whole)
         diagonal = None
@@ -159,7 +159,7 @@ class OptaxOptimizer(AbstractGradientOptimizer):
         if diagonal is None:
             if whole is None:
                 raise ValueError(
-                    "the metric is the identity, on a structure that the state does not tell: pass "
+                    "the metric is the identity, on a structure that the state does not have: pass "
                     "the gradients or `params=`."
                 )
             if len(groups) == 1:
@@ -168,7 +168,7 @@ class OptaxOptimizer(AbstractGradientOptimizer):
         metric = positive(DiagonalPreconditioner(diagonal))
         if len(groups) == 1:
             return metric
-        # After the check: infinite where the learning rate is 0.
+        # After the check, since it is infinite where the learning rate is 0.
         leaves, treedef = jax.tree.flatten(metric.diagonal)
         unit = moving(groups).lr
         for group in groups:
@@ -183,47 +183,47 @@ class OptaxOptimizer(AbstractGradientOptimizer):
         infinite where nothing moves, at learning rate 0.
 
         Raises:
-            ValueError: if the transformation is not known, or its groups have different momentum
+            ValueError: if the transformation is unknown, or its groups have different momentum
                 rules.
         """
-        groups = read_groups(parts_of(self.transform, state, KNOWN, None, params), params)
+        groups = read_groups(parts_of(self.transform, state, KNOWN_UPDATES, None, params), params)
         first, unit = groups[0], moving(groups).lr
         found = first.threshold_in(unit)
         for group in groups[1:]:
             same = same_rule(first, group)
             if same is False:
                 raise ValueError(
-                    "the groups of parameters have different momentum rules, so that no one "
-                    f"threshold holds for all: {WAY_OUT}"
+                    "the groups of parameters have different momentum rules, so that no single "
+                    f"threshold holds for all: {WORKAROUND}"
                 )
             found = jnp.where(same, jnp.minimum(found, group.threshold_in(unit)), jnp.nan)
         return found
 
     def learning_rate(self, state: PyTree, params: PyTree | None = None) -> Float[Array, ""]:
-        """That of the first group of parameters that moves."""
-        parts = parts_of(self.transform, state, KNOWN, None, params)
+        """The learning rate of the first group of parameters that moves."""
+        parts = parts_of(self.transform, state, KNOWN_UPDATES, None, params)
         return moving(read_groups(parts, params)).lr
 
     def recursion(self, state: PyTree, params: PyTree | None = None) -> Recursion:
-        """That of the first group of parameters that moves, in whose units P is.
+        """The recurrence of the first group of parameters that moves, in whose units P is.
 
         Raises:
-            ValueError: if the transformation is not known, its groups differ in their rules, or it
-                is schedule-free, whose step averages as well.
+            ValueError: if the transformation is unknown, its groups differ in their rules, or it is
+                schedule-free, whose step averages as well.
         """
-        groups = read_groups(parts_of(self.transform, state, KNOWN, None, params), params)
+        groups = read_groups(parts_of(self.transform, state, KNOWN_UPDATES, None, params), params)
         first = groups[0]
         if first.averaging is not None or any(same_rule(first, g) is False for g in groups[1:]):
             raise ValueError(
-                "no one momentum rule describes this transformation: pass `equivalent_ratio` the "
-                "characteristic polynomial, or compare multipliers themselves."
+                "no single momentum rule describes this transformation: pass `equivalent_ratio` "
+                "the characteristic polynomial, or compare multipliers themselves."
             )
         first = moving(groups)
         return Recursion(first.rule, first.lr, first.decay, first.inside)
 
 
 def from_optax(transform: Any) -> OptaxOptimizer:
-    """An optax optimizer with a metric and a threshold, for `preconditioned_sharpness` and probes.
+    """Add a metric and a threshold to an optax optimizer, for probes.
 
     Args:
         transform: An optax `GradientTransformation`.
@@ -251,7 +251,7 @@ def from_optax(transform: Any) -> OptaxOptimizer:
 def preconditioner_of(
     transform: Any, state: PyTree, grads: PyTree | None = None, params: PyTree | None = None
 ) -> AbstractPreconditioner:
-    """The metric P of an optax optimizer, out of its state.
+    """The metric P of an optax optimizer, from its state.
 
     Args:
         transform: An optax `GradientTransformation`.
@@ -263,7 +263,7 @@ def preconditioner_of(
         A preconditioner.
 
     Raises:
-        ValueError: if a part of it is not known, or needs what was not given.
+        ValueError: if a part of it is unknown, or needs a missing argument.
 
     Example:
         >>> import jax.numpy as jnp
@@ -281,14 +281,14 @@ def threshold_of(transform: Any, state: PyTree, params: PyTree | None = None) ->
 
     Args:
         transform: An optax `GradientTransformation`.
-        state: its state: schedules follow its counts.
-        params: the present parameters, where groups of them are treated apart.
+        state: its state, whose counts set the schedules.
+        params: the present parameters, if groups of them are treated separately.
 
     Returns:
         A scalar.
 
     Raises:
-        ValueError: if a part of it is not known.
+        ValueError: if a part of it is unknown.
 
     Example:
         >>> import jax.numpy as jnp

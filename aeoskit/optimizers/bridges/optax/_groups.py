@@ -1,4 +1,4 @@
-"""What the parts of an optax transformation make together, for each group of parameters."""
+"""The combined effect of the parts of an optax transformation, for each group of parameters."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from ...rules._hyperparameters import is_concrete
 from ...rules._momentum import AbstractMomentum, NoMomentum
-from ._known import DECAY, KNOWN, OPTIMISTIC, SIGNS, optimistic
-from ._parts import OURS, WAY_OUT, Part
+from ._known import DECAY, KNOWN_UPDATES, OPTIMISTIC, SIGNS, optimistic
+from ._parts import AEOSKIT, WORKAROUND, Part
 
 Scalar = Float[Array, ""]
 _VALUE = "its step size depends on the value of the loss, which the bridge is not given"
 _SEARCH = "its step size is that of a line search"
-# By the name of the part; each reason is the rest of a sentence about it.
+# By the name of the part; each reason continues a sentence about it.
 REASONS: dict[str, str] = {
     "apply_every": "it moves in some steps and not in others",
     "centralize": "it projects, so that P⁻¹ is singular",
     "differentially_private_aggregate": "it clips the gradient of each example by itself",
     "flatten": "it joins all leaves into one vector",
     "keep_params_nonnegative": "it holds some parameters at zero",
-    "mechanize": "it scales all that was moved so far by a number that it learns",
+    "mechanize": "it scales the total update so far by a learned number",
     "momo": _VALUE,
     "momo_adam": _VALUE,
     "sam": "it takes gradients at another point than the parameters",
     "scale_by_backtracking_linesearch": _SEARCH,
-    "scale_by_cocob": "it bets: its step is no average of gradients over a metric",
+    "scale_by_cocob": "it bets: its step is not an average of gradients over a metric",
     "scale_by_galore": "it projects gradients, so that P⁻¹ is singular",
-    "scale_by_lbfgs": "its metric is made anew in each step out of the last steps",
+    "scale_by_lbfgs": "its metric is rebuilt in each step from the last steps",
     "scale_by_polyak": _VALUE,
     "scale_by_sophia": "it clips entry by entry, and clipped entries step by their signs",
     "scale_by_zoom_linesearch": _SEARCH,
@@ -38,15 +38,15 @@ REASONS: dict[str, str] = {
 
 
 class Group(NamedTuple):
-    """Parameters that the same parts work on.
+    """A group of parameters with the same parts.
 
     Args:
         leaves: Their positions among the leaves; None for all.
         rule: The momentum rule.
         lr: The learning rate of the coming step.
         decay: The decoupled weight decay, in units of the learning rate.
-        inside: Weight decay that goes through the momentum buffer, in the same units.
-        averaging: Of schedule-free the interpolation and the weight of the coming iterate in the
+        inside: Weight decay through the momentum buffer, in the same units.
+        averaging: For schedule-free, the interpolation and the weight of the coming iterate in the
             average; None for others.
     """
 
@@ -58,31 +58,31 @@ class Group(NamedTuple):
     averaging: tuple[Scalar, Scalar] | None
 
     def threshold(self) -> Scalar:
-        """On `λ₁(P⁻¹H)`, with P constant."""
+        """The threshold on `λ₁(P⁻¹H)`, with P constant."""
         if self.averaging is not None:
             # At y, where the gradient is taken: it moves by a share of a plain step, and the
-            # average x that it is drawn to by another one, which tends to zero.
+            # average x, to which it is drawn, by another share, which tends to zero.
             b, c = self.averaging
             share = (1 - b) + c * b / (2 - c)
             return self.rule.threshold(self.lr, 0 * self.lr) / share - self.decay
         return self.rule.threshold(self.lr, self.decay) - self.inside
 
     def threshold_in(self, unit: Scalar) -> Scalar:
-        """The same with P in units of another learning rate; infinite where nothing moves."""
+        """The threshold with P in units of another learning rate; infinite where nothing moves."""
         own = self.threshold() * quotient(self.lr, unit)
         return jnp.where(self.lr == 0, jnp.inf, own)
 
 
 def quotient(a: Array, b: Array) -> Array:
-    """1 where both are equal, at zero too: the start of two warmups."""
+    """The ratio of two rates; 1 where both are equal, at zero too: the start of two warmups."""
     return jnp.where(a == b, 1.0, a / jnp.where(a == b, 1.0, b))
 
 
 def moving(groups: list[Group]) -> Group:
     """The first group that moves, in whose units P is, or the first of all; with its leaves.
 
-    A learning rate is known when the program runs, so that its numbers are chosen then; the rule is
-    that of the first group, which the others have to share.
+    Learning rates are known only when the program runs, so the numbers are selected then; the rule
+    is that of the first group, which the others have to share.
     """
     found = groups[0]
     for group in groups[1:]:
@@ -95,9 +95,9 @@ def moving(groups: list[Group]) -> Group:
 
 
 def check_known(parts: list[Part]) -> None:
-    """Refuses what no metric is known of, by name."""
+    """Raise a `ValueError` for a part without a known metric, by name."""
     for part in parts:
-        ours = part.options["optimizer"] if part.name == OURS else None
+        ours = part.options["optimizer"] if part.name == AEOSKIT else None
         if part.name in SIGNS or (ours is not None and not ours.has_metric):
             raise ValueError(
                 f"{part.name} steps by a sign: the update is piecewise constant in the "
@@ -105,29 +105,29 @@ def check_known(parts: list[Part]) -> None:
             )
         if part.name == "set_to_zero":
             raise ValueError(
-                "some parameters are held by optax's set_to_zero, where P⁻¹ is zero: measure on "
+                "some parameters are frozen by optax's set_to_zero, where P⁻¹ is zero: measure on "
                 "those that are trained, with the others closed over by the loss."
             )
-        if part.name not in KNOWN:
+        if part.name not in KNOWN_UPDATES:
             why = f" ({REASONS[part.name]})" if part.name in REASONS else ""
             raise ValueError(
                 f"the bridge does not know the transformation {part.name}, so that its metric and "
-                f"threshold are unknown{why}: {WAY_OUT}"
+                f"threshold are unknown{why}: {WORKAROUND}"
             )
 
 
 def read_groups(parts: list[Part], whole: PyTree | None) -> list[Group]:
-    """The groups of parameters, each with what its parts amount to.
+    """The groups of parameters, each with the combined effect of its parts.
 
     Args:
-        parts: Those of the transformation.
-        whole: The parameters, or a tree like them; None where no part tells leaves apart.
+        parts: The parts of the transformation.
+        whole: The parameters, or a tree like them; None if no part treats leaves separately.
 
     Returns:
-        One group at least.
+        At least one group.
 
     Raises:
-        ValueError: Parts that are not known, or in an order that is not.
+        ValueError: If a part, or the order of the parts, is unknown.
     """
     check_known(parts)
     if all(part.on is None for part in parts):
@@ -143,17 +143,17 @@ def read_groups(parts: list[Part], whole: PyTree | None) -> list[Group]:
 
 def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
     rule, first, last = _rule(parts)
-    # Numbers of closures stay Python's as long as they are, so that their sign is known under jit.
+    # Numbers in closures stay Python numbers where they are, so that their sign is known under jit.
     product: Any = 1.0
     decays: list[tuple[int, Any, bool | None, Any]] = []
     own: Any = jnp.zeros(())
     averaging = None
     for i, part in enumerate(parts):
-        if part.name == OURS:
+        if part.name == AEOSKIT:
             optimizer = part.options["optimizer"]
             rate = optimizer.decay_over_lr(optimizer.learning_rate(part.before))
             own = own + _over(rate, product)
-        known = KNOWN[part.name]
+        known = KNOWN_UPDATES[part.name]
         if known.decay is not None:
             decays.append((i, *known.decay(part), product))
         if known.factor is not None:
@@ -162,23 +162,25 @@ def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
             averaging = (jnp.asarray(part.options["b1"], dtype=float), _share(part))
     if is_concrete(product) and float(product) > 0:
         raise ValueError(
-            f"the updates of this transformation go up the gradient (its factors multiply to "
+            f"the updates of this transformation ascend the gradient (its factors multiply to "
             f"{float(product):.3g}): add optax.scale_by_learning_rate(lr), or optax.scale(-lr)."
         )
     lr = -jnp.asarray(product, dtype=float)
-    # A schedule is known when the program runs; at zero it has no sign.
+    # A schedule is known only when the program runs; at zero it has no sign.
     lr = jnp.where(lr < 0, jnp.nan, jnp.abs(lr))
     decay, inside = jnp.zeros_like(lr) + own, jnp.zeros_like(lr)
     for i, rate, buffered, before in decays:
         if is_concrete(rate) and not callable(rate) and float(rate) == 0:
             continue
         if callable(rate):
-            raise ValueError(f"weight decay with a schedule is not known to the bridge: {WAY_OUT}")
+            raise ValueError(
+                f"weight decay with a schedule is not known to the bridge: {WORKAROUND}"
+            )
         later = [part.name for part in parts[i + 1 :] if _scales(part)]
         if later and any(_scales(part) for part in parts[: i + 1]):
             raise ValueError(
                 f"weight decay by optax's {parts[i].name} between two metrics, the second one "
-                f"being that of {later[0]}, is not known to the bridge: {WAY_OUT}"
+                f"being that of {later[0]}, is not known to the bridge: {WORKAROUND}"
             )
         if later:
             raise ValueError(
@@ -191,9 +193,9 @@ def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
         if i < last and not (buffered and i < first):
             raise ValueError(
                 f"weight decay between two filters of the updates, the second one being that of "
-                f"{parts[last].name}, is not known to the bridge: {WAY_OUT}"
+                f"{parts[last].name}, is not known to the bridge: {WORKAROUND}"
             )
-        # In units of the learning rate, whether the factors come before or after it.
+        # In units of the learning rate, with the factors before or after it.
         if buffered:
             inside = inside + _over(rate, before)
         else:
@@ -202,8 +204,8 @@ def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
 
 
 def _rule(parts: list[Part]) -> tuple[AbstractMomentum, int, int]:
-    """The momentum rule of the parts together, and the first and the last of those that make it."""
-    makers = ((i, part, KNOWN[part.name].momentum) for i, part in enumerate(parts))
+    """The combined momentum rule of the parts, and the first and the last part in it."""
+    makers = ((i, part, KNOWN_UPDATES[part.name].momentum) for i, part in enumerate(parts))
     made = ((i, make(part)) for i, part, make in makers if make is not None)
     rules = [(i, rule) for i, rule in made if rule is not None]
     hopes = [i for i, part in enumerate(parts) if part.name == OPTIMISTIC]
@@ -212,14 +214,16 @@ def _rule(parts: list[Part]) -> tuple[AbstractMomentum, int, int]:
     if len(rules) > 1 or len(hopes) > 1:
         raise ValueError(
             f"the transformation has two momentum buffers, {names}, whose threshold has no closed "
-            f"form here: {WAY_OUT}"
+            f"form here: {WORKAROUND}"
         )
     rule = rules[0][1] if rules else NoMomentum()
     if hopes:
         options = parts[hopes[0]].options
         both = optimistic(rule, options["alpha"], options["beta"])
         if both is None:
-            raise ValueError(f"{names} have together no threshold in closed form here: {WAY_OUT}")
+            raise ValueError(
+                f"{names} together have no threshold in closed form here: {WORKAROUND}"
+            )
         rule = both
     return (rule, at[0], at[-1]) if at else (rule, -1, -1)
 
@@ -231,10 +235,10 @@ def _over(rate: Any, factor: Any) -> Scalar:
 
 
 def _scales(part: Part) -> bool:
-    """Whether the part has a metric other than the identity."""
+    """True if the part has a metric other than the identity."""
     if part.name == "ema":
         return bool(part.options.get("debias", False))
-    return KNOWN[part.name].metric is not None
+    return KNOWN_UPDATES[part.name].metric is not None
 
 
 def _share(part: Part) -> Scalar:
@@ -248,7 +252,7 @@ def _share(part: Part) -> Scalar:
 
 
 def same_rule(a: Group, b: Group) -> bool | Bool[Array, ""]:
-    """Whether two groups have one momentum rule; an array where the numbers are traced."""
+    """True if two groups have the same momentum rule; an array if the numbers are traced."""
     if type(a.rule) is not type(b.rule) or (a.averaging is None) != (b.averaging is None):
         return False
     numbers = [jax.tree.leaves((group.rule, group.averaging)) for group in (a, b)]

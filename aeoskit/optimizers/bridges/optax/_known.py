@@ -1,4 +1,4 @@
-"""What is known of each elementary update of optax, by the name of the function that makes it."""
+"""The known elementary updates of optax, by the name of their factory function."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from ...rules._momentum import (
     Polyak,
 )
 from . import _metrics as metrics
-from ._parts import OURS, Part
+from ._parts import AEOSKIT, Part
 
 
-class Known(NamedTuple):
-    """What an elementary update does; with none of this it hands on the gradient of a quadratic.
+class KnownUpdate(NamedTuple):
+    """The effect of an elementary update; by default it is linear in the gradient of a quadratic.
 
     Args:
         metric: makes the diagonal of its metric; None for the identity.
-        momentum: makes its momentum rule, None included.
-        factor: makes the number by which it scales in the coming step.
-        decay: makes its weight decay, and whether a momentum buffer of its own has it; None in
-            place of a truth where that depends on the order of the parts.
-        needs: what its update takes besides gradients: "params", or "value", the loss.
+        momentum: makes its momentum rule, or None.
+        factor: makes its scale factor in the coming step.
+        decay: makes its weight decay, and whether that goes through its own momentum buffer; None
+            instead of a bool if that depends on the order of the parts.
+        needs: further arguments of its update: "params", or "value", the loss.
     """
 
     metric: Callable[[Part], PyTree | None] | None = None
@@ -44,17 +44,17 @@ class Known(NamedTuple):
 
 DECAY = "add_decayed_weights"
 OPTIMISTIC = "scale_by_optimistic_gradient"
-# Piecewise constant: no P is in them, and their derivative is zero.
+# Piecewise constant: they have no P, and their derivative is zero.
 SIGNS = frozenset({"scale_by_sign", "scale_by_lion", "scale_by_rprop"})
 
 
 def diagonal_of(part: Part) -> PyTree[Array] | None:
-    """The diagonal of the part's metric, over the leaves that it works on; None for the identity.
+    """The diagonal of the part's metric, over the leaves that it acts on; None for the identity.
 
     Raises:
-        ValueError: It takes gradients or parameters that were not given.
+        ValueError: If it needs gradients or parameters that were not given.
     """
-    metric = KNOWN[part.name].metric
+    metric = KNOWN_UPDATES[part.name].metric
     count = getattr(part.after, "count", getattr(part.after, "t", None))
     last = metric is not None and part.incoming is None
     if last and isinstance(count, Array) and is_concrete(count) and not bool(jnp.all(count > 0)):
@@ -118,21 +118,21 @@ def first_rate(options: dict[str, Any]) -> Any:
 
 
 def optimistic(rule: AbstractMomentum, alpha: Any, beta: Any) -> LinearMomentum | None:
-    """The step `(alpha + beta) u_t - beta u_{t-1}` along what another rule makes of directions.
+    """The step `(alpha + beta) u_t - beta u_{t-1}` along the steps of another rule.
 
     Threshold: the rule's over `alpha + 2 beta`.
 
     Args:
-        rule: the rule whose steps u are those.
+        rule: the rule with the steps u.
         alpha: the weight of the step, above 0.
-        beta: that of its difference to the one before, at least 0: with a negative one, which is
-            momentum and no optimism, other roots may leave first.
+        beta: the weight of its difference to the step before, at least 0: with a negative one,
+            which is momentum rather than optimism, other roots may leave the unit circle first.
 
     Returns:
-        A rule; None if the other one is of another kind than those of the module of momentum.
+        A rule; None if the given rule is not of a kind in the module of momentum rules.
 
     Raises:
-        ValueError: if alpha or beta is outside of that.
+        ValueError: if alpha or beta is outside its range.
 
     Example:
         >>> rule = optimistic(NoMomentum(), 1.0, 1.0)
@@ -170,7 +170,7 @@ def adan(b1: Any, b2: Any) -> LinearMomentum:
 
     Args:
         b1: the decay rate of the average of directions.
-        b2: that of the average of differences, whose weight is `1 - b2`.
+        b2: the decay rate of the average of differences, whose weight is `1 - b2`.
 
     Returns:
         A rule.
@@ -194,8 +194,8 @@ def ademamix(b1: Any, b3: Any, alpha: Any) -> LinearMomentum:
 
     Args:
         b1: the decay rate of the fast average.
-        b3: that of the slow one.
-        alpha: the weight of the slow one, at least 0.
+        b3: the decay rate of the slow average.
+        alpha: the weight of the slow average, at least 0.
 
     Returns:
         A rule.
@@ -232,85 +232,87 @@ def simplified_ademamix(b1: Any, alpha: Any) -> LinearMomentum:
     return LinearMomentum(1 + alpha, [b1], [b1])
 
 
-KNOWN: dict[str, Known] = {
-    "adaptive_grad_clip": Known(metric=metrics.adaptive, needs="params"),
-    "add_decayed_weights": Known(
+KNOWN_UPDATES: dict[str, KnownUpdate] = {
+    "adaptive_grad_clip": KnownUpdate(metric=metrics.adaptive, needs="params"),
+    "add_decayed_weights": KnownUpdate(
         decay=lambda part: (part.options["weight_decay"], None), needs="params"
     ),
-    "add_noise": Known(),
-    "clip": Known(metric=metrics.entries),
-    "clip_by_block_rms": Known(metric=metrics.block_rms),
-    "clip_by_global_norm": Known(metric=metrics.global_norm),
-    "dadapt_adamw": Known(
+    "add_noise": KnownUpdate(),
+    "clip": KnownUpdate(metric=metrics.entries),
+    "clip_by_block_rms": KnownUpdate(metric=metrics.block_rms),
+    "clip_by_global_norm": KnownUpdate(metric=metrics.global_norm),
+    "dadapt_adamw": KnownUpdate(
         metric=metrics.dadapt,
         momentum=lambda part: EMA(first_rate(part.options)),
         factor=lambda part: -estimated_rate(part),
         decay=lambda part: (part.options["weight_decay"], False),
         needs="params",
     ),
-    "ema": Known(metric=metrics.debias, momentum=lambda part: EMA(part.options["decay"])),
-    "identity": Known(),
-    "monitor": Known(),
-    "normalize": Known(metric=metrics.own_norm),
-    "normalize_by_update_norm": Known(
+    "ema": KnownUpdate(metric=metrics.debias, momentum=lambda part: EMA(part.options["decay"])),
+    "identity": KnownUpdate(),
+    "monitor": KnownUpdate(),
+    "normalize": KnownUpdate(metric=metrics.own_norm),
+    "normalize_by_update_norm": KnownUpdate(
         metric=metrics.update_norm, factor=lambda part: part.options["scale_factor"]
     ),
-    "prodigy": Known(
+    "prodigy": KnownUpdate(
         metric=metrics.prodigy,
         momentum=lambda part: EMA(first_rate(part.options)),
         factor=lambda part: -estimated_rate(part),
         decay=lambda part: (part.options["weight_decay"], False),
         needs="params",
     ),
-    # As it stands: the loss of the coming step, which may lower it, is not known here.
-    "reduce_on_plateau": Known(factor=lambda part: part.before.scale, needs="value"),
-    "scale": Known(factor=lambda part: part.options["step_size"]),
-    "scale_by_acprop": Known(metric=metrics.acprop),
-    "scale_by_adadelta": Known(metric=metrics.adadelta),
-    "scale_by_adam": Known(metric=metrics.adam, momentum=_moments),
-    "scale_by_adamax": Known(metric=metrics.adamax, momentum=_moments),
-    "scale_by_adan": Known(
+    # The present value: the loss of the coming step, which may lower it, is not known here.
+    "reduce_on_plateau": KnownUpdate(factor=lambda part: part.before.scale, needs="value"),
+    "scale": KnownUpdate(factor=lambda part: part.options["step_size"]),
+    "scale_by_acprop": KnownUpdate(metric=metrics.acprop),
+    "scale_by_adadelta": KnownUpdate(metric=metrics.adadelta),
+    "scale_by_adam": KnownUpdate(metric=metrics.adam, momentum=_moments),
+    "scale_by_adamax": KnownUpdate(metric=metrics.adamax, momentum=_moments),
+    "scale_by_adan": KnownUpdate(
         metric=metrics.adan, momentum=lambda part: adan(part.options["b1"], part.options["b2"])
     ),
-    "scale_by_ademamix": Known(metric=metrics.ademamix, momentum=_ademamix),
-    "scale_by_adopt": Known(metric=metrics.adopt, momentum=_adopt),
-    "scale_by_amsgrad": Known(metric=metrics.amsgrad, momentum=_moments),
-    "scale_by_belief": Known(metric=metrics.adam, momentum=_moments),
-    "scale_by_distance_over_gradients": Known(
+    "scale_by_ademamix": KnownUpdate(metric=metrics.ademamix, momentum=_ademamix),
+    "scale_by_adopt": KnownUpdate(metric=metrics.adopt, momentum=_adopt),
+    "scale_by_amsgrad": KnownUpdate(metric=metrics.amsgrad, momentum=_moments),
+    "scale_by_belief": KnownUpdate(metric=metrics.adam, momentum=_moments),
+    "scale_by_distance_over_gradients": KnownUpdate(
         metric=metrics.layer_dog, factor=lambda part: part.options["global_scale"], needs="params"
     ),
-    "scale_by_dog": Known(metric=metrics.dog, needs="params"),
-    "scale_by_dowg": Known(metric=metrics.dowg, needs="params"),
-    "scale_by_factored_rms": Known(metric=metrics.factored, needs="params"),
-    "scale_by_madgrad": Known(
+    "scale_by_dog": KnownUpdate(metric=metrics.dog, needs="params"),
+    "scale_by_dowg": KnownUpdate(metric=metrics.dowg, needs="params"),
+    "scale_by_factored_rms": KnownUpdate(metric=metrics.factored, needs="params"),
+    "scale_by_madgrad": KnownUpdate(
         metric=metrics.madgrad,
         momentum=lambda part: EMA(part.options["momentum"]),
         factor=lambda part: -dual_rate(part),
         needs="params",
     ),
-    "scale_by_novograd": Known(
+    "scale_by_novograd": KnownUpdate(
         metric=metrics.novograd,
         momentum=lambda part: Polyak(part.options["b1"]),
         decay=lambda part: (part.options["weight_decay"], True),
         needs="params",
     ),
-    "scale_by_optimistic_gradient": Known(),
-    "scale_by_param_block_norm": Known(metric=metrics.param_norm, needs="params"),
-    "scale_by_param_block_rms": Known(metric=metrics.param_rms, needs="params"),
-    "scale_by_radam": Known(metric=metrics.radam, momentum=_moments),
-    "scale_by_rms": Known(metric=metrics.rms),
-    "scale_by_rss": Known(metric=metrics.rss),
-    "scale_by_schedule": Known(factor=lambda part: part.options["step_size_fn"](part.before.count)),
-    "scale_by_simplified_ademamix": Known(metric=metrics.simplified, momentum=_simplified),
-    "scale_by_sm3": Known(metric=metrics.sm3, momentum=lambda part: EMA(part.options["b1"])),
-    "scale_by_stddev": Known(metric=metrics.rms),
-    "scale_by_trust_ratio": Known(metric=metrics.trust_ratio, needs="params"),
-    "scale_by_yogi": Known(metric=metrics.adam, momentum=_moments),
-    "schedule_free": Known(),
-    "snapshot": Known(),
-    "trace": Known(momentum=_trace),
-    "zero_nans": Known(),
-    OURS: Known(
+    "scale_by_optimistic_gradient": KnownUpdate(),
+    "scale_by_param_block_norm": KnownUpdate(metric=metrics.param_norm, needs="params"),
+    "scale_by_param_block_rms": KnownUpdate(metric=metrics.param_rms, needs="params"),
+    "scale_by_radam": KnownUpdate(metric=metrics.radam, momentum=_moments),
+    "scale_by_rms": KnownUpdate(metric=metrics.rms),
+    "scale_by_rss": KnownUpdate(metric=metrics.rss),
+    "scale_by_schedule": KnownUpdate(
+        factor=lambda part: part.options["step_size_fn"](part.before.count)
+    ),
+    "scale_by_simplified_ademamix": KnownUpdate(metric=metrics.simplified, momentum=_simplified),
+    "scale_by_sm3": KnownUpdate(metric=metrics.sm3, momentum=lambda part: EMA(part.options["b1"])),
+    "scale_by_stddev": KnownUpdate(metric=metrics.rms),
+    "scale_by_trust_ratio": KnownUpdate(metric=metrics.trust_ratio, needs="params"),
+    "scale_by_yogi": KnownUpdate(metric=metrics.adam, momentum=_moments),
+    "schedule_free": KnownUpdate(),
+    "snapshot": KnownUpdate(),
+    "trace": KnownUpdate(momentum=_trace),
+    "zero_nans": KnownUpdate(),
+    AEOSKIT: KnownUpdate(
         metric=metrics.ours,
         momentum=_own_rule,
         factor=lambda part: -part.options["optimizer"].learning_rate(part.before),

@@ -1,8 +1,8 @@
-"""The metric of each elementary update of optax, by the name of the function that makes it.
+"""The metric of each elementary update of optax, by the name of its factory function.
 
-A metric is given as the diagonal of P after the coming step's gradients; the conventions (where ε
-is, which corrections there are, in which order) are those of optax 0.2, part by part. Clipping and
-normalizing are factors of the updates that come in, held fixed.
+A metric is given as the diagonal of P after the coming step's gradients; the conventions (the place
+of ε, the corrections and their order) are those of optax 0.2, part by part. Clipping and
+normalization are factors of the incoming updates, held fixed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def ours(part: Part) -> PyTree | None:
         return metric.diagonal
     raise ValueError(
         f"the metric of an aeoskit optimizer inside of an optax chain is a "
-        f"{type(metric).__name__}, and the bridge composes diagonal ones only: ask the optimizer "
+        f"{type(metric).__name__}, and the bridge composes only diagonal ones: query the optimizer "
         "itself."
     )
 
@@ -76,7 +76,7 @@ def rss(part: Part) -> PyTree:
 
 
 def radam(part: Part) -> PyTree:
-    """Adam's, divided by the rectification; the identity as long as that is not defined."""
+    """Adam's metric, divided by the rectification; the identity as long as that is undefined."""
     o, count = part.options, part.after.count
     last = o["ro_inf"]
     power = jnp.asarray(o["b2"], dtype=float) ** count
@@ -92,8 +92,8 @@ def radam(part: Part) -> PyTree:
 
 
 def adadelta(part: Part) -> PyTree:
-    """The root of the average square of gradients over that of steps, those before this one."""
-    incoming_of(part)  # the state after a step has its own square in the second average
+    """The root of the average square of gradients over that of the earlier steps."""
+    incoming_of(part)  # the state after a step includes it in the second average
     eps = part.options["eps"]
     return tree_map(
         lambda g, x: jnp.sqrt(g + eps) / jnp.sqrt(x + eps), part.after.e_g, part.before.e_x
@@ -105,7 +105,7 @@ def adan(part: Part) -> PyTree:
 
 
 def novograd(part: Part) -> PyTree:
-    """One number a leaf: the root of the average squared norm of its gradients."""
+    """One number per leaf: the root of the average squared norm of its gradients."""
     o, after = part.options, stepped(part)
     return tree_map(
         lambda v, m: jnp.full_like(m, jnp.sqrt(v + o["eps_root"]) + o["eps"]), after.nu, after.mu
@@ -113,7 +113,7 @@ def novograd(part: Part) -> PyTree:
 
 
 def sm3(part: Part) -> PyTree:
-    """An entry's bound is the least of its rows' and columns', and what was added since."""
+    """The bound of each entry: the least of its rows' and columns', plus the present square."""
     o, incoming = part.options, incoming_of(part)
     b2 = o["b2"]
     share = 1.0 if is_concrete(b2) and float(b2) == 1 else 1 - b2
@@ -130,7 +130,7 @@ def sm3(part: Part) -> PyTree:
 
 
 def debias(part: Part) -> PyTree | None:
-    """The correction of an average, which is a scalar metric."""
+    """The bias correction of an average, as a scalar metric."""
     if not part.options.get("debias", False):
         return None
     share = one_minus_power(jnp.asarray(part.options["decay"], dtype=float), part.after.count)
@@ -138,7 +138,7 @@ def debias(part: Part) -> PyTree | None:
 
 
 def factored(part: Part) -> PyTree:
-    """Adafactor's: rows times columns over the mean, the two longest axes being those."""
+    """Adafactor's metric: rows times columns over the mean, for the two longest axes."""
     o, after = part.options, part.after
 
     def root(param: Array, row: Array, column: Array, full: Array) -> Array:
@@ -155,7 +155,7 @@ def factored(part: Part) -> PyTree:
 
 
 def roots(part: Part, nu: PyTree, count: Array, decay: str = "b2") -> PyTree:
-    """The root of a corrected average; what corrections momentum has, its rule has."""
+    """The root of a corrected average; momentum's corrections are in its rule."""
     o = part.options
     nu = corrected(nu, o[decay], count)
     return tree_map(lambda v: jnp.sqrt(v + o["eps_root"]) + o["eps"], nu)
@@ -170,18 +170,18 @@ def simplified(part: Part) -> PyTree:
 
 
 def acprop(part: Part) -> PyTree:
-    """P of the step before: of the first step `1 + eps`, whatever the gradients are.
+    """The P of the step before: of the first step `1 + eps`, whatever the gradients are.
 
     Its first moments center the second ones; the step is along the gradient itself.
     """
-    incoming_of(part)  # the state after a step does not hold its P any more
+    incoming_of(part)  # the state after a step no longer has its P
     first, eps = part.before.count == 0, part.options["eps"]
     nu = corrected(part.before.nu, part.options["b2"], jnp.maximum(part.before.count, 1))
     return tree_map(lambda v: jnp.sqrt(jnp.where(first, 1, v)) + eps, nu)
 
 
 def adopt(part: Part) -> PyTree:
-    """P of the step before, and no first step."""
+    """The P of the step before, and no first step."""
     o, incoming, count = part.options, incoming_of(part), part.before.count
     metric = tree_map(lambda v: jnp.maximum(jnp.sqrt(v), o["eps"]), part.before.nu)
     metric = refused_where(
@@ -200,7 +200,7 @@ def adopt(part: Part) -> PyTree:
 
 
 def madgrad(part: Part) -> PyTree:
-    """Dual averaging is a heavy ball, P constant: `Δx' = c Δx - (1 - c) λ g / P`."""
+    """Dual averaging as a heavy ball, P constant: `Δx' = c Δx - (1 - c) λ g / P`."""
     return tree_map(lambda total: jnp.cbrt(total) + part.options["eps"], stepped(part).grad_sum_sq)
 
 
@@ -233,7 +233,7 @@ def dadapt(part: Part) -> PyTree:
 
 
 def prodigy(part: Part) -> PyTree:
-    """The buffers hold gradients times the estimate of before; eps is times that of after."""
+    """The metric: buffers hold gradients times the previous estimate; eps is times the next one."""
     incoming_of(part)
     before, after = part.before.estim_lr, stepped(part).estim_lr
     eps = after * part.options["eps"]
@@ -248,7 +248,7 @@ def norm(tree: PyTree) -> Array:
 
 
 def global_norm(part: Part) -> PyTree:
-    """What clipping divides by, held fixed: 1 where it is not active."""
+    """The divisor of clipping, held fixed: 1 where it is not active."""
     incoming = incoming_of(part)
     return spread(jnp.maximum(norm(incoming) / part.options["max_norm"], 1), incoming)
 
@@ -262,7 +262,7 @@ def block_rms(part: Part) -> PyTree:
 
 
 def unit_norm(leaf: Array, axis: int | tuple[int, ...] | None) -> Array:
-    """The norm of each unit: over all axes but the last, of three the first, of vectors all."""
+    """The norm of each unit: over all axes but the last; of three the first; of vectors all."""
     if axis is None and jnp.squeeze(leaf).ndim > 1:
         axis = 0 if leaf.ndim == 3 else tuple(range(leaf.ndim - 1))
     return jnp.sqrt(jnp.sum(jnp.square(leaf), axis=axis, keepdims=True))
@@ -275,7 +275,7 @@ def adaptive(part: Part) -> PyTree:
     def over(update: Array, param: Array) -> Array:
         norm = unit_norm(update, o["axis"])
         most = o["clipping"] * jnp.maximum(unit_norm(param, o["axis"]), o["eps"])
-        # Optax's guard against a norm of zero, which its eps sees to already.
+        # Optax's guard against a norm of zero, in addition to its eps.
         over = jnp.maximum(norm, 1e-6) / most
         return jnp.broadcast_to(jnp.where(norm < most, 1, over), update.shape)
 

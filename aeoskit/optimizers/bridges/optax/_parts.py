@@ -1,8 +1,8 @@
-"""An optax transformation taken apart: which elementary updates it is made of, in order.
+"""The elementary updates of an optax transformation, in order.
 
-Optax keeps hyperparameters in closures: the update function of `optax.adam(1e-3)` is the only
-place that knows its `b1`. So that is where they are read, by the name of the factory that made the
-function and the names of its variables. Nothing of optax is imported.
+Optax keeps hyperparameters in closures: only the update function of `optax.adam(1e-3)` has its
+`b1`. So they are read there, by the name of the function's factory and the names of its variables.
+Nothing of optax is imported.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from ..._optimizer import Optimizer
 from ...rules._hyperparameters import cast_to, is_concrete, one_minus_power
 
 # An aeoskit optimizer inside of an optax chain.
-OURS = "aeoskit"
+AEOSKIT = "aeoskit"
 
 
 class Part(NamedTuple):
-    """One elementary update, and what it did in the coming step.
+    """One elementary update, and its effect in the coming step.
 
     Args:
         name: Its factory, such as `"scale_by_adam"`.
         options: The factory's variables.
         before: Its state before the step.
-        after: Its state after the step; that before, if no gradients were given.
-        incoming: The updates that it was given; None without gradients.
+        after: Its state after the step; the same as before if no gradients were given.
+        incoming: Its incoming updates; None without gradients.
         params: The parameters; None if they were not given.
-        embed: Takes a tree over the leaves that it works on, and one over all leaves, to one over
-            all leaves with those of the first where there are any.
-        on: Whether it works on each leaf; None for all of them.
+        embed: Maps a tree over the leaves that it acts on, and one over all leaves, to one over all
+            leaves with the former's entries where it has any.
+        on: For each leaf, whether it acts on it; None for all of them.
     """
 
     name: str
@@ -48,8 +48,8 @@ class Part(NamedTuple):
     on: tuple[bool, ...] | None
 
 
-class _Run(NamedTuple):
-    """What flows through a chain, where it is in the whole tree, and what was met on the way."""
+class _ChainState(NamedTuple):
+    """The updates in a chain, their place in the whole tree, and the parts found so far."""
 
     updates: PyTree | None
     params: PyTree | None
@@ -77,7 +77,7 @@ def variables_of(update: Callable) -> dict[str, Any]:
         seen.add(id(function))
         own = inspect.getclosurevars(function).nonlocals
         found = {**own, **found}
-        # Functions that the same factory made: Novograd's eps is in one of them.
+        # Functions of the same factory: Novograd's eps is in one of them.
         waiting += [
             f
             for f in own.values()
@@ -95,15 +95,15 @@ def parts_of(
     grads: PyTree | None = None,
     params: PyTree | None = None,
 ) -> list[Part]:
-    """The elementary updates of a transformation, outermost wrappers opened, in their order.
+    """The elementary updates of a transformation in order, with wrappers opened.
 
-    With gradients each of them makes its coming step, by its own function, up to the first one
-    that is not known.
+    With gradients each of them takes its coming step, by its own function, up to the first unknown
+    one.
 
     Args:
         transform: An optax transformation, or anything with `init` and `update` of that kind.
         state: Its state.
-        known: By name, the parts that may be called, and what each `needs` besides gradients.
+        known: By name, the parts that may be called, with the arguments that each `needs`.
         grads: The gradients at the present parameters.
         params: The present parameters.
 
@@ -111,20 +111,22 @@ def parts_of(
         The parts.
     """
     whole = params if grads is None else grads
-    run = _Run(grads, params, lambda tree, _: tree, lambda tree: tree, None, whole, known, [])
+    run = _ChainState(
+        grads, params, lambda tree, _: tree, lambda tree: tree, None, whole, known, []
+    )
     _check_state(transform, state, whole)
     try:
         _walk(transform.update, state, run)
     except (AttributeError, KeyError) as error:
         raise ValueError(
-            f"the bridge cannot read this transformation with this state ({error}): the state is "
-            "another one's, or this version of optax is not known."
+            f"the bridge cannot read this transformation with this state ({error}): the state "
+            "belongs to another one, or this version of optax is unknown."
         ) from error
     return run.parts
 
 
 def _check_state(transform: Any, state: Any, whole: PyTree | None) -> None:
-    """Refuses the state of another transformation, or of other parameters."""
+    """Raise a `ValueError` for the state of another transformation, or of other parameters."""
     if whole is None:
         return
     wanted = jax.eval_shape(transform.init, whole)
@@ -142,19 +144,19 @@ def _check_state(transform: Any, state: Any, whole: PyTree | None) -> None:
             )
 
 
-def _walk(update: Callable, state: Any, run: _Run) -> tuple[PyTree | None, Any]:
-    """Opens one update function; returns the updates that it hands on and its next state."""
+def _walk(update: Callable, state: Any, run: _ChainState) -> tuple[PyTree | None, Any]:
+    """Open one update function, and return its outgoing updates and its next state."""
     bound = getattr(update, "__self__", None)
     if bound is not None and factory_of(update) == "MultiSteps":
         return _accumulated(bound, state, run)
     if isinstance(bound, Optimizer):
-        return _elementary(update, OURS, {"optimizer": bound}, state, run)
+        return _elementary(update, AEOSKIT, {"optimizer": bound}, state, run)
     update = inspect.unwrap(update)
     name, options = factory_of(update), variables_of(update)
     if isinstance(options.get("optimizer"), Optimizer) and name == "as_optax":
-        return _elementary(update, OURS, options, state, run)
+        return _elementary(update, AEOSKIT, options, state, run)
     if not getattr(update, "__module__", "").startswith("optax."):
-        # Someone's own, whatever its name: it is not what optax means by it.
+        # A user's function with one of optax's names: it is not optax's.
         name = f"{update.__module__}.{name}"
     wrapper = _WRAPPERS.get(name)
     if wrapper is not None:
@@ -163,10 +165,10 @@ def _walk(update: Callable, state: Any, run: _Run) -> tuple[PyTree | None, Any]:
 
 
 def _elementary(
-    update: Callable, name: str, options: dict[str, Any], state: Any, run: _Run
+    update: Callable, name: str, options: dict[str, Any], state: Any, run: _ChainState
 ) -> tuple[PyTree | None, Any]:
     updates, after = None, state
-    # No decay is no update, and needs no parameters: AdaDelta begins with one.
+    # Zero decay does nothing and needs no parameters: AdaDelta begins with it.
     rate = options.get("weight_decay") if name == "add_decayed_weights" else None
     none = isinstance(rate, float | int) and rate == 0
     needs = run.known[name].needs if name in run.known else "value"
@@ -179,13 +181,13 @@ def _elementary(
     return updates, after
 
 
-def _supported(options: dict[str, Any], state: Any, run: _Run):
+def _supported(options: dict[str, Any], state: Any, run: _ChainState):
     return _walk(options["tx"].update, state, run)
 
 
-def _chain(options: dict[str, Any], state: Any, run: _Run):
+def _chain(options: dict[str, Any], state: Any, run: _ChainState):
     if not isinstance(state, tuple) or len(state) != len(options["update_fns"]):
-        # Read as any other state that does not fit.
+        # Reported like any other state that does not fit.
         raise KeyError(f"a chain of {len(options['update_fns'])} has another state")
     states = []
     for update, inner in zip(options["update_fns"], state, strict=True):
@@ -195,7 +197,7 @@ def _chain(options: dict[str, Any], state: Any, run: _Run):
     return run.updates, tuple(states)
 
 
-def _named_chain(options: dict[str, Any], state: Any, run: _Run):
+def _named_chain(options: dict[str, Any], state: Any, run: _ChainState):
     states = {}
     for name, transform in options["transforms"]:
         updates, states[name] = _walk(transform.update, state[name], run)
@@ -203,7 +205,7 @@ def _named_chain(options: dict[str, Any], state: Any, run: _Run):
     return run.updates, states
 
 
-def _injected(options: dict[str, Any], state: Any, run: _Run):
+def _injected(options: dict[str, Any], state: Any, run: _ChainState):
     schedules = options.get("sched_hps", {})
     values = dict(state.hyperparams)
     for name, schedule in schedules.items():
@@ -212,16 +214,16 @@ def _injected(options: dict[str, Any], state: Any, run: _Run):
     return _walk(inner.update, state.inner_state, run)
 
 
-def _finite(options: dict[str, Any], state: Any, run: _Run):
+def _finite(options: dict[str, Any], state: Any, run: _ChainState):
     return _walk(options["inner"].update, state.inner_state, run)
 
 
-def _masked(options: dict[str, Any], state: Any, run: _Run):
+def _masked(options: dict[str, Any], state: Any, run: _ChainState):
     mask = options["mask"]
     return _under_mask(options["inner"], mask, options["mask_pytree"], state.inner_state, run)
 
 
-def _under_mask(inner: Any, mask: Any, hide: Callable, state: Any, run: _Run):
+def _under_mask(inner: Any, mask: Any, hide: Callable, state: Any, run: _ChainState):
     whole = _needed(run)
     if callable(mask):
         mask = mask(run.restrict(whole))
@@ -247,7 +249,7 @@ def _under_mask(inner: Any, mask: Any, hide: Callable, state: Any, run: _Run):
     return updates, after
 
 
-def _partition(options: dict[str, Any], state: Any, run: _Run):
+def _partition(options: dict[str, Any], state: Any, run: _ChainState):
     labels = options["param_labels"]
     if callable(labels):
         labels = labels(run.restrict(_needed(run)))
@@ -261,11 +263,11 @@ def _partition(options: dict[str, Any], state: Any, run: _Run):
     return updates, states
 
 
-def _needed(run: _Run) -> PyTree:
+def _needed(run: _ChainState) -> PyTree:
     if run.whole is None:
         raise ValueError(
-            "the transformation treats groups of parameters apart, so that it has to be known "
-            "which there are: pass `params=`."
+            "the transformation treats groups of parameters separately, so that it needs "
+            "their structure: pass `params=`."
         )
     return run.whole
 
@@ -275,12 +277,12 @@ def _filled(value: bool, tree: PyTree) -> PyTree:
 
 
 def _hide(tree: PyTree, mask: PyTree) -> PyTree:
-    # Optax's own node without leaves, which is in its states: who has such a state has imported it.
+    # Optax's own node without leaves, in its states: whoever has such a state has imported optax.
     hidden = sys.modules["optax"].MaskedNode()
     return jax.tree.map(lambda on, x: x if on else hidden, mask, tree)
 
 
-def _accumulated(steps: Any, state: Any, run: _Run):
+def _accumulated(steps: Any, state: Any, run: _ChainState):
     updates = run.updates
     if updates is not None:
         mean = getattr(steps, "_use_grad_mean", True)
@@ -293,14 +295,14 @@ def _accumulated(steps: Any, state: Any, run: _Run):
     return _walk(steps.inner_opt.update, state.inner_opt_state, run._replace(updates=updates))
 
 
-def _schedule_free(options: dict[str, Any], state: Any, run: _Run):
+def _schedule_free(options: dict[str, Any], state: Any, run: _ChainState):
     found = _walk(options["base_optimizer"].update, state.base_optimizer_state, run)
     part = Part("schedule_free", options, state, state, None, run.params, run.embed, run.on)
     run.parts.append(part)
     return found
 
 
-_WRAPPERS: dict[str, Callable[[dict[str, Any], Any, _Run], tuple[PyTree | None, Any]]] = {
+_WRAPPERS: dict[str, Callable[[dict[str, Any], Any, _ChainState], tuple[PyTree | None, Any]]] = {
     "with_extra_args_support": _supported,
     "chain": _chain,
     "named_chain": _named_chain,
@@ -312,10 +314,7 @@ _WRAPPERS: dict[str, Callable[[dict[str, Any], Any, _Run], tuple[PyTree | None, 
 }
 
 
-WAY_OUT = (
-    "aeoskit.flip_multiplier measures the stability of any update, without knowing what it is "
-    "made of."
-)
+WORKAROUND = "aeoskit.flip_multiplier measures the stability of any update, whatever it is made of."
 
 
 def tree_map(function: Callable[..., Array], *trees: PyTree) -> PyTree:
@@ -329,7 +328,7 @@ def spread(scalar: Array, like: PyTree) -> PyTree:
 
 
 def corrected(tree: PyTree, beta: Any, count: Array) -> PyTree:
-    """An average from zero, divided by the weight that it has after `count` steps."""
+    """An average from zero, divided by its weight after `count` steps."""
     share = one_minus_power(jnp.asarray(beta, dtype=float), count)
     return tree_map(lambda x: x / cast_to(share, x), tree)
 
@@ -337,20 +336,20 @@ def corrected(tree: PyTree, beta: Any, count: Array) -> PyTree:
 def with_first_correction(part: Part, roots: PyTree) -> PyTree:
     """Adam's convention: the average is not corrected, P is."""
     if part.options.get("nesterov", False):
-        return roots  # the rule has the corrections of both of its terms
+        return roots  # the rule corrects both of its terms
     share = one_minus_power(jnp.asarray(part.options["b1"], dtype=float), part.after.count)
     return tree_map(lambda x: x * cast_to(share, x), roots)
 
 
 def incoming_of(part: Part) -> PyTree:
-    """The updates that come in.
+    """The incoming updates.
 
     Raises:
-        ValueError: There are none.
+        ValueError: If there are none.
     """
     if part.incoming is None:
         raise ValueError(
-            f"the metric of optax's {part.name} depends on the updates that come in: pass the "
+            f"the metric of optax's {part.name} depends on the incoming updates: pass the "
             "gradients."
         )
     return part.incoming
@@ -360,7 +359,7 @@ def params_of(part: Part) -> PyTree:
     """The parameters.
 
     Raises:
-        ValueError: There are none.
+        ValueError: If there are none.
     """
     if part.params is None:
         raise ValueError(
@@ -381,5 +380,5 @@ def refused_where(bad: Array, metric: PyTree, says: str) -> PyTree:
     if not is_concrete(bad):
         return tree_map(lambda x: jnp.where(bad, jnp.nan, x), metric)
     if bool(bad):
-        raise ValueError(f"{says}: {WAY_OUT}")
+        raise ValueError(f"{says}: {WORKAROUND}")
     return metric

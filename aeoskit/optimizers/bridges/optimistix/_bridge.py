@@ -22,11 +22,11 @@ class OptimistixOptimizer(AbstractOptimizer):
     """An optimistix minimiser that a trajectory can follow step by step, as a reference.
 
     A step is one evaluation of the loss and, where it is accepted, of its gradient: the point that
-    the last step proposed is taken or, by the line search, refused, and then the parameters stay
-    where they are. Once its own test of convergence is met it stays there.
+    the last step proposed is taken or rejected by the line search, in which case the parameters
+    stay. Once its own convergence test is met it does not move.
 
     It has no preconditioner in the sense of `λ₁(P⁻¹H)` and no threshold: a line search accepts no
-    step that grows. The raw sharpness along its way is what it is compared by.
+    step that increases the loss. Comparisons use the raw sharpness along its trajectory.
 
     Args:
         minimiser: An `optimistix.AbstractMinimiser`.
@@ -64,8 +64,8 @@ class OptimistixOptimizer(AbstractOptimizer):
         """The minimiser's state before its first step.
 
         Raises:
-            ValueError: for a BFGS or DFP of more than 10,000 parameters, whose matrix would have
-                as many rows.
+            ValueError: for BFGS or DFP with more than 10,000 parameters, whose matrix has one row
+                per parameter.
         """
         size = sum(leaf.size for leaf in jax.tree.leaves(params))
         dense = isinstance(self.minimiser, optx.AbstractBFGS | optx.AbstractDFP)
@@ -83,9 +83,9 @@ class OptimistixOptimizer(AbstractOptimizer):
     def step(
         self, function: Function, params: PyTree, state: Any, grads: PyTree | None = None
     ) -> tuple[PyTree, Any]:
-        """An evaluation of the function, the same one at every step, and perhaps of its gradient.
+        """One evaluation of the function, the same at every step, and perhaps of its gradient.
 
-        `grads` are of no effect: they are needed at the proposed point.
+        `grads` have no effect: they are needed at the proposed point.
         """
         del grads
 
@@ -109,9 +109,9 @@ def _unused(y: PyTree, args: Any) -> tuple[Float[Array, ""], None]:
 
 
 class _State(eqx.Module):
-    """A minimiser's state as arrays alone, so that loops can carry it.
+    """A minimiser's state, arrays only, so that loops can carry it.
 
-    What else there is (jaxprs, of LBFGS) is that of the first step: it depends on shapes only.
+    Other leaves (jaxprs, of LBFGS) are those of the first step: they depend on shapes only.
     """
 
     arrays: list[Any]
@@ -126,13 +126,13 @@ class _State(eqx.Module):
 
 def _parts(state: Any) -> tuple[list[Array], tuple[Any, ...], Any]:
     leaves, treedef = jax.tree.flatten(state)
-    # Members of an enumeration are numpy's arrays.
+    # Members of an equinox enumeration are numpy arrays.
     arrays = [jnp.asarray(leaf) for leaf in leaves if eqx.is_array(leaf)]
     return arrays, tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves), treedef
 
 
 def from_optimistix(minimiser: Any) -> OptimistixOptimizer:
-    """An optimistix minimiser as the optimizer of a trajectory: a reference to compare with.
+    """Convert an optimistix minimiser to the optimizer of a trajectory: a reference for comparison.
 
     Args:
         minimiser: An `optimistix.AbstractMinimiser`: BFGS, LBFGS, NonlinearCG, …
@@ -161,9 +161,9 @@ def from_optimistix(minimiser: Any) -> OptimistixOptimizer:
 
 
 class _Extra(eqx.Module):
-    """What `OptaxMinimiser` calls: it hands over the value and the function as well.
+    """The adapter called by `OptaxMinimiser`, which passes the value and the function as well.
 
-    Optax's line searches and plateaus want them; an update that takes no such words is spared them.
+    Optax's line searches and plateaus need them; other updates do not get them.
     """
 
     optimizer: Any
@@ -184,25 +184,25 @@ class _Extra(eqx.Module):
 def as_minimiser(
     optimizer: Any, rtol: float = 1e-6, atol: float = 1e-6, **options: Any
 ) -> optx.AbstractMinimiser:
-    """An optimizer as an `optimistix.AbstractMinimiser`, for `optimistix.minimise`.
+    """Convert an optimizer to an `optimistix.AbstractMinimiser`, for `optimistix.minimise`.
 
-    The step is that of the optimizer, driven by optimistix's `OptaxMinimiser`; it ends where both
+    The step is that of the optimizer, driven by optimistix's `OptaxMinimiser`; it ends when both
     the step and the change of the value are within the tolerances.
 
     Args:
         optimizer: An `Optimizer`, an `OptaxOptimizer` or an optax transformation.
         rtol: The relative tolerance of the step and of the value.
-        atol: The absolute one.
+        atol: The absolute tolerance.
         options: `norm` and `verbose`, as in `optimistix.OptaxMinimiser`.
 
     Returns:
-        A minimiser: differentiable and compiled as optimistix's others are. A schedule that comes
-        to 0 ends it; with weight decay, which an optax transformation does not show, its end is
-        no minimum, and the implicit derivative is wrong.
+        A minimiser: differentiable and compiled as optimistix's others are. A schedule that reaches
+        0 ends it; with weight decay, which cannot be seen in an optax transformation, its end is
+        not a minimum, and the implicit derivative is wrong.
 
     Raises:
         TypeError: if it has no `init` and `update`.
-        ValueError: if it is one of ours with weight decay.
+        ValueError: if it is an aeoskit optimizer with weight decay.
 
     Example:
         >>> import jax.numpy as jnp
@@ -220,12 +220,12 @@ def as_minimiser(
         )
     decay = getattr(optimizer, "weight_decay", None)
     if decay is not None and not (is_concrete(decay) and bool((decay == 0).all())):
-        # Within `minimise` its value is traced: one of 0 is refused there, too.
+        # Within `minimise` its value is traced: zero decay is refused there, too.
         amount = f" of {decay}" if is_concrete(decay) else ""
         raise ValueError(
             f"the optimizer has weight decay{amount}, with which it ends where step and decay "
-            "balance: no minimum of the function, and optimistix's derivative would be wrong; make "
-            "it with weight_decay=None, and add `0.5 * weight_decay * ‖y‖²` to the function."
+            "balance: not a minimum of the function, and optimistix's derivative would be wrong; "
+            "make it with weight_decay=None, and add `0.5 * weight_decay * ‖y‖²` to the function."
         )
-    optimizer = getattr(optimizer, "transform", optimizer)  # An OptaxOptimizer's own.
+    optimizer = getattr(optimizer, "transform", optimizer)  # that of an OptaxOptimizer
     return optx.OptaxMinimiser(_Extra(optimizer), rtol=rtol, atol=atol, **options)

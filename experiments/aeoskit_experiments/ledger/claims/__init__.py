@@ -1,4 +1,4 @@
-"""The claims, a module for each group of experiments; importing them fills the registry."""
+"""The claims, one module for each group of experiments; importing them fills the registry."""
 
 from aeoskit_experiments.ledger.claims import _advances, _edges, _grids, _theory
 

@@ -18,7 +18,7 @@ ADAM = tuple(
     RunSpec("e07-advance", setting=setting, options=options)
     for setting, options in SETTINGS.items()
 )
-# Momentum has a learning rate of its own.
+# Momentum has its own learning rate.
 MOMENTUM = tuple(
     RunSpec(
         "e08-blocked",
@@ -45,7 +45,7 @@ BRANCHES = tuple(
     needs=ADAM,
 )
 def growth(run: Evidence) -> float:
-    """Peak of the raw sharpness after the edge over its value there; the least of a sweep."""
+    """Peak of the raw sharpness after the edge over its value there; the minimum of a sweep."""
     return min(_growth(run, lr) for lr in _rates(run))
 
 
@@ -57,7 +57,7 @@ def growth(run: Evidence) -> float:
     needs=ADAM,
 )
 def ratio(run: Evidence) -> float:
-    """The median ratio from the edge on; of a sweep the one that is farthest from 1."""
+    """The median ratio from the edge on; for a sweep the one farthest from 1."""
     found = [run.ratio_at_the_edge(lr=lr) for lr in _rates(run)]
     return max(found, key=lambda value: abs(value - 1))
 
@@ -136,7 +136,7 @@ def switched_peak(run: Evidence) -> float:
 
 
 def _rates(run: Evidence) -> list[float | int]:
-    """One learning rate at the small size, four side by side at the paper's."""
+    """The learning rates: one at the small size, four side by side at the paper's."""
     return [row["lr"] for row in run.rows()]
 
 

@@ -1,4 +1,4 @@
-"""E1 to E6: the ratio to the threshold is 1, whatever the settings, the network, the optimizer."""
+"""E1 to E6: the ratio to the threshold is 1 for all settings, networks and optimizers."""
 
 import functools
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 from aeoskit_experiments.ledger._claim import RunSpec, claim
 from aeoskit_experiments.ledger._evidence import Evidence, finite
 
-# One kind of images more, and of E1 a wider range of learning rates.
+# A second data set, and for E1 a wider range of learning rates.
 OTHER = {"dataset": "mnist5k", "examples": 1000}
 
 
@@ -21,7 +21,7 @@ def _with_mnist(recipe: str, case: str = "main", **options: object) -> tuple[Run
 
 
 def _by_value(values: dict[str, tuple[Any, ...]]) -> dict[Any, tuple[str, ...]]:
-    """At which sizes the recipe has each value."""
+    """The sizes at which the recipe has each value."""
     every = dict.fromkeys(value for some in values.values() for value in some)
     return {value: tuple(size for size in values if value in values[size]) for value in every}
 
@@ -85,7 +85,7 @@ def plateau(run: Evidence) -> float:
 FREEZES = {"small": (100, 200, 400), "paper": (250, 500, 1000)}
 FROZEN = (
     RunSpec("e03-frozen"),
-    # On MNIST the ratio of P held from step 100 on came to .9 at step 3,220 only.
+    # On MNIST the ratio with P held from step 100 on reached .9 only at step 3,220.
     RunSpec("e03-frozen", setting="mnist5k", options={**OTHER, "steps": 4000}),
 )
 
@@ -183,7 +183,7 @@ BATCHES_WITH_REPLACEMENT = (
 
 
 def _ratios(run: Evidence) -> list[float]:
-    """By size of the batch, the smallest first."""
+    """The ratios by batch size, the smallest first."""
     sizes = sorted(row["batch"] for row in run.rows())
     return [run.ratio(batch=size) for size in sizes]
 
@@ -219,7 +219,7 @@ def smallest(run: Evidence) -> float:
     needs=BATCHES_WITH_REPLACEMENT,
 )
 def monotone(run: Evidence) -> float:
-    """The least that the ratio gains from one size to the next."""
+    """The smallest increase of the ratio from one batch size to the next."""
     return float(np.diff(_ratios(run)).min())
 
 
@@ -232,10 +232,10 @@ def monotone(run: Evidence) -> float:
     needs=BATCHES_WITH_REPLACEMENT,
 )
 def noise(run: Evidence) -> float:
-    """Deviation of the loss's logarithm from step to step, smallest batch over the full one.
+    """Standard deviation of the steps of the log loss, smallest batch over the full one.
 
-    Of the loss that is trained on, over the second half of the run. The eigenvalue itself is no
-    noisier below the edge than at it, where it oscillates by nature.
+    It is that of the training loss, over the second half of the run. The eigenvalue itself is not
+    noisier below the edge than at it, where it oscillates.
     """
     sizes = sorted(row["batch"] for row in run.rows())
     small, whole = (_scatter(run, size) for size in (sizes[0], sizes[-1]))
@@ -245,6 +245,6 @@ def noise(run: Evidence) -> float:
 def _scatter(run: Evidence, batch: int) -> float:
     from aeoskit_experiments.execution import measured
 
-    run.ratio(batch=batch)  # of one that diverged nothing is said
+    run.ratio(batch=batch)  # raises if the run diverged
     steps, loss = measured(run.metrics(batch=batch), "loss")
     return float(np.std(np.diff(np.log(loss[steps >= steps[-1] / 2]))))

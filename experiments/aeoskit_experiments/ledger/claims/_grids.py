@@ -1,4 +1,4 @@
-"""E10 to E14: what Adam's other settings make of the curvature."""
+"""E10 to E14: the effect of Adam's other settings on the curvature."""
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def _values(run: Evidence, name: str) -> list[float | int]:
     needs=GRID,
 )
 def smaller_is_sharper(run: Evidence) -> float:
-    """The raw sharpness at the end, of the smallest over the largest rate, least over β₂."""
+    """Final raw sharpness at the smallest over that at the largest rate, minimum over β₂."""
     rates = _values(run, "lr")
     return min(
         run.end("sharpness", lr=rates[0], beta2=beta2)
@@ -43,16 +43,16 @@ def smaller_is_sharper(run: Evidence) -> float:
     needs=GRID,
 )
 def large_beta2_moves_h(run: Evidence) -> float:
-    """The part that H has in the falls, at the largest β₂ less that at the smallest.
+    """The share of H in the falls, at the largest β₂ minus that at the smallest.
 
-    At the largest learning rate, where the falls are largest.
+    It is measured at the largest learning rate, where the falls are largest.
     """
     betas, rate = _values(run, "beta2"), _values(run, "lr")[-1]
     return _part_of_h(run, rate, betas[-1]) - _part_of_h(run, rate, betas[0])
 
 
 def _part_of_h(run: Evidence, lr: float, beta2: float) -> float:
-    """Of all falls of log λ₁(P⁻¹H) from the edge on, the part by which log λ₁(H) fell."""
+    """The fraction of all falls of log λ₁(P⁻¹H) from the edge on by which log λ₁(H) fell."""
     from aeoskit_experiments.execution import measured
 
     edge = run.edge_step(lr=lr, beta2=beta2)
@@ -125,7 +125,7 @@ def curvature(run: Evidence) -> float:
     needs=REPORT,
 )
 def report(run: Evidence) -> float:
-    """How much of the report is there."""
+    """The fraction of the report that is complete."""
     rows = run.rows()
     whole = [
         row
@@ -178,10 +178,10 @@ def beyond(run: Evidence) -> float:
 # E14
 
 FEWEST = 3
-"""With fewer spikes nothing is said about them."""
+"""The smallest number of spikes that is judged."""
 
 BEFORE = 15
-"""Steps before a spike's peak in which the overshoot is looked for."""
+"""Steps before a spike's peak in which an overshoot counts."""
 
 
 @claim(
@@ -191,7 +191,7 @@ BEFORE = 15
     needs=SPIKES,
 )
 def overshoot(run: Evidence) -> float:
-    """The part of the spikes that the ratio was above 1 before."""
+    """The fraction of the spikes before which the ratio was above 1."""
     beta2 = _values(run, "beta2")[-1]
     return float(np.mean(_highest_before(run, beta2, _peaks(run, beta2)) > 1))
 
@@ -203,7 +203,7 @@ def overshoot(run: Evidence) -> float:
     needs=SPIKES,
 )
 def no_coincidence(run: Evidence) -> float:
-    """The part of spikes after an overshoot, less that of all windows."""
+    """The fraction of spikes after an overshoot, minus that of all windows."""
     beta2 = _values(run, "beta2")[-1]
     steps = run.row(beta2=beta2)["steps"]
     anywhere = np.arange(run.edge_step(beta2=beta2) + BEFORE, steps)
@@ -239,8 +239,8 @@ def _spikes(run: Evidence, beta2: float) -> list:
     ]
     if len(found) < FEWEST:
         raise OutOfReach(
-            f"at β₂ = {beta2:g} there were {len(found)} spikes after the edge, and nothing is said "
-            f"of fewer than {FEWEST}"
+            f"at β₂ = {beta2:g} there were {len(found)} spikes after the edge, and at least "
+            f"{FEWEST} are needed"
         )
     return found
 
@@ -250,7 +250,7 @@ def _peaks(run: Evidence, beta2: float) -> np.ndarray:
 
 
 def _highest_before(run: Evidence, beta2: float, steps: np.ndarray) -> np.ndarray:
-    """The highest ratio within the steps before each of these."""
+    """The highest ratio within the window before each of these steps."""
     from aeoskit_experiments.execution import measured
 
     at, ratio = measured(run.metrics(beta2=beta2), "ratio")

@@ -1,4 +1,4 @@
-"""E15: on a quadratic, what each threshold is worth."""
+"""E15: each threshold, tested on a quadratic."""
 
 import functools
 
@@ -24,7 +24,7 @@ _NONE = "no optimizer's P was frozen"
     needs=QUADRATIC,
 )
 def below(run: Evidence) -> float:
-    """Which part of the optimizers converges below its threshold."""
+    """The fraction of the optimizers that converge below their threshold."""
     return share([bool(row["converges"]) for row in run.summary.get("rows", ())], _NONE)
 
 
@@ -35,7 +35,7 @@ def below(run: Evidence) -> float:
     needs=QUADRATIC,
 )
 def above(run: Evidence) -> float:
-    """Which part of the optimizers diverges above its threshold."""
+    """The fraction of the optimizers that diverge above their threshold."""
     return share([bool(row["diverges"]) for row in run.summary.get("rows", ())], _NONE)
 
 

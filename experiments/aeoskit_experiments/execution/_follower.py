@@ -1,4 +1,4 @@
-"""The record as the processes see it that do not write it."""
+"""The record in the processes that do not write it."""
 
 from pathlib import Path
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 from aeoskit.record import RunWriter
 
 
-class Onlooker:
-    """Stands in for the `RunWriter` in all processes but the first: it writes checkpoints only.
+class FollowerWriter:
+    """A substitute for `RunWriter` in all processes but the first, which writes only checkpoints.
 
-    A checkpoint is written by all processes together, each its own part of the arrays.
+    All processes write a checkpoint together, each its own part of the arrays.
 
     Args:
-        path: The run's folder, which the first process has made.
+        path: The run's folder, created by the first process.
 
     Example:
-        >>> Onlooker(Path("runs/one")).figure_path("edge")
+        >>> FollowerWriter(Path("runs/one")).figure_path("edge")
         PosixPath('runs/one/edge')
     """
 
@@ -24,20 +24,20 @@ class Onlooker:
         self.begun = False
 
     def append(self, *arguments: Any, **options: Any) -> None:
-        """Nothing: the first process has the same numbers."""
+        """Do nothing: the first process writes the same numbers."""
         self.begun = True
 
     def mark_diverged(self, *arguments: Any) -> None:
         """Nothing."""
 
     def checkpoint(self, branch: str, step: int, carry: Any) -> Path:
-        """The part of a checkpoint that this process has."""
+        """Write this process's part of a checkpoint."""
         from aeoskit.record import save_checkpoint
 
         return save_checkpoint(self.path, branch, step, carry)
 
     def figure_path(self, name: str) -> Path:
-        """Where a figure would be."""
+        """The path of a figure."""
         return self.path / name
 
     def close(self, summary: Any, status: str = "finished") -> Path:
@@ -49,4 +49,4 @@ class Onlooker:
         """Nothing."""
 
 
-AnyWriter = RunWriter | Onlooker
+AnyWriter = RunWriter | FollowerWriter
