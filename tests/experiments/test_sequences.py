@@ -268,7 +268,7 @@ def parts():
         ),
         "cross": (
             lambda x, memory, layer: cross_attention(x, memory, layer, 2, seen),
-            (x, memory, draw.cross_attention(one, two, three)),
+            (x, memory, initial.cross_attention(one, two, three)),
         ),
         "lstm": (run_layer, (x, cell)),
     }
