@@ -96,9 +96,7 @@ def test_sixteen_bits_keep_their_statistics():
 
 
 def test_refused():
-    with pytest.raises(
-        UserError, match=r"groups is 3: channels is 16, so give a divisor"
-    ):
+    with pytest.raises(UserError, match=r"groups is 3: channels is 16, so give a divisor"):
         resnet(groups=3)
     with pytest.raises(UserError, match="groups is 0"):
         resnet(groups=0)

@@ -16,7 +16,7 @@ from aeoskit_experiments.data import PairDataset, digits, tokens
 from aeoskit_experiments.losses import cross_entropy
 from aeoskit_experiments.models import cnn, encoder_decoder, lstm, transformer
 from aeoskit_experiments.models._attention import (
-    Drawing,
+    Initializer,
     causal,
     cross_attention,
     self_attention,
@@ -255,7 +255,7 @@ def test_sizes_of_the_paper():
 
 def parts():
     """Functions of arrays that transformers and LSTMs are made of, and such arrays."""
-    draw = Drawing(width=4, terms=1, init="lecun", scale=1.0)
+    draw = Initializer(width=4, terms=1, init="lecun", scale=1.0)
     one, two, three = jax.random.split(KEY, 3)
     x, memory = jnp.zeros((3, 3, 4)), jnp.zeros((3, 5, 4))
     # Half a source, a whole one, and one of nothing but padding.
