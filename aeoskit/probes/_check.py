@@ -12,7 +12,7 @@ from jax.extend import core as jex_core
 from jaxtyping import PyTree
 
 from aeoskit.objective import Objective, directions
-from aeoskit.optimizers import OptimistixOptimizer, adam, apply_updates, as_optimizer
+from aeoskit.optimizers import adam, as_optimizer
 
 from ._base import AbstractProbe, ProbeContext, check_every
 from ._budget import budget_columns
@@ -148,11 +148,7 @@ class _Point(eqx.Module):
         state = self.optimizer.init(params)
         # A few steps, so that the optimizer's state is not blank.
         for _ in range(2):
-            if isinstance(self.optimizer, OptimistixOptimizer):
-                params, state = self.optimizer.step(objective.value, params, state)
-            else:
-                updates, state = self.optimizer.update(objective.gradient(params), state, params)
-                params = apply_updates(params, updates)
+            params, state = self.optimizer.step(objective.value, params, state)
         self.params, self.optimizer_state = params, state
 
     def init(self, params: PyTree) -> PyTree:

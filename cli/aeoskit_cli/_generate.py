@@ -38,7 +38,9 @@ def ask_about_code(reference: str, code: Code) -> bool:
     """Ask whether code that came with a run may run; without a terminal, it may not."""
     if not sys.stdin.isatty():
         return False
-    print(f"\n{code.source}\n", file=sys.stderr)
+    # What a terminal would take for commands is shown as it is written.
+    shown = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in code.source)
+    print(f"\n{shown}\n", file=sys.stderr)
     return typer.confirm(f"The code above, {reference}, has not run here before. Run it?", err=True)
 
 
@@ -138,6 +140,8 @@ def add_command(
     """
     table = {option.name: option for option in options}
     extra = extra or {}
+    if taken := sorted(table.keys() & extra.keys()):
+        raise UserError(f"{name}: its option {taken[0]} is one of the command's own: rename it")
 
     def call(**given: Any) -> Any:
         values = {key: item for key, item in given.items() if key in table and item is not None}

@@ -95,7 +95,13 @@ def own_data(label: str, function: Callable[..., Any], settings: Mapping[str, An
                 f"{label}: test inputs have {test_inputs.shape[1]} features, and inputs "
                 f"{inputs.shape[1]}: give as many"
             )
-        test_targets = _targets(label, np.asarray(made[3]), len(test_inputs), count)[1]
+        known = count if np.issubdtype(np.asarray(made[1]).dtype, np.integer) else None
+        test_targets = _targets(label, np.asarray(made[3]), len(test_inputs), known)[1]
+        if test_targets.shape[1] != count:
+            raise UserError(
+                f"{label}: test targets have {test_targets.shape[1]} columns, and targets {count}: "
+                f"give both as classes, or both as numbers of one shape"
+            )
         test = [jnp.asarray(test_inputs), jnp.asarray(test_targets)]
     return Dataset(
         jnp.asarray(inputs), jnp.asarray(labels), jnp.asarray(targets), count, image, *test

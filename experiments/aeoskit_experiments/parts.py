@@ -12,7 +12,9 @@ import importlib
 import importlib.util
 import inspect
 import linecache
+import os
 import sys
+import time
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -51,8 +53,9 @@ class Part(msgspec.Struct, frozen=True):
     code: Code
 
 
-_objects: dict[tuple[str, str], Any] = {}
-_trusted: set[tuple[str, str]] = set()
+_objects: dict[tuple[str, Code], Any] = {}
+_trusted: set[tuple[str, Code]] = set()
+_STARTED = time.time()
 
 
 def is_reference(name: str) -> bool:
@@ -87,6 +90,7 @@ def find_part(reference: str) -> Part:
         UserError: If there is no such file, module or name (with the nearest one), or its source
             raises while it is imported.
     """
+    _check_printable(reference)
     place, _, name = reference.rpartition(":")
     if place == IN_PYTHON:
         raise UserError(f"{reference} was typed into Python: pass the function itself")
@@ -112,11 +116,17 @@ def part_of(function: Callable[..., Any]) -> Part:
     Returns:
         The part.
     """
+    for (reference, code), known in _objects.items():
+        if known is function:
+            return Part(reference, function, code)
     name = getattr(function, "__qualname__", None) or type(function).__name__
     try:
         file = inspect.getsourcefile(function)
-        source = Path(file).read_text() if file and Path(file).is_file() else None
-    except (TypeError, OSError):
+        path = Path(file or "")
+        # A file that has changed since this process started may not be what it imported.
+        unchanged = path.is_file() and path.stat().st_mtime < _STARTED
+        source = path.read_text(encoding="utf-8-sig") if unchanged else None
+    except (TypeError, OSError, UnicodeDecodeError):
         file = source = None
     module = sys.modules.get(getattr(function, "__module__", None) or "")
     if source is not None and getattr(module, name, None) is function:
@@ -127,7 +137,7 @@ def part_of(function: Callable[..., Any]) -> Part:
         code = _code("", _own_source(function))
     reference = f"{place}:{name}"
     trust(reference, code)
-    _objects[reference, code.sha256] = function
+    _objects[reference, code] = function
     return Part(reference, function, code)
 
 
@@ -145,12 +155,10 @@ def load_part(reference: str, code: Code) -> Callable[..., Any]:
         UserError: If the source is not trusted, does not match its hash, raises, or does not have
             the name.
     """
-    key = (reference, code.sha256)
+    key = (reference, code)
     if key not in _trusted:
         raise _unknown_code(reference, code)
     if key not in _objects:
-        if hashlib.sha256(code.source.encode()).hexdigest() != code.sha256:
-            raise UserError(f"{reference}: its source does not match its SHA-256: get it again")
         check_shareable({reference: code})
         _objects[key] = _attribute(_imported(reference, code), reference)
     return _objects[key]
@@ -167,13 +175,62 @@ def check_shareable(code: Mapping[str, Code]) -> None:
 
 
 def trust(reference: str, code: Code) -> None:
-    """Let a source run in this process, on the word of the user or the parent process."""
-    _trusted.add((reference, code.sha256))
+    """Let a source run in this process, on the word of the user or the parent process.
+
+    Args:
+        reference: The part's reference.
+        code: Its source.
+
+    Raises:
+        UserError: If the source does not match its hash.
+    """
+    _check_source(reference, code)
+    _trusted.add((reference, code))
+
+
+def _check_source(reference: str, code: Code) -> None:
+    _check_printable(reference + code.file)
+    if hashlib.sha256(code.source.encode()).hexdigest() != code.sha256:
+        raise UserError(f"{reference}: its source does not match its SHA-256: get it again")
+
+
+def _check_printable(name: str) -> None:
+    if not name.isprintable():
+        raise UserError(f"{name!r} has characters that cannot be printed: rename it")
+
+
+def source_of(reference: str | None, code: Mapping[str, Code]) -> Code | None:
+    """The stored source of a variant: None for one that is not a user's own part.
+
+    Args:
+        reference: The variant.
+        code: A mapping from reference to source.
+
+    Returns:
+        The source.
+
+    Raises:
+        UserError: For a reference without a source, which only the user may look up, by typing it.
+    """
+    if reference is None or not is_reference(reference):
+        return None
+    if reference not in code:
+        raise UserError(
+            f"{reference} comes without its source: type its name, or get the run as it was written"
+        )
+    return code[reference]
+
+
+def check_trusted(code: Mapping[str, Code]) -> None:
+    """Raise a `UserError` unless every source may run in this process."""
+    for reference, item in code.items():
+        if not is_trusted(reference, item):
+            raise _unknown_code(reference, item)
 
 
 def is_trusted(reference: str, code: Code) -> bool:
     """True if a source may run in this process."""
-    return (reference, code.sha256) in _trusted
+    return (reference, code) in _trusted
 
 
 def trust_stored(code: Mapping[str, Code], *, allow: bool | Callable[[str, Code], bool]) -> None:
@@ -187,6 +244,7 @@ def trust_stored(code: Mapping[str, Code], *, allow: bool | Callable[[str, Code]
         UserError: For a source that may not run.
     """
     for reference, item in code.items():
+        _check_source(reference, item)
         if not is_trusted(reference, item) and _line(reference, item) not in _remembered():
             if not (allow(reference, item) if callable(allow) else allow):
                 raise _unknown_code(reference, item)
@@ -197,7 +255,7 @@ def trust_stored(code: Mapping[str, Code], *, allow: bool | Callable[[str, Code]
 def _unknown_code(reference: str, code: Code) -> UserError:
     return UserError(
         f"{reference} is code that you have not run here before (sha256 {code.sha256[:12]}): read "
-        f"it, then allow it with --allow-code"
+        f"it, then allow it with `aeoskit rerun RUN --allow-code`"
     )
 
 
@@ -254,7 +312,7 @@ def _code(file: str, source: str) -> Code:
 
 def _read(path: Path) -> Code:
     try:
-        return _code(str(path), path.read_text(encoding="utf-8"))
+        return _code(str(path), path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
 
@@ -303,7 +361,10 @@ def _spec_file(name: str, reference: str) -> Path | None:
 def _without(folder: Path) -> Iterator[None]:
     """A context in which imports ignore this folder, so that installed modules come first."""
     before = sys.path
-    sys.path = [item for item in before if Path(item or ".").resolve() != folder]
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    # Python itself puts the folder first, as text or as nothing; who named it wants it.
+    own = {"", *(text for text in (str(folder),) if text not in named)}
+    sys.path = [item for item in before[:1] if item not in own] + [x for x in before[1:] if x]
     try:
         yield
     finally:
@@ -322,7 +383,7 @@ def _imported(reference: str, code: Code) -> types.ModuleType:
         return _execute(code)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         message = " ".join(str(error).split())
         fix = ""
         if isinstance(error, ImportError):
@@ -331,7 +392,8 @@ def _imported(reference: str, code: Code) -> types.ModuleType:
 
 
 def _execute(code: Code) -> types.ModuleType:
-    name = f"{Path(code.file).stem}_{code.sha256[:16]}"  # not the name of an installed module
+    place = hashlib.sha256(f"{code.file}\0{code.sha256}".encode()).hexdigest()
+    name = f"{Path(code.file).stem}_{place[:16]}"  # not the name of an installed module
     if name in sys.modules:
         return sys.modules[name]
     module = types.ModuleType(name)
@@ -377,7 +439,8 @@ def _list() -> Path:
 
 
 def _line(reference: str, code: Code) -> str:
-    return f"{code.sha256} {reference.rpartition('/')[2]}"
+    # The file is `__file__` to the source, which may read what is beside it.
+    return f"{code.sha256} {code.file} {short_name(reference)}"
 
 
 def _remembered() -> set[str]:

@@ -32,8 +32,9 @@ def _small(stage: Stage) -> Stage:
             changed["examples"] = 8
     elif stage.stage == "data" and "examples" in settings:
         changed = {"examples": 16}
-    elif stage.stage == "branch" and isinstance(settings["at"], int):
-        changed = {"at": min(settings["at"], 2)}
+    elif stage.stage == "branch":
+        at = settings["at"]
+        changed = {"at": at if at == "start" else 2 if at == "edge" else min(at, 2)}
     elif stage.stage == "store":
         changed = {"checkpoint_every": None}
     # One value of each sweep is enough.
@@ -59,5 +60,6 @@ def cases() -> list[Any]:
 def test_a_recipe_runs_from_end_to_end(pipeline: Pipeline, runs: Path) -> None:
     outcome = execute(small(pipeline), root=runs)
     assert outcome.status in ("finished", "diverged")
-    assert outcome.summary["runs"]
+    branches = {branch.name for branch in pipeline.declared().branches}
+    assert {row["branch"] for row in outcome.summary["runs"]} == {"main", *branches}
     assert (outcome.folder / "metrics.parquet").exists()

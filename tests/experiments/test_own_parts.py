@@ -17,7 +17,7 @@ import pytest
 
 from aeoskit.probes import AbstractProbe
 from aeoskit.record import read_run
-from aeoskit_experiments import execute, parts, rerun
+from aeoskit_experiments import execute, parts, rerun, sweep
 from aeoskit_experiments.adapters import own_data, own_loss, own_model, own_optimizer, own_probe
 from aeoskit_experiments.data import Dataset
 from aeoskit_experiments.parts import Code, find_part, load_part, part_of
@@ -32,11 +32,13 @@ from aeoskit_experiments.pipelines import (
     optimizer,
     options_for,
     pipe,
+    rewind,
     store,
     track,
     train,
     variants_of,
 )
+from aeoskit_experiments.planning._request import PlanSettings, with_settings
 from aeoskit_experiments.recipes import make_recipe, recipe_options
 from aeoskit_experiments.starters import STARTERS, write_starter
 
@@ -243,8 +245,9 @@ def test_code_that_came_as_data_runs_only_if_it_is_allowed(
 def test_a_source_that_is_not_what_its_hash_says_is_refused(own: Path) -> None:
     code = find_part("./own.py:Net").code
     forged = Code(code.file, code.sha256, code.source + "\nNet = 1\n")
-    parts._objects.clear()
     with pytest.raises(UserError, match="does not match its SHA-256"):
+        parts.trust("./own.py:Net", forged)
+    with pytest.raises(UserError, match="have not run here before"):
         load_part("./own.py:Net", forged)
 
 
@@ -258,6 +261,84 @@ def test_any_name_of_an_installed_module_needs_to_be_typed(own: Path) -> None:
     declared = Pipeline.from_dict(stored).declared()
     with pytest.raises(UserError, match="not run here before"):
         _ = declared.model.function
+
+
+def stored_net(**changes: str) -> dict[str, Any]:
+    """A pipeline as data, with an own model, of which an attacker changed something."""
+    stage = pipe(model("./own.py:Net")).to_dict()["stages"][0]
+    (code,) = stage["code"].values()
+    reference = changes.pop("reference", "./own.py:Net")
+    return {
+        "stages": [{**stage, "variant": reference, "code": {reference: {**code, **changes}}}],
+    }
+
+
+def test_a_reference_without_its_source_is_looked_up_for_no_one(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = stored_net()
+    del stored["stages"][0]["code"]
+    switch = pipe(branch("switch", optimizer="./own.py:my_adam", lr=0.1, at=3)).to_dict()
+    del switch["stages"][0]["code"]
+    forget(monkeypatch)
+    monkeypatch.setattr(parts, "_execute", lambda code: pytest.fail("code was run"))
+    for value in (stored, switch):
+        for allow in (None, False, True):
+            with pytest.raises(UserError, match="comes without its source"):
+                Pipeline.from_dict(value, allow_code=allow)
+
+
+def test_what_is_trusted_is_what_was_shown(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+
+    def allow(reference: str, code: Code) -> bool:
+        shown.append(code.source)
+        return True
+
+    forged = stored_net(source="harmless = 1")
+    newline = stored_net(reference="./own.py:Net\nabc /tmp/x:y")
+    elsewhere = stored_net(file="/elsewhere/own.py")
+    forget(monkeypatch)
+    with pytest.raises(UserError, match="does not match its SHA-256"):
+        Pipeline.from_dict(forged, allow_code=allow)
+    with pytest.raises(UserError, match="characters that cannot be printed"):
+        Pipeline.from_dict(newline, allow_code=allow)
+    assert shown == []
+    # A source finds what is beside its file, so that another file is another part.
+    with pytest.raises(UserError, match="have not run here before"):
+        Pipeline.from_dict(elsewhere, allow_code=False)
+
+
+def test_a_rewound_run_brings_its_source(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = execute(whole(store=store(checkpoint_every=3)), root=own / "runs").folder
+    (own / "own.py").unlink()
+    forget(monkeypatch)
+    # In a new process of the same user: the source is known, though its file is gone.
+    again = pipe(rewind(run, at=3), train(7))
+    assert execute(again, root=own / "runs").status == "finished"
+    forget(monkeypatch)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(own / "another user's"))
+    with pytest.raises(UserError, match="have not run here before"):
+        execute(again, root=own / "runs")
+    with pytest.raises(UserError, match="have not run here before"):
+        sweep(pipe(rewind(run, at=3), train([7, 8])), root=own / "runs", workers=1)
+    assert not (own / "another user's").exists()
+
+
+def test_a_plan_uses_the_source_that_it_was_given(own: Path) -> None:
+    pipeline = whole(norm=None)
+    (own / "own.py").write_text(SOURCE.replace("width: int = 4", "width: int = 400"))
+    settings = with_settings(pipeline, PlanSettings(microbatch=4), "float32")
+    assert settings.code() == pipeline.code()
+
+
+def test_names_of_probes_differ(own: Path) -> None:
+    (own / "other.py").write_text(SOURCE)
+    with pytest.raises(UserError, match="Norm is tracked twice"):
+        whole(track=track("./other.py:Norm")).declared()
+    (own / "loss.py").write_text(SOURCE.replace("class Norm", "class loss"))
+    with pytest.raises(UserError, match="loss is always measured"):
+        whole(track=track("./loss.py:loss")).declared()
 
 
 def vars_of(code: Code) -> dict[str, str]:

@@ -156,8 +156,8 @@ def build(experiment: Experiment) -> Setup:
                 trajectory, probes=made(source.experiment.probes)
             )
             like = _initial(source_trajectory, params, key)
-        before = set(source.experiment.probes)
-        lost = {probe.variant for probe in experiment.probes if probe not in before}
+        before = source.experiment.probes
+        lost = {short_name(probe.variant) for probe in experiment.probes if probe not in before}
         kept = tuple(name for name in trajectory.probes if name not in lost)
         start = Start(source, source_trajectory, source.load(like), kept)
     return Setup(trajectory, carry, lanes, msgspec.structs.replace(train, steps=steps), start)

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from aeoskit_experiments.parts import trust
 from aeoskit_experiments.pipelines import Pipeline
 
 
@@ -28,7 +29,9 @@ class PipelineJob(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             UserError: If it is not a pipeline.
         """
-        return Pipeline.from_dict(self.pipeline, allow_code=True)
+        for reference, code in Pipeline.from_dict(self.pipeline).code().items():
+            trust(reference, code)
+        return Pipeline.from_dict(self.pipeline)
 
 
 class RunJob(PipelineJob, frozen=True, kw_only=True):

@@ -52,7 +52,7 @@ def check(experiment: Experiment) -> None:
             f"all of the data: leave batch out"
         )
     for branch in experiment.branches:
-        _check_branch(branch, experiment.probes, experiment.optimizer, optimizers[0])
+        _check_branch(branch, experiment.probes, experiment.optimizer, optimizers[0], train.batch)
 
 
 def check_steps(experiment: Experiment, steps: int) -> None:
@@ -183,6 +183,7 @@ def _check_branch(
     probes: tuple[AnyTrack, ...],
     main: Choice,
     optimizer: Any,
+    batch: int | None,
 ) -> None:
     tracked = {probe.variant for probe in probes if not isinstance(probe, TrackError)}
     if branch.kind == "freeze" and not optimizer.freezable:
@@ -211,6 +212,11 @@ def _check_branch(
         )
     if branch.optimizer is not None:
         built = _build_optimizer(branch.optimizer, {})
+        if batch is not None and not built.takes_batches:
+            raise UserError(
+                f"branch {branch.name}: batch is {batch}, but each step of "
+                f"{branch.optimizer.label} is on all of the data: leave batch out"
+            )
         if branch.ratio is not None and not built.tunable:
             raise UserError(
                 f"branch {branch.name}: ratio sets the learning rate of aeoskit's own optimizers "

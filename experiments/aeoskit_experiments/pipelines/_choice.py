@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aeoskit_experiments.options import Value
-from aeoskit_experiments.parts import Code
+from aeoskit_experiments.parts import Code, source_of
 from aeoskit_experiments.pipelines._label import label
 from aeoskit_experiments.pipelines._registry import function_of, is_own
 
@@ -31,7 +31,10 @@ class Choice:
     @property
     def function(self) -> Callable[..., Any]:
         """The function itself; importing it may import jax."""
-        return function_of(self.stage, self.variant, self.code)
+        code = self.code
+        if code is None:  # not typed here, but read: it has to bring its source
+            code = source_of(self.variant, {})
+        return function_of(self.stage, self.variant, code)
 
     @property
     def label(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.options import Scalar, Value, signature_of, spell
-from aeoskit_experiments.parts import short_name
+from aeoskit_experiments.parts import short_name, source_of
 from aeoskit_experiments.pipelines._choice import Choice
 from aeoskit_experiments.pipelines._registry import (
     check_variant,
@@ -31,6 +31,9 @@ from aeoskit_experiments.pipelines._settings import (
 from aeoskit_experiments.pipelines._stage import Stage, make_stage
 
 MAIN = "main"
+TAKEN = ("loss", "threshold")
+"""Names of the probes that every run has."""
+
 LEAVES = ("lr", "beta1", "beta2", "eps", "weight_decay")
 
 
@@ -152,7 +155,7 @@ def _once(experiment: Experiment, stage: Stage, value: Any) -> Experiment:
 def _choice(experiment: Experiment, stage: Stage) -> Experiment:
     assert isinstance(stage.variant, str)  # ensured by make_stage and Pipeline.groups
     settings = dict(stage.settings)
-    code = stage.sources.get(stage.variant)
+    code = source_of(stage.variant, stage.sources)
     seed = 0
     if stage.stage == "model" and not _takes_seed(stage):
         seed = settings.pop("seed", 0)
@@ -168,7 +171,7 @@ def _takes_seed(stage: Stage) -> bool:
         and "seed" in stage.settings
         and "seed"
         in signature_of(
-            function_of("model", stage.variant, stage.sources.get(stage.variant))
+            function_of("model", stage.variant, source_of(stage.variant, stage.sources))
         ).parameters
     )
 
@@ -183,13 +186,19 @@ def _plain(kind: Callable[..., Any]) -> Callable[[Experiment, Stage], Experiment
 def _track(experiment: Experiment, stage: Stage) -> Experiment:
     assert isinstance(stage.variant, str)  # ensured by make_stage
     if is_own("track", stage.variant):
-        code = stage.sources.get(stage.variant)
+        code = source_of(stage.variant, stage.sources)
         probe = Choice("track", stage.variant, dict(stage.settings), code=code)
     else:
         probe = function_of("track", stage.variant)(stage.variant, **stage.settings)
-    if any(other.variant == probe.variant for other in experiment.probes):
+    name = short_name(probe.variant)
+    if any(short_name(other.variant) == name for other in experiment.probes):
         raise UserError(
-            f"{stage.label} appears twice: track it once, with the smaller period and larger k"
+            f"{stage.label}: {name} is tracked twice: track it once, with the smaller period and "
+            f"larger k, or give your own probe another name"
+        )
+    if name in TAKEN:
+        raise UserError(
+            f"{stage.label}: {name} is always measured, under that name: give your own another one"
         )
     return dataclasses.replace(experiment, probes=(*experiment.probes, probe))
 
@@ -234,7 +243,7 @@ def _switch_choice(switch: Switch, stage: Stage) -> Choice:
     }
     if switch.ratio is not None:
         given = {"lr": 1.0, **given}  # any value, since the ratio will set it
-    code = stage.sources.get(switch.optimizer)
+    code = source_of(switch.optimizer, stage.sources)
     defaults: dict[str, Value] = {
         option.name: option.default for option in options_for("optimizer", switch.optimizer, code)
     }

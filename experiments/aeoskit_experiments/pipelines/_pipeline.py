@@ -287,7 +287,7 @@ def stored_pipeline(run: str) -> Pipeline:
         stored = read_run(run)
     except (ValueError, OSError) as error:
         raise UserError(f"rewind: {' '.join(str(error).split())}") from error
-    pipeline = Pipeline.from_dict(msgspec.to_builtins(stored.pipeline))
+    pipeline = Pipeline.from_dict(msgspec.to_builtins(stored.pipeline), allow_code=False)
     swept = pipeline.sweep()
     if swept:
         names = ", ".join(axis.name for axis in swept)

@@ -9,7 +9,14 @@ from msgspec import UNSET, UnsetType
 
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.options import Option, Value, coerce_all, optional
-from aeoskit_experiments.parts import Code, find_part, is_reference, is_trusted, part_of
+from aeoskit_experiments.parts import (
+    Code,
+    find_part,
+    is_reference,
+    is_trusted,
+    part_of,
+    source_of,
+)
 from aeoskit_experiments.pipelines._label import label
 from aeoskit_experiments.pipelines._registry import check_variant, options_for, stage_kind
 
@@ -95,7 +102,7 @@ def make_stage(
     known = _common_options(stage, names, found)
     values = coerce_all(known.values(), {**(defaults or {}), **options}, where=where)
     if stage == "branch":
-        found |= _switched(values.get("optimizer"), {**(code or {}), **found})
+        found |= _switched(values.get("optimizer"), code, found)
     # None where None is the default does not count as given.
     explicit = {
         name: values[name]
@@ -139,11 +146,13 @@ def _tuples(values: Mapping[str, Any]) -> dict[str, Value]:
     }
 
 
-def _switched(optimizer: Any, code: Mapping[str, Code]) -> dict[str, Code]:
+def _switched(
+    optimizer: Any, code: Mapping[str, Code] | None, found: Mapping[str, Code]
+) -> dict[str, Code]:
     """The source of a user's own optimizer to which a branch switches."""
     if not isinstance(optimizer, str) or not is_reference(optimizer):
         return {}
-    known = code.get(optimizer)
+    known = found.get(optimizer) if code is None else source_of(optimizer, code)
     return {optimizer: find_part(optimizer).code if known is None else known}
 
 
@@ -170,7 +179,7 @@ def _variants(
             name, found[part.reference] = part.reference, part.code
         check_variant(stage, name)
         if name is not None and is_reference(name) and name not in found:
-            stored = (code or {}).get(name)
+            stored = None if code is None else source_of(name, code)
             found[name] = find_part(name).code if stored is None else stored
         names.append(name)
     if not names or len(set(names)) < len(names):

@@ -144,7 +144,9 @@ def _situation(experiment: Experiment, run: AbstractRun) -> SearchSpace:
     tracks = [track for track in experiment.probes if isinstance(track, Track)]
     tracks = [track for track in tracks if track.solver != "dense"]
     model = experiment.model
-    remat = any(option.name == "remat" for option in options_for("model", model.variant))
+    remat = any(
+        option.name == "remat" for option in options_for("model", model.variant, model.code)
+    )
     return SearchSpace(
         rows_per_shard=rows,
         # A model that couples its examples cannot be evaluated in microbatches.

@@ -6,6 +6,7 @@ import msgspec
 
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.jobs import PipelineJob
+from aeoskit_experiments.parts import source_of
 from aeoskit_experiments.pipelines import Pipeline, Stage, make_stage, options_for, track
 
 Precision = Literal["float32", "bfloat16"]
@@ -93,12 +94,19 @@ def _with_settings(stage: Stage, settings: PlanSettings, precision: Precision) -
     elif stage.stage == "model":
         values = {"precision": precision, "remat": settings.remat}
     assert stage.variant is None or isinstance(stage.variant, str)  # of one group
-    known = {option.name for option in options_for(stage.stage, stage.variant)}
+    code = source_of(stage.variant, stage.sources)
+    known = {option.name for option in options_for(stage.stage, stage.variant, code)}
     given = {key: value for key, value in values.items() if key in known and value is not None}
     if not given:
         return stage
     defaults = {name: value for name, value in stage.defaults.items() if value is not None}
-    return make_stage(stage.stage, stage.variant, {**stage.options, **given}, defaults=defaults)
+    return make_stage(
+        stage.stage,
+        stage.variant,
+        {**stage.options, **given},
+        defaults=defaults,
+        code=stage.sources,
+    )
 
 
 def check_settings(settings: PlanSettings) -> None:

@@ -94,6 +94,11 @@ def make_suite(name: str, **options: Any) -> dict[str, Pipeline]:
         made = function(**values)
     except UserError as error:
         raise UserError(f"recipe {name}: {error}") from None
+    except Exception as error:
+        if name in RECIPES:
+            raise  # a fault of ours
+        message = " ".join(str(error).split())
+        raise UserError(f"recipe {name}: {type(error).__name__}: {message}") from error
     title = short_name(name).replace("_", "-")
     if isinstance(made, Pipeline):
         return {"main": msgspec.structs.replace(made, name=title)}

@@ -13,7 +13,7 @@ import msgspec
 
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.jobs import EXECUTORS, Engine, open_executor
-from aeoskit_experiments.parts import Code, check_shareable, trust_stored
+from aeoskit_experiments.parts import Code, check_shareable, check_trusted, trust_stored
 from aeoskit_experiments.pipelines import Pipeline, Store
 from aeoskit_experiments.sweeps._drive import Progress, drive
 from aeoskit_experiments.sweeps._job import run_job
@@ -93,6 +93,7 @@ def sweep(
     engine, brought = _engine(executor, workers, address, slurm)
     pipeline = pipeline.inherited()
     pipeline.experiment()  # The whole is checked before anything is created.
+    check_trusted(pipeline.code())
     check_shareable(pipeline.code())
     store = pipeline.declared().store or Store()
     place = folder if folder is not None else (store.folder if root is None else None)
