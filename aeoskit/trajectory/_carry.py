@@ -147,6 +147,12 @@ class Trajectory(eqx.Module):
             if not isinstance(probe, AbstractProbe):
                 what = f"the class {probe.__name__}" if isinstance(probe, type) else repr(probe)
                 raise TypeError(f"probe {name!r} is {what}; pass a probe, such as ak.Sharpness().")
+        for name, probe in self.probes.items():
+            if not isinstance(probe.every, int) or probe.every < 1:
+                raise ValueError(
+                    f"probe {name}: every is {probe.every!r}: a period is a whole number of steps, "
+                    "at least 1."
+                )
         measured = [
             name
             for probe in self.probes.values()

@@ -166,6 +166,11 @@ def measure_due(
                 lambda measure=measure, state=state: _per_lane(lanes, measure, context, state),
                 lambda skipped=skipped, state=state: (skipped, state),
             )
+        if {*new} != {*probe.measures}:
+            raise ValueError(
+                f"probe {name} declares the measurements {sorted(probe.measures)}, but measured "
+                f"{sorted(new)}: return what `measures` names."
+            )
         measurement |= new
     return measurement, states
 

@@ -136,7 +136,14 @@ def part_of(function: Callable[..., Any]) -> Part:
         place, name = IN_PYTHON, name.rpartition(".")[2]
         code = _code("", _own_source(function))
     reference = f"{place}:{name}"
+    if _objects.get((reference, code), function) is not function:
+        # Another function has this name and source: a closure, or one that was defined again.
+        place, code = IN_PYTHON, _code("", _own_source(function))
+        number = sum(known.startswith(f"{IN_PYTHON}:{name}") for known, _ in _objects)
+        reference = f"{IN_PYTHON}:{name}-{number + 1}"
     trust(reference, code)
+    if code.file:
+        _remember(reference, code)
     _objects[reference, code] = function
     return Part(reference, function, code)
 
@@ -245,6 +252,8 @@ def trust_stored(code: Mapping[str, Code], *, allow: bool | Callable[[str, Code]
     """
     for reference, item in code.items():
         _check_source(reference, item)
+        if (reference, item) not in _objects:
+            check_shareable({reference: item})
         if not is_trusted(reference, item) and _line(reference, item) not in _remembered():
             if not (allow(reference, item) if callable(allow) else allow):
                 raise _unknown_code(reference, item)

@@ -325,6 +325,30 @@ def test_a_rewound_run_brings_its_source(own: Path, monkeypatch: pytest.MonkeyPa
     assert not (own / "another user's").exists()
 
 
+def test_functions_of_one_name_and_source_are_two_parts(own: Path) -> None:
+    """Closures of one factory, and functions that were defined again, as in a notebook."""
+
+    def scaled(by: float) -> Any:
+        return lambda outputs, targets: by * jnp.mean((outputs - targets) ** 2, -1)
+
+    one, other = loss(scaled(1.0)), loss(scaled(100.0))
+    assert one.variant != other.variant
+    assert loss(parts.load_part(one.variant, one.sources[one.variant])).variant == one.variant
+    losses = [
+        execute(whole(loss=stage, norm=None, track=None), root=own / "runs").summary["runs"][0]
+        for stage in (one, other)
+    ]
+    assert losses[1]["loss"] > 10 * losses[0]["loss"]
+
+
+def test_a_probe_measures_what_it_says(own: Path) -> None:
+    (own / "wrong.py").write_text(SOURCE.replace('return {"norm":', 'return {"size":'))
+    with pytest.raises(ValueError, match="declares the measurements"):
+        execute(whole(norm=track("./wrong.py:Norm", every=2)), root=own / "runs")
+    with pytest.raises(UserError, match="every is 0: a period is"):
+        execute(whole(norm=track("./own.py:Norm", every=0)), root=own / "runs")
+
+
 def test_a_plan_uses_the_source_that_it_was_given(own: Path) -> None:
     pipeline = whole(norm=None)
     (own / "own.py").write_text(SOURCE.replace("width: int = 4", "width: int = 400"))

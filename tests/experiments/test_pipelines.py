@@ -289,7 +289,7 @@ def test_a_stage_refuses(make: Any, says: str) -> None:
         ({"loss": None}, "no stage 'loss'"),
         ({"train": None}, "no stage 'train'"),
         ({"again": train(10)}, "'train' appears twice"),
-        ({"again": track("preconditioned_sharpness")}, "appears twice"),
+        ({"again": track("preconditioned_sharpness")}, "is tracked twice"),
         ({"train": train(5)}, "every is 10, but training has only 5 steps"),
         ({"train": train([100, 5])}, "every is 10, but training has only 5 steps"),
         ({"train": train(100, batch=501)}, "batch is 501, but the data has only 500"),

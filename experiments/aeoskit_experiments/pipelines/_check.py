@@ -280,4 +280,5 @@ def _build(choice: Choice, overrides: Mapping[str, float]) -> Any:
 
 
 def _sentence(choice: Choice, error: Exception) -> str:
-    return f"{choice.label}: {' '.join(str(error).split())}"
+    message = " ".join(str(error).split())
+    return message if message.startswith(choice.label) else f"{choice.label}: {message}"

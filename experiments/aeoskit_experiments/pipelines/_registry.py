@@ -287,6 +287,8 @@ def check_variant(stage: str, variant: str | None) -> None:
             raise UserError(
                 f"stage {stage!r} takes no part of your own: give one of {', '.join(kind.variants)}"
             )
+    elif variant.endswith(".py") and kind.group:
+        raise UserError(f"stage {stage!r}: name the part in {variant}: write {variant}:NAME")
     elif variant not in kind.variants and variant not in _entries(kind):
         raise unknown("variant", variant, variants_of(stage), where=f"stage {stage!r}")
 

@@ -9,7 +9,7 @@ from aeoskit.probes import AbstractProbe, Measurement, ProbeContext
 
 
 class MyProbe(AbstractProbe):
-    """The norm of the parameters, and their distance from the start.
+    """The norm of the parameters, and how far they moved since the last measurement.
 
     Args:
         every: Steps between two measurements.
@@ -20,7 +20,7 @@ class MyProbe(AbstractProbe):
     @property
     def measures(self) -> tuple[str, ...]:
         """The names of the columns in the record."""
-        return ("params_norm", "distance")
+        return ("params_norm", "moved")
 
     @property
     def solves(self) -> bool:
@@ -28,8 +28,8 @@ class MyProbe(AbstractProbe):
         return False
 
     def init(self, params: PyTree, key: PRNGKeyArray) -> PyTree:
-        """The state before the first measurement: here, the parameters at the start."""
-        return jax.tree.map(jnp.copy, params)
+        """The state before the first measurement, zeros; of `params` only the shapes are read."""
+        return jax.tree.map(jnp.zeros_like, params)
 
     def measure(self, context: ProbeContext, state: PyTree) -> tuple[Measurement, PyTree]:
         """The measurement before a step, and the state of the next one.
@@ -37,7 +37,7 @@ class MyProbe(AbstractProbe):
         The context has the objective, params, grads, the optimizer and its state.
         """
         moved = jax.tree.map(jnp.subtract, context.params, state)
-        return {"params_norm": _norm(context.params), "distance": _norm(moved)}, state
+        return {"params_norm": _norm(context.params), "moved": _norm(moved)}, context.params
 
 
 def _norm(tree: PyTree) -> jax.Array:
