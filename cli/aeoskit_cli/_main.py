@@ -38,6 +38,7 @@ from aeoskit_experiments.jobs import (
     supervise,
     watch_parent,
 )
+from aeoskit_experiments.parts import short_name
 from aeoskit_experiments.pipelines import STAGES, Pipeline, variants_of
 from aeoskit_experiments.starters import STARTERS, write_starter
 
@@ -227,7 +228,9 @@ def _recipe_action(name: str) -> Any:
             case: where.apply(pipeline) for case, pipeline in make_suite(name, **values).items()
         }
         if len(suite) > 1:
-            return _execute_suite(suite, name, json=json, quiet=quiet, **place)
+            # A reference's own name: that of a folder.
+            title = short_name(name).replace("_", "-")
+            return _execute_suite(suite, title, json=json, quiet=quiet, **place)
         (pipeline,) = suite.values()
         return _execute(pipeline, json=json, quiet=quiet, **place)
 

@@ -17,6 +17,7 @@ import pytest
 
 from aeoskit.probes import AbstractProbe
 from aeoskit.record import read_run
+from aeoskit_cli import main
 from aeoskit_experiments import execute, parts, rerun, sweep
 from aeoskit_experiments.adapters import own_data, own_loss, own_model, own_optimizer, own_probe
 from aeoskit_experiments.data import Dataset
@@ -420,6 +421,18 @@ def test_a_recipe_of_ones_own(own: Path) -> None:
     assert pipeline.experiment().train.steps == 5
     with pytest.raises(UserError, match="returned a tuple: return the value of pipe"):
         make_recipe("./own.py:curve")
+
+
+def test_a_suite_of_ones_own_has_a_folder_of_its_name(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (own / "suite.py").write_text(
+        SOURCE + "\ndef both_ways():\n    return {'one': mine(2), 'two': mine(3)}\n"
+    )
+    assert main(["run", "./suite.py:both_ways", "--quiet", "--json"]) == 0
+    folder = Path(json.loads(capsys.readouterr().out)["folder"])
+    assert folder.name.startswith("both-ways-")
+    assert ":" not in folder.name
 
 
 def test_python_hands_over_the_function_itself(own: Path) -> None:
