@@ -15,6 +15,7 @@ import linecache
 import os
 import sys
 import time
+import traceback
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -271,6 +272,28 @@ def _unknown_code(reference: str, code: Code) -> UserError:
 def changed_since(code: Mapping[str, Code]) -> list[str]:
     """The references whose files have changed since, or no longer exist."""
     return [name for name, item in code.items() if item.file and not _is_same(item)]
+
+
+def fault_in(error: BaseException, code: Mapping[str, Code]) -> UserError | None:
+    """The error of a user's own part in one sentence: where in its source, and what.
+
+    Args:
+        error: An exception.
+        code: A mapping from reference to source.
+
+    Returns:
+        The error; None for an exception that did not pass through any of these files.
+    """
+    files = {item.file for item in code.values() if item.file}
+    frames = [x for x in traceback.extract_tb(error.__traceback__) if x.filename in files]
+    if not frames:
+        return None
+    last = frames[-1]
+    message = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return UserError(
+        f"{Path(last.filename).name}, line {last.lineno}, in {last.name}: "
+        f"{type(error).__name__}: {message}"
+    )
 
 
 def keep_sources(folder: Path, code: Mapping[str, Code]) -> None:

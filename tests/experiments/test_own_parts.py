@@ -423,6 +423,20 @@ def test_a_recipe_of_ones_own(own: Path) -> None:
         make_recipe("./own.py:curve")
 
 
+def test_a_mistake_in_own_code_is_one_sentence(own: Path) -> None:
+    wrong = SOURCE.replace("self.first(x)", "self.first(x[None])").replace(
+        "        squares = [", "        raise KeyError('no')\n        squares = ["
+    )
+    (own / "wrong.py").write_text(wrong)
+    for change in (
+        {"model": model("./wrong.py:Net")},
+        {"norm": track("./wrong.py:Norm", every=2)},
+    ):
+        with pytest.raises(UserError, match=r"^wrong.py, line \d+, in \w+: \w+Error: ") as caught:
+            execute(whole(**change), root=own / "runs")
+        assert "\n" not in str(caught.value)
+
+
 def test_a_suite_of_ones_own_has_a_folder_of_its_name(
     own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

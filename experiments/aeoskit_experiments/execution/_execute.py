@@ -15,7 +15,7 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.cache import follow_cache
 from aeoskit_experiments.catalog import provenance
 from aeoskit_experiments.jobs import report_record
-from aeoskit_experiments.parts import keep_sources
+from aeoskit_experiments.parts import fault_in, keep_sources
 from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store
 
 from ._build import Setup, build
@@ -88,6 +88,23 @@ def execute(
     Raises:
         UserError: for bad input, before any work; nothing is left behind.
     """
+    try:
+        return _carry_out(pipeline, root, folder, listener)
+    except Exception as error:
+        # A check that met it has made a sentence of it already, which does not say where.
+        origin = error.__cause__ if isinstance(error, UserError) else error
+        fault = None if origin is None else fault_in(origin, pipeline.code())
+        if fault is not None:
+            raise fault from origin
+        raise
+
+
+def _carry_out(
+    pipeline: Pipeline,
+    root: str | os.PathLike[str] | None,
+    folder: str | os.PathLike[str] | None,
+    listener: Listener | None,
+) -> Outcome:
     begun = time.perf_counter()
     uncached = follow_cache()
     pipeline = pipeline.inherited()
