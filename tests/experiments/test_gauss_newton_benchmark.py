@@ -30,5 +30,5 @@ def test_rows(monkeypatch):
 
 
 def test_a_microbatch_that_is_too_large():
-    with pytest.raises(UserError, match="there are 2 examples"):
+    with pytest.raises(UserError, match="there are only 2 examples"):
         run_gauss_newton_benchmark(examples=2, microbatch=3)

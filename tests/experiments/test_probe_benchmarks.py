@@ -102,7 +102,7 @@ def test_budget_rows() -> None:
         (run_compile_benchmark, {"width": 2}, "3 or more"),
         (run_budget_benchmark, {"problems": "17"}, "did you mean '17k'"),
         (run_budget_benchmark, {"steps": 150}, "a multiple of 100"),
-        (run_budget_benchmark, {"settle": 600}, "from 100 to under 600"),
+        (run_budget_benchmark, {"settle": 600}, "give 100 or more, below 600"),
         (run_overhead_benchmark, {"problems": "17"}, "did you mean '17k'"),
         (run_overhead_benchmark, {"steps": 15}, "a multiple of 10"),
     ],

@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[2]
         (("10.0.0.1", 2, 0), "HOST:PORT"),
         (("here:", 2, 0), "HOST:PORT"),
         (("here:80", 0, 0), "at least 1"),
-        (("here:80", 2, 2), "one of 0 to 1"),
+        (("here:80", 2, 2), "give one from 0 to 1"),
     ],
 )
 def test_a_membership_that_makes_no_sense(said, says) -> None:

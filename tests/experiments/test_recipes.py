@@ -223,7 +223,7 @@ def test_data_that_only_a_later_case_finds_wrong_are_said_before_the_first_runs(
 ) -> None:
     names = ["mlp", "transformer-text"]
     suite = make_suite("e04-architectures", architecture=names, examples=1700, steps=20)
-    with pytest.raises(UserError, match="ask for at most") as caught:
+    with pytest.raises(UserError, match="so give at most") as caught:
         execute_suite(suite, "two", folder=tmp_path / "none")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "none").exists()

@@ -331,7 +331,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "inverse": (lambda: WithMetric(metric=WrongInverse), "inv_mv is not the inverse of mv"),
     "root": (lambda: WithMetric(metric=WrongRoot), "sqrt_mv twice is not mv"),
     "inverse root": (lambda: WithMetric(metric=WrongInverseRoot), "inv_sqrt_mv twice is not inv"),
-    "not linear": (lambda: ak.Optimizer(0.1, Cubed()), "against the gradients|not linear"),
+    "not linear": (lambda: ak.Optimizer(0.1, Cubed()), "opposite to the gradients|not linear"),
     "closed form": (lambda: ak.Optimizer(0.1, Unsaid()), "spectral radius of its recurrence"),
     # The pair of a filter with two buffers leaves before -1 is a root.
     "filter": (

@@ -13,7 +13,7 @@ class Interrupt:
 
     Example:
         >>> with Interrupt() as interrupt:
-        ...     interrupt.wished
+        ...     interrupt.requested
         False
     """
 
