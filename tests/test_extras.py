@@ -1,4 +1,4 @@
-"""What `pip install aeoskit` leaves out is named in one sentence, and the library does without."""
+"""The light install: one sentence names the missing extra, and the library does without it."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def gone(process: int, seconds: float = 20) -> bool:
-    """Whether a process ends soon; one that nobody waits for counts as ended."""
+    """True if a process ends soon; one that nobody waits for counts as ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -387,7 +387,7 @@ class TestProcesses:
 
 
 class FakeJob:
-    """A job of a cluster, done when it is told so."""
+    """A job of a cluster, done once the test says so."""
 
     def __init__(self, call: Callable[[], Any]):
         self.call, self.finished, self.was_cancelled = call, False, False

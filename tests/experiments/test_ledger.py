@@ -305,7 +305,7 @@ def test_seeds_and_spread_and_going_on(tmp_path: Path) -> None:
     assert (row["verdict"], row["reason"]) == ("pass", "1 of 2 seeds passes by itself")
     assert [row["setting"] for row in outcome.summary["rows"]] == ["reference"] * 2 + ["grid <1>"]
     assert "grid &lt;1&gt;" in (tmp_path / "ledger.html").read_text()
-    # LedgerRequest for nothing new, nothing is run; a bound that is moved now is told of.
+    # A request for nothing new runs nothing; a bound that has moved since is reported.
     runner = Counting()
     again = ledger_of(tmp_path, shown, never, bounds=bounded(shown, never, low=6.5), runner=runner)
     assert runner.ran == []

@@ -172,7 +172,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a new process knows: nothing that the user typed."""
+    """Start as a new process does, which knows nothing that the user typed."""
     monkeypatch.setattr(parts, "_trusted", set())
     monkeypatch.setattr(parts, "_objects", {})
 

@@ -270,7 +270,7 @@ class Quadratic(ak.NoMomentum):
 
 
 class Slow(ak.AbstractMomentum):
-    """What it does is momentum, and what it says is gradient descent."""
+    """Steps as momentum, and declares itself gradient descent."""
 
     def init(self, params):
         return ak.EMA(0.9).init(params)
