@@ -10,6 +10,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -181,6 +182,12 @@ class TestAWorker:
         assert gone(third)
         fourth = worker.call(os.getpid)
         assert len({first, second, third, fourth}) == 4
+
+    def test_one_that_dies_before_it_receives_a_call_costs_none(self, worker: Worker) -> None:
+        first = worker.call(os.getpid)
+        os.kill(first, signal.SIGSTOP)
+        threading.Timer(0.3, os.kill, (first, signal.SIGKILL)).start()
+        assert worker.call(os.getpid) != first
 
     def test_it_is_asked_to_stop(self, worker: Worker, helper: Any) -> None:
         events: list[Any] = []

@@ -106,8 +106,9 @@ class Worker:
                 "import: put it into a module"
             )
         try:
-            self._send(pickle.dumps((function, arguments, on_event is not None)))
-            messages = self._messages(interrupted)
+            messages = self._send(
+                pickle.dumps((function, arguments, on_event is not None)), interrupted
+            )
             while (message := next(messages))[0] == "event":
                 assert on_event is not None
                 on_event(*message[1])
@@ -144,18 +145,27 @@ class Worker:
             process.kill()
             process.wait()
 
-    def _send(self, call: bytes) -> None:
-        if self._process is not None and self._process.poll() is None:
-            with contextlib.suppress(ConnectionError):
+    def _send(self, call: bytes, interrupted: Callable[[], bool]) -> Iterator[tuple[str, Any]]:
+        """The child's messages about a call, once it has received the call."""
+        while True:
+            reused = self._process is not None and self._process.poll() is None
+            if not reused:
+                self.close()
+                with self._lock:
+                    if self._killed:
+                        raise WorkerDied(-signal.SIGKILL, self._log)
+                    self._start()
+            with contextlib.suppress(ConnectionError):  # Then it has died, which is detected below.
                 self._channel.send_bytes(call)
-                return
-        self.close()  # A child that died while idle costs no call.
-        with self._lock:
-            if self._killed:
-                raise WorkerDied(-signal.SIGKILL, self._log)
-            self._start()
-        with contextlib.suppress(ConnectionError):  # Then it has died, which `_messages` detects.
-            self._channel.send_bytes(call)
+            messages = self._messages(interrupted)
+            try:
+                next(messages)
+            except WorkerDied:
+                if not reused:
+                    raise
+                self.close()  # A child that died while idle costs no call.
+            else:
+                return messages
 
     def _start(self) -> None:
         self._channel, child_end = multiprocessing.Pipe()
@@ -214,6 +224,7 @@ def serve(descriptor: int) -> None:
             call = channel.recv_bytes()
         except EOFError:
             return
+        channel.send(("received",))
         try:
             function, arguments, reports = pickle.loads(call)
             found = function(*arguments, report) if reports else function(*arguments)
