@@ -7,7 +7,7 @@ PYTEST ?=
 RUN := .venv
 DEV := .venv-dev
 PINNED := -c requirements/constraints.txt
-PIP := -m pip --disable-pip-version-check --no-input install --quiet
+PIP := -m pip --disable-pip-version-check --no-input install --quiet --no-compile
 
 .DEFAULT_GOAL := help
 .PHONY: help python demo test lint format types contracts newest docs wheel-check plan-check clean
@@ -67,7 +67,7 @@ wheel-check: $(DEV)/.installed ## the built wheel in a clean environment outside
 	.ci/wheel-check $(DEV)/bin/python
 
 plan-check: | python ## the TPU compiler, in an environment of its own: plans for pods, and what they must show
-	.ci/plan-check "$(PYTHON)"
+	.ci/plan-check "$(PYTHON)" $(PLANS)
 
 clean: ## removes environments and everything built; runs/ stays
 	rm -rf $(RUN) $(DEV) .venv-newest .venv-plan dist build site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
