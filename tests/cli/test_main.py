@@ -83,7 +83,7 @@ def test_run_prints_a_table_and_the_figure(executed: list[Any], capsys: Capture)
     pipeline, place = executed[0]
     assert pipeline.name == "adam-edge"
     assert pipeline.experiment().lanes()[1]["lr"] == 1e-2
-    assert place == {"root": None, "folder": Path("here")}
+    assert place == {"folder": Path("here")}
     out, err = capsys.readouterr()
     assert all(len(line) <= 80 for line in out.splitlines())
     assert "0.001" in out

@@ -127,7 +127,8 @@ def test_units_keep_numbers_short(largest: int, unit: str) -> None:
         ("plan --topology v5e:2x4", "plan got no run"),
         ("plan adam-egde --topology v5e:2x4", "did you mean 'adam-edge'?"),
         ("plan --toplogy v5e:2x4 adam-edge", "did you mean '--topology'?"),
-        ("plan adam-edge --params shared --topology cpu:2", "unknown option '--params'"),
+        ("plan adam-edge --params shared --topology cpu:2", "params is 'shared'"),
+        ("plan adam-edge --parms sharded", "did you mean '--params'?"),
         ("plan adam-edge --topology v5e:2x4 --params shared", "params is 'shared'"),
         ("plan adam-edge --topology v4:2", "unknown chip 'v4'"),
         ("plan adam-edge --topology v5e:2x4", "pip install 'aeoskit[tpu-plan]'"),
@@ -174,7 +175,7 @@ def test_doctor_lays_out_for_devices_that_are_not_here(capsys: pytest.CaptureFix
     ("words", "said"),
     [
         ("plan adam-edge --help", "--lr"),
-        ("plan pipe --help", "aeoskit pipe --help"),
+        ("plan pipe --help", "--topology"),
         ("plan pipe data digits model mlp --help", "--width"),
         ("doctor --mesh data=2 adam-edge --help", "--lr"),
     ],
