@@ -30,6 +30,7 @@ from aeoskit_cli._reproduce import reproduce
 from aeoskit_cli._subject import Given, subject_app
 from aeoskit_cli._sweep import make_sweep_app
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments._records import FILES, RecordKind, list_records
 from aeoskit_experiments.cache import cache_for_command
 from aeoskit_experiments.jobs import (
     LOST,
@@ -230,14 +231,14 @@ def runs(
     ),
     json: Json = False,
 ) -> None:
-    """List the runs in a folder, the oldest first."""
+    """List the runs, suites, sweeps and ledgers in a folder, the oldest first."""
     from aeoskit_cli._show import show_runs
 
     show_runs(root, json=json)
 
 
 def show(run: Run, json: Json = False) -> None:
-    """Show a run: as a command, as Python, and its numbers; of a suite, its cases."""
+    """Show a run (as a command, as Python, its numbers), suite, sweep or ledger."""
     from aeoskit_cli._show import show_record
 
     show_record(_existing(run), json=json)
@@ -254,11 +255,11 @@ def rerun(
     *,
     placing: Placing,
 ) -> int:
-    """Run a stored pipeline again and compare bit for bit."""
+    """Run a stored pipeline again, into a new folder beside the run, and compare bit for bit."""
     from aeoskit_cli._progress import Progress
     from aeoskit_experiments import rerun as run_again
 
-    run = _existing(run)
+    run = _existing(run, ("run",))
     with Progress(quiet=quiet) as progress:
         outcome, comparison = run_again(
             run,
@@ -330,17 +331,15 @@ def _execute(suite: dict[str, Pipeline], given: Given, name: str = "") -> int:
     return outcome.exit_code
 
 
-def _existing(path: Path) -> Path:
-    """The folder of an existing run; for `latest`, the one that began last."""
+def _existing(path: Path, kinds: tuple[RecordKind, ...] = tuple(FILES)) -> Path:
+    """The folder of an existing run; for `latest`, the one of these kinds that began last."""
     if path.exists():
         return path
     if path == Path("latest"):
-        from aeoskit.record import list_runs
-
-        found = list_runs(RUNS)
+        found = [record for record in list_records(RUNS) if record.kind in kinds]
         if not found:
             raise UserError(f"there are no runs in {RUNS}/: give the folder of a run")
-        return found[-1].path
+        return Path(found[-1].folder)
     raise UserError(
         f"there is no run {str(path)!r}: give the folder that a run printed, or latest "
         f"(`aeoskit runs` lists them)"

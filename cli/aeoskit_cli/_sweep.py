@@ -1,7 +1,6 @@
 """`aeoskit sweep`: a recipe or a pipeline whose lists of values become jobs."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +16,7 @@ from aeoskit_cli._options import (
     Root,
     ask_about_code,
 )
-from aeoskit_cli._print import print_json, print_runs
+from aeoskit_cli._print import print_json, print_sweep
 from aeoskit_cli._subject import Given, subject_app
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import Pipeline, with_place
@@ -115,18 +114,3 @@ def _print(outcome: Any, *, json: bool) -> int:
     else:
         print_sweep(outcome.summary)
     return outcome.exit_code
-
-
-def print_sweep(summary: Mapping[str, Any]) -> None:
-    """Print a sweep's table, a row per run, the failures with reasons, and the paths."""
-    print_runs(summary["runs"])
-    left = 0
-    for job in summary["jobs"]:
-        if job["status"] == "failed":
-            print(f"job {job['index']} failed: {job['error']}")
-            print(f"  log: {summary['folder']}/{job['log']}")
-        left += job["status"] not in ("finished", "diverged")
-    print(f"sweep:   {summary['folder']}")
-    print(f"time:    {summary['seconds']:.1f} s")
-    if left:
-        print(f"{left} jobs are left: aeoskit sweep --resume {summary['folder']}")

@@ -4,6 +4,8 @@ as they were."""
 import inspect
 import json
 import os
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -475,10 +477,18 @@ def test_a_part_at_the_top_of_an_importable_module_is_named_by_it() -> None:
     assert part.reference.startswith("optax.")
 
 
+def test_what_is_no_variant_is_one_sentence() -> None:
+    """In a process without type checks, which would catch it here."""
+    code = "from aeoskit_experiments.pipelines import model; model(3)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "UserError: stage 'model' got 3 as its variant: give a name" in done.stderr
+
+
 def test_an_unknown_threshold_is_said(own: Path) -> None:
     asking = whole(optimizer=optimizer("./own.py:clipped"), norm=None)
-    with pytest.raises(UserError, match=r"needs its threshold.*Track flip_multiplier"):
+    with pytest.raises(UserError, match=r"since the bridge .* write `track flip_mult") as caught:
         execute(asking, root=own / "runs")
+    assert "aeoskit.flip_multiplier" not in str(caught.value)
     assert not (own / "runs").exists()
     plain = whole(
         optimizer=optimizer("./own.py:clipped"), track=track("sharpness", every=2), norm=None
@@ -653,6 +663,16 @@ def test_own_models() -> None:
             own_model("model wrong", wrong, {}).init(key, dataset)
 
 
+def test_a_model_is_not_an_optimizer_nor_an_update_map() -> None:
+    for wrong, says in (
+        (lambda: optax.adam(0.1), "returned a GradientTransformation"),
+        (lambda: (lambda params: (), lambda w, x: x), r"init has the parameters \(params\), but"),
+        (lambda: (lambda key, data: 1, lambda w: w), r"apply .* called with \(params, inputs\)"),
+    ):
+        with pytest.raises(UserError, match=says):
+            own_model("model wrong", wrong, {})
+
+
 class Counting(eqx.Module):
     weight: Any = eqx.field(default_factory=lambda: jnp.ones(2))
     count: Any = eqx.field(default_factory=lambda: jnp.arange(2))
@@ -670,6 +690,12 @@ def test_own_losses_optimizers_and_probes() -> None:
     assert factory(jnp.array(3.0), 1.0) == 2
     with pytest.raises(UserError, match="return a function of outputs and targets"):
         own_loss("loss own", lambda: 3, {})
+    with pytest.raises(UserError, match=r"called with \(outputs, targets\).* parameter a default"):
+        own_loss("loss own", lambda outputs, targets, params: 0, {})
+    with pytest.raises(UserError, match="write a function of outputs and targets"):
+        own_loss("loss own", lambda outputs: 0, {})
+    with pytest.raises(UserError, match=r"update_map .* called with \(params, state, batch\)"):
+        own_optimizer("optimizer own", lambda: (lambda params: (), lambda w, state: (w, state)), {})
     with pytest.raises(UserError, match="optimizer own returned a int: return an"):
         own_optimizer("optimizer own", lambda: 3, {})
     with pytest.raises(UserError, match="AbstractProbe"):
