@@ -18,7 +18,7 @@ import optax
 import pytest
 
 from aeoskit.probes import AbstractProbe
-from aeoskit.record import read_run
+from aeoskit.record import create_run, read_run
 from aeoskit_cli import main
 from aeoskit_experiments import execute, parts, rerun, sweep
 from aeoskit_experiments.adapters import own_data, own_loss, own_model, own_optimizer, own_probe
@@ -211,6 +211,46 @@ def test_a_run_of_own_parts_is_recorded_and_repeated(
     monkeypatch.chdir(own.parent)
     _, comparison = rerun(outcome.folder)
     assert comparison["identical"], comparison["sentence"]
+
+
+def stored(pipeline: Pipeline, folder: Path) -> str:
+    create_run(
+        folder.parent, "x", pipeline=pipeline.to_dict(), environment={}, folder=folder
+    ).close({})
+    return str(folder)
+
+
+def test_show_says_where_the_source_is_and_whether_it_changed(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = stored(whole(), own / "runs" / "named")
+    assert main(["show", folder]) == 0
+    out = capsys.readouterr().out
+    assert "model ./own.py:Net" in out
+    assert f"{own / 'own.py'} has not changed" in out
+    assert f"aeoskit rerun {folder} runs this source again" in out
+    (own / "own.py").write_text(SOURCE + "# later\n")
+    assert main(["show", folder]) == 0
+    assert f"{own / 'own.py'} has changed since" in capsys.readouterr().out
+    assert main(["show", folder, "--json"]) == 0
+    (part, *_) = json.loads(capsys.readouterr().out)["own_parts"].values()
+    assert part["changed"]
+    assert part["source"].startswith(f"{folder}/code/{part['sha256'][:8]}")
+
+
+def test_a_function_typed_into_python_is_shown_as_no_command(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = stored(whole(optimizer=optimizer(lambda: optax.sgd(0.1))), own / "runs" / "typed")
+    assert main(["show", folder]) == 0
+    out = capsys.readouterr().out
+    assert "aeoskit pipe" not in out
+    assert "made in Python" in out
+    assert "put the functions at the top of a file" in out
+    assert main(["show", folder, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["command"] is None
+    assert found["python"] is None
 
 
 def test_code_that_came_as_data_runs_only_if_it_is_allowed(
