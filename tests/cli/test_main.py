@@ -101,7 +101,10 @@ def test_run_prints_a_table_and_the_figure(executed: list[Any], capsys: Capture)
     assert "lane 1 diverged at step 7" in err
 
 
-@pytest.mark.parametrize("words", [["run", "adam-edge", "--json"], [*PIPE, "--json"]])
+@pytest.mark.parametrize(
+    "words",
+    [["run", "adam-edge", "--json"], ["run", "--json", "adam-edge"], [*PIPE, "--json"]],
+)
 def test_json_is_one_object(executed: list[Any], capsys: Capture, words: list[str]) -> None:
     assert main(words) == 0
     out, _ = capsys.readouterr()

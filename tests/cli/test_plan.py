@@ -1,6 +1,7 @@
 """`aeoskit plan` and `aeoskit doctor --mesh`: whose options are whose, and what is printed."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,6 +104,38 @@ def test_a_recipe_is_planned(asked: list[Any], capsys: pytest.CaptureFixture[str
     said = json.loads(capsys.readouterr().out)
     assert said["verdict"]["change"] == "--microbatch 2"
     assert said["rows"][0]["transfers"][0]["kind"] == "all-reduce"
+
+
+def test_a_recipes_own_option_takes_precedence(
+    asked: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan's option of that name comes before the recipe."""
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(
+        "from aeoskit_experiments.recipes import make_recipe\n"
+        "def mine(*, k: int = 1):\n"
+        "    return make_recipe('adam-edge', width=k)\n"
+    )
+    assert (
+        main(
+            [
+                "plan",
+                "--k",
+                "3",
+                "./own.py:mine",
+                "--k",
+                "5",
+                "--topology",
+                "v5e:2x4",
+                "--basis",
+                "20",
+            ]
+        )
+        == 0
+    )
+    ((pipeline, given),) = asked
+    assert pipeline.declared().model.settings["width"] == 5
+    assert (given["k"], given["basis"]) == (3, 20)
 
 
 def test_tables_fit_in_80_columns(asked: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
