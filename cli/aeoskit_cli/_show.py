@@ -105,9 +105,10 @@ def _show_run(run: Path, *, json: bool) -> None:
         print()
         print("parts of your own, with the source that ran\n")
         for name, item in code.items():
-            print(f"  {name}\n    {run / source_name(name, item)}")
+            print(f"  {_plain(name)}\n    {_plain(str(run / source_name(name, item)))}")
             if item.file:
-                print(f"    {item.file} {_CHANGED if name in changed else 'has not changed'}")
+                now = _CHANGED if name in changed else "has not changed"
+                print(f"    {_plain(item.file)} {now}")
         print()
         if repeatable:
             print(f"aeoskit rerun {run} runs this source again")
@@ -117,6 +118,11 @@ def _show_run(run: Path, *, json: bool) -> None:
                 "runs it again; elsewhere, put the functions at the top of a file"
             )
     print_numbers(summary)
+
+
+def _plain(text: str) -> str:
+    """A text of somebody's run, without characters that a terminal takes for commands."""
+    return text if text.isprintable() else repr(text)
 
 
 def _show_sweep(folder: Path, *, json: bool) -> None:
