@@ -19,7 +19,7 @@ FILES: dict[RecordKind, str] = {
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What a command left in a folder of its own.
+    """A run, suite, sweep or ledger in a folder of its own.
 
     Args:
         folder: The folder.
