@@ -2,11 +2,12 @@
 
 import inspect
 import sys
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from aeoskit_cli._generate import JSON_HELP, add_command
+from aeoskit_cli._generate import add_command
+from aeoskit_cli._options import OUTPUT
 from aeoskit_cli._print import print_json, print_rows, print_table
 from aeoskit_experiments import BENCHMARKS
 from aeoskit_experiments._errors import UserError, unknown
@@ -55,7 +56,6 @@ def run_bench(words: list[str]) -> int:
             _print_result(result)
         return int(result.get("failed", False))
 
-    json = typer.Option("--json", help="Print one JSON object on stdout, no tables")
     app = typer.Typer(add_completion=False)
     add_command(
         app,
@@ -63,7 +63,7 @@ def run_bench(words: list[str]) -> int:
         summary_of(function),
         options,
         run,
-        extra={"json": (Annotated[bool, json], False)},
+        extra={"json": OUTPUT["json"]},
     )
     code = app(rest, prog_name=f"aeoskit bench {name}", standalone_mode=False)
     return code if isinstance(code, int) else 0
@@ -91,6 +91,4 @@ Run a benchmark: ratios within one run, or counts.
 """
     )
     print_table("benchmarks", BENCHMARKS)
-    print()
-    print_table("options", JSON_HELP)
     print("\naeoskit bench NAME --help    the options of a benchmark")

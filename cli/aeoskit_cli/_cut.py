@@ -1,15 +1,13 @@
 """`aeoskit pipe`: raw arguments split at the names of stages."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from aeoskit_experiments._errors import UserError, unknown
 from aeoskit_experiments.options import Option
 from aeoskit_experiments.pipelines import STAGES, check_variant, options_for, stage_kind
 
 _HELP = ("-h", "--help")
-_PLACING = ("--mesh", "--devices", "--coordinator", "--processes", "--process", "--distributed")
-_OWN = ("--name", "--json", "--quiet", *_PLACING, "--help")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,34 +23,11 @@ class Piece:
 
     stage: str
     variants: tuple[str, ...]
-    arguments: tuple[str, ...]
+    arguments: tuple[str, ...] = ()
     help: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Cut:
-    """A command line of `pipe`, split into stages.
-
-    Args:
-        pieces: One for each stage, in order.
-        name: The pipeline's name.
-        json: Whether to print one JSON object.
-        quiet: Whether to print no progress.
-        help: Whether help about `pipe` itself was requested.
-        placing: The options about devices and processes.
-        extra: Flag to value, for the extra options.
-    """
-
-    pieces: tuple[Piece, ...]
-    name: str = "pipe"
-    json: bool = False
-    quiet: bool = False
-    help: bool = False
-    placing: Mapping[str, str | bool] = dataclasses.field(default_factory=dict)
-    extra: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-
-def cut(arguments: list[str], extra: Collection[str] = ()) -> Cut:
+def cut(arguments: list[str], own: Mapping[str, bool]) -> tuple[list[Piece], list[str]]:
     """Split the arguments at registered stage names.
 
     The value of an option is never taken for a stage, and arguments after `--` belong to the
@@ -60,52 +35,28 @@ def cut(arguments: list[str], extra: Collection[str] = ()) -> Cut:
 
     Args:
         arguments: The arguments of `aeoskit pipe`.
-        extra: Flags of options with a value that may appear anywhere, like --json; a stage's own
-            option of the same name takes precedence in its stage.
+        own: The command's own flags, and whether each has a value. They may appear anywhere; a
+            stage's own option of the same name takes precedence in its stage.
 
     Returns:
-        The pieces.
+        The pieces, up to the first that asks for its help, and the command's own arguments.
 
     Raises:
         UserError: For an unknown stage, variant or option (with the nearest name), a missing value
             or an unexpected word.
 
-    >>> [piece.stage for piece in cut(["store", "--root", "plot", "plot"]).pieces]
-    ['store', 'plot']
+    >>> pieces, own = cut(["--json", "store", "--root", "plot", "plot"], {"--json": False})
+    >>> [piece.stage for piece in pieces], own
+    (['store', 'plot'], ['--json'])
     """
-    words = list(arguments)
+    _, words, found = _take({}, own, list(arguments), "pipe, before its first stage")
     pieces: list[Piece] = []
-    name, json, quiet = "pipe", False, False
-    placing: dict[str, str | bool] = {}
-    found: dict[str, str] = {}
-    while words:
-        word = words.pop(0)
-        if word.partition("=")[0] in extra:
-            found[word.partition("=")[0]] = _value(word, words, "pipe")
-        elif word == "--json":
-            json = True
-        elif word in ("--quiet", "-q"):
-            quiet = True
-        elif word in _HELP:
-            return Cut((), help=True)
-        elif word == "--name" or word.startswith("--name="):
-            name = _value(word, words, "pipe")
-        elif word == "--distributed":
-            placing["distributed"] = True
-        elif word.partition("=")[0] in _PLACING:
-            placing[word.partition("=")[0][2:]] = _value(word, words, "pipe")
-        elif word.startswith("-"):
-            known = [*_OWN, *extra]
-            raise unknown("option", word, known, where="pipe, before its first stage")
-        else:
-            words.insert(0, word)
-            break
     while words:
         stage = words.pop(0)
         kind = stage_kind(stage)
         variants: tuple[str, ...] = ()
         if words and words[0] in _HELP:
-            return Cut((Piece(stage, (), (), help=True),))
+            return [*pieces, Piece(stage, (), help=True)], found
         if kind.variants:
             escaped = bool(words) and words[0] == "--"
             words = words[escaped:]
@@ -113,12 +64,14 @@ def cut(arguments: list[str], extra: Collection[str] = ()) -> Cut:
             variants = tuple(words.pop(0).split(",")) if taken else ()
             for variant in variants or (None,):
                 check_variant(stage, variant)
-        piece, words, flags = _take(stage, variants, words, extra, found)
-        json, quiet = json or "--json" in flags, quiet or "--quiet" in flags
-        pieces.append(piece)
-        if piece.help:
-            return Cut((piece,))
-    return Cut(tuple(pieces), name, json, quiet, placing=placing, extra=found)
+        where = " ".join([stage, *([",".join(variants)] if variants else [])])
+        options = _flags(stage, variants)
+        given, words, more = _take(options, _without_help(own), words, where)
+        found += more
+        if words and words[0] in _HELP:
+            return [*pieces, Piece(stage, variants, help=True)], found
+        pieces.append(Piece(stage, variants, tuple(given)))
+    return pieces, found
 
 
 def _may_be_variant(word: str, variants: Mapping[str, str]) -> bool:
@@ -126,46 +79,37 @@ def _may_be_variant(word: str, variants: Mapping[str, str]) -> bool:
     return not word.startswith("-") and (word in variants or word not in STAGES)
 
 
-def _take(
-    stage: str,
-    variants: tuple[str, ...],
-    words: list[str],
-    extra: Collection[str],
-    found: dict[str, str],
-) -> tuple[Piece, list[str], set[str]]:
-    """The arguments up to the next stage; the rest; and the flags --json and --quiet found.
+def _without_help(own: Mapping[str, bool]) -> dict[str, bool]:
+    return {flag: has_value for flag, has_value in own.items() if flag not in _HELP}
 
-    Extra options are stored in `found`.
-    """
-    where = " ".join([stage, *([",".join(variants)] if variants else [])])
-    options = _flags(stage, variants)
-    arguments: list[str] = []
-    flags: set[str] = set()
+
+def _take(
+    options: Mapping[str, Option], own: Mapping[str, bool], words: list[str], where: str
+) -> tuple[list[str], list[str], list[str]]:
+    """The stage's arguments; the rest, from the next stage or a request for help on; the own."""
+    given: list[str] = []
+    found: list[str] = []
     while words:
-        word = words.pop(0)
-        if word == "--":
-            if words:
-                arguments.append(words.pop(0))
-            continue
+        word = words[0]
         flag = word.partition("=")[0]
-        if word in _HELP:
-            return Piece(stage, variants, (), help=True), [], flags
-        if word in ("--json", "--quiet", "-q"):
-            flags.add("--quiet" if word == "-q" else word)
-        elif flag in options:
-            arguments.append(word)
-            if options[flag].kind != "bool" and "=" not in word:
-                arguments.append(_value(word, words, where))
-        elif flag in extra:
-            found[flag] = _value(word, words, where)
-        elif word.startswith("-"):
-            raise unknown("option", flag, options, where=where)
-        elif word in STAGES:
-            words.insert(0, word)
+        option = options.get(flag)
+        if word == "--":
+            given += words[1:2]
+            words = words[2:]
+        elif option is not None or flag in own:
+            has_value = own[flag] if option is None else option.kind != "bool"
+            size = 2 if has_value and "=" not in word else 1
+            if size == 2:
+                _check_value(word, words[1:2], option, where)
+            (found if option is None else given).extend(words[:size])
+            words = words[size:]
+        elif word in STAGES or word in _HELP:
             break
+        elif word.startswith("-"):
+            raise unknown("option", flag, {**options, **own}, where=where)
         else:
             raise unknown("stage", word, STAGES)
-    return Piece(stage, variants, tuple(arguments)), words, flags
+    return given, words, found
 
 
 def _flags(stage: str, variants: tuple[str, ...]) -> dict[str, Option]:
@@ -178,9 +122,17 @@ def _flags(stage: str, variants: tuple[str, ...]) -> dict[str, Option]:
     return found
 
 
-def _value(word: str, words: list[str], where: str) -> str:
-    if "=" in word:
-        return word.partition("=")[2]
-    if not words:
-        raise UserError(f"{where}: {word} lacks its value: write it after the option")
-    return words.pop(0)
+def _check_value(flag: str, following: list[str], option: Option | None, where: str) -> None:
+    """Raise a `UserError` if an option is the last word, or the next word cannot be its value."""
+    why = ""
+    if following:
+        (word,) = following
+        if option is None or (option.kind == "text" and not option.choices):
+            return  # any text
+        if word in STAGES and word not in option.choices:
+            why = f", since {word} is the next stage"
+        elif word.startswith("--"):
+            why = f", since {word} is an option"
+        else:
+            return
+    raise UserError(f"{where}: {flag} lacks its value{why}: write {flag} VALUE")

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 import typer
 
 from aeoskit_cli._generate import HELP, Command, group_class
+from aeoskit_cli._options import Json
 from aeoskit_cli._print import print_columns, print_json, print_table
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.catalog import CATALOG, data_folder, search_paths, survey, verify
 
 WRONG = 2
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, no tables")]
 Name = Annotated[str | None, typer.Argument(help="A data set; all if none is named")]
 Where = Annotated[
     Path | None, typer.Option("--path", help="Your archive or folder", metavar="PATH")

@@ -1,16 +1,19 @@
 """`aeoskit doctor`: the installation, and the placement of a run on a mesh."""
 
-import inspect
-from typing import Any
+from typing import Annotated, Any
 
-from aeoskit_cli._generate import CACHE_HELP, JSON_HELP
+import typer
+
+from aeoskit_cli._generate import parameter_of
+from aeoskit_cli._options import KEPT, OUTPUT
 from aeoskit_cli._print import print_json, print_rows, print_table
-from aeoskit_cli._subject import split
+from aeoskit_cli._subject import Given, subject_app
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.options import Option
+from aeoskit_experiments.options import Option, coerce_all
+from aeoskit_experiments.pipelines import Pipeline
+from aeoskit_experiments.recipes import make_recipe
 
-CLEAR = "--clear-cache"
-_OPTIONS = (
+_PLACE = (
     Option("mesh", "text", nullable=True, many=False, help="Axes of devices: data=4,model=2"),
     Option(
         "params",
@@ -21,43 +24,54 @@ _OPTIONS = (
         help="Whether each device of the mesh holds all parameters, or a part",
     ),
 )
+_CLEAR = typer.Option(
+    "--clear-cache", help="Delete the compiled programs that earlier commands have kept"
+)
 
 
-def run_doctor(words: list[str]) -> int:
-    """Examine this installation, or compute the placement of a run on a mesh.
-
-    Args:
-        words: The arguments of `aeoskit doctor`.
-
-    Returns:
-        0; 1 if a self-test failed.
-
-    Raises:
-        UserError: For invalid combinations of arguments.
-    """
-    if words and words[0] in ("-h", "--help"):
-        _print_help()
-        return 0
-    if CLEAR in words:
-        return _clear([word for word in words if word != CLEAR])
-    values, pipeline, json = split(
-        "doctor", words, {option.flag: option for option in _OPTIONS}, "--mesh", alone=(CLEAR,)
+def make_doctor_app() -> typer.Typer:
+    """A new instance of the command."""
+    return subject_app(
+        _lay_out,
+        make_recipe,
+        {
+            **{option.name: parameter_of(option) for option in _PLACE},
+            "json": OUTPUT["json"],
+            **KEPT,
+        },
+        command="doctor --mesh data=4",
+        summary="Show the installation, and test that its numbers are right; or, with a mesh, the "
+        "placement of a run (adam-edge, if none is named) on its devices, and how much memory "
+        "each needs, before anything runs. The devices may be absent.",
+        example="data digits model mlp loss mse optimizer adam --lr 1e-3 train --steps 100",
+        leading={"clear_cache": (Annotated[bool, _CLEAR], False)},
+        alone=_without_run,
     )
-    mesh = values.pop("mesh", None)
-    if mesh is None:
-        if pipeline is not None or values:
-            raise UserError(
-                "doctor got a run and no mesh: give the mesh, as in "
-                "`aeoskit doctor --mesh data=4 adam-edge`"
-            )
-        return _examine(json)
-    if pipeline is None:
-        from aeoskit_experiments.recipes import make_recipe
 
-        pipeline = make_recipe("adam-edge")
+
+def _without_run(given: Given) -> int:
+    if "clear_cache" in given:
+        return _clear(given)
+    if given.keys() - {"json"}:
+        return _lay_out(make_recipe("adam-edge"), given)
+    return _examine(**given)
+
+
+def _lay_out(pipeline: Pipeline, given: Given) -> int:
+    if "clear_cache" in given:
+        raise UserError(
+            f"doctor --clear-cache takes no other argument but --json: leave {pipeline.name} out"
+        )
+    json = given.pop("json", False)
+    place: dict[str, Any] = dict(coerce_all(_PLACE, given, where="doctor"))
+    if place.get("mesh") is None:
+        raise UserError(
+            "doctor got a run and no mesh: give the mesh, as in "
+            "`aeoskit doctor --mesh data=4 adam-edge`"
+        )
     from aeoskit_experiments.planning import layout
 
-    found = layout(pipeline, mesh, **values)
+    found = layout(pipeline, **place)
     if json:
         import msgspec
 
@@ -94,25 +108,28 @@ def _print_layout(found: Any, name: str) -> None:
     print(found.sentence)
 
 
-def _clear(rest: list[str]) -> int:
-    if rest and rest != ["--json"]:
-        raise UserError(f"doctor {CLEAR} takes no other argument but --json: leave {rest[0]} out")
+def _clear(given: Given) -> int:
+    json = given.pop("json", False)
+    if other := sorted(given.keys() - {"clear_cache"}):
+        raise UserError(
+            f"doctor --clear-cache takes no other argument but --json: leave --{other[0]} out"
+        )
     from aeoskit_experiments.cache import cache_state, clear_cache
 
     if cache_state()["folder"] is None:
         raise UserError(
-            f"doctor {CLEAR}: the cache of compiled programs is off, so there is no folder to "
+            "doctor --clear-cache: the cache of compiled programs is off, so there is no folder to "
             "clear: leave --no-cache out, or AEOSKIT_CACHE=off"
         )
     freed = clear_cache()
-    if rest:
+    if json:
         print_json({"freed_bytes": freed})
     else:
         print(f"compiled programs deleted: {freed / 2**20:.1f} MiB")
     return 0
 
 
-def _examine(json: bool) -> int:
+def _examine(*, json: bool = False) -> int:
     from aeoskit_experiments import examine
 
     report = examine()
@@ -154,23 +171,3 @@ def _cache_rows(cache: dict[str, Any]) -> dict[str, str]:
         "size": f"{cache['bytes'] / 2**20:.1f} MiB ({cache['programs']} programs), at most "
         f"{cache['limit'] / 2**20:.0f} MiB a number of threads",
     }
-
-
-def _print_help() -> None:
-    print(
-        inspect.cleandoc(
-            """
-            Usage: aeoskit doctor [--json]
-                   aeoskit doctor --clear-cache [--json]
-                   aeoskit doctor --mesh AXES [--params …] [RECIPE | pipe STAGE …] [--json]
-
-            Show the installation, and test that its numbers are right; or, with a mesh,
-            the placement of a run (adam-edge, if none is named) on its devices, and how
-            much memory each needs, before anything runs. The devices may be absent.
-            """
-        )
-        + "\n"
-    )
-    own = {option.flag: option.help for option in _OPTIONS}
-    own[CLEAR] = "Delete the compiled programs that earlier commands have kept"
-    print_table("options", own | JSON_HELP | CACHE_HELP)

@@ -1,16 +1,16 @@
 """Typer commands generated from the options of a function's signature."""
 
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from aeoskit_cli._options import NO_OPTIONS, Parameters
 from aeoskit_experiments._errors import UserError, unknown
 from aeoskit_experiments.options import Option, spell
-from aeoskit_experiments.parts import Code, is_reference
+from aeoskit_experiments.parts import is_reference
 
 # Typer's usage errors have a common base class, which it does not export (or not in every version).
 UsageError: type[Exception] = typer.BadParameter.__mro__[2]
@@ -18,34 +18,9 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 # A terminal has 80 columns; the boxes of help take four of them.
 HELP = {"help_option_names": ["-h", "--help"]}
 
-NO_CACHE = "--no-cache"
-"""A flag of every command, at any position: `main` removes it before parsing."""
 
-JSON_HELP = {"--json": "Print one JSON object on stdout, no tables"}
-CACHE_HELP = {NO_CACHE: "Compile all programs again, and keep none"}
-
-NoCache = Annotated[bool, typer.Option(NO_CACHE, help=CACHE_HELP[NO_CACHE])]
-"""The help of commands whose programs are kept."""
-
-
-AllowCode = Annotated[
-    bool,
-    typer.Option("--allow-code", help="Run its code even if it has not run here before"),
-]
-
-
-def ask_about_code(reference: str, code: Code) -> bool:
-    """Ask whether code that came with a run may run; without a terminal, it may not."""
-    if not sys.stdin.isatty():
-        return False
-    # What a terminal would take for commands is shown as it is written.
-    shown = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in code.source)
-    print(f"\n{shown}\n", file=sys.stderr)
-    return typer.confirm(f"The code above, {reference}, has not run here before. Run it?", err=True)
-
-
-class _PlainFlags:
-    """A command whose help prints no type beside a flag."""
+class _Options:
+    """A command that suggests the nearest option, and whose help prints no type beside a flag."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The parameters, `--help` among them."""
@@ -55,20 +30,21 @@ class _PlainFlags:
                 item.metavar = ""
         return params
 
-
-class Command(_PlainFlags, TyperCommand):
-    """A command that suggests the nearest option to an unknown one."""
-
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse as Typer does, but with aeoskit's message for an unknown option."""
         try:
-            return super().parse_args(ctx, args)
+            return super().parse_args(ctx, args)  # type: ignore[misc]
         except UsageError as error:
             name = getattr(error, "option_name", None)
             if hasattr(error, "possibilities") and name:
-                known = [flag for item in self.params for flag in item.opts if flag[:2] == "--"]
+                options = self.get_params(ctx)
+                known = [flag for item in options for flag in item.opts if flag[:2] == "--"]
                 raise unknown("option", name, known, where=ctx.info_name or "") from None
             raise
+
+
+class Command(_Options, TyperCommand):
+    """A command of aeoskit's."""
 
 
 class RawCommand(TyperCommand):
@@ -83,6 +59,7 @@ class RawCommand(TyperCommand):
 def group_class(
     what: str,
     order: tuple[str, ...] = (),
+    names: Iterable[str] = (),
     make: Callable[[typer.Typer, str], None] | None = None,
     hints: Mapping[str, str] | None = None,
 ) -> type[TyperGroup]:
@@ -91,26 +68,32 @@ def group_class(
     Args:
         what: The kind of its commands ("recipe").
         order: The order of its help, if not that in which they were added.
-        make: Adds the command of a user's own part, `module:name` or `./file.py:name`, to an
-            application.
+        names: Further commands, each made when it is needed.
+        make: Adds one of those to an application, or the command of a user's own part,
+            `module:name` or `./file.py:name`.
         hints: Messages for words that are not commands, instead of the nearest one.
     """
+    names = list(names)
 
-    class Group(_PlainFlags, TyperGroup):
-        def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-            if args and not args[0].startswith("-") and args[0] not in self.commands:
-                if make is None or not is_reference(args[0]):
-                    if (hint := (hints or {}).get(args[0])) is not None:
-                        raise UserError(f"unknown {what} {args[0]!r}: {hint}")
-                    raise unknown(what, args[0], self.commands)
+    class Group(_Options, TyperGroup):
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:
+            is_known = cmd_name in names or is_reference(cmd_name)
+            if make is not None and is_known and cmd_name not in self.commands:
                 app = typer.Typer(add_completion=False)
-                make(app, args[0])
-                return args[0], typer.main.get_command(app), args[1:]
+                make(app, cmd_name)
+                self.commands[cmd_name] = typer.main.get_command(app)
+            return super().get_command(ctx, cmd_name)
+
+        def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+            if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+                if (hint := (hints or {}).get(args[0])) is not None:
+                    raise UserError(f"unknown {what} {args[0]!r}: {hint}")
+                raise unknown(what, args[0], self.list_commands(ctx))
             return super().resolve_command(ctx, args)
 
         def list_commands(self, ctx: Any) -> list[str]:
-            names = super().list_commands(ctx)
-            return sorted(names, key=lambda name: order.index(name) if name in order else -1)
+            listed = dict.fromkeys([*super().list_commands(ctx), *names])
+            return sorted(listed, key=lambda name: order.index(name) if name in order else -1)
 
     return Group
 
@@ -121,8 +104,7 @@ def add_command(
     summary: str,
     options: Iterable[Option],
     action: Callable[..., Any],
-    extra: dict[str, tuple[Any, Any]] | None = None,
-    kept: bool = False,
+    extra: Parameters = NO_OPTIONS,
     epilog: str | None = None,
 ) -> None:
     """Add a command whose options are generated.
@@ -134,33 +116,34 @@ def add_command(
         options: Its options; each is optional here, since the callee reports missing ones.
         action: Called with the given values, as text or bool, and the extras; its callee converts
             them to their types.
-        extra: Name to (annotation, default) of options that are Typer's own kind.
-        kept: Whether its compiled programs are kept, so that its help has `--no-cache`.
+        extra: Further options; one of a name in `options` is left out.
         epilog: The end of its help: an example.
     """
-    table = {option.name: option for option in options}
-    extra = extra or {}
-    if taken := sorted(table.keys() & extra.keys()):
-        raise UserError(f"{name}: its option {taken[0]} is one of the command's own: rename it")
+    table = {option.name: parameter_of(option) for option in options}
+    extra = {key: item for key, item in extra.items() if key not in table}
 
     def call(**given: Any) -> Any:
         values = {key: item for key, item in given.items() if key in table and item is not None}
         return action(values, **{key: given[key] for key in extra})
 
-    for_help = {"no_cache": (NoCache, False)} if kept else {}
-    parameters = [_parameter(option) for option in table.values()]
-    parameters += [
-        inspect.Parameter(
-            key, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
-        )
-        for key, (annotation, default) in (extra | for_help).items()
+    signed = sign(call, {**table, **extra})
+    app.command(name, help=summary, cls=Command, context_settings=HELP, epilog=epilog)(signed)
+
+
+def sign(function: Callable[..., Any], parameters: Parameters) -> Callable[..., Any]:
+    """Give a function the signature from which Typer reads its options."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    signature = [
+        inspect.Parameter(name, kind, annotation=annotation, default=default)
+        for name, (annotation, default) in parameters.items()
     ]
-    call.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
-    call.__annotations__ = {item.name: item.annotation for item in parameters}
-    app.command(name, help=summary, cls=Command, context_settings=HELP, epilog=epilog)(call)
+    function.__signature__ = inspect.Signature(signature)  # pyright: ignore[reportFunctionMemberAccess]
+    function.__annotations__ = {name: item[0] for name, item in parameters.items()}
+    return function
 
 
-def _parameter(option: Option) -> inspect.Parameter:
+def parameter_of(option: Option) -> tuple[Any, None]:
+    """An option of Typer's own kind: a text or bool that is None if it is not given."""
     # Typer would put a default that is a string in brackets and parentheses.
     note = "required" if option.required else f"default {spell(option.default)}"
     if option.kind == "bool":
@@ -180,6 +163,4 @@ def _parameter(option: Option) -> inspect.Parameter:
             show_default=False,
         ),
     ]
-    return inspect.Parameter(
-        option.name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None
-    )
+    return annotation, None

@@ -9,25 +9,28 @@ from typing import Annotated, Any
 import typer
 
 from aeoskit_cli._data import make_data_app
-from aeoskit_cli._generate import (
-    CACHE_HELP,
-    HELP,
-    JSON_HELP,
+from aeoskit_cli._doctor import make_doctor_app
+from aeoskit_cli._generate import HELP, Command, RawCommand, UsageError, group_class
+from aeoskit_cli._options import (
+    KEPT,
     NO_CACHE,
+    OUTPUT,
     AllowCode,
-    Command,
+    Folder,
+    Json,
     NoCache,
-    RawCommand,
-    UsageError,
-    add_command,
+    Quiet,
+    Root,
     ask_about_code,
-    group_class,
 )
-from aeoskit_cli._placing import MANY, OPTIONS, Placing, placing, taken, with_options
+from aeoskit_cli._pipe import add_pipe, stage_summaries
+from aeoskit_cli._placing import MANY, OPTIONS, Placing, taken, with_options
 from aeoskit_cli._print import print_json, print_outcome, print_table
 from aeoskit_cli._reproduce import reproduce
+from aeoskit_cli._subject import Given, subject_app
 from aeoskit_cli._sweep import make_sweep_app
 from aeoskit_experiments._errors import UserError
+from aeoskit_experiments._records import FILES, RecordKind, list_records
 from aeoskit_experiments.cache import cache_for_command
 from aeoskit_experiments.jobs import (
     LOST,
@@ -40,14 +43,9 @@ from aeoskit_experiments.jobs import (
 )
 from aeoskit_experiments.parts import short_name
 from aeoskit_experiments.pipelines import STAGES, Pipeline, variants_of
+from aeoskit_experiments.recipes import make_suite, recipe_names, recipe_summary
 from aeoskit_experiments.starters import STARTERS, write_starter
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, no tables")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr")]
-Root = Annotated[str | None, typer.Option(help="Create the run's folder in it", metavar="FOLDER")]
-Folder = Annotated[
-    str | None, typer.Option(help="The run's own folder, which must be new", metavar="FOLDER")
-]
 Run = Annotated[
     Path,
     typer.Argument(help="A run's folder, or latest: the last one in runs/", metavar="RUN"),
@@ -126,26 +124,6 @@ def _run(words: list[str]) -> int:
 
 def make_app() -> typer.Typer:
     """A new instance of the application, with the recipes that are registered now."""
-    from aeoskit_experiments.recipes import recipe_names, recipe_options, recipe_summary
-
-    def add_recipe(app: typer.Typer, name: str) -> None:
-        add_command(
-            app,
-            name,
-            recipe_summary(name),
-            recipe_options(name),
-            _recipe_action(name),
-            epilog=_example(f"run {name} --json"),
-            extra={
-                "root": (Root, None),
-                "folder": (Folder, None),
-                "json": (Json, False),
-                "quiet": (Quiet, False),
-                **OPTIONS,
-            },
-            kept=True,
-        )
-
     app = typer.Typer(
         help="Measure neural network training at the adaptive edge of stability.",
         cls=group_class("command", ORDER, hints=HINTS),
@@ -156,19 +134,18 @@ def make_app() -> typer.Typer:
     )
     app.callback()(_before_commands)
     app.command("list", cls=Command, context_settings=HELP, epilog=_example("list --json"))(list_)
-    recipes = typer.Typer(
-        help="Run a recipe: train, track, store and draw.",
-        cls=group_class("recipe", make=add_recipe),
-        no_args_is_help=True,
-        context_settings=HELP,
-        subcommand_metavar="RECIPE [OPTIONS]",
+    app.add_typer(_make_run_app(), name="run")
+    add_pipe(
+        app,
+        lambda pipeline, **given: _execute({"main": pipeline}, given),
+        {**OUTPUT, **OPTIONS, **KEPT},
+        "Run an experiment composed of stages. A list of numbers is a sweep: --lr 1e-3,3e-3 "
+        "trains both side by side; --batch 16,64 one after the other.",
+        _example(
+            "pipe data digits --examples 500 model mlp --width 64 loss mse optimizer nadam "
+            "--lr 3e-3 track preconditioned_sharpness --every 10 train --steps 1200"
+        ),
     )
-    # The callback keeps it a group even with a single recipe.
-    recipes.callback()(_before_recipes)
-    for name in recipe_names():
-        add_recipe(recipes, name)
-    app.add_typer(recipes, name="run")
-    app.command("pipe", cls=RawCommand, add_help_option=False)(pipe)
     app.add_typer(make_sweep_app(), name="sweep")
     for command, example in (
         (reproduce, "reproduce --only E1,E7"),
@@ -181,11 +158,10 @@ def make_app() -> typer.Typer:
             command
         )
     app.add_typer(make_data_app(), name="data")
-    # They contain a recipe or a pipeline with its own options.
-    for command in (plan, doctor):
+    app.add_typer(make_doctor_app(), name="doctor")
+    # Their options are read from functions whose import takes seconds.
+    for command in (plan, bench):
         app.command(command.__name__, cls=RawCommand, add_help_option=False)(command)
-    # Its options are those of the benchmark, whose import takes seconds.
-    app.command("bench", cls=RawCommand, add_help_option=False)(bench)
     return app
 
 
@@ -207,40 +183,32 @@ def _before_commands(
         bool,
         typer.Option("--version", help="Print the version", callback=_print_version, is_eager=True),
     ] = False,
-    no_cache: Annotated[
-        bool,
-        typer.Option(NO_CACHE, help=f"{CACHE_HELP[NO_CACHE]} (on any command)"),
-    ] = False,
+    no_cache: NoCache = False,
 ) -> None:
     """Declare the option for the help; `main` has removed it already."""
 
 
-def _before_recipes(no_cache: NoCache = False) -> None:
-    """Declare the option for the help, as above."""
+def _make_run_app() -> typer.Typer:
+    def make(name: str, **values: Any) -> tuple[str, dict[str, Pipeline]]:
+        return name, make_suite(name, **values)
 
+    def act(made: tuple[str, dict[str, Pipeline]], given: Given) -> int:
+        name, suite = made
+        # A reference's own name: that of a folder.
+        return _execute(suite, given, short_name(name).replace("_", "-"))
 
-def _recipe_action(name: str) -> Any:
-    def action(values: dict[str, Any], *, json: bool, quiet: bool, **place: Any) -> int:
-        from aeoskit_experiments.recipes import make_suite
-
-        where = taken(place)
-        suite = {
-            case: where.apply(pipeline) for case, pipeline in make_suite(name, **values).items()
-        }
-        if len(suite) > 1:
-            # A reference's own name: that of a folder.
-            title = short_name(name).replace("_", "-")
-            return _execute_suite(suite, title, json=json, quiet=quiet, **place)
-        (pipeline,) = suite.values()
-        return _execute(pipeline, json=json, quiet=quiet, **place)
-
-    return action
+    return subject_app(
+        act,
+        make,
+        {"root": (Root, None), "folder": (Folder, None), **OUTPUT, **OPTIONS, **KEPT},
+        command="run",
+        summary="Run a recipe: train, track, store and draw.",
+    )
 
 
 def list_(json: Json = False) -> None:
     """List recipes, stages with their variants, and benchmarks."""
     from aeoskit_experiments import BENCHMARKS
-    from aeoskit_experiments.recipes import recipe_names, recipe_summary
 
     recipes = {name: recipe_summary(name) for name in recipe_names()}
     if json:
@@ -252,31 +220,9 @@ def list_(json: Json = False) -> None:
         return
     print_table("recipes (aeoskit run NAME)", recipes)
     print()
-    print_table(
-        "stages (aeoskit pipe STAGE VARIANT --option value …)",
-        {
-            name: kind.summary + (": " + ", ".join(variants_of(name)) if kind.variants else "")
-            for name, kind in STAGES.items()
-        },
-    )
+    print_table("stages (aeoskit pipe STAGE VARIANT --option value …)", stage_summaries())
     print()
     print_table("benchmarks (aeoskit bench NAME)", BENCHMARKS)
-
-
-def pipe(words: Annotated[list[str] | None, typer.Argument(metavar="STAGE …")] = None) -> int:
-    """Run an experiment composed of stages."""
-    from aeoskit_cli._cut import cut
-    from aeoskit_cli._pipe import compose, print_stage_help
-
-    pieces = cut(words or [])
-    if pieces.help or (not pieces.pieces and not words):
-        _print_pipe_help()
-        return 0
-    if pieces.pieces and pieces.pieces[-1].help:
-        print_stage_help(pieces.pieces[-1])
-        return 0
-    pipeline = placing(pieces.placing).apply(compose(pieces))
-    return _execute(pipeline, json=pieces.json, quiet=pieces.quiet)
 
 
 def runs(
@@ -285,14 +231,14 @@ def runs(
     ),
     json: Json = False,
 ) -> None:
-    """List the runs in a folder, the oldest first."""
+    """List the runs, suites, sweeps and ledgers in a folder, the oldest first."""
     from aeoskit_cli._show import show_runs
 
     show_runs(root, json=json)
 
 
 def show(run: Run, json: Json = False) -> None:
-    """Show a run: as a command, as Python, and its numbers; of a suite, its cases."""
+    """Show a run (as a command, as Python, its numbers), suite, sweep or ledger."""
     from aeoskit_cli._show import show_record
 
     show_record(_existing(run), json=json)
@@ -309,11 +255,11 @@ def rerun(
     *,
     placing: Placing,
 ) -> int:
-    """Run a stored pipeline again and compare bit for bit."""
+    """Run a stored pipeline again, into a new folder beside the run, and compare bit for bit."""
     from aeoskit_cli._progress import Progress
     from aeoskit_experiments import rerun as run_again
 
-    run = _existing(run)
+    run = _existing(run, ("run",))
     with Progress(quiet=quiet) as progress:
         outcome, comparison = run_again(
             run,
@@ -350,16 +296,9 @@ def new(
 
 def plan(words: Annotated[list[str] | None, typer.Argument(metavar="RUN …")] = None) -> int:
     """Plan a run for devices that are not present: memory, work, communication."""
-    from aeoskit_cli._plan import run_plan
+    from aeoskit_cli._plan import make_plan_app
 
-    return run_plan(words or [])
-
-
-def doctor(words: Annotated[list[str] | None, typer.Argument(metavar="[RUN …]")] = None) -> int:
-    """Show and test the installation, or compute the placement of a run on a mesh."""
-    from aeoskit_cli._doctor import run_doctor
-
-    return run_doctor(words or [])
+    return make_plan_app()(words or [], prog_name="aeoskit plan", standalone_mode=False) or 0
 
 
 def bench(words: Annotated[list[str] | None, typer.Argument(metavar="NAME …")] = None) -> int:
@@ -369,112 +308,41 @@ def bench(words: Annotated[list[str] | None, typer.Argument(metavar="NAME …")]
     return run_bench(words or [])
 
 
-def _execute(
-    pipeline: Pipeline,
-    *,
-    json: bool,
-    quiet: bool,
-    root: str | None = None,
-    folder: str | None = None,
-) -> int:
-    pipeline.experiment()  # bad input is reported before jax starts its devices
-    from aeoskit_cli._progress import Progress
-    from aeoskit_experiments import execute
-
-    with Progress(quiet=quiet) as progress:
-        outcome = execute(
-            pipeline,
-            root=None if root is None else Path(root),
-            folder=None if folder is None else Path(folder),
-            listener=progress,
-        )
-    if not outcome.leads:
-        return outcome.exit_code
-    if json:
-        print_json(outcome.summary)
-    else:
-        print_outcome(outcome.summary, outcome.figures)
-    return outcome.exit_code
-
-
-def _execute_suite(
-    suite: dict[str, Pipeline],
-    name: str,
-    *,
-    json: bool,
-    quiet: bool,
-    root: str | None = None,
-    folder: str | None = None,
-) -> int:
+def _execute(suite: dict[str, Pipeline], given: Given, name: str = "") -> int:
+    """Run a pipeline, or several: a suite of that name."""
+    where = taken(given)
+    suite = {case: where.apply(pipeline) for case, pipeline in suite.items()}
     for pipeline in suite.values():
         pipeline.experiment()  # bad input is reported before jax starts its devices
     from aeoskit_cli._progress import Progress
+    from aeoskit_experiments import execute
     from aeoskit_experiments.execution import execute_suite
 
-    with Progress(quiet=quiet) as progress:
-        outcome = execute_suite(
-            suite,
-            name,
-            root=None if root is None else Path(root),
-            folder=None if folder is None else Path(folder),
-            listener=progress,
-        )
-    if not outcome.leads:
-        return outcome.exit_code
-    if json:
+    folders = {key: Path(given[key]) for key in ("root", "folder") if key in given}
+    with Progress(quiet=given.get("quiet", False)) as progress:
+        if len(suite) == 1:
+            outcome = execute(*suite.values(), listener=progress, **folders)
+        else:
+            outcome = execute_suite(suite, name, listener=progress, **folders)
+    if outcome.leads and given.get("json"):
         print_json(outcome.summary)
-    else:
+    elif outcome.leads:
         print_outcome(outcome.summary, outcome.figures)
     return outcome.exit_code
 
 
-def _existing(path: Path) -> Path:
-    """The folder of an existing run; for `latest`, the one that began last."""
+def _existing(path: Path, kinds: tuple[RecordKind, ...] = tuple(FILES)) -> Path:
+    """The folder of an existing run; for `latest`, the one of these kinds that began last."""
     if path.exists():
         return path
     if path == Path("latest"):
-        from aeoskit.record import list_runs
-
-        found = list_runs(RUNS)
+        found = [record for record in list_records(RUNS) if record.kind in kinds]
         if not found:
             raise UserError(f"there are no runs in {RUNS}/: give the folder of a run")
-        return found[-1].path
+        return Path(found[-1].folder)
     raise UserError(
         f"there is no run {str(path)!r}: give the folder that a run printed, or latest "
         f"(`aeoskit runs` lists them)"
-    )
-
-
-def _print_pipe_help() -> None:
-    print(
-        """Usage: aeoskit pipe [--name NAME] [--json] [--quiet] [--mesh AXES] [--devices N]
-                    STAGE [VARIANT] [OPTIONS] STAGE …
-
-Run an experiment composed of stages. A list of numbers is a sweep:
---lr 1e-3,3e-3 trains both side by side; --batch 16,64 one after the other.
-
-  aeoskit pipe data digits --examples 500 model mlp --width 64 loss mse \\
-    optimizer nadam --lr 3e-3 track preconditioned_sharpness --every 10 \\
-    train --steps 1200
-"""
-    )
-    print_table(
-        "stages",
-        {
-            name: kind.summary + (": " + ", ".join(variants_of(name)) if kind.variants else "")
-            for name, kind in STAGES.items()
-        },
-    )
-    print()
-    print_table(
-        "options, before the first stage or after any",
-        {"--quiet": "No progress on stderr"} | JSON_HELP | CACHE_HELP,
-    )
-    print(
-        """
-aeoskit pipe model --help        the variants of a stage
-aeoskit pipe model mlp --help    the options of a variant
-An option's value is never taken for a stage, nor is a word after `--`."""
     )
 
 

@@ -1,25 +1,21 @@
 """The options of every command that trains: its devices and its processes."""
 
 import dataclasses
+import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
+from aeoskit_cli._generate import sign
+from aeoskit_cli._options import Devices, Mesh, Parameters
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import Pipeline, with_place
 
 MANY = ("--coordinator", "--distributed")
 """The options of a process that is one of several."""
 
-_Mesh = Annotated[
-    str | None,
-    typer.Option(help="Spread the run over devices, as data=4,model=2 says", metavar="AXES"),
-]
-_Devices = Annotated[
-    int | None, typer.Option(help="Number of devices; on a CPU they are simulated", metavar="INT")
-]
 _Coordinator = Annotated[
     str | None,
     typer.Option(help="Address of process 0, if there are several", metavar="HOST:PORT"),
@@ -31,9 +27,9 @@ _Distributed = Annotated[
     typer.Option("--distributed", help="Processes as given by SLURM, Open MPI or a TPU pod"),
 ]
 
-OPTIONS: dict[str, tuple[Any, Any]] = {
-    "mesh": (_Mesh, None),
-    "devices": (_Devices, None),
+OPTIONS: Parameters = {
+    "mesh": (Mesh, None),
+    "devices": (Devices, None),
     "coordinator": (_Coordinator, None),
     "processes": (_Processes, None),
     "process": (_Process, None),
@@ -82,39 +78,19 @@ class Placing:
 
 def taken(given: dict[str, Any]) -> Placing:
     """The placing, with its options removed from the given ones."""
-    return Placing(**{name: given.pop(name) for name in OPTIONS})
+    return Placing(**{name: given.pop(name) for name in OPTIONS if name in given})
 
 
-def placing(words: Mapping[str, str | bool]) -> Placing:
-    """The placing from the text of the options before the first stage of `pipe`."""
-    whole = ("devices", "processes", "process")
-    values: dict[str, Any] = dict(words)
-    for name in whole:
-        if name in values:
-            try:
-                values[name] = int(values[name])
-            except ValueError:
-                raise typer.BadParameter(
-                    f"--{name} is {values[name]!r}: give a whole number"
-                ) from None
-    return Placing(**values)
-
-
-def with_options(function: Any) -> Any:
+def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """A command's function with these options added, passed as `placing`."""
-    signature = inspect.signature(function)
 
+    @functools.wraps(function)
     def call(**given: Any) -> Any:
         return function(placing=taken(given), **given)
 
-    own = [item for item in signature.parameters.values() if item.name != "placing"]
-    more = [
-        inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
-        )
-        for name, (annotation, default) in OPTIONS.items()
-    ]
-    call.__signature__ = signature.replace(parameters=[*own, *more])  # pyright: ignore
-    call.__annotations__ = {item.name: item.annotation for item in [*own, *more]}
-    call.__doc__, call.__name__ = function.__doc__, function.__name__
-    return call
+    own = {
+        name: (item.annotation, item.default)
+        for name, item in inspect.signature(function).parameters.items()
+        if name != "placing"
+    }
+    return sign(call, {**own, **OPTIONS})

@@ -3,53 +3,57 @@
 import sys
 from typing import Any
 
-from aeoskit_cli._generate import JSON_HELP
+import typer
+
+from aeoskit_cli._generate import parameter_of
+from aeoskit_cli._options import OUTPUT
 from aeoskit_cli._print import print_json, print_rows, print_table
-from aeoskit_cli._subject import asks_for_help, split
+from aeoskit_cli._subject import Given, subject_app
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.options import options_of
+from aeoskit_experiments.options import coerce_all, options_of
+from aeoskit_experiments.pipelines import Pipeline
+from aeoskit_experiments.recipes import make_recipe
 
 _GIB = 2**30
 _SHOWN_TRANSFERS = 6
 
 
-def run_plan(words: list[str]) -> int:
-    """Plan the recipe or pipeline that the words name.
-
-    Args:
-        words: The arguments of `aeoskit plan`.
-
-    Returns:
-        0 if the run fits, as requested or with the printed change; 1 if no change makes it fit.
-
-    Raises:
-        UserError: For invalid arguments.
-    """
-    # Here, since it imports jax.
+def make_plan_app() -> typer.Typer:
+    """A new instance of the command; it imports jax."""
     from aeoskit_experiments.planning import plan
 
-    taken = options_of(plan, positional=True, skip=_NOT_OURS, lists="annotated")
-    options = {option.flag: option for option in taken}
-    if asks_for_help(words):
-        _print_help(options)
-        return 0
-    values, pipeline, json = split("plan", words, options, "--topology")
-    if pipeline is None:
-        raise UserError(
-            "plan got no run: name a recipe or a pipeline, as in `aeoskit plan adam-edge "
-            "--topology v5e:2x4`"
-        )
-    found = plan(pipeline, **values, progress=_progress)
-    if json:
-        import msgspec
+    options = options_of(plan, positional=True, skip=("pipeline", "progress"), lists="annotated")
 
-        print_json(msgspec.to_builtins(found))
-    else:
-        _print_plan(found)
-    return 0 if found.verdict.fits else 1
+    def act(pipeline: Pipeline, given: Given) -> int:
+        json = given.pop("json", False)
+        values: dict[str, Any] = dict(coerce_all(options, given, where="plan"))
+        found = plan(pipeline, **values, progress=_progress)
+        if json:
+            import msgspec
 
+            print_json(msgspec.to_builtins(found))
+        else:
+            _print_plan(found)
+        return 0 if found.verdict.fits else 1
 
-_NOT_OURS = ("pipeline", "progress")
+    def alone(given: Given) -> None:
+        if given:
+            raise UserError(
+                "plan got no run: name a recipe or a pipeline, as in `aeoskit plan adam-edge "
+                "--topology v5e:2x4`"
+            )
+
+    return subject_app(
+        act,
+        make_recipe,
+        {option.name: parameter_of(option) for option in options} | {"json": OUTPUT["json"]},
+        command="plan",
+        summary="Compile a run for devices that need not be present: memory, work and "
+        "communication of each chip, and whether it fits. Nothing runs.",
+        example="data tokens model transformer --size gpt2-small loss cross_entropy optimizer "
+        "adam --lr 1e-4 train --steps 100 --topology v5e:16x16 --params sharded",
+        alone=alone,
+    )
 
 
 def _progress(what: str) -> None:
@@ -134,21 +138,3 @@ def _unit(largest: int | float, step: int | float, names: str) -> tuple[str, int
 def _short(value: int | float | None, unit: int | float) -> float | None:
     """A number in a unit, with one decimal; None if it is unknown."""
     return None if value is None or value < 0 else round(value / unit, 1)
-
-
-def _print_help(options: Any) -> None:
-    print(
-        """Usage: aeoskit plan [OPTIONS] RECIPE [ITS OPTIONS] [--topology … OPTIONS]
-       aeoskit plan [OPTIONS] pipe STAGE … [--topology … OPTIONS]
-
-Compile a run for devices that need not be present: memory, work and
-communication of each chip, and whether it fits. Nothing runs. Options of the
-plan come before the run, or after it from --topology on.
-
-  aeoskit plan adam-edge --topology v5e:2x4
-  aeoskit plan pipe data tokens model transformer --size gpt2-small \\
-    loss cross_entropy optimizer adam --lr 1e-4 train --steps 100 \\
-    --topology v5e:16x16 --params sharded --precision bfloat16
-"""
-    )
-    print_table("options", {flag: option.help for flag, option in options.items()} | JSON_HELP)

@@ -12,6 +12,7 @@ _KNOWN = {
     "branch",
     "optimizer",
     "threshold",
+    "threshold_of",
     "ratio",
     "edge_step",
     "final_loss",
@@ -39,15 +40,21 @@ _KNOWN = {
 
 _THREE_DIGITS = ("ratio", "multiplier", "equivalent_ratio")
 
-# The columns of the table with multipliers, with narrow headers; None for those left out.
+# The columns of the table with multipliers; None for those left out.
 _MULTIPLIERS = {
     "final_loss": "",
     "matvecs": "",
+    "threshold": "threshold",
+    "multiplier": "multiplier",
+    "ratio": "ratio",
+    "equivalent_ratio": "ratio by\nmultiplier",
+    "reached": "at the\nedge",
+}
+# Their headers where the table would be too wide.
+_NARROW = {
     "threshold": "thresh-\nold",
     "multiplier": "multi-\nplier",
-    "ratio": "ratio",
     "equivalent_ratio": "ratio by\nmulti-\nplier",
-    "reached": "at the\nedge",
 }
 
 _ADVANCE = {
@@ -105,21 +112,43 @@ def print_runs(rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.text import Text
 
     columns = _columns(rows)
-    # Many columns are closer together, to fit.
-    padding = 1 if len(columns) < 7 else 0
-    table = Table(box=_box(), pad_edge=False, header_style="bold", padding=(0, padding))
-    for _, header, is_text in columns:
-        align = "left" if is_text else "right"
-        table.add_column(header, justify=align, overflow="fold", no_wrap=is_text)
-    for row in rows:
-        # A swept None is a setting; a measured number that is None was not measured.
-        table.add_row(
-            *(
-                Text("none" if key not in _KNOWN and row.get(key, 0) is None else _cell(key, value))
-                for key, value in ((key, row.get(key)) for key, _, _ in columns)
-            )
-        )
-    _show(table)
+
+    def made(*, is_narrow: bool) -> Table:
+        padding = (0, 0 if is_narrow else 1)
+        table = Table(box=_box(), pad_edge=False, header_style="bold", padding=padding)
+        for key, header, is_text in columns:
+            align = "left" if is_text else "right"
+            shown = _NARROW.get(key, header) if is_narrow and "multiplier" in rows[0] else header
+            table.add_column(shown, justify=align, overflow="fold", no_wrap=is_text)
+        for row in rows:
+            table.add_row(*(Text(_swept_cell(key, row)) for key, _, _ in columns))
+        return table
+
+    wide, console = made(is_narrow=False), _console()
+    unlimited = console.options.update(width=10_000)
+    fits = console.measure(wide, options=unlimited).maximum <= console.width
+    _show(wide if fits else made(is_narrow=True))
+
+
+def _swept_cell(key: str, row: Mapping[str, Any]) -> str:
+    # A swept None is a setting; a measured number that is None was not measured.
+    return "none" if key not in _KNOWN and row.get(key, 0) is None else _cell(key, row.get(key))
+
+
+def print_sweep(summary: Mapping[str, Any]) -> None:
+    """Print a sweep's table, a row per run, the failures with reasons, and the paths."""
+    print_runs(summary["runs"])
+    left = 0
+    for job in summary["jobs"]:
+        if job["status"] == "failed":
+            print(f"job {job['index']} failed: {job['error']}")
+            print(f"  log: {summary['folder']}/{job['log']}")
+        left += job["status"] not in ("finished", "diverged")
+    _say("sweep", summary["folder"])
+    if "seconds" in summary:
+        _say("time", f"{summary['seconds']:.1f} s")
+    if left:
+        print(f"{left} jobs are left: aeoskit sweep --resume {summary['folder']}")
 
 
 # Headers with line breaks, so that the column is as narrow as its values.
@@ -334,12 +363,11 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
         found.append(("branch", "branch", True))
     if len({row.get("optimizer") for row in rows}) > 1:
         found.append(("optimizer", "optimizer", True))
-    swept = [key for row in rows for key in row if key not in _KNOWN]
+    swept = [key for row in rows for key in row if key not in _KNOWN and row[key] is not None]
     for key in dict.fromkeys(swept):
         text = any(isinstance(row.get(key), str) for row in rows)
         found.append((key, "η\nlr" if key == "lr" else key.replace("_", " "), text))
-    ratio_of = "preconditioned_sharpness"
-    symbol = "λ₁(P⁻¹H)" if any(row.get(ratio_of) is not None for row in rows) else "λ₁(H)"
+    symbol = "λ₁(P⁻¹H)" if any(map(_is_adaptive, rows)) else "λ₁(H)"
     found += [
         ("threshold", f"threshold\nof {symbol}", False),
         ("ratio", "ratio\nlast fifth", False),
@@ -356,6 +384,12 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
     if any(row.get("diverged_at") is not None for row in rows):
         found.append(("diverged_at", "diverged\nat step", False))
     return found
+
+
+def _is_adaptive(row: Mapping[str, Any]) -> bool:
+    """True if a row's threshold is one of `λ₁(P⁻¹H)`; older summaries do not record it."""
+    adaptive = "preconditioned_sharpness"
+    return row.get("threshold_of") == adaptive or row.get(adaptive) is not None
 
 
 def _cell(key: str, value: Any) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aeoskit_cli._generate import NoCache
+from aeoskit_cli._options import Json, NoCache, Quiet, Resumable, Root
 from aeoskit_cli._print import print_json, print_ledger
 from aeoskit_cli._progress import Progress
 
@@ -18,13 +18,6 @@ Seeds = Annotated[
 Grid = Annotated[
     bool, typer.Option("--grid", help="Further data sets, architectures and learning rates too")
 ]
-Root = Annotated[str, typer.Option(help="Create the ledger's folder in it", metavar="FOLDER")]
-Folder = Annotated[
-    str | None,
-    typer.Option(help="The ledger's own folder; one with a ledger is resumed", metavar="FOLDER"),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, no tables")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr")]
 
 
 def reproduce(
@@ -33,7 +26,7 @@ def reproduce(
     seeds: Seeds = None,
     grid: Grid = False,
     root: Root = "runs",
-    folder: Folder = None,
+    folder: Resumable = None,
     json: Json = False,
     quiet: Quiet = False,
     no_cache: NoCache = False,
@@ -53,7 +46,7 @@ def reproduce(
             only=None if only is None else only.split(","),
             seeds=seeds,
             grid=True if grid else None,
-            root=root,
+            root=root or "runs",
             folder=folder,
             listener=progress,
         )

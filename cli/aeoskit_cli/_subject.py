@@ -1,102 +1,87 @@
-"""A recipe or `pipe` inside another command, and the split of their options."""
+"""Commands about a recipe or a pipeline (`run`, `sweep`, `plan`, `doctor`): one form for all."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import typer
 
-from aeoskit_cli._cut import cut
-from aeoskit_cli._generate import NO_CACHE, add_command
-from aeoskit_cli._pipe import compose, print_stage_help
-from aeoskit_experiments._errors import unknown
-from aeoskit_experiments.options import Option, coerce_all
-from aeoskit_experiments.parts import is_reference
-from aeoskit_experiments.pipelines import Pipeline
-from aeoskit_experiments.recipes import make_recipe, recipe_names, recipe_options, recipe_summary
+from aeoskit_cli._generate import HELP, add_command, group_class, sign
+from aeoskit_cli._options import CONTEXT, NO_OPTIONS, Parameters
+from aeoskit_cli._pipe import add_pipe
+from aeoskit_experiments.recipes import recipe_names, recipe_options, recipe_summary
 
-_HELP = ("-h", "--help")
+Given = dict[str, Any]
+"""The options whose values are not their defaults, by name."""
 
 
-def split(
+def subject_app(
+    act: Callable[[Any, Given], int],
+    make: Callable[..., Any],
+    own: Parameters,
+    *,
     command: str,
-    words: list[str],
-    options: Mapping[str, Option],
-    first: str,
-    alone: tuple[str, ...] = (),
-) -> tuple[dict[str, Any], Pipeline | None, bool]:
-    """Split a command line at its recipe, or at the word `pipe`.
+    summary: str,
+    example: str = "",
+    leading: Parameters = NO_OPTIONS,
+    alone: Callable[[Given], int | None] | None = None,
+) -> typer.Typer:
+    """A group of the registered recipes and, if there is an example of it, `pipe`.
 
-    The command's own options come before the subject, or after it from the option `first` on:
-    stages have options of the same names. `--json` may appear anywhere.
+    Its options may stand before the recipe or after it; then the later value counts. An option of
+    the recipe takes precedence over one of the group of the same name.
 
     Args:
-        command: The command's name, for errors.
-        words: Its arguments.
-        options: The command's own, by flag.
-        first: The flag after the subject from which on options are the command's.
-        alone: Flags that the command has parsed already, for errors.
+        act: What to do with what `make` returned and the group's options.
+        make: Makes something of a recipe's name and options; a pipeline, if the group has `pipe`.
+        own: The group's options.
+        command: Its name.
+        summary: Its help.
+        example: The stages of the example of `pipe`; empty for a group without `pipe`.
+        leading: Options that may only stand before the recipe.
+        alone: What to do without a recipe, unless it returns None; None prints the help.
 
     Returns:
-        The given values, the pipeline (None without a subject), and whether JSON was requested.
-
-    Raises:
-        UserError: For an unknown recipe or option (with the nearest name), or an invalid value.
+        The application; recipes are read when they are needed.
     """
-    json = "--json" in words
-    words = [word for word in words if word != "--json"]
-    own, rest = _leading(words, options)
-    if rest and rest[0].startswith("-"):
-        known = (*options, *alone, "--json", NO_CACHE)
-        raise unknown("option", rest[0].partition("=")[0], known, where=command)
-    for index, word in enumerate(rest):
-        if word.partition("=")[0] == first:
-            own, rest = [*own, *rest[index:]], rest[:index]
-            break
-    values = _parsed(command, own, options.values())
-    return values, _subject(command, rest) if rest else None, json
+    before: Given = {}
+
+    def add_recipe(app: typer.Typer, name: str) -> None:
+        add_command(
+            app,
+            name,
+            recipe_summary(name),
+            recipe_options(name),
+            lambda values, **given: act(make(name, **values), before | _given(given, own)),
+            extra=own,
+            epilog=f"Example: [bold]aeoskit {command} {name}[/bold]",
+        )
+
+    def begin(context: Any, **given: Any) -> int:
+        before.update(_given(given, {**leading, **own}))
+        if context.invoked_subcommand is not None:
+            return 0
+        code = None if alone is None else alone(before)
+        if code is None:
+            print(context.get_help())
+        return code or 0
+
+    app = typer.Typer(
+        help=summary,
+        cls=group_class("recipe", names=recipe_names(), make=add_recipe),
+        context_settings=HELP,
+        subcommand_metavar="RECIPE|pipe [ITS OPTIONS]" if example else "RECIPE [ITS OPTIONS]",
+    )
+    app.callback(invoke_without_command=True)(sign(begin, {"context": CONTEXT, **leading, **own}))
+    if example:
+        add_pipe(
+            app,
+            lambda pipeline, **given: act(pipeline, before | _given(given, own)),
+            own,
+            "An experiment composed of stages, those of `aeoskit pipe`.",
+            f"Example: [bold]aeoskit {command} pipe {example}[/bold]",
+        )
+    return app
 
 
-def _leading(words: list[str], options: Mapping[str, Option]) -> tuple[list[str], list[str]]:
-    """The command's own options up to the first other word, and the rest."""
-    index = 0
-    while index < len(words):
-        flag, equals, _ = words[index].partition("=")
-        option = options.get(flag) or options.get(f"--{flag.removeprefix('--no-')}")
-        if not flag.startswith("--") or option is None:
-            break
-        index += 1 if equals or option.kind == "bool" else 2
-    return words[:index], words[index:]
-
-
-def _parsed(command: str, words: list[str], options: Any) -> dict[str, Any]:
-    app = typer.Typer(add_completion=False)
-    add_command(app, command, "", options, lambda values: values)
-    found = app(words, prog_name=f"aeoskit {command}", standalone_mode=False)
-    return coerce_all(options, found if isinstance(found, dict) else {}, where=command)
-
-
-def _subject(command: str, words: list[str]) -> Pipeline:
-    name, *rest = words
-    if name == "pipe":
-        pieces = cut(rest)
-        if pieces.help:
-            print(f"{command} takes the stages of `aeoskit pipe --help` after the word pipe.")
-            raise typer.Exit()
-        if pieces.pieces and pieces.pieces[-1].help:
-            print_stage_help(pieces.pieces[-1])
-            raise typer.Exit()
-        return compose(pieces)
-    if name not in recipe_names() and not is_reference(name):
-        raise unknown("recipe", name, ("pipe", *recipe_names()))
-    app = typer.Typer(add_completion=False)
-    make: Callable[[dict[str, Any]], Pipeline] = lambda values: make_recipe(name, **values)  # noqa: E731
-    add_command(app, name, recipe_summary(name), recipe_options(name), make)
-    made = app(rest, prog_name=f"aeoskit {command} {name}", standalone_mode=False)
-    if not isinstance(made, Pipeline):  # --help: printed already
-        raise typer.Exit()
-    return made
-
-
-def asks_for_help(words: list[str]) -> bool:
-    """True if help about the command itself is requested."""
-    return not words or words[0] in _HELP
+def _given(values: Given, options: Parameters) -> Given:
+    return {name: value for name, value in values.items() if value is not options[name][1]}

@@ -1,6 +1,7 @@
 """Adapters from the values that users' own parts return to the objects of an experiment."""
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -190,8 +191,11 @@ def own_model(label: str, function: Callable[..., Any], settings: Mapping[str, A
     made = _called(label, function, settings)
     if isinstance(made, Model):
         return made
-    if isinstance(made, tuple | list) and len(made) == 2 and all(map(callable, made)):
+    # A transformation of optax is a tuple of functions too, of its own type.
+    if type(made) in (tuple, list) and len(made) == 2 and all(map(callable, made)):
         init, apply = cast(Any, made)
+        _check_call(f"{label}: init", init, ("key", "dataset"))
+        _check_call(f"{label}: apply", apply, ("params", "inputs"))
         return Model(init, apply)
     first: Any = getattr(made, "init", None)
     second: Any = getattr(made, "apply", None)
@@ -261,12 +265,15 @@ def own_loss(
         2.0
     """
     if loss_arguments(function):
+        _check_call(label, function, ("outputs", "targets"), settings)
         return functools.partial(function, **settings) if settings else function
+    _check_call(label, function, (), settings, fix="write a function of outputs and targets")
     made = _called(label, function, settings)
     if not callable(made):
         raise UserError(
             f"{label} returned a {type(made).__name__}: return a function of outputs and targets"
         )
+    _check_call(f"{label}: the function that it returned", made, ("outputs", "targets"))
     return made
 
 
@@ -296,6 +303,8 @@ def own_optimizer(
     """
     made = _called(label, function, settings)
     if type(made) is tuple and len(made) == 2 and all(map(callable, made)):
+        _check_call(f"{label}: init", made[0], ("params",))
+        _check_call(f"{label}: update_map", made[1], ("params", "state", "batch"))
         return UpdateMap(*made)
     try:
         return as_optimizer(made)
@@ -325,6 +334,26 @@ def own_probe(
             f"{label} returned a {type(made).__name__}: return an aeoskit.probes.AbstractProbe"
         )
     return made
+
+
+def _check_call(
+    what: str,
+    function: Callable[..., Any],
+    arguments: tuple[str, ...],
+    options: Mapping[str, Any] = {},
+    fix: str = "",
+) -> None:
+    """Raise a `UserError` if a function of the user's cannot be called with these arguments."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # one without a signature, in C
+        return
+    try:
+        signature.bind(*arguments, **options)
+    except TypeError:
+        given = f", but it is called with ({', '.join(arguments)})" if arguments else ""
+        fix = fix or "take these, and give any other parameter a default"
+        raise UserError(f"{what} has the parameters {signature}{given}: {fix}") from None
 
 
 def _called(label: str, function: Callable[..., Any], settings: Mapping[str, Any]) -> Any:

@@ -172,10 +172,19 @@ def load_part(reference: str, code: Code) -> Callable[..., Any]:
     return _objects[key]
 
 
+def is_in_file(reference: str) -> bool:
+    """True if another process can find a part: it has a name in a file.
+
+    >>> is_in_file("./net.py:Net"), is_in_file("python:<lambda>")
+    (True, False)
+    """
+    return not reference.startswith(f"{IN_PYTHON}:")
+
+
 def check_shareable(code: Mapping[str, Code]) -> None:
     """Raise a `UserError` for a part without a file, which no other process can find."""
     for reference in code:
-        if reference.startswith(f"{IN_PYTHON}:"):
+        if not is_in_file(reference):
             raise UserError(
                 f"{reference} was typed into Python, where other processes cannot find it: put it "
                 f"at the top of a file, and name it ./file.py:{short_name(reference)}"
@@ -305,10 +314,19 @@ def keep_sources(folder: Path, code: Mapping[str, Code]) -> None:
             `pipeline.json`.
     """
     for reference, item in code.items():
-        name = Path(item.file).name if item.file else f"{short_name(reference)}.py"
-        place = folder / "code" / f"{item.sha256[:8]}-{name}"
+        place = folder / source_name(reference, item)
         place.parent.mkdir(exist_ok=True)
         place.write_text(item.source, encoding="utf-8")
+
+
+def source_name(reference: str, code: Code) -> str:
+    """The file of a part's source, relative to the run's folder.
+
+    >>> source_name("./net.py:Net", Code("/home/me/net.py", "0123456789", ""))
+    'code/01234567-net.py'
+    """
+    name = Path(code.file).name if code.file else f"{short_name(reference)}.py"
+    return f"code/{code.sha256[:8]}-{name}"
 
 
 def registered(group: str) -> dict[str, str]:
@@ -423,9 +441,14 @@ def _imported(reference: str, code: Code) -> types.ModuleType:
         raise UserError(f"{reference}: {type(error).__name__}: {message}{fix}") from error
 
 
-def _execute(code: Code) -> types.ModuleType:
+def module_name(code: Code) -> str:
+    """The name of the module made from a source, which is not that of an installed one."""
     place = hashlib.sha256(f"{code.file}\0{code.sha256}".encode()).hexdigest()
-    name = f"{Path(code.file).stem}_{place[:16]}"  # not the name of an installed module
+    return f"{Path(code.file).stem}_{place[:16]}"
+
+
+def _execute(code: Code) -> types.ModuleType:
+    name = module_name(code)
     if name in sys.modules:
         return sys.modules[name]
     module = types.ModuleType(name)

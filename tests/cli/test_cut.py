@@ -2,41 +2,44 @@
 
 import pytest
 
-from aeoskit_cli._cut import cut
+from aeoskit_cli._cut import Piece
+from aeoskit_cli._cut import cut as cut_words
 from aeoskit_cli._pipe import compose
 from aeoskit_experiments.pipelines import UserError
 
+OWN = {"--name": True, "--mesh": True, "--workers": True, "--json": False, "-q": False}
+
+
+def cut(words: list[str]) -> list[Piece]:
+    return cut_words(words, OWN)[0]
+
 
 def test_pieces() -> None:
-    found = cut(
-        [
-            "--name",
-            "a",
-            "data",
-            "digits",
-            "--examples",
-            "500",
-            "model",
-            "mlp",
-            "--seed=3",
-            "loss",
-            "mse",
-            "--json",
-            "-q",
-        ]
-    )
-    assert [(piece.stage, piece.variants) for piece in found.pieces] == [
+    words = "--name a data digits --examples 500 model mlp --seed=3 --json loss mse -q --mesh data"
+    pieces, own = cut_words(words.split(), OWN)
+    assert [(piece.stage, piece.variants) for piece in pieces] == [
         ("data", ("digits",)),
         ("model", ("mlp",)),
         ("loss", ("mse",)),
     ]
-    assert found.pieces[0].arguments == ("--examples", "500")
-    assert (found.name, found.json, found.quiet) == ("a", True, True)
+    assert pieces[0].arguments == ("--examples", "500")
+    assert own == ["--name", "a", "--json", "-q", "--mesh", "data"]
+
+
+def test_an_option_of_the_stage_takes_precedence() -> None:
+    words = "branch freeze --name frozen --at 3 --json place --mesh data=2 plot --mesh data=4"
+    pieces, own = cut_words(words.split(), OWN)
+    assert [piece.arguments for piece in pieces] == [
+        ("--name", "frozen", "--at", "3"),
+        ("--mesh", "data=2"),
+        (),
+    ]
+    assert own == ["--json", "--mesh", "data=4"]
 
 
 def test_a_value_is_never_a_stage() -> None:
     found = cut(["store", "--root", "train", "--folder", "plot", "plot", "--kind", "edge"])
-    assert [piece.stage for piece in found.pieces] == ["store", "plot"]
+    assert [piece.stage for piece in found] == ["store", "plot"]
     first = compose(found).stages[0]
     assert (first.options["root"], first.options["folder"]) == ("train", "plot")
 
@@ -51,13 +54,13 @@ def test_dashes_escape() -> None:
     with pytest.raises(UserError, match="unknown variant 'train' of stage 'model'"):
         cut(["model", "--", "train"])
     found = cut(["plot", "--", "train", "store"])
-    assert [piece.stage for piece in found.pieces] == ["plot", "store"]
-    assert found.pieces[0].arguments == ("train",)
+    assert [piece.stage for piece in found] == ["plot", "store"]
+    assert found[0].arguments == ("train",)
 
 
 def test_flags_take_no_value() -> None:
     found = cut(["store", "--no-checkpoints", "plot"])
-    assert [piece.stage for piece in found.pieces] == ["store", "plot"]
+    assert [piece.stage for piece in found] == ["store", "plot"]
     assert compose(found).stages[0].options == {"checkpoints": False}
 
 
@@ -91,7 +94,13 @@ def test_lists_are_sweeps() -> None:
         ("model", "lacks its variant"),
         ("model train --steps 3", "lacks its variant"),
         ("model mlp --widht 3", "unknown option '--widht' of model mlp: did you mean '--width'"),
-        ("model mlp --width", "--width lacks its value"),
+        ("model mlp --width", "model mlp: --width lacks its value: write --width VALUE"),
+        ("model mlp --width loss mse", "--width lacks its value, since loss is the next stage"),
+        ("model mlp --width --depth 3", "--width lacks its value, since --depth is an option"),
+        ("train --steps store", "train: --steps lacks its value, since store is the next stage"),
+        ("model mlp --activation loss mse", "--activation lacks its value, since loss"),
+        ("store --root", "store: --root lacks its value: write --root VALUE"),
+        ("data digits --workers", "--workers lacks its value"),
         ("model mlp 64", "unknown stage '64'"),
         ("train steps 3", "unknown stage 'steps'"),
         ("--jsn data digits", "did you mean '--json'"),

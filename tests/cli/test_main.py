@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import aeoskit_experiments
@@ -17,7 +18,11 @@ from aeoskit.record import create_run
 from aeoskit_cli import main
 from aeoskit_cli._print import print_json, print_runs
 from aeoskit_cli._progress import Progress
+from aeoskit_experiments.jobs import Engine
+from aeoskit_experiments.ledger import Ledger
+from aeoskit_experiments.ledger._ledger import LedgerRequest
 from aeoskit_experiments.recipes import RECIPES, make_recipe
+from aeoskit_experiments.sweeps._record import create_sweep
 
 PIPE = [
     "pipe",
@@ -83,7 +88,7 @@ def test_run_prints_a_table_and_the_figure(executed: list[Any], capsys: Capture)
     pipeline, place = executed[0]
     assert pipeline.name == "adam-edge"
     assert pipeline.experiment().lanes()[1]["lr"] == 1e-2
-    assert place == {"root": None, "folder": Path("here")}
+    assert place == {"folder": Path("here")}
     out, err = capsys.readouterr()
     assert all(len(line) <= 80 for line in out.splitlines())
     assert "0.001" in out
@@ -96,7 +101,10 @@ def test_run_prints_a_table_and_the_figure(executed: list[Any], capsys: Capture)
     assert "lane 1 diverged at step 7" in err
 
 
-@pytest.mark.parametrize("words", [["run", "adam-edge", "--json"], [*PIPE, "--json"]])
+@pytest.mark.parametrize(
+    "words",
+    [["run", "adam-edge", "--json"], ["run", "--json", "adam-edge"], [*PIPE, "--json"]],
+)
 def test_json_is_one_object(executed: list[Any], capsys: Capture, words: list[str]) -> None:
     assert main(words) == 0
     out, _ = capsys.readouterr()
@@ -171,6 +179,10 @@ def replaced(old: str, new: str) -> list[str]:
         (replaced("--steps 10", "--steps 10 --batch 41"), "batch is 41, but the data has only 40"),
         (replaced("loss mse", ""), "the pipeline has no stage 'loss'"),
         (["pipe", "--name", "a/b", *PIPE[1:]], "name is 'a/b'"),
+        ([*PIPE, "--name", "a/b"], "name is 'a/b'"),
+        ([*PIPE, "--devices", "two"], "Invalid value for '--devices'"),
+        (replaced("--width 4", "--width"), "--width lacks its value, since loss is the next stage"),
+        ([*PIPE, "branch", "switch", "--optimizer", "momentum", "--at", "3"], "or --ratio 0.9"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -217,18 +229,22 @@ def test_version_and_flags_without_a_type(capsys: Capture) -> None:
     assert "Example: aeoskit run adam-edge" in out
 
 
+def stored_run(folder: str, **summary: Any) -> None:
+    pipeline = make_recipe("adam-edge", steps=10, every=5).to_dict()
+    create_run("runs", "x", pipeline=pipeline, environment={}, folder=folder).close(summary)
+
+
 def test_runs_lists_them_and_show_finds_the_latest(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    pipeline = make_recipe("adam-edge", steps=10, every=5).to_dict()
     for name in ("first", "second"):
-        create_run("runs", name, pipeline=pipeline, environment={}, folder=f"runs/{name}").close({})
+        stored_run(f"runs/{name}")
     assert main(["runs", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["runs"]
-    assert [(Path(row["folder"]).name, row["status"]) for row in found] == [
-        ("first", "finished"),
-        ("second", "finished"),
+    assert [(Path(row["folder"]).name, row["kind"], row["status"]) for row in found] == [
+        ("first", "run", "finished"),
+        ("second", "run", "finished"),
     ]
     assert main(["runs"]) == 0
     assert "runs/second" in capsys.readouterr().out
@@ -236,6 +252,50 @@ def test_runs_lists_them_and_show_finds_the_latest(
     assert Path(json.loads(capsys.readouterr().out)["folder"]).name == "second"
     assert main(["runs", "elsewhere"]) == 2
     assert "there is no folder 'elsewhere'" in capsys.readouterr().err
+
+
+def test_runs_lists_suites_sweeps_and_ledgers_and_show_prints_them(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    stored_run("runs/single")
+    stored_run("runs/suite/one")
+    suite = {"name": "both", "status": "finished", "cases": {"one": {}}, "runs": []}
+    Path("runs/suite/suite.json").write_text(json.dumps(suite))
+    row = {"branch": "main", "optimizer": "adam", "threshold": 38e3, "ratio": 0.98}
+    pipeline = make_recipe("adam-edge", lr=[1e-3, 3e-3])
+    writer = create_sweep(pipeline, Engine(name="processes"), root="runs", folder="runs/sweep")
+    writer.note(0, status="finished", runs=[row])
+    writer.write()
+    ledger = Ledger(
+        created="2999-01-01", updated="", asked=LedgerRequest(size="small"), status="finished"
+    )
+    Path("runs/ledger").mkdir()
+    Path("runs/ledger/ledger.json").write_bytes(msgspec.json.encode(ledger))
+    assert main(["runs", "--json"]) == 0
+    found = {row["kind"]: row for row in json.loads(capsys.readouterr().out)["runs"]}
+    statuses = {kind: row["status"] for kind, row in found.items()}
+    assert statuses == {
+        "run": "finished",
+        "suite": "finished",
+        "sweep": "open",
+        "ledger": "finished",
+    }
+    assert found["suite"]["created"] >= found["run"]["created"]
+    assert main(["show", "runs/sweep"]) == 0
+    out = capsys.readouterr().out
+    assert "aeoskit sweep pipe --name adam-edge" in out
+    assert ["0", "finished", "0.001", "38,000", "0.980", "–", "–"] in [
+        line.split() for line in out.splitlines()
+    ]
+    assert "1 jobs are left: aeoskit sweep --resume runs/sweep" in out
+    assert main(["show", "runs/sweep", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["jobs"][1]["status"] == "waiting"
+    assert main(["show", "latest"]) == 0
+    assert "runs/ledger/ledger.html" in capsys.readouterr().out
+    assert main(["rerun", "runs/sweep"]) == 2  # a run can be rerun
+    assert "the folder is not a run's" in capsys.readouterr().err
 
 
 def test_new_writes_a_file_and_says_how_to_use_it(

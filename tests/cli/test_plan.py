@@ -1,6 +1,7 @@
 """`aeoskit plan` and `aeoskit doctor --mesh`: whose options are whose, and what is printed."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,6 +106,38 @@ def test_a_recipe_is_planned(asked: list[Any], capsys: pytest.CaptureFixture[str
     assert said["rows"][0]["transfers"][0]["kind"] == "all-reduce"
 
 
+def test_a_recipes_own_option_takes_precedence(
+    asked: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan's option of that name comes before the recipe."""
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(
+        "from aeoskit_experiments.recipes import make_recipe\n"
+        "def mine(*, k: int = 1):\n"
+        "    return make_recipe('adam-edge', width=k)\n"
+    )
+    assert (
+        main(
+            [
+                "plan",
+                "--k",
+                "3",
+                "./own.py:mine",
+                "--k",
+                "5",
+                "--topology",
+                "v5e:2x4",
+                "--basis",
+                "20",
+            ]
+        )
+        == 0
+    )
+    ((pipeline, given),) = asked
+    assert pipeline.declared().model.settings["width"] == 5
+    assert (given["k"], given["basis"]) == (3, 20)
+
+
 def test_tables_fit_in_80_columns(asked: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "adam-edge", "--topology", "v5e:2x2"]) == 1  # nothing makes it fit
     lines = capsys.readouterr().out.splitlines()
@@ -127,7 +160,8 @@ def test_units_keep_numbers_short(largest: int, unit: str) -> None:
         ("plan --topology v5e:2x4", "plan got no run"),
         ("plan adam-egde --topology v5e:2x4", "did you mean 'adam-edge'?"),
         ("plan --toplogy v5e:2x4 adam-edge", "did you mean '--topology'?"),
-        ("plan adam-edge --params shared --topology cpu:2", "unknown option '--params'"),
+        ("plan adam-edge --params shared --topology cpu:2", "params is 'shared'"),
+        ("plan adam-edge --parms sharded", "did you mean '--params'?"),
         ("plan adam-edge --topology v5e:2x4 --params shared", "params is 'shared'"),
         ("plan adam-edge --topology v4:2", "unknown chip 'v4'"),
         ("plan adam-edge --topology v5e:2x4", "pip install 'aeoskit[tpu-plan]'"),
@@ -174,7 +208,7 @@ def test_doctor_lays_out_for_devices_that_are_not_here(capsys: pytest.CaptureFix
     ("words", "said"),
     [
         ("plan adam-edge --help", "--lr"),
-        ("plan pipe --help", "aeoskit pipe --help"),
+        ("plan pipe --help", "--topology"),
         ("plan pipe data digits model mlp --help", "--width"),
         ("doctor --mesh data=2 adam-edge --help", "--lr"),
     ],

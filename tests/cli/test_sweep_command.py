@@ -12,7 +12,7 @@ import pytest
 
 import aeoskit_experiments
 from aeoskit_cli import main
-from aeoskit_cli._generate import ask_about_code
+from aeoskit_cli._options import ask_about_code
 
 Capture = pytest.CaptureFixture[str]
 
@@ -118,7 +118,7 @@ def test_an_option_of_a_stage_is_the_stages(asked: list[Any]) -> None:
         (["adam-edge", "--workers", "0"], "workers is 0"),
         (["adam-edge", "--slurm", "time"], "write key=value"),
         (["adam-edge", "--lr", "0"], "lr is 0: it must be positive"),
-        (["pipe", "--workers", "two", *PIPE], "workers is 'two'"),
+        (["pipe", "--workers", "two", *PIPE], "Invalid value for '--workers'"),
         (["pipe", "--exec", "dask", *PIPE], "did you mean '--executor'"),
         (["pipe", *PIPE, "--workers"], "--workers lacks its value"),
         (["--resume", "nowhere"], "there is no sweep in nowhere"),
@@ -145,7 +145,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
         ([], "--resume"),
         (["--help"], "gd-edge"),
         (["gd-edge", "--help"], "--executor"),
-        (["pipe"], "aeoskit sweep --help"),
+        (["pipe"], "--workers"),
         (["pipe", "--help"], "STAGE"),
         (["pipe", "model", "mlp", "--help"], "--activation"),
     ],

@@ -68,6 +68,28 @@ def test_multipliers(capsys: Capture) -> None:
     assert third in lines
 
 
+def test_a_narrow_table_has_whole_headers(capsys: Capture) -> None:
+    print_runs([multiplier_run("adam")])
+    words = [word for line in fits(capsys) for word in line]
+    assert {"threshold", "multiplier"} <= {*words}
+
+
+@pytest.mark.parametrize(
+    ("labels", "symbol"),
+    [
+        ({"threshold_of": "preconditioned_sharpness"}, "λ₁(P⁻¹H)"),
+        ({"threshold_of": "sharpness"}, "λ₁(H)"),
+        ({}, "λ₁(H)"),  # a summary of version 0.1
+        ({"preconditioned_sharpness": 2.0}, "λ₁(P⁻¹H)"),
+    ],
+)
+def test_the_threshold_is_of_what_the_optimizer_has(
+    labels: dict[str, Any], symbol: str, capsys: Capture
+) -> None:
+    print_runs([{"optimizer": "adam", "threshold": 38e3, "final_loss": 1.0, **labels}])
+    assert symbol in [word for line in fits(capsys) for word in line]
+
+
 def test_multipliers_with_a_sweep_of_their_own(capsys: Capture) -> None:
     print_runs([multiplier_run(name, width=width) for name in OPTIMIZERS for width in (32, 512)])
     first = ["gradient_descent", "0.0015", "512", "2,714", "-1.234", "1.012", "1.006", "yes"]

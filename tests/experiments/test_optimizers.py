@@ -156,7 +156,10 @@ def test_bfgs_has_no_metric(probe: str, runs: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        (branch("freeze", at=5), "branch frozen: freeze holds the preconditioner of aeoskit's own"),
+        (
+            branch("freeze", at=5),
+            "branch frozen: freeze works only with aeoskit's own adaptive optimizers",
+        ),
         (branch("switch", optimizer="adam", lr=0.1, at="edge"), "bfgs has no threshold"),
     ],
 )

@@ -4,6 +4,8 @@ as they were."""
 import inspect
 import json
 import os
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import optax
 import pytest
 
 from aeoskit.probes import AbstractProbe
-from aeoskit.record import read_run
+from aeoskit.record import create_run, read_run
 from aeoskit_cli import main
 from aeoskit_experiments import execute, parts, rerun, sweep
 from aeoskit_experiments.adapters import own_data, own_loss, own_model, own_optimizer, own_probe
@@ -209,6 +211,46 @@ def test_a_run_of_own_parts_is_recorded_and_repeated(
     monkeypatch.chdir(own.parent)
     _, comparison = rerun(outcome.folder)
     assert comparison["identical"], comparison["sentence"]
+
+
+def stored(pipeline: Pipeline, folder: Path) -> str:
+    create_run(
+        folder.parent, "x", pipeline=pipeline.to_dict(), environment={}, folder=folder
+    ).close({})
+    return str(folder)
+
+
+def test_show_says_where_the_source_is_and_whether_it_changed(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = stored(whole(), own / "runs" / "named")
+    assert main(["show", folder]) == 0
+    out = capsys.readouterr().out
+    assert "model ./own.py:Net" in out
+    assert f"{own / 'own.py'} has not changed" in out
+    assert f"aeoskit rerun {folder} runs this source again" in out
+    (own / "own.py").write_text(SOURCE + "# later\n")
+    assert main(["show", folder]) == 0
+    assert f"{own / 'own.py'} has changed since" in capsys.readouterr().out
+    assert main(["show", folder, "--json"]) == 0
+    (part, *_) = json.loads(capsys.readouterr().out)["own_parts"].values()
+    assert part["changed"]
+    assert part["source"].startswith(f"{folder}/code/{part['sha256'][:8]}")
+
+
+def test_a_function_typed_into_python_is_shown_as_no_command(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = stored(whole(optimizer=optimizer(lambda: optax.sgd(0.1))), own / "runs" / "typed")
+    assert main(["show", folder]) == 0
+    out = capsys.readouterr().out
+    assert "aeoskit pipe" not in out
+    assert "made in Python" in out
+    assert "put the functions at the top of a file" in out
+    assert main(["show", folder, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["command"] is None
+    assert found["python"] is None
 
 
 def test_code_that_came_as_data_runs_only_if_it_is_allowed(
@@ -475,10 +517,18 @@ def test_a_part_at_the_top_of_an_importable_module_is_named_by_it() -> None:
     assert part.reference.startswith("optax.")
 
 
+def test_what_is_no_variant_is_one_sentence() -> None:
+    """In a process without type checks, which would catch it here."""
+    code = "from aeoskit_experiments.pipelines import model; model(3)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "UserError: stage 'model' got 3 as its variant: give a name" in done.stderr
+
+
 def test_an_unknown_threshold_is_said(own: Path) -> None:
     asking = whole(optimizer=optimizer("./own.py:clipped"), norm=None)
-    with pytest.raises(UserError, match=r"needs its threshold.*Track flip_multiplier"):
+    with pytest.raises(UserError, match=r"since the bridge .* write `track flip_mult") as caught:
         execute(asking, root=own / "runs")
+    assert "aeoskit.flip_multiplier" not in str(caught.value)
     assert not (own / "runs").exists()
     plain = whole(
         optimizer=optimizer("./own.py:clipped"), track=track("sharpness", every=2), norm=None
@@ -653,6 +703,16 @@ def test_own_models() -> None:
             own_model("model wrong", wrong, {}).init(key, dataset)
 
 
+def test_a_model_is_not_an_optimizer_nor_an_update_map() -> None:
+    for wrong, says in (
+        (lambda: optax.adam(0.1), "returned a GradientTransformation"),
+        (lambda: (lambda params: (), lambda w, x: x), r"init has the parameters \(params\), but"),
+        (lambda: (lambda key, data: 1, lambda w: w), r"apply .* called with \(params, inputs\)"),
+    ):
+        with pytest.raises(UserError, match=says):
+            own_model("model wrong", wrong, {})
+
+
 class Counting(eqx.Module):
     weight: Any = eqx.field(default_factory=lambda: jnp.ones(2))
     count: Any = eqx.field(default_factory=lambda: jnp.arange(2))
@@ -670,6 +730,12 @@ def test_own_losses_optimizers_and_probes() -> None:
     assert factory(jnp.array(3.0), 1.0) == 2
     with pytest.raises(UserError, match="return a function of outputs and targets"):
         own_loss("loss own", lambda: 3, {})
+    with pytest.raises(UserError, match=r"called with \(outputs, targets\).* parameter a default"):
+        own_loss("loss own", lambda outputs, targets, params: 0, {})
+    with pytest.raises(UserError, match="write a function of outputs and targets"):
+        own_loss("loss own", lambda outputs: 0, {})
+    with pytest.raises(UserError, match=r"update_map .* called with \(params, state, batch\)"):
+        own_optimizer("optimizer own", lambda: (lambda params: (), lambda w, state: (w, state)), {})
     with pytest.raises(UserError, match="optimizer own returned a int: return an"):
         own_optimizer("optimizer own", lambda: 3, {})
     with pytest.raises(UserError, match="AbstractProbe"):

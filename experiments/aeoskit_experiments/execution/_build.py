@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -38,7 +39,7 @@ from aeoskit.trajectory import AnyOptimizer, Carry, Trajectory, stack_lanes
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.data import AnyDataset, Dataset
 from aeoskit_experiments.losses import MeanLoss, misclassified
-from aeoskit_experiments.parts import short_name
+from aeoskit_experiments.parts import module_name, short_name
 from aeoskit_experiments.pipelines import (
     AnyTrack,
     Choice,
@@ -223,17 +224,23 @@ def why_unknown(optimizer: AnyOptimizer, params: PyTree) -> str | None:
 
 def _check_unknown(experiment: Experiment, reason: str) -> None:
     """Raise a `UserError` for stages that need the threshold if it is unknown."""
-    assert experiment.optimizer is not None
-    asking = [
-        f"track {probe.variant}"
-        for probe in experiment.probes
-        if probe.variant == "preconditioned_sharpness"
-    ] + [f"branch {branch.name}" for branch in experiment.branches if branch.at == "edge"]
-    if asking:
-        raise UserError(
-            f"{experiment.optimizer.label}: {asking[0]} needs its threshold, and {reason} "
-            f"Track flip_multiplier, which needs no formula, or sharpness"
-        )
+    optimizer = experiment.optimizer
+    assert optimizer is not None
+    # The rest is the conclusion, and a fix in Python.
+    short = reason.partition(": ")[0].partition(", so that")[0].rstrip(".")
+    if optimizer.code is not None:
+        short = short.replace(module_name(optimizer.code), Path(optimizer.code.file).stem)
+    fixes = [
+        f"give branch {branch.name} a step, as in `--at 300`"
+        for branch in experiment.branches
+        if branch.at == "edge"
+    ]
+    if any(probe.variant == "preconditioned_sharpness" for probe in experiment.probes):
+        stepwise = "no multiplier" in reason  # piecewise constant, so that no multiplier exists
+        others = "`track sharpness`" if stepwise else "`track flip_multiplier` or `track sharpness`"
+        fixes.insert(0, f"write {others} instead of preconditioned_sharpness")
+    if fixes:
+        raise UserError(f"{optimizer.label} has no known threshold, since {short}: {fixes[0]}")
 
 
 class UnknownThreshold(AbstractProbe):

@@ -38,6 +38,7 @@ def run_rows(
                     # The branch has set it.
                     rates = measured(part, "learning_rate")[1]
                     row["lr"] = float(rates[-1]) if rates.size else None
+                row["threshold_of"] = "sharpness" if raw else "preconditioned_sharpness"
                 row |= summarize_run(part, raw)
                 # The final states, as in the closing lines: no row need be as late.
                 if budgets := ends.get((name, group)):

@@ -44,3 +44,4 @@ from aeoskit_experiments.pipelines._stage import rewind as rewind
 from aeoskit_experiments.pipelines._stage import store as store
 from aeoskit_experiments.pipelines._stage import track as track
 from aeoskit_experiments.pipelines._stage import train as train
+from aeoskit_experiments.pipelines._text import stage_words as stage_words

@@ -7,7 +7,7 @@ from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.options import spell
 from aeoskit_experiments.pipelines._choice import Choice
 from aeoskit_experiments.pipelines._experiment import AnyTrack, Branch, Experiment
-from aeoskit_experiments.pipelines._registry import STAGES, is_of_tokens, is_own
+from aeoskit_experiments.pipelines._registry import STAGES, is_of_tokens, is_ours, is_own
 from aeoskit_experiments.pipelines._settings import Track, TrackError, Train
 
 OF_NUMBERS = ("chebyshev", "quadratic")
@@ -187,9 +187,14 @@ def _check_branch(
 ) -> None:
     tracked = {probe.variant for probe in probes if not isinstance(probe, TrackError)}
     if branch.kind == "freeze" and not optimizer.freezable:
+        fix = (
+            "leave the branch out"
+            if is_ours(main.variant)
+            else "take one of aeoskit's, such as `optimizer adam`, or return one from your function"
+        )
         raise UserError(
-            f"branch {branch.name}: freeze holds the preconditioner of aeoskit's own optimizers, "
-            f"and {main.label} has none: take another optimizer"
+            f"branch {branch.name}: freeze works only with aeoskit's own adaptive optimizers, and "
+            f"{main.label} is not one: {fix}"
         )
     if branch.at == "edge" and not optimizer.has_threshold:
         raise UserError(

@@ -244,9 +244,13 @@ def _switch_choice(switch: Switch, stage: Stage) -> Choice:
     if switch.ratio is not None:
         given = {"lr": 1.0, **given}  # any value, since the ratio will set it
     code = source_of(switch.optimizer, stage.sources)
-    defaults: dict[str, Value] = {
-        option.name: option.default for option in options_for("optimizer", switch.optimizer, code)
-    }
+    options = options_for("optimizer", switch.optimizer, code)
+    defaults: dict[str, Value] = {option.name: option.default for option in options}
+    if "lr" not in given and any(option.name == "lr" and option.required for option in options):
+        raise UserError(
+            f"branch switch: {switch.optimizer} lacks lr: give --lr VALUE, or --ratio 0.9, which "
+            f"sets it to 0.9 of the threshold"
+        )
     for name in given:
         if name not in defaults:
             raise UserError(

@@ -161,15 +161,19 @@ def _variants(
 ) -> tuple[tuple[str | None, ...], dict[str, Code]]:
     """The names of the variants, and the sources of users' own ones."""
     kind = stage_kind(stage)
-    if variant is None or isinstance(variant, str) or callable(variant):
-        items: tuple[Any, ...] = (variant,)
-    else:
-        items = tuple(variant)
-        if len(items) > 1 and not kind.sweeps:
+    given: Any = variant
+    items: tuple[Any, ...] = tuple(given) if isinstance(given, list | tuple) else (given,)
+    for item in items:
+        if not (item is None or isinstance(item, str) or callable(item)):
             raise UserError(
-                f"stage {stage!r} got the variants {', '.join(map(str, items))}, "
-                f"but only an optimizer's can be swept: give one"
+                f"stage {stage!r} got {item!r} as its variant: give a name, as in "
+                f"{stage}({next(iter(kind.variants), None)!r}), or a function or class of your own"
             )
+    if len(items) > 1 and not kind.sweeps:
+        raise UserError(
+            f"stage {stage!r} got the variants {', '.join(map(str, items))}, "
+            f"but only an optimizer's can be swept: give one"
+        )
     names: list[str | None] = []
     found: dict[str, Code] = {}
     for item in items:

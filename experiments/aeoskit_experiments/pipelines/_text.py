@@ -13,18 +13,22 @@ def command_of(name: str, stages: Iterable[Stage]) -> str:
     words = ["aeoskit", "pipe"]
     if name != "pipe":
         words += ["--name", name]
-    for stage in stages:
-        words.append(stage.stage)
-        if stage.variant is not None:
-            variant = stage.variant
-            words.append(variant if isinstance(variant, str) else ",".join(variant))
-        for option, value in _shown_options(stage).items():
-            flag = "--" + option.replace("_", "-")
-            if isinstance(value, bool):
-                words.append(flag if value else "--no-" + flag[2:])
-            else:
-                words += [flag, spell(value)]
-    return shlex.join(words)
+    return shlex.join([*words, *(word for stage in stages for word in stage_words(stage))])
+
+
+def stage_words(stage: Stage) -> list[str]:
+    """A stage as words of a command line."""
+    words = [stage.stage]
+    if stage.variant is not None:
+        variant = stage.variant
+        words.append(variant if isinstance(variant, str) else ",".join(variant))
+    for option, value in _shown_options(stage).items():
+        flag = "--" + option.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(flag if value else "--no-" + flag[2:])
+        else:
+            words += [flag, spell(value)]
+    return words
 
 
 def python_of(name: str, stages: Iterable[Stage]) -> str:

@@ -10,3 +10,5 @@ from aeoskit_experiments.sweeps._record import read_sweep as read_sweep
 from aeoskit_experiments.sweeps._sweep import SweepOutcome as SweepOutcome
 from aeoskit_experiments.sweeps._sweep import resume_sweep as resume_sweep
 from aeoskit_experiments.sweeps._sweep import sweep as sweep
+from aeoskit_experiments.sweeps._sweep import sweep_status as sweep_status
+from aeoskit_experiments.sweeps._sweep import sweep_summary as sweep_summary

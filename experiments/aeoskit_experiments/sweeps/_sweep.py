@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from aeoskit_experiments.sweeps._record import (
     FILE,
     LOGS,
     SUBMITTED,
+    Job,
+    Sweep,
     SweepWriter,
     create_sweep,
     read_sweep,
@@ -203,33 +205,60 @@ def _run(
 
 
 def _outcome(writer: SweepWriter, stopped: bool, seconds: float) -> SweepOutcome:
-    jobs = writer.jobs
-    found = {job.status for job in jobs}
-    if stopped and not found <= set(DONE):
-        status = "interrupted"
-    elif not found <= set(DONE):
-        status = "failed"
-    else:
-        status = "diverged" if found == {"diverged"} else "finished"
-    singles = writer.sweep.pipeline.singles()
-    runs = [
-        {"job": job.index, "status": job.status, **job.settings, **row}
-        for job in jobs
-        for row in job.runs or [_unmeasured(singles[job.index].pipeline)]
-    ]
-    summary = {
-        "name": writer.sweep.name,
-        "status": status,
-        "folder": str(writer.path),
-        "seconds": seconds,
-        "jobs": [
-            {key: value for key, value in msgspec.to_builtins(job).items() if key != "runs"}
-            for job in jobs
-        ],
-        "runs": runs,
-    }
+    sweep = msgspec.structs.replace(writer.sweep, jobs=tuple(writer.jobs))
+    status = sweep_status(sweep.jobs)
+    if status not in DONE:
+        status = "interrupted" if stopped else "failed"
+    summary = {**sweep_summary(sweep), "status": status, "seconds": seconds}
     code = {"finished": 0, "failed": 1, "diverged": 1, "interrupted": 130}[status]
     return SweepOutcome(writer.path, summary, status, code)
+
+
+def sweep_status(jobs: Iterable[Job]) -> str:
+    """The status of a sweep: "finished", "diverged" (every job), "interrupted", "open" or "failed".
+
+    Args:
+        jobs: Its jobs; if some have not ended, it is open.
+
+    Returns:
+        The status.
+
+    >>> sweep_status([Job(index=0, settings={}, status="finished"), Job(index=1, settings={})])
+    'open'
+    """
+    found = {job.status for job in jobs}
+    if found <= set(DONE):
+        return "diverged" if found == {"diverged"} else "finished"
+    for status, signs in (("interrupted", {"interrupted"}), ("open", {"waiting", "running"})):
+        if found & signs:
+            return status
+    return "failed"
+
+
+def sweep_summary(sweep: Sweep) -> dict[str, Any]:
+    """The numbers of a sweep as they are now: what `aeoskit sweep` prints.
+
+    Args:
+        sweep: The value of `read_sweep`.
+
+    Returns:
+        Its name, status, folder, `jobs`, and `runs`, a row for each run with its job's status.
+    """
+    singles = sweep.pipeline.singles()
+    return {
+        "name": sweep.name,
+        "status": sweep_status(sweep.jobs),
+        "folder": str(sweep.path),
+        "jobs": [
+            {key: value for key, value in msgspec.to_builtins(job).items() if key != "runs"}
+            for job in sweep.jobs
+        ],
+        "runs": [
+            {"job": job.index, "status": job.status, **job.settings, **row}
+            for job in sweep.jobs
+            for row in job.runs or [_unmeasured(singles[job.index].pipeline)]
+        ],
+    }
 
 
 def _unmeasured(pipeline: Pipeline) -> dict[str, Any]:
