@@ -13,6 +13,7 @@ import pytest
 from aeoskit.optimizers import (
     EMA,
     EMANesterov,
+    LinearMomentum,
     Nesterov,
     NoMomentum,
     Polyak,
@@ -20,13 +21,7 @@ from aeoskit.optimizers import (
     preconditioner_of,
     threshold_of,
 )
-from aeoskit.optimizers.bridges.optax._known import (
-    LinearMomentum,
-    adan,
-    ademamix,
-    optimistic,
-    simplified_ademamix,
-)
+from aeoskit.optimizers.bridges.optax._known import adan, ademamix, optimistic, simplified_ademamix
 from aeoskit.stability import spectral_radius, threshold_from_recurrence
 
 LR = 0.1

@@ -416,7 +416,16 @@ class NoMomentum(AbstractLinearMomentum):
         return LinearFilter(jnp.ones((), float))
 
 
-class Polyak(AbstractLinearMomentum):
+class _AbstractOneRate(AbstractLinearMomentum):
+    """A filter with one hyperparameter, its decay rate."""
+
+    beta1: Scalar
+
+    def __init__(self, beta1: Any = 0.9):
+        self.beta1 = as_decay_rate("beta1", beta1)
+
+
+class Polyak(_AbstractOneRate):
     """Heavy ball: `v = beta1 v + g`, `x -= lr v`. Threshold `(2 + 2 beta1) / lr`.
 
     Source: Cohen et al., arXiv 2103.00065.
@@ -434,11 +443,6 @@ class Polyak(AbstractLinearMomentum):
         3.80
     """
 
-    beta1: Scalar
-
-    def __init__(self, beta1: Any = 0.9):
-        self.beta1 = as_decay_rate("beta1", beta1)
-
     @property
     def filter(self) -> LinearFilter:
         """The buffer after this direction."""
@@ -446,7 +450,7 @@ class Polyak(AbstractLinearMomentum):
         return LinearFilter(one, (beta,), (beta,), (one,))
 
 
-class EMA(AbstractLinearMomentum):
+class EMA(_AbstractOneRate):
     """Exponential moving average: `m = beta1 m + (1 - beta1) g`, `x -= lr m`.
 
     Threshold `(2 + 2 beta1) / ((1 - beta1) lr)`, 38/lr at 0.9. It is `Polyak` with
@@ -467,11 +471,6 @@ class EMA(AbstractLinearMomentum):
         38.00
     """
 
-    beta1: Scalar
-
-    def __init__(self, beta1: Any = 0.9):
-        self.beta1 = as_decay_rate("beta1", beta1)
-
     @property
     def filter(self) -> LinearFilter:
         """The average after this direction."""
@@ -479,7 +478,7 @@ class EMA(AbstractLinearMomentum):
         return LinearFilter(rest, (beta,), (beta,), (rest,))
 
 
-class Nesterov(AbstractLinearMomentum):
+class Nesterov(_AbstractOneRate):
     """Nesterov's momentum in Polyak's form: `v = beta1 v + g`, `x -= lr (g + beta1 v)`.
 
     Threshold `(2 + 2 beta1) / ((1 + 2 beta1) lr)`, 1.357/lr at 0.9, derived here.
@@ -497,11 +496,6 @@ class Nesterov(AbstractLinearMomentum):
         1.357
     """
 
-    beta1: Scalar
-
-    def __init__(self, beta1: Any = 0.9):
-        self.beta1 = as_decay_rate("beta1", beta1)
-
     @property
     def filter(self) -> LinearFilter:
         """The direction and `beta1` times the buffer after it."""
@@ -509,7 +503,7 @@ class Nesterov(AbstractLinearMomentum):
         return LinearFilter(1 + beta, (beta**2,), (beta,), (one,))
 
 
-class EMANesterov(AbstractLinearMomentum):
+class EMANesterov(_AbstractOneRate):
     """Nesterov's momentum in the averaged form.
 
     `m = beta1 m + (1 - beta1) g`, `x -= lr ((1 - beta1) g + beta1 m)`; threshold
@@ -527,11 +521,6 @@ class EMANesterov(AbstractLinearMomentum):
         >>> float(EMANesterov(0.9).threshold(jnp.asarray(1.0), jnp.asarray(0.0)))
         13.571
     """
-
-    beta1: Scalar
-
-    def __init__(self, beta1: Any = 0.9):
-        self.beta1 = as_decay_rate("beta1", beta1)
 
     @property
     def filter(self) -> LinearFilter:
