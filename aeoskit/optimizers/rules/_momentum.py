@@ -416,16 +416,7 @@ class NoMomentum(AbstractLinearMomentum):
         return LinearFilter(jnp.ones((), float))
 
 
-class _AbstractOneRate(AbstractLinearMomentum):
-    """A filter with one hyperparameter, its decay rate."""
-
-    beta1: Scalar
-
-    def __init__(self, beta1: Any = 0.9):
-        self.beta1 = as_decay_rate("beta1", beta1)
-
-
-class Polyak(_AbstractOneRate):
+class Polyak(AbstractLinearMomentum):
     """Heavy ball: `v = beta1 v + g`, `x -= lr v`. Threshold `(2 + 2 beta1) / lr`.
 
     Source: Cohen et al., arXiv 2103.00065.
@@ -443,6 +434,11 @@ class Polyak(_AbstractOneRate):
         3.80
     """
 
+    beta1: Scalar
+
+    def __init__(self, beta1: Any = 0.9):
+        self.beta1 = as_decay_rate("beta1", beta1)
+
     @property
     def filter(self) -> LinearFilter:
         """The buffer after this direction."""
@@ -450,7 +446,7 @@ class Polyak(_AbstractOneRate):
         return LinearFilter(one, (beta,), (beta,), (one,))
 
 
-class EMA(_AbstractOneRate):
+class EMA(AbstractLinearMomentum):
     """Exponential moving average: `m = beta1 m + (1 - beta1) g`, `x -= lr m`.
 
     Threshold `(2 + 2 beta1) / ((1 - beta1) lr)`, 38/lr at 0.9. It is `Polyak` with
@@ -471,6 +467,11 @@ class EMA(_AbstractOneRate):
         38.00
     """
 
+    beta1: Scalar
+
+    def __init__(self, beta1: Any = 0.9):
+        self.beta1 = as_decay_rate("beta1", beta1)
+
     @property
     def filter(self) -> LinearFilter:
         """The average after this direction."""
@@ -478,7 +479,7 @@ class EMA(_AbstractOneRate):
         return LinearFilter(rest, (beta,), (beta,), (rest,))
 
 
-class Nesterov(_AbstractOneRate):
+class Nesterov(AbstractLinearMomentum):
     """Nesterov's momentum in Polyak's form: `v = beta1 v + g`, `x -= lr (g + beta1 v)`.
 
     Threshold `(2 + 2 beta1) / ((1 + 2 beta1) lr)`, 1.357/lr at 0.9, derived here.
@@ -496,6 +497,11 @@ class Nesterov(_AbstractOneRate):
         1.357
     """
 
+    beta1: Scalar
+
+    def __init__(self, beta1: Any = 0.9):
+        self.beta1 = as_decay_rate("beta1", beta1)
+
     @property
     def filter(self) -> LinearFilter:
         """The direction and `beta1` times the buffer after it."""
@@ -503,7 +509,7 @@ class Nesterov(_AbstractOneRate):
         return LinearFilter(1 + beta, (beta**2,), (beta,), (one,))
 
 
-class EMANesterov(_AbstractOneRate):
+class EMANesterov(AbstractLinearMomentum):
     """Nesterov's momentum in the averaged form.
 
     `m = beta1 m + (1 - beta1) g`, `x -= lr ((1 - beta1) g + beta1 m)`; threshold
@@ -521,6 +527,11 @@ class EMANesterov(_AbstractOneRate):
         >>> float(EMANesterov(0.9).threshold(jnp.asarray(1.0), jnp.asarray(0.0)))
         13.571
     """
+
+    beta1: Scalar
+
+    def __init__(self, beta1: Any = 0.9):
+        self.beta1 = as_decay_rate("beta1", beta1)
 
     @property
     def filter(self) -> LinearFilter:
