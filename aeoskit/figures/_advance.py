@@ -9,7 +9,7 @@ from ._curves import Lane, curve, lanes_of
 from ._edge import step_range
 from ._factors import darker, sweep_dims
 from ._legend import run_handles
-from ._panels import log_panel, ratio_of, ratio_panel
+from ._panels import draw_threshold, log_panel, ratio_of, ratio_panel
 from ._style import FAINT, colors, legend_of_groups, new_figure, step_axis, styled
 
 _LABELS = {"main": "Adam", "frozen": "P frozen", "momentum": "momentum GD"}
@@ -120,15 +120,8 @@ def _sharpness_panel(
         steps, values = curve(dataset, lane, "threshold")
         if lane.selection["branch"] == "momentum" and values.size:
             height = float(values[-1])
-            axes.plot(
-                [float(steps[0]), step_range(dataset)[1]],
-                [height, height],
-                "--",
-                color=darker(lane.color),
-                lw=1.1,
-                zorder=3,
-                label="_threshold",
-            )
+            ends = float(steps[0]), step_range(dataset)[1]
+            draw_threshold(axes, ends, [height, height], lane.color)
             label = f"{momentum or 'momentum'}'s threshold"
             handles.append(Line2D([], [], color=darker(lane.color), ls="--", lw=1.1, label=label))
             heights.append(height)

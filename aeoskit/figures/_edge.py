@@ -9,9 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ._curves import Lane, curve, lanes_of
-from ._factors import darker
 from ._legend import run_handles
-from ._panels import Curve, mark_ends, vertical_bounds
+from ._panels import Curve, draw_threshold, mark_ends, vertical_bounds
 from ._style import INK, legend_of_groups, log_axis, new_figure, step_axis, styled
 
 AXIS_NAMES = {
@@ -195,7 +194,7 @@ def draw_thresholds(axes: Axes, dataset: xr.Dataset, lanes: list[Lane]) -> list[
             heights.append(float(values[-1]))
             shared.setdefault(f"{heights[-1]:.5g}", []).append((lane, heights[-1]))
         else:
-            _draw_dashed(axes, steps, values, lane.color)
+            draw_threshold(axes, steps, values, lane.color)
             heights += [float(q) for q in np.quantile(values, (0.0, 0.9))]
     for lanes_sharing in shared.values():
         lane, height = lanes_sharing[0]
@@ -203,13 +202,8 @@ def draw_thresholds(axes: Axes, dataset: xr.Dataset, lanes: list[Lane]) -> list[
         if any(other.hue != lane.hue for other, _ in lanes_sharing):
             color = INK
         # Across the panel, so that it can be compared from the first step to the last.
-        _draw_dashed(axes, np.array(step_range(dataset)), np.full(2, height), color)
+        draw_threshold(axes, np.array(step_range(dataset)), np.full(2, height), color)
     return heights
-
-
-def _draw_dashed(axes: Axes, steps: Any, values: Any, color: Any) -> None:
-    # Over the curves, and darker, so that one that hovers there does not hide it.
-    axes.plot(steps, values, "--", color=darker(color), lw=1.1, zorder=3, label="_threshold")
 
 
 def step_range(dataset: xr.Dataset) -> tuple[float, float]:

@@ -10,9 +10,8 @@ from matplotlib.lines import Line2D
 
 from ._curves import Lane, curve, lanes_of
 from ._edge import step_range
-from ._factors import darker
 from ._legend import run_handles
-from ._panels import log_panel, ratio_of, ratio_panel
+from ._panels import draw_threshold, log_panel, ratio_of, ratio_panel
 from ._style import INK, legend_of_groups, new_figure, step_axis, styled
 
 
@@ -77,15 +76,7 @@ def _sharpness_panel(axes: Axes, dataset: xr.Dataset, lanes: list[Lane]) -> bool
         height = float(thresholds[-1]) * _epsilon(dataset, lane)
         if low <= height <= high:
             heights.append(height)
-            axes.plot(
-                step_range(dataset),
-                [height, height],
-                "--",
-                color=darker(lane.color),
-                lw=1.1,
-                zorder=3,
-                label="_threshold",
-            )
+            draw_threshold(axes, step_range(dataset), [height, height], lane.color)
     log_panel(axes, curves, "sharpness  λ₁(H)", heights)
     return bool(heights)
 

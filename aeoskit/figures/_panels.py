@@ -8,6 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from ._curves import Lane, curve, running_median
+from ._factors import darker
 from ._style import INK, log_axis
 
 Curve = tuple[Lane, Any, Any]
@@ -73,6 +74,11 @@ def _draw_medians(axes: Axes, curves: list[Curve]) -> list[Curve]:
             axes.plot(steps, median, color=lane.color, lw=1.8, label=lane.label)
             medians.append((lane, steps, median))
     return medians
+
+
+def draw_threshold(axes: Axes, steps: Any, values: Any, color: Any) -> None:
+    """Draws a threshold dashed; over the curves and darker, so that one there does not hide it."""
+    axes.plot(steps, values, "--", color=darker(color), lw=1.1, zorder=3, label="_threshold")
 
 
 def mark_ends(axes: Axes, curves: list[Curve]) -> None:

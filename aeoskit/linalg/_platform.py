@@ -178,19 +178,36 @@ def _arrays(function: Callable[..., Any], args: Any) -> Any:
     return eqx.filter(function(*args), eqx.is_array)
 
 
+def inner_jaxprs(equation: Any) -> Iterator[Any]:
+    """The programs within an equation of a jaxpr: of a loop, a branch, a call.
+
+    Args:
+        equation: The equation.
+
+    Yields:
+        Jaxprs.
+
+    Example:
+        >>> (call,) = jax.make_jaxpr(jax.jit(jnp.sin))(1.0).eqns
+        >>> [inner.eqns[0].primitive.name for inner in inner_jaxprs(call)]
+        ['sin']
+    """
+    for value in jax.tree.leaves(
+        list(equation.params.values()),
+        is_leaf=lambda x: isinstance(x, jex_core.Jaxpr | jex_core.ClosedJaxpr),
+    ):
+        if isinstance(value, jex_core.ClosedJaxpr):
+            value = value.jaxpr
+        if isinstance(value, jex_core.Jaxpr):
+            yield value
+
+
 def _contains_slow_primitive(jaxpr: Any) -> bool:
-    for equation in jaxpr.eqns:
-        if equation.primitive.name in _SLOW_IN_LOOPS:
-            return True
-        for value in jax.tree.leaves(
-            list(equation.params.values()),
-            is_leaf=lambda x: isinstance(x, jex_core.Jaxpr | jex_core.ClosedJaxpr),
-        ):
-            if isinstance(value, jex_core.ClosedJaxpr):
-                value = value.jaxpr
-            if isinstance(value, jex_core.Jaxpr) and _contains_slow_primitive(value):
-                return True
-    return False
+    return any(
+        equation.primitive.name in _SLOW_IN_LOOPS
+        or any(map(_contains_slow_primitive, inner_jaxprs(equation)))
+        for equation in jaxpr.eqns
+    )
 
 
 def apply_if(predicate: Any, function: Callable[[Any], Any], value: Any) -> Any:

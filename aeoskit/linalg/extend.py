@@ -15,6 +15,7 @@ test of all solvers.
 """
 
 from .._renamed import renamed as _renamed
+from ._platform import inner_jaxprs as inner_jaxprs
 from .operators._layout import product_error as product_error
 from .operators._layout import widen as widen
 from .operators._protocol import AbstractWrappedOperator as AbstractWrappedOperator

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex_core
 from jaxtyping import PyTree
+
+from aeoskit.linalg.extend import inner_jaxprs
 
 from ._accumulate import num_examples
 
@@ -32,17 +34,6 @@ _CARRIES = frozenset(
 )
 
 
-def _inner(equation: Any) -> Iterator[Any]:
-    for value in jax.tree.leaves(
-        list(equation.params.values()),
-        is_leaf=lambda x: isinstance(x, jex_core.Jaxpr | jex_core.ClosedJaxpr),
-    ):
-        if isinstance(value, jex_core.ClosedJaxpr):
-            value = value.jaxpr
-        if isinstance(value, jex_core.Jaxpr):
-            yield value
-
-
 def _floating(variable: Any) -> bool:
     dtype = getattr(variable.aval, "dtype", None)
     return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
@@ -55,7 +46,7 @@ def _kinks(jaxpr: Any) -> float:
             total += sum(v.aval.size for v in equation.invars if _floating(v))
         # A loop without a length counts once: it is no part of a loss that has a gradient.
         length = equation.params.get("length", 1)
-        total += sum(_kinks(inner) for inner in _inner(equation)) * length
+        total += sum(_kinks(inner) for inner in inner_jaxprs(equation)) * length
     return total
 
 
@@ -66,7 +57,7 @@ def _narrow(jaxpr: Any) -> float:
         for variable in (*equation.invars, *equation.outvars):
             if _floating(variable) and jnp.finfo(variable.aval.dtype).bits < 32:
                 worst = max(worst, float(jnp.finfo(variable.aval.dtype).eps))
-        worst = max(worst, *(_narrow(inner) for inner in _inner(equation)), 0.0)
+        worst = max(worst, *(_narrow(inner) for inner in inner_jaxprs(equation)), 0.0)
     return worst
 
 
@@ -111,7 +102,7 @@ def _hiding(jaxpr: Any) -> set[str]:
             else equation.params.get("name") in _KNOWN
         ):
             found.add(name.removesuffix("_call"))
-        for inner in _inner(equation):
+        for inner in inner_jaxprs(equation):
             found |= _hiding(inner)
     return found
 
@@ -164,7 +155,7 @@ def lacks_forward(jaxpr: Any) -> bool:
     jax raises when it compiles, and not when it traces.
     """
     return any(
-        equation.primitive.name == "custom_lin" or any(map(lacks_forward, _inner(equation)))
+        equation.primitive.name == "custom_lin" or any(map(lacks_forward, inner_jaxprs(equation)))
         for equation in jaxpr.eqns
     )
 

@@ -6,14 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import PyTree
 
 from aeoskit.linalg import tree_norm
 
 from ._accumulate import num_examples
 from ._anatomy import same_trace, trace
-from ._differences import directions
+from ._differences import directions, is_traced
 from ._kinds import loss_kind
 
 # How far whole and parts may be apart, relative to the loss: well above the rounding of float32
@@ -23,10 +22,6 @@ TOLERANCE = 1e-4
 
 def _path(root: str, path: Any) -> str:
     return root + jax.tree_util.keystr(path)
-
-
-def _is_traced(tree: PyTree) -> bool:
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def check_data(data: PyTree, convert: bool = True) -> PyTree:
@@ -119,7 +114,7 @@ def _all_finite(leaf: Any) -> bool:
 
 def check_objective(objective: Any, params: PyTree) -> None:
     """Finite data and loss, two evaluations agree, and the whole is the mean of its parts."""
-    if _is_traced((objective, params)):
+    if is_traced((objective, params)):
         return
     _check_finite(objective.data)
     if objective.tail is not None:

@@ -28,6 +28,11 @@ _SHARE = 5e-3
 _ROUNDINGS = 8.0
 
 
+def is_traced(tree: PyTree) -> bool:
+    """True if any leaf has no value yet, inside a traced function."""
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+
+
 def step_size(dtype: Any) -> float:
     """The relative step of a central difference: truncation and rounding are balanced there."""
     return float(jnp.finfo(dtype).eps) ** (1 / 3)
@@ -216,7 +221,7 @@ def compare_derivative(
     dtype = tree_dtype(point)
     seen = _initial_comparison(function, point, image, mask)
     steps = _steps(dtype)
-    if any(isinstance(x, Tracer) for x in jax.tree.leaves((function, point, tangent, image))):
+    if is_traced((function, point, tangent, image)):
 
         def body(seen: Any, h: Array) -> tuple[Any, None]:
             return _compare_step(function, point, tangent, image, mask, seen, h), None

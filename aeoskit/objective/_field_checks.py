@@ -9,7 +9,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import PyTree
 
 from aeoskit.linalg import tree_dot, tree_norm, tree_random_like, tree_size
@@ -18,7 +17,7 @@ from . import _fields
 from ._accumulate import num_examples
 from ._anatomy import Anatomy, loss_anatomy
 from ._checks import check_deterministic
-from ._differences import Comparison, compare_derivative, directions
+from ._differences import Comparison, compare_derivative, directions, is_traced
 from ._kinds import loss_kind
 
 # The number of examples that a check takes.
@@ -71,10 +70,6 @@ def _finite(batch: _Batch, params: PyTree) -> Any:
     return jnp.all(jnp.stack(sound))
 
 
-def _traced(tree: PyTree) -> bool:
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
-
-
 def _shapes(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
@@ -113,7 +108,7 @@ def check_product(objective: Any, params: PyTree) -> None:
     Raises:
         ValueError: they are not; or there are no such products.
     """
-    if _traced((objective, params)) or objective.product == "difference":
+    if is_traced((objective, params)) or objective.product == "difference":
         return
     whole = loss_anatomy(objective, params)
     if objective.product == "forward" and not (whole.hiding or whole.narrow):
@@ -161,7 +156,7 @@ def has_symmetric_jacobian(objective: Any, params: PyTree) -> bool:
     u and v (as where `stop_gradient` scales a field). False for traced arguments, which have no
     values to try.
     """
-    if _traced((objective, params)):
+    if is_traced((objective, params)):
         return False
     batch = _batch(objective, params)
     return _is_gradient(batch, params) or _commutes(batch, params)
@@ -209,7 +204,7 @@ def check_hidden(objective: Any, params: PyTree) -> None:
     Raises:
         ValueError: as `check_product`; or two traces of the loss differ.
     """
-    if _traced((objective, params)) or num_examples(_head(objective)) == 0:
+    if is_traced((objective, params)) or num_examples(_head(objective)) == 0:
         return
     leaves, treedef = jax.tree.flatten((objective, params))
     key = (treedef, tuple((x.shape, x.dtype) for x in leaves))

@@ -233,13 +233,19 @@ class Objective(AbstractObjective):
             >>> objective.place(make_mesh("data=2")).value(jnp.array(0.0))
             Array(6., dtype=float32)
         """
+        return self._with(self._examples(), self.microbatch, where)
+
+    def _with(
+        self, data: PyTree, microbatch: int | None, placement: Placement | Mesh | None
+    ) -> "Objective":
+        """The same mean loss over other data, or placed otherwise."""
         return Objective(
             self.loss,
-            self._examples(),
-            microbatch=self.microbatch,
+            data,
+            microbatch=microbatch,
             reuse=self.reuse,
             residual_budget=self.residual_budget,
-            placement=where,
+            placement=placement,
             product=self.product,
             symmetric=self.symmetric,
         )
@@ -361,16 +367,7 @@ class Objective(AbstractObjective):
         (size,) = indices.shape
         data = take(self.data, self.tail, indices)
         fits = self.microbatch is not None and self.microbatch < size
-        return Objective(
-            self.loss,
-            data,
-            microbatch=self.microbatch if fits else None,
-            reuse=self.reuse,
-            residual_budget=self.residual_budget,
-            placement=self.placement,
-            product=self.product,
-            symmetric=self.symmetric,
-        )
+        return self._with(data, self.microbatch if fits else None, self.placement)
 
     def hessian(self, params: PyTree) -> HessianOperator:
         """The Hessian of the mean loss at `params`, as a symmetric lineax operator.

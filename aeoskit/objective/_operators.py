@@ -1,5 +1,6 @@
 """Curvature of an objective, as lineax operators of our own."""
 
+import abc
 import dataclasses
 import functools
 from typing import Any, Literal
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from aeoskit.linalg import vector_structure
+from aeoskit.linalg.extend import always, identity, register_operator
 
 from . import _fields, _gauss_newton
 from ._abstract import AbstractObjective
@@ -48,16 +50,6 @@ def _linear_map(operator: Any) -> Any:
 _linear = eqx.filter_jit(_linear_map)
 
 
-def _self_transpose(operator: Any, symmetric: bool) -> Any:
-    if not symmetric:
-        raise ValueError(
-            "the field that trains is not the gradient of its loss, and products with the "
-            "transpose of its Jacobian are not made: use a solver that needs none, "
-            "aeoskit.linalg.Arnoldi()"
-        )
-    return operator
-
-
 @eqx.filter_jit
 def _as_matrix(operator: Any) -> Array:
     """The dense matrix, a product per column, in the order of the leaves."""
@@ -77,13 +69,47 @@ def _as_matrix(operator: Any) -> Array:
     return jax.lax.map(column, jnp.arange(size), batch_size=min(size, 16)).T
 
 
-class HessianOperator(lx.AbstractLinearOperator):
+class _AbstractCurvatureOperator(lx.AbstractLinearOperator):
+    """A curvature matrix of an objective: compiled products, and what is made of them."""
+
+    @abc.abstractmethod
+    def _product(self, vector: PyTree) -> PyTree:
+        """The product, as a part of a program."""
+
+    def mv(self, vector: PyTree) -> PyTree:
+        """The product with a vector."""
+        return _apply(self, vector)
+
+    def as_matrix(self) -> Float[Array, "size size"]:
+        """The dense matrix; costs a product per parameter."""
+        return _as_matrix(self)
+
+    def transpose(self) -> lx.AbstractLinearOperator:
+        """Itself: the matrix is symmetric.
+
+        Raises:
+            ValueError: it is the Jacobian of a field that is no gradient.
+        """
+        if not lx.is_symmetric(self):
+            raise ValueError(
+                "the field that trains is not the gradient of its loss, and products with the "
+                "transpose of its Jacobian are not made: use a solver that needs none, "
+                "aeoskit.linalg.Arnoldi()"
+            )
+        return self
+
+    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """The structure of the parameters."""
+        return self.in_structure()
+
+
+class HessianOperator(_AbstractCurvatureOperator):
     """The Hessian `∇²L(w)` of an objective: symmetric, matrix-free, with `params` as leaves.
 
-    A product runs the primal pass again, by forward-over-reverse differentiation of one microbatch
-    after the other. `lineax.linearise` runs it once for many products (`Objective(reuse=...)`).
-    `Objective(product=...)` has other ways. Where the objective is not `symmetric`, it is the
-    Jacobian of the field that trains, and not tagged symmetric.
+    A product, of two to three gradients' cost, runs the primal pass again, by forward-over-reverse
+    differentiation of one microbatch after the other. `lineax.linearise` runs it once for many
+    products (`Objective(reuse=...)`). `Objective(product=...)` has other ways. Where the objective
+    is not `symmetric`, it is the Jacobian of the field that trains, and not tagged symmetric.
 
     Args:
         objective: the objective; its data are leaves.
@@ -117,37 +143,18 @@ class HessianOperator(lx.AbstractLinearOperator):
     def _linearized(self) -> Any:
         return _fields.linearize(self.objective, self.params)[2]
 
-    def mv(self, vector: PyTree) -> PyTree:
-        """The product `∇²L(w) v`; costs two to three gradients."""
-        return _apply(self, vector)
-
-    def as_matrix(self) -> Float[Array, "size size"]:
-        """The dense matrix; costs a product per parameter."""
-        return _as_matrix(self)
-
-    def transpose(self) -> "HessianOperator":
-        """Itself: a Hessian is symmetric.
-
-        Raises:
-            ValueError: it is the Jacobian of a field that is no gradient.
-        """
-        return _self_transpose(self, self.objective.symmetric)
-
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         """The structure of the parameters."""
         return _structure(self.params)
 
-    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
-        """The structure of the parameters."""
-        return _structure(self.params)
 
-
-class GaussNewtonOperator(lx.AbstractLinearOperator):
+class GaussNewtonOperator(_AbstractCurvatureOperator):
     """The generalized Gauss-Newton matrix `JᵀHJ` of an objective made by `Objective.from_model`.
 
     `J` is the Jacobian of the outputs in the parameters, `H` the Hessian of the output loss in the
-    outputs, and a product is a jvp of the model, a product with `H`, a vjp of the model. It is
-    positive semidefinite where the output loss is convex in the outputs.
+    outputs, and a product is a jvp of the model, a product with `H`, a vjp of the model, together
+    about one and a half gradients. It is positive semidefinite where the output loss is convex in
+    the outputs.
 
     Source: Schraudolph, *Fast curvature matrix-vector products* (2002).
 
@@ -180,32 +187,16 @@ class GaussNewtonOperator(lx.AbstractLinearOperator):
     def _linearized(self) -> Any:
         return with_factor(_factor(self), _gauss_newton.linearize(self.objective, self.params))
 
-    def mv(self, vector: PyTree) -> PyTree:
-        """The product `JᵀHJ v`; costs about one and a half gradients."""
-        return _apply(self, vector)
-
-    def as_matrix(self) -> Float[Array, "size size"]:
-        """The dense matrix; costs a product per parameter."""
-        return _as_matrix(self)
-
-    def transpose(self) -> "GaussNewtonOperator":
-        """Itself: the matrix is symmetric."""
-        return self
-
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         """The structure of the parameters."""
         return _structure(self.params)
 
-    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
-        """The structure of the parameters."""
-        return _structure(self.params)
 
-
-class LinearizedOperator(lx.AbstractLinearOperator):
+class LinearizedOperator(_AbstractCurvatureOperator):
     """A curvature operator whose primal pass is behind it: `lineax.linearise` makes it.
 
     Its leaves are the residuals of the linearization, so that it can leave one compiled program and
-    enter another.
+    enter another. A product costs about two gradients (of a Gauss-Newton matrix, one).
 
     Args:
         linear: the linear map, a pytree (`jax.linearize` returns one).
@@ -243,30 +234,10 @@ class LinearizedOperator(lx.AbstractLinearOperator):
     def _product(self, vector: PyTree) -> PyTree:
         return self.linear(vector)
 
-    def mv(self, vector: PyTree) -> PyTree:
-        """The product; costs about two gradients (of a Gauss-Newton matrix, one)."""
-        return _apply(self, vector)
-
-    def as_matrix(self) -> Float[Array, "size size"]:
-        """The dense matrix; costs a product per parameter."""
-        return _as_matrix(self)
-
-    def transpose(self) -> "LinearizedOperator":
-        """Itself, where the matrix is symmetric.
-
-        Raises:
-            ValueError: it is not.
-        """
-        return _self_transpose(self, self.symmetric)
-
     def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         """The structure of the parameters."""
         leaves, treedef = self.structure
         return _structure(jax.tree.unflatten(treedef, leaves))
-
-    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
-        """The structure of the parameters."""
-        return self.in_structure()
 
 
 @functools.lru_cache(maxsize=256)
@@ -296,9 +267,7 @@ def _reuse(operator: "HessianOperator | GaussNewtonOperator") -> Literal["linear
     return "linearize" if needed <= objective.residual_budget else "recompute"
 
 
-@lx.linearise.register(HessianOperator)
-@lx.linearise.register(GaussNewtonOperator)
-def _(operator: Any) -> lx.AbstractLinearOperator:
+def _linearised(operator: Any) -> lx.AbstractLinearOperator:
     if isinstance(operator, HessianOperator) and operator.linearized is not None:
         return operator.linearized
     if _reuse(operator) == "recompute":
@@ -365,75 +334,15 @@ def _(operator: Any) -> PyTree[jax.ShapeDtypeStruct]:
     return jax.tree.unflatten(treedef, leaves)
 
 
-@lx.linearise.register(LinearizedOperator)
-def _(operator: Any) -> Any:
-    return operator
-
-
-@lx.is_positive_semidefinite.register(HessianOperator)
-def _(operator: Any) -> bool:
-    return False
-
-
-@lx.is_positive_semidefinite.register(GaussNewtonOperator)
-def _(operator: Any) -> bool:
-    return True
-
-
-@lx.is_positive_semidefinite.register(LinearizedOperator)
-def _(operator: Any) -> bool:
-    return operator.positive_semidefinite
-
-
-def _true(operator: Any) -> bool:
-    return True
-
-
-def _false(operator: Any) -> bool:
-    return False
-
-
-def _same(operator: Any) -> Any:
-    return operator
-
-
-def _materialise(operator: Any) -> lx.AbstractLinearOperator:
-    tags = lx.symmetric_tag if lx.is_symmetric(operator) else ()
-    function = lx.FunctionLinearOperator(operator.mv, operator.in_structure(), tags)
-    return lx.materialise(function)
-
-
-def _diagonal(operator: Any) -> Array:
-    return jnp.diagonal(operator.as_matrix())
-
-
-def _tridiagonal(operator: Any) -> tuple[Array, Array, Array]:
-    matrix = operator.as_matrix()
-    return jnp.diagonal(matrix), jnp.diagonal(matrix, -1), jnp.diagonal(matrix, 1)
-
-
-@lx.is_symmetric.register(HessianOperator)
-def _(operator: Any) -> bool:
-    return operator.objective.symmetric
-
-
-@lx.is_symmetric.register(LinearizedOperator)
-def _(operator: Any) -> bool:
-    return operator.symmetric
-
-
-lx.is_symmetric.register(GaussNewtonOperator, _true)
-for _kind in (HessianOperator, GaussNewtonOperator, LinearizedOperator):
-    lx.conj.register(_kind, _same)
-    lx.materialise.register(_kind, _materialise)
-    lx.diagonal.register(_kind, _diagonal)
-    lx.tridiagonal.register(_kind, _tridiagonal)
-    for _property in (
-        lx.is_diagonal,
-        lx.is_tridiagonal,
-        lx.has_unit_diagonal,
-        lx.is_lower_triangular,
-        lx.is_upper_triangular,
-        lx.is_negative_semidefinite,
-    ):
-        _property.register(_kind, _false)
+register_operator(
+    HessianOperator, linearise=_linearised, symmetric=lambda operator: operator.objective.symmetric
+)
+register_operator(
+    GaussNewtonOperator, linearise=_linearised, symmetric=always, positive_semidefinite=always
+)
+register_operator(
+    LinearizedOperator,
+    linearise=identity,
+    symmetric=lambda operator: operator.symmetric,
+    positive_semidefinite=lambda operator: operator.positive_semidefinite,
+)

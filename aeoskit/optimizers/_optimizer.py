@@ -395,7 +395,7 @@ def _made(
 def with_threshold(optimizer: Any, threshold: Any) -> Optimizer:
     """The same optimizer at the constant learning rate with a given stability threshold.
 
-    Every momentum rule's threshold is `A / lr - B w` with a decay w, so that no search is needed.
+    A threshold at the root -1 is `A / lr - B w` with a decay w, so that no search is needed.
     With P live the threshold does not depend on the state, and `λ₁(P⁻¹H)` will hover there at this
     learning rate; with P frozen, it sets a run's distance from the edge.
 
@@ -410,7 +410,7 @@ def with_threshold(optimizer: Any, threshold: Any) -> Optimizer:
     Raises:
         TypeError: for an optimizer that is not aeoskit's: its learning rate is in its own closures.
         ValueError: for sign descent, which has no threshold; if no learning rate has that
-            threshold.
+            threshold, or if with a decay w it is not `A / lr - B w`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -446,7 +446,17 @@ def with_threshold(optimizer: Any, threshold: Any) -> Optimizer:
             f"{float(decay):.3g}: pass a threshold above 0, and a decay that does not diverge by "
             "itself."
         )
-    return _made(optimizer, Constant(lr), optimizer.preconditioner_rule)
+    in_steps = decay if optimizer.decay_scaled else decay / lr
+    found = jnp.vectorize(optimizer.momentum_rule.threshold)(lr, in_steps)
+    # Of a complex pair it need not be linear in the decay.
+    linear = jnp.isclose(found, threshold, rtol=1e-3)
+    if is_concrete(linear) and linear.ndim == 0 and not bool(linear):
+        raise ValueError(
+            f"the threshold of {type(optimizer.momentum_rule).__name__} with a weight decay of "
+            f"{float(decay):.3g} is not A / lr - B w, so that the learning rate for "
+            f"{float(threshold):.3g} is unknown: leave the decay out, or set the learning rate."
+        )
+    return _made(optimizer, Constant(jnp.where(linear, lr, jnp.nan)), optimizer.preconditioner_rule)
 
 
 def check_kind(state: Any) -> None:

@@ -109,6 +109,17 @@ class AbstractProbe(eqx.Module):
         """
 
 
+class AbstractReading(AbstractProbe):
+    """A probe without a solve and without a state."""
+
+    @property
+    def solves(self) -> bool:
+        return False
+
+    def init(self, params: PyTree, key: PRNGKeyArray) -> None:
+        del params, key
+
+
 def check_every(every: int) -> int:
     """Refuses a period that is not a positive whole number."""
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:

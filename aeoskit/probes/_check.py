@@ -8,9 +8,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core as jex_core
 from jaxtyping import PyTree
 
+from aeoskit.linalg.extend import inner_jaxprs
 from aeoskit.objective import Objective, directions
 from aeoskit.optimizers import adam, as_optimizer
 
@@ -196,14 +196,8 @@ def _text(jaxpr: Any) -> str:
 def _primitives(jaxpr: Any) -> Iterator[str]:
     for equation in jaxpr.eqns:
         yield equation.primitive.name
-        for value in jax.tree.leaves(
-            list(equation.params.values()),
-            is_leaf=lambda x: isinstance(x, jex_core.Jaxpr | jex_core.ClosedJaxpr),
-        ):
-            if isinstance(value, jex_core.ClosedJaxpr):
-                value = value.jaxpr
-            if isinstance(value, jex_core.Jaxpr):
-                yield from _primitives(value)
+        for inner in inner_jaxprs(equation):
+            yield from _primitives(inner)
 
 
 def _check_output(probe: AbstractProbe, out: Any, state: PyTree, where: str) -> Any:

@@ -3,14 +3,13 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray, PyTree
 
 from aeoskit.objective import Objective
 
-from ._base import AbstractProbe, Measurement, ProbeContext, check_every
+from ._base import AbstractReading, Measurement, ProbeContext, check_every
 
 
-class Evaluation(AbstractProbe):
+class Evaluation(AbstractReading):
     """Evaluates the parameters on fixed data: test rows, or the training data by another measure.
 
     What is evaluated is the mean of a function over data, an `Objective`: in microbatches and over
@@ -58,13 +57,6 @@ class Evaluation(AbstractProbe):
     @property
     def measures(self) -> tuple[str, ...]:
         return tuple(self.objectives)
-
-    @property
-    def solves(self) -> bool:
-        return False
-
-    def init(self, params: PyTree, key: PRNGKeyArray) -> None:
-        del params, key
 
     def measure(self, context: ProbeContext, state: None) -> tuple[Measurement, None]:
         dtype, leaves = context.value.dtype, jax.tree.leaves(context.params)

@@ -1,14 +1,13 @@
 """The cheap probes: what the training step has computed anyway."""
 
 import equinox as eqx
-from jaxtyping import PRNGKeyArray, PyTree
 
 from aeoskit.linalg import tree_norm
 
-from ._base import AbstractProbe, Measurement, ProbeContext, check_every
+from ._base import AbstractReading, Measurement, ProbeContext, check_every
 
 
-class LossAndGradient(AbstractProbe):
+class LossAndGradient(AbstractReading):
     """The training loss and the gradient's Euclidean norm.
 
     Args:
@@ -28,18 +27,11 @@ class LossAndGradient(AbstractProbe):
     def measures(self) -> tuple[str, ...]:
         return ("loss", "gradient_norm")
 
-    @property
-    def solves(self) -> bool:
-        return False
-
-    def init(self, params: PyTree, key: PRNGKeyArray) -> None:
-        del params, key
-
     def measure(self, context: ProbeContext, state: None) -> tuple[Measurement, None]:
         return {"loss": context.value, "gradient_norm": tree_norm(context.grads)}, state
 
 
-class StabilityThreshold(AbstractProbe):
+class StabilityThreshold(AbstractReading):
     """The optimizer's stability threshold and learning rate of the coming step.
 
     Args:
@@ -59,13 +51,6 @@ class StabilityThreshold(AbstractProbe):
     @property
     def measures(self) -> tuple[str, ...]:
         return ("threshold", "learning_rate")
-
-    @property
-    def solves(self) -> bool:
-        return False
-
-    def init(self, params: PyTree, key: PRNGKeyArray) -> None:
-        del params, key
 
     def measure(self, context: ProbeContext, state: None) -> tuple[Measurement, None]:
         dtype = context.value.dtype

@@ -341,41 +341,57 @@ def _measurement_of(
     return dict(zip(_names(prefix), measured, strict=True))
 
 
-def _hessian_of(probe: Any, context: ProbeContext) -> HessianOperator:
-    """The Hessian at a probe's point, linearized where the step has done that."""
-    if probe.linearizes and context.linearization is not None:
-        return context.linearization.hessian
-    objective = context.objective if probe.objective is None else probe.objective
-    return objective.hessian(context.params)
+class _AbstractTop(AbstractProbe):
+    """A probe of the largest eigenvalues of a curvature, each solve warm-started by the last."""
+
+    k: int = eqx.field(static=True, default=1, converter=check_k)
+    every: int = eqx.field(static=True, default=1, converter=check_every)
+    solver: AbstractEigenSolver = eqx.field(default_factory=probe_solver, converter=check_is_solver)
+    max_matvecs: int | None = eqx.field(static=True, default=None)
+    objective: Objective | None = None
+    overhead: float | None = eqx.field(static=True, default=None, converter=check_overhead)
+
+    @property
+    def solves(self) -> bool:
+        return True
+
+    @property
+    def linearizes(self) -> bool:
+        return self.objective is None
+
+    def init(self, params: PyTree, key: PRNGKeyArray) -> Any:
+        """A cold start; a probe that can never measure is refused here, before the run begins."""
+        structure = jax.eval_shape(lambda: params)
+        dimension = sum(leaf.size for leaf in jax.tree.leaves(structure))
+        if self.k > dimension:
+            raise ValueError(
+                f"k is {self.k}, but the model has {dimension} parameters, and its Hessian as many "
+                f"eigenvalues; track at most {dimension}."
+            )
+        return self.solver.initial_state(params, self.k, key)
+
+    def _hessian(self, context: ProbeContext) -> HessianOperator:
+        """The Hessian at the point, linearized where the step has done that."""
+        if self.linearizes and context.linearization is not None:
+            return context.linearization.hessian
+        objective = context.objective if self.objective is None else self.objective
+        return objective.hessian(context.params)
+
+    def _options(self, context: ProbeContext, state: Any) -> dict[str, Any]:
+        """The options of the solve; a lane that diverged gets one product."""
+        budget = self.max_matvecs
+        if budget is None:
+            dimension = sum(leaf.size for leaf in jax.tree.leaves(context.params))
+            budget = self.solver.default_max_matvecs(dimension)
+        return {
+            "k": self.k,
+            "start": state,
+            "max_matvecs": jnp.where(context.active, budget, 1),
+            "driver": context.driver,
+        }
 
 
-def _options(probe: Any, context: ProbeContext, state: Any) -> dict[str, Any]:
-    """The options of a probe's solve; a lane that diverged gets one product."""
-    budget = probe.max_matvecs
-    if budget is None:
-        dimension = sum(leaf.size for leaf in jax.tree.leaves(context.params))
-        budget = probe.solver.default_max_matvecs(dimension)
-    return {
-        "k": probe.k,
-        "start": state,
-        "max_matvecs": jnp.where(context.active, budget, 1),
-        "driver": context.driver,
-    }
-
-
-def _cold_state(solver: AbstractEigenSolver, k: int, params: PyTree, key: PRNGKeyArray) -> Any:
-    """A cold start; a probe that can never measure is refused here, before the run begins."""
-    structure = jax.eval_shape(lambda: params)
-    dimension = sum(leaf.size for leaf in jax.tree.leaves(structure))
-    if k > dimension:
-        raise ValueError(
-            f"k is {k}, but the model has {dimension} parameters, and its Hessian as many "
-            f"eigenvalues; track at most {dimension}."
-        )
-    return solver.initial_state(params, k, key)
-
-
-class Sharpness(AbstractProbe):
+class Sharpness(_AbstractTop):
     """Tracks the largest eigenvalues of the Hessian, each solve warm-started by the last.
 
     Args:
@@ -401,36 +417,16 @@ class Sharpness(AbstractProbe):
         50
     """
 
-    k: int = eqx.field(static=True, default=1, converter=check_k)
-    every: int = eqx.field(static=True, default=1, converter=check_every)
-    solver: AbstractEigenSolver = eqx.field(default_factory=probe_solver, converter=check_is_solver)
-    max_matvecs: int | None = eqx.field(static=True, default=None)
-    objective: Objective | None = None
-    overhead: float | None = eqx.field(static=True, default=None, converter=check_overhead)
-
     @property
     def measures(self) -> tuple[str, ...]:
         return _names("sharpness")
 
-    @property
-    def solves(self) -> bool:
-        return True
-
-    @property
-    def linearizes(self) -> bool:
-        return self.objective is None
-
-    def init(self, params: PyTree, key: PRNGKeyArray) -> Any:
-        return _cold_state(self.solver, self.k, params, key)
-
     def measure(self, context: ProbeContext, state: Any) -> tuple[Measurement, Any]:
-        solution = solve_top(
-            _hessian_of(self, context), self.solver, **_options(self, context, state)
-        )
+        solution = solve_top(self._hessian(context), self.solver, **self._options(context, state))
         return _measurement_of("sharpness", solution, self.solver), solution.state
 
 
-class PreconditionedSharpness(AbstractProbe):
+class PreconditionedSharpness(_AbstractTop):
     """Tracks the largest eigenvalues of `P⁻¹H` and their threshold, each solve warm-started.
 
     Args:
@@ -455,36 +451,18 @@ class PreconditionedSharpness(AbstractProbe):
         1
     """
 
-    k: int = eqx.field(static=True, default=1, converter=check_k)
-    every: int = eqx.field(static=True, default=1, converter=check_every)
-    solver: AbstractEigenSolver = eqx.field(default_factory=probe_solver, converter=check_is_solver)
-    max_matvecs: int | None = eqx.field(static=True, default=None)
-    objective: Objective | None = None
-    overhead: float | None = eqx.field(static=True, default=None, converter=check_overhead)
-
     @property
     def measures(self) -> tuple[str, ...]:
         return (*_names("preconditioned_sharpness"), "ratio")
 
-    @property
-    def solves(self) -> bool:
-        return True
-
-    @property
-    def linearizes(self) -> bool:
-        return self.objective is None
-
-    def init(self, params: PyTree, key: PRNGKeyArray) -> Any:
-        return _cold_state(self.solver, self.k, params, key)
-
     def measure(self, context: ProbeContext, state: Any) -> tuple[Measurement, Any]:
         edge = _edge(
-            _hessian_of(self, context),
+            self._hessian(context),
             context.optimizer,
             context.optimizer_state,
             context.grads,
             self.solver,
-            **_options(self, context, state),
+            **self._options(context, state),
         )
         measurement = _measurement_of("preconditioned_sharpness", edge.solution, self.solver)
         return measurement | {"ratio": edge.ratio}, edge.solution.state

@@ -61,7 +61,7 @@ def _devices() -> dict[str, Any]:
             "devices": devices,
             "processes": jax.process_count(),
         }
-    except Exception as error:
+    except Exception as error:  # whatever a backend raises; its message is kept
         return {"backend": None, "devices": [], "processes": None, "device_error": str(error)}
 
 
@@ -69,7 +69,8 @@ def _git() -> dict[str, Any] | None:
     try:
         commit = _git_command("rev-parse", "HEAD")
         return {"commit": commit, "dirty": bool(_git_command("status", "--porcelain"))}
-    except Exception:  # no git, no repository, no commit yet, or a slow disk
+    # No git, no repository, no commit yet, or a slow disk.
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
 
 

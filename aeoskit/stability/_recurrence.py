@@ -114,7 +114,9 @@ def threshold_from_recurrence(
         throw=False,
     )
     found, margin = solution.value, tolerance**0.5
-    crosses = (_growth(found * (1 - margin), args) <= 0) & (_growth(found * (1 + margin), args) > 0)
+    # A root of 1 at every curvature is marginal: below 1 by more than its rounding.
+    below = _growth(found * (1 - margin), args) < -4 * jnp.finfo(lr.dtype).eps
+    crosses = below & (_growth(found * (1 + margin), args) > 0)
     return jnp.where(crosses, found / lr, jnp.nan)
 
 

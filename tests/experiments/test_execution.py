@@ -17,9 +17,8 @@ import xarray as xr
 from aeoskit.record import list_runs, load_checkpoint, read_run
 from aeoskit.trajectory import Continue, FreezePreconditioner, SwitchOptimizer, stream
 from aeoskit.trajectory import branch as go_on
-from aeoskit_experiments.execution import Outcome, SilentListener, execute
+from aeoskit_experiments.execution import Outcome, SilentListener, build, execute
 from aeoskit_experiments.execution import _execute as execution
-from aeoskit_experiments.execution._build import build
 from aeoskit_experiments.pipelines import (
     Pipeline,
     Stage,

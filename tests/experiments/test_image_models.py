@@ -11,7 +11,7 @@ from aeoskit.objective import Objective
 from aeoskit.sharding import Placement, make_mesh
 from aeoskit_experiments import UserError
 from aeoskit_experiments.data import Dataset, digits, tokens
-from aeoskit_experiments.execution._build import build
+from aeoskit_experiments.execution import build
 from aeoskit_experiments.losses import MeanLoss, cross_entropy, mse
 from aeoskit_experiments.models import (
     cnn,

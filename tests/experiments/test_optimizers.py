@@ -12,8 +12,8 @@ from aeoskit.optimizers import OptaxOptimizer, OptimistixOptimizer, Optimizer, S
 from aeoskit.record import read_run
 from aeoskit_cli import main
 from aeoskit_experiments import UserError, optimizers
-from aeoskit_experiments.execution import _room, execute
-from aeoskit_experiments.execution._names import optimizer_name, rate_of
+from aeoskit_experiments.execution import _room, execute, optimizer_name
+from aeoskit_experiments.execution._names import rate_of
 from aeoskit_experiments.pipelines import (
     Choice,
     Pipeline,

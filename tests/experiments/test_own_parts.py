@@ -41,7 +41,8 @@ from aeoskit_experiments.pipelines import (
     train,
     variants_of,
 )
-from aeoskit_experiments.planning._request import PlanSettings, with_settings
+from aeoskit_experiments.planning import PlanSettings
+from aeoskit_experiments.planning._request import with_settings
 from aeoskit_experiments.recipes import make_recipe, recipe_options
 from aeoskit_experiments.starters import STARTERS, write_starter
 

@@ -13,8 +13,7 @@ import xarray as xr
 from aeoskit.record import create_run, load_checkpoint, read_run
 from aeoskit_experiments import rerun
 from aeoskit_experiments.data import digits
-from aeoskit_experiments.execution import Outcome, execute
-from aeoskit_experiments.execution._build import build
+from aeoskit_experiments.execution import Outcome, build, execute
 from aeoskit_experiments.execution._rewind import _ends, find_source_run
 from aeoskit_experiments.losses import misclassified
 from aeoskit_experiments.models import mlp

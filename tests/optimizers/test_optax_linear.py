@@ -13,6 +13,7 @@ import pytest
 from aeoskit.optimizers import (
     EMA,
     EMANesterov,
+    LinearMomentum,
     Nesterov,
     NoMomentum,
     Polyak,
@@ -20,13 +21,7 @@ from aeoskit.optimizers import (
     preconditioner_of,
     threshold_of,
 )
-from aeoskit.optimizers.bridges.optax._known import (
-    LinearMomentum,
-    adan,
-    ademamix,
-    optimistic,
-    simplified_ademamix,
-)
+from aeoskit.optimizers.bridges.optax._known import adan, ademamix, optimistic, simplified_ademamix
 from aeoskit.stability import spectral_radius, threshold_from_recurrence
 
 LR = 0.1
@@ -252,3 +247,19 @@ def test_clipping_that_is_active_has_no_metric():
     adopt = C.adopt(LR)
     with pytest.raises(ValueError, match="first step of adopt does not move"):
         preconditioner_of(adopt, adopt.init(PARAMS), GRADS)
+
+
+def test_no_threshold_without_a_stable_curvature():
+    """Ascent by a weight is refused; a buffer that never forgets, which is traced, has NaN."""
+    params = {"w": jnp.ones(3)}
+    ascent = optax.contrib.ademamix(LR, alpha=-2.0)
+    with pytest.raises(ValueError, match="constant direction by -1 times"):
+        threshold_of(ascent, ascent.init(params), params)
+    found = jax.jit(lambda state: threshold_of(ascent, state, params))(ascent.init(params))
+    assert bool(jnp.isnan(found))
+    forever = optax.inject_hyperparams(optax.sgd)(learning_rate=LR, momentum=0.9)
+    state: Any = forever.init(params)
+    threshold = jax.jit(lambda state: threshold_of(forever, state, params))
+    np.testing.assert_allclose(threshold(state), 3.8 / LR, rtol=1e-6)
+    state.hyperparams["momentum"] = jnp.asarray(1.0)
+    assert bool(jnp.isnan(threshold(state)))

@@ -3,6 +3,7 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -141,3 +142,15 @@ def test_a_rule_that_is_none():
 def test_the_rate_of_others_is_theirs():
     with pytest.raises(TypeError, match="this is of type OptaxOptimizer"):
         ak.with_threshold(ak.from_optax(optax.adam(0.1)), 50.0)
+
+
+def test_a_threshold_that_is_not_linear_in_the_decay_is_refused():
+    """A complex pair leaves the circle first; without a decay it is `A / lr` all the same."""
+    rule = ak.LinearMomentum(1.0, [0.5, 0.8], [0.9, 0.5])
+    plain = ak.with_threshold(ak.Optimizer(LR, rule), 5.0)
+    np.testing.assert_allclose(plain.threshold(plain.init(PARAMS)), 5.0, rtol=1e-5)
+    decayed = ak.Optimizer(LR, rule, weight_decay=2.0)
+    with pytest.raises(ValueError, match="LinearMomentum with a weight decay of 2 is not A / lr"):
+        ak.with_threshold(decayed, 5.0)
+    traced = jax.jit(lambda x: ak.with_threshold(decayed, x).schedule(jnp.asarray(0)))(5.0)
+    assert bool(jnp.isnan(traced))

@@ -108,16 +108,7 @@ def adamw(
         >>> float(optimizer.threshold(optimizer.init(jnp.zeros(1))))
         19.00
     """
-    return adam(
-        lr,
-        beta1,
-        beta2,
-        eps,
-        eps_root=eps_root,
-        power=power,
-        correction=correction,
-        weight_decay=weight_decay,
-    )
+    return Optimizer(lr, EMA(beta1), RMS(beta2, eps, eps_root, power, correction), weight_decay)
 
 
 def nadam(
@@ -161,16 +152,10 @@ def nadam(
         >>> float(optimizer.threshold(optimizer.init(jnp.zeros(1))))
         13.571
     """
+    rule = EMANesterov
     if correction == "nadam":
-        return Optimizer(
-            lr,
-            NAdamMomentum(beta1),
-            RMS(beta2, eps, eps_root, power, "second_moment"),
-            weight_decay,
-        )
-    return Optimizer(
-        lr, EMANesterov(beta1), RMS(beta2, eps, eps_root, power, correction), weight_decay
-    )
+        rule, correction = NAdamMomentum, "second_moment"
+    return Optimizer(lr, rule(beta1), RMS(beta2, eps, eps_root, power, correction), weight_decay)
 
 
 def nadamw(
@@ -212,16 +197,8 @@ def nadamw(
         >>> float(optimizer.threshold(optimizer.init(jnp.zeros(1))))
         6.786
     """
-    return nadam(
-        lr,
-        beta1,
-        beta2,
-        eps,
-        eps_root=eps_root,
-        power=power,
-        correction=correction,
-        weight_decay=weight_decay,
-    )
+    options: dict[str, Any] = {"eps_root": eps_root, "power": power, "correction": correction}
+    return nadam(lr, beta1, beta2, eps, weight_decay=weight_decay, **options)
 
 
 def amsgrad(

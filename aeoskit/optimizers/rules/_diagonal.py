@@ -70,9 +70,9 @@ def as_correction(correction: Any) -> str:
     return correction
 
 
-def root_of(nu: Array, eps_root: Scalar, power: float, eps: Scalar) -> Array:
+def root_of(nu: Array, eps_root: Scalar | None, power: float, eps: Scalar) -> Array:
     """`(ν + eps_root)^power + eps`, in the dtype of ν."""
-    nu = nu + cast_to(eps_root, nu)
+    nu = nu if eps_root is None else nu + cast_to(eps_root, nu)
     root = jnp.sqrt(nu) if power == 0.5 else nu ** jnp.asarray(power, nu.dtype)
     return root + cast_to(eps, nu)
 
@@ -81,6 +81,7 @@ class AbstractMoments(AbstractPreconditionerRule):
     """A rule over moving averages of second moments, with the bias corrections of `RMS`."""
 
     beta2: eqx.AbstractVar[Scalar]
+    eps: eqx.AbstractVar[Scalar]
     correction: eqx.AbstractVar[str]
 
     @property
@@ -93,8 +94,11 @@ class AbstractMoments(AbstractPreconditionerRule):
             return nu
         return nu / cast_to(one_minus_power(self.beta2, count), nu)
 
-    def biased(self, root: Array, bias: Scalar) -> Array:
-        """The root, times momentum's correction if P includes that."""
+    def root(
+        self, nu: Array, bias: Scalar, eps_root: Scalar | None = None, power: float = 0.5
+    ) -> Array:
+        """The power of a debiased average plus eps, times momentum's correction if P has that."""
+        root = root_of(nu, eps_root, power, self.eps)
         return root * cast_to(bias, root) if self.corrects_momentum else root
 
 
@@ -168,8 +172,7 @@ class RMS(AbstractMoments):
         self, state: PyTree, count: Int[Array, ""], bias: Scalar
     ) -> AbstractPreconditioner:
         def diagonal(nu: Array) -> Array:
-            nu = self.debiased(nu, count)
-            return self.biased(root_of(nu, self.eps_root, self.power, self.eps), bias)
+            return self.root(self.debiased(nu, count), bias, self.eps_root, self.power)
 
         return DiagonalPreconditioner(jax.tree.map(diagonal, state))
 
@@ -303,8 +306,7 @@ class ScalarRMS(AbstractMoments):
     def operator(
         self, state: ScalarRMSState, count: Int[Array, ""], bias: Scalar
     ) -> AbstractPreconditioner:
-        nu = self.debiased(state.nu, count)
-        root = self.biased(root_of(nu, self.eps_root, 0.5, self.eps), bias)
+        root = self.root(self.debiased(state.nu, count), bias, self.eps_root)
         return DiagonalPreconditioner(
             jax.tree.map(
                 lambda leaf: jnp.broadcast_to(root.astype(leaf.dtype), leaf.shape),
@@ -409,10 +411,11 @@ class AMSGrad(AbstractMoments):
     ) -> AbstractPreconditioner:
         del count
 
-        def diagonal(largest: Array) -> Array:
-            return self.biased(root_of(largest, self.eps_root, self.power, self.eps), bias)
-
-        return DiagonalPreconditioner(jax.tree.map(diagonal, state.maximum))
+        return DiagonalPreconditioner(
+            jax.tree.map(
+                lambda largest: self.root(largest, bias, self.eps_root, self.power), state.maximum
+            )
+        )
 
     def structure(self, state: AMSGradState) -> PyTree[jax.ShapeDtypeStruct]:
         return structure_of(state.nu)
@@ -488,11 +491,9 @@ class AdaBelief(AbstractMoments):
     def operator(
         self, state: AdaBeliefState, count: Int[Array, ""], bias: Scalar
     ) -> AbstractPreconditioner:
-        def diagonal(nu: Array) -> Array:
-            root = jnp.sqrt(self.debiased(nu, count)) + cast_to(self.eps, nu)
-            return self.biased(root, bias)
-
-        return DiagonalPreconditioner(jax.tree.map(diagonal, state.nu))
+        return DiagonalPreconditioner(
+            jax.tree.map(lambda nu: self.root(self.debiased(nu, count), bias), state.nu)
+        )
 
     def structure(self, state: AdaBeliefState) -> PyTree[jax.ShapeDtypeStruct]:
         return structure_of(state.nu)

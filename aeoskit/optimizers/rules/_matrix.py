@@ -337,8 +337,7 @@ class SOAP(AbstractMoments):
         self, state: SOAPState, count: Int[Array, ""], bias: Scalar
     ) -> AbstractPreconditioner:
         def diagonal(nu: Array, leaf: jax.ShapeDtypeStruct) -> Array:
-            root = jnp.sqrt(self.debiased(nu, count)) + cast_to(self.eps, nu)
-            return self.biased(root, bias).reshape(leaf.shape)
+            return self.root(self.debiased(nu, count), bias).reshape(leaf.shape)
 
         leaves, treedef = state.structure
         diagonals = [diagonal(nu, leaf) for nu, leaf in zip(state.moments, leaves, strict=True)]

@@ -21,10 +21,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from ._hyperparameters import as_decay_rate, cast_to, one_minus_power
+from ._hyperparameters import (
+    as_decay_rate,
+    as_hyperparameter,
+    cast_to,
+    is_concrete,
+    one_minus_power,
+)
 from ._trees import blend, zeros_like
 
 Scalar = Float[Array, ""]
+_NUMBER = "take a finite number"
 
 
 class AbstractMomentum(eqx.Module):
@@ -150,9 +157,13 @@ class LinearFilter(NamedTuple):
 class AbstractLinearMomentum(AbstractMomentum):
     """A momentum rule that is a filter with constant coefficients: a subclass gives the filter.
 
-    With up to one buffer the threshold is exact for any coefficients: the least curvature at which
-    -1 is a root, or at which a complex pair has modulus 1. With several buffers it is that of the
-    root -1; `check_optimizer` tests whether another root leaves the unit circle first.
+    The threshold is exact for any coefficients: the least curvature at which -1 is a root, or at
+    which a complex pair has modulus 1. It exists if every buffer decays, and if the filter's
+    response to a constant direction, `now + Σ weights_i inputs_i / (1 - decays_i)`, is positive:
+    otherwise no curvature is stable (of a zero response, 1 is a root whatever the curvature).
+
+    Raises:
+        ValueError: if there is no stable curvature. With traced coefficients the threshold is NaN.
 
     Example:
         >>> import jax.numpy as jnp
@@ -170,6 +181,24 @@ class AbstractLinearMomentum(AbstractMomentum):
     @abc.abstractmethod
     def filter(self) -> LinearFilter:
         """The coefficients, as scalar arrays."""
+
+    def __check_init__(self) -> None:
+        now, weights, decays, inputs = self.filter
+        if not all(map(is_concrete, (now, *weights, *decays, *inputs))):
+            return
+        name = type(self).__name__
+        if not all(abs(float(decay)) < 1 for decay in decays):
+            raise ValueError(
+                f"{name} has buffers with the decay rates {', '.join(f'{d:.6g}' for d in decays)}, "
+                "and one that does not decay diverges at any curvature: take decay rates in [0, 1)."
+            )
+        response, rounding = _response(self.filter)
+        if not response > rounding:
+            raise ValueError(
+                f"{name} responds to a constant direction by {float(response):.3g} times it, so "
+                "that no curvature is stable: now + Σ weights inputs / (1 - decays) must be "
+                "greater than 0, so change the sign or the size of a weight."
+            )
 
     def init(self, params: PyTree) -> PyTree:
         """None without buffers, one tree for one buffer, a tuple of trees for several."""
@@ -193,18 +222,24 @@ class AbstractLinearMomentum(AbstractMomentum):
         return step, after if len(decays) > 1 else after[0]
 
     def threshold(self, lr: Scalar, weight_decay: Scalar) -> Scalar:
-        """The filter's threshold in closed form."""
+        """The filter's threshold, the least curvature at which a root is on the unit circle."""
         now, weights, decays, inputs = self.filter
         stay = 1 - lr * weight_decay
         gain = now
         for weight, decay, entering in zip(weights, decays, inputs, strict=True):
             gain = gain - weight * entering / (1 + decay)
-        flip = _quotient(1 + stay, lr, gain)
-        if len(decays) != 1:
-            return flip
-        # The product of both roots is 1 there; only rules such as Lion's reach it.
-        turn = _quotient(1 - decays[0] * stay, lr, weights[0] * inputs[0] - now * decays[0])
-        return jnp.minimum(flip, turn)
+        least = _quotient(1 + stay, lr, gain)
+        if len(decays) == 1:
+            # The product of both roots is 1 there; only rules such as Lion's reach it.
+            among = weights[0] * inputs[0] - now * decays[0]
+            least = jnp.minimum(least, _quotient(1 - decays[0] * stay, lr, among))
+        elif decays:
+            least = jnp.minimum(least, _least_turn(self.filter, lr * weight_decay) / lr)
+        response, rounding = _response(self.filter)
+        stable = response > rounding
+        for decay in decays:
+            stable &= jnp.abs(decay) < 1
+        return jnp.where(stable, least, jnp.nan)
 
     def recurrence(
         self, curvature: Scalar, lr: Scalar, weight_decay: Scalar
@@ -233,7 +268,88 @@ class AbstractLinearMomentum(AbstractMomentum):
 def _quotient(a: Scalar, lr: Scalar, gain: Scalar) -> Scalar:
     """`a / (lr gain)`, infinite where the gain is not positive: no curvature is too large."""
     never = gain <= 0
-    return jnp.where(never, jnp.inf, a / (lr * jnp.where(never, 1, gain)))
+    return jnp.where(never & (a > 0), jnp.inf, a / (lr * jnp.where(never, 1, gain)))
+
+
+def _response(held: LinearFilter) -> tuple[Scalar, Scalar]:
+    """The step that a constant direction of 1 ends in, G(1), and a bound of its rounding error."""
+    now, weights, decays, inputs = held
+    total, error = now, jnp.abs(now)
+    for weight, decay, entering in zip(weights, decays, inputs, strict=True):
+        part = weight * entering / (1 - decay)
+        total, error = total + part, error + jnp.abs(part / (1 - decay))
+    return total, 2 * jnp.finfo(total.dtype).eps * error
+
+
+def _least_turn(held: LinearFilter, decay: Scalar) -> Scalar:
+    """The least curvature, at the learning rate 1, at which a complex pair has modulus 1.
+
+    At the angle ω and with `t = 1 - cos ω`, `|e^{iω} - d|² = (1 - d)² + 2 d t =: m(t)`. There
+
+        now + Σ k_i (1 - d_i + decay - 2 t) / m_i(t) = 0,    k_i = weights_i inputs_i,
+
+    is the imaginary part of `(1 - decay - z) / G(z)`, and its real part is `1 / Σ k_i / m_i(t)`.
+    """
+    now, weights, decays, inputs = held
+    products = [weight * entering for weight, entering in zip(weights, inputs, strict=True)]
+    moduli = [jnp.stack([2 * d, (1 - d) ** 2]) for d in decays]
+    whole = now[None]
+    for modulus in moduli:
+        whole = _times(whole, modulus)
+    for i, (k, d) in enumerate(zip(products, decays, strict=True)):
+        part = jnp.stack([-2 * k, k * (1 - d + decay)])
+        for modulus in moduli[:i] + moduli[i + 1 :]:
+            part = _times(part, modulus)
+        whole = whole + jnp.pad(part, (1, 0))[-len(whole) :]
+    t = _roots_between(whole, 0.0, 2.0)
+    pull = sum(
+        (k / jnp.polyval(m, t) for k, m in zip(products, moduli, strict=True)), jnp.zeros_like(t)
+    )
+    turns = (t > 0) & (t < 2) & (pull > 0)
+    return jnp.min(jnp.where(turns, 1 / jnp.where(turns, pull, 1), jnp.inf))
+
+
+def _times(polynomial: Array, linear: Array) -> Array:
+    """A product of polynomials; `jnp.convolve` would have reduced precision on accelerators."""
+    return jnp.pad(linear[0] * polynomial, (0, 1)) + jnp.pad(linear[1] * polynomial, (1, 0))
+
+
+def _roots_between(polynomial: Array, low: float, high: float) -> Array:
+    """The real roots inside an interval, by bisection between those of the derivative.
+
+    Eigenvalues of a companion matrix would be shorter, but TPUs have none.
+
+    Args:
+        polynomial: coefficients, the highest power first, of degree 1 or more.
+        low: the lower end.
+        high: the upper end.
+
+    Returns:
+        As many numbers as the degree, `high` in place of those that are missing.
+    """
+    if len(polynomial) == 2:
+        slope, offset = polynomial
+        root = jnp.where(slope == 0, high, -offset / jnp.where(slope == 0, 1, slope))
+        return jnp.where((low < root) & (root < high), root, high)[None]
+    slopes = jnp.polyder(polynomial)
+    inner = jnp.sort(_roots_between(slopes, low, high))
+    ends = jnp.concatenate([jnp.full(1, low), inner, jnp.full(1, high)])
+    rises = jnp.polyval(polynomial, ends[1:]) > 0
+    crosses = (jnp.polyval(polynomial, ends[:-1]) > 0) != rises
+
+    def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        left, right = bracket
+        middle = (left + right) / 2
+        beyond = (jnp.polyval(polynomial, middle) > 0) == rises
+        return jnp.where(beyond, left, middle), jnp.where(beyond, middle, right)
+
+    # Slow buffers turn at angles near 0: 30 bits more than the mantissa has.
+    rounds = jnp.finfo(polynomial.dtype).nmant + 30
+    root = jax.lax.stop_gradient(jax.lax.fori_loop(0, rounds, halve, (ends[:-1], ends[1:]))[1])
+    # Adds nothing but the root's derivative in the coefficients.
+    value, slope = jnp.polyval(polynomial, root), jnp.polyval(slopes, root)
+    slope = jax.lax.stop_gradient(jnp.where(slope == 0, 1, slope))
+    return jnp.where(crosses, root - (value - jax.lax.stop_gradient(value)) / slope, high)
 
 
 class LinearMomentum(AbstractLinearMomentum):
@@ -242,8 +358,13 @@ class LinearMomentum(AbstractLinearMomentum):
     Args:
         now: the weight of the direction of this step.
         weights: the weight of each buffer.
-        decays: the decay rate of each buffer, in [0, 1), all different.
+        decays: the decay rate of each buffer, in [0, 1).
         inputs: the weight with which a direction enters each buffer; None for ones.
+
+    Raises:
+        TypeError: if a coefficient is not a real number.
+        ValueError: if a decay rate is outside [0, 1), there are not as many of each, or no
+            curvature is stable, see `AbstractLinearMomentum`.
 
     Example:
         >>> rule = LinearMomentum(0.5, [0.25], [0.5])  # EMA(0.5)
@@ -269,11 +390,10 @@ class LinearMomentum(AbstractLinearMomentum):
                 f"a filter has as many weights as decays and inputs, got {len(weights)}, "
                 f"{len(decays)} and {len(inputs)}: give one of each to each buffer."
             )
-        self.now = jnp.asarray(now, dtype=float)
-        self.weights, self.decays, self.inputs = (
-            tuple(jnp.asarray(x, dtype=float) for x in values)
-            for values in (weights, decays, inputs)
-        )
+        self.now = as_hyperparameter("now", now, fix=_NUMBER)
+        self.weights = tuple(as_hyperparameter("a weight", x, fix=_NUMBER) for x in weights)
+        self.decays = tuple(as_decay_rate("a decay", x) for x in decays)
+        self.inputs = tuple(as_hyperparameter("an input", x, fix=_NUMBER) for x in inputs)
 
     @property
     def filter(self) -> LinearFilter:

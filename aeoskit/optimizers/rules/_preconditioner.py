@@ -211,7 +211,23 @@ class AbstractDirectionRule(AbstractPreconditionerRule):
         return self.follow(grads, grads, state)
 
 
-class Identity(AbstractPreconditionerRule):
+class _AbstractIdentityState(AbstractPreconditionerRule):
+    """A rule that learns nothing of the gradients: its state is the identity."""
+
+    is_identity = True
+
+    def init(self, params: PyTree) -> IdentityPreconditioner:
+        return IdentityPreconditioner(params)
+
+    def update(self, grads: PyTree, state: IdentityPreconditioner) -> IdentityPreconditioner:
+        del grads
+        return state
+
+    def structure(self, state: IdentityPreconditioner) -> PyTree[jax.ShapeDtypeStruct]:
+        return state.in_structure()
+
+
+class Identity(_AbstractIdentityState):
     """The identity, `P = I`: gradient descent and momentum.
 
     Example:
@@ -223,23 +239,11 @@ class Identity(AbstractPreconditionerRule):
         [2.0]
     """
 
-    is_identity = True
-
-    def init(self, params: PyTree) -> IdentityPreconditioner:
-        return IdentityPreconditioner(params)
-
-    def update(self, grads: PyTree, state: IdentityPreconditioner) -> IdentityPreconditioner:
-        del grads
-        return state
-
     def operator(
         self, state: IdentityPreconditioner, count: Int[Array, ""], bias: Scalar
     ) -> AbstractPreconditioner:
         del count, bias
         return state
-
-    def structure(self, state: IdentityPreconditioner) -> PyTree[jax.ShapeDtypeStruct]:
-        return state.in_structure()
 
 
 class Frozen(AbstractPreconditionerRule):
@@ -295,7 +299,7 @@ class Frozen(AbstractPreconditionerRule):
         return self.preconditioner.in_structure()
 
 
-class Sign(AbstractPreconditionerRule):
+class Sign(_AbstractIdentityState):
     """The sign of each coordinate as the step, in place of a preconditioner.
 
     A step that is piecewise constant in the gradient has no metric P, and no curvature at which it
@@ -314,14 +318,6 @@ class Sign(AbstractPreconditionerRule):
     """
 
     has_metric = False
-    is_identity = True
-
-    def init(self, params: PyTree) -> IdentityPreconditioner:
-        return IdentityPreconditioner(params)
-
-    def update(self, grads: PyTree, state: IdentityPreconditioner) -> IdentityPreconditioner:
-        del grads
-        return state
 
     def precondition(
         self,
@@ -341,9 +337,6 @@ class Sign(AbstractPreconditionerRule):
             "sign descent and Lion have no preconditioner, since their step is piecewise constant "
             "in the gradient: measure the sharpness of the loss itself, or take another optimizer."
         )
-
-    def structure(self, state: IdentityPreconditioner) -> PyTree[jax.ShapeDtypeStruct]:
-        return state.in_structure()
 
 
 P = TypeVar("P", bound=AbstractPreconditioner)

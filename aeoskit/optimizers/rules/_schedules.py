@@ -89,8 +89,7 @@ class LinearWarmup(AbstractSchedule):
         )
 
     def __call__(self, count: Int[Array, ""]) -> Float[Array, ""]:
-        taken = count.astype(self.steps.dtype) + 1
-        return self.lr * jnp.minimum(taken / self.steps, jnp.ones_like(self.steps))
+        return self.lr * _warm(count.astype(self.steps.dtype), self.steps)
 
 
 def _steps(name: str, value: Any, least: int) -> Float[Array, ""]:

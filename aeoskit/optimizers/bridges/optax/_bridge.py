@@ -21,7 +21,7 @@ from ..._optimizer import Optimizer
 from ...rules._hyperparameters import cast_to
 from ...rules._momentum import Recursion
 from ...rules._preconditioner import positive
-from ._groups import moving, quotient, read_groups, same_rule
+from ._groups import Group, moving, quotient, read_groups, same_rule
 from ._known import KNOWN_UPDATES, diagonal_of
 from ._parts import WORKAROUND, parts_of
 
@@ -186,7 +186,7 @@ class OptaxOptimizer(AbstractGradientOptimizer):
             ValueError: if the transformation is unknown, or its groups have different momentum
                 rules.
         """
-        groups = read_groups(parts_of(self.transform, state, KNOWN_UPDATES, None, params), params)
+        groups = self._groups(state, params)
         first, unit = groups[0], moving(groups).lr
         found = first.threshold_in(unit)
         for group in groups[1:]:
@@ -201,8 +201,10 @@ class OptaxOptimizer(AbstractGradientOptimizer):
 
     def learning_rate(self, state: PyTree, params: PyTree | None = None) -> Float[Array, ""]:
         """The learning rate of the first group of parameters that moves."""
-        parts = parts_of(self.transform, state, KNOWN_UPDATES, None, params)
-        return moving(read_groups(parts, params)).lr
+        return moving(self._groups(state, params)).lr
+
+    def _groups(self, state: PyTree, params: PyTree | None) -> list[Group]:
+        return read_groups(parts_of(self.transform, state, KNOWN_UPDATES, None, params), params)
 
     def recursion(self, state: PyTree, params: PyTree | None = None) -> Recursion:
         """The recurrence of the first group of parameters that moves, in whose units P is.
@@ -211,7 +213,7 @@ class OptaxOptimizer(AbstractGradientOptimizer):
             ValueError: if the transformation is unknown, its groups differ in their rules, or it is
                 schedule-free, whose step averages as well.
         """
-        groups = read_groups(parts_of(self.transform, state, KNOWN_UPDATES, None, params), params)
+        groups = self._groups(state, params)
         first = groups[0]
         if first.averaging is not None or any(same_rule(first, g) is False for g in groups[1:]):
             raise ValueError(

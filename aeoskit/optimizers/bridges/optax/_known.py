@@ -125,8 +125,8 @@ def optimistic(rule: AbstractMomentum, alpha: Any, beta: Any) -> LinearMomentum 
     Args:
         rule: the rule with the steps u.
         alpha: the weight of the step, above 0.
-        beta: the weight of its difference to the step before, at least 0: with a negative one,
-            which is momentum rather than optimism, other roots may leave the unit circle first.
+        beta: the weight of its difference to the step before, at least 0: a negative one is
+            momentum rather than optimism.
 
     Returns:
         A rule; None if the given rule is not of a kind in the module of momentum rules.
