@@ -6,7 +6,7 @@ from typing import Any
 from aeoskit_cli._generate import CACHE_HELP, JSON_HELP
 from aeoskit_cli._print import print_json, print_rows, print_table
 from aeoskit_cli._subject import split
-from aeoskit_experiments._errors import UserError
+from aeoskit_experiments import UserError
 from aeoskit_experiments.options import Option
 
 CLEAR = "--clear-cache"

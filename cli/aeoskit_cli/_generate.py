@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from aeoskit_experiments._errors import UserError, unknown
+from aeoskit_experiments import UserError, unknown
 from aeoskit_experiments.options import Option, spell
 from aeoskit_experiments.parts import Code, is_reference
 

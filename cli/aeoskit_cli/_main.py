@@ -27,7 +27,7 @@ from aeoskit_cli._placing import MANY, OPTIONS, Placing, placing, taken, with_op
 from aeoskit_cli._print import print_json, print_outcome, print_table
 from aeoskit_cli._reproduce import reproduce
 from aeoskit_cli._sweep import make_sweep_app
-from aeoskit_experiments._errors import UserError
+from aeoskit_experiments import UserError
 from aeoskit_experiments.cache import cache_for_command
 from aeoskit_experiments.jobs import (
     LOST,

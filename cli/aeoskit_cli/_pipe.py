@@ -6,7 +6,7 @@ import typer
 
 from aeoskit_cli._cut import Cut, Piece
 from aeoskit_cli._generate import HELP, add_command
-from aeoskit_experiments._errors import UserError
+from aeoskit_experiments import UserError
 from aeoskit_experiments.pipelines import (
     STAGES,
     Pipeline,

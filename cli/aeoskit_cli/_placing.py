@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aeoskit_experiments._errors import UserError
+from aeoskit_experiments import UserError
 from aeoskit_experiments.pipelines import Pipeline, with_place
 
 MANY = ("--coordinator", "--distributed")

@@ -6,7 +6,7 @@ from typing import Any
 from aeoskit_cli._generate import JSON_HELP
 from aeoskit_cli._print import print_json, print_rows, print_table
 from aeoskit_cli._subject import asks_for_help, split
-from aeoskit_experiments._errors import UserError
+from aeoskit_experiments import UserError
 from aeoskit_experiments.options import options_of
 
 _GIB = 2**30

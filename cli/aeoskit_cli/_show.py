@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from aeoskit_cli._print import print_columns, print_json, print_numbers, print_table
-from aeoskit_experiments._errors import UserError
+from aeoskit_experiments import UserError
 from aeoskit_experiments.pipelines import Pipeline
 
 SUITE = "suite.json"

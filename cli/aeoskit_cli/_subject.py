@@ -8,7 +8,7 @@ import typer
 from aeoskit_cli._cut import cut
 from aeoskit_cli._generate import NO_CACHE, add_command
 from aeoskit_cli._pipe import compose, print_stage_help
-from aeoskit_experiments._errors import unknown
+from aeoskit_experiments import unknown
 from aeoskit_experiments.options import Option, coerce_all
 from aeoskit_experiments.parts import is_reference
 from aeoskit_experiments.pipelines import Pipeline

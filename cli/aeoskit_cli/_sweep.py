@@ -18,7 +18,7 @@ from aeoskit_cli._generate import (
     group_class,
 )
 from aeoskit_cli._print import print_json, print_runs
-from aeoskit_experiments._errors import UserError
+from aeoskit_experiments import UserError
 from aeoskit_experiments.pipelines import with_place
 
 # Name to type, metavar and help; each may come before the recipe or after it.

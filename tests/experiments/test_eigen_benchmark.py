@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aeoskit.linalg import Dense, Lanczos, eigensolve
-from aeoskit_experiments._errors import UserError
+from aeoskit_experiments import UserError
 from aeoskit_experiments.benchmarks import _eigen, run_eigen_benchmark
 from aeoskit_experiments.benchmarks._eigen_optimum import optimum
 from aeoskit_experiments.benchmarks._eigen_peers import FlatOperator, find_peers

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from aeoskit.linalg import Tracking
-from aeoskit_experiments._errors import UserError
+from aeoskit_experiments import UserError
 from aeoskit_experiments.benchmarks import (
     _accuracy,
     run_accuracy_benchmark,

@@ -16,8 +16,7 @@ import pytest
 
 from aeoskit.record import read_run
 from aeoskit_cli._placing import Placing
-from aeoskit_experiments import execute
-from aeoskit_experiments._errors import UserError
+from aeoskit_experiments import UserError, execute
 from aeoskit_experiments.execution import Membership
 from aeoskit_experiments.execution._follower import FollowerWriter
 from aeoskit_experiments.execution._place import placement_of

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aeoskit_experiments._errors import UserError
+from aeoskit_experiments import UserError
 from aeoskit_experiments.execution import SilentListener, execute
 from aeoskit_experiments.pipelines import (
     branch,
