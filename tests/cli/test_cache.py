@@ -139,7 +139,7 @@ def test_what_a_killed_process_left_is_compiled_again(cache: Path) -> None:
     assert compiled(4) == 12
 
 
-def test_without_a_folder_programs_are_not_kept_and_it_is_said_once(cache: Path) -> None:
+def test_without_a_folder_programs_are_not_kept_and_it_is_reported_once(cache: Path) -> None:
     cache.parent.write_text("a file")
     said = follow_cache()
     assert said is not None

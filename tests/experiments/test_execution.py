@@ -37,7 +37,7 @@ from aeoskit_experiments.pipelines import (
 
 
 def small(*stages: Stage, seed: Any = 0, **options: Any) -> Pipeline:
-    """A net of 610 parameters on 40 digits, 20 steps of Adam in two chunks unless said."""
+    """A net of 610 parameters on 40 digits, 20 steps of Adam in two chunks by default."""
     given = {stage.stage: stage for stage in stages}
     whole = {
         "data": data("digits", examples=40),
@@ -51,7 +51,7 @@ def small(*stages: Stage, seed: Any = 0, **options: Any) -> Pipeline:
 
 
 class Heard(SilentListener):
-    """Remembers what it is told; stops the run, as Ctrl-C does, at a chunk."""
+    """Remembers what it hears; stops the run, as Ctrl-C does, at a chunk."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.labels: list[str] = []
@@ -163,7 +163,7 @@ def parted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Heard, Pi
 class TestBranches:
     """A frozen P from step 5, momentum from the start, and a step that never comes."""
 
-    def test_each_branch_begins_where_it_was_told(self, parted: Any) -> None:
+    def test_each_branch_begins_at_its_step(self, parted: Any) -> None:
         outcome, heard, _ = parted
         dataset = metrics(outcome)
         assert dataset["branch"].values.tolist() == ["main", "frozen", "momentum"]
@@ -382,7 +382,7 @@ def test_a_convolution_is_dispatched_from_the_host(runs: Path) -> None:
 
 
 def test_the_figure_of_the_advance_without_its_branches(runs: Path) -> None:
-    # Asked for where nothing can be said: the record is there, and every number is None.
+    # Requested where nothing can be measured: the record is there, and every number is None.
     heard = Heard()
     pipeline = small(optimizer("adam", lr=[1e-3, 1e-2]), plot("advance"))
     outcome = execute(pipeline, root=runs, listener=heard)
@@ -393,9 +393,7 @@ def test_the_figure_of_the_advance_without_its_branches(runs: Path) -> None:
 
 
 @pytest.mark.parametrize(("overhead", "chunk"), [(1e-6, 20), (10.0, 20), (0.2, 1)])
-def test_a_budget_is_recorded_and_what_was_missed_is_said(
-    runs: Path, overhead: float, chunk: int
-) -> None:
+def test_a_budget_and_what_it_missed_are_recorded(runs: Path, overhead: float, chunk: int) -> None:
     heard = Heard()
     tracked = track("preconditioned_sharpness", every=5, overhead=overhead)
     outcome = execute(small(tracked, steps=120, chunk=chunk), root=runs, listener=heard)

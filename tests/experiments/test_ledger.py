@@ -265,7 +265,7 @@ def test_all_ratios_are_in_one_picture(tmp_path: Path) -> None:
     assert (outcome.folder / "figures/ratios.png").stat().st_size > 1000
     assert "](figures/ratios.png)" in (outcome.folder / "ledger.md").read_text()
     html = (outcome.folder / "ledger.html").read_text()
-    assert html.count("All numbers that are ratios") == 2  # said, and for those who do not see
+    assert html.count("All numbers that are ratios") == 2  # the caption, and the alternative text
     assert read_ledger(outcome.folder).ratios == outcome.ledger.ratios
     found = {level.label: (level.value, level.verdict) for level in levels_of(outcome.ledger.rows)}
     assert found == {
@@ -392,7 +392,7 @@ class TestWorksThatRewind:
         assert row["reason"] == "good, seed 0, which it rewinds, failed"
 
 
-def test_a_moved_bound_is_told_of_whatever_happens_next(tmp_path: Path) -> None:
+def test_a_changed_bound_is_reported_whatever_happens_next(tmp_path: Path) -> None:
     def killed(*given: Any) -> JobResult:
         raise SystemExit
 
@@ -422,7 +422,7 @@ def test_a_figure_of_another_kind_is_the_same_request() -> None:
         ({"bounds": {}}, "has no bounds"),
     ],
 )
-def test_bad_input_is_said_before_anything_is_made(
+def test_bad_input_is_refused_before_anything_is_made(
     asked: dict[str, Any], says: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=says):

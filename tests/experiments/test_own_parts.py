@@ -384,9 +384,7 @@ def vars_of(code: Code) -> dict[str, str]:
         ("./needy.py:Net", "ModuleNotFoundError.*install what it imports"),
     ],
 )
-def test_a_reference_that_leads_nowhere_is_one_sentence(
-    own: Path, reference: str, says: str
-) -> None:
+def test_a_reference_to_nothing_is_one_sentence(own: Path, reference: str, says: str) -> None:
     (own / "broken.py").write_text("1 / 0")
     (own / "needy.py").write_text("import own")
     with pytest.raises(UserError, match=says) as caught:
@@ -475,7 +473,7 @@ def test_a_part_at_the_top_of_an_importable_module_is_named_by_it() -> None:
     assert part.reference.startswith("optax.")
 
 
-def test_an_unknown_threshold_is_said(own: Path) -> None:
+def test_an_unknown_threshold_is_reported(own: Path) -> None:
     asking = whole(optimizer=optimizer("./own.py:clipped"), norm=None)
     with pytest.raises(UserError, match=r"needs its threshold.*Track flip_multiplier"):
         execute(asking, root=own / "runs")

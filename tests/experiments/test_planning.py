@@ -1,4 +1,4 @@
-"""Plans: what a topology's text means, what compiles, what the verdict tries, what lies where."""
+"""Plans: what a topology's text means, what compiles, what the verdict tries, where arrays are."""
 
 import math
 from collections.abc import Sequence
@@ -276,7 +276,7 @@ def test_a_mesh_that_splits_the_model_comes_last() -> None:
     assert verdict.change == "--mesh data=2,model=4 --params sharded"
 
 
-def test_what_the_compiler_refuses_for_another_reason_is_said() -> None:
+def test_what_the_compiler_refuses_for_another_reason_is_reported() -> None:
     broken = Row(
         program="steps", per="step", argument_bytes=1, total_bytes=-1, fits=False, refused="a bug"
     )
@@ -285,7 +285,7 @@ def test_what_the_compiler_refuses_for_another_reason_is_said() -> None:
     assert len(verdict.tried) == 1
 
 
-def test_what_nothing_makes_fit_is_said_with_the_least() -> None:
+def test_the_least_memory_is_reported_when_nothing_fits() -> None:
     fake = FakeCompiler(memory=50, arguments=1000, basis=10)
     rows, settings, verdict = find_verdict(fake, PlanSettings(), space(), fake.memory)
     assert not verdict.fits

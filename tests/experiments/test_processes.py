@@ -119,7 +119,7 @@ def test_the_parent_has_the_last_word(
         assert re.search(says, sentence)
 
 
-def test_a_parent_that_is_told_to_end_ends_its_child(
+def test_a_parent_that_is_terminated_ends_its_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that does not listen, too."""

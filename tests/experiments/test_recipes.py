@@ -218,7 +218,7 @@ def test_a_suite_says_which_case_it_is_at_and_keeps_what_was_done(
     )
 
 
-def test_data_that_only_a_later_case_finds_wrong_are_said_before_the_first_runs(
+def test_data_that_only_a_later_case_refuses_are_reported_before_the_first_runs(
     tmp_path: Path,
 ) -> None:
     names = ["mlp", "transformer-text"]

@@ -233,7 +233,7 @@ def test_an_error_that_nothing_has(stages: Any, says: str) -> None:
         build(pipeline.experiment())
 
 
-def test_of_tokens_an_error_counts_what_is_to_be_told() -> None:
+def test_the_error_of_tokens_counts_targets() -> None:
     outputs = np.eye(3, dtype=np.float32)[[[0, 1], [2, 2]]]
     labels, weights = np.array([[0, 2], [2, 0]]), np.array([[1.0, 1.0], [1.0, 0.0]], np.float32)
     outputs, labels, weights = jax.device_put((outputs, labels, weights))

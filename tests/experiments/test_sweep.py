@@ -475,7 +475,7 @@ class TestSubmitit:
         assert [item["status"] for item in outcome.summary["jobs"]] == ["finished", "failed"]
         assert "UncompletedJobError" in outcome.summary["jobs"][1]["error"]
 
-    def test_slurm_gets_one_array_with_what_was_asked_for(
+    def test_slurm_gets_one_array_with_the_request(
         self,
         runs: Path,
         tmp_path: Path,
@@ -513,7 +513,7 @@ class TestSubmitit:
         ):
             assert f"#SBATCH --{line}" in asked
 
-    def test_slurm_is_asked_for(self, runs: Path) -> None:
+    def test_slurm_is_used_on_request(self, runs: Path) -> None:
         pytest.importorskip("submitit", reason="the extra slurm is not installed")
         assert parse_slurm("gpus-per-node=1,constraint=a100") == {
             "gpus_per_node": 1,

@@ -37,7 +37,7 @@ def decaying():
 @pytest.mark.parametrize("name", ["indefinite", "clustered"])
 @pytest.mark.parametrize("method", METHODS)
 def test_traces_are_unbiased_and_know_their_error(x64, method, name):
-    """Over many keys: the mean is the trace, and the errors have the size that was said."""
+    """Over many keys: the mean is the trace, and the errors have the reported size."""
     matrix = SPECTRA[name]
     operator = TreeOperator(jnp.asarray(matrix))
     estimates = _many_traces(operator, keys(200), method, 24)
@@ -130,7 +130,7 @@ def test_quadratures_hold_the_quadratic_forms(x64):
     for power in range(13):
         errors = np.abs(np.sum(weights * nodes**power, axis=-1) / np.mean(spectrum**power) - 1)
         assert np.all((errors < 1e-9) == (power < 12)), (power, errors.max())
-    # Unbiased over many keys, with the error that is said.
+    # Unbiased over many keys, with the reported error.
     densities = _densities(TreeOperator(jnp.asarray(matrix)), keys(200))
     true = [np.trace(matrix) / N, np.sum(matrix**2) / N]
     errors = np.asarray(densities.moments) - true
@@ -171,7 +171,7 @@ def test_the_density_of_a_known_spectrum(x64):
     assert abs(mean - np.mean(np.exp(spectrum))) < SIGMAS * std_error
 
 
-def test_not_finite_is_said(x64):
+def test_nonfinite_values_are_reported(x64):
     # From numpy: a weak type would compile everything anew.
     operator = TreeOperator(jnp.asarray(np.full((N, N), np.nan)))
     for method in METHODS:

