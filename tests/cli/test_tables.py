@@ -106,7 +106,7 @@ def test_probes_on_different_examples_are_noted(capsys: Capture) -> None:
     row = {"branch": "main", "optimizer": "adam", "lr": 1e-3, "threshold": 38e3, "ratio": 1.0}
     sizes = {"preconditioned_sharpness": 512, "sharpness": None}
     print_outcome({"runs": [{**row, "probe_examples": sizes}]}, [])
-    said = " ".join(word for line in fits(capsys) for word in line)
-    assert "some eigenvalues are of the loss on a fixed batch of 512 examples" in said
+    message = " ".join(word for line in fits(capsys) for word in line)
+    assert "some eigenvalues are of the loss on a fixed batch of 512 examples" in message
     print_outcome({"runs": [row]}, [])
     assert "fixed batch" not in " ".join(word for line in fits(capsys) for word in line)

@@ -406,17 +406,17 @@ def test_a_budget_and_what_it_missed_are_recorded(runs: Path, overhead: float, c
     assert np.isnan(periods[~due]).all()
     # Of the state at the end, as the line is: the last row may be from before a change.
     assert found["period"] >= periods[due][-1]
-    said = [note for note in heard.notes if note.startswith("main: ")]
-    assert found["reached"] == (not said)
+    missed = [note for note in heard.notes if note.startswith("main: ")]
+    assert found["reached"] == (not missed)
     if chunk == 1:
         assert found["overhead"] is None
-        assert "not measured" in said[0]
+        assert "not measured" in missed[0]
     elif overhead < 1:
         assert not found["reached"]
         assert periods[due][-1] > 5
-        assert f"not {overhead:.2g}" in said[0]
-        assert f"took {found['overhead']:.2g} of the time" in said[0]
-        assert f" {found['period']:.0f} steps" in said[0]
+        assert f"not {overhead:.2g}" in missed[0]
+        assert f"took {found['overhead']:.2g} of the time" in missed[0]
+        assert f" {found['period']:.0f} steps" in missed[0]
     elif found["reached"]:  # as on any machine that is not at a standstill
         assert found["overhead"] <= 11
     criterion = metrics["preconditioned_sharpness_criterion"]

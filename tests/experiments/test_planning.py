@@ -72,7 +72,7 @@ def test_topologies(text: str, platform: str, devices: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("v5e", "write v5e:16x16"),
         ("v5e:", "write v5e:16x16"),
@@ -83,8 +83,8 @@ def test_topologies(text: str, platform: str, devices: int) -> None:
         ("v6r:8x8", "did you mean 'v6e'?"),
     ],
 )
-def test_topologies_that_cannot_be(text: str, said: str) -> None:
-    with pytest.raises(UserError, match=said.replace("?", r"\?")):
+def test_topologies_that_cannot_be(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message.replace("?", r"\?")):
         parse_topology(text)
 
 
@@ -171,8 +171,8 @@ def test_estimates() -> None:
 
 
 def test_what_a_refusal_says_is_needed() -> None:
-    said = "Ran out of memory in memory space hbm. Used 17.50G of 15.75G hbm."
-    assert needed_bytes(said) == 17.5 * 2**30
+    message = "Ran out of memory in memory space hbm. Used 17.50G of 15.75G hbm."
+    assert needed_bytes(message) == 17.5 * 2**30
     assert needed_bytes("something else") == 0
 
 

@@ -99,8 +99,8 @@ class TestTheRun:
 
     def test_its_row_says_what_no_column_does(self, first: Outcome) -> None:
         row = first.summary["runs"][0]
-        said = {"epochs": 8, "planned_steps": 40, "steps": 40, "probe_examples": 24}
-        assert {name: row[name] for name in said} == said
+        expected = {"epochs": 8, "planned_steps": 40, "steps": 40, "probe_examples": 24}
+        assert {name: row[name] for name in expected} == expected
         main = metrics(first).sel(branch="main")
         for name in ("test_error", "test_loss", "train_error"):
             assert row[name] == np.median(main[name].values[[32, 36]])

@@ -44,8 +44,8 @@ def test_traces_are_unbiased_and_know_their_error(x64, method, name):
     assert bool(jnp.all(estimates.stats["matvecs"] == 24))
     errors = np.asarray(estimates.value) - np.trace(matrix)
     assert abs(errors.mean()) < SIGMAS * errors.std() / 200**0.5
-    said = np.sqrt(np.mean(np.asarray(estimates.std_error) ** 2))
-    assert 0.75 < said / errors.std() < 1.5
+    std_error = np.sqrt(np.mean(np.asarray(estimates.std_error) ** 2))
+    assert 0.75 < std_error / errors.std() < 1.5
 
 
 def _lanes(operator, keys, method, budget):
@@ -107,11 +107,11 @@ def test_diagonal(x64):
     matrix = SPECTRA["wilkinson"] + 0.3 * SPECTRA["clustered"]
     operator = TreeOperator(jnp.asarray(matrix))
     estimate = diagonal(operator, key=keys(1)[0], max_matvecs=N - 1)
-    errors, said = flat(estimate.value) - np.diag(matrix), flat(estimate.std_error)
-    assert np.all(np.abs(errors) < SIGMAS * said)
+    errors, std_error = flat(estimate.value) - np.diag(matrix), flat(estimate.std_error)
+    assert np.all(np.abs(errors) < SIGMAS * std_error)
     off = matrix - np.diag(np.diag(matrix))
     theory = np.sqrt((off**2).sum(1) / (N - 1))
-    np.testing.assert_allclose(said, theory, rtol=0.4)
+    np.testing.assert_allclose(std_error, theory, rtol=0.4)
 
 
 @jax.jit
@@ -135,8 +135,8 @@ def test_quadratures_hold_the_quadratic_forms(x64):
     true = [np.trace(matrix) / N, np.sum(matrix**2) / N]
     errors = np.asarray(densities.moments) - true
     assert np.all(np.abs(errors.mean(0)) < SIGMAS * errors.std(0) / 200**0.5)
-    said = np.sqrt(np.mean(np.asarray(densities.moments_std_error) ** 2, axis=0))
-    np.testing.assert_allclose(said, errors.std(0), rtol=0.3)
+    std_error = np.sqrt(np.mean(np.asarray(densities.moments_std_error) ** 2, axis=0))
+    np.testing.assert_allclose(std_error, errors.std(0), rtol=0.3)
 
 
 @pytest.mark.parametrize("name", ["rank_deficient", "repeated", "identity", "zero"])

@@ -38,10 +38,10 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def bits(dataset: Dataset) -> str:
-    said = hashlib.sha256()
+    digest = hashlib.sha256()
     for array in (dataset.inputs, dataset.labels, dataset.targets):
-        said.update(np.asarray(array).tobytes())
-    return said.hexdigest()[:16]
+        digest.update(np.asarray(array).tobytes())
+    return digest.hexdigest()[:16]
 
 
 # Preparation
@@ -225,7 +225,7 @@ def _changed(**changes: bytes | None) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("files", "others", "said"),
+    ("files", "others", "message"),
     [
         (_changed(test_batch=None), [], "lacks test_batch.bin"),
         (
@@ -246,9 +246,9 @@ def _changed(**changes: bytes | None) -> dict[str, bytes]:
         (_changed(), [_member("cifar-10-batches-py/data_batch_1")], "never opened"),
     ],
 )
-def test_archives_refused(tmp_path, files, others, said):
+def test_archives_refused(tmp_path, files, others, message):
     checksum = archives.tar_gz(tmp_path / "own.tar.gz", files, *others)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         cifar10(path=str(tmp_path / "own.tar.gz"), checksum=checksum)
     assert "\n" not in str(caught.value)
 
@@ -298,12 +298,12 @@ def test_checksums(tmp_path):
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
     for good in (own, own.upper(), md5):
         assert cifar10(path=str(tmp_path), checksum=good).inputs.shape == (5, 3072)
-    for bad, said in (
+    for bad, message in (
         (None, f"has the MD5 {md5}, not the published"),
         ("0" * 64, f"has the SHA-256 {own}, not 0"),
         ("abc", "give the MD5"),
     ):
-        with pytest.raises(UserError, match=said) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             cifar10(path=str(path), checksum=bad)
         assert "\n" not in str(caught.value)
 
@@ -364,7 +364,7 @@ _TRAIN, _LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         (_LABELS, None, f"lacks {_LABELS}.gz"),
         (_TRAIN, b"", "begins with nothing"),
@@ -378,9 +378,9 @@ _TRAIN, _LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
     ],
 )
 @pytest.mark.parametrize("compressed", [False, True])
-def test_idx_refused(tmp_path, name, content, said, compressed):
+def test_idx_refused(tmp_path, name, content, message, compressed):
     folder = archives.put(tmp_path / "own", _idx_changed(name, content), compressed=compressed)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         idx(path=str(folder))
     assert "\n" not in str(caught.value)
 

@@ -25,7 +25,7 @@ def written(path: Path, what: str | bytes) -> str:
     return str(path)
 
 
-def said(row) -> str:
+def text_of(row) -> str:
     return bytes(np.asarray(row).tolist()).decode(errors="replace")
 
 
@@ -54,7 +54,7 @@ def test_a_folder_is_one_text(tmp_path):
     written(tmp_path / "b.tokens", "world")
     written(tmp_path / "a.txt", "hello ")
     written(tmp_path / "c.md", "no")
-    assert said(text(path=str(tmp_path), length=10, examples=1).inputs[0]) == "hello worl"
+    assert text_of(text(path=str(tmp_path), length=10, examples=1).inputs[0]) == "hello worl"
 
 
 def test_the_text_that_is_there():
@@ -63,7 +63,7 @@ def test_the_text_that_is_there():
     assert "scikit-learn" in name
     assert "sha256" in name
     found = text(examples=3, length=32)
-    assert all(said(row) in read for row in found.inputs)
+    assert all(text_of(row) in read for row in found.inputs)
 
 
 def test_byte_pairs(tmp_path):
@@ -157,7 +157,7 @@ def test_wikitext(tmp_path):
         found = wikitext(path=str(path), length=16, examples=4)
         jax.tree.map(np.testing.assert_array_equal, found, wanted)
     other = wikitext(path=str(tmp_path), split="test", length=11, examples=1)
-    assert said(other.inputs[0]) == "another tex"
+    assert text_of(other.inputs[0]) == "another tex"
     with pytest.raises(UserError, match=r"no wiki\.valid\.raw or wiki\.valid\.tokens"):
         wikitext(path=str(tmp_path), split="valid")
 
