@@ -166,7 +166,7 @@ def test_privates_stay_in_their_rooms():
         ("aeoskit_cli._main", "aeoskit_experiments._errors.UserError", True),
         ("aeoskit_experiments.cache", "aeoskit_experiments._errors.UserError", False),
         ("aeoskit_experiments.cache", "aeoskit_experiments.catalog._where.find", True),
-        ("examples.minimal", "aeoskit._renamed", True),
+        ("examples.minimal", "aeoskit._public", True),
         ("examples.minimal", "aeoskit.linalg.extend.Start", False),
         ("tests.linalg.test_lanczos", "aeoskit.linalg.solvers._lanczos.Lanczos", False),
         ("tests.linalg.test_lanczos", "aeoskit.probes._top.solve_top", True),
