@@ -47,7 +47,7 @@ lint: $(DEV)/.installed ## ruff, lint and format
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/ruff format --check .
 
-format: $(DEV)/.installed ## mends what lint can mend
+format: $(DEV)/.installed ## fixes what ruff can fix
 	$(DEV)/bin/ruff check --fix .
 	$(DEV)/bin/ruff format .
 

@@ -6,8 +6,7 @@ import time
 from typing import Any
 
 from aeoskit_experiments.pipelines import Pipeline, data, loss, model, optimizer, pipe, track, train
-from aeoskit_experiments.planning import Plan, Row, plan
-from aeoskit_experiments.planning._table import transformer_pipeline
+from aeoskit_experiments.planning import Plan, Row, plan, transformer_pipeline
 from aeoskit_experiments.recipes import make_recipe
 
 TOPOLOGIES = ("v5e:2x4", "v5e:16x16", "v6e:8x8", "v5p:4x4x4")

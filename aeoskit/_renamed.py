@@ -1,5 +1,6 @@
 """Old public names, which name the new one for one version."""
 
+import opcode
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,8 @@ def renamed(module: str, names: dict[str, str]) -> Callable[[str], Any]:
         names: from old names to new ones, with their module where that is another one.
 
     Returns:
-        The function, which raises an `AttributeError`: "... is ... now".
+        The function, which raises an `AttributeError`, in `from ... import` an `ImportError`:
+        "... is ... now".
 
     Example:
         >>> renamed("aeoskit.sharding", {"lie_like": "place_like"})("lie_like")
@@ -25,12 +27,12 @@ def renamed(module: str, names: dict[str, str]) -> Callable[[str], Any]:
     def getattr_(name: str) -> Any:
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        # `from module import name` hides the text of an AttributeError.
         frame = sys._getframe(1)
         # Between us and the caller are frames of the package, and of its type checks in tests.
         while frame.f_back is not None and _is_between(str(frame.f_globals.get("__name__"))):
             frame = frame.f_back
-        importing = frame.f_globals.get("__name__") == "importlib._bootstrap"
+        # `from module import name` hides the text of an AttributeError.
+        importing = frame.f_code.co_code[frame.f_lasti] == opcode.opmap["IMPORT_FROM"]
         error = ImportError if importing else AttributeError
         raise error(f"{module}.{name} is {names[name]} now")
 

@@ -23,7 +23,7 @@ def init(key, sizes):
 
 
 def loss(params, batch):
-    """One loss an example; the objective is their mean."""
+    """One loss per example; the objective is their mean."""
     x, y = batch
     for layer in params[:-1]:
         x = jnp.tanh(x @ layer["w"] + layer["b"])

@@ -21,7 +21,7 @@ import hypothesis
 import jax
 import pytest
 
-from aeoskit_experiments._xla_flags import add_xla_flag
+from aeoskit_experiments import add_xla_flag
 
 if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
     add_xla_flag("--xla_cpu_use_fusion_emitters=false")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tomllib
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import EnumMeta
 from pathlib import Path
 from typing import Any
@@ -99,12 +99,81 @@ def test_imports_run_downward():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_linalg_keeps_its_privates():
-    """Whoever writes a solver or an operator has `aeoskit.linalg.extend`."""
-    own = PACKAGES["aeoskit"] / "linalg"
-    private = re.compile(r"aeoskit\.linalg(?:\.\w+)*\._\w+|from \.+linalg(?:\.\w+)*\._")
-    users = [p for p in MODULES if own not in p.parents and private.search(p.read_text())]
-    assert not [_relative(path) for path in users]
+def _module(path: Path) -> str:
+    """The dotted name of a file, that of the checkout for one that no package has."""
+    for name, folder in PACKAGES.items():
+        if folder in path.parents:
+            parts = path.relative_to(folder).with_suffix("").parts
+            return ".".join([name, *(part for part in parts if part != "__init__")])
+    return _relative(path).removesuffix(".py").replace("/", ".")
+
+
+def _imported(path: Path, module: str) -> Iterator[str]:
+    """The dotted names that a file imports, those inside functions included."""
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _tested(module: str) -> tuple[str, ...]:
+    """The packages whose privates a test may read: those that its folder mirrors."""
+    if not module.startswith("tests."):
+        return ()
+    folder = module.split(".")[1]
+    # A command means what a pipeline means: the tests of pipelines are of both.
+    applications = {
+        "experiments": ("aeoskit_experiments.", "aeoskit_cli."),
+        "cli": ("aeoskit_cli.",),
+    }
+    return applications.get(folder, (f"aeoskit.{folder}.",))
+
+
+def _privates_of_others(module: str, imported: Iterable[str]) -> list[str]:
+    """What a module imports that is private to a package, or to a room of one, other than its own.
+
+    The folders of a room share its privates.
+    """
+    found = []
+    for name in imported:
+        owner = re.match(rf"({'|'.join(PACKAGES)})(\.[a-z]\w*)?(?=(\.[a-z]\w*)*\._[a-z])", name)
+        if owner is None or f"{module}.".startswith(f"{owner[0]}."):
+            continue
+        if not f"{owner[0]}.".startswith(_tested(module)):
+            found.append(f"{module}: {name}")
+    return found
+
+
+def test_privates_stay_in_their_rooms():
+    folders = (ROOT / name for name in (".ci", "docs", "examples", "tests"))
+    files = [*MODULES, *(path for folder in folders for path in folder.rglob("*.py"))]
+    found = []
+    for path in files:
+        module = _module(path)
+        found += _privates_of_others(module, _imported(path, module))
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("module", "imported", "refused"),
+    [
+        ("aeoskit.probes._top", "aeoskit.linalg.solvers._lanczos.Lanczos", True),
+        ("aeoskit.linalg._checks", "aeoskit.linalg.solvers._lanczos.Lanczos", False),
+        ("aeoskit_cli._main", "aeoskit_experiments._errors.UserError", True),
+        ("aeoskit_experiments.cache", "aeoskit_experiments._errors.UserError", False),
+        ("aeoskit_experiments.cache", "aeoskit_experiments.catalog._where.find", True),
+        ("examples.minimal", "aeoskit._public", True),
+        ("examples.minimal", "aeoskit.linalg.extend.Start", False),
+        ("tests.linalg.test_lanczos", "aeoskit.linalg.solvers._lanczos.Lanczos", False),
+        ("tests.linalg.test_lanczos", "aeoskit.probes._top.solve_top", True),
+    ],
+)
+def test_what_is_private_to_a_room(module: str, imported: str, refused: bool):
+    assert bool(_privates_of_others(module, [imported])) == refused
 
 
 @pytest.mark.parametrize("word", NEVER_IN_THE_LIBRARY)
@@ -189,11 +258,20 @@ def test_every_package_says_what_it_is():
     assert not [p.__name__ for root in PACKAGES for p in _packages(root) if not p.__doc__]
 
 
-def test_version_is_in_the_changelog():
+def test_the_version_stands_once():
+    """The first release of the changelog is the version of the wheel, the citation, the README."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     changelog = (ROOT / "CHANGELOG.md").read_text()
-    assert re.search(rf"^## \[?{re.escape(version)}\]?", changelog, re.MULTILINE)
-    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    headings = re.findall(r"^## (.*)$", changelog, re.MULTILINE)
+    assert headings[0] == "[Unreleased]"
+    released = re.fullmatch(r"\[(.+)\] - (\d{4}-\d\d-\d\d)", headings[1])
+    assert released
+    assert released[1] == version
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {version}\ndate-released: {released[2]}\n" in citation
+    short = ".".join(version.split(".")[:2])
+    assert f"\nVersion {short}. " in (ROOT / "README.md").read_text()
+    assert f"to {short}\n" in (ROOT / "docs" / "upgrading.md").read_text()
 
 
 def test_wheel_has_every_package():

@@ -23,7 +23,7 @@ def _script(page: Path) -> str:
     for block in BLOCK.finditer(text):
         if block["marker"]:
             assert block["reason"].strip(), (
-                f"{page.name}: a block is not run, and no reason is said"
+                f"{page.name}: a block is not run, and no reason is given"
             )
             continue
         line = text.count("\n", 0, block.start("code"))

@@ -59,10 +59,10 @@ def test_the_library_imports_nothing_of_the_extra():
 )
 def test_a_room_says_what_it_needs(room: str, absent: str):
     done = _child(f"sys.modules[{absent!r}] = None\nimport {room}")
-    said = done.stderr.splitlines()[-1]
-    assert said.startswith("ImportError: ")
-    assert absent in said
-    assert said.endswith(FIX)
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith("ImportError: ")
+    assert absent in message
+    assert message.endswith(FIX)
 
 
 @pytest.mark.parametrize("words", [[], ["list"], ["--help"], ["pipe", "model", "--help"]])

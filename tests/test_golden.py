@@ -1,10 +1,13 @@
 """Runs and pipelines that version 0.1 wrote are read, shown, rewound and run again."""
 
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from aeoskit_experiments.pipelines import Pipeline
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
+UPGRADING = (ROOT / "docs" / "upgrading.md").read_text()
 PIPELINES: dict[str, Any] = json.loads((GOLDEN / "pipelines-0.1.json").read_text())
 
 
@@ -32,6 +36,33 @@ def test_a_pipeline_of_0_1_is_read_as_it_was(name: str) -> None:
         assert {**stage, "defaults": new} == before
     assert again["name"] == stored["name"]
     assert pipeline.to_command().startswith("aeoskit pipe")
+
+
+NAMES: dict[str, str] = json.loads((GOLDEN / "names-0.1.json").read_text())
+
+
+@pytest.mark.parametrize("module", NAMES)
+def test_a_public_name_of_0_1_is_there_or_says_where_it_went(module: str) -> None:
+    for name in NAMES[module].split():
+        line = f"from {module} import {name} as found"
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            given: dict[str, Any] = {}
+            try:
+                exec(line, given)
+            except ImportError as error:
+                text = str(error)
+                assert text.startswith(f"{module}.{name} is ")
+            else:
+                if not warned:
+                    continue
+                text = str(warned[0].message)
+                assert text.startswith(f"{name} is called ")
+        place = re.search(r"(?:is|is called) (\S+) now$", text)
+        assert place, text
+        home, _, new = place[1].rpartition(".")
+        assert hasattr(importlib.import_module(home or module), new), text
+        assert new in UPGRADING, text
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,7 @@ import typer
 from aeoskit_cli._generate import add_command
 from aeoskit_cli._options import OUTPUT
 from aeoskit_cli._print import print_json, print_rows, print_table
-from aeoskit_experiments import BENCHMARKS
-from aeoskit_experiments._errors import UserError, unknown
+from aeoskit_experiments import BENCHMARKS, UserError, unknown
 from aeoskit_experiments.options import coerce_all, options_of, summary_of
 
 _HELP = ("-h", "--help")

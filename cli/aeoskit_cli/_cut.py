@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-from aeoskit_experiments._errors import UserError, unknown
+from aeoskit_experiments import UserError, unknown
 from aeoskit_experiments.options import Option
 from aeoskit_experiments.pipelines import STAGES, check_variant, options_for, stage_kind
 

@@ -8,7 +8,7 @@ import typer
 from aeoskit_cli._generate import HELP, Command, group_class
 from aeoskit_cli._options import Json
 from aeoskit_cli._print import print_columns, print_json, print_table
-from aeoskit_experiments._errors import UserError
+from aeoskit_experiments import UserError
 from aeoskit_experiments.catalog import CATALOG, data_folder, search_paths, survey, verify
 
 WRONG = 2

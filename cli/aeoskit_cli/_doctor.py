@@ -8,7 +8,7 @@ from aeoskit_cli._generate import parameter_of
 from aeoskit_cli._options import KEPT, OUTPUT
 from aeoskit_cli._print import print_json, print_rows, print_table
 from aeoskit_cli._subject import Given, subject_app
-from aeoskit_experiments._errors import UserError
+from aeoskit_experiments import UserError
 from aeoskit_experiments.options import Option, coerce_all
 from aeoskit_experiments.pipelines import Pipeline
 from aeoskit_experiments.recipes import make_recipe

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from aeoskit_cli._options import NO_OPTIONS, Parameters
-from aeoskit_experiments._errors import UserError, unknown
+from aeoskit_experiments import UserError, unknown
 from aeoskit_experiments.options import Option, spell
 from aeoskit_experiments.parts import is_reference
 

@@ -29,8 +29,7 @@ from aeoskit_cli._print import print_json, print_outcome, print_table
 from aeoskit_cli._reproduce import reproduce
 from aeoskit_cli._subject import Given, subject_app
 from aeoskit_cli._sweep import make_sweep_app
-from aeoskit_experiments._errors import UserError
-from aeoskit_experiments._records import FILES, RecordKind, list_records
+from aeoskit_experiments import UserError
 from aeoskit_experiments.cache import cache_for_command
 from aeoskit_experiments.jobs import (
     LOST,
@@ -44,6 +43,7 @@ from aeoskit_experiments.jobs import (
 from aeoskit_experiments.parts import short_name
 from aeoskit_experiments.pipelines import STAGES, Pipeline, variants_of
 from aeoskit_experiments.recipes import make_suite, recipe_names, recipe_summary
+from aeoskit_experiments.records import FILES, RecordKind, list_records
 from aeoskit_experiments.starters import STARTERS, write_starter
 
 Run = Annotated[

@@ -9,7 +9,7 @@ from aeoskit_cli._cut import Piece, cut
 from aeoskit_cli._generate import HELP, Command, add_command, sign
 from aeoskit_cli._options import CONTEXT, Name, Parameters
 from aeoskit_cli._print import print_table
-from aeoskit_experiments._errors import UserError
+from aeoskit_experiments import UserError
 from aeoskit_experiments.pipelines import (
     STAGES,
     Pipeline,

@@ -10,7 +10,7 @@ import typer
 
 from aeoskit_cli._generate import sign
 from aeoskit_cli._options import Devices, Mesh, Parameters
-from aeoskit_experiments._errors import UserError
+from aeoskit_experiments import UserError
 from aeoskit_experiments.pipelines import Pipeline, with_place
 
 MANY = ("--coordinator", "--distributed")

@@ -11,10 +11,10 @@ from aeoskit_cli._print import (
     print_sweep,
     print_table,
 )
-from aeoskit_experiments._errors import UserError
-from aeoskit_experiments._records import FILES, kind_of, list_records
+from aeoskit_experiments import UserError
 from aeoskit_experiments.parts import changed_since, is_in_file, source_name
 from aeoskit_experiments.pipelines import Pipeline, stage_words
+from aeoskit_experiments.records import FILES, kind_of, list_records
 
 _CHANGED = "has changed since: the command runs it as it is now"
 

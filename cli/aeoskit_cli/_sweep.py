@@ -18,7 +18,7 @@ from aeoskit_cli._options import (
 )
 from aeoskit_cli._print import print_json, print_sweep
 from aeoskit_cli._subject import Given, subject_app
-from aeoskit_experiments._errors import UserError
+from aeoskit_experiments import UserError
 from aeoskit_experiments.pipelines import Pipeline, with_place
 from aeoskit_experiments.recipes import make_recipe
 

@@ -32,6 +32,8 @@ if _absent := [name for name in _NEEDED if importlib.util.find_spec(name) is Non
 
 if TYPE_CHECKING:
     from aeoskit_experiments._errors import UserError as UserError
+    from aeoskit_experiments._errors import unknown as unknown
+    from aeoskit_experiments._xla_flags import add_xla_flag as add_xla_flag
     from aeoskit_experiments.cache import cache_state as cache_state
     from aeoskit_experiments.cache import clear_cache as clear_cache
     from aeoskit_experiments.cache import follow_cache as follow_cache
@@ -62,6 +64,8 @@ _HOMES = {
     "clear_cache": "cache",
     "follow_cache": "cache",
     "UserError": "_errors",
+    "unknown": "_errors",
+    "add_xla_flag": "_xla_flags",
     "execute": "execution",
     "Outcome": "execution",
     "Pipeline": "pipelines",

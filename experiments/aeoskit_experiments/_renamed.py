@@ -1,6 +1,6 @@
 """Old public names, which work for one version."""
 
-import sys
+import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,6 +8,8 @@ from typing import Any
 
 def renamed(module: str, names: Mapping[str, str], stacklevel: int = 2) -> Callable[[str], Any]:
     """Make the `__getattr__` of a module with renamed names: an old name warns.
+
+    New names have their module where that is another one.
 
     >>> renamed("math", {"squareroot": "sqrt"})("cuberoot")
     Traceback (most recent call last):
@@ -20,6 +22,7 @@ def renamed(module: str, names: Mapping[str, str], stacklevel: int = 2) -> Calla
         warnings.warn(
             f"{name} is called {names[name]} now", DeprecationWarning, stacklevel=stacklevel
         )
-        return getattr(sys.modules[module], names[name])
+        home, _, new = names[name].rpartition(".")
+        return getattr(importlib.import_module(home or module), new)
 
     return getattr_

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.catalog._where import cache_home, expanded
+from aeoskit_experiments.catalog import cache_home, expanded
 
 VARIABLE = "AEOSKIT_CACHE"
 """Name of the variable that holds the folder, or `off`; child processes inherit it."""

@@ -73,9 +73,9 @@ def start(words: list[str], cache: Path) -> "subprocess.Popen[str]":
 
 
 def ended(process: "subprocess.Popen[str]") -> tuple[dict[str, Any], str]:
-    out, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    return json.loads(out), said
+    out, message = process.communicate(timeout=300)
+    assert process.returncode == 0, message
+    return json.loads(out), message
 
 
 @pytest.mark.slow
@@ -99,8 +99,8 @@ def test_a_run_from_the_cache_is_the_run_without_one(runs: Path, tmp_path: Path)
     assert all(mark.read_bytes() for mark in marks)
     first = read_run(found[0][0]["folder"]).metrics
     assert np.isfinite(first["ratio"].values).any()
-    for summary, said in found:
-        assert "cache" not in said
+    for summary, message in found:
+        assert "cache" not in message
         assert read_run(summary["folder"]).metrics.identical(first)
 
 
@@ -139,11 +139,11 @@ def test_what_a_killed_process_left_is_compiled_again(cache: Path) -> None:
     assert compiled(4) == 12
 
 
-def test_without_a_folder_programs_are_not_kept_and_it_is_said_once(cache: Path) -> None:
+def test_without_a_folder_programs_are_not_kept_and_it_is_reported_once(cache: Path) -> None:
     cache.parent.write_text("a file")
-    said = follow_cache()
-    assert said is not None
-    assert said == f"compiled programs are not kept: {cache}: Not a directory"
+    message = follow_cache()
+    assert message is not None
+    assert message == f"compiled programs are not kept: {cache}: Not a directory"
     assert follow_cache() is None
     assert compiled(5) == 15
 
@@ -153,9 +153,9 @@ def test_a_full_disk_keeps_no_programs(cache: Path, monkeypatch: pytest.MonkeyPa
         free = 1000
 
     monkeypatch.setattr("shutil.disk_usage", lambda path: Full())
-    said = follow_cache()
-    assert said is not None
-    assert said.endswith("its disk is full")
+    message = follow_cache()
+    assert message is not None
+    assert message.endswith("its disk is full")
     assert compiled(6) == 18
     assert not programs(cache)
 

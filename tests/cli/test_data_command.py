@@ -69,7 +69,7 @@ def test_verify_all(folder: Path, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("verify cifr10", "did you mean 'cifar10'"),
         ("verify --path .", "name the one to verify"),
@@ -81,12 +81,12 @@ def test_verify_all(folder: Path, capsys: Capture) -> None:
         ("verfy", "did you mean 'verify'"),
     ],
 )
-def test_bad_input_is_one_line(words: str, said: str, capsys: Capture) -> None:
+def test_bad_input_is_one_line(words: str, message: str, capsys: Capture) -> None:
     assert main(["data", *words.split()]) == 2
     shown = capsys.readouterr()
     error = [line for line in (shown.out + shown.err).splitlines() if line]
     assert len(error) == 1
-    assert said in error[0]
+    assert message in error[0]
 
 
 def test_shapes_that_do_not_fit_the_loss_are_refused(capsys: Capture) -> None:

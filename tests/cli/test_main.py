@@ -19,10 +19,9 @@ from aeoskit_cli import main
 from aeoskit_cli._print import print_json, print_runs
 from aeoskit_cli._progress import Progress
 from aeoskit_experiments.jobs import Engine
-from aeoskit_experiments.ledger import Ledger
-from aeoskit_experiments.ledger._ledger import LedgerRequest
+from aeoskit_experiments.ledger import Ledger, LedgerRequest
 from aeoskit_experiments.recipes import RECIPES, make_recipe
-from aeoskit_experiments.sweeps._record import create_sweep
+from aeoskit_experiments.sweeps import create_sweep
 
 PIPE = [
     "pipe",
@@ -377,13 +376,13 @@ def in_fresh_python(code: str) -> str:
 
 
 def test_list_and_help_need_no_jax() -> None:
-    said = in_fresh_python(
+    printed = in_fresh_python(
         "import sys, aeoskit_cli as c\n"
         "words = ['list --json', '--help', 'run --help', 'data list', 'data path cifar10']\n"
         "codes = [c.main(line.split()) for line in words]\n"
         "print('RESULT', codes, 'jax' in sys.modules)"
     )
-    assert "RESULT [0, 0, 0, 0, 0] False" in said
+    assert "RESULT [0, 0, 0, 0, 0] False" in printed
 
 
 def test_json_of_what_is_not_finite_is_null_with_its_reason(capsys: Capture) -> None:
@@ -462,12 +461,12 @@ def test_a_swept_none_is_named_in_the_table(capsys: Capture) -> None:
 
 @pytest.mark.parametrize("words", [None, ["list"]])
 def test_only_a_process_of_its_own_looks_for_garbage_seldom(words, monkeypatch, capsys):
-    said = []
+    calls = []
     monkeypatch.setattr(sys, "argv", ["aeoskit", "list"])
-    monkeypatch.setattr(gc, "set_threshold", lambda *counts: said.append(counts))
-    monkeypatch.setattr(gc, "freeze", lambda: said.append("frozen"))
+    monkeypatch.setattr(gc, "set_threshold", lambda *counts: calls.append(counts))
+    monkeypatch.setattr(gc, "freeze", lambda: calls.append("frozen"))
     assert main(words) == 0
-    assert len(said) == (2 if words is None else 0)
+    assert len(calls) == (2 if words is None else 0)
     assert capsys.readouterr().out
 
 
@@ -478,6 +477,6 @@ def test_a_log_file_ends_with_the_last_step(capsys: Capture) -> None:
         progress.advanced("main", done, {"ratio": 0.5})
     progress.finished("main")
     progress.finished("main")
-    told = capsys.readouterr().err.splitlines()
-    assert told[-1].split() == ["main:", "step", "20/20", "ratio", "0.5"]
-    assert len(told) == len(set(told))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].split() == ["main:", "step", "20/20", "ratio", "0.5"]
+    assert len(lines) == len(set(lines))

@@ -101,9 +101,9 @@ def test_a_recipe_is_planned(asked: list[Any], capsys: pytest.CaptureFixture[str
     assert main(["plan", "adam-edge", "--lr", "1e-3", "--topology", "v5e:2x4", "--json"]) == 0
     ((pipeline, _),) = asked
     assert pipeline.name == "adam-edge"
-    said = json.loads(capsys.readouterr().out)
-    assert said["verdict"]["change"] == "--microbatch 2"
-    assert said["rows"][0]["transfers"][0]["kind"] == "all-reduce"
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["verdict"]["change"] == "--microbatch 2"
+    assert plan["rows"][0]["transfers"][0]["kind"] == "all-reduce"
 
 
 def test_a_recipes_own_option_takes_precedence(
@@ -155,7 +155,7 @@ def test_units_keep_numbers_short(largest: int, unit: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("plan --topology v5e:2x4", "plan got no run"),
         ("plan adam-egde --topology v5e:2x4", "did you mean 'adam-edge'?"),
@@ -177,13 +177,13 @@ def test_units_keep_numbers_short(largest: int, unit: str) -> None:
 )
 def test_what_is_refused(
     words: str,
-    said: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(words.split()) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_doctor_lays_a_run_out(capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,7 +205,7 @@ def test_doctor_lays_out_for_devices_that_are_not_here(capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("plan adam-edge --help", "--lr"),
         ("plan pipe --help", "--topology"),
@@ -213,9 +213,9 @@ def test_doctor_lays_out_for_devices_that_are_not_here(capsys: pytest.CaptureFix
         ("doctor --mesh data=2 adam-edge --help", "--lr"),
     ],
 )
-def test_help_behind_the_run(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_behind_the_run(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     """What is asked for is no error."""
     assert main(words.split()) == 0
     printed = capsys.readouterr()
-    assert said in printed.out
+    assert message in printed.out
     assert not printed.err

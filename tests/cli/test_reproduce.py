@@ -12,8 +12,7 @@ import pytest
 from aeoskit_cli import main
 from aeoskit_cli._print import print_ledger
 from aeoskit_experiments import ledger as room
-from aeoskit_experiments.ledger import Ledger, LedgerOutcome, LedgerRun, Row
-from aeoskit_experiments.ledger._ledger import LedgerRequest
+from aeoskit_experiments.ledger import Ledger, LedgerOutcome, LedgerRequest, LedgerRun, Row
 
 Capture = pytest.CaptureFixture[str]
 

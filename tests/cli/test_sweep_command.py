@@ -185,7 +185,7 @@ def test_real_runs_in_two_processes(runs: Path, capsys: Capture) -> None:
     assert main(words) == 0
     out, err = capsys.readouterr()
     found = json.loads(out)
-    # Each of them said so when it ended, in whichever order.
+    # Each of them reported it when it ended, in whichever order.
     assert "job 0 (lr 0.01) finished in " in err
     assert "job 1 (lr 1e+09) diverged in " in err
     assert [row["steps"] for row in found["runs"]] == [20, 1 + found["runs"][1]["diverged_at"]]

@@ -41,7 +41,7 @@ def test_thresholds(capsys: Capture) -> None:
     lines = fits(capsys)
     assert ["gradient_descent", "123,456", "0.5", "99", "yes", "–"] in lines
     assert ["scalar_rmsprop", "27.14", "1e-17", "0.0123", "no", "0.988"] in lines
-    # Where a branch did not start nothing is said of the threshold.
+    # A branch that did not start has no threshold.
     assert ["schedule_free_adamw", "27.14", "–", "1e+25", "–", "0.988"] in lines
     assert ["muon", "–", "0", "–", "yes", "0.988"] in lines
 
@@ -124,11 +124,11 @@ def test_what_no_column_says(capsys: Capture) -> None:
     assert not {"60", "epochs", "planned"} & set(words)
 
 
-def test_probes_on_different_examples_are_told_of(capsys: Capture) -> None:
+def test_probes_on_different_examples_are_noted(capsys: Capture) -> None:
     row = {"branch": "main", "optimizer": "adam", "lr": 1e-3, "threshold": 38e3, "ratio": 1.0}
     sizes = {"preconditioned_sharpness": 512, "sharpness": None}
     print_outcome({"runs": [{**row, "probe_examples": sizes}]}, [])
-    said = " ".join(word for line in fits(capsys) for word in line)
-    assert "some eigenvalues are of the loss on a fixed batch of 512 examples" in said
+    message = " ".join(word for line in fits(capsys) for word in line)
+    assert "some eigenvalues are of the loss on a fixed batch of 512 examples" in message
     print_outcome({"runs": [row]}, [])
     assert "fixed batch" not in " ".join(word for line in fits(capsys) for word in line)

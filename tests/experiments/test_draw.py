@@ -73,7 +73,7 @@ def test_every_kind_is_drawn(kind: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert not heard.notes
 
 
-def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
+def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
     heard = Heard()
     assert draw(record(), "grid", [], [], tmp_path / "x", heard) == []
     assert heard.notes[0].startswith("no figure was drawn: ValueError: the dataset sweeps []")

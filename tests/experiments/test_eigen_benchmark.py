@@ -59,7 +59,7 @@ def test_rows_of_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
             assert row["error"] < 1e-2
 
 
-def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_installed_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "scipy" else find(n))
     found, notes = find_peers()

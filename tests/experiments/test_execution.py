@@ -36,7 +36,7 @@ from aeoskit_experiments.pipelines import (
 
 
 def small(*stages: Stage, seed: Any = 0, **options: Any) -> Pipeline:
-    """A net of 610 parameters on 40 digits, 20 steps of Adam in two chunks unless said."""
+    """A net of 610 parameters on 40 digits, 20 steps of Adam in two chunks by default."""
     given = {stage.stage: stage for stage in stages}
     whole = {
         "data": data("digits", examples=40),
@@ -50,7 +50,7 @@ def small(*stages: Stage, seed: Any = 0, **options: Any) -> Pipeline:
 
 
 class Heard(SilentListener):
-    """Remembers what it is told; stops the run, as Ctrl-C does, at a chunk."""
+    """Remembers what it hears; stops the run, as Ctrl-C does, at a chunk."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.labels: list[str] = []
@@ -162,7 +162,7 @@ def parted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Heard, Pi
 class TestBranches:
     """A frozen P from step 5, momentum from the start, and a step that never comes."""
 
-    def test_each_branch_begins_where_it_was_told(self, parted: Any) -> None:
+    def test_each_branch_begins_at_its_step(self, parted: Any) -> None:
         outcome, heard, _ = parted
         dataset = metrics(outcome)
         assert dataset["branch"].values.tolist() == ["main", "frozen", "momentum"]
@@ -381,7 +381,7 @@ def test_a_convolution_is_dispatched_from_the_host(runs: Path) -> None:
 
 
 def test_the_figure_of_the_advance_without_its_branches(runs: Path) -> None:
-    # Asked for where nothing can be said: the record is there, and every number is None.
+    # Requested where nothing can be measured: the record is there, and every number is None.
     heard = Heard()
     pipeline = small(optimizer("adam", lr=[1e-3, 1e-2]), plot("advance"))
     outcome = execute(pipeline, root=runs, listener=heard)
@@ -392,9 +392,7 @@ def test_the_figure_of_the_advance_without_its_branches(runs: Path) -> None:
 
 
 @pytest.mark.parametrize(("overhead", "chunk"), [(1e-6, 20), (10.0, 20), (0.2, 1)])
-def test_a_budget_is_recorded_and_what_was_missed_is_said(
-    runs: Path, overhead: float, chunk: int
-) -> None:
+def test_a_budget_and_what_it_missed_are_recorded(runs: Path, overhead: float, chunk: int) -> None:
     heard = Heard()
     tracked = track("preconditioned_sharpness", every=5, overhead=overhead)
     outcome = execute(small(tracked, steps=120, chunk=chunk), root=runs, listener=heard)
@@ -407,17 +405,17 @@ def test_a_budget_is_recorded_and_what_was_missed_is_said(
     assert np.isnan(periods[~due]).all()
     # Of the state at the end, as the line is: the last row may be from before a change.
     assert found["period"] >= periods[due][-1]
-    said = [note for note in heard.notes if note.startswith("main: ")]
-    assert found["reached"] == (not said)
+    missed = [note for note in heard.notes if note.startswith("main: ")]
+    assert found["reached"] == (not missed)
     if chunk == 1:
         assert found["overhead"] is None
-        assert "not measured" in said[0]
+        assert "not measured" in missed[0]
     elif overhead < 1:
         assert not found["reached"]
         assert periods[due][-1] > 5
-        assert f"not {overhead:.2g}" in said[0]
-        assert f"took {found['overhead']:.2g} of the time" in said[0]
-        assert f" {found['period']:.0f} steps" in said[0]
+        assert f"not {overhead:.2g}" in missed[0]
+        assert f"took {found['overhead']:.2g} of the time" in missed[0]
+        assert f" {found['period']:.0f} steps" in missed[0]
     elif found["reached"]:  # as on any machine that is not at a standstill
         assert found["overhead"] <= 11
     criterion = metrics["preconditioned_sharpness_criterion"]

@@ -83,7 +83,9 @@ class Narrow(linalg.Dense):
     [(Reversed, {"false"}), (Narrow, {"small_bars", "late"})],
     ids=lambda x: x.__name__ if isinstance(x, type) else "",
 )
-def test_a_lie_is_seen(monkeypatch: pytest.MonkeyPatch, solver: type, breaks: set[str]) -> None:
+def test_a_false_claim_is_seen(
+    monkeypatch: pytest.MonkeyPatch, solver: type, breaks: set[str]
+) -> None:
     monkeypatch.setattr(linalg, "Dense", solver)
     found = run_hard_benchmark(count=2, kinds="spike,copies", solvers="Dense", questions=2)
     assert found["failed"]

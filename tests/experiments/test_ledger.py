@@ -206,8 +206,8 @@ def test_every_kind_of_verdict(whole: tuple[Any, Path]) -> None:
 
 def test_json_is_strict(whole: tuple[Any, Path]) -> None:
     outcome, _ = whole
-    said = json.loads(json.dumps(outcome.summary, allow_nan=False))
-    assert said["experiments"] == {
+    summary = json.loads(json.dumps(outcome.summary, allow_nan=False))
+    assert summary["experiments"] == {
         "E1": "pass",
         "E2": "fail",
         "E3": "unreachable",
@@ -219,9 +219,9 @@ def test_json_is_strict(whole: tuple[Any, Path]) -> None:
         "E9": "unreachable",
         "E10": "pass",
     }
-    assert (said["passed"], said["size"], said["status"]) == (2, "small", "finished")
-    assert said["claims"] == {"pass": 2, "fail": 6, "unreachable": 5}
-    first = said["rows"][0]
+    assert (summary["passed"], summary["size"], summary["status"]) == (2, "small", "finished")
+    assert summary["claims"] == {"pass": 2, "fail": 6, "unreachable": 5}
+    first = summary["rows"][0]
     assert {"experiment", "claim", "value", "bounds", "verdict", "seconds"} <= {*first}
     assert first["seconds"] > 0
 
@@ -265,7 +265,7 @@ def test_all_ratios_are_in_one_picture(tmp_path: Path) -> None:
     assert (outcome.folder / "figures/ratios.png").stat().st_size > 1000
     assert "](figures/ratios.png)" in (outcome.folder / "ledger.md").read_text()
     html = (outcome.folder / "ledger.html").read_text()
-    assert html.count("All numbers that are ratios") == 2  # said, and for those who do not see
+    assert html.count("All numbers that are ratios") == 2  # the caption, and the alternative text
     assert read_ledger(outcome.folder).ratios == outcome.ledger.ratios
     found = {level.label: (level.value, level.verdict) for level in levels_of(outcome.ledger.rows)}
     assert found == {
@@ -392,7 +392,7 @@ class TestWorksThatRewind:
         assert row["reason"] == "good, seed 0, which it rewinds, failed"
 
 
-def test_a_moved_bound_is_told_of_whatever_happens_next(tmp_path: Path) -> None:
+def test_a_changed_bound_is_reported_whatever_happens_next(tmp_path: Path) -> None:
     def killed(*given: Any) -> JobResult:
         raise SystemExit
 
@@ -422,7 +422,7 @@ def test_a_figure_of_another_kind_is_the_same_request() -> None:
         ({"bounds": {}}, "has no bounds"),
     ],
 )
-def test_bad_input_is_said_before_anything_is_made(
+def test_bad_input_is_refused_before_anything_is_made(
     asked: dict[str, Any], says: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=says):
@@ -481,7 +481,7 @@ class TestRegistered:
             ({"one": good, "two": good}, "belong to no claim"),
         ]
         for tables, says in wrong:
-            assert any(says in said for said in mismatches([claim], {"E1": tables})), says
+            assert any(says in sentence for sentence in mismatches([claim], {"E1": tables})), says
         fine = {"one": {**good, "grid": good, "lr 1": good, "paper": good}}
         assert mismatches([claim], {"E1": fine}) == []
 
@@ -563,23 +563,23 @@ def test_a_worker_that_dies_costs_its_own_work(tmp_path: Path) -> None:
         """Remembers what it hears."""
 
         def __init__(self) -> None:
-            self.said: list[tuple[Any, ...]] = []
+            self.events: list[tuple[Any, ...]] = []
 
         def began(self, label: str, index: int, total: int) -> None:
-            self.said.append((label, index, total))
+            self.events.append((label, index, total))
 
         def started(self, what: str, steps: int) -> None:
             if alive:
                 os.kill(alive.pop(), signal.SIGKILL)
 
         def advanced(self, what: str, done: int, shown: Mapping[str, float]) -> None:
-            self.said.append((what, done, *shown))
+            self.events.append((what, done, *shown))
 
         def ended(self, state: Any) -> None:
-            self.said.append((state.status,))
+            self.events.append((state.status,))
 
         def judged(self, row: Any) -> None:
-            self.said.append((row.claim, row.verdict))
+            self.events.append((row.claim, row.verdict))
 
     heard = Heard()
     claims = [a_claim("one"), a_claim("two", final_loss, RunSpec("good", case="other"))]
@@ -587,7 +587,7 @@ def test_a_worker_that_dies_costs_its_own_work(tmp_path: Path) -> None:
         tmp_path / "ledger", *claims, runner=functools.partial(_run_in, worker), listener=heard
     )
     worker.close()
-    assert heard.said == [
+    assert heard.events == [
         ("good, seed 0", 1, 2),
         ("failed",),
         ("one", "fail"),

@@ -88,7 +88,7 @@ def test_e8_is_over_momentums_own_threshold(tmp_path: Path) -> None:
     row = {"edge_step": 500, "threshold": 40.0}
     run = evidence(tmp_path, [row], {"main": columns})
     assert value("E8.peak", run) == value("E8.plateau", run) == 0.95
-    # What ran away was not blocked, though all that was measured lies below.
+    # What ran away was not blocked, though all measured values are below.
     away = evidence(tmp_path, [{**row, "diverged_at": 900}], {"main": columns})
     assert found("E8.peak", away).reason == "main diverged at step 900"
 

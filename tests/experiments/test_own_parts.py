@@ -427,9 +427,7 @@ def vars_of(code: Code) -> dict[str, str]:
         ("./needy.py:Net", "ModuleNotFoundError.*install what it imports"),
     ],
 )
-def test_a_reference_that_leads_nowhere_is_one_sentence(
-    own: Path, reference: str, says: str
-) -> None:
+def test_a_reference_to_nothing_is_one_sentence(own: Path, reference: str, says: str) -> None:
     (own / "broken.py").write_text("1 / 0")
     (own / "needy.py").write_text("import own")
     with pytest.raises(UserError, match=says) as caught:
@@ -525,7 +523,7 @@ def test_what_is_no_variant_is_one_sentence() -> None:
     assert "UserError: stage 'model' got 3 as its variant: give a name" in done.stderr
 
 
-def test_an_unknown_threshold_is_said(own: Path) -> None:
+def test_an_unknown_threshold_is_reported(own: Path) -> None:
     asking = whole(optimizer=optimizer("./own.py:clipped"), norm=None)
     with pytest.raises(UserError, match=r"since the bridge .* write `track flip_mult") as caught:
         execute(asking, root=own / "runs")

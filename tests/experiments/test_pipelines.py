@@ -82,14 +82,14 @@ OPTIONS = {
 @st.composite
 def stages(draw: st.DrawFn) -> tuple[str, str | None, dict[str, Any]]:
     name, variant = draw(st.sampled_from(sorted(OPTIONS, key=str)))
-    said = {
+    options = {
         option.name: draw(values(option, sweeps=True))
         for option in OPTIONS[name, variant]
         if option.required or draw(st.booleans())
     }
-    if name == "rewind" and said.get("at") == "start":
-        said["at"] = "edge"  # a branch's start is the step that is rewound to
-    return name, variant, said
+    if name == "rewind" and options.get("at") == "start":
+        options["at"] = "edge"  # a branch's start is the step that is rewound to
+    return name, variant, options
 
 
 # Only plain data is drawn: beartype draws random numbers where a stage is made.

@@ -1,4 +1,4 @@
-"""Plans: what a topology's text means, what compiles, what the verdict tries, what lies where."""
+"""Plans: what a topology's text means, what compiles, what the verdict tries, where arrays are."""
 
 import math
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ def test_topologies(text: str, platform: str, devices: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("v5e", "write v5e:16x16"),
         ("v5e:", "write v5e:16x16"),
@@ -83,8 +83,8 @@ def test_topologies(text: str, platform: str, devices: int) -> None:
         ("v6r:8x8", "did you mean 'v6e'?"),
     ],
 )
-def test_topologies_that_cannot_be(text: str, said: str) -> None:
-    with pytest.raises(UserError, match=said.replace("?", r"\?")):
+def test_topologies_that_cannot_be(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message.replace("?", r"\?")):
         parse_topology(text)
 
 
@@ -171,8 +171,8 @@ def test_estimates() -> None:
 
 
 def test_what_a_refusal_says_is_needed() -> None:
-    said = "Ran out of memory in memory space hbm. Used 17.50G of 15.75G hbm."
-    assert needed_bytes(said) == 17.5 * 2**30
+    message = "Ran out of memory in memory space hbm. Used 17.50G of 15.75G hbm."
+    assert needed_bytes(message) == 17.5 * 2**30
     assert needed_bytes("something else") == 0
 
 
@@ -276,7 +276,7 @@ def test_a_mesh_that_splits_the_model_comes_last() -> None:
     assert verdict.change == "--mesh data=2,model=4 --params sharded"
 
 
-def test_what_the_compiler_refuses_for_another_reason_is_said() -> None:
+def test_what_the_compiler_refuses_for_another_reason_is_reported() -> None:
     broken = Row(
         program="steps", per="step", argument_bytes=1, total_bytes=-1, fits=False, refused="a bug"
     )
@@ -285,7 +285,7 @@ def test_what_the_compiler_refuses_for_another_reason_is_said() -> None:
     assert len(verdict.tried) == 1
 
 
-def test_what_nothing_makes_fit_is_said_with_the_least() -> None:
+def test_the_least_memory_is_reported_when_nothing_fits() -> None:
     fake = FakeCompiler(memory=50, arguments=1000, basis=10)
     rows, settings, verdict = find_verdict(fake, PlanSettings(), space(), fake.memory)
     assert not verdict.fits

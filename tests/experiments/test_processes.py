@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    ("said", "says"),
+    ("given", "says"),
     [
         (("10.0.0.1:80", 2, None), "all three"),
         ((None, 2, 0), "all three"),
@@ -40,9 +40,9 @@ ROOT = Path(__file__).parents[2]
         (("here:80", 2, 2), "give one from 0 to 1"),
     ],
 )
-def test_a_membership_that_makes_no_sense(said, says) -> None:
+def test_a_membership_that_makes_no_sense(given, says) -> None:
     with pytest.raises(UserError, match=says):
-        Membership(*said)
+        Membership(*given)
 
 
 def test_a_place_is_put_into_a_pipeline() -> None:
@@ -119,7 +119,7 @@ def test_the_parent_has_the_last_word(
         assert re.search(says, sentence)
 
 
-def test_a_parent_that_is_told_to_end_ends_its_child(
+def test_a_parent_that_is_terminated_ends_its_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that does not listen, too."""
@@ -192,11 +192,11 @@ def test_several_processes_have_the_numbers_of_one(tmp_path: Path) -> None:
         folder = tmp_path / str(count)
         words = (*SMALL, "--steps", "20", "--folder", str(folder))
         members = _start(count, "run adam-edge", *words)
-        said = [process.communicate(timeout=240) for process in members]
-        assert [process.returncode for process in members] == [0] * count, said
+        outputs = [process.communicate(timeout=240) for process in members]
+        assert [process.returncode for process in members] == [0] * count, outputs
         # The first one prints, and only it.
-        assert not any(out for out, _ in said[1:])
-        found = json.loads(said[0][0])
+        assert not any(out for out, _ in outputs[1:])
+        found = json.loads(outputs[0][0])
         assert found["status"] == "finished"
         for one, two in zip(alone.summary["runs"], found["runs"], strict=True):
             assert two["ratio"] == pytest.approx(one["ratio"], rel=1e-3)
@@ -219,12 +219,12 @@ def test_a_process_that_dies_ends_the_run(victim: int, tmp_path: Path) -> None:
     # Its child, which does the work, ends with it.
     both[victim].kill()
     begun = time.monotonic()
-    _, said = both[1 - victim].communicate(timeout=60)
+    _, message = both[1 - victim].communicate(timeout=60)
     assert time.monotonic() - begun < 60
     assert both[1 - victim].returncode == LOST
     # A blank last line was seen once, on a busy machine.
-    last = said.strip().splitlines()[-1]
-    assert "another process of the run ended" in last, said
+    last = message.strip().splitlines()[-1]
+    assert "another process of the run ended" in last, message
     assert str(folder) in last
     run = read_run(folder)
     assert run.metrics["loss"].sizes["step"] >= 100

@@ -194,21 +194,21 @@ def test_a_suite_says_which_case_it_is_at_and_keeps_what_was_done(
     class Heard(SilentListener):
         """Remembers what it hears, and stops the second case before it began."""
 
-        said: ClassVar[list[str]] = []
+        heard: ClassVar[list[str]] = []
 
         def started(self, what: str, steps: int) -> None:
-            self.said.append(what)
+            self.heard.append(what)
             if what.startswith("fast"):
                 raise KeyboardInterrupt
 
         def noted(self, message: str) -> None:
-            self.said.append(message)
+            self.heard.append(message)
 
     monkeypatch.setattr("aeoskit.figures.cases_figure", lambda records: 1 / 0)
     suite = {"slow": tiny(0.1), "fast": tiny(0.9), "last": tiny(0.5)}
-    outcome = execute_suite(suite, "pair", folder=runs / "said", listener=Heard())
-    assert Heard.said[:2] == ["slow: main", "fast: main"]
-    assert Heard.said[-1].startswith("no figure was drawn: ZeroDivisionError")
+    outcome = execute_suite(suite, "pair", folder=runs / "heard", listener=Heard())
+    assert Heard.heard[:2] == ["slow: main", "fast: main"]
+    assert Heard.heard[-1].startswith("no figure was drawn: ZeroDivisionError")
     assert (outcome.status, outcome.exit_code, outcome.figures) == ("interrupted", 130, [])
     stored = json.loads((outcome.folder / "suite.json").read_text())
     assert (stored["status"], stored["figure"], list(stored["cases"])) == (
@@ -218,7 +218,7 @@ def test_a_suite_says_which_case_it_is_at_and_keeps_what_was_done(
     )
 
 
-def test_data_that_only_a_later_case_finds_wrong_are_said_before_the_first_runs(
+def test_data_that_only_a_later_case_refuses_are_reported_before_the_first_runs(
     tmp_path: Path,
 ) -> None:
     names = ["mlp", "transformer-text"]

@@ -1,4 +1,4 @@
-"""Reruns: what is compared of a run that was cut off, and what is said when numbers differ."""
+"""Reruns: what is compared of a run that was cut off, and the report when numbers differ."""
 
 from pathlib import Path
 

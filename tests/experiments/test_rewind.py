@@ -98,8 +98,8 @@ class TestTheRun:
 
     def test_its_row_says_what_no_column_does(self, first: Outcome) -> None:
         row = first.summary["runs"][0]
-        said = {"epochs": 8, "planned_steps": 40, "steps": 40, "probe_examples": 24}
-        assert {name: row[name] for name in said} == said
+        expected = {"epochs": 8, "planned_steps": 40, "steps": 40, "probe_examples": 24}
+        assert {name: row[name] for name in expected} == expected
         main = metrics(first).sel(branch="main")
         for name in ("test_error", "test_loss", "train_error"):
             assert row[name] == np.median(main[name].values[[32, 36]])
@@ -232,7 +232,7 @@ def test_an_error_that_nothing_has(stages: Any, says: str) -> None:
         build(pipeline.experiment())
 
 
-def test_of_tokens_an_error_counts_what_is_to_be_told() -> None:
+def test_the_error_of_tokens_counts_targets() -> None:
     outputs = np.eye(3, dtype=np.float32)[[[0, 1], [2, 2]]]
     labels, weights = np.array([[0, 2], [2, 0]]), np.array([[1.0, 1.0], [1.0, 0.0]], np.float32)
     outputs, labels, weights = jax.device_put((outputs, labels, weights))

@@ -30,19 +30,19 @@ IMAGES = digits(examples=3)
 
 
 def reversal(examples=3, length=4, vocabulary=6):
-    """Sources of one to `length` tokens, padded; they are to be told backwards, then an end."""
+    """Sources of one to `length` tokens, padded; their targets are reversed, then an end."""
     random = np.random.default_rng(0)
     begin, end = 1, 2
     source = np.zeros((examples, length), int)
-    known, told = np.zeros((2, examples, length + 1), int)
+    known, answer = np.zeros((2, examples, length + 1), int)
     for i in range(examples):
         row = random.integers(3, vocabulary, size=1 + i % length)
         source[i, : len(row)] = row
-        told[i, : len(row) + 1] = [*row[::-1], end]
+        answer[i, : len(row) + 1] = [*row[::-1], end]
         known[i, : len(row) + 1] = [begin, *row[::-1]]
-    weights = jnp.asarray(told != 0, jnp.float32)
-    source, known, told = (jnp.asarray(x, jnp.int32) for x in (source, known, told))
-    return PairDataset((source, known), (told, weights), vocabulary)
+    weights = jnp.asarray(answer != 0, jnp.float32)
+    source, known, answer = (jnp.asarray(x, jnp.int32) for x in (source, known, answer))
+    return PairDataset((source, known), (answer, weights), vocabulary)
 
 
 PAIRS = reversal()
@@ -94,8 +94,8 @@ def test_lstm_by_hand(data):
     exact, expected = double(params), []
     for row in np.asarray(data.inputs):
         read = exact["tokens"][row] if data is TOKENS else np.float64(row).reshape(8, 8)
-        told = lstm_by_hand(read, exact) @ exact["head"]["weight"] + exact["head"]["bias"]
-        expected.append(told if data is TOKENS else told[-1])
+        logits = lstm_by_hand(read, exact) @ exact["head"]["weight"] + exact["head"]["bias"]
+        expected.append(logits if data is TOKENS else logits[-1])
     found = jax.jit(model.apply)(params, data.inputs)
     assert np.std(found) > 0.05
     np.testing.assert_allclose(found, np.stack(expected), rtol=1e-4, atol=1e-5)
@@ -181,7 +181,7 @@ def test_encoder_decoder_by_hand():
 
     @jax.jit
     def apply(params, tied):
-        # The second pair has two tokens in its source, and a beginning is told as if nothing
+        # The second pair has two tokens in its source, and a beginning is predicted as if nothing
         # followed it.
         short = model.apply(tied, (source[1:2, :2], known[1:2, :3]))
         return model.apply(params, PAIRS.inputs), model.apply(tied, PAIRS.inputs), short
@@ -315,12 +315,12 @@ def test_derivatives(part, x64):
 
 
 def test_objective_of_pairs():
-    """Two examples at a time, weights and all, against the mean over what is to be told."""
-    params, (told, weights) = params_of(TINY, PAIRS), PAIRS.targets
+    """Two examples at a time, weights and all, against the mean over the targets."""
+    params, (answer, weights) = params_of(TINY, PAIRS), PAIRS.targets
     data = (PAIRS.inputs, PAIRS.targets)
     objective = Objective.from_model(TINY.apply, cross_entropy, data, microbatch=2)
     log_p = jax.nn.log_softmax(TINY.apply(params, PAIRS.inputs))
-    chosen = [log_p[i, t, told[i, t]] for i, t in np.argwhere(weights)]
+    chosen = [log_p[i, t, answer[i, t]] for i, t in np.argwhere(weights)]
     assert len(chosen) == 2 + 3 + 4
     np.testing.assert_allclose(
         jax.jit(Objective.value)(objective, params), -np.mean(chosen), rtol=1e-5

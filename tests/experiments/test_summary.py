@@ -75,7 +75,7 @@ class TestRun:
         assert found == {
             "threshold": 38.0,
             "ratio": 1.1,
-            # 6 of the 10 measurements of a window lie above then.
+            # 6 of the 10 measurements of a window are above then.
             "edge_step": 125,
             "final_loss": 1 / 500,
             "preconditioned_sharpness": 39.0,

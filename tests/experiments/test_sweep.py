@@ -107,7 +107,7 @@ class TestTheRecord:
     def test_a_job_that_fails_is_reported_and_the_rest_goes_on(
         self, runs: Path, use: Callable[[Job], None], threads: ThreadPoolExecutor
     ) -> None:
-        seen, said = [], []
+        seen, messages = [], []
 
         def job(given: SweepJob) -> Mapping[str, Any]:
             # The file is whole at any moment, and says where each job will be.
@@ -122,7 +122,7 @@ class TestTheRecord:
             return record(given)
 
         use(job)
-        outcome = sweep(pipeline(), executor=threads, root=runs, progress=said.append)
+        outcome = sweep(pipeline(), executor=threads, root=runs, progress=messages.append)
         assert seen == [1e-2, 2e-2, 3e-2]
         assert (outcome.status, outcome.exit_code) == ("failed", 1)
         assert outcome.folder.name.startswith("tiny-sweep-")
@@ -133,10 +133,10 @@ class TestTheRecord:
         assert stored.jobs[1].error == "RuntimeError: out of luck"
         assert [row.get("ratio") for row in outcome.summary["runs"]] == [1.0, None, 1.0]
         assert [row["optimizer"] for row in outcome.summary["runs"]] == ["gradient_descent"] * 3
-        assert said[0] == f"3 of 3 jobs to run, in {outcome.folder}"
+        assert messages[0] == f"3 of 3 jobs to run, in {outcome.folder}"
         assert any(
             sentence.startswith("job 1 (lr 0.02) failed: RuntimeError: out of luck (")
-            for sentence in said
+            for sentence in messages
         )
         json.dumps(outcome.summary, allow_nan=False)
 
@@ -252,7 +252,7 @@ class TestStopping:
     def test_ctrl_c_hands_out_no_more_and_lets_the_chunk_end(
         self, runs: Path, use: Callable[[Job], None], threads: ThreadPoolExecutor
     ) -> None:
-        said: list[str] = []
+        messages: list[str] = []
 
         def job(given: SweepJob) -> Mapping[str, Any]:
             (given.sweep / given.log).touch()
@@ -262,11 +262,11 @@ class TestStopping:
             return {"status": "interrupted"}
 
         use(job)
-        outcome = sweep(pipeline(), executor=threads, root=runs, progress=said.append)
+        outcome = sweep(pipeline(), executor=threads, root=runs, progress=messages.append)
         assert (outcome.status, outcome.exit_code) == ("interrupted", 130)
         statuses = [item.status for item in read_sweep(outcome.folder).jobs]
         assert statuses == ["interrupted", "waiting", "waiting"]
-        assert any(sentence.startswith("stopping: 1 jobs end") for sentence in said)
+        assert any(sentence.startswith("stopping: 1 jobs end") for sentence in messages)
         use(record)
         assert sweep(pipeline(), executor=threads, folder=outcome.folder).exit_code == 0
         assert not (outcome.folder / "STOP").exists()
@@ -337,7 +337,7 @@ class TestAJob:
         stop.unlink()
         advanced = LogListener.advanced
         monkeypatch.setattr(
-            LogListener, "advanced", lambda self, *said: (stop.touch(), advanced(self, *said))
+            LogListener, "advanced", lambda self, *message: (stop.touch(), advanced(self, *message))
         )
         found = run_job(given)
         assert found["status"] == "interrupted"
@@ -475,7 +475,7 @@ class TestSubmitit:
         assert [item["status"] for item in outcome.summary["jobs"]] == ["finished", "failed"]
         assert "UncompletedJobError" in outcome.summary["jobs"][1]["error"]
 
-    def test_slurm_gets_one_array_with_what_was_asked_for(
+    def test_slurm_gets_one_array_with_the_request(
         self,
         runs: Path,
         tmp_path: Path,
@@ -513,7 +513,7 @@ class TestSubmitit:
         ):
             assert f"#SBATCH --{line}" in asked
 
-    def test_slurm_is_asked_for(self, runs: Path) -> None:
+    def test_slurm_is_used_on_request(self, runs: Path) -> None:
         pytest.importorskip("submitit", reason="the extra slurm is not installed")
         assert parse_slurm("gpus-per-node=1,constraint=a100") == {
             "gpus_per_node": 1,

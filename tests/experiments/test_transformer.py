@@ -83,7 +83,7 @@ def test_by_hand(tied):
     found = apply(params, DATA.inputs)
     assert np.std(found) > 0.3
     np.testing.assert_allclose(found, np.stack(expected), rtol=1e-4, atol=1e-5)
-    # A beginning is told as if nothing followed it.
+    # A beginning is predicted as if nothing followed it.
     start = apply(params, DATA.inputs[:, :2])
     np.testing.assert_allclose(start, found[:, :2], rtol=1e-4, atol=1e-5)
 
@@ -125,11 +125,11 @@ def test_sizes_have_their_parameters_with_nothing_made(size, tied, parameters):
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
 
 
-def test_what_is_said_replaces_a_part_of_the_size():
+def test_given_options_replace_those_of_the_size():
     params = shapes_of(transformer(size="gpt2-small", layers=3, width=24, context=7))
     assert params["layers"]["attention"]["qkv"]["weight"].shape == (3, 24, 72)
     assert params["positions"].shape == (7, 24)
-    # A context that is not said is the data's length.
+    # A context that is not given is the data's length.
     assert shapes_of(TINY)["positions"].shape == (4, 4)
 
 

@@ -107,7 +107,7 @@ def test_branches_may_be_missing_or_diverge():
     assert len(lines(figure.axes[1], "_diverged")) == 1
 
 
-def test_branches_are_called_as_asked_and_none_is_dropped():
+def test_branches_keep_their_names_and_none_is_dropped():
     data = advance()
     other = data.sel(branch=["momentum"]).assign_coords(branch=["tuned"])
     data = xr.concat([data, other], "branch")
@@ -175,7 +175,7 @@ def test_a_branch_that_diverges_does_not_squeeze_the_others():
     assert cross.get_ydata()[0] <= axes.get_ylim()[1]
 
 
-def test_what_it_cannot_draw_is_said():
+def test_what_cannot_be_drawn_is_refused():
     data = advance().drop_vars("lr").expand_dims(lr=[1.0, 2.0])
     with pytest.raises(ValueError, match=r"isel\(lr=0\)`, or one branch"):
         advance_figure(data)

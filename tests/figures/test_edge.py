@@ -76,7 +76,7 @@ def test_each_run_has_its_threshold_dashed_in_its_color():
     assert figure.legends[0].get_title().get_text() == "adam-edge"
 
 
-def test_colors_differ_and_nothing_lies_over_the_panels():
+def test_colors_differ_and_nothing_covers_the_panels():
     figure = draw(edge_figure(sweep(tuple(np.geomspace(1e-4, 1e-1, 9))), "many"))
     colors = {to_hex(line.get_color()) for line in lines(figure.axes[1], "_threshold")}
     assert len(colors) == 9

@@ -70,7 +70,7 @@ def test_settings_share_a_line_and_groups_are_apart():
 
 
 def test_a_sign_says_the_verdict_whatever_the_number():
-    """Where two of three seeds diverged the third one's number may lie within its bounds."""
+    """Where two of three seeds diverged the third one's number may be within its bounds."""
     figure = draw(
         levels_figure(
             [
@@ -94,7 +94,7 @@ def test_a_sign_says_the_verdict_whatever_the_number():
     assert axes.patches[-1].get_bbox().x0 < axes.get_xlim()[0]
 
 
-def test_what_lies_outside_says_so():
+def test_values_outside_are_marked():
     figure = draw(
         levels_figure(
             [
@@ -112,7 +112,7 @@ def test_what_lies_outside_says_so():
 
 
 @pytest.mark.parametrize("others", [{"value": float("nan")}, {"value": 1.0, "high": float("inf")}])
-def test_what_cannot_be_drawn_is_said(others: dict[str, Any]):
+def test_what_cannot_be_drawn_is_refused(others: dict[str, Any]):
     with pytest.raises(ValueError, match=r"E1 a is (nan|inf): give finite"):
         levels_figure([level("E1", "a", **others)])
     with pytest.raises(ValueError, match="no levels"):

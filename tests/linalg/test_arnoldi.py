@@ -106,7 +106,7 @@ def batch():
     return np.array(names), matrices, solution
 
 
-def test_honest(x64):
+def test_claims_are_true(x64):
     """Residuals are those of the pairs returned, also where nothing converged."""
     names, matrices, s = batch()
     sound = names != "nan"
@@ -269,7 +269,7 @@ def test_starts_on_a_pytree():
     short = eigensolve(operator, solver, which=which, start=empty, max_matvecs=3)
     assert bool(short.result == RESULTS.max_matvecs_reached)
     assert not short.converged.any()
-    # Eigenvalue zero next to large ones: the floor is said, not called converged.
+    # Eigenvalue zero next to large ones: the floor is reported, not called converged.
     radii = np.r_[0.0, np.linspace(5, 9, 29)]
     singular = TreeOperator(jnp.asarray(rotations(radii, np.full(30, 0.1)), jnp.float32))
     zero = eigensolve(singular, solver, which=which, start=empty)

@@ -1,4 +1,4 @@
-"""Every solver passes the contract test, and it refuses one that lies."""
+"""Every solver passes the contract test, and the test refuses a solver with a false claim."""
 
 import dataclasses
 from functools import partial
@@ -29,15 +29,15 @@ def test_ours_keep_the_contract(name):
     check_solver(solver, **arguments)
 
 
-class Lying(linalg.Dense):
+class FalseClaims(linalg.Dense):
     """Right about everything but one thing; which one is data, so that all are one program."""
 
-    lie: Array = dataclasses.field(default_factory=lambda: jnp.asarray(0))
+    claim: Array = dataclasses.field(default_factory=lambda: jnp.asarray(0))
 
     def finish(self, *arguments):
         true = super().finish(*arguments)
         asymmetric = true.result == linalg.RESULTS.asymmetric
-        lies = [
+        false_claims = [
             {"residuals": 0.01 * true.residuals},
             {"values": true.values[::-1], "vectors": jax.tree.map(lambda x: x[::-1], true.vectors)},
             {"bounds": 0 * true.bounds},
@@ -49,16 +49,16 @@ class Lying(linalg.Dense):
             {"result": linalg.RESULTS.where(asymmetric, linalg.RESULTS.successful, true.result)},
             {"state": jax.tree.map(lambda x: x / 0 if eqx.is_inexact_array(x) else x, true.state)},
         ]
-        told = true
-        for number, changes in enumerate(lies):
-            lying = dataclasses.replace(true, **changes)
-            pick = partial(jnp.where, self.lie == number)
-            told = jax.tree.map(pick, lying, told)
-        return told
+        solution = true
+        for number, changes in enumerate(false_claims):
+            changed = dataclasses.replace(true, **changes)
+            pick = partial(jnp.where, self.claim == number)
+            solution = jax.tree.map(pick, changed, solution)
+        return solution
 
 
 @pytest.mark.parametrize(
-    ("lie", "says"),
+    ("claim", "says"),
     list(
         enumerate(
             [
@@ -76,9 +76,9 @@ class Lying(linalg.Dense):
         )
     ),
 )
-def test_a_lie_is_refused(lie, says):
+def test_a_false_claim_is_refused(claim, says):
     with pytest.raises(ValueError, match=says):
-        check_solver(Lying(lie=jnp.asarray(lie)), overshoot=24)
+        check_solver(FalseClaims(claim=jnp.asarray(claim)), overshoot=24)
 
 
 def test_an_end_that_the_solver_does_not_know():

@@ -37,15 +37,15 @@ def decaying():
 @pytest.mark.parametrize("name", ["indefinite", "clustered"])
 @pytest.mark.parametrize("method", METHODS)
 def test_traces_are_unbiased_and_know_their_error(x64, method, name):
-    """Over many keys: the mean is the trace, and the errors have the size that was said."""
+    """Over many keys: the mean is the trace, and the errors have the reported size."""
     matrix = SPECTRA[name]
     operator = TreeOperator(jnp.asarray(matrix))
     estimates = _many_traces(operator, keys(200), method, 24)
     assert bool(jnp.all(estimates.stats["matvecs"] == 24))
     errors = np.asarray(estimates.value) - np.trace(matrix)
     assert abs(errors.mean()) < SIGMAS * errors.std() / 200**0.5
-    said = np.sqrt(np.mean(np.asarray(estimates.std_error) ** 2))
-    assert 0.75 < said / errors.std() < 1.5
+    std_error = np.sqrt(np.mean(np.asarray(estimates.std_error) ** 2))
+    assert 0.75 < std_error / errors.std() < 1.5
 
 
 def _lanes(operator, keys, method, budget):
@@ -107,11 +107,11 @@ def test_diagonal(x64):
     matrix = SPECTRA["wilkinson"] + 0.3 * SPECTRA["clustered"]
     operator = TreeOperator(jnp.asarray(matrix))
     estimate = diagonal(operator, key=keys(1)[0], max_matvecs=N - 1)
-    errors, said = flat(estimate.value) - np.diag(matrix), flat(estimate.std_error)
-    assert np.all(np.abs(errors) < SIGMAS * said)
+    errors, std_error = flat(estimate.value) - np.diag(matrix), flat(estimate.std_error)
+    assert np.all(np.abs(errors) < SIGMAS * std_error)
     off = matrix - np.diag(np.diag(matrix))
     theory = np.sqrt((off**2).sum(1) / (N - 1))
-    np.testing.assert_allclose(said, theory, rtol=0.4)
+    np.testing.assert_allclose(std_error, theory, rtol=0.4)
 
 
 @jax.jit
@@ -130,13 +130,13 @@ def test_quadratures_hold_the_quadratic_forms(x64):
     for power in range(13):
         errors = np.abs(np.sum(weights * nodes**power, axis=-1) / np.mean(spectrum**power) - 1)
         assert np.all((errors < 1e-9) == (power < 12)), (power, errors.max())
-    # Unbiased over many keys, with the error that is said.
+    # Unbiased over many keys, with the reported error.
     densities = _densities(TreeOperator(jnp.asarray(matrix)), keys(200))
     true = [np.trace(matrix) / N, np.sum(matrix**2) / N]
     errors = np.asarray(densities.moments) - true
     assert np.all(np.abs(errors.mean(0)) < SIGMAS * errors.std(0) / 200**0.5)
-    said = np.sqrt(np.mean(np.asarray(densities.moments_std_error) ** 2, axis=0))
-    np.testing.assert_allclose(said, errors.std(0), rtol=0.3)
+    std_error = np.sqrt(np.mean(np.asarray(densities.moments_std_error) ** 2, axis=0))
+    np.testing.assert_allclose(std_error, errors.std(0), rtol=0.3)
 
 
 @pytest.mark.parametrize("name", ["rank_deficient", "repeated", "identity", "zero"])
@@ -171,7 +171,7 @@ def test_the_density_of_a_known_spectrum(x64):
     assert abs(mean - np.mean(np.exp(spectrum))) < SIGMAS * std_error
 
 
-def test_not_finite_is_said(x64):
+def test_nonfinite_values_are_reported(x64):
     # From numpy: a weak type would compile everything anew.
     operator = TreeOperator(jnp.asarray(np.full((N, N), np.nan)))
     for method in METHODS:

@@ -185,8 +185,8 @@ def check(name, solution, matrices):
     # Where the budget was too small for k pairs, random vectors stand in.
     gram = np.einsum("lik,ljk->lij", vectors, vectors) - np.eye(vectors.shape[1])
     assert np.max(np.abs(gram * known[:, :, None] * known[:, None, :])) < 1e-4
-    # Each value is an eigenvalue, and none is told more often than it occurs. (Orthonormal pairs
-    # with residuals of Frobenius norm R have distinct partners within sqrt(2) R: Kahan.)
+    # Each value is an eigenvalue, and none is reported more often than it occurs. (Orthonormal
+    # pairs with residuals of Frobenius norm R have distinct partners within sqrt(2) R: Kahan.)
     reach = np.sqrt(2) * np.linalg.norm(np.where(known, true, 0), axis=1) + 10 * rounding[:, 0]
     for lane in np.flatnonzero(known.any(axis=1)):
         free = list(eigenvalues[lane])

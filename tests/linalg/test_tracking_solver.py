@@ -162,7 +162,7 @@ def test_both_ends_and_several_pairs_of_a_pytree(x64):
     assert int(warm.stats["matvecs"]) <= 6
 
 
-def test_a_budget_is_kept_and_its_residual_told():
+def test_a_budget_is_kept_and_the_residual_reported():
     matrices = rotating(np.random.default_rng(2))[:2]
     solver = Tracking(rtol=1e-5)
     first, second = (

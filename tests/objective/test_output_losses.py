@@ -90,7 +90,7 @@ def test_labels_are_one_hot_targets():
     np.testing.assert_array_equal(np.isnan(losses), np.arange(N) < 2)
 
 
-def test_masked_tokens_are_not_looked_at():
+def test_masked_tokens_are_ignored():
     outputs, (labels, mask) = _make("tokens-masked")
     assert labels.min() == -100
     slope = jax.jit(jax.value_and_grad(SoftmaxCrossEntropy(), has_aux=True))

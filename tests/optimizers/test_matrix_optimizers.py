@@ -235,7 +235,7 @@ def test_muon_is_its_pseudo_code(newton_schulz, nesterov: bool, scale: str, x64:
 
 @pytest.mark.parametrize(("nesterov", "where"), [(True, None), (False, "wide")])
 def test_muon_is_that_of_optax(nesterov: bool, where: str | None, x64: None):
-    """With `corrected`, and optax told to give the other leaves the same momentum.
+    """With `corrected`, and optax giving the other leaves the same momentum.
 
     Without Nesterov's, optax corrects the average before it adds eps to its norm, and we do not.
     """

@@ -25,7 +25,7 @@ def test_a_name_is_public_and_documented(name: str):
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_what_it_says_of_itself(name: str):
+def test_properties(name: str):
     """Signs have no metric; the metric of plain momentum is the identity."""
     optimizer = NAMED[name](0.1)
     signs = name in ("lion", "sign_descent")

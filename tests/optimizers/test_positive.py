@@ -95,9 +95,9 @@ def test_refused_with_the_path_of_its_leaf(kind: str, value: str):
     make, where, name = POSITIVE[kind]
     with pytest.raises(ValueError, match="zero, negative or not finite") as caught:
         ak.Frozen(spoiled(make, where, BAD[value]))
-    said = str(caught.value)
-    assert f"in {name}" in said
-    assert "\n" not in said
+    message = str(caught.value)
+    assert f"in {name}" in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("kind", ROTATIONS)

@@ -40,7 +40,7 @@ def decayed(optimizer: ak.Optimizer, decay: float | None, scaled: bool) -> ak.Op
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_the_threshold_is_the_one_that_was_asked_for(name: str):
+def test_the_threshold_is_the_requested_one(name: str):
     for decay, scaled in DECAYS:
         optimizer = decayed(ZOO[name](), decay, scaled)
         state = optimizer.init(PARAMS)

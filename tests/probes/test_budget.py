@@ -142,7 +142,7 @@ def test_a_looser_tolerance_than_the_bound_is_kept():
     assert {tolerance for _, tolerance in states} == {0.1}
 
 
-def test_what_could_not_be_reached_is_said():
+def test_what_could_not_be_reached_is_reported():
     probe = PreconditionedSharpness(every=20, overhead=0.01)
     _, overheads, budget = settle(probe, 4.0)
     words = str(missed_budget(probe, budget))

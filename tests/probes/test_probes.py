@@ -261,7 +261,7 @@ def test_the_threshold_follows_the_schedule(contexts):
 
 
 def test_the_threshold_of_groups_of_parameters(contexts):
-    """Groups of optax are told apart by the parameters: that of the first, in whose units P is."""
+    """The parameters distinguish optax's groups: it is that of the first, in whose units P is."""
     transform = optax.partition(
         {"slow": optax.adam(0.1), "fast": optax.adam(0.2)}, {"hidden": "slow", "out": "fast"}
     )

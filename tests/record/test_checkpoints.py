@@ -62,7 +62,7 @@ def test_shapes_are_enough_to_load(writer):
     np.testing.assert_array_equal(jax.random.key_data(loaded.key), jax.random.key_data(arrays.key))
 
 
-def test_what_is_missing_or_does_not_fit_is_said(writer):
+def test_missing_and_unfitting_leaves_are_named(writer):
     writer.checkpoint("main", 10, carry(3))
     with pytest.raises(ValueError, match="there are main/10"):
         load_checkpoint(writer.path, "main", 11, carry(0))

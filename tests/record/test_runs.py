@@ -108,7 +108,7 @@ def test_a_grid_becomes_dimensions(tmp_path):
         assert (metrics["diverged_at"] == -1).all()
 
 
-def test_lanes_off_a_grid_lie_along_one_dimension(tmp_path):
+def test_lanes_off_a_grid_have_one_dimension(tmp_path):
     writer = make(tmp_path, [{"lr": 1.0, "beta1": 0.9}, {"lr": 2.0, "beta1": 0.8}, {"lr": 1.0}])
     writer.append("main", {"loss": np.ones((2, 3))}, np.arange(2))
     metrics = read_run(writer.close({})).metrics
@@ -248,7 +248,7 @@ def test_killed_at_any_byte_every_whole_row_is_read(tmp_path):
     assert read_run(writer.path).metrics["y"].sum() == 12
 
 
-def test_a_line_damaged_in_the_middle_is_said(tmp_path):
+def test_a_line_damaged_in_the_middle_is_reported(tmp_path):
     writer = make(tmp_path)
     writer.append("main", {"loss": np.ones((3, 1))}, np.arange(3))
     path = writer.path / "metrics.jsonl"

@@ -80,7 +80,7 @@ def test_a_scalar_mean_sees_the_whole_batch(x64):
 
 
 def test_one_microbatch_of_all_is_the_whole_batch(x64):
-    """Also where it is said together with the placement: batch statistics are not a shard's."""
+    """Also where it is given together with the placement: batch statistics are not a shard's."""
     case = cases.make_case("mean", 12)
     options = {"microbatch": 12, "placement": make_mesh("data=4")}
     placed = Objective(case.objective.loss, case.objective.data, **options)

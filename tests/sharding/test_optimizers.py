@@ -1,4 +1,4 @@
-"""Two steps of every optimizer, on parameters that lie on several devices."""
+"""Two steps of every optimizer, on parameters that are on several devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where things lie, and which words refuse what cannot."""
+"""Placements of arrays on meshes, and the errors of impossible ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_each_leaf_uses_as_many_devices_as_divide_it(shape, axes, spec):
     assert spread_spec(shape, axes) == spec
 
 
-def test_what_lies_where():
+def test_placement_of_arrays():
     placement = Placement(make_mesh("data=2,model=2"), params="sharded")
     params = placement.put_params({"w": jnp.ones((4, 6)), "b": jnp.ones(3)})
     assert params["w"].sharding.spec == P("data", "model")

@@ -119,7 +119,7 @@ def test_estimates_and_composed_operators(x64):
     )
 
 
-def test_operators_hand_on_how_their_vectors_lie():
+def test_operators_pass_on_the_sharding_of_their_vectors():
     case = cases.make_case("per_example", 11)
     objective, params, placement = place("replicated", case)
     operator = objective.hessian(params)

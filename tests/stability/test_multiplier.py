@@ -103,7 +103,7 @@ def test_smooth_maps_whose_derivative_is_a_multiple_of_the_identity_are_not_refu
 
 
 def test_under_jit_what_went_wrong_is_a_result(x64: None):
-    """One program: what cannot be raised there is said in `result`, and the value is NaN."""
+    """One program: what cannot be raised there is reported in `result`, and the value is NaN."""
     curvature = jnp.array([0.5, 1.0, 2.0])
 
     def update_map(params, state, sign):

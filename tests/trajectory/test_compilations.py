@@ -61,8 +61,8 @@ def compiled(caplog):
     """The names of the programs that were compiled so far, in order."""
 
     def names() -> list[str]:
-        said = r"Finished XLA compilation of jit\((\w+)\)"
-        found = (re.match(said, record.message) for record in caplog.records)
+        text = r"Finished XLA compilation of jit\((\w+)\)"
+        found = (re.match(text, record.message) for record in caplog.records)
         return [match[1] for match in found if match]
 
     with jax.log_compiles(True), caplog.at_level(logging.WARNING, "jax"):

@@ -38,7 +38,7 @@ PROBES = {
 }
 
 
-def test_the_ratio_is_the_one_that_was_asked_for_and_decides():
+def test_the_requested_ratio_decides():
     """In lanes, each with its own P: below the threshold every loss falls, above it grows."""
     # Decay has its part in the threshold.
     optimizers = [adamw(LinearWarmup(lr, 50), weight_decay=0.1) for lr in (0.03, 0.1)]

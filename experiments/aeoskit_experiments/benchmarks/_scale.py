@@ -12,7 +12,17 @@ import numpy as np
 from aeoskit.objective import Objective
 from aeoskit.sharding import Placement, make_mesh
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.pipelines import data, loss, model, optimizer, pipe, track, train
+from aeoskit_experiments.pipelines import (
+    ask_for_devices,
+    data,
+    loss,
+    model,
+    optimizer,
+    pipe,
+    track,
+    train,
+)
+from aeoskit_experiments.planning import PRODUCT, SOLVE, compile_rows
 
 INPUTS, OUTPUTS = 64, 10
 _REDUCTIONS = ("all-reduce", "reduce-scatter")
@@ -87,8 +97,6 @@ def run_scale_benchmark(
 
 
 def _devices(count: int) -> list[Any]:
-    from aeoskit_experiments.pipelines._devices import ask_for_devices
-
     found = ask_for_devices(count)
     if len(found) < count:
         raise UserError(
@@ -98,37 +106,22 @@ def _devices(count: int) -> list[Any]:
 
 
 def _compiled(devices: list[Any], parameters: int, basis: int) -> dict[str, Any]:
-    from aeoskit_experiments.planning._abstract import abstract_run
-    from aeoskit_experiments.planning._compile import compile_row
-    from aeoskit_experiments.planning._programs import programs_of
-    from aeoskit_experiments.planning._request import PRODUCT, SOLVE
-    from aeoskit_experiments.planning._topology import chip_of
-
-    # w inputs, w², w outputs: two layers of width w have about this many parameters.
+    # w inputs, w² weights, w outputs: two layers of width w have about this many parameters.
     wide = max(8, round((parameters + (INPUTS + OUTPUTS) ** 2 / 4) ** 0.5 - (INPUTS + OUTPUTS) / 2))
     wide -= wide % len(devices) if wide > len(devices) else 0
-    experiment = pipe(
+    pipeline = pipe(
         data("digits", examples=512),
         model("mlp", width=wide - wide % 8, depth=2),
         loss("mse"),
         optimizer("adam", lr=1e-3),
         track("preconditioned_sharpness", every=1, basis=basis, solver="lanczos"),
         train(16),
-    ).declared()
-    chip = chip_of(devices[0], len(devices))
-    mesh = make_mesh({"data": len(devices)}, devices)
-    keys = ("devices", "bytes_solve", "bytes_product", "bytes_held", "held_share")
-    row: dict[str, Any] = dict.fromkeys(keys) | {"devices": len(devices)}
-    sharded = abstract_run(experiment, Placement(mesh, params="sharded"))
-    for program in programs_of(sharded, 16):
-        if program.name in (SOLVE, PRODUCT):
-            found = compile_row(program, chip, len(devices), "float32")
-            name = "solve" if program.name == SOLVE else "product"
-            row[f"bytes_{name}"] = found.argument_bytes + found.temporary_bytes
-    row["bytes_held"] = row["bytes_solve"] - row["bytes_product"]
-    copies = abstract_run(experiment, Placement(mesh))
-    (product,) = [program for program in programs_of(copies, 16) if program.name == PRODUCT]
-    found = compile_row(product, chip, len(devices), "float32")
+    )
+    row: dict[str, Any] = {"devices": len(devices)}
+    for found in compile_rows(pipeline, devices, (SOLVE, PRODUCT), params="sharded"):
+        row[f"bytes_{found.program}"] = found.argument_bytes + found.temporary_bytes
+    row |= {"bytes_held": row["bytes_solve"] - row["bytes_product"], "held_share": None}
+    (found,) = compile_rows(pipeline, devices, (PRODUCT,))
     sent = [item for item in found.transfers if item.kind in _REDUCTIONS]
     row["reductions"] = sum(item.count for item in sent)
     row["bytes_reduced"] = sum(item.bytes for item in sent)

@@ -16,6 +16,7 @@ from aeoskit_experiments.ledger._evidence import Evidence as Evidence
 from aeoskit_experiments.ledger._evidence import finite as finite
 from aeoskit_experiments.ledger._evidence import share as share
 from aeoskit_experiments.ledger._ledger import Ledger as Ledger
+from aeoskit_experiments.ledger._ledger import LedgerRequest as LedgerRequest
 from aeoskit_experiments.ledger._ledger import LedgerRun as LedgerRun
 from aeoskit_experiments.ledger._ledger import Row as Row
 from aeoskit_experiments.ledger._ledger import read_ledger as read_ledger

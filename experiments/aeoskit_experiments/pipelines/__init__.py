@@ -1,10 +1,12 @@
 """Experiments as data: stages, the pipelines that they compose, and their declarations."""
 
 from aeoskit_experiments._errors import UserError as UserError
+from aeoskit_experiments._renamed import renamed as _renamed
 from aeoskit_experiments.pipelines._check import check_probe_batch as check_probe_batch
 from aeoskit_experiments.pipelines._check import check_steps as check_steps
 from aeoskit_experiments.pipelines._check import least_basis as least_basis
 from aeoskit_experiments.pipelines._choice import Choice as Choice
+from aeoskit_experiments.pipelines._devices import ask_for_devices as ask_for_devices
 from aeoskit_experiments.pipelines._experiment import AnyTrack as AnyTrack
 from aeoskit_experiments.pipelines._experiment import Branch as Branch
 from aeoskit_experiments.pipelines._experiment import Experiment as Experiment
@@ -45,3 +47,14 @@ from aeoskit_experiments.pipelines._stage import store as store
 from aeoskit_experiments.pipelines._stage import track as track
 from aeoskit_experiments.pipelines._stage import train as train
 from aeoskit_experiments.pipelines._text import stage_words as stage_words
+
+_options = "aeoskit_experiments.options"
+__getattr__ = _renamed(
+    __name__,
+    {
+        "Option": f"{_options}.Option",
+        "options_of": f"{_options}.options_of",
+        "parse": f"{_options}.coerce",
+        "summary_of": f"{_options}.summary_of",
+    },
+)

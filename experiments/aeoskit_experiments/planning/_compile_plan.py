@@ -12,14 +12,14 @@ import jax
 from aeoskit.linalg import compiling_for
 from aeoskit.sharding import Placement, make_mesh
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.pipelines import Experiment, Track, least_basis, options_for
+from aeoskit_experiments.pipelines import Experiment, Pipeline, Track, least_basis, options_for
 
 from ._abstract import AbstractRun, abstract_run
 from ._compile import compile_row
 from ._programs import programs_of
-from ._request import MATMUL, PlanSettings, Request, with_settings
+from ._request import MATMUL, Params, PlanSettings, Precision, Request, with_settings
 from ._results import Plan, Row
-from ._topology import Topology, chip_of, parse_topology
+from ._topology import Chip, Topology, chip_of, parse_topology
 from ._verdict import SearchSpace, find_verdict, spell
 
 _VERSIONS = ("aeoskit", "jax", "jaxlib", "libtpu")
@@ -47,17 +47,12 @@ def compile_plan(request: Request, progress: Callable[[str], None] | None = None
         return experiment, _run(experiment, settings, devices)
 
     def compile(settings: PlanSettings, names: Sequence[str] | None) -> list[Row]:
-        experiment, run = runs(settings)
-        assert experiment.train is not None
-        rows = []
-        for program in programs_of(run, experiment.train.chunk):
-            if names is None or program.name in names:
-                if progress is not None:
-                    change = spell(settings, request.settings)
-                    progress(" ".join(["compiling", program.name, change]).strip())
-                size = run.placement.mesh.size
-                rows.append(compile_row(program, chip, size, request.precision))
-        return rows
+        def note(program: str) -> None:
+            if progress is not None:
+                change = spell(settings, request.settings)
+                progress(" ".join(["compiling", program, change]).strip())
+
+        return compile_programs(*runs(settings), chip, names, request.precision, note)
 
     with _compile_options(request, platform), _refusals():
         experiment, run = runs(request.settings)
@@ -84,6 +79,35 @@ def compile_plan(request: Request, progress: Callable[[str], None] | None = None
         versions=_versions(),
         seconds=time.perf_counter() - begun,
     )
+
+
+def compile_programs(
+    experiment: Experiment,
+    run: AbstractRun,
+    chip: Chip,
+    names: Sequence[str] | None,
+    precision: Precision,
+    note: Callable[[str], None] = lambda program: None,
+) -> list[Row]:
+    """Compile the named programs of a run, or all; `note` is called before each with its name."""
+    assert experiment.train is not None
+    rows = []
+    for program in programs_of(run, experiment.train.chunk):
+        if names is None or program.name in names:
+            note(program.name)
+            rows.append(compile_row(program, chip, run.placement.mesh.size, precision))
+    return rows
+
+
+def compile_present(
+    pipeline: Pipeline, devices: Sequence[Any], names: Sequence[str], params: Params
+) -> list[Row]:
+    """Compile the named programs of a run for devices of this process, with data sharded."""
+    experiment = pipeline.declared()
+    placement = Placement(make_mesh({"data": len(devices)}, devices), params=params)
+    run = abstract_run(experiment, placement)
+    chip = chip_of(devices[0], len(devices))
+    return compile_programs(experiment, run, chip, names, "float32")
 
 
 @contextlib.contextmanager

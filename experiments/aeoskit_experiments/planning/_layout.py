@@ -42,7 +42,7 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     what: str
-    placed: str = msgspec.field(name="lies")
+    placed: str
     bytes: int
     bytes_device: int
 

@@ -1,14 +1,15 @@
 """`plan`: a run's programs compiled for devices that need not be present."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import Pipeline
 
 from ._child import TPU_ENVIRONMENT, call_in_child, cpu_environment, enough_cpu_devices
 from ._request import Effort, Params, PlanSettings, Precision, Request, Reuse, check_settings
-from ._results import Plan
+from ._results import Plan, Row
 from ._topology import parse_topology
 
 
@@ -94,3 +95,26 @@ def _compiled(request: Request, progress: Callable[[str], None] | None) -> Plan:
     from ._compile_plan import compile_plan  # here, since it imports jax
 
     return compile_plan(request, progress)
+
+
+def compile_rows(
+    pipeline: Pipeline,
+    devices: Sequence[Any],
+    programs: Sequence[str],
+    *,
+    params: Params = "replicated",
+) -> list[Row]:
+    """Compile some of a run's programs for devices of this process, among which data are split.
+
+    Args:
+        pipeline: The run, of one group.
+        devices: Devices of one kind (`jax.devices()`).
+        programs: Names of programs: `PRODUCT`, `SOLVE`, ...
+        params: Whether each device holds all parameters, or a part.
+
+    Returns:
+        A row for each program.
+    """
+    from ._compile_plan import compile_present  # here, since it imports jax
+
+    return compile_present(pipeline, devices, programs, params)

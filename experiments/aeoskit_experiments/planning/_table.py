@@ -15,34 +15,17 @@ from pathlib import Path
 import msgspec
 
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.pipelines import Pipeline, data, loss, model, optimizer, pipe, track, train
 from aeoskit_experiments.recipes import make_recipe
 
 from ._plan import plan
 from ._request import Precision
 from ._results import Plan, Row
+from ._transformers import transformer_pipeline
 
 TOPOLOGIES = ("v5e:2x4", "v5e:16x16", "v6e:8x8", "v5p:4x4x4")
 NAMES = ("adam-edge", "gpt2-small", "1b")
 MARKS = ("<!-- table -->", "<!-- end of table -->")
 PRECISIONS: tuple[Precision, ...] = ("bfloat16", "float32")
-
-
-def transformer_pipeline(size: str) -> Pipeline:
-    """Adam on random tokens, 1,024 sequences of 1,024, with a probe of three eigenvalues.
-
-    Args:
-        size: `gpt2-small` or `1b`.
-    """
-    return pipe(
-        data("tokens", examples=1024, length=1024, vocabulary=50257),
-        model("transformer", size=size, remat=True),
-        loss("cross_entropy"),
-        optimizer("adam", lr=1e-4),
-        track("preconditioned_sharpness", every=10, k=3),
-        train(1000, microbatch=1),
-        name=size,
-    )
 
 
 def make_plan(name: str, topology: str, precision: Precision, folder: Path) -> Plan:

@@ -16,9 +16,9 @@ CIFAR10_FILES = (*(f"data_batch_{batch}.bin" for batch in range(1, 6)), "test_ba
 def records(count: int, *labels: int, seed: int = 0) -> bytes:
     """Records of CIFAR's binary version; each label goes from 0 up to `labels - 1` and again."""
     random = np.random.default_rng([seed, count])
-    told = [np.arange(count)[:, None] % classes for classes in labels]
+    rows = [np.arange(count)[:, None] % classes for classes in labels]
     pixels = random.integers(0, 256, (count, 3072))
-    return np.concatenate([*told, pixels], axis=1).astype(np.uint8).tobytes()
+    return np.concatenate([*rows, pixels], axis=1).astype(np.uint8).tobytes()
 
 
 def cifar10_files(count: int = 4) -> dict[str, bytes]:

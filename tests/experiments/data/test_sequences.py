@@ -22,10 +22,10 @@ from aeoskit_experiments.planning._abstract import abstract_run
 
 
 def answers(data: Any) -> np.ndarray:
-    """What is to be told, row by row."""
+    """The targets, row by row."""
     targets, weights = data.targets
-    told = np.asarray(weights) > 0
-    return np.asarray(targets)[told].reshape(len(told), -1)
+    kept = np.asarray(weights) > 0
+    return np.asarray(targets)[kept].reshape(len(kept), -1)
 
 
 def test_sorting():
@@ -105,13 +105,13 @@ def test_noise_and_subsets(make, settings, span):
     """Noise leaves the inputs, is of tokens that could be answers, and is the same in a subset."""
     clean, noisy = (make(examples=40, label_noise=noise, **settings) for noise in (0.0, 0.5))
     assert jax.tree.all(jax.tree.map(np.array_equal, clean.inputs, noisy.inputs))
-    told, heard = (
+    true, noised = (
         answers(data) if isinstance(data.targets, tuple) else np.asarray(data.targets)
         for data in (clean, noisy)
     )
-    other = told != heard
+    other = true != noised
     low, high = span
-    assert set(heard[other]) <= set(range(low, high))
+    assert set(noised[other]) <= set(range(low, high))
     share = 0.5 * (1 - 1 / (high - low))  # some of the random ones are right
     assert abs(other.mean() - share) < 5 * (share / other.size) ** 0.5
     fewer = make(examples=7, label_noise=0.5, **settings)

@@ -25,7 +25,7 @@ def written(path: Path, what: str | bytes) -> str:
     return str(path)
 
 
-def said(row) -> str:
+def text_of(row) -> str:
     return bytes(np.asarray(row).tolist()).decode(errors="replace")
 
 
@@ -54,7 +54,7 @@ def test_a_folder_is_one_text(tmp_path):
     written(tmp_path / "b.tokens", "world")
     written(tmp_path / "a.txt", "hello ")
     written(tmp_path / "c.md", "no")
-    assert said(text(path=str(tmp_path), length=10, examples=1).inputs[0]) == "hello worl"
+    assert text_of(text(path=str(tmp_path), length=10, examples=1).inputs[0]) == "hello worl"
 
 
 def test_the_text_that_is_there():
@@ -63,7 +63,7 @@ def test_the_text_that_is_there():
     assert "scikit-learn" in name
     assert "sha256" in name
     found = text(examples=3, length=32)
-    assert all(said(row) in read for row in found.inputs)
+    assert all(text_of(row) in read for row in found.inputs)
 
 
 def test_byte_pairs(tmp_path):
@@ -157,7 +157,7 @@ def test_wikitext(tmp_path):
         found = wikitext(path=str(path), length=16, examples=4)
         jax.tree.map(np.testing.assert_array_equal, found, wanted)
     other = wikitext(path=str(tmp_path), split="test", length=11, examples=1)
-    assert said(other.inputs[0]) == "another tex"
+    assert text_of(other.inputs[0]) == "another tex"
     with pytest.raises(UserError, match=r"no wiki\.valid\.raw or wiki\.valid\.tokens"):
         wikitext(path=str(tmp_path), split="valid")
 
@@ -212,21 +212,21 @@ def test_parallel(tmp_path, caplog):
         np.testing.assert_array_equal, data, parallel(source=columns, examples=3, length=12)
     )
     assert data.vocabulary == 259
-    (given, known), (told, weights) = data.inputs, data.targets
-    assert given.shape == known.shape == told.shape == weights.shape == (3, 12)
+    (given, known), (expected_tokens, weights) = data.inputs, data.targets
+    assert given.shape == known.shape == expected_tokens.shape == weights.shape == (3, 12)
     found = set()
     for row in range(3):
         sides = []
-        for side in (np.asarray(given[row]), np.asarray(told[row])):
+        for side in (np.asarray(given[row]), np.asarray(expected_tokens[row])):
             end = list(side).index(2)
             assert not side[end + 1 :].any()
             sides.append(bytes((side[:end] - 3).tolist()).decode())
         found.add(tuple(sides))
         assert float(weights[row].sum()) == len(sides[1].encode()) + 1
-        # What is known is what was told, one place further, without its end.
+        # The input is the target, one place further, without its end.
         length = len(sides[1].encode())
         assert known[row, 0] == 1
-        np.testing.assert_array_equal(known[row, 1 : length + 1], told[row, :length])
+        np.testing.assert_array_equal(known[row, 1 : length + 1], expected_tokens[row, :length])
         assert not known[row, length + 1 :].any()
     assert found == {(ENGLISH[i], GERMAN[i]) for i in (0, 1, 4)}
     noisy = parallel(source=source, target=target, examples=2, length=12, label_noise=1.0)

@@ -52,7 +52,7 @@ def growth(run: Evidence) -> float:
 @claim(
     "E7",
     "ratio",
-    says="meanwhile Adam's preconditioned sharpness stays at its threshold",
+    says="Adam's preconditioned sharpness stays at its threshold",
     ratio=True,
     needs=ADAM,
 )
@@ -65,7 +65,7 @@ def ratio(run: Evidence) -> float:
 @claim(
     "E8",
     "peak",
-    says="momentum's raw sharpness never passes its threshold: its peak over that",
+    says="momentum's raw sharpness never exceeds its threshold: peak over threshold",
     ratio=True,
     needs=MOMENTUM,
 )
@@ -77,7 +77,7 @@ def momentum_peak(run: Evidence) -> float:
 @claim(
     "E8",
     "plateau",
-    says="it is blocked there, not short of it: the median from its arrival on",
+    says="once there, momentum's raw sharpness stays at its threshold: median over threshold",
     ratio=True,
     needs=MOMENTUM,
 )
@@ -90,7 +90,8 @@ def momentum_plateau(run: Evidence) -> float:
 @claim(
     "E9",
     "continued",
-    says="the branch that goes on as Adam advances: its peak over its value at the branching",
+    says="the branch that continues Adam keeps advancing: its peak over its value at the "
+    "branch point",
     unit="×",
     needs=BRANCHES,
 )
@@ -103,7 +104,7 @@ def continued(run: Evidence) -> float:
 @claim(
     "E9",
     "frozen-growth",
-    says="with P held, the raw sharpness stops growing: its peak over its value at the freeze",
+    says="with P frozen, raw sharpness stops growing: its peak over its value at the freeze",
     unit="×",
     needs=BRANCHES,
 )
@@ -115,7 +116,7 @@ def frozen_growth(run: Evidence) -> float:
 @claim(
     "E9",
     "frozen-to-peak",
-    says="with P held, the raw sharpness stays far below where Adam takes it: peak over peak",
+    says="with P frozen, raw sharpness stays far below Adam's: its peak over Adam's peak",
     needs=BRANCHES,
 )
 def frozen_to_peak(run: Evidence) -> float:
@@ -126,7 +127,8 @@ def frozen_to_peak(run: Evidence) -> float:
 @claim(
     "E9",
     "momentum-peak",
-    says="switched to momentum at .95 of its threshold, it never passes it: peak over threshold",
+    says="switched to momentum at .95 of its threshold, training never exceeds it: peak over "
+    "threshold",
     ratio=True,
     needs=BRANCHES,
 )

@@ -67,7 +67,8 @@ for _beta1 in MOMENTA:
 @claim(
     "E2",
     "plateau",
-    says="the plateau of β₁ = 0.95 over that of 0.64 is what their thresholds say (8.56), not 1",
+    says="the plateaus at β₁ = 0.95 and 0.64 differ as their thresholds do, by 8.56: plateau over "
+    "plateau",
     unit="×",
     needs=_with_mnist("e02-momentum"),
 )
@@ -98,7 +99,7 @@ for _step, _sizes in _by_value(FREEZES).items():
     claim(
         "E3",
         f"frozen-{_step}",
-        says=f"with P held from step {_step} on, λ₁(P⁻¹H) comes to the same threshold and stays",
+        says=f"with P frozen at step {_step}, λ₁(P⁻¹H) rises to the threshold and stays there",
         ratio=True,
         needs=FROZEN,
         sizes=_sizes,
@@ -160,7 +161,7 @@ for _name, _words in OPTIMIZERS.items():
 claim(
     "E5",
     "adagrad",
-    says="Adagrad comes up to its own threshold, or stays below, since its P can only grow",
+    says="Adagrad rises to its own threshold or stays below, since its P can only grow",
     ratio=True,
     needs=_with_mnist("e05-optimizers", "adagrad"),
 )(_ratio)
@@ -191,7 +192,7 @@ def _ratios(run: Evidence) -> list[float]:
 @claim(
     "E6",
     "full",
-    says="with all examples in the batch the ratio is that of full-batch training",
+    says="with all examples in the batch, the ratio is that of full-batch training",
     ratio=True,
     needs=BATCHES,
 )
@@ -203,7 +204,7 @@ def full(run: Evidence) -> float:
 @claim(
     "E6",
     "smallest",
-    says="with the smallest batch the ratio stays well below the threshold",
+    says="with the smallest batch, the ratio stays well below 1",
     ratio=True,
     needs=BATCHES_WITH_REPLACEMENT,
 )
@@ -215,7 +216,7 @@ def smallest(run: Evidence) -> float:
 @claim(
     "E6",
     "monotone",
-    says="each larger batch is nearer to the threshold: the smallest step up between two sizes",
+    says="the ratio rises with the batch size: the smallest rise from one size to the next",
     needs=BATCHES_WITH_REPLACEMENT,
 )
 def monotone(run: Evidence) -> float:
@@ -226,8 +227,8 @@ def monotone(run: Evidence) -> float:
 @claim(
     "E6",
     "noise",
-    says="minibatches are noisier: the scatter of log loss from step to step, smallest batch over "
-    "the full one",
+    says="minibatch losses are noisier: scatter of the log loss from step to step, "
+    "smallest batch over full",
     unit="×",
     needs=BATCHES_WITH_REPLACEMENT,
 )

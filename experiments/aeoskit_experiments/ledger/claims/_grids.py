@@ -21,8 +21,8 @@ def _values(run: Evidence, name: str) -> list[float | int]:
 @claim(
     "E10",
     "smaller-is-sharper",
-    says="a smaller η ends sharper: raw sharpness at the smallest over that at the largest, "
-    "the least over β₂",
+    says="a smaller η ends in sharper regions: raw sharpness at the smallest over the largest η, "
+    "minimum over β₂",
     unit="×",
     needs=GRID,
 )
@@ -39,7 +39,8 @@ def smaller_is_sharper(run: Evidence) -> float:
 @claim(
     "E10",
     "large-beta2-moves-h",
-    says="where λ₁(P⁻¹H) falls, H bears more of it at a large β₂ than at a small one, where P does",
+    says="as λ₁(P⁻¹H) falls, H changes more at a large β₂, P at a small one: difference of H's "
+    "shares",
     needs=GRID,
 )
 def large_beta2_moves_h(run: Evidence) -> float:
@@ -73,7 +74,7 @@ def _part_of_h(run: Evidence, lr: float, beta2: float) -> float:
 @claim(
     "E10",
     "ratio",
-    says="everywhere on the grid the ratio is at its threshold: the farthest from 1",
+    says="the ratio is near 1 everywhere on the grid: the value farthest from 1",
     ratio=True,
     needs=GRID,
 )
@@ -89,8 +90,7 @@ def grid_ratio(run: Evidence) -> float:
 @claim(
     "E11",
     "below",
-    says="early in the warmup, over its first fifth, the ratio to each step's own threshold "
-    "is below 1",
+    says="in the first fifth of the warmup, the ratio to each step's threshold is below 1",
     ratio=True,
     needs=WARMUP,
 )
@@ -103,7 +103,7 @@ def below(run: Evidence) -> float:
 @claim(
     "E11",
     "curvature",
-    says="warmup ends with lower curvature in mid-training: with over without",
+    says="warmup lowers the curvature in mid-training: with warmup over without",
     needs=WARMUP,
 )
 def curvature(run: Evidence) -> float:
@@ -121,7 +121,7 @@ def curvature(run: Evidence) -> float:
 @claim(
     "E12",
     "report",
-    says="no claim, a report: the part of the grid that has both a sharpness and a test error",
+    says="a report, not a claim: share of the grid with both a sharpness and a test error",
     needs=REPORT,
 )
 def report(run: Evidence) -> float:
@@ -142,7 +142,7 @@ def report(run: Evidence) -> float:
 @claim(
     "E13",
     "heavy-ball",
-    says="with ε ≫ √ν Adam is momentum with a step of η/ε: raw sharpness stops at 38ε/η",
+    says="with ε ≫ √ν, Adam is momentum with learning rate η/ε: raw sharpness stops at 38ε/η",
     ratio=True,
     needs=RunSpec("e13-epsilon", "eps-1"),
 )
@@ -154,7 +154,7 @@ def heavy_ball(run: Evidence) -> float:
 @claim(
     "E13",
     "adam",
-    says="with a small ε the ratio is Adam's own",
+    says="with a small ε, the ratio is that of Adam",
     ratio=True,
     needs=RunSpec("e13-epsilon", "eps-1e-07"),
 )
@@ -166,7 +166,7 @@ def adam(run: Evidence) -> float:
 @claim(
     "E13",
     "beyond",
-    says="with a small ε raw sharpness is far above 38ε/η, which does not hold it",
+    says="with a small ε, raw sharpness rises far above 38ε/η, which is no limit then",
     unit="×",
     needs=RunSpec("e13-epsilon", "eps-1e-07"),
 )
@@ -187,7 +187,7 @@ BEFORE = 15
 @claim(
     "E14",
     "overshoot",
-    says="at a large β₂, spikes of the loss come after λ₁(P⁻¹H) overshot its threshold: share",
+    says="at a large β₂, loss spikes follow overshoots of λ₁(P⁻¹H): share of spikes",
     needs=SPIKES,
 )
 def overshoot(run: Evidence) -> float:
@@ -199,7 +199,8 @@ def overshoot(run: Evidence) -> float:
 @claim(
     "E14",
     "no-coincidence",
-    says="that is no coincidence: the share less that of windows at any step from the edge on",
+    says="spikes follow overshoots more often than by chance: share of spikes minus that of all "
+    "steps",
     needs=SPIKES,
 )
 def no_coincidence(run: Evidence) -> float:
@@ -214,7 +215,7 @@ def no_coincidence(run: Evidence) -> float:
 @claim(
     "E14",
     "height",
-    says="spikes are higher at a large β₂ than at a small one: median height over median height",
+    says="spikes are higher at a large β₂ than at a small one: ratio of the median heights",
     needs=SPIKES,
 )
 def height(run: Evidence) -> float:

@@ -20,7 +20,7 @@ _NONE = "no optimizer's P was frozen"
 @claim(
     "E15",
     "below",
-    says="with P frozen at .99 of the threshold the loss falls: share of the optimizers",
+    says="with P frozen at .99 of the threshold, the loss falls: share of the optimizers",
     needs=QUADRATIC,
 )
 def below(run: Evidence) -> float:
@@ -31,7 +31,7 @@ def below(run: Evidence) -> float:
 @claim(
     "E15",
     "above",
-    says="with P frozen at 1.01 of the threshold the loss grows: share of the optimizers",
+    says="with P frozen at 1.01 of the threshold, the loss grows: share of the optimizers",
     needs=QUADRATIC,
 )
 def above(run: Evidence) -> float:
@@ -47,7 +47,7 @@ for _name, _words in LIVE.items():
     claim(
         "E15",
         f"live-{_name}",
-        says=f"with P live, {_words} never diverges: the ratio settles near 1",
+        says=f"while P adapts, {_words} never diverges: the ratio settles near 1",
         ratio=True,
         needs=QUADRATIC,
     )(functools.partial(_live, optimizer=_name))
