@@ -50,6 +50,23 @@ hypothesis.settings.load_profile("aeoskit")
 gc.set_threshold(200_000, 20, 100)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves a test marked `part(n)` n of its cases, evenly spread; the others are nightly."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("part"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for found in cases.values():
+        marker = found[0].get_closest_marker("part")
+        assert marker is not None
+        count = min(marker.args[0], len(found))
+        kept = {index * len(found) // count for index in range(count)}
+        for index, item in enumerate(found):
+            if index not in kept:
+                item.add_marker(pytest.mark.nightly)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cpu_devices() -> list[Any]:
     """The CPU devices, asserted to be there: a plugin that starts jax too early would hide them."""

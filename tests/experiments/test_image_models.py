@@ -172,6 +172,7 @@ TINY = {
 
 
 @pytest.mark.parametrize("name", TINY)
+@pytest.mark.part(2)
 def test_by_hand_and_hessian_products(name, x64):
     """Products against differences of gradients, at parameters where each of them counts."""
     network, by_hand = TINY[name]

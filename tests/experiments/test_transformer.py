@@ -279,7 +279,7 @@ def hasty():
 @pytest.mark.usefixtures("hasty")
 def test_a_pipeline_trains_and_tracks_one(runs):
     words = (
-        "pipe data markov --examples 4 --length 4 --vocabulary 4 model transformer --layers 2 "
+        "pipe data markov --examples 4 --length 4 --vocabulary 4 model transformer --layers 1 "
         "--width 4 loss cross_entropy optimizer adam --lr 1e-2 "
         "track preconditioned_sharpness --every 10 --solver dense train --steps 20 "
         f"store --no-checkpoints --root {runs}"

@@ -47,6 +47,7 @@ def true_residuals(matrix, solution):
 
 
 @pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.part(2)
 def test_dependent_starts(name):
     """Constant, equal and zero vectors, three at a time: no ghost of what is not there."""
     solver, which = SOLVERS[name]

@@ -31,6 +31,7 @@ SEQUENCES = {
 
 
 @pytest.mark.parametrize("solver", SEQUENCES)
+@pytest.mark.part(3)
 def test_no_false_claim(solver):
     """Repeated, clustered, exhausted, struck and unrelated: a cold solve and seven warm ones."""
     count, questions = SEQUENCES[solver]
@@ -105,6 +106,7 @@ PAIRS = np.concatenate([[0.095, 0.103, 0.11, 0.1272, 0.1274], np.linspace(0.144,
     [(linalg.JacobiDavidson(), 4, PAIRS), (ak.Tracking(), 10, EIGHT)],
     ids=["JacobiDavidson", "Tracking"],
 )
+@pytest.mark.part(1)
 def test_copies_that_a_random_row_does_not_show_at_once(solver, k, values):
     """One key in forty (the first) or in twelve claimed other values in place of copies.
 

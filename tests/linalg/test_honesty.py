@@ -206,6 +206,7 @@ def check(name, solution, matrices):
     exponent=st.integers(-6, 6),
     budget=st.integers(1, 60),
 )
+@pytest.mark.part(3)
 def test_converged_is_true(name, families, seed, exponent, budget):
     matrices = batch(families, 12, seed, 10.0**exponent)
     budgets = np.where(np.arange(LANES) % 2, 60, budget)

@@ -45,6 +45,7 @@ def check_honest(solution, matrix, rtol, atol=0.0):
 
 @pytest.mark.parametrize("which", ["largest", "smallest", "both", "largest_magnitude"])
 @pytest.mark.parametrize("k", [1, 3, 6])
+@pytest.mark.part(4)
 def test_against_dense(x64, which, k):
     solver = Lanczos(rtol=1e-8, atol=1e-9)
     for name, matrix in MATRICES.items():

@@ -37,6 +37,7 @@ def cold():
 
 
 @pytest.mark.parametrize(("one", "other"), list(itertools.product(SOLVERS, SOLVERS)))
+@pytest.mark.part(12)
 def test_one_solver_from_the_state_of_another(cold, one, other):
     found = solve(other, start=cold[one].state)
     np.testing.assert_allclose(found.values.real, [20, 18], rtol=1e-3)
@@ -50,6 +51,7 @@ def test_one_solver_from_the_state_of_another(cold, one, other):
 
 
 @pytest.mark.parametrize(("one", "other"), list(itertools.product(SOLVERS, SOLVERS)))
+@pytest.mark.part(12)
 def test_a_blank_state_is_a_cold_start_to_every_solver(cold, one, other):
     blank = getattr(linalg, one)().initial_state(jnp.zeros(N), K)
     found, expected = solve(other, start=blank), cold[other]

@@ -25,6 +25,7 @@ MICROBATCHES = [None, 1, 4]  # of 11: whole, all alike, an uneven end
 
 @pytest.mark.parametrize("microbatch", MICROBATCHES)
 @pytest.mark.parametrize("name", cases.NAMES)
+@pytest.mark.part(7)
 def test_value_and_gradient(x64, name, microbatch):
     case = cases.make_case(name)
     objective = Objective(case.loss, case.data, microbatch=microbatch)
@@ -41,6 +42,7 @@ def test_value_and_gradient(x64, name, microbatch):
     ("microbatch", "reuse"), [(None, "recompute"), (4, "recompute"), (4, "linearize")]
 )
 @pytest.mark.parametrize("name", cases.NAMES)
+@pytest.mark.part(7)
 def test_hessian(x64, name, microbatch, reuse):
     case = cases.make_case(name)
     objective = Objective(case.loss, case.data, microbatch=microbatch, reuse=reuse)
@@ -87,6 +89,7 @@ def test_one_pass_where_the_loss_is_not_finite(reuse):
     ("microbatch", "reuse"), [(None, "linearize"), (4, "recompute"), (4, "linearize")]
 )
 @pytest.mark.parametrize("output_loss", list(cases.OUTPUT_LOSSES))
+@pytest.mark.part(3)
 def test_gauss_newton(x64, output_loss, microbatch, reuse):
     output_loss = cases.OUTPUT_LOSSES[output_loss]
     params = cases.make_params(cases.mlp)

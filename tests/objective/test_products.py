@@ -108,6 +108,7 @@ def hessian():
         (called_back, "difference", None),
     ],
 )
+@pytest.mark.part(2)
 def test_each_product_is_that_of_the_hessian(hessian, activation, product, microbatch):
     objective = Objective(
         make_loss(activation, plain),
@@ -238,6 +239,7 @@ SMOOTH = {
 
 
 @pytest.mark.parametrize("name", list(SMOOTH))
+@pytest.mark.part(2)
 def test_losses_that_hide_nothing_are_not_refused(name):
     for size in (1.0, 8.0):
         params = jax.tree.map(lambda x, size=size: size * x, PARAMS)

@@ -31,11 +31,13 @@ MORE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", ak.NAMED)
+@pytest.mark.part(8)
 def test_every_named_optimizer_passes(name: str):
     ak.check_optimizer(ak.NAMED[name](0.1))
 
 
 @pytest.mark.parametrize("name", MORE)
+@pytest.mark.part(4)
 def test_others_pass(name: str):
     ak.check_optimizer(MORE[name]())
 

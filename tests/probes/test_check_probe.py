@@ -53,6 +53,7 @@ OWN = {"objective": Objective(linear, DATA), "params": jnp.ones(3)}
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, AbstractProbe) else "",
 )
+@pytest.mark.part(5)
 def test_shipped_probes_pass(probe, options):
     check_probe(probe, **options)
 

@@ -69,6 +69,7 @@ def no_number(solution):
 
 
 @pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.part(3)
 def test_no_function_returns_a_number(kind):
     objective = Objective(*BROKEN[kind])
     assert no_number(sharpness(objective, PARAMS, solver=Dense()))
@@ -90,6 +91,7 @@ def test_nor_where_products_are_made_otherwise(options):
 
 
 @pytest.mark.parametrize("solver", [Lanczos(basis=5), Tracking(), Dense()])
+@pytest.mark.part(2)
 def test_no_solver_does_under_jit(solver):
     def solve(objective, params):
         return sharpness(objective, params, solver=solver)
@@ -157,6 +159,7 @@ def quadratic(scale):
 @pytest.mark.parametrize(
     "optimizer", [adam(1e-2), optax.adam(1e-2), scalar_rmsprop(1e-2), optax.rmsprop(1e-2)]
 )
+@pytest.mark.part(2)
 def test_second_moments_that_overflow_make_no_eigenvalue_zero(optimizer):
     """Of gradients above 1.8e19 the squares are infinite, P⁻¹ is zero, and so was every value."""
     params = jnp.ones(3)

@@ -30,6 +30,7 @@ PLACEMENTS = [
 
 
 @pytest.mark.parametrize(("spec", "options"), PLACEMENTS)
+@pytest.mark.part(2)
 def test_sharded_equals_unsharded(x64, spec, options):
     case = cases.make_case("weighted" if spec == "data=3" else "per_example", 11, 2)
     placement = Placement(make_mesh(spec), **options)

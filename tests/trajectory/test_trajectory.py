@@ -182,6 +182,7 @@ def dense_preconditioned(objective, params, optimizer, state, grads):
 
 
 @pytest.mark.parametrize(("mode", "devices"), [("scan", 1), ("scan", 4), ("host", 1)])
+@pytest.mark.part(2)
 def test_lanes_equal_single_runs(problem, mode, devices, monkeypatch):
     # On a CPU with one device lanes are measured one after another.
     monkeypatch.setattr(jax, "device_count", lambda: devices)
