@@ -264,6 +264,7 @@ def test_options_that_make_no_sense():
 
 
 @pytest.mark.parametrize(("k", "basis"), [(1, 5), (1, 7), (2, 8), (3, 9)])
+@pytest.mark.part(2)
 def test_a_search_ends_with_a_small_basis(k, basis):
     """A restart leaves room for all that a search has to know."""
     values = np.linspace(-4, 4, 40)

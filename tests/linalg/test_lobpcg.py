@@ -60,6 +60,7 @@ def problems():
 
 
 @pytest.mark.parametrize("which", ["largest", "smallest"])
+@pytest.mark.part(1)
 def test_public_problems(x64, which):
     for name, matrix in problems().items():
         matrix = matrix if which == "largest" else -matrix

@@ -90,6 +90,7 @@ def tracked(path, seed=1, rtol=1e-3, value_rtol=0.0):
     # Values that cross uncoupled are mistaken for a solve or two: by 4e-3 to 1.4e-2, with rounding.
     [(crossing, 3.5, 1e-4, 3e-2), (rotating, 5.0, 1e-5, 1e-4), (rising, 2.0, 1e-4, 0.3)],
 )
+@pytest.mark.part(1)
 def test_value_to_an_estimate(path, products, median, worst):
     error, matvecs, *_ = tracked(path, value_rtol=1e-4)
     assert np.mean(matvecs) <= products

@@ -72,6 +72,7 @@ def spectrum():
 
 
 @pytest.mark.parametrize(("name", "mesh"), PAIRS)
+@pytest.mark.part(3)
 def test_every_solver(x64, spectrum, name, mesh):
     objective, params, placement = place(mesh, cases.make_case("per_example", 11))
     which = WHICH.get(name, "largest")

@@ -57,6 +57,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", list(RUNS))
+@pytest.mark.part(2)
 def test_a_run(x64, name):
     optimizer, options, (spec, how), mode = RUNS[name]
     objective = cases.make_case("per_example", 11).objective

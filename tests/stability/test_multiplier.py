@@ -269,6 +269,7 @@ def _td_step(wrap):
 
 
 @pytest.mark.parametrize("which", [flip_multiplier, leading_multipliers])
+@pytest.mark.part(1)
 def test_steps_with_targets_that_are_stopped(which):
     point, args = (jnp.ones(2), jnp.zeros(2)), (jnp.asarray(1.5),)
     step = _td_step(lambda x: x)

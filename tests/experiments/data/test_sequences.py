@@ -191,6 +191,7 @@ def stages_of(variant: str, settings: dict[str, Any], **train: Any) -> Any:
     )
 
 
+@pytest.mark.nightly
 def test_a_transformer_learns_what_has_weight(runs):
     """In minibatches, microbatches and over devices, by the command's own path."""
     pipeline = stages_of(
