@@ -69,7 +69,6 @@ def _clipped(params, state, data, nesterov):
 
 
 @pytest.mark.parametrize("nesterov", [False, True], ids=["adam", "nadam"])
-@pytest.mark.part(1)
 def test_clipped_adam_with_a_dead_input_is_the_dense_eigenvalue(nesterov: bool, x64: None):
     """The derivative of the square root at zero is infinite, and no NaN comes of it."""
     data = INPUTS.astype(float), TARGETS.astype(float)
