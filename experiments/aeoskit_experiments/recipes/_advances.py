@@ -18,14 +18,27 @@ from aeoskit_experiments.pipelines import (
 )
 from aeoskit_experiments.recipes._registry import recipe
 from aeoskit_experiments.recipes._rewound import rewound
-from aeoskit_experiments.recipes._settings import Dataset, Floats, Size, by_size, images
+from aeoskit_experiments.recipes._settings import (
+    Dataset,
+    Floats,
+    Size,
+    by_size,
+    halvings,
+    images,
+    is_small,
+)
 
 Architecture = Literal["mlp", "cnn"]
 
 # Random labels keep the run at the edge for thousands of steps, since they can only be memorized.
 # Pixels are standardized per channel, as in the paper.
 _EXAMPLES = {"digits": 1700, "mnist5k": 5000}
-_RATES = {("digits", "mlp"): 3e-5, ("mnist5k", "mlp"): 5e-5, ("digits", "cnn"): 5e-4}
+_RATES = {
+    ("digits", "mlp"): 3e-5,
+    ("mnist5k", "mlp"): 5e-5,
+    ("fashion_mnist", "mlp"): 5e-5,
+    ("digits", "cnn"): 5e-4,
+}
 # Momentum's is 2. MNIST starts near the threshold of that, 19, and exceeded it twice over.
 _MOMENTUM_RATES = {("mnist5k", "mlp"): 0.25}
 # Momentum memorizes 1,700 labels within a hundred steps of its arrival at the edge, and fitted data
@@ -44,7 +57,7 @@ def _setting(
 ) -> list[Stage]:
     """Data, model and loss of the three experiments."""
     name = by_size(size, dataset, small="digits", paper="cifar10")
-    small = name in _EXAMPLES
+    small = is_small(size, name)
     width = _WIDTHS[architecture] if small or architecture == "cnn" else 200
     if narrow:
         width = _NARROW.get((name, architecture), width)
@@ -58,7 +71,7 @@ def _setting(
         )
     ]
     if architecture == "cnn":
-        depth = 2 if name == "mnist5k" else 3  # 28 pixels can be halved twice, 8 and 32 three times
+        depth = halvings(name)
         stages.append(model("cnn", channels=width, depth=depth, activation="tanh", seed=seed))
     else:
         stages.append(model("mlp", width=width, depth=5, activation="tanh", seed=seed))
