@@ -145,6 +145,7 @@ def test_the_largest_batch_is_all_examples_and_no_batch_is_larger() -> None:
         ({}, {"width": 30}, 2.0),
         ({"architecture": "cnn"}, {"channels": 16}, 2.0),
         ({"dataset": "mnist5k"}, {"width": 100}, 0.25),
+        ({"dataset": "fashion_mnist"}, {"width": 100}, 0.25),
         ({"dataset": "mnist5k", "lr": 1.0}, {"width": 100}, 1.0),
         ({"dataset": "mnist5k", "architecture": "cnn"}, {"channels": 48}, 2.0),
         ({"size": "paper"}, {"width": 200}, 2.0),
