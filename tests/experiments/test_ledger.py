@@ -517,6 +517,14 @@ class TestRegistered:
     def test_every_reference_run_can_be_made(self) -> None:
         tasks = make_tasks(CLAIMS.values(), size="small", seeds=[0], grid=True, make=make_suite)
         assert [(task.key, task.refusal) for task in tasks if task.pipeline is None] == []
+        on_fashion = [task for task in tasks if task.spec.setting == "fashion_mnist"]
+        recipes = {task.spec.recipe.split("-")[0] for task in on_fashion}
+        assert recipes == {"e01", "e02", "e05", "e06", "e07", "e08", "e09"}
+        assert {
+            (data.variant, data.settings["examples"])
+            for task in on_fashion
+            if task.pipeline is not None and (data := task.pipeline.declared().data) is not None
+        } == {("fashion_mnist", 5000)}
 
     @pytest.mark.parametrize("size", SIZES)
     def test_what_a_claim_is_about_is_in_its_recipe(self, size: str) -> None:

@@ -64,8 +64,39 @@ def test_the_settings_of_the_paper() -> None:
 
 
 def test_the_paper_size_runs_on_data_of_cifars_shape() -> None:
-    pipeline = make_recipe("e01-learning-rate", size="paper", dataset="mixture", examples=20)
-    assert pipeline.experiment().data.build().inputs.shape == (20, 32 * 32 * 3)
+    for dataset in ("mixture", "patches"):
+        pipeline = make_recipe("e01-learning-rate", size="paper", dataset=dataset, examples=20)
+        assert pipeline.experiment().data.build().inputs.shape == (20, 32 * 32 * 3)
+
+
+@pytest.mark.parametrize("name", sorted({*RECIPES} - {"e15-theory", "threshold-table"}))
+def test_every_recipe_on_images_takes_other_images(name: str) -> None:
+    """Those two are about quadratics; in E4 the sequences stay."""
+    for dataset in ("fashion_mnist", "patches"):
+        for case, pipeline in make_suite(name, dataset=dataset, examples=600).items():
+            stage = pipeline.stages[0]
+            if case not in ("lstm-tokens", "transformer", "transformer-text", "encoder_decoder"):
+                assert (stage.variant, stage.settings["examples"]) == (dataset, 600)
+            pipeline.experiment()
+
+
+def test_labels_are_random_at_the_small_size_only() -> None:
+    noise = {
+        (dataset, size): make_recipe("e01-learning-rate", dataset=dataset, size=size)
+        .stages[0]
+        .settings["label_noise"]
+        for dataset in ("mnist5k", "fashion_mnist", "patches")
+        for size in ("small", "paper")
+    }
+    assert {key for key, share in noise.items() if share == 0} == {
+        ("fashion_mnist", "paper"),
+        ("patches", "paper"),
+    }
+    assert make_recipe("e01-learning-rate", dataset="fashion_mnist").stages[0].options == {
+        "seed": 0,
+        "label_noise": 0.4,
+        "examples": 5000,
+    }
 
 
 @pytest.mark.parametrize("name", SUITES)
@@ -114,6 +145,7 @@ def test_the_largest_batch_is_all_examples_and_no_batch_is_larger() -> None:
         ({}, {"width": 30}, 2.0),
         ({"architecture": "cnn"}, {"channels": 16}, 2.0),
         ({"dataset": "mnist5k"}, {"width": 100}, 0.25),
+        ({"dataset": "fashion_mnist"}, {"width": 100}, 0.25),
         ({"dataset": "mnist5k", "lr": 1.0}, {"width": 100}, 1.0),
         ({"dataset": "mnist5k", "architecture": "cnn"}, {"channels": 48}, 2.0),
         ({"size": "paper"}, {"width": 200}, 2.0),
@@ -233,6 +265,8 @@ def test_settings_that_a_recipe_itself_cannot_take_are_refused() -> None:
     with pytest.raises(UserError, match="margin is 2: give a fraction of the threshold"):
         make_recipe("e15-theory", margin=2.0)
     # Images of 28 pixels are halved twice, others three times.
-    for dataset, depth in (("mnist5k", 2), ("digits", 3)):
+    for dataset, depth in (("mnist5k", 2), ("fashion_mnist", 2), ("patches", 3), ("digits", 3)):
         pipeline = make_recipe("e07-advance", architecture="cnn", dataset=dataset)
         assert pipeline.stages[1].settings["depth"] == depth
+        cnn = make_recipe("e04-architectures", size="paper", architecture="cnn", dataset=dataset)
+        assert cnn.stages[1].settings["depth"] == depth

@@ -15,6 +15,19 @@ _IDX_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+# The SHA-256s of these files' content.
+_MNIST = (
+    "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+)
+_FASHION_MNIST = (
+    "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,8 +38,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         summary: A description of at most 26 characters, to fit the table.
         size: The number of examples.
         shape: The shape of one example.
-        origin: Where its numbers come from: drawn, embedded (in a package that aeoskit always
-            has), a package (an extra), or a file that the user brings.
+        origin: Where its numbers come from: drawn, embedded (in Python, or in a package that
+            aeoskit always has), a package (an extra), or a file that the user brings.
         packages: The distributions that ship it.
         extra: The extra of aeoskit that installs them.
         options: The stage's options that name files or folders, of which the first is verified.
@@ -34,8 +47,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         folders: Folders below the data folder that may hold its files instead.
         files: The files of such a folder that are read; "*.txt" stands for all with that suffix.
         compressed: Whether these are published with ".gz" appended, and read either way.
+        apt: The package of Debian and Ubuntu that ships its files.
+        shared: The folder where that package puts them; the data folder comes first.
         home: The page where its authors describe and publish it.
-        checksums: File name to its published MD5.
+        checksums: The published MD5 of an archive; of each of `files`, the SHA-256 of its content,
+            however it is compressed.
         instead: A data set of the same shapes that needs no file.
         check: Reference ("module:function") of a function that reads it and returns a phrase about
             it, or raises a `UserError`; with options, it takes a path and a checksum, or None.
@@ -53,6 +69,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     folders: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     compressed: bool = False
+    apt: str = ""
+    shared: str = ""
     home: str = ""
     checksums: Mapping[str, str] = {}
     instead: str = ""
@@ -75,9 +93,10 @@ def entry(name: str) -> Entry:
     return CATALOG[name]
 
 
-# The MD5s are those that the authors publish beside their files: CIFAR's at its home page,
-# Fashion-MNIST's in its repository's README. MNIST's page has none; these four are the ones that
-# torchvision and many other loaders check.
+# CIFAR's MD5s are those at its home page. The SHA-256s are of unpacked files, since packages and
+# mirrors compress the same content anew. Fashion-MNIST's were taken from Debian's files, which,
+# with the time and name put back into their gzip headers, have the four MD5s of the authors'
+# README. MNIST's page has none; these are the ones that loaders of unpacked files check.
 CATALOG: dict[str, Entry] = {
     item.name: item
     for item in (
@@ -111,12 +130,7 @@ CATALOG: dict[str, Entry] = {
             files=_IDX_FILES,
             compressed=True,
             home="http://yann.lecun.com/exdb/mnist/",
-            checksums={
-                "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-                "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
-                "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
-                "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
-            },
+            checksums=dict(zip(_IDX_FILES, _MNIST, strict=True)),
             instead="mixture",
             check="aeoskit_experiments.data._checks:check_mnist",
         ),
@@ -130,13 +144,10 @@ CATALOG: dict[str, Entry] = {
             folders=("fashion_mnist", "FashionMNIST/raw"),
             files=_IDX_FILES,
             compressed=True,
+            apt="dataset-fashion-mnist",
+            shared="/usr/share/datasets/fashion-mnist",
             home="https://github.com/zalandoresearch/fashion-mnist",
-            checksums={
-                "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-                "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
-                "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
-                "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
-            },
+            checksums=dict(zip(_IDX_FILES, _FASHION_MNIST, strict=True)),
             instead="mixture",
             check="aeoskit_experiments.data._checks:check_fashion_mnist",
         ),
@@ -182,6 +193,15 @@ CATALOG: dict[str, Entry] = {
             check="aeoskit_experiments.data._checks:check_cifar100",
         ),
         Entry(
+            name="patches",
+            summary="pieces of two photographs",
+            size="5,700 + 1,700",
+            shape="32×32×3",
+            origin="embedded",
+            packages=("scikit-learn", "pillow"),
+            check="aeoskit_experiments.data._checks:check_patches",
+        ),
+        Entry(
             name="mixture",
             summary="Gaussians around centers",
             size="any",
@@ -212,6 +232,14 @@ CATALOG: dict[str, Entry] = {
             options=("path",),
             files=("*.txt", "*.tokens"),
             check="aeoskit_experiments.data._text_checks:check_text",
+        ),
+        Entry(
+            name="topics",
+            summary="the help of Python itself",
+            size="any",
+            shape="tokens",
+            origin="embedded",
+            check="aeoskit_experiments.data._text_checks:check_topics",
         ),
         Entry(
             name="wikitext",

@@ -4,7 +4,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,7 @@ def verify(
         return _verdict(name, "ok", f"as {' and '.join(item.packages)} ships it")
     if not item.check:
         raise UserError(f"data {name} is verified by the run that reads it: give it to one")
-    module, _, function = item.check.partition(":")
-    check = getattr(importlib.import_module(module), function)
+    check = _check(item)
     try:
         found = (
             check(None if path is None else os.fspath(path), checksum) if item.options else check()
@@ -85,7 +84,8 @@ def provenance(name: str, settings: Mapping[str, Any]) -> dict[str, str]:
 
     Returns:
         For each file that is read, its name and its SHA-256; for data shipped by a package, the
-        package's name and version; nothing for generated data.
+        package's name and version; for data of Python's own, what they are, with their length and
+        SHA-256; nothing for generated data.
 
     Raises:
         UserError: If a given path does not exist.
@@ -95,6 +95,8 @@ def provenance(name: str, settings: Mapping[str, Any]) -> dict[str, str]:
         return {}
     given = [settings[option] for option in item.options if settings.get(option) is not None]
     if item.origin != "file" and not given:
+        if not item.packages and item.check:
+            return {name: _check(item)()}
         return {package: _version(package) or "not installed" for package in item.packages}
     places = [find(name, path) for path in given or [None]]
     files = [file for place in places if place is not None for file in files_in(name, place)]
@@ -106,6 +108,11 @@ def provenance(name: str, settings: Mapping[str, Any]) -> dict[str, str]:
         for file in files
         if file.is_file()
     }
+
+
+def _check(item: Entry) -> Callable[..., str]:
+    module, _, function = item.check.partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def _sha256(path: Path) -> str:
@@ -131,7 +138,8 @@ def _instructions(item: Entry) -> str:
     if not item.places:
         return f"your own files, with {' and '.join(f'--{option}' for option in item.options)}"
     inside = "" if item.archive else f", in a folder {item.folders[0]}"
-    return f"{required_files(item)}{inside}"
+    package = f"apt install {item.apt}, or " if item.apt else ""
+    return f"{package}{required_files(item)}{inside}"
 
 
 def _version(package: str) -> str | None:

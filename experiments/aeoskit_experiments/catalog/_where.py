@@ -61,7 +61,7 @@ def search_paths(name: str, path: str | os.PathLike[str] | None = None) -> list[
     Args:
         name: The data set.
         path: The user's path: the archive, a folder with the files, or a folder that contains
-            either; None for the data folder.
+            either; None for the data folder, and then where a package puts them.
 
     Returns:
         The places; empty for a data set without files, or without a place of its own.
@@ -71,7 +71,8 @@ def search_paths(name: str, path: str | os.PathLike[str] | None = None) -> list[
     """
     item = entry(name)
     if path is None:
-        return [data_folder() / place for place in item.places]
+        own = [data_folder() / place for place in item.places]
+        return [*own, Path(item.shared)] if item.shared else own
     given = expanded(path)
     if not given.exists():
         raise UserError(f"path is {os.fspath(path)!r}, which does not exist: give {_wanted(item)}")
@@ -114,7 +115,6 @@ def files_in(name: str, place: Path) -> list[Path]:
     ]
     if not item.compressed:
         return files
-    # As published rather than unpacked, since only that has a checksum.
     published = [file.with_name(f"{file.name}.gz") for file in files]
     return [
         gz if gz.exists() or not file.exists() else file
@@ -136,7 +136,8 @@ def file_instructions(name: str) -> str:
         return f"give {_wanted(item)} as {' and '.join(item.options)}"
     folder = data_folder() if item.archive else data_folder() / item.folders[0]
     instead = f"; data {item.instead} has the same shapes without files" if item.instead else ""
-    return f"put {required_files(item)} into {folder}, or give path{instead}"
+    package = f"apt install {item.apt}, or " if item.apt else ""
+    return f"{package}put {required_files(item)} into {folder}, or give path{instead}"
 
 
 def required_files(item: Entry) -> str:

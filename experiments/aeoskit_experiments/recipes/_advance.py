@@ -13,6 +13,7 @@ from aeoskit_experiments.pipelines import (
     train,
 )
 from aeoskit_experiments.recipes._registry import recipe
+from aeoskit_experiments.recipes._settings import Dataset
 
 
 @recipe
@@ -22,6 +23,7 @@ def advance(
     momentum_lr: float = 1.0,
     steps: int = 3000,
     every: int = 5,
+    dataset: Dataset = "digits",
     examples: int = 1700,
     width: int = 100,
     depth: int = 5,
@@ -35,14 +37,15 @@ def advance(
         momentum_lr: Learning rate of the branch with (EMA) momentum, from the start.
         steps: Steps of full-batch training, if the loss does not end it.
         every: Steps between two measurements.
-        examples: Number of scikit-learn's digits, all with random labels.
+        dataset: The images.
+        examples: Number of images, all with random labels.
         width: Width of the hidden layers.
         depth: Number of hidden layers.
         stop_loss: Loss that ends a run: cross-entropy's curvature collapses once it is fitted.
         seed: Seed of data and initial parameters.
     """
     return pipe(
-        data("digits", examples=examples, label_noise=1.0, seed=seed),
+        data(dataset, examples=examples, label_noise=1.0, seed=seed),
         model("mlp", width=width, depth=depth, activation="tanh", seed=seed),
         loss("cross_entropy"),
         optimizer("adam", lr=lr, beta1=0.9, beta2=0.99, eps=1e-7),

@@ -18,7 +18,14 @@ from aeoskit_experiments.pipelines import (
     train,
 )
 from aeoskit_experiments.recipes._registry import recipe
-from aeoskit_experiments.recipes._settings import EPS, PAPER_STEPS, Size, images
+from aeoskit_experiments.recipes._settings import (
+    EPS,
+    PAPER_STEPS,
+    Dataset,
+    Size,
+    halvings,
+    images,
+)
 
 # For each case: the model and its settings, the data if they are not images, learning rate, steps.
 _Case = tuple[str, dict[str, Any], tuple[str, dict[str, Any]] | None, float, int]
@@ -92,6 +99,7 @@ def e04_architectures(
     lr: float | None = None,
     steps: int | None = None,
     every: int = 10,
+    dataset: Dataset | None = None,
     examples: int | None = None,
     wikitext: str | None = None,
     seed: int = 0,
@@ -104,6 +112,7 @@ def e04_architectures(
         lr: Learning rate of all of them; none for each one's own, at which it reaches the edge.
         steps: Steps of full-batch training; none for each one's own.
         every: Steps between two measurements.
+        dataset: The images, digits or cifar10 by the size; sequences are each network's own.
         examples: Number of images or sequences.
         wikitext: WikiText's folder or zip at the paper's size; none for the data folder.
         seed: Seed of data and initial parameters.
@@ -115,8 +124,10 @@ def e04_architectures(
         if name not in cases:
             raise unknown("architecture", name, cases)
         network, settings, sequences, rate, length = cases[name]
+        if network == "cnn" and dataset is not None:
+            settings = {**settings, "depth": min(settings["depth"], halvings(dataset))}
         suite[name] = pipe(
-            _data(size, sequences, examples, wikitext, seed),
+            _data(size, dataset, sequences, examples, wikitext, seed),
             model(network, seed=seed, **settings),
             loss("mse" if size == "small" and sequences is None else "cross_entropy"),
             optimizer("adam", lr=rate if lr is None else lr, beta2=0.99, eps=EPS[size]),
@@ -129,13 +140,14 @@ def e04_architectures(
 
 def _data(
     size: str,
+    dataset: str | None,
     sequences: tuple[str, dict[str, Any]] | None,
     examples: int | None,
     wikitext: str | None,
     seed: int,
 ) -> Stage:
     if sequences is None:
-        return images(size, seed, examples=examples, small_examples=200)
+        return images(size, seed, dataset=dataset, examples=examples, small_examples=200)
     name, settings = sequences
     taken: dict[str, Any] = {} if examples is None else {"examples": examples}
     if name == "wikitext":

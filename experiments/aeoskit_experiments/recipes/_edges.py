@@ -1,7 +1,5 @@
 """E1 and its control: every learning rate reaches its own threshold and hovers there."""
 
-from collections.abc import Sequence
-
 from aeoskit_experiments.pipelines import (
     Pipeline,
     data,
@@ -14,9 +12,7 @@ from aeoskit_experiments.pipelines import (
     train,
 )
 from aeoskit_experiments.recipes._registry import recipe
-
-Floats = float | Sequence[float]
-Ints = int | Sequence[int]
+from aeoskit_experiments.recipes._settings import Dataset, Floats, Ints
 
 
 @recipe
@@ -27,6 +23,7 @@ def adam_edge(
     beta2: Floats = 0.99,
     steps: int = 1500,
     every: int = 10,
+    dataset: Dataset = "digits",
     examples: Ints = 500,
     label_noise: Floats = 0.4,
     width: Ints = 64,
@@ -40,13 +37,14 @@ def adam_edge(
         beta2: Decay of the second moments.
         steps: Steps of full-batch training.
         every: Steps between two measurements.
-        examples: Number of scikit-learn's digits.
+        dataset: The images.
+        examples: Number of images.
         label_noise: Fraction of the labels that are random; the edge comes sooner.
         width: Width of the two hidden layers.
         seed: Seed of data and initial parameters.
     """
     return pipe(
-        data("digits", examples=examples, label_noise=label_noise, seed=seed),
+        data(dataset, examples=examples, label_noise=label_noise, seed=seed),
         model("mlp", width=width, depth=2, activation="tanh", seed=seed),
         loss("mse"),
         optimizer("adam", lr=lr, beta1=beta1, beta2=beta2),
@@ -62,6 +60,7 @@ def gd_edge(
     lr: Floats = (0.05, 0.07, 0.1),
     steps: int = 2000,
     every: int = 10,
+    dataset: Dataset = "digits",
     examples: Ints = 500,
     label_noise: Floats = 0.4,
     width: Ints = 64,
@@ -73,13 +72,14 @@ def gd_edge(
         lr: Learning rates, trained side by side.
         steps: Steps of full-batch training.
         every: Steps between two measurements.
-        examples: Number of scikit-learn's digits.
+        dataset: The images.
+        examples: Number of images.
         label_noise: Fraction of the labels that are random; the edge comes sooner.
         width: Width of the two hidden layers.
         seed: Seed of data and initial parameters.
     """
     return pipe(
-        data("digits", examples=examples, label_noise=label_noise, seed=seed),
+        data(dataset, examples=examples, label_noise=label_noise, seed=seed),
         model("mlp", width=width, depth=2, activation="tanh", seed=seed),
         loss("mse"),
         optimizer("gradient_descent", lr=lr),

@@ -14,6 +14,7 @@ from aeoskit_experiments.pipelines import (
     train,
 )
 from aeoskit_experiments.recipes._registry import recipe
+from aeoskit_experiments.recipes._settings import Dataset
 
 ALL = (
     "sgd",
@@ -38,6 +39,7 @@ def multiplier_edge(
     lr: float | None = None,
     steps: int = 1500,
     every: int = 25,
+    dataset: Dataset = "digits",
     examples: int = 200,
     label_noise: float = 0.4,
     width: int = 32,
@@ -50,13 +52,14 @@ def multiplier_edge(
         lr: Learning rate of all of them; none for each one's own, at which it reaches the edge.
         steps: Steps of full-batch training.
         every: Steps between two measurements: odd, since at the edge the steps alternate.
-        examples: Number of scikit-learn's digits.
+        dataset: The images.
+        examples: Number of images.
         label_noise: Fraction of the labels that are random; the edge comes sooner.
         width: Width of the two hidden layers.
         seed: Seed of data and initial parameters.
     """
     return pipe(
-        data("digits", examples=examples, label_noise=label_noise, seed=seed),
+        data(dataset, examples=examples, label_noise=label_noise, seed=seed),
         model("mlp", width=width, depth=2, activation="tanh", seed=seed),
         loss("mse"),
         optimizer("optax", transform=transform, lr=lr),

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from aeoskit_experiments.pipelines import Stage, data, loss, model
 
 Size = Literal["small", "paper"]
-Dataset = Literal["digits", "mnist5k", "cifar10", "mixture"]
+Dataset = Literal["digits", "mnist5k", "fashion_mnist", "patches", "cifar10", "mixture"]
 Floats = float | Sequence[float]
 Ints = int | Sequence[int]
 
@@ -28,14 +28,38 @@ def by_size(size: str, given: Any, *, small: Any, paper: Any) -> Any:
     return paper if size == "paper" else small
 
 
-# For CIFAR-10 the training set, for a mixture the same number; for digits the experiment's own.
-_ALL = {"mnist5k": 5000, "cifar10": 50_000, "mixture": 50_000}
+# Sets that have the small setting's random labels, since they are small whatever the size; and
+# those that have them at the small size only.
+_SMALL, _EITHER = ("digits", "mnist5k"), ("fashion_mnist", "patches")
+# For CIFAR-10 the training set, for a mixture the same number; of Fashion-MNIST as many as of
+# MNIST, which two cores can train on; for digits the experiment's own.
+_ALL = {
+    "mnist5k": 5000,
+    "fashion_mnist": 5000,
+    "patches": 5700,
+    "cifar10": 50_000,
+    "mixture": 50_000,
+}
+
+
+def is_small(size: str, dataset: str) -> bool:
+    """True if a data set has our small setting, with random labels, at this size.
+
+    >>> is_small("small", "fashion_mnist"), is_small("paper", "fashion_mnist")
+    (True, False)
+    """
+    return dataset in _SMALL or (size == "small" and dataset in _EITHER)
 
 
 def examples_of(size: str, dataset: str | None, examples: int | None, small: int = 500) -> int:
     """The number of images that `images` takes."""
     name = by_size(size, dataset, small="digits", paper="cifar10")
     return _ALL.get(name, small) if examples is None else examples
+
+
+def halvings(dataset: str) -> int:
+    """The most halvings of the images by a CNN: three of 8 and 32 pixels, two of 28."""
+    return 2 if dataset in ("mnist5k", "fashion_mnist") else 3
 
 
 def images(
@@ -51,15 +75,18 @@ def images(
 ) -> Stage:
     """The stage `data` of an experiment on images.
 
-    CIFAR-10 and a mixture have all 50,000 images, MNIST those of its 5,000 that are not test rows,
-    with the label noise of digits; digits have the experiment's small setting.
+    CIFAR-10 and a mixture have all 50,000 images, Fashion-MNIST 5,000, MNIST those of its 5,000
+    that are not test rows, patches all that are not of the test region; digits have the
+    experiment's small setting, and the other small sets its label noise.
     """
     name = by_size(size, dataset, small="digits", paper="cifar10")
     settings: dict[str, Any] = {"seed": seed}
     if name == "digits":
         settings["examples"] = small_examples
-    if name in ("digits", "mnist5k"):
+    if is_small(size, name):
         settings["label_noise"] = small_noise
+    if name == "fashion_mnist":
+        settings["examples"] = _ALL[name]
     if name == "mixture":
         settings |= {"shape": "32x32x3", "examples": _ALL[name]}
     if name == "mnist5k" and test:

@@ -37,10 +37,12 @@ def test_every_data_set_has_an_entry():
 def test_entries_are_whole(name):
     item = CATALOG[name]
     assert len(item.summary) <= 26
-    assert bool(item.packages) == (item.origin in ("embedded", "package"))
+    # Python's own text has no package; its check has the length and the hash.
+    assert bool(item.packages) == (item.origin in ("embedded", "package")) or name == "topics"
     assert bool(item.extra) == (item.origin == "package")
     if item.origin == "file":
         assert item.home or not item.places
+        assert bool(item.apt) == bool(item.shared)
         assert item.options
     if item.check:
         module, _, function = item.check.partition(":")
@@ -143,6 +145,8 @@ def test_texts(folder):
     """Shipped, a user's own, WikiText's folder, and two files of lines."""
     assert "scikit-learn" in verify("text")["sentence"]
     assert list(provenance("text", {"path": None})) == ["scikit-learn"]
+    assert "sha256:" in verify("topics")["sentence"]
+    assert provenance("topics", {}) == {"topics": verify("topics")["sentence"]}
     files = {"a.txt": b"one", "b.tokens": b"two", "c.md": b"no", "wiki.train.raw": b"three"}
     place = archives.put(folder / "texts", files)
     assert verify("text", place)["sentence"].startswith("6 bytes of UTF-8")

@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pytest
+from sklearn.datasets import load_sample_images
 
 from aeoskit_experiments import UserError, execute
-from aeoskit_experiments.catalog import CATALOG, verify
+from aeoskit_experiments.catalog import CATALOG, find, survey, verify
 from aeoskit_experiments.data import (
     Dataset,
     chebyshev,
@@ -24,6 +28,7 @@ from aeoskit_experiments.data import (
     mixture,
     mnist,
     mnist5k,
+    patches,
 )
 from aeoskit_experiments.pipelines import data, loss, model, optimizer, pipe, train
 
@@ -91,6 +96,8 @@ def test_no_test_rows_unless_requested():
         (digits, {"test": 1}),  # all are trained on
         (mnist5k, {"examples": 5001}),
         (mnist5k, {"test": 4901, "examples": 100}),
+        (patches, {"examples": 5701}),
+        (patches, {"test": 1701}),
         (mixture, {"examples": 0}),
         (mixture, {"classes": 1}),
         (mixture, {"separation": -1.0}),
@@ -385,26 +392,134 @@ def test_idx_refused(tmp_path, name, content, message, compressed):
     assert "\n" not in str(caught.value)
 
 
-def test_mnist_is_known_by_its_checksums(tmp_path, data_folder):
-    archives.put(data_folder / "mnist", archives.idx_files(), compressed=True)
-    with pytest.raises(UserError, match="not the published f68b3c2d"):
-        mnist()
-    # Unpacked, the structure is all that can be checked.
-    archives.put(data_folder / "FashionMNIST" / "raw", archives.idx_files())
-    assert fashion_mnist().inputs.shape == (6, 25)
-    assert "no checksum" in verify("fashion_mnist")["sentence"]
-    archives.put(tmp_path / "own", archives.idx_files(count=12, classes=12))
-    with pytest.raises(UserError, match="label 11, but mnist's go from 0 to 9: take data idx"):
-        mnist(path=str(tmp_path / "own"))
-    (tmp_path / "own" / f"{_TRAIN}.gz").write_bytes(b"\x1f\x8b\x08")
+def known(monkeypatch: pytest.MonkeyPatch, name: str, files: dict[str, bytes], **changes: str):
+    """Tiny files in place of a published set."""
+    checksums = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
+    entry = msgspec.structs.replace(CATALOG[name], checksums=checksums, **changes)
+    monkeypatch.setitem(CATALOG, name, entry)
+
+
+def _repacked(files: dict[str, bytes], **settings: Any) -> dict[str, bytes]:
+    """The same content under other gzip headers, or compressed otherwise."""
+    packed = {}
+    for name, content in files.items():
+        stream = io.BytesIO()
+        with gzip.GzipFile(fileobj=stream, mode="wb", **settings) as file:
+            file.write(content)
+        packed[f"{name}.gz"] = stream.getvalue()
+    return packed
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_published_images_are_known_by_their_content(tmp_path, monkeypatch, name):
+    files = archives.idx_files(classes=10, count=20)
+    known(monkeypatch, name, files)
+    packed = [
+        files,
+        _repacked(files, filename="a name", mtime=1504176627),
+        _repacked(files, filename="", mtime=0),
+        _repacked(files, filename="", mtime=0, compresslevel=1),
+    ]
+    assert len({stored[max(stored)] for stored in packed}) == 4
+    make = {"mnist": mnist, "fashion_mnist": fashion_mnist}[name]
+    for index, stored in enumerate(packed):
+        folder = archives.put(tmp_path / str(index), stored)
+        assert bits(make(path=str(folder))) == bits(make(path=str(tmp_path / "0")))
+        assert verify(name, folder)["sentence"].endswith("the known SHA-256s of its files")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_other_images_are_not_taken_for_published_ones(tmp_path, monkeypatch, compressed):
+    files = archives.idx_files()
+    known(monkeypatch, "mnist", files)
+    for name, content in files.items():
+        changed = {**files, name: content[:-1] + bytes([content[-1] ^ 1])}
+        folder = archives.put(tmp_path / name, changed, compressed=compressed)
+        said = rf"{name}(\.gz)?, unpacked, has the SHA-256 .* not mnist's, .*take data idx if"
+        with pytest.raises(UserError, match=said) as caught:
+            mnist(path=str(folder))
+        assert "\n" not in str(caught.value)
+        assert idx(path=str(folder)).image_shape == (5, 5, 1)
+
+
+def test_a_broken_file_is_refused(tmp_path):
+    folder = archives.put(tmp_path, archives.idx_files())
+    (folder / f"{_TRAIN}.gz").write_bytes(b"\x1f\x8b\x08")
     with pytest.raises(UserError, match="broken or was cut short"):
-        idx(path=str(tmp_path / "own"))
+        idx(path=str(folder))
 
 
-def test_published_checksums_look_like_checksums():
-    given = [md5 for item in CATALOG.values() for md5 in item.checksums.values()]
-    assert len(given) == len(set(given)) == 10
-    assert all(len(bytes.fromhex(md5)) == 16 for md5 in given)
+def test_a_package_of_the_system_is_found(tmp_path, monkeypatch, data_folder):
+    """Behind the data folder, and not where the user names another one."""
+    files = archives.idx_files()
+    shared = tmp_path / "shared"
+    assert CATALOG["fashion_mnist"].shared == "/usr/share/datasets/fashion-mnist"
+    known(monkeypatch, "fashion_mnist", files, shared=str(shared))
+    with pytest.raises(
+        UserError, match="apt install dataset-fashion-mnist, or put train-"
+    ) as caught:
+        fashion_mnist()
+    assert "\n" not in str(caught.value)
+    (row,) = (row for row in survey()["data"] if row["name"] == "fashion_mnist")
+    assert not row["here"]
+    assert row["get"].startswith("apt install dataset-fashion-mnist, or ")
+    archives.put(shared, _repacked(files, filename="", mtime=0))
+    assert fashion_mnist().inputs.shape == (6, 25)
+    assert find("fashion_mnist") == shared
+    empty = archives.put(tmp_path / "empty", {})
+    with pytest.raises(UserError, match="lacks"):
+        fashion_mnist(path=str(empty))
+    archives.put(data_folder / "fashion_mnist", files)
+    assert find("fashion_mnist") == data_folder / "fashion_mnist"
+
+
+def test_checksums_look_like_checksums():
+    given = [(name, digest) for item in CATALOG.values() for name, digest in item.checksums.items()]
+    assert len(given) == len({digest for _, digest in given}) == 10
+    assert {name.endswith(".tar.gz"): len(bytes.fromhex(digest)) for name, digest in given} == {
+        True: 16,
+        False: 32,
+    }
+
+
+# Patches of photographs
+
+
+def test_patches():
+    drawn = patches(standardize="none", test=1700)
+    assert (drawn.inputs.shape, drawn.test_inputs.shape) == ((5700, 3072), (1700, 3072))
+    assert (drawn.num_classes, drawn.image_shape) == (4, (32, 32, 3))
+    assert np.bincount(drawn.labels).min() > 1300
+    assert (float(drawn.inputs.min()), float(drawn.inputs.max())) == (0, 1)
+    fewer = patches(examples=30, standardize="none")
+    np.testing.assert_array_equal(fewer.inputs, drawn.inputs[:30])
+    noisy = patches(examples=30, label_noise=1.0, standardize="none")
+    np.testing.assert_array_equal(fewer.inputs, noisy.inputs)
+    assert 0 < np.mean(np.asarray(noisy.labels != fewer.labels)) < 1
+
+
+def test_patches_are_turned_pieces_and_no_test_pixel_is_trained_on():
+    """Found again in the photographs: the turn is the class, and regions do not overlap."""
+    drawn = patches(examples=200, standardize="none", test=200)
+    photographs = load_sample_images().images
+    assert [photograph.shape for photograph in photographs] == [(427, 640, 3)] * 2
+    assert drawn.test_inputs is not None
+    assert drawn.test_targets is not None
+    places: dict[tuple[bytes, int], set[int]] = {}
+    for photograph in photographs:
+        for top in range(0, 396, 8):
+            for left in range(0, 609, 8):
+                piece = photograph[top : top + 32, left : left + 32]
+                for turns in range(4):
+                    key = np.rot90(piece, turns).tobytes(), turns
+                    places.setdefault(key, set()).add(left)
+    for rows, labels, inside in (
+        (drawn.inputs, drawn.labels, lambda left: left + 32 <= 480),
+        (drawn.test_inputs, drawn.test_targets.argmax(-1), lambda left: left >= 480),
+    ):
+        pixels = np.asarray(rows * 255).round().astype(np.uint8)
+        for row, label in zip(pixels, labels.tolist(), strict=True):
+            assert any(inside(left) for left in places[row.tobytes(), label])
 
 
 # Drawn

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sys
 import zipfile
 from pathlib import Path
+from pydoc_data.topics import topics as python_topics
 
 import jax
 import numpy as np
 import pytest
 
 from aeoskit_experiments import UserError
-from aeoskit_experiments.data import parallel, text, wikitext
+from aeoskit_experiments.data import parallel, text, topics, wikitext
 from aeoskit_experiments.data._text_files import embedded_text
 from aeoskit_experiments.data._tokenizers import make_encoder
+from aeoskit_experiments.data._topics import read_topics
 
 POEM = "Löwen gähnen,\r\nBären baden.\n" * 20
 
@@ -64,6 +67,25 @@ def test_the_text_that_is_there():
     assert "sha256" in name
     found = text(examples=3, length=32)
     assert all(text_of(row) in read for row in found.inputs)
+
+
+def test_the_text_that_every_python_has():
+    read, name = read_topics()
+    assert set("\n".join(python_topics.values())) == set(read)
+    assert len(read) == sum(map(len, python_topics.values())) + len(python_topics) - 1 > 300_000
+    assert f"({len(read):,} characters, sha256:" in name
+    assert name.endswith(f"{hashlib.sha256(read.encode()).hexdigest()})")
+    found = topics(examples=1000, length=200)
+    assert found.inputs.shape == (1000, 200)
+    assert all(bytes(row.tolist()) in read.encode() for row in found.inputs[:20])
+    with pytest.raises(UserError, match=r"the topics of Python .* so give at most"):
+        topics(length=10**7)
+
+
+def test_a_python_without_its_text(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(UserError, match=r"this Python lacks: install .*, or take data text$"):
+        read_topics.__wrapped__()
 
 
 def test_byte_pairs(tmp_path):

@@ -5,12 +5,13 @@ import numpy as np
 from aeoskit_experiments.ledger._claim import OutOfReach, RunSpec, claim
 from aeoskit_experiments.ledger._evidence import Evidence
 
-# The grid of all three: learning rates, a second data set, a second architecture.
+# The grid of all three: learning rates, other data sets, a second architecture.
 SETTINGS = {
     "reference": {},
     "lr 5e-5": {"lr": 5e-5},
     "lr 1e-4": {"lr": 1e-4, "examples": 1500},
     "mnist5k": {"dataset": "mnist5k"},
+    "fashion_mnist": {"dataset": "fashion_mnist"},
     "cnn": {"architecture": "cnn"},
 }
 

@@ -8,15 +8,17 @@ import numpy as np
 from aeoskit_experiments.ledger._claim import RunSpec, claim
 from aeoskit_experiments.ledger._evidence import Evidence, finite
 
-# A second data set, and for E1 a wider range of learning rates.
+# The other data sets of the grid.
 OTHER = {"dataset": "mnist5k", "examples": 1000}
+FASHION = {"dataset": "fashion_mnist", "examples": 5000}
 
 
-def _with_mnist(recipe: str, case: str = "main", **options: object) -> tuple[RunSpec, ...]:
-    """A run in the reference setting, and on MNIST."""
+def _with_others(recipe: str, case: str = "main", **options: object) -> tuple[RunSpec, ...]:
+    """A run in the reference setting, on MNIST and on Fashion-MNIST."""
     return (
         RunSpec(recipe, case, options=options),
         RunSpec(recipe, case, setting="mnist5k", options={**options, **OTHER}),
+        RunSpec(recipe, case, setting="fashion_mnist", options={**options, **FASHION}),
     )
 
 
@@ -41,7 +43,7 @@ for _rate, _sizes in _by_value(RATES).items():
         f"lr-{_rate}",
         says=f"Adam at η = {_rate} hovers at its own threshold, 38/η",
         ratio=True,
-        needs=_with_mnist("e01-learning-rate"),
+        needs=_with_others("e01-learning-rate"),
         sizes=_sizes,
     )(functools.partial(_ratio_at_rate, rate=_rate))
 
@@ -60,7 +62,7 @@ for _beta1 in MOMENTA:
         f"beta1-{_beta1}",
         says=f"Adam at β₁ = {_beta1} hovers at its own threshold, (2 + 2β₁)/((1 - β₁)η)",
         ratio=True,
-        needs=_with_mnist("e02-momentum"),
+        needs=_with_others("e02-momentum"),
     )(functools.partial(_ratio_at_momentum, beta1=_beta1))
 
 
@@ -70,7 +72,7 @@ for _beta1 in MOMENTA:
     says="the plateaus at β₁ = 0.95 and 0.64 differ as their thresholds do, by 8.56: plateau over "
     "plateau",
     unit="×",
-    needs=_with_mnist("e02-momentum"),
+    needs=_with_others("e02-momentum"),
 )
 def plateau(run: Evidence) -> float:
     """The final ratio of preconditioned sharpness, largest momentum to smallest."""
@@ -155,7 +157,7 @@ for _name, _words in OPTIMIZERS.items():
         _name,
         says=f"{_words} hovers at its own threshold",
         ratio=True,
-        needs=_with_mnist("e05-optimizers", _name),
+        needs=_with_others("e05-optimizers", _name),
     )(_ratio)
 
 claim(
@@ -163,7 +165,7 @@ claim(
     "adagrad",
     says="Adagrad rises to its own threshold or stays below, since its P can only grow",
     ratio=True,
-    needs=_with_mnist("e05-optimizers", "adagrad"),
+    needs=_with_others("e05-optimizers", "adagrad"),
 )(_ratio)
 
 claim(
@@ -171,12 +173,12 @@ claim(
     "amsgrad",
     says="AMSGrad as published stays below its threshold, since its P can only grow",
     ratio=True,
-    needs=_with_mnist("e05-optimizers", "amsgrad"),
+    needs=_with_others("e05-optimizers", "amsgrad"),
 )(_ratio)
 
 # E6
 
-BATCHES = _with_mnist("e06-batch-size")
+BATCHES = _with_others("e06-batch-size")
 BATCHES_WITH_REPLACEMENT = (
     *BATCHES,
     RunSpec("e06-batch-size", setting="with replacement", options={"sampling": "replacement"}),
