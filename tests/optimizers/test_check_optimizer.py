@@ -18,6 +18,7 @@ MORE: dict[str, Any] = {
     "nesterov_ema": lambda: ak.nesterov(0.1, form="ema", weight_decay=0.3),
     "rmsprop_polyak": lambda: ak.rmsprop(0.1, beta1=0.9, weight_decay=0.1),
     "adafactor_momentum": lambda: ak.adafactor(0.1, beta1=0.9, min_dim_size_to_factor=2),
+    "cascade": lambda: ak.Optimizer(0.1, ak.Cascade(ak.EMA(0.9), ak.EMA(0.9)), ak.RMS()),
     "lion_turning": lambda: ak.Optimizer(0.1, ak.LionMomentum(0.9, 0.1), ak.RMS()),
     "filter": lambda: ak.Optimizer(0.1, ak.LinearMomentum(0.5, [0.2, 0.1], [0.9, 0.3])),
     # A complex pair leaves the circle before -1 is a root.
