@@ -9,6 +9,7 @@ from ._multiplier import MULTIPLIER_RESULTS as MULTIPLIER_RESULTS
 from ._multiplier import Multipliers as Multipliers
 from ._multiplier import flip_multiplier as flip_multiplier
 from ._multiplier import leading_multipliers as leading_multipliers
+from ._multiplier import oscillating_multiplier as oscillating_multiplier
 from ._period_two import PeriodTwoOrbit as PeriodTwoOrbit
 from ._period_two import period_two_orbit as period_two_orbit
 from ._recurrence import companion_matrix as companion_matrix
