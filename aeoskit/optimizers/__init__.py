@@ -55,6 +55,7 @@ from .rules._matrix import Shampoo as Shampoo
 from .rules._momentum import EMA as EMA
 from .rules._momentum import AbstractLinearMomentum as AbstractLinearMomentum
 from .rules._momentum import AbstractMomentum as AbstractMomentum
+from .rules._momentum import Cascade as Cascade
 from .rules._momentum import EMANesterov as EMANesterov
 from .rules._momentum import LinearFilter as LinearFilter
 from .rules._momentum import LinearMomentum as LinearMomentum

@@ -362,7 +362,8 @@ class _Measurements(NamedTuple):
     jacobians: Array | None
 
 
-_SHARES = (*np.linspace(0.1, 0.9, 9).tolist(), 0.999, 1.001)
+# Close enough together that a band of instability below the threshold is seen.
+_SHARES = (*np.linspace(0.02, 0.98, 49).tolist(), 0.999, 1.001)
 _FROZEN_SHARES, _LIVE_SHARES = (0.97, 1.03), (0.95, 1.05)
 
 

@@ -11,7 +11,7 @@ from aeoskit.linalg import Arnoldi
 from aeoskit.objective import Objective, loss_anatomy
 from aeoskit.optimizers import as_optimizer
 from aeoskit.sharding import Placement
-from aeoskit.stability import flip_multiplier
+from aeoskit.stability import flip_multiplier, oscillating_multiplier
 
 from ._base import AbstractProbe, Measurement, ProbeContext, check_every
 
@@ -70,12 +70,19 @@ class FlipMultiplier(AbstractProbe):
         every: period in steps. An odd one, since at the edge every other step is alike.
         solver: an `Arnoldi`; that of `flip_multiplier` by default.
         max_matvecs: budget of Jacobian products for one measurement.
+        oscillation: whether to measure, in a second solve that begins where the first one ended,
+            the largest modulus among multipliers that are not real and positive, too: of an
+            optimizer with two momentum buffers it passes 1 where the flip multiplier does not
+            pass -1. It costs about as much again.
 
     Measures `multiplier` (its real part), `multiplier_imag`, `multiplier_residual`,
     `multiplier_converged`, `multiplier_matvecs` (Jacobian products), `multiplier_criterion` (1 if
     the residual met its tolerance, 0 if not), `multiplier_dead` (parameters without a derivative)
     and `equivalent_ratio`: the ratio of `λ₁(P⁻¹H)` to the threshold at which the optimizer's own
-    recurrence would have it, NaN where the optimizer has no such recurrence.
+    recurrence would have it, NaN where the optimizer has no such recurrence. With `oscillation`
+    also `oscillation_modulus` and `oscillation_angle` (radians a step; NaN where none was found),
+    `oscillation_resolved_angle` (under which a larger one may be hidden), `oscillation_residual`,
+    `oscillation_converged` and `oscillation_matvecs`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -95,11 +102,14 @@ class FlipMultiplier(AbstractProbe):
     every: int = eqx.field(static=True, default=1, converter=check_every)
     solver: Arnoldi | None = None
     max_matvecs: int | None = eqx.field(static=True, default=None)
+    oscillation: bool = eqx.field(static=True, default=False)
 
     @property
     def measures(self) -> tuple[str, ...]:
         parts = ("imag", "residual", "converged", "matvecs", "criterion", "dead")
-        return ("multiplier", *(f"multiplier_{part}" for part in parts), "equivalent_ratio")
+        names = ("multiplier", *(f"multiplier_{part}" for part in parts), "equivalent_ratio")
+        parts = ("modulus", "angle", "resolved_angle", "residual", "converged", "matvecs")
+        return names + tuple(f"oscillation_{part}" for part in parts if self.oscillation)
 
     @property
     def solves(self) -> bool:
@@ -115,16 +125,15 @@ class FlipMultiplier(AbstractProbe):
                 f"the step of {optimizer.name} has no multipliers, since it searches along a line "
                 "or is piecewise constant in the gradient: measure `sharpness` along its way."
             )
-        found = flip_multiplier(
-            TrainingStep(context.objective, optimizer),
-            (point, context.optimizer_state),
+        step = TrainingStep(context.objective, optimizer), (point, context.optimizer_state)
+        options: Any = dict(
             solver=self.solver,
-            start=context.key,
             max_matvecs=self._budget(context),
             driver=context.driver,
             # No condition number is measured: the transposed solve would cost as much again.
             condition="search_space",
         )
+        found = flip_multiplier(*step, start=context.key, **options)
         dtype = context.value.dtype
         try:
             recursion = optimizer.recursion(context.optimizer_state, point)
@@ -142,6 +151,16 @@ class FlipMultiplier(AbstractProbe):
             found.dead,
             ratio.astype(dtype),
         )
+        if self.oscillation:
+            turned = oscillating_multiplier(*step, start=found.state, **options)
+            values += (
+                turned.modulus.astype(dtype),
+                turned.angle.astype(dtype),
+                jnp.asarray(turned.resolved_angle, dtype),
+                turned.residual.astype(dtype),
+                turned.converged,
+                turned.jvps,
+            )
         return dict(zip(self.measures, values, strict=True)), state
 
     def _budget(self, context: ProbeContext) -> Any:

@@ -93,7 +93,7 @@ def _solve(
     left = transposed = None
     if condition == "left" and product_kind == "forward":
         transposed, left = solve_left(operator, analysis, solution, start, solver, options)
-    single, refused = which == "smallest_real", jnp.any(analysis.constant)
+    single, refused = which != "largest_magnitude", jnp.any(analysis.constant)
     return finish(held, analysis, solution, left, transposed, single, refused, hidden)
 
 
@@ -134,9 +134,10 @@ def flip_multiplier(
     """The eigenvalue of smallest real part of the Jacobian of a whole update map, at a point.
 
     It crosses -1 where the training step loses stability to an oscillation of period two: the edge
-    of stability, without knowing the optimizer, its P or its threshold. A bare number is hard to
-    compare: `Multipliers.equivalent_ratio(rule)` gives the ratio to the threshold that belongs to
-    it. The map of a live optimizer differs from that of a frozen P by O(1 - β₂).
+    of stability, without knowing the optimizer, its P or its threshold. It misses an oscillation of
+    another period, which two momentum buffers can have: see `oscillating_multiplier`. A bare number
+    is hard to compare: `Multipliers.equivalent_ratio(rule)` gives the ratio to the threshold that
+    belongs to it. The map of a live optimizer differs from that of a frozen P by O(1 - β₂).
 
     **What is held.** Integer, boolean and key leaves never move: the map is that of the coming
     step, whatever its number. `hold` adds to them. To hold the second moments of Adam is not to
@@ -228,6 +229,97 @@ def flip_multiplier(
         update_map,
         state,
         "smallest_real",
+        1,
+        1.0,
+        args,
+        hold,
+        scale,
+        solver,
+        start,
+        max_matvecs,
+        reuse,
+        driver,
+        condition,
+        product,
+    )
+
+
+def oscillating_multiplier(
+    update_map: Any,
+    state: Any,
+    *,
+    args: tuple[Any, ...] = (),
+    hold: Any = None,
+    scale: Any = "auto",
+    solver: Arnoldi | None = None,
+    start: Any = None,
+    max_matvecs: int | Int[Array, ""] | None = None,
+    reuse: Reuse | str = "linearize",
+    driver: Literal["compiled", "host", "auto"] = "auto",
+    condition: Condition | str = "left",
+    product: Product | str | None = None,
+) -> Multipliers:
+    """The multiplier of largest modulus among those that are not real and positive.
+
+    Its modulus passes 1 wherever a training step starts to oscillate: at the angle π with a single
+    momentum buffer, where it is the flip multiplier; at a small angle with two, which
+    `flip_multiplier` misses. Real multipliers above 1 belong to negative curvature, are there at
+    almost every step of a network, and are no oscillation: the largest one seen is `positive`.
+
+    **What is found.** Directions of no curvature crowd next to 1 (and second moments at β₂), and
+    hide a pair that is near to them in modulus from `leading_multipliers`. The solve keeps what is
+    away from the positive axis, so that restarts filter the crowd out. A pair counts as found once
+    its imaginary part is ten times its error, residual × condition as the search space shows it,
+    and four roots of epsilon (.0014 in single precision). If a full basis has none, as in descent
+    below the edge, `result` is `no_oscillation` and the value NaN. A larger one at an angle under
+    `resolved_angle` may be hidden in the crowd. With a live metric there are such, of negative
+    curvature: on a network trained by Adam a pair at the angle .03 with the modulus 1.03. As for
+    any solve, `converged` means that it is a multiplier, not that there is no larger one.
+
+    What holds for `flip_multiplier` holds here. Its `state` is a good `start`, and costs less
+    than a cold solve.
+
+    Costs `jvps` derivatives of the map, as `flip_multiplier`; a basis of them (40) where nothing
+    oscillates.
+
+    Args:
+        update_map: one step, `(params, state, *args) -> (params, state)`.
+        state: the pair `(params, state)`.
+        args: more arguments of the map.
+        hold: leaves to hold.
+        scale: D.
+        solver: an `Arnoldi`; by default with a basis of 40 and tolerances of 1e-4.
+        start: where the solve begins.
+        max_matvecs: budget of products.
+        reuse: "linearize" or "recompute".
+        driver: as in `eigensolve`.
+        condition: "left" or "search_space".
+        product: "forward" or "difference".
+
+    Returns:
+        `Multipliers` of shape ().
+
+    Raises:
+        TypeError: as `flip_multiplier`.
+        ValueError: as `flip_multiplier`.
+
+    Source: Kuznetsov, *Elements of Applied Bifurcation Theory*, chapter 4 (the flip and the
+    Neimark-Sacker bifurcation).
+
+    Example:
+        >>> turn = jnp.array([[0.0, -1.2], [1.2, 0.0]])
+        >>> step = lambda params, state: (jnp.append(turn @ params[:2], 1.5 * params[2]), state)
+        >>> found = oscillating_multiplier(step, (jnp.ones(3), ()))
+        >>> round(float(found.modulus), 3), round(float(found.angle), 3)
+        (1.2, 1.571)
+        >>> round(float(found.positive), 3)
+        1.5
+    """
+    return _solve(
+        "oscillating_multiplier",
+        update_map,
+        state,
+        "largest_oscillating",
         1,
         1.0,
         args,

@@ -21,7 +21,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)
 
     class MULTIPLIER_RESULTS(RESULTS):  # pyright: ignore
-        """The ways in which a solve for multipliers ends: `RESULTS` and two more.
+        """The ways in which a solve for multipliers ends: `RESULTS` and three more.
 
         Example:
             >>> print(MULTIPLIER_RESULTS[MULTIPLIER_RESULTS.not_differentiable])
@@ -37,16 +37,20 @@ with warnings.catch_warnings():
             "The derivative of the update map is not what its steps do: stop_gradient or a custom "
             'derivative hides a part of it. Pass product="difference".'
         )
+        no_oscillation = (
+            "No multiplier was found that is not real and positive, beyond its error: as far as "
+            "the search space shows there is no oscillation."
+        )
 
 
 class Multipliers(eqx.Module):
     """Eigenvalues of the Jacobian of an update map, each with its error bar.
 
-    All arrays have the shape `()` from `flip_multiplier`, `(k,)` from `leading_multipliers`.
+    All arrays have the shape `()`, but for `leading_multipliers` `(k,)`.
 
     Attributes:
         value: the eigenvalue; of a conjugate pair that of positive imaginary part. NaN where
-            `result` is `nonfinite`, `not_differentiable` or `hidden_derivative`.
+            `result` is `nonfinite`, `not_differentiable`, `hidden_derivative` or `no_oscillation`.
         residual: upper estimate of `||D⁻¹JD v - θ v||` for unit v, D the scale.
         condition: `1/|yᴴx|` of the unit left and right eigenvectors, in the scaled coordinates. It
             is that number where `left_found`; elsewhere it is only what the search space sees of
@@ -68,6 +72,11 @@ class Multipliers(eqx.Module):
         vjps: products with its transpose.
         dead: parameters whose derivative is not finite: held fixed with their state, and left out.
         state: the warm start of the next solve, also at another point: pass it as `start`.
+        positive: of `oscillating_multiplier`, the largest real and positive multiplier seen beside
+            it: above 1 it belongs to negative curvature. None of the other functions.
+        positive_residual: its residual; not tested against a tolerance.
+        resolved_angle: of `oscillating_multiplier`, the angle under which a multiplier of larger
+            modulus may be hidden among those next to the positive axis, to first order.
 
     Example:
         >>> import jax.numpy as jnp
@@ -91,6 +100,19 @@ class Multipliers(eqx.Module):
     vjps: Int[Array, ""]
     dead: Int[Array, ""]
     state: Any
+    positive: Float[Array, ""] | None = None
+    positive_residual: Float[Array, ""] | None = None
+    resolved_angle: Float[Array, ""] | None = None
+
+    @property
+    def modulus(self) -> Float[Array, ...]:
+        """The factor by which a perturbation along it grows (above 1) or decays a step."""
+        return jnp.abs(self.value)
+
+    @property
+    def angle(self) -> Float[Array, ...]:
+        """The angle by which it turns a step, in radians: π for an oscillation of period two."""
+        return jnp.abs(jnp.angle(self.value))
 
     def equivalent_ratio(
         self, rule: Any, lr: Any = 1.0, weight_decay: Any = 0.0
@@ -139,6 +161,9 @@ def finish(
     result = member.where(
         analysis.usable, member.promote(solution.result), member.promote(RESULTS.nonfinite)
     )
+    oscillates = solution.stats.get("oscillates")
+    if oscillates is not None:
+        result = member.where(oscillates[0] | ~sound, result, member.no_oscillation)
     result = member.where(hidden, member.hidden_derivative, result)
     result = member.where(refused, member.not_differentiable, result)
 
@@ -160,6 +185,10 @@ def finish(
         size = jnp.where(norm(True) > 0, norm(True), norm(False))
         return tuple(v / jnp.where(size > 0, size, 1) for v in vector)
 
+    positive = [solution.stats.get(f"largest_positive{part}") for part in ("", "_residual")]
+    positive = [None if x is None else jnp.where(sound, x, jnp.nan) for x in positive]
+    if oscillates is not None:
+        sound &= oscillates[0]
     count = solution.values.shape[0]
     vectors = jax.vmap(one)(jnp.arange(count))
     values = solution.values
@@ -185,4 +214,7 @@ def finish(
         vjps=jnp.zeros((), jnp.int32) if left is None else left.stats["matvecs"],
         dead=analysis.dead,
         state=warm_start(solution, left, analysis),
+        positive=positive[0],
+        positive_residual=positive[1],
+        resolved_angle=solution.stats.get("resolved_angle"),
     )

@@ -209,8 +209,36 @@ def _grows(transform, curvature, steps=1250):
         optax.chain(optax.ema(0.9), optax.scale(-0.1), optax.add_decayed_weights(-0.01)),
         optax.contrib.schedule_free_sgd(0.1, b1=0.9),
         optax.contrib.schedule_free_sgd(0.1, b1=0.9, weight_decay=0.5),
+        optax.chain(optax.ema(0.9, debias=False), optax.ema(0.9, debias=False), optax.scale(-0.1)),
+        optax.chain(optax.scale_by_learning_rate(0.1), optax.trace(0.9), optax.ema(0.5, False)),
+        optax.chain(
+            optax.trace(0.9, nesterov=True),
+            optax.scale(-0.1),
+            optax.ema(0.8, debias=False),
+            optax.add_decayed_weights(-0.02),
+        ),
+        optax.chain(
+            optax.trace(0.5),
+            optax.add_decayed_weights(0.5),
+            optax.trace(0.9, nesterov=True),
+            optax.scale(-0.01),
+        ),
+        optax.chain(
+            optax.add_decayed_weights(0.1),
+            optax.ema(0.5, debias=False),
+            optax.scale(-0.1),
+            optax.add_decayed_weights(-0.05),
+            optax.ema(0.7, debias=False),
+            optax.ema(0.6, debias=False),
+            optax.add_decayed_weights(-0.01),
+        ),
+        optax.chain(optax.trace(0.9), as_optax(ak.gradient_descent(0.1))),
     ],
-    ids=["nesterov", "decay first", "decoupled", "scaled", "unscaled", "schedule-free", "decayed"],
+    ids=[
+        *("nesterov", "decay first", "decoupled", "scaled", "unscaled", "schedule-free", "decayed"),
+        *("two averages", "sum and average", "nesterov and average, decay", "decay between"),
+        *("three, decay everywhere", "ours after a buffer"),
+    ],
 )
 def test_thresholds_of_linear_ones(x64, transform):
     """Below it a quadratic's mode decays, above it grows: with optax's own steps."""
@@ -233,7 +261,12 @@ def test_thresholds_of_linear_ones(x64, transform):
             r"scale_by_polyak, .* \(its step size depends on the value of the loss",
         ),
         (optax.scale_by_adam(), r"scale_by_learning_rate"),
-        (optax.chain(optax.trace(0.9), optax.adam(0.1)), "two momentum buffers, trace and"),
+        (
+            optax.contrib.schedule_free(
+                optax.chain(optax.trace(0.9), optax.trace(0.5), optax.scale(-0.1)), 0.1
+            ),
+            "schedule-free over two momentum buffers, trace and trace",
+        ),
         (optax.chain(optax.add_decayed_weights(0.1), optax.adam(0.1)), "a term of the loss"),
         (
             optax.partition({"x": optax.adam(0.1), "y": optax.sgd(0.1)}, {"b": "x", "w": "y"}),

@@ -12,7 +12,6 @@ from aeoskit.linalg import Dense
 from aeoskit.objective import Objective
 from aeoskit.optimizers import EMA, RMS, Optimizer, as_optimizer, threshold_of
 from aeoskit.probes import preconditioned_sharpness
-from aeoskit.stability import threshold_from_recurrence
 
 # Three leaves whose curvatures are 1, 4 and 9, coupled a little.
 MATRIX = jnp.array([[1.0, 0.3, 0.2], [0.3, 4.0, 0.5], [0.2, 0.5, 9.0]])
@@ -123,5 +122,5 @@ def test_the_recursion_is_that_of_the_group_in_whose_units_p_is():
     )
     recursion = jax.jit(optimizer.recursion)(optimizer.init(PARAMS), PARAMS)
     assert float(recursion.lr) == pytest.approx(0.1)
-    found = threshold_from_recurrence(recursion.rule, 0.1)
+    found = recursion.rule.threshold(jnp.asarray(0.1), jnp.asarray(0.0))
     assert float(found) == pytest.approx(380, rel=1e-3)

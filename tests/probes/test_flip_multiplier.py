@@ -131,3 +131,21 @@ def test_targets_that_are_stopped():
     by_differences = Objective(td, data, params=jnp.asarray(3.0), product="difference")
     np.testing.assert_allclose(measured(by_differences), 0.76, atol=1e-3)
     assert np.all(np.isnan(measured(Objective(td, data))))
+
+
+def test_the_oscillation_of_two_buffers(x64: None):
+    """Beyond their threshold the flip multiplier is .80, and the modulus above 1."""
+    edge = 19 / 81 / CURVATURES.max()
+    transform = optax.chain(
+        optax.ema(0.9, debias=False), optax.ema(0.9, debias=False), optax.scale(-1.2 * edge)
+    )
+    probes = {"flip": FlipMultiplier(oscillation=True)}
+    trajectory = Trajectory(OBJECTIVE, transform, probes)
+    carry = trajectory.init(jnp.zeros(3), jax.random.key(0))
+    (chunk,) = stream(trajectory, carry, 2, chunk=2, mode="host")
+    found = {name: chunk.measurements[name][0, 0] for name in probes["flip"].measures}
+    np.testing.assert_allclose(found["multiplier"], 0.8033, rtol=1e-3)
+    np.testing.assert_allclose(found["equivalent_ratio"], 1.2, rtol=1e-2)
+    np.testing.assert_allclose(found["oscillation_modulus"], 1.0039, rtol=1e-3)
+    np.testing.assert_allclose(found["oscillation_angle"], 0.1197, rtol=1e-2)
+    assert found["oscillation_converged"]

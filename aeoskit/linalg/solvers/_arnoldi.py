@@ -31,7 +31,13 @@ from ._relation import (
 from ._solver import EigenProblem
 from ._subspace import UNLIMITED, AbstractSubspaceSolver, SearchPlan, SubspaceState
 
-ENDS = ("smallest_real", "largest_real", "largest_magnitude")
+OSCILLATING = "largest_oscillating"
+ENDS = ("smallest_real", "largest_real", "largest_magnitude", OSCILLATING)
+# A value counts as real where its imaginary part is under this many roots of epsilon times its
+# modulus: rounding takes two values apart, or turns them into a pair, by so much.
+_REAL = 4.0
+# And where it is under this many times its error.
+_RESOLVED = 10.0
 # An invariant subspace found to this many epsilons (times the root of the basis size) is as good
 # as any.
 _EXACT = 10.0
@@ -82,7 +88,7 @@ def _order(values: Any, present: Any, which: str) -> Any:
     xp = namespace(values)
     # The decomposition puts the upper one just before the other.
     upper = xp.arange(values.shape[0]) - (values.imag < 0)
-    if which == "largest_magnitude":
+    if which in ("largest_magnitude", OSCILLATING):
         first, second = -xp.abs(values), -values.real
     else:
         first = values.real if which == "smallest_real" else -values.real
@@ -108,12 +114,46 @@ def general_ritz_pairs(relation: Relation, scale: Any, which: str) -> GeneralPai
     errors = images - ritz * values[None, :]
     # Not infinite: times a residual of zero that is no number.
     condition = xp.where(condition[order] < 1e30, condition[order], 1e30).astype(dtype)
-    return GeneralPairs(
+    pairs = GeneralPairs(
         values=values,
         vectors=vectors,
         errors=errors,
         residuals=xp.where(held, norms(errors), xp.inf).astype(dtype),
         condition=xp.where(held, condition, xp.inf).astype(dtype),
+    )
+    return _oscillating_first(pairs) if which == OSCILLATING else pairs
+
+
+def oscillating(pairs: GeneralPairs) -> Any:
+    """True for each value that is known not to be real and positive, as far as its error goes."""
+    xp = namespace(pairs.values)
+    values, sizes = pairs.values, xp.abs(pairs.values)
+    least = _REAL * np.finfo(pairs.residuals.dtype).eps ** 0.5 * sizes
+    held = xp.isfinite(pairs.residuals)
+    reach = xp.where(held, pairs.residuals, 0) * xp.where(held, pairs.condition, 0)
+    turned = xp.abs(values.imag) > xp.maximum(least, _RESOLVED * reach)
+    return held & ((values.real <= 0) | turned)
+
+
+def _oscillating_first(pairs: GeneralPairs) -> GeneralPairs:
+    """Those that oscillate by the modulus that they have at least, then the others by real part.
+
+    By the bare modulus, values in the making, of no meaning yet, would take turns at the top.
+    """
+    xp = namespace(pairs.values)
+    values, found = pairs.values, oscillating(pairs)
+    held = xp.isfinite(pairs.residuals)
+    upper = xp.arange(values.shape[0]) - (values.imag < 0)
+    least = xp.abs(values) - xp.where(held, pairs.residuals, 0)
+    # A conjugate pair stays together, whatever rounding makes of the lower one.
+    found, least = found[upper], xp.where(found, -least, values.real)[upper]
+    order = xp.lexsort((-values.imag, upper, least, ~found, ~held))
+    return GeneralPairs(
+        values=values[order],
+        vectors=pairs.vectors[:, order],
+        errors=pairs.errors[:, order],
+        residuals=pairs.residuals[order],
+        condition=pairs.condition[order],
     )
 
 
@@ -232,6 +272,12 @@ class Arnoldi(AbstractSubspaceSolver):
     other). Complex eigenvalues come in conjugate pairs, side by side, positive imaginary part
     first; where k cuts a pair, that one is returned. A restart never splits a pair. Every product
     is with a real vector, and the basis is real.
+
+    `which="largest_oscillating"` is the largest modulus among values that are not real and
+    positive, by ten times their error. Where `stats["oscillates"]` is false, none was found in a
+    full basis. A larger one at an angle under `stats["resolved_angle"]` would not have been seen,
+    to first order: Ritz values next to the positive axis are no nearer to it than their errors.
+    `stats["largest_positive"]`, with its residual, is the largest real and positive value seen.
 
     **Error bars.** `residuals` are `||A v - θ v||`, with an allowance for rounding. They bound no
     error: for an operator that is not normal, a small residual means that θ is an eigenvalue of an
@@ -415,10 +461,20 @@ class Arnoldi(AbstractSubspaceSolver):
         return state
 
     def settled(self, problem: EigenProblem, state: SubspaceState) -> tuple[Any, Any]:
-        """All k pairs, and every given row had its product."""
-        k = problem.k
-        _, settled = pair_status(self.rtol, self.atol, state.pairs, state.numerics)
-        enough = namespace(settled).all(settled[:k]) & (state.relation.count >= k)
+        """All k pairs, and every given row had its product.
+
+        Of those that oscillate, none in the making may be larger; that there is none is only known
+        once the basis was full.
+        """
+        k, pairs = problem.k, state.pairs
+        xp = namespace(pairs.values)
+        _, settled = pair_status(self.rtol, self.atol, pairs, state.numerics)
+        enough = xp.all(settled[:k]) & (state.relation.count >= k)
+        if problem.which == OSCILLATING:
+            found, sizes = oscillating(pairs), xp.abs(pairs.values)
+            larger = sizes > (1 + self.rtol) * xp.max(xp.where(settled & found, sizes, 0))
+            looked = state.matvecs >= self.basis
+            enough &= xp.where(xp.all(found[:k]), ~xp.any(found & ~settled & larger), looked)
         return enough & (state.matvecs >= state.extra[0]), None
 
     def expected_errors(self, problem: EigenProblem, state: SubspaceState) -> Any:
@@ -428,8 +484,27 @@ class Arnoldi(AbstractSubspaceSolver):
         )
 
     def more_stats(self, problem: EigenProblem, state: SubspaceState) -> dict[str, Any]:
-        """The condition numbers."""
-        return {"condition": state.pairs.condition[: problem.k]}
+        """The condition numbers; and of those that oscillate, whether they do, and the others."""
+        pairs, k = state.pairs, problem.k
+        stats = {"condition": pairs.condition[:k]}
+        if problem.which != OSCILLATING:
+            return stats
+        xp, found = namespace(pairs.values), oscillating(pairs)
+        apart = found | ~xp.isfinite(pairs.residuals) | (pairs.values.imag != 0)
+        real = xp.where(apart, -xp.inf, pairs.values.real)
+        first, unit = xp.argmax(real), state.numerics.unit
+        # What is no more than near to the positive axis may be a pair as far from it as this.
+        held = xp.isfinite(pairs.residuals)
+        reach = xp.where(held, pairs.residuals, 0) * xp.where(held, pairs.condition, 0)
+        sizes = xp.abs(pairs.values)
+        larger = held & ~found & (sizes + reach > xp.where(found[0], sizes[0], 0))
+        near = xp.arctan2(xp.abs(pairs.values.imag) + reach, pairs.values.real)
+        return stats | {
+            "oscillates": found[:k],
+            "largest_positive": xp.where(apart[first], xp.nan, real[first]) * unit,
+            "largest_positive_residual": pairs.residuals[first] * unit,
+            "resolved_angle": xp.max(xp.where(larger, near, 0)),
+        }
 
     def shrink(self, problem: EigenProblem, state: SubspaceState) -> Any:
         """The best half of the pairs beyond the wanted; these alone before a search."""

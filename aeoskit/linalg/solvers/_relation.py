@@ -118,7 +118,7 @@ def _is_complex(x: Any) -> bool:
 
 def measure(values: Any, which: str) -> Any:
     """The keys by which `which` orders values: moduli, real parts, or the values themselves."""
-    if which == "largest_magnitude":
+    if which in ("largest_magnitude", "largest_oscillating"):
         return namespace(values).abs(values)
     return values.real if _is_complex(values) else values
 

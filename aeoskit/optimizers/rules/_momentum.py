@@ -13,12 +13,15 @@ whose multipliers z are the roots of
 from __future__ import annotations
 
 import abc
+import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from ._hyperparameters import (
@@ -38,7 +41,7 @@ class AbstractMomentum(eqx.Module):
     """A momentum rule: the step as a function of this direction and the ones before it.
 
     A rule is linear in the directions and gives its own stability threshold, which
-    `aeoskit.stability.threshold_from_recurrence` and `check_optimizer` compare with its recurrence.
+    `check_optimizer` compares with its recurrence.
     A rule with constant coefficients is an `AbstractLinearMomentum`: it gives its filter, and
     inherits everything else. Subclasses are final.
 
@@ -223,33 +226,13 @@ class AbstractLinearMomentum(AbstractMomentum):
 
     def threshold(self, lr: Scalar, weight_decay: Scalar) -> Scalar:
         """The filter's threshold, the least curvature at which a root is on the unit circle."""
-        now, weights, decays, inputs = self.filter
-        stay = 1 - lr * weight_decay
-        gain = now
-        for weight, decay, entering in zip(weights, decays, inputs, strict=True):
-            gain = gain - weight * entering / (1 + decay)
-        least = _quotient(1 + stay, lr, gain)
-        if len(decays) == 1:
-            # The product of both roots is 1 there; only rules such as Lion's reach it.
-            among = weights[0] * inputs[0] - now * decays[0]
-            least = jnp.minimum(least, _quotient(1 - decays[0] * stay, lr, among))
-        elif decays:
-            least = jnp.minimum(least, _least_turn(self.filter, lr * weight_decay) / lr)
-        response, rounding = _response(self.filter)
-        stable = response > rounding
-        for decay in decays:
-            stable &= jnp.abs(decay) < 1
-        return jnp.where(stable, least, jnp.nan)
+        return series_threshold((self.filter,), (), lr, weight_decay)
 
     def recurrence(
         self, curvature: Scalar, lr: Scalar, weight_decay: Scalar
     ) -> Float[Array, "size size"]:
         """The matrix of the equations at the top of the module."""
-        now, weights, decays, inputs = self.filter
-        matrix = jnp.diag(jnp.stack([1 - lr * weight_decay - lr * now * curvature, *decays]))
-        for i, (weight, entering) in enumerate(zip(weights, inputs, strict=True), start=1):
-            matrix = matrix.at[0, i].set(-lr * weight).at[i, 0].set(entering * curvature)
-        return matrix
+        return _series_recurrence((self.filter,), curvature, lr, weight_decay)
 
     def bias_correction(self, count: Int[Array, ""]) -> Scalar:
         """The sum of the filter's response up to `count`, over its total."""
@@ -265,12 +248,6 @@ class AbstractLinearMomentum(AbstractMomentum):
         return jnp.broadcast_to((now + sum(parts, zero)) / (now + sum(sums, zero)), count.shape)
 
 
-def _quotient(a: Scalar, lr: Scalar, gain: Scalar) -> Scalar:
-    """`a / (lr gain)`, infinite where the gain is not positive: no curvature is too large."""
-    never = gain <= 0
-    return jnp.where(never & (a > 0), jnp.inf, a / (lr * jnp.where(never, 1, gain)))
-
-
 def _response(held: LinearFilter) -> tuple[Scalar, Scalar]:
     """The step that a constant direction of 1 ends in, G(1), and a bound of its rounding error."""
     now, weights, decays, inputs = held
@@ -281,37 +258,127 @@ def _response(held: LinearFilter) -> tuple[Scalar, Scalar]:
     return total, 2 * jnp.finfo(total.dtype).eps * error
 
 
-def _least_turn(held: LinearFilter, decay: Scalar) -> Scalar:
-    """The least curvature, at the learning rate 1, at which a complex pair has modulus 1.
+def _series_recurrence(
+    filters: Sequence[LinearFilter], curvature: Scalar, lr: Scalar, weight_decay: Scalar
+) -> Float[Array, "size size"]:
+    """The matrix from (x, buffers) to the next ones, each filter taking the step of the one before.
 
-    At the angle ω and with `t = 1 - cos ω`, `|e^{iω} - d|² = (1 - d)² + 2 d t =: m(t)`. There
-
-        now + Σ k_i (1 - d_i + decay - 2 t) / m_i(t) = 0,    k_i = weights_i inputs_i,
-
-    is the imaginary part of `(1 - decay - z) / G(z)`, and its real part is `1 / Σ k_i / m_i(t)`.
+    A direction is a row: its coefficients in x and the buffers.
     """
+    unit = jnp.eye(1 + sum(len(held.decays) for held in filters))
+    direction, rows, own = curvature * unit[0], [], 1
+    for now, weights, decays, inputs in filters:
+        step = now * direction
+        for i, (weight, decay, entering) in enumerate(
+            zip(weights, decays, inputs, strict=True), start=own
+        ):
+            rows.append(decay * unit[i] + entering * direction)
+            step = step + weight * unit[i]
+        direction, own = step, own + len(decays)
+    return jnp.stack([(1 - lr * weight_decay) * unit[0] - lr * direction, *rows])
+
+
+def series_threshold(
+    filters: Sequence[LinearFilter], between: Sequence[Scalar], lr: Scalar, weight_decay: Scalar
+) -> Scalar:
+    """The curvature at which the first root of filters in series leaves the unit circle.
+
+    With z = 1 + s the characteristic polynomial is `a(s) + lr curvature n(s)`, `n / d` the product
+    of the filters, and `a = (s + lr weight_decay) d`, to which a decay between two filters adds
+    what comes of it: `lr decay`, times the numerators after it and the denominators before it.
+
+    Args:
+        filters: the filters, in the order in which they are applied.
+        between: weight decay that enters between two filters, one number less than there are
+            filters; or none at all.
+        lr: the learning rate.
+        weight_decay: the decoupled weight decay, after the last filter.
+
+    Returns:
+        The threshold; NaN where a buffer does not decay, where the response to a constant direction
+        is not positive, or where a decay between two filters diverges on its own.
+    """
+    a, n = jnp.stack([jnp.ones_like(lr), lr * weight_decay]), jnp.ones(1, lr.dtype)
+    stable = jnp.asarray(True)
+    for held, decay in itertools.zip_longest(reversed(filters), reversed(between)):
+        over, under = _polynomials(held)
+        a, n = _times(a, under), _times(n, over)
+        response, rounding = _response(held)
+        stable &= response > rounding
+        for rate in held.decays:
+            stable &= jnp.abs(rate) < 1
+        if decay is not None:
+            stable &= lr * decay < _first_exit(a, n)
+            a = a + lr * decay * jnp.pad(n, (len(a) - len(n), 0))
+    return jnp.where(stable, _first_exit(a, n) / lr, jnp.nan)
+
+
+def _polynomials(held: LinearFilter) -> tuple[Array, Array]:
+    """A filter's numerator and denominator, in powers of `z - 1`, the highest first."""
     now, weights, decays, inputs = held
-    products = [weight * entering for weight, entering in zip(weights, inputs, strict=True)]
-    moduli = [jnp.stack([2 * d, (1 - d) ** 2]) for d in decays]
-    whole = now[None]
-    for modulus in moduli:
-        whole = _times(whole, modulus)
-    for i, (k, d) in enumerate(zip(products, decays, strict=True)):
-        part = jnp.stack([-2 * k, k * (1 - d + decay)])
-        for modulus in moduli[:i] + moduli[i + 1 :]:
-            part = _times(part, modulus)
-        whole = whole + jnp.pad(part, (1, 0))[-len(whole) :]
-    t = _roots_between(whole, 0.0, 2.0)
-    pull = sum(
-        (k / jnp.polyval(m, t) for k, m in zip(products, moduli, strict=True)), jnp.zeros_like(t)
-    )
-    turns = (t > 0) & (t < 2) & (pull > 0)
-    return jnp.min(jnp.where(turns, 1 / jnp.where(turns, pull, 1), jnp.inf))
+    factors = [jnp.stack([jnp.ones_like(d), 1 - d]) for d in decays]
+    under = functools.reduce(_times, factors, jnp.ones_like(now)[None])
+    over = now * under
+    for i, (weight, entering) in enumerate(zip(weights, inputs, strict=True)):
+        part = functools.reduce(_times, factors[:i] + factors[i + 1 :], (weight * entering)[None])
+        over = over + jnp.pad(part, (1, 0))
+    return over, under
 
 
-def _times(polynomial: Array, linear: Array) -> Array:
+def _first_exit(a: Array, n: Array) -> Scalar:
+    """The least k at which a root z of `a(z - 1) + k n(z - 1)`, other than 1, has modulus 1.
+
+    At -1 k is negative where decay alone diverges. At the angle ω, with `t = 1 - cos ω`, the number
+    `s = z - 1` has the square `-2 t s - 2 t`: there a polynomial of s is linear in s, its
+    coefficients are polynomials of t, and none loses digits at the small angles of slow buffers.
+    """
+    buffers = len(n) - 1
+    sign = (-1.0) ** buffers
+    top, gain = -sign * jnp.polyval(a, -2.0), sign * jnp.polyval(n, -2.0)
+    never = gain <= 0
+    flip = jnp.where(never & (top > 0), jnp.inf, top / jnp.where(never, 1, gain))
+    if not buffers:
+        return flip
+    products = a[::-1, None] * jnp.pad(n[::-1], (0, 1))[None, :]
+    turns = jnp.asarray(_crossing(buffers), products.dtype)
+    crossing = jnp.sum((products - products.T)[..., None] * turns, axis=(0, 1))
+    t = _roots_between(crossing, 0.0, 2.0)
+    (a1, a0), (n1, n0) = _on_circle(a, t), _on_circle(n, t)
+    square = n0**2 + t * (2 - t) * n1**2
+    k = -(a0 * n0 + t * (2 - t) * a1 * n1)
+    small = (4 * jnp.finfo(n.dtype).eps * jnp.sum(jnp.abs(n))) ** 2
+    # Where the filter itself is zero no curvature is enough.
+    exits = (t > 0) & (t < 2) & (k > 0) & (square > small)
+    return jnp.minimum(flip, jnp.min(jnp.where(exits, k / jnp.where(exits, square, 1), jnp.inf)))
+
+
+def _on_circle(polynomial: Array, t: Array) -> tuple[Array, Array]:
+    """A polynomial of s on the unit circle: its imaginary part over that of s, and its real one."""
+    linear, constant = jnp.zeros_like(t), jnp.zeros_like(t)
+    for coefficient in polynomial:
+        linear, constant = constant - 2 * t * linear, coefficient - 2 * t * linear
+    return linear, constant - t * linear
+
+
+@functools.cache
+def _crossing(buffers: int) -> np.ndarray:
+    """For j > k the polynomial of t, highest power first, that is `Im(s^j s̄^k) / Im s`."""
+    turns: list[np.ndarray] = [np.zeros(1), np.ones(1)]  # Im(s^m) / Im s
+    for _ in range(buffers):
+        turns.append(np.polymul([-2.0, 0.0], np.polyadd(turns[-1], turns[-2])))
+    found = np.zeros((buffers + 2, buffers + 2, buffers + 1))
+    for j in range(buffers + 2):
+        for k in range(j):
+            power = np.polymul(turns[j - k], np.append(2.0**k, np.zeros(k)))
+            found[j, k, buffers + 1 - len(power) :] = power
+    return found
+
+
+def _times(a: Array, b: Array) -> Array:
     """A product of polynomials; `jnp.convolve` would have reduced precision on accelerators."""
-    return jnp.pad(linear[0] * polynomial, (0, 1)) + jnp.pad(linear[1] * polynomial, (1, 0))
+    size = len(b)
+    rows = [jnp.pad(b[i] * a, (i, size - 1 - i)) for i in range(size)]
+    return functools.reduce(jnp.add, rows)
 
 
 def _roots_between(polynomial: Array, low: float, high: float) -> Array:
@@ -577,6 +644,81 @@ class LionMomentum(AbstractLinearMomentum):
     def filter(self) -> LinearFilter:
         """The step: a share of the average before this direction, and the rest of the direction."""
         return LinearFilter(1 - self.beta1, (self.beta1,), (self.beta2,), (1 - self.beta2,))
+
+
+class Cascade(AbstractMomentum):
+    """Momentum rules in series: each takes the step of the one before it as its direction.
+
+    Two buffers turn: with `Cascade(EMA(0.9), EMA(0.9))` a complex pair leaves the unit circle at
+    `lr λ = 0.2346`, long before -1 is a multiplier.
+
+    Args:
+        rules: linear rules, in the order in which they are applied.
+
+    Raises:
+        TypeError: if one is no linear rule.
+
+    Example:
+        >>> rule = Cascade(EMA(0.9), EMA(0.9))
+        >>> round(float(rule.threshold(jnp.asarray(1.0), jnp.asarray(0.0))), 4)
+        0.2346
+    """
+
+    rules: tuple[AbstractLinearMomentum, ...]
+
+    def __init__(self, *rules: Any):
+        for rule in rules:
+            if not isinstance(rule, AbstractLinearMomentum):
+                raise TypeError(
+                    "Cascade takes linear momentum rules such as EMA(0.9), got "
+                    f"{type(rule).__name__}: of a rule that varies in time take its limit, such as "
+                    "EMANesterov for NAdamMomentum."
+                )
+        self.rules = rules
+
+    @property
+    def filters(self) -> tuple[LinearFilter, ...]:
+        """The filters of its rules."""
+        return tuple(rule.filter for rule in self.rules)
+
+    def init(self, params: PyTree) -> PyTree:
+        return tuple(rule.init(params) for rule in self.rules)
+
+    def update(self, direction: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
+        after = []
+        for rule, own in zip(self.rules, state, strict=True):
+            direction, own = rule.update(direction, own)
+            after.append(own)
+        return direction, tuple(after)
+
+    def threshold(self, lr: Scalar, weight_decay: Scalar) -> Scalar:
+        return series_threshold(self.filters, (), lr, weight_decay)
+
+    def recurrence(
+        self, curvature: Scalar, lr: Scalar, weight_decay: Scalar
+    ) -> Float[Array, "size size"]:
+        return _series_recurrence(self.filters, curvature, lr, weight_decay)
+
+    def bias_correction(self, count: Int[Array, ""]) -> Scalar:
+        zero, one = jnp.zeros(()), jnp.ones(())
+        # The parameter held at 1 is a constant direction.
+        step = _series_recurrence(self.filters, one, zero, zero)
+        read = _series_recurrence(self.filters, one, one, zero)[0] - step[0]
+        buffers = _power(step, count - 1)[:, 0]
+        total = functools.reduce(jnp.multiply, [_response(held)[0] for held in self.filters])
+        return -jnp.sum(read * buffers) / total
+
+
+def _power(matrix: Array, exponent: Int[Array, ""]) -> Array:
+    """A matrix to a power of at least 0, by squaring."""
+    multiply = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+    def square(bit: Any, powers: tuple[Array, Array]) -> tuple[Array, Array]:
+        found, base = powers
+        return jnp.where((exponent >> bit) & 1, multiply(found, base), found), multiply(base, base)
+
+    bits = jnp.iinfo(exponent.dtype).bits - 1
+    return jax.lax.fori_loop(0, bits, square, (jnp.eye(len(matrix)), matrix))[0]
 
 
 class NAdamState(eqx.Module):

@@ -381,7 +381,9 @@ def build_probes(
             continue
         if isinstance(track, TrackMultiplier):
             arnoldi = Arnoldi(basis=track.basis, rtol=track.rtol)
-            probes[track.variant] = FlipMultiplier(every=track.every, solver=arnoldi)
+            probes[track.variant] = FlipMultiplier(
+                every=track.every, solver=arnoldi, oscillation=track.oscillation
+            )
             continue
         if isinstance(track, TrackError):
             probes[track.variant] = Evaluation(objectives=means(track.variant), every=track.every)

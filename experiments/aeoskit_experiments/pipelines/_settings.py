@@ -98,12 +98,14 @@ class TrackMultiplier(msgspec.Struct, frozen=True):
         every: Steps between two measurements: odd, since at the edge the steps alternate.
         rtol: Residual of the eigenpair, relative to its eigenvalue.
         basis: Vectors that the solver holds before it restarts.
+        oscillation: Measure the largest modulus of those that are not real and positive, too.
     """
 
     variant: str
     every: Count = 25
     rtol: Positive = 1e-3
     basis: Basis = 30
+    oscillation: bool = False
 
 
 class TrackError(msgspec.Struct, frozen=True):

@@ -210,12 +210,13 @@ class OptaxOptimizer(AbstractGradientOptimizer):
         """The recurrence of the first group of parameters that moves, in whose units P is.
 
         Raises:
-            ValueError: if the transformation is unknown, its groups differ in their rules, or it is
-                schedule-free, whose step averages as well.
+            ValueError: if the transformation is unknown, its groups differ in their rules, it is
+                schedule-free, whose step averages as well, or decay enters between two buffers.
         """
         groups = self._groups(state, params)
         first = groups[0]
-        if first.averaging is not None or any(same_rule(first, g) is False for g in groups[1:]):
+        apart = any(same_rule(first, group) is False for group in groups[1:])
+        if apart or first.averaging is not None or any(group.between for group in groups):
             raise ValueError(
                 "no single momentum rule describes this transformation: pass `equivalent_ratio` "
                 "the characteristic polynomial, or compare multipliers themselves."

@@ -9,8 +9,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ...rules._hyperparameters import is_concrete
-from ...rules._momentum import AbstractMomentum, NoMomentum
-from ._known import DECAY, KNOWN_UPDATES, OPTIMISTIC, SIGNS, optimistic
+from ...rules._momentum import (
+    AbstractLinearMomentum,
+    AbstractMomentum,
+    Cascade,
+    EMANesterov,
+    NAdamMomentum,
+    NoMomentum,
+    series_threshold,
+)
+from ._known import DECAY, KNOWN_UPDATES, SIGNS
 from ._parts import AEOSKIT, WORKAROUND, Part
 
 Scalar = Float[Array, ""]
@@ -45,7 +53,9 @@ class Group(NamedTuple):
         rule: The momentum rule.
         lr: The learning rate of the coming step.
         decay: The decoupled weight decay, in units of the learning rate.
-        inside: Weight decay through the momentum buffer, in the same units.
+        inside: Weight decay through all momentum buffers, in the same units.
+        between: Weight decay between two rules of a cascade, for each but the first of them; empty
+            without any.
         averaging: For schedule-free, the interpolation and the weight of the coming iterate in the
             average; None for others.
     """
@@ -55,6 +65,7 @@ class Group(NamedTuple):
     lr: Scalar
     decay: Scalar
     inside: Scalar
+    between: tuple[Scalar, ...]
     averaging: tuple[Scalar, Scalar] | None
 
     def threshold(self) -> Scalar:
@@ -65,6 +76,9 @@ class Group(NamedTuple):
             b, c = self.averaging
             share = (1 - b) + c * b / (2 - c)
             return self.rule.threshold(self.lr, 0 * self.lr) / share - self.decay
+        if self.between and isinstance(self.rule, Cascade):
+            found = series_threshold(self.rule.filters, self.between, self.lr, self.decay)
+            return found - self.inside
         return self.rule.threshold(self.lr, self.decay) - self.inside
 
     def threshold_in(self, unit: Scalar) -> Scalar:
@@ -142,17 +156,17 @@ def read_groups(parts: list[Part], whole: PyTree | None) -> list[Group]:
 
 
 def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
-    rule, first, last = _rule(parts)
+    rules = _rules(parts)
     # Numbers in closures stay Python numbers where they are, so that their sign is known under jit.
     product: Any = 1.0
     decays: list[tuple[int, Any, bool | None, Any]] = []
-    own: Any = jnp.zeros(())
     averaging = None
     for i, part in enumerate(parts):
         if part.name == AEOSKIT:
             optimizer = part.options["optimizer"]
-            rate = optimizer.decay_over_lr(optimizer.learning_rate(part.before))
-            own = own + _over(rate, product)
+            if optimizer.weight_decay is not None:
+                rate = optimizer.decay_over_lr(optimizer.learning_rate(part.before))
+                decays.append((i, rate, False, product))
         known = KNOWN_UPDATES[part.name]
         if known.decay is not None:
             decays.append((i, *known.decay(part), product))
@@ -168,7 +182,8 @@ def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
     lr = -jnp.asarray(product, dtype=float)
     # A schedule is known only when the program runs; at zero it has no sign.
     lr = jnp.where(lr < 0, jnp.nan, jnp.abs(lr))
-    decay, inside = jnp.zeros_like(lr) + own, jnp.zeros_like(lr)
+    # By the number of rules that come before it.
+    by_place: dict[int, Scalar] = {}
     for i, rate, buffered, before in decays:
         if is_concrete(rate) and not callable(rate) and float(rate) == 0:
             continue
@@ -188,44 +203,43 @@ def _group(leaves: tuple[int, ...] | None, parts: list[Part]) -> Group:
                 "metric: leave it out and put `0.5 * weight_decay * ‖w‖²` into the loss of the "
                 "objective."
             )
-        if buffered is None:
-            buffered = i < first
-        if i < last and not (buffered and i < first):
-            raise ValueError(
-                f"weight decay between two filters of the updates, the second one being that of "
-                f"{parts[last].name}, is not known to the bridge: {WORKAROUND}"
-            )
+        place = sum(j < i or (j == i and not buffered) for j, _ in rules)
         # In units of the learning rate, with the factors before or after it.
-        if buffered:
-            inside = inside + _over(rate, before)
-        else:
-            decay = decay + _over(rate, before)
-    return Group(leaves, rule, lr, decay, inside, averaging)
+        by_place[place] = by_place.get(place, jnp.zeros_like(lr)) + _over(rate, before)
+    none, count = jnp.zeros_like(lr), len(rules)
+    decay = by_place.pop(count, none)
+    inside = by_place.pop(0, none)
+    between = tuple(by_place.get(place, none) for place in range(1, count)) if by_place else ()
+    rule = _in_series([rule for _, rule in rules])
+    if averaging is not None and isinstance(rule, Cascade):
+        names = " and ".join(parts[i].name for i, _ in rules)
+        raise ValueError(
+            f"the threshold of schedule-free over two momentum buffers, {names}, is not known to "
+            f"the bridge: {WORKAROUND}"
+        )
+    return Group(leaves, rule, lr, decay, inside, between, averaging)
 
 
-def _rule(parts: list[Part]) -> tuple[AbstractMomentum, int, int]:
-    """The combined momentum rule of the parts, and the first and the last part in it."""
+def _rules(parts: list[Part]) -> list[tuple[int, AbstractMomentum]]:
+    """The momentum rules of the parts, each with the number of its part."""
     makers = ((i, part, KNOWN_UPDATES[part.name].momentum) for i, part in enumerate(parts))
     made = ((i, make(part)) for i, part, make in makers if make is not None)
-    rules = [(i, rule) for i, rule in made if rule is not None]
-    hopes = [i for i, part in enumerate(parts) if part.name == OPTIMISTIC]
-    at = sorted([i for i, _ in rules] + hopes)
-    names = " and ".join(parts[i].name for i in at)
-    if len(rules) > 1 or len(hopes) > 1:
-        raise ValueError(
-            f"the transformation has two momentum buffers, {names}, whose threshold has no closed "
-            f"form here: {WORKAROUND}"
-        )
-    rule = rules[0][1] if rules else NoMomentum()
-    if hopes:
-        options = parts[hopes[0]].options
-        both = optimistic(rule, options["alpha"], options["beta"])
-        if both is None:
+    return [(i, rule) for i, rule in made if rule is not None]
+
+
+def _in_series(rules: list[AbstractMomentum]) -> AbstractMomentum:
+    """One rule for all."""
+    if len(rules) < 2:
+        return rules[0] if rules else NoMomentum()
+    # Nadam's corrections tend to 1.
+    limits = [EMANesterov(r.beta1) if isinstance(r, NAdamMomentum) else r for r in rules]
+    for rule in limits:
+        if not isinstance(rule, AbstractLinearMomentum):
             raise ValueError(
-                f"{names} together have no threshold in closed form here: {WORKAROUND}"
+                f"the transformation has {type(rule).__name__}, which is no linear filter, beside "
+                f"another momentum buffer, so that its threshold is unknown: {WORKAROUND}"
             )
-        rule = both
-    return (rule, at[0], at[-1]) if at else (rule, -1, -1)
+    return Cascade(*limits)
 
 
 def _over(rate: Any, factor: Any) -> Scalar:
@@ -253,7 +267,9 @@ def _share(part: Part) -> Scalar:
 
 def same_rule(a: Group, b: Group) -> bool | Bool[Array, ""]:
     """True if two groups have the same momentum rule; an array if the numbers are traced."""
-    if type(a.rule) is not type(b.rule) or (a.averaging is None) != (b.averaging is None):
+    if (a.averaging is None) != (b.averaging is None):
+        return False
+    if jax.tree.structure(a.rule) != jax.tree.structure(b.rule):
         return False
     numbers = [jax.tree.leaves((group.rule, group.averaging)) for group in (a, b)]
     if [jnp.shape(x) for x in numbers[0]] != [jnp.shape(x) for x in numbers[1]]:

@@ -31,7 +31,7 @@ class KnownUpdate(NamedTuple):
         momentum: makes its momentum rule, or None.
         factor: makes its scale factor in the coming step.
         decay: makes its weight decay, and whether that goes through its own momentum buffer; None
-            instead of a bool if that depends on the order of the parts.
+            instead of a bool where the part has no buffer.
         needs: further arguments of its update: "params", or "value", the loss.
     """
 
@@ -43,7 +43,6 @@ class KnownUpdate(NamedTuple):
 
 
 DECAY = "add_decayed_weights"
-OPTIMISTIC = "scale_by_optimistic_gradient"
 # Piecewise constant: they have no P, and their derivative is zero.
 SIGNS = frozenset({"scale_by_sign", "scale_by_lion", "scale_by_rprop"})
 
@@ -117,25 +116,24 @@ def first_rate(options: dict[str, Any]) -> Any:
     return options["betas"][0] if "betas" in options else options["beta1"]
 
 
-def optimistic(rule: AbstractMomentum, alpha: Any, beta: Any) -> LinearMomentum | None:
-    """The step `(alpha + beta) u_t - beta u_{t-1}` along the steps of another rule.
+def optimism(alpha: Any, beta: Any) -> LinearMomentum:
+    """The step `(alpha + beta) u_t - beta u_{t-1}` along incoming steps u.
 
-    Threshold: the rule's over `alpha + 2 beta`.
+    It divides the threshold at -1 of the rule of these steps by `alpha + 2 beta`.
 
     Args:
-        rule: the rule with the steps u.
         alpha: the weight of the step, above 0.
         beta: the weight of its difference to the step before, at least 0: a negative one is
             momentum rather than optimism.
 
     Returns:
-        A rule; None if the given rule is not of a kind in the module of momentum rules.
+        A rule.
 
     Raises:
         ValueError: if alpha or beta is outside its range.
 
     Example:
-        >>> rule = optimistic(NoMomentum(), 1.0, 1.0)
+        >>> rule = optimism(1.0, 1.0)
         >>> round(float(rule.threshold(jnp.asarray(1.0), jnp.asarray(0.0))), 3)
         0.667
     """
@@ -144,21 +142,7 @@ def optimistic(rule: AbstractMomentum, alpha: Any, beta: Any) -> LinearMomentum 
     beta = as_hyperparameter("beta of optimistic gradients", beta, at_least=0, fix=fix)
     if not (is_concrete(alpha) and is_concrete(beta)):
         alpha = jnp.where((alpha > 0) & (beta >= 0), alpha, jnp.nan)
-    both = alpha + beta
-    if isinstance(rule, NoMomentum):
-        return LinearMomentum(both, [-beta], [0.0])
-    if not isinstance(rule, Polyak | EMA | Nesterov | EMANesterov | NAdamMomentum):
-        return None
-    decay = rule.beta1
-    gain = 1.0 if isinstance(rule, Polyak | Nesterov) else 1 - decay
-    # Partial fractions of the product of both gains.
-    if isinstance(rule, Polyak | EMA):
-        return LinearMomentum(gain * both, [gain * (decay * both - beta)], [decay])
-    return LinearMomentum(
-        gain * (1 + decay) * both,
-        [gain * decay * (decay * both - beta), -gain * beta],
-        [decay, 0.0],
-    )
+    return LinearMomentum(alpha + beta, [-beta], [0.0])
 
 
 def adan(b1: Any, b2: Any) -> LinearMomentum:
@@ -294,7 +278,9 @@ KNOWN_UPDATES: dict[str, KnownUpdate] = {
         decay=lambda part: (part.options["weight_decay"], True),
         needs="params",
     ),
-    "scale_by_optimistic_gradient": KnownUpdate(),
+    "scale_by_optimistic_gradient": KnownUpdate(
+        momentum=lambda part: optimism(part.options["alpha"], part.options["beta"])
+    ),
     "scale_by_param_block_norm": KnownUpdate(metric=metrics.param_norm, needs="params"),
     "scale_by_param_block_rms": KnownUpdate(metric=metrics.param_rms, needs="params"),
     "scale_by_radam": KnownUpdate(metric=metrics.radam, momentum=_moments),
