@@ -209,6 +209,7 @@ def test_doctor_lays_out_for_devices_that_are_not_here(capsys: pytest.CaptureFix
     [
         ("plan adam-edge --help", "--lr"),
         ("plan pipe --help", "--topology"),
+        ("plan --help", "RECIPE|pipe"),
         ("plan pipe data digits model mlp --help", "--width"),
         ("doctor --mesh data=2 adam-edge --help", "--lr"),
     ],
@@ -218,4 +219,5 @@ def test_help_behind_the_run(words: str, message: str, capsys: pytest.CaptureFix
     assert main(words.split()) == 0
     printed = capsys.readouterr()
     assert message in printed.out
+    assert "--install-completion" not in printed.out
     assert not printed.err

@@ -300,7 +300,7 @@ def _least_turn(held: LinearFilter, decay: Scalar) -> Scalar:
         part = jnp.stack([-2 * k, k * (1 - d + decay)])
         for modulus in moduli[:i] + moduli[i + 1 :]:
             part = _times(part, modulus)
-        whole = whole + jnp.pad(part, (1, 0))[-len(whole) :]
+        whole = whole + part
     t = _roots_between(whole, 0.0, 2.0)
     pull = sum(
         (k / jnp.polyval(m, t) for k, m in zip(products, moduli, strict=True)), jnp.zeros_like(t)
