@@ -165,7 +165,7 @@ def test_units_keep_numbers_short(largest: int, unit: str) -> None:
         ("plan adam-edge --topology v5e:2x4 --params shared", "params is 'shared'"),
         ("plan adam-edge --topology v4:2", "unknown chip 'v4'"),
         ("plan adam-edge --topology v5e:2x4", "pip install 'aeoskit[tpu-plan]'"),
-        ("doctor adam-edge", "doctor got a run and no mesh"),
+        ("doctor adam-edge", "doctor got no mesh"),
         ("doctor --mehs data=4", "did you mean '--mesh'?"),
         ("doctor --clear-cahce", "did you mean '--clear-cache'?"),
         ("doctor --jsno", "did you mean '--json'?"),
