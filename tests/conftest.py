@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +51,35 @@ hypothesis.settings.load_profile("aeoskit")
 gc.set_threshold(200_000, 20, 100)
 
 
+def part_of(count: int, cases: Sequence[Mapping[str, Any]]) -> set[int]:
+    """The indices of `count` cases, whose parameters together have as many values as possible.
+
+    Cases at equal distances in a grid could all have the same value of a parameter.
+    """
+    values = [[(name, repr(value)) for name, value in case.items()] for case in cases]
+    # Of equally good ones, those at equal distances.
+    left = sorted(range(len(cases)), key=lambda i: -i * count % len(cases) >= count)
+    taken: Counter[tuple[str, str]] = Counter()
+    kept = set()
+    for _ in range(min(count, len(cases))):
+        best = min(left, key=lambda i: sum(taken[value] for value in values[i]))
+        left.remove(best)
+        kept.add(best)
+        taken.update(values[best])
+    return kept
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves a test marked `part(n)` n of its cases, evenly spread; the others are nightly."""
-    cases: dict[str, list[pytest.Item]] = {}
+    """Leaves a test marked `part(n)` n of its cases; the others are nightly."""
+    cases: dict[str, list[Any]] = {}
     for item in items:
         if item.get_closest_marker("part"):
             cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for found in cases.values():
         marker = found[0].get_closest_marker("part")
         assert marker is not None
-        count = min(marker.args[0], len(found))
-        kept = {index * len(found) // count for index in range(count)}
+        kept = part_of(marker.args[0], [item.callspec.params for item in found])
         for index, item in enumerate(found):
             if index not in kept:
                 item.add_marker(pytest.mark.nightly)

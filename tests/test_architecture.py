@@ -274,6 +274,18 @@ def test_the_version_stands_once():
     assert f"to {short}\n" in (ROOT / "docs" / "upgrading.md").read_text()
 
 
+def test_a_part_of_a_grid_has_every_value(pytestconfig: pytest.Config):
+    """Of the costly tests that are marked `part(n)`, at every change."""
+    plugin: Any = pytestconfig.pluginmanager.get_plugin(str(ROOT / "tests" / "conftest.py"))
+    for count, rows, columns in ((7, 7, 3), (12, 6, 6), (4, 3, 4), (3, 3, 3), (5, 5, 1)):
+        grid = [{"row": i, "column": j} for i in range(rows) for j in range(columns)]
+        kept = [grid[index] for index in plugin.part_of(count, grid)]
+        assert len(kept) == count
+        assert {case["row"] for case in kept} == {*range(rows)}
+        assert {case["column"] for case in kept} == {*range(columns)}
+    assert plugin.part_of(2, [{"name": name} for name in "abcd"]) == {0, 2}
+
+
 def test_wheel_has_every_package():
     """A package that is not listed works in an editable install and is missing from the wheel."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())

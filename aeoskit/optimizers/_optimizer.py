@@ -449,7 +449,8 @@ def with_threshold(optimizer: Any, threshold: Any) -> Optimizer:
     in_steps = decay if optimizer.decay_scaled else decay / lr
     found = jnp.vectorize(optimizer.momentum_rule.threshold)(lr, in_steps)
     # Of a complex pair it need not be linear in the decay.
-    linear = jnp.isclose(found, threshold, rtol=1e-3)
+    rounding = 8 * jnp.finfo(lr.dtype).eps * free / lr
+    linear = jnp.abs(found - threshold) <= 1e-3 * threshold + rounding
     if is_concrete(linear) and linear.ndim == 0 and not bool(linear):
         raise ValueError(
             f"the threshold of {type(optimizer.momentum_rule).__name__} with a weight decay of "

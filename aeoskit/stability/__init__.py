@@ -19,7 +19,7 @@ __getattr__ = _renamed(
     __name__,
     {
         "ThresholdCheck": "aeoskit.optimizers.check_optimizer",
-        "threshold_from_recurrence": "the method `threshold` of a momentum rule",
+        "threshold_from_recurrence": "aeoskit.optimizers.threshold_of",
         "verify_threshold": "aeoskit.optimizers.check_optimizer",
     },
 )

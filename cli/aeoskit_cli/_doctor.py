@@ -66,7 +66,7 @@ def _lay_out(pipeline: Pipeline, given: Given) -> int:
     place: dict[str, Any] = dict(coerce_all(_PLACE, given, where="doctor"))
     if place.get("mesh") is None:
         raise UserError(
-            "doctor got a run and no mesh: give the mesh, as in "
+            "doctor got no mesh to place a run on: give one, as in "
             "`aeoskit doctor --mesh data=4 adam-edge`"
         )
     from aeoskit_experiments.planning import layout

@@ -15,7 +15,6 @@ from aeoskit_experiments.parts import is_reference
 # Typer's usage errors have a common base class, which it does not export (or not in every version).
 UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
-# A terminal has 80 columns; the boxes of help take four of them.
 HELP = {"help_option_names": ["-h", "--help"]}
 
 

@@ -48,7 +48,12 @@ from aeoskit_experiments.starters import STARTERS, write_starter
 
 Run = Annotated[
     Path,
-    typer.Argument(help="A run's folder, or latest: the last one in runs/", metavar="RUN"),
+    typer.Argument(help="A run's folder, or latest: the last run in runs/", metavar="RUN"),
+]
+
+AnyRecord = Annotated[
+    Path,
+    typer.Argument(help="Its folder, or latest: the last one in runs/", metavar="RUN"),
 ]
 
 RUNS = "runs"
@@ -237,7 +242,7 @@ def runs(
     show_runs(root, json=json)
 
 
-def show(run: Run, json: Json = False) -> None:
+def show(run: AnyRecord, json: Json = False) -> None:
     """Show a run (as a command, as Python, its numbers), suite, sweep or ledger."""
     from aeoskit_cli._show import show_record
 

@@ -156,6 +156,7 @@ def _show_suite(folder: Path, *, json: bool) -> None:
     try:
         summary = reader.loads((folder / FILES["suite"]).read_text())
         cases = {case: str(folder / case) for case in summary["cases"]}
+        about = {"suite": summary["name"], "status": summary["status"]}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder / FILES['suite']} is not that of a suite: run it again"
@@ -163,7 +164,7 @@ def _show_suite(folder: Path, *, json: bool) -> None:
     if json:
         print_json(summary)
         return
-    print_table("", {"suite": summary["name"], "status": summary["status"]})
+    print_table("", about)
     print()
     print_table("cases (aeoskit show FOLDER)", cases)
     print_numbers(summary)

@@ -68,6 +68,7 @@ def subject_app(
     app = typer.Typer(
         help=summary,
         cls=group_class("recipe", names=recipe_names(), make=add_recipe),
+        add_completion=False,  # `plan` is an application of its own
         context_settings=HELP,
         subcommand_metavar="RECIPE|pipe [ITS OPTIONS]" if example else "RECIPE [ITS OPTIONS]",
     )

@@ -18,6 +18,7 @@ from aeoskit.record import create_run
 from aeoskit_cli import main
 from aeoskit_cli._print import print_json, print_runs
 from aeoskit_cli._progress import Progress
+from aeoskit_experiments import UserError
 from aeoskit_experiments.jobs import Engine
 from aeoskit_experiments.ledger import Ledger, LedgerRequest
 from aeoskit_experiments.recipes import RECIPES, make_recipe
@@ -291,10 +292,24 @@ def test_runs_lists_suites_sweeps_and_ledgers_and_show_prints_them(
     assert "1 jobs are left: aeoskit sweep --resume runs/sweep" in out
     assert main(["show", "runs/sweep", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["jobs"][1]["status"] == "waiting"
+    assert main(["show", "runs/suite"]) == 0
+    assert ["one", "runs/suite/one"] in [
+        line.split() for line in capsys.readouterr().out.splitlines()
+    ]
+    Path("runs/suite/suite.json").write_text(json.dumps({"cases": {"one": {}}}))
+    assert main(["show", "runs/suite"]) == 2
+    assert "suite.json is not that of a suite" in capsys.readouterr().err
     assert main(["show", "latest"]) == 0
     assert "runs/ledger/ledger.html" in capsys.readouterr().out
     assert main(["rerun", "runs/sweep"]) == 2  # a run can be rerun
     assert "the folder is not a run's" in capsys.readouterr().err
+
+    def refuse(run: Path, **given: Any) -> None:
+        raise UserError(f"got {run}")
+
+    monkeypatch.setattr(aeoskit_experiments, "rerun", refuse)
+    assert main(["rerun", "latest"]) == 2  # the last run, though the ledger began later
+    assert "got runs/single" in capsys.readouterr().err
 
 
 def test_new_writes_a_file_and_says_how_to_use_it(

@@ -165,7 +165,7 @@ def test_units_keep_numbers_short(largest: int, unit: str) -> None:
         ("plan adam-edge --topology v5e:2x4 --params shared", "params is 'shared'"),
         ("plan adam-edge --topology v4:2", "unknown chip 'v4'"),
         ("plan adam-edge --topology v5e:2x4", "pip install 'aeoskit[tpu-plan]'"),
-        ("doctor adam-edge", "doctor got a run and no mesh"),
+        ("doctor adam-edge", "doctor got no mesh"),
         ("doctor --mehs data=4", "did you mean '--mesh'?"),
         ("doctor --clear-cahce", "did you mean '--clear-cache'?"),
         ("doctor --jsno", "did you mean '--json'?"),
@@ -209,6 +209,7 @@ def test_doctor_lays_out_for_devices_that_are_not_here(capsys: pytest.CaptureFix
     [
         ("plan adam-edge --help", "--lr"),
         ("plan pipe --help", "--topology"),
+        ("plan --help", "RECIPE|pipe"),
         ("plan pipe data digits model mlp --help", "--width"),
         ("doctor --mesh data=2 adam-edge --help", "--lr"),
     ],
@@ -218,4 +219,5 @@ def test_help_behind_the_run(words: str, message: str, capsys: pytest.CaptureFix
     assert main(words.split()) == 0
     printed = capsys.readouterr()
     assert message in printed.out
+    assert "--install-completion" not in printed.out
     assert not printed.err

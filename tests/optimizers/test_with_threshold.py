@@ -144,6 +144,12 @@ def test_the_rate_of_others_is_theirs():
         ak.with_threshold(ak.from_optax(optax.adam(0.1)), 50.0)
 
 
+def test_a_threshold_that_is_small_beside_the_decays_share_is_kept():
+    """The difference of 1,900.01 and 1,900 is lost in float32; that of Adam is linear."""
+    optimizer = ak.with_threshold(ak.adamw(LR, weight_decay=100.0), 0.01)
+    np.testing.assert_allclose(optimizer.learning_rate(optimizer.init(PARAMS)), 0.02, rtol=1e-4)
+
+
 def test_a_threshold_that_is_not_linear_in_the_decay_is_refused():
     """A complex pair leaves the circle first; without a decay it is `A / lr` all the same."""
     rule = ak.LinearMomentum(1.0, [0.5, 0.8], [0.9, 0.5])

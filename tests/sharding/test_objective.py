@@ -21,9 +21,9 @@ cases = sys.modules[_spec.name] = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(cases)
 
 PLACEMENTS = [
+    ("data=3", {}),
     ("data=1", {}),
     ("data=2", {"params": "sharded", "check_vma": True}),
-    ("data=3", {}),
     ("data=4", {"basis": "params", "check_vma": True}),
     ("data=2,model=2", {"params": "sharded"}),
 ]

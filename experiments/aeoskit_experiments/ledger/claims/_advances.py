@@ -128,8 +128,8 @@ def frozen_to_peak(run: Evidence) -> float:
 @claim(
     "E9",
     "momentum-peak",
-    says="switched to momentum at .95 of its threshold, training never exceeds it: peak over "
-    "threshold",
+    says="switched to momentum at .95 of its threshold, raw sharpness never exceeds it: peak "
+    "over threshold",
     ratio=True,
     needs=BRANCHES,
 )

@@ -200,7 +200,7 @@ def overshoot(run: Evidence) -> float:
     "E14",
     "no-coincidence",
     says="spikes follow overshoots more often than by chance: share of spikes minus that of all "
-    "steps",
+    "steps at the edge",
     needs=SPIKES,
 )
 def no_coincidence(run: Evidence) -> float:
