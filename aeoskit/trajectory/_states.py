@@ -166,7 +166,7 @@ def _longest_stay(steps: np.ndarray, codes: np.ndarray) -> tuple[int | None, int
 
 
 class EdgeOfWindow(NamedTuple):
-    """What a window of steps shows of the edge.
+    """The numbers of a window of steps with respect to the edge.
 
     Attributes:
         median: the median ζ over the steps that go downhill; NaN if there are none.

@@ -110,7 +110,7 @@ def fitted_step(dataset: xr.Dataset) -> int | None:
 
 
 def summarize_edge(dataset: xr.Dataset, raw: bool) -> dict[str, Any]:
-    """Where one run is with respect to the edge, and its numbers there.
+    """The place of one run with respect to the edge, and its numbers there.
 
     Args:
         dataset: one branch and one lane.
