@@ -41,9 +41,11 @@ from .probes import FlipMultiplier as FlipMultiplier
 from .probes import LossAndGradient as LossAndGradient
 from .probes import PreconditionedSharpness as PreconditionedSharpness
 from .probes import ProbeContext as ProbeContext
+from .probes import RealizedEdge as RealizedEdge
 from .probes import Sharpness as Sharpness
 from .probes import StabilityThreshold as StabilityThreshold
 from .probes import preconditioned_sharpness as preconditioned_sharpness
+from .probes import realized_edge as realized_edge
 from .probes import sharpness as sharpness
 from .stability import equivalent_ratio as equivalent_ratio
 from .stability import flip_multiplier as flip_multiplier

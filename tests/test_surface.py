@@ -13,7 +13,7 @@ NAMES = """
     apply_updates as_optax from_optax preconditioner_of threshold_of with_threshold freeze
     Cosine LinearWarmup EMA RMS
     AbstractProbe ProbeContext Sharpness PreconditionedSharpness FlipMultiplier LossAndGradient
-    StabilityThreshold Evaluation
+    StabilityThreshold Evaluation RealizedEdge realized_edge
     flip_multiplier equivalent_ratio
     Trajectory stream branch FreezePreconditioner SwitchOptimizer stack_lanes
 """

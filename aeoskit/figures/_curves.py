@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from .._median import running_median as running_median
 from ._factors import lane_colors, sweep_dims
 from ._names import name_value
 
@@ -83,29 +84,3 @@ def curve(dataset: xr.Dataset, lane: Lane, name: str, index: int = 0) -> tuple[A
     if lane.diverged_at >= 0:
         keep &= steps <= lane.diverged_at
     return steps[keep], values[keep]
-
-
-def running_median(steps: Any, values: Any, width: float | int = 50) -> np.ndarray:
-    """The median over the last `width` steps at each measured step, what is not finite left out.
-
-    Args:
-        steps: increasing, `(n,)`.
-        values: `(n,)`.
-        width: window in steps, ending at each step: it looks back only, so that the moment at which
-            a median reaches a level is never before the values did.
-
-    Returns:
-        `(n,)`, NaN where nothing was measured within the window.
-
-    Example:
-        >>> running_median([0, 10, 20, 30], [1.0, 9.0, 2.0, 3.0], width=30).tolist()
-        [1.0, 5.0, 2.0, 3.0]
-    """
-    steps, values = np.asarray(steps), np.asarray(values, float)
-    medians = np.full(values.shape, np.nan)
-    for place, begin in enumerate(np.searchsorted(steps, steps - width, side="right")):
-        window = values[begin : place + 1]
-        window = window[np.isfinite(window)]
-        if window.size:
-            medians[place] = np.median(window)
-    return medians

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ._curves import Lane, curve, lanes_of
+from ._curves import Lane, curve, lanes_of, running_median
 from ._legend import run_handles
-from ._panels import Curve, draw_threshold, mark_ends, vertical_bounds
+from ._panels import WINDOW, Curve, draw_threshold, mark_ends, vertical_bounds
 from ._style import INK, legend_of_groups, log_axis, new_figure, step_axis, styled
 
 AXIS_NAMES = {
@@ -20,6 +20,10 @@ AXIS_NAMES = {
     "preconditioned_sharpness": "preconditioned sharpness  λ₁(P⁻¹H)",
 }
 _LINEAR_NAMES = {"ratio": "λ₁(P⁻¹H) / threshold"}
+_OF_A_STEP = ("realized_edge_error", "predicted_change", "step_norm", "edge_state")
+# The codes of the states that the bands show, with their opacity.
+_BANDS = {1: 0.3, 2: 1.0}
+_MOST_BANDS = 8
 _SECONDARY = (
     "_residual",
     "_matvecs",
@@ -45,7 +49,9 @@ def edge_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
         darker; one that several runs share is drawn once. Of two swept dimensions, or of a sweep
         with branches, one has hues and the other tones, from pale to dark. A run that diverged ends
         with a cross, and the legend has the step. The first fiftieth of the preconditioned
-        sharpness, when P is still tiny, may leave the panel.
+        sharpness, when P is still tiny, may leave the panel. Where the realized edge was measured
+        there is a panel of its running median, and each run has a band along the axis, pale while
+        it arrives and full while it is at the edge.
 
     Raises:
         ValueError: if neither a loss nor a sharpness was measured.
@@ -62,6 +68,8 @@ def edge_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
         (name for name in ("preconditioned_sharpness", "sharpness") if _has(dataset, name)), None
     )
     names = [name for name in ("loss", sharpness) if name and _has(dataset, name)]
+    if names and _has(dataset, "realized_edge"):
+        names.append("realized_edge")
     if not names:
         raise ValueError(
             f"the dataset holds {sorted(map(str, dataset.data_vars))}, but an edge figure needs "
@@ -93,7 +101,7 @@ def summary_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
         'accuracy'
     """
     known = [name for name in AXIS_NAMES if _has(dataset, name)]
-    secondary = {*known, "threshold", "diverged_at"}
+    secondary = {*known, *_OF_A_STEP, "threshold", "diverged_at"}
     others = [
         str(name)
         for name in dataset.data_vars
@@ -117,8 +125,15 @@ def _panels(dataset: xr.Dataset, names: list[str], title: str | None) -> Figure:
     with styled():
         figure, panels = new_figure(len(names))
         dashed = False
+        # In one panel, that of the sharpness if there is one.
+        banded = next((name for name in reversed(names) if name.endswith("sharpness")), names[-1])
         for axes, name in zip(panels, names, strict=True):
-            dashed |= draw_panel(axes, dataset, lanes, name)
+            if name == "realized_edge":
+                _draw_realized(axes, dataset, lanes)
+            else:
+                dashed |= draw_panel(axes, dataset, lanes, name)
+            if name == banded:
+                _draw_bands(axes, dataset, lanes)
         groups = run_handles(dataset, lanes)
         if dashed:
             groups[-1].append(Line2D([], [], color=INK, ls="--", lw=1, label="own threshold"))
@@ -153,6 +168,44 @@ def draw_panel(axes: Axes, dataset: xr.Dataset, lanes: list[Lane], name: str) ->
     step_axis(axes, *step_range(dataset))
     axes.set_ylabel((AXIS_NAMES | _LINEAR_NAMES).get(name, name.replace("_", " ")))
     return bool(heights)
+
+
+def _draw_realized(axes: Axes, dataset: xr.Dataset, lanes: list[Lane]) -> None:
+    """Draws running medians of ζ over the steps that go downhill, with the edge dashed at 1."""
+    downhill = dataset
+    if "predicted_change" in dataset:
+        there = dataset["realized_edge"].where(dataset["predicted_change"] < 0)
+        downhill = dataset.assign(realized_edge=there)
+    width = 1.3 if len(lanes) <= 2 else 1.1 if len(lanes) <= 6 else 0.8
+    for lane in lanes:
+        steps, values = curve(downhill, lane, "realized_edge")
+        if values.size:
+            median = running_median(steps, values, WINDOW)
+            axes.plot(steps, median, color=lane.color, lw=width, label=lane.label)
+    axes.axhline(1, color=INK, ls="--", lw=1, zorder=3, label="_edge")
+    axes.set_ylim(-0.05, 1.35)
+    step_axis(axes, *step_range(dataset))
+    axes.set_ylabel(f"realized edge  ζ, median of {WINDOW} steps")
+
+
+def _draw_bands(axes: Axes, dataset: xr.Dataset, lanes: list[Lane]) -> None:
+    """Draws a band along the axis for each run: pale while it arrives, full while at the edge."""
+    if not _has(dataset, "edge_state") or len(lanes) > _MOST_BANDS:
+        return
+    for place, lane in enumerate(lanes):
+        steps, codes = curve(dataset, lane, "edge_state")
+        for code, alpha in _BANDS.items():
+            height = np.where(codes == code, 0.015 + 0.022 * place, np.nan)
+            axes.plot(
+                steps,
+                height,
+                color=lane.color,
+                alpha=alpha,
+                lw=2.4,
+                solid_capstyle="butt",
+                transform=axes.get_xaxis_transform(),
+                label="_state",
+            )
 
 
 def _after_start(dataset: xr.Dataset, steps: Any, values: Any) -> Any:

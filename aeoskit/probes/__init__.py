@@ -22,6 +22,12 @@ from ._evaluation import Evaluation as Evaluation
 from ._loss import LossAndGradient as LossAndGradient
 from ._loss import StabilityThreshold as StabilityThreshold
 from ._multiplier import FlipMultiplier as FlipMultiplier
+from ._realized import MAX_ERROR as MAX_ERROR
+from ._realized import RealizedEdge as RealizedEdge
+from ._realized import RealizedEdgeOfStep as RealizedEdgeOfStep
+from ._realized import edge_factors as edge_factors
+from ._realized import edge_of_losses as edge_of_losses
+from ._realized import realized_edge as realized_edge
 from ._sharpness import PreconditionedSharpness as PreconditionedSharpness
 from ._sharpness import PreconditionedSharpnessSolution as PreconditionedSharpnessSolution
 from ._sharpness import Sharpness as Sharpness

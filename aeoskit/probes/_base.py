@@ -31,6 +31,7 @@ class ProbeContext(eqx.Module):
             inside the program is slow (convolutions on CPU).
         linearization: `objective.linearize(params)`, where a probe that `linearizes` is due and
             the step trains on all of the data, so that its gradient is the step's.
+        batch: the mean loss over the step's minibatch; None where it trains on all of the data.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -56,6 +57,12 @@ class ProbeContext(eqx.Module):
     active: Bool[Array, ""] = eqx.field(default_factory=lambda: jnp.asarray(True))
     driver: Literal["compiled", "host"] = eqx.field(static=True, default="compiled")
     linearization: Linearization | None = None
+    batch: Objective | None = None
+
+    @property
+    def training(self) -> Objective:
+        """The mean loss over the data of the step."""
+        return self.objective if self.batch is None else self.batch
 
 
 class AbstractProbe(eqx.Module):

@@ -15,6 +15,12 @@ from ._carry import Lane as Lane
 from ._carry import Trajectory as Trajectory
 from ._carry import copy_tree as copy_tree
 from ._carry import stack_lanes as stack_lanes
+from ._states import STATES as STATES
+from ._states import WINDOW as WINDOW
+from ._states import EdgeOfWindow as EdgeOfWindow
+from ._states import EdgeStates as EdgeStates
+from ._states import edge_of_window as edge_of_window
+from ._states import edge_states as edge_states
 from ._stream import Chunk as Chunk
 from ._stream import choose_mode as choose_mode
 from ._stream import chunk_length as chunk_length

@@ -24,6 +24,7 @@ from aeoskit.optimizers import (
 from aeoskit.probes import (
     AbstractProbe,
     ProbeBudget,
+    RealizedEdge,
     budget_columns,
     start_budget,
 )
@@ -72,6 +73,9 @@ class Carry(eqx.Module):
             an unbatched predicate under `vmap` (a batched `cond` would run both of its sides).
         lane: a `Lane`; with a leading lane axis on each leaf in a sweep.
         budgets: the states of the probes with `overhead`, by name; one for all lanes, as the step.
+        pending: the loss before the last step and the change of it that its gradient predicted,
+            (2, lanes), with which the next step's loss gives the realized edge of the last; NaN
+            before the first step. None without a probe that needs it. No program reads it.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -86,6 +90,7 @@ class Carry(eqx.Module):
     step: Int[Array, ""]
     lane: Lane
     budgets: dict[str, ProbeBudget] = eqx.field(default_factory=dict)
+    pending: Any = None
 
 
 class Trajectory(eqx.Module):
@@ -271,7 +276,29 @@ class Trajectory(eqx.Module):
             for name, probe in self.probes.items()
             if budget_columns(probe)
         }
-        return strong_types(Carry(jnp.asarray(0, int), lane, budgets))
+        # In at least float32, which holds the losses of less.
+        pending = None
+        if any(is_free(self, probe) for probe in self.probes.values()):
+            pending = jnp.full((2, self.lanes or 1), jnp.nan, jnp.result_type(float))
+        return strong_types(Carry(jnp.asarray(0, int), lane, budgets, pending))
+
+
+def is_full_batch(trajectory: Trajectory) -> bool:
+    """True if a step trains on all of the data, each example once."""
+    batch = trajectory.batch
+    whole = batch == trajectory.objective.n and trajectory.sampling == "shuffle"
+    return batch is None or whole
+
+
+def edge_probe(trajectory: Trajectory) -> RealizedEdge | None:
+    """The probe of the realized edge."""
+    found = (probe for probe in trajectory.probes.values() if isinstance(probe, RealizedEdge))
+    return next(found, None)
+
+
+def is_free(trajectory: Trajectory, probe: AbstractProbe) -> bool:
+    """True if the losses of the steps themselves are enough for a probe: no forward pass."""
+    return isinstance(probe, RealizedEdge) and is_full_batch(trajectory)
 
 
 def place(trajectory: Trajectory, carry: Carry, lanes: int | None) -> Carry:

@@ -18,7 +18,7 @@ from aeoskit.probes import (
     with_budget,
 )
 
-from ._carry import Lane, Trajectory
+from ._carry import Lane, Trajectory, edge_probe, is_free, is_full_batch
 
 
 def batch_indices(
@@ -41,13 +41,6 @@ def batch_indices(
     return jax.lax.dynamic_slice_in_dim(order, position * batch, batch)
 
 
-def is_full_batch(trajectory: Trajectory) -> bool:
-    """True if a step trains on all of the data, each example once."""
-    batch = trajectory.batch
-    whole = batch == trajectory.objective.n and trajectory.sampling == "shuffle"
-    return batch is None or whole
-
-
 def linearizing_probes(trajectory: Trajectory) -> dict[str, AbstractProbe]:
     """The probes of the Hessian of what the step trains on: its gradient is in their linearization.
 
@@ -56,6 +49,27 @@ def linearizing_probes(trajectory: Trajectory) -> dict[str, AbstractProbe]:
     if not is_full_batch(trajectory):
         return {}
     return {name: probe for name, probe in trajectory.probes.items() if probe.linearizes}
+
+
+LOSS_OF_STEP = "_loss_of_step"
+"""A row of the program: the loss before each step, from which the host has the realized edge."""
+
+
+def measure_step(
+    trajectory: Trajectory, context: ProbeContext, after: Lane, measurement: Measurement
+) -> Measurement:
+    """Adds to the measurements of a point what the realized edge needs of the step out of it."""
+    probe = edge_probe(trajectory)
+    if probe is None:
+        return measurement
+    if is_free(trajectory, probe):
+        measured = probe.measure_step(context, after.params)
+        return measurement | measured | {LOSS_OF_STEP: context.value}
+    # The step at which a lane is found to have diverged is not taken.
+    taken = after.diverged_at < 0
+    return measurement | {
+        name: jnp.where(taken, measurement[name], jnp.nan) for name in probe.measures
+    }
 
 
 def make_context(
@@ -78,19 +92,19 @@ def make_context(
         known: loss and gradient, if they are known: nothing is evaluated then.
     """
     batch_key, probe_key = jax.random.split(lane.key)
-    objective, linearization = trajectory.objective, None
+    objective, linearization, training = trajectory.objective, None, None
+    if not is_full_batch(trajectory):
+        n, batch, sampling = objective.n, trajectory.batch, trajectory.sampling
+        assert batch is not None
+        training = objective.on_batch(batch_indices(batch_key, step, n, batch, sampling))
     if known is not None:
         value, grads = known
     elif linearize:
         linearization = objective.linearize(lane.params)
         value, grads = linearization.value, linearization.grads
-    elif is_full_batch(trajectory):
-        value, grads = objective.value_and_gradient(lane.params)
     else:
-        n, batch, sampling = objective.n, trajectory.batch, trajectory.sampling
-        assert batch is not None
-        training = objective.on_batch(batch_indices(batch_key, step, n, batch, sampling))
-        value, grads = training.value_and_gradient(lane.params)
+        trained = objective if training is None else training
+        value, grads = trained.value_and_gradient(lane.params)
     return ProbeContext(
         objective=objective,
         params=lane.params,
@@ -103,6 +117,7 @@ def make_context(
         active=lane.diverged_at < 0,
         driver=driver,
         linearization=linearization,
+        batch=training,
     )
 
 
@@ -263,7 +278,11 @@ def step_with_probes(
     known, measurement, states = _evaluate(trajectory, lane, step, budgets, lanes)
     context = make_context(trajectory, lane, step, "compiled", known=known)
     shared = linearizing_probes(trajectory)
-    others = {name: probe for name, probe in trajectory.probes.items() if name not in shared}
+    others = {
+        name: probe
+        for name, probe in trajectory.probes.items()
+        if name not in shared and not is_free(trajectory, probe)
+    }
     more, other_states = measure_due(others, lane, context, budgets, lanes=lanes)
-    lane = advance_lane(trajectory, lane, context, states | other_states)
-    return lane, measurement | more
+    after = advance_lane(trajectory, lane, context, lane.probe_states | states | other_states)
+    return after, measure_step(trajectory, context, after, measurement | more)

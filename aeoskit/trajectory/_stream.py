@@ -21,11 +21,13 @@ from ._carry import (
     Carry,
     Lane,
     Trajectory,
+    is_free,
     lane_axes,
     place,
     strong_types,
     take_lane,
 )
+from ._edges import complete_edges
 from ._padding import pad_lanes, padded_lanes, trim_lanes
 from ._rows import Rows, concatenate_rows, due_masks
 from ._step import (
@@ -34,6 +36,7 @@ from ._step import (
     linearizing_probes,
     make_context,
     measure_due,
+    measure_step,
     step_with_probes,
 )
 
@@ -53,6 +56,8 @@ class Chunk(NamedTuple):
         diverged_at: per lane, the step of its divergence so far, or -1; (lanes,).
         carry: the state after the chunk, on the device. The next chunk donates its buffers: copy it
             (`copy_tree`) to keep it.
+        previous: name to values, (lanes,), of the step before `steps[0]` that only this chunk's
+            first loss completes: its realized edge. Empty where there is none.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -70,6 +75,7 @@ class Chunk(NamedTuple):
     measured: dict[str, np.ndarray]
     diverged_at: np.ndarray
     carry: Carry
+    previous: dict[str, np.ndarray]
 
 
 def choose_mode(trajectory: Trajectory, carry: Carry) -> Mode:
@@ -117,6 +123,9 @@ def stream(
     product. Without a budget the numbers do not depend on `chunk`, nor on where a run was
     interrupted.
 
+    A realized edge on all of the data is known once the loss after its step is: that of a chunk's
+    last step is the next chunk's `previous`.
+
     A probe with `overhead` is kept to its budget: chunks are then taken in parts, some of which are
     timed where the host waits for their rows in any case, and the probe's period and tolerance
     follow (`adapt_budget`; the states are the carry's `budgets`). When such a probe measures, and
@@ -158,7 +167,9 @@ def stream(
     if mode == "auto":
         mode = choose_mode(trajectory, carry)
     chunk = chunk_length(steps, chunk)
-    carry = _committed(trajectory, with_budgets(trajectory, _strong_copy(carry)))
+    carry = _strong_copy(carry)
+    pending, carry = carry.pending, dataclasses.replace(carry, pending=None)
+    carry = _committed(trajectory, with_budgets(trajectory, carry))
     carry = place(trajectory, carry, trajectory.lanes)
     first = int(carry.step)
 
@@ -187,13 +198,15 @@ def stream(
             masks = due_masks(trajectory.probes, {}, numbers)
         else:
             carry, rows, masks = controller.chunk(carry, start, length)
+        previous, pending = complete_edges(trajectory, numbers, rows, masks, pending)
         kept = {name for name, mask in masks.items() if name in always_measured or mask.any()}
         yield Chunk(
             steps=numbers,
             measurements={name: value for name, value in rows.items() if name in kept},
             measured={name: mask for name, mask in masks.items() if name in kept},
             diverged_at=np.atleast_1d(np.asarray(carry.lane.diverged_at)),
-            carry=carry,
+            carry=dataclasses.replace(carry, pending=pending),
+            previous=previous,
         )
 
 
@@ -322,7 +335,7 @@ def scan_chunk(
         >>> int(carry.step), rows["loss"]
         (2, Array([0.5  , 0.125,   nan], dtype=float32))
     """
-    return _scan_chunk((trajectory, chunk), carry, length)
+    return _scan_chunk((trajectory, chunk), dataclasses.replace(carry, pending=None), length)
 
 
 def _host_chunk(
@@ -393,10 +406,15 @@ def _host_step(
     """One step of one lane; the probes that solve nothing are part of the program."""
     trajectory, lane = static_parts.rebuild(trajectory_arrays, lane_arrays)
     context = make_context(trajectory, lane, step, "host", known=known)
-    cheap = {name: probe for name, probe in trajectory.probes.items() if not probe.solves}
+    cheap = {
+        name: probe
+        for name, probe in trajectory.probes.items()
+        if not probe.solves and not is_free(trajectory, probe)
+    }
     measurement, states = measure_due(cheap, lane, context, {})
-    lane = advance_lane(trajectory, lane, context, lane.probe_states | states)
-    carry = place(trajectory, Carry(step=step + 1, lane=lane), None)
+    after = advance_lane(trajectory, lane, context, lane.probe_states | states)
+    measurement = measure_step(trajectory, context, after, measurement)
+    carry = place(trajectory, Carry(step=step + 1, lane=after), None)
     return jax.tree.leaves(carry.lane), carry.step, measurement
 
 

@@ -14,6 +14,20 @@ _KNOWN = {
     "threshold",
     "threshold_of",
     "ratio",
+    "ratio_of",
+    "window",
+    "zeta",
+    "zeta_before",
+    "zeta_of_sums",
+    "uphill",
+    "state",
+    "arrived",
+    "left",
+    "fitted",
+    "parked",
+    "never_below",
+    "participation",
+    "calibration",
     "edge_step",
     "final_loss",
     "sharpness",
@@ -38,7 +52,7 @@ _KNOWN = {
     "budgets",
 }
 
-_THREE_DIGITS = ("ratio", "multiplier", "equivalent_ratio")
+_THREE_DIGITS = ("ratio", "zeta", "multiplier", "equivalent_ratio")
 
 # The columns of the table with multipliers; None for those left out.
 _MULTIPLIERS = {
@@ -56,6 +70,9 @@ _NARROW = {
     "multiplier": "multi-\nplier",
     "equivalent_ratio": "ratio by\nmulti-\nplier",
 }
+
+_RATIO_OF = {frozenset({"edge"}): "at the edge", frozenset({"end"}): "last fifth"}
+_EDGE_COLUMNS = [("zeta", "ζ\nmedian", False), ("state", "state", False)]
 
 _ADVANCE = {
     "growth": "Adam's raw sharpness, peak over its value at the edge (×)",
@@ -333,6 +350,14 @@ def print_notes(summary: Mapping[str, Any]) -> None:
             "the record has their residuals (raise --basis or --rtol)",
             highlight=False,
         )
+    if len(_ratios_of(rows)) > 1:
+        _console().print(
+            "ratio and ζ: at the edge; of a run that was never there, in its last fifth"
+        )
+    if any(row.get("parked") for row in rows):
+        _console().print("parked: a ratio of 0.9 or more at the end, but nothing oscillates")
+    for warning in summary.get("warnings", ()):
+        _console().print(warning)
     said_sizes = [row.get("probe_examples") for row in rows]
     # One number, or one for each probe; none is all examples.
     each = [list(one.values()) if isinstance(one, Mapping) else [one] for one in said_sizes]
@@ -370,7 +395,8 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
     symbol = "λ₁(P⁻¹H)" if any(map(_is_adaptive, rows)) else "λ₁(H)"
     found += [
         ("threshold", f"threshold\nof {symbol}", False),
-        ("ratio", "ratio\nlast fifth", False),
+        ("ratio", f"ratio\n{_RATIO_OF.get(_ratios_of(rows), 'median')}", False),
+        *_EDGE_COLUMNS[: 2 * any(row.get("state") for row in rows)],
         ("final_loss", "loss\nfinal", False),
         ("matvecs", "products\nH·v", False),
     ]
@@ -384,6 +410,11 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
     if any(row.get("diverged_at") is not None for row in rows):
         found.append(("diverged_at", "diverged\nat step", False))
     return found
+
+
+def _ratios_of(rows: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """The parts of the runs that their ratios are of; older summaries have that of the end."""
+    return frozenset(row.get("ratio_of", "end") for row in rows if row.get("ratio") is not None)
 
 
 def _is_adaptive(row: Mapping[str, Any]) -> bool:

@@ -90,6 +90,47 @@ def test_the_threshold_is_of_what_the_optimizer_has(
     assert symbol in [word for line in fits(capsys) for word in line]
 
 
+def edge_run(**values: Any) -> dict[str, Any]:
+    row = {"branch": "main", "optimizer": "adam", "lr": 1e-3, "threshold": 38e3, "ratio": 0.994}
+    row |= {"ratio_of": "edge", "zeta": 0.921, "state": "at the edge", "arrived": 815, "left": None}
+    row |= {"threshold_of": "preconditioned_sharpness", "window": [820, 1490], "parked": False}
+    return {**row, "final_loss": 0.002117, "matvecs": 123456, **values}
+
+
+def test_the_state_of_a_run(capsys: Capture) -> None:
+    print_outcome({"runs": [edge_run()]}, [])
+    lines = fits(capsys)
+    assert [
+        "0.001",
+        "38,000",
+        "0.994",
+        "0.921",
+        "at",
+        "the",
+        "edge",
+        "0.002117",
+        "123,456",
+    ] in lines
+    assert ["lr", "of", "λ₁(P⁻¹H)", "at", "the", "edge", "median", "state", "final", "H·v"] in lines
+    far = edge_run(ratio_of="end", ratio=0.97, zeta=0.001, state="below", parked=True)
+    print_outcome({"runs": [edge_run(), far], "warnings": ["at beta2 = 0.5 P moves"]}, [])
+    words = " ".join(word for line in fits(capsys) for word in line)
+    assert "of a run that was never there, in its last fifth" in words
+    assert "parked: a ratio of 0.9 or more at the end, but nothing oscillates" in words
+    assert "at beta2 = 0.5 P moves" in words
+
+
+def test_states_in_a_wide_table(capsys: Capture) -> None:
+    """Branches, swept values and errors beside the states: none is lost."""
+    runs = [
+        edge_run(branch=name, width=512, test_error=0.25, train_error=0.125, diverged_at=1234)
+        for name in ("main", "momentum")
+    ]
+    print_runs(runs)
+    words = [word for line in fits(capsys) for word in line]
+    assert {"momentum", "512", "0.994", "0.921", "1234"} <= {*words}
+
+
 def test_multipliers_with_a_sweep_of_their_own(capsys: Capture) -> None:
     print_runs([multiplier_run(name, width=width) for name in OPTIMIZERS for width in (32, 512)])
     first = ["gradient_descent", "0.0015", "512", "2,714", "-1.234", "1.012", "1.006", "yes"]

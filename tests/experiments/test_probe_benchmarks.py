@@ -69,9 +69,14 @@ def test_compile_rows() -> None:
 
 
 def test_overhead_rows() -> None:
-    rows = run_overhead_benchmark(
+    found = run_overhead_benchmark(
         problems="17k", steps=4, every=2, warmup=1, repeats=1, width=2, value_rtol=0.0
-    )["rows"]
+    )
+    (edge,) = found["realized_edge"]
+    assert edge["parameters"] == found["rows"][0]["parameters"]
+    assert edge["ratio"] > 0
+    assert edge["cpu_ratio"] > 0
+    rows = found["rows"]
     assert [row["loop"] for row in rows] == ["Trajectory", "own"]
     for row in rows:
         assert row["parameters"] == 64 * 2 + 2 + 2 * 2 + 2 + 2 * 10 + 10

@@ -173,7 +173,7 @@ REFUSED = {
     "too early": ((), "no checkpoint of step 15 or before (the first one is at step 16)"),
     "too late": ((rewind("", at=41), train(60)), "at is 41, but the run"),
     "at the end": ((rewind("", at=40),), "training has only 40 steps in all"),
-    "no edge": ((rewind(""),), "the ratio to the threshold never rose to it: give a step"),
+    "no edge": ((rewind(""),), "was never at the edge: give a step"),
     "another model": ((rewind("", at=30), model("mlp", width=5, depth=1)), "width is 5, and was 4"),
     "other data": ((rewind("", at=30), data("quadratic")), "was not, data digits"),
     "another rate": ((rewind("", at=30), optimizer("adam", lr=1.0)), "by `branch switch`"),

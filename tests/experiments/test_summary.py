@@ -34,6 +34,7 @@ EMPTY = record(loss=1.0).isel(step=slice(0, 0))
 ADVANCE = (
     "growth",
     "ratio",
+    "arrived",
     "edge_step",
     "sharpness_at_edge",
     "sharpness_peak",
@@ -75,7 +76,15 @@ class TestRun:
         assert found == {
             "threshold": 38.0,
             "ratio": 1.1,
-            # 6 of the 10 measurements of a window are above then.
+            # The record has no realized edges: the ratio is that of the end.
+            "ratio_of": "end",
+            "window": [400, 495],
+            **dict.fromkeys(("state", "arrived", "left"), None),
+            **dict.fromkeys(("zeta", "zeta_before", "zeta_of_sums", "uphill"), None),
+            "fitted": 19,
+            "parked": False,
+            "never_below": False,
+            # 6 of the 10 measurements of a window lie above then.
             "edge_step": 125,
             "final_loss": 1 / 500,
             "preconditioned_sharpness": 39.0,
@@ -110,10 +119,80 @@ class TestRun:
         assert {found[name] for name in ("threshold", "ratio", "edge_step", "final_loss")} == {None}
 
 
+def edged(zeta: Any, **values: Any) -> xr.Dataset:
+    """A run with the realized edge of every step."""
+    curve = np.array([zeta(step) for step in STEPS], float)
+    return record(loss=1.0, threshold=38.0, **values).assign(
+        realized_edge=("step", curve), predicted_change=("step", np.full(STEPS.size, -1.0))
+    )
+
+
+class TestEdge:
+    def test_the_ratio_is_that_of_the_stay_at_the_edge(self) -> None:
+        found = summarize_run(
+            edged(
+                lambda step: 0.1 if step < 100 else 0.97 if step < 300 else 0.05,
+                ratio=lambda step: 0.5 if step < 100 else 0.98 if step < 320 else 0.27,
+            ),
+            raw=False,
+        )
+        assert (found["arrived"], found["left"], found["state"]) == (125, 325, "left")
+        assert (found["ratio"], found["ratio_of"], found["window"]) == (0.98, "edge", [125, 320])
+        assert (found["zeta"], found["zeta_before"]) == (0.97, 0.1)
+        assert found["zeta_of_sums"] == pytest.approx(0.97 - 0.92 * 21 / 196)
+        assert found["uphill"] == 0.0
+        assert (found["parked"], found["never_below"]) == (False, False)
+
+    @pytest.mark.parametrize(("end", "last", "ratio"), [(350, 220, 1.0), (500, 495, 0.3)])
+    def test_a_run_that_left_counts_until_it_was_fitted(
+        self, end: int, last: int, ratio: float
+    ) -> None:
+        fitted = edged(
+            lambda step: 1.0 if step < end else 0.1, ratio=lambda step: 1.0 if step < 225 else 0.3
+        )
+        loss = np.where(STEPS < 200, 1.0, 0.01)
+        found = summarize_run(fitted.assign(loss=("step", loss)), raw=False)
+        assert (found["fitted"], found["window"], found["ratio"]) == (225, [50, last], ratio)
+
+    def test_a_parked_run_is_not_at_the_edge(self) -> None:
+        found = summarize_run(edged(lambda step: 0.001, ratio=0.97), raw=False)
+        assert (found["state"], found["parked"]) == ("below", True)
+        assert (found["ratio"], found["ratio_of"], found["arrived"]) == (0.97, "end", None)
+
+    def test_one_that_was_never_below_is(self) -> None:
+        found = summarize_run(edged(lambda step: 0.98, ratio=2.0), raw=False)
+        assert (found["state"], found["never_below"], found["edge_step"]) == (
+            "at the edge", True, None,
+        )  # fmt: skip
+        assert found["ratio"] == 2.0
+
+    def test_the_factors_of_the_realized_edge(self) -> None:
+        at_edge = edged(
+            lambda step: 0.9, ratio=1.0, preconditioned_sharpness=38.0, step_norm=2 / 38
+        )
+        found = summarize_run(at_edge, raw=False)
+        assert found["participation"] == pytest.approx(0.9)
+        assert found["calibration"] == pytest.approx(1.0)
+
+    def test_both_ratios_of_a_multiplier_are_of_the_same_steps(self) -> None:
+        found = summarize_run(
+            edged(
+                lambda step: 0.1 if step < 100 else 1.0 if step < 300 else 0.1,
+                ratio=lambda step: 1.0 if step < 320 else 0.2,
+                multiplier=lambda step: -1.1 if step < 320 else 0.9,
+                equivalent_ratio=lambda step: 1.01 if step < 320 else 0.2,
+            ),
+            raw=False,
+        )
+        assert (found["ratio"], found["equivalent_ratio"]) == (1.0, 1.01)
+        assert found["reached"] is True
+
+
 class TestAdvance:
     def test_known_numbers(self) -> None:
         found = summarize_advance(main_run(), FROZEN, MOMENTUM)
         assert found == {
+            "arrived": 125,
             "edge_step": 125,
             "growth": 4.0,
             "ratio": 1.1,
@@ -132,13 +211,13 @@ class TestAdvance:
         found = summarize_advance(main_run(), EMPTY, EMPTY)
         assert set(found) == set(ADVANCE)
         assert found["growth"] == 4.0
-        assert [found[name] for name in ADVANCE[5:]] == [None] * 3
+        assert [found[name] for name in ADVANCE[6:]] == [None] * 3
 
     def test_a_main_run_that_never_came_to_the_edge(self) -> None:
         below = record(ratio=0.5, sharpness=10.0, loss=1.0, threshold=38.0)
         found = summarize_advance(below, FROZEN, MOMENTUM)
         assert set(found) == set(ADVANCE)
-        assert [found[name] for name in ADVANCE[:5]] == [None] * 5
+        assert [found[name] for name in ADVANCE[:6]] == [None] * 6
         assert found["frozen_growth"] == 1.5
         assert found["frozen_to_peak"] is None
 
@@ -155,7 +234,9 @@ class TestAdvance:
         without = main_run().drop_vars("sharpness")
         found = summarize_advance(without, without, without)
         assert found["edge_step"] == 125
-        assert [found[name] for name in ADVANCE if name != "edge_step"] == [None] * 7
+        assert [found[name] for name in ADVANCE if name not in ("arrived", "edge_step")] == [
+            None
+        ] * 7
 
 
 def flipped(**values: Any) -> xr.Dataset:

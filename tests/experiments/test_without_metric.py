@@ -21,7 +21,7 @@ from aeoskit_experiments.pipelines import (
     ("stages", "message"),
     [
         ((track("preconditioned_sharpness", every=1),), "optimizer lion has no .* track sharpness"),
-        ((branch("freeze", at=1),), "optimizer lion has none: take another"),
+        ((branch("freeze", at=1),), "optimizer lion is not one: leave the branch out"),
     ],
 )
 def test_refuses_a_metric_that_is_not_there(stages, message: str, runs):

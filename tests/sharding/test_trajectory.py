@@ -38,7 +38,7 @@ def assert_same(one, other):
     found, placed = other
     assert set(rows) == set(found)
     for name, values in rows.items():
-        if not name.endswith("residual"):
+        if not name.endswith(("residual", "realized_edge_error")):
             np.testing.assert_allclose(found[name], values, rtol=1e-8, err_msg=name)
     cases.same(carry.lane.params, placed.lane.params)
     cases.same(carry.lane.optimizer_state, placed.lane.optimizer_state)
@@ -67,6 +67,7 @@ def test_a_run(x64, name):
         some = of.on_batch(jnp.array([1, 4, 9]))
         return {
             "loss": ak.LossAndGradient(),
+            "realized": ak.RealizedEdge(metric_every=2),
             "some": ak.Evaluation(objectives={"some": some}, every=4),
         }
 
@@ -81,7 +82,7 @@ def test_a_sweep_over_devices_with_split_data(x64):
     optimizer = ak.stack_lanes([ak.gradient_descent(lr) for lr in (1e-2, 3e-2, 1e-1)])
     objective = cases.make_case("per_example", 11).objective
     placement = Placement(make_mesh("data=2,sweep=2"))
-    probes = {"loss": ak.LossAndGradient()}
+    probes = {"loss": ak.LossAndGradient(), "realized": ak.RealizedEdge()}
     one = train(objective, optimizer, probes, lanes=3)
     probes |= {"edge": ak.Sharpness(every=STEPS, solver=ak.Tracking(rtol=1e-6))}
     rows, carry = train(objective.place(placement), optimizer, probes, lanes=3)

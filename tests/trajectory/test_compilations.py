@@ -19,6 +19,7 @@ from aeoskit.probes import (
     AbstractProbe,
     LossAndGradient,
     PreconditionedSharpness,
+    RealizedEdge,
     Sharpness,
     StabilityThreshold,
 )
@@ -33,7 +34,11 @@ from aeoskit.trajectory import (
 
 ROWS = jax.random.normal(jax.random.key(0), (8, 3))
 PARAMS = {"w": jnp.ones(3), "b": jnp.zeros(())}
-CHEAP = {"loss": LossAndGradient(), "threshold": StabilityThreshold(every=2)}
+CHEAP = {
+    "loss": LossAndGradient(),
+    "threshold": StabilityThreshold(every=2),
+    "realized": RealizedEdge(),
+}
 
 
 class Counter(AbstractProbe):

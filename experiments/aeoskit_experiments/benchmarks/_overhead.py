@@ -14,7 +14,13 @@ import numpy as np
 from aeoskit.linalg import Tracking
 from aeoskit.objective import Objective
 from aeoskit.optimizers import Optimizer, adam, apply_updates
-from aeoskit.probes import PreconditionedSharpness, preconditioned_sharpness
+from aeoskit.probes import (
+    AbstractProbe,
+    LossAndGradient,
+    PreconditionedSharpness,
+    RealizedEdge,
+    preconditioned_sharpness,
+)
 from aeoskit.trajectory import Trajectory, stream
 from aeoskit_experiments._errors import UserError, unknown
 from aeoskit_experiments.data import digits
@@ -64,6 +70,8 @@ def run_overhead_benchmark(
         with probes to that without, by wall time, and `cpu_ratio`; `steady` and `cpu_steady`, what
         a probe costs over its products × a linearized product + 0.7 gradients; `step_gradients`, a
         plain step in units of one gradient, and `product_gradients`, a linearized product (wall).
+        `realized_edge`, one per problem: `ratio` and `cpu_ratio` of a loop that has the realized
+        edge of every step to one that has only the losses.
 
     Raises:
         UserError: For an unknown problem, or steps that are not a multiple of `every`.
@@ -74,13 +82,15 @@ def run_overhead_benchmark(
             raise unknown("problem", name, NAMES, where="bench overhead")
     if steps % every:
         raise UserError(f"bench overhead: steps is {steps}: give a multiple of {every}, the period")
-    rows = []
+    rows, edges = [], []
     for name in names:
         progress(f"{name}: training")
         problem = make_problem(name, width).advanced(warmup)
         progress(f"{name}: loops")
         rows += _rows(problem, steps, every, repeats, Tracking(value_rtol=value_rtol))
-    return {"rows": rows}
+        progress(f"{name}: realized edge")
+        edges.append(_edge_row(problem, steps, repeats))
+    return {"rows": rows, "realized_edge": edges}
 
 
 def make_problem(name: str, width: int | None) -> TrainingProblem:
@@ -125,21 +135,16 @@ def _rows(
     linear = _linear(problem.operator())
     vector = jax.tree.map(jnp.ones_like, problem.params)
     runs = {
-        "Trajectory plain": _trajectory(problem, steps, None, products),
+        "Trajectory plain": _trajectory(problem, steps, {}, products),
         "Trajectory": _trajectory(
-            problem, steps, PreconditionedSharpness(every=every, solver=solver), products
+            problem, steps, {"edge": PreconditionedSharpness(every=every, solver=solver)}, products
         ),
         "own plain": _own(problem, steps, None, None, products),
         "own": _own(problem, steps, every, solver, products),
         "gradient": _again(_COUNT, lambda: _gradient(problem.objective, problem.params)),
         "product": _again(_COUNT, lambda: _product(linear, vector)),
     }
-    for run in runs.values():
-        run()  # compiles
-    least: dict[str, np.ndarray] = {name: np.full(2, np.inf) for name in runs}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            least[name] = np.minimum(least[name], run())
+    least = _least(runs, repeats)
     gradient, product = least["gradient"] / _COUNT, least["product"] / _COUNT
     rows = []
     for loop in ("Trajectory", "own"):
@@ -164,6 +169,33 @@ def _rows(
     return rows
 
 
+def _edge_row(problem: TrainingProblem, steps: int, repeats: int) -> dict[str, Any]:
+    losses: dict[str, AbstractProbe] = {"loss": LossAndGradient()}
+    runs = {
+        "plain": _trajectory(problem, steps, losses, {}),
+        "edge": _trajectory(problem, steps, losses | {"edge": RealizedEdge()}, {}),
+    }
+    least = _least(runs, repeats)
+    ratio = least["edge"] / least["plain"]
+    return {
+        "problem": problem.name,
+        "parameters": sum(x.size for x in jax.tree.leaves(problem.params)),
+        "ratio": float(ratio[0]),
+        "cpu_ratio": float(ratio[1]),
+    }
+
+
+def _least(runs: dict[str, Callable[[], Clock]], repeats: int) -> dict[str, np.ndarray]:
+    """The smallest of several times of each, taken in turns."""
+    for run in runs.values():
+        run()  # compiles
+    least: dict[str, np.ndarray] = {name: np.full(2, np.inf) for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            least[name] = np.minimum(least[name], run())
+    return least
+
+
 def _timed(run: Callable[[], Any]) -> Clock:
     wall, cpu = time.perf_counter(), time.process_time()
     jax.block_until_ready(run())
@@ -179,9 +211,11 @@ def _again(count: int, run: Callable[[], Any]) -> Callable[[], Clock]:
 
 
 def _trajectory(
-    problem: TrainingProblem, steps: int, probe: Any, products: dict[str, float]
+    problem: TrainingProblem,
+    steps: int,
+    probes: dict[str, AbstractProbe],
+    products: dict[str, float],
 ) -> Callable[[], Clock]:
-    probes = {} if probe is None else {"edge": probe}
     trajectory = Trajectory(problem.objective, problem.optimizer, probes)
     carry = trajectory.init(problem.params, jax.random.key(0))
     carry = eqx.tree_at(lambda c: c.lane.optimizer_state, carry, problem.state)
@@ -190,7 +224,7 @@ def _trajectory(
 
     def run() -> Any:
         *_, chunk = stream(trajectory, last.carry, steps, chunk=steps)
-        if probe is not None:
+        if "preconditioned_sharpness_matvecs" in chunk.measurements:
             spent = chunk.measurements["preconditioned_sharpness_matvecs"]
             measured = chunk.measured["preconditioned_sharpness_matvecs"]
             products["Trajectory"] = float(np.mean(np.asarray(spent)[np.asarray(measured)]))

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from ._suite import SuiteOutcome as SuiteOutcome
     from ._suite import execute_suite as execute_suite
     from ._summary import FITTED as FITTED
+    from ._summary import fitted_step as fitted_step
     from ._summary import measured as measured
+    from ._summary import states_of as states_of
     from ._summary import summarize_advance as summarize_advance
     from ._summary import summarize_run as summarize_run
     from ._windows import edge_step as edge_step
@@ -44,6 +46,8 @@ _HOMES = {
     "SuiteOutcome": "_suite",
     "execute_suite": "_suite",
     "FITTED": "_summary",
+    "fitted_step": "_summary",
+    "states_of": "_summary",
     "measured": "_summary",
     "summarize_advance": "_summary",
     "summarize_run": "_summary",

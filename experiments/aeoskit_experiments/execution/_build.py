@@ -31,6 +31,7 @@ from aeoskit.probes import (
     Measurement,
     PreconditionedSharpness,
     ProbeContext,
+    RealizedEdge,
     Sharpness,
     StabilityThreshold,
 )
@@ -137,6 +138,7 @@ def build(experiment: Experiment) -> Setup:
 
     def made(tracks: tuple[AnyTrack, ...]) -> dict[str, AbstractProbe]:
         probes = build_probes(tracks, objective, _whole(train.seed), means)
+        probes |= build_edge(tracks, whole=is_whole_batch(train, objective.n))
         return probes if unknown is None else probes | {"threshold": UnknownThreshold()}
 
     trajectory = Trajectory(
@@ -159,7 +161,11 @@ def build(experiment: Experiment) -> Setup:
             like = _initial(source_trajectory, params, key)
         before = source.experiment.probes
         lost = {short_name(probe.variant) for probe in experiment.probes if probe not in before}
-        kept = tuple(name for name in trajectory.probes if name not in lost)
+        kept = tuple(
+            name
+            for name in trajectory.probes
+            if name not in lost and name in source_trajectory.probes
+        )
         start = Start(source, source_trajectory, source.load(like), kept)
     return Setup(trajectory, carry, lanes, msgspec.structs.replace(train, steps=steps), start)
 
@@ -174,8 +180,11 @@ def _drawn(
 
 @eqx.filter_jit
 def _initial(trajectory: Trajectory, params: PyTree, key: PRNGKeyArray) -> Carry:
-    """The state before the first step, by one program instead of one for each array."""
-    return trajectory.init(params, key)
+    """The state before the first step, by one program instead of one for each array.
+
+    Nothing is pending then; nor is it in a checkpoint, so that those of earlier versions fit.
+    """
+    return dataclasses.replace(trajectory.init(params, key), pending=None)
 
 
 def build_optimizer(choice: Choice, lanes: tuple[dict[str, float], ...]) -> AnyOptimizer:
@@ -401,6 +410,39 @@ def build_probes(
             overhead=track.overhead,
         )
     return probes
+
+
+_BUDGETED = 10
+"""The period of what follows a probe with a time budget, whose own period varies."""
+
+
+def build_edge(tracks: tuple[AnyTrack, ...], *, whole: bool) -> dict[str, AbstractProbe]:
+    """The probe of the realized edge: of every step that trains on all of the data.
+
+    Of a minibatch it costs a forward pass, and is measured when another probe is; without one, not
+    at all.
+
+    Args:
+        tracks: the declared tracks.
+        whole: whether a step trains on all of the data.
+    """
+    periods = {
+        short_name(track.variant): max(track.every, _BUDGETED)
+        if getattr(track, "overhead", None)
+        else track.every
+        for track in tracks
+        if not isinstance(track, Choice)
+    }
+    if not whole and not periods:
+        return {}
+    every = 1 if whole else min(periods.values())
+    metric_every = periods.get("preconditioned_sharpness")
+    return {"realized_edge": RealizedEdge(every=every, metric_every=metric_every)}
+
+
+def is_whole_batch(train: Train, examples: int) -> bool:
+    """True if a step trains on all of the data, each example once."""
+    return train.batch is None or (train.batch == examples and train.sampling == "shuffle")
 
 
 def _whole(seed: PyTree) -> int:

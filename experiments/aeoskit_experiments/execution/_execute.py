@@ -28,10 +28,19 @@ from ._phase import phase
 from ._processes import broadcast_from_leader, is_leader, lost_process_as_error
 from ._rewind import with_source_rows
 from ._room import limit_memory_maps
-from ._rows import advance_of, figure_kind, run_rows, runs_raw, select, sides_of, threshold_rows
+from ._rows import (
+    advance_of,
+    figure_kind,
+    run_rows,
+    runs_raw,
+    select,
+    sides_of,
+    threshold_rows,
+    warnings_of,
+    with_states,
+)
 from ._run import Ends, RunContext, run_group
-from ._summary import multiplier_rows, ratio_curve
-from ._windows import edge_step
+from ._summary import multiplier_rows, summarize_edge
 
 MATMUL_PRECISION = "highest"
 """The precision of matrix products, full float32 on every backend; recorded with the run."""
@@ -277,16 +286,17 @@ def _conclude(
         code = EXIT_CODES[status]
         return Outcome(writer.path, {"status": status}, [], status, code, leads=False)
     run = read_run(writer.path)
-    dataset = run.metrics
+    dataset = with_states(run.metrics, groups, writer)
     runs = run_rows(dataset, groups, lanes, ends)
     rewind = groups[0][1].rewind
     if rewind is not None and isinstance(rewind.at, int) and lanes == [{}]:
         # The other run's earlier rows belong to the figure, and to the step of the edge.
         dataset = with_source_rows(dataset, rewind)
-        raw = runs_raw(groups[0][1], "main")
-        runs[0]["edge_step"] = edge_step(*ratio_curve(select(dataset, "main", {}), raw))
+        runs[0] |= summarize_edge(select(dataset, "main", {}), runs_raw(groups[0][1], "main"))
     plot = pipeline.declared().plot or Plot()
     summary: dict[str, Any] = {"name": pipeline.name, "runs": runs}
+    if warnings := warnings_of(runs, groups):
+        summary["warnings"] = warnings
     kind = plot.kind if plot.kind != "auto" else figure_kind(dataset, groups[0][1])
     if kind == "advance":
         summary |= advance_of(dataset, lanes)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aeoskit.record import Run, load_checkpoint, read_run
-from aeoskit.trajectory import Carry, Trajectory, chunk_length
+from aeoskit.trajectory import Carry, Trajectory, chunk_length, edge_states
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import Experiment, Rewind, Train, stored_pipeline
 
@@ -92,8 +92,7 @@ def find_source_run(rewind: Rewind, raw: bool) -> SourceRun:
         at = _edge(main, old, end, raw)
         if at is None:
             raise UserError(
-                f"rewind: at is edge, but in the run {rewind.run} the ratio to the threshold never "
-                f"rose to it: give a step"
+                f"rewind: at is edge, but the run {rewind.run} was never at the edge: give a step"
             )
     if at > end:
         raise UserError(
@@ -141,14 +140,25 @@ def _checkpoint(run: Run, at: int) -> int:
 
 
 def _edge(main: "xr.Dataset", old: Experiment, end: int, raw: bool) -> int | None:
-    """The end of the first chunk in which the ratio had risen to 0.9: where a branch begins."""
-    from ._summary import ratio_curve  # since it imports xarray and matplotlib
+    """The end of the first chunk in which the run was at the edge: where a branch begins.
+
+    By the realized edge; in a record without it, by the ratio's rise to 0.9.
+    """
+    from ._summary import downhill_curve, ratio_curve  # since it imports xarray
     from ._windows import edge_step
 
     assert old.train is not None
-    steps, ratio = ratio_curve(main, raw)
+    steps, zeta = downhill_curve(main)
+    at, ratio = ratio_curve(main, raw)
+    # On all of the data the realized edge of a chunk's last step is known a step later.
+    late = old.train.batch is None
     for step in _ends(old.train, [item.at for item in old.branches], end):
-        if edge_step(steps[steps < step], ratio[steps < step]) is not None:
+        if steps.size:
+            known = steps < step - late
+            arrived = edge_states(steps[known], zeta[known]).arrived
+        else:
+            arrived = edge_step(at[at < step], ratio[at < step])
+        if arrived is not None:
             return step
     return None
 

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from aeoskit.objective import Objective
-from aeoskit.probes import budget_columns, missed_budget, start_budget
+from aeoskit.probes import RealizedEdge, budget_columns, missed_budget, start_budget
 from aeoskit.trajectory import (
     AbstractBranch,
     Carry,
@@ -17,6 +17,7 @@ from aeoskit.trajectory import (
     Trajectory,
     branch,
     copy_tree,
+    edge_states,
     stream,
 )
 from aeoskit_experiments.pipelines import Branch, Train
@@ -28,7 +29,7 @@ from ._listener import Listener
 from ._processes import any_process
 from ._rewind import Start
 from ._room import limit_memory_maps
-from ._summary import measured, ratio_curve
+from ._summary import downhill_curve, measured, ratio_curve
 from ._windows import edge_step
 
 STOP_WINDOW = 50
@@ -77,7 +78,9 @@ class _Checkpoints:
 
     def keep(self, step: int, carry: Carry) -> None:
         if self._context.checkpoints and step not in self._kept:
-            self._writer.checkpoint(self._context.checkpoint, step, carry)
+            # Its row is in this record; a run that starts here has none for the step before.
+            stored = dataclasses.replace(carry, pending=None)
+            self._writer.checkpoint(self._context.checkpoint, step, stored)
             self._kept.add(step)
 
     def passing(self, step: int, carry: Carry) -> None:
@@ -109,8 +112,8 @@ def run_group(
     Args:
         setup: the trajectory and its start.
         train: the length in steps, chunk, mode and stopping rule.
-        branches: the branches; one at "edge" begins after the first chunk in which the ratio of
-            every lane has risen to 0.9.
+        branches: the branches; one at "edge" begins after the first chunk in which every lane has
+            been at the edge, by its realized edge.
         writer: the record's writer.
         listener: receives each chunk.
         context: the run's names.
@@ -142,6 +145,11 @@ def run_group(
     history = _History(setup.trajectory, carry)
     if setup.start is not None:
         history.prepend(setup.start.source.rows)
+    if not history.has_zeta and any(item.at == "edge" for item in branches):
+        listener.noted(
+            "no realized edge is measured here: a branch at the edge begins when the ratio to the "
+            "threshold has risen to 0.9."
+        )
     _train(
         setup.trajectory,
         carry,
@@ -237,7 +245,14 @@ def _measurable(
         listener.noted(
             f"branch {name} has {reason}: {', '.join(unmeasured)} is not measured there."
         )
-    probes = {key: probe for key, probe in trajectory.probes.items() if key not in unmeasured}
+    probes = {
+        # The metric that it takes is that of the preconditioned sharpness.
+        key: RealizedEdge(every=probe.every)
+        if isinstance(probe, RealizedEdge) and "preconditioned_sharpness" in unmeasured
+        else probe
+        for key, probe in trajectory.probes.items()
+        if key not in unmeasured
+    }
     if unknown is not None:
         probes["threshold"] = UnknownThreshold()
     states = {key: state for key, state in carry.lane.probe_states.items() if key not in unmeasured}
@@ -314,14 +329,14 @@ def _write(
     writer: AnyWriter, chunk: Chunk, history: "_History", context: RunContext
 ) -> list[tuple[int, int]]:
     """Write the chunk's rows up to each lane's divergence; return the lanes that diverged."""
+    steps, measurements, measured = with_previous(chunk)
     # A sentinel for "never" would overflow the lanes' int32.
-    sound = (chunk.diverged_at < 0) | (chunk.steps[:, None] <= chunk.diverged_at)
-    measured = {name: mask[:, None] & sound for name, mask in chunk.measured.items()}
+    sound = (chunk.diverged_at < 0) | (steps[:, None] <= chunk.diverged_at)
     writer.append(
         context.name,
-        chunk.measurements,
-        chunk.steps,
-        measured=measured,
+        measurements,
+        steps,
+        measured={name: mask[:, None] & sound for name, mask in measured.items()},
         lane_offset=context.lane_offset,
     )
     before = dict(history.diverged())
@@ -335,11 +350,41 @@ def _write(
     return [(context.lane_offset + lane, at) for lane, at in newly]
 
 
+Columns = dict[str, np.ndarray]
+
+
+def with_previous(chunk: Chunk) -> tuple[np.ndarray, Columns, Columns]:
+    """The steps of a chunk, its measurements and their masks, with what completes the step before.
+
+    Returns:
+        The three, as in the chunk; with a row for the step before it, if there is anything for it.
+    """
+    previous = chunk.previous
+    if not previous:
+        return chunk.steps, chunk.measurements, chunk.measured
+    rows, masks = dict(chunk.measurements), dict(chunk.measured)
+    for name, value in previous.items():
+        rows.setdefault(name, np.full((chunk.steps.size, *value.shape), np.nan, value.dtype))
+        masks.setdefault(name, np.zeros(chunk.steps.size, bool))
+    return (
+        np.concatenate([chunk.steps[:1] - 1, chunk.steps]),
+        {
+            # What is not completed is masked in that row.
+            name: np.concatenate([previous[name][None] if name in previous else value[:1], value])
+            for name, value in rows.items()
+        },
+        {name: np.append(name in previous, mask) for name, mask in masks.items()},
+    )
+
+
 class _History:
     """The host's history of a run, for its decisions: ratios, losses, divergence."""
 
     def __init__(self, trajectory: Trajectory, carry: Carry):
         self._raw = trajectory.optimizer.is_euclidean
+        self.has_zeta = any(isinstance(x, RealizedEdge) for x in trajectory.probes.values())
+        self._edges: list[tuple[np.ndarray, np.ndarray]] = []
+        self._last_promised: np.ndarray | float = np.nan
         self._steps: list[np.ndarray] = []
         self._ratios: list[np.ndarray] = []
         self._losses: list[np.ndarray] = []
@@ -352,6 +397,9 @@ class _History:
         self._steps.append(steps)
         self._ratios.append(ratio[:, None])
         self._losses.append(measured(rows, "loss")[1][:, None])
+        steps, zeta = downhill_curve(rows)
+        self.has_zeta &= steps.size > 0
+        self._edges.append((steps, zeta[:, None]))
 
     def add(self, chunk: Chunk) -> None:
         values = chunk.measurements
@@ -368,9 +416,25 @@ class _History:
             last = ratio[due][-1:]
             if np.isfinite(last).any():
                 self._last["ratio"] = float(np.median(last[np.isfinite(last)]))
+        self._add_edges(chunk)
         self._losses.append(values["loss"])
         self._last["loss"] = float(np.median(values["loss"][-1]))
         self._diverged_at = chunk.diverged_at
+
+    def _add_edges(self, chunk: Chunk) -> None:
+        """Keep the realized edges of steps that go downhill, NaN at others."""
+        if not self.has_zeta:
+            return
+        steps, values, masks = with_previous(chunk)
+        known = masks.get("realized_edge", np.zeros(steps.size, bool))
+        if not known.any():
+            return
+        zeta, promised = values["realized_edge"][known], values["predicted_change"][known]
+        if chunk.previous:
+            # That of the step before was in the last chunk.
+            promised[0] = self._last_promised
+        self._edges.append((steps[known], np.where(promised < 0, zeta, np.nan)))
+        self._last_promised = values["predicted_change"][-1]
 
     def active(self) -> list[int]:
         """The lanes that have not diverged."""
@@ -381,7 +445,16 @@ class _History:
         return [(lane, int(at)) for lane, at in enumerate(self._diverged_at) if at >= 0]
 
     def at_edge(self) -> bool:
-        """True if the ratio of every active lane has risen to the edge."""
+        """True if every active lane has been at the edge, by its realized edge.
+
+        In a run without one, or one that is rewound to a run without one, by its ratio.
+        """
+        if self.has_zeta:
+            if not self._edges or not self.active():
+                return False
+            steps, zeta = (np.concatenate(parts) for parts in zip(*self._edges, strict=True))
+            arrived = (edge_states(steps, zeta[:, lane]).arrived for lane in self.active())
+            return all(step is not None for step in arrived)
         if not self._steps or not self.active():
             return False
         steps, ratios = np.concatenate(self._steps), np.concatenate(self._ratios)

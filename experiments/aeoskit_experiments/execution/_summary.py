@@ -5,6 +5,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from aeoskit.probes import edge_factors
+from aeoskit.trajectory import EdgeStates, edge_of_window, edge_states
+
 from ._windows import edge_step, last_fifth
 
 FITTED = 0.1
@@ -19,6 +22,7 @@ STEPS_OF_A_GROWTH = 10
 _ADVANCE = (
     "growth",
     "ratio",
+    "arrived",
     "edge_step",
     "sharpness_at_edge",
     "sharpness_peak",
@@ -61,6 +65,156 @@ def ratio_curve(dataset: xr.Dataset, raw: bool) -> tuple[np.ndarray, np.ndarray]
     return steps, sharpness / np.interp(steps, at, thresholds)
 
 
+def edge_curves(dataset: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The steps at which a step was measured, its realized edge and its predicted change.
+
+    Args:
+        dataset: one branch and one lane.
+
+    Returns:
+        Three arrays, empty in a record without realized edges; NaN where one is not known.
+    """
+    if "realized_edge" not in dataset:
+        return np.zeros(0, int), np.zeros(0), np.zeros(0)
+    promised = np.asarray(dataset["predicted_change"].values, float)
+    there = np.isfinite(promised)
+    zeta = np.asarray(dataset["realized_edge"].values, float)
+    return np.asarray(dataset["step"].values)[there], zeta[there], promised[there]
+
+
+def downhill_curve(dataset: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """The realized edge, NaN at steps that go uphill: what decides on the states."""
+    steps, zeta, promised = edge_curves(dataset)
+    return steps, np.where(promised < 0, zeta, np.nan)
+
+
+def states_of(dataset: xr.Dataset, raw: bool) -> EdgeStates:
+    """The states of one run, none where its record has no realized edges.
+
+    Args:
+        dataset: one branch and one lane.
+        raw: the optimizer has no preconditioner.
+    """
+    steps, zeta = downhill_curve(dataset)
+    ratio_steps, ratio = ratio_curve(dataset, raw)
+    return edge_states(steps, zeta, ratio_steps=ratio_steps, ratio=ratio)
+
+
+def fitted_step(dataset: xr.Dataset) -> int | None:
+    """The step at which the loss's running median first falls below 0.1, or None."""
+    from aeoskit.figures import running_median  # here, since it imports matplotlib
+
+    steps, loss = measured(dataset, "loss")
+    below = np.flatnonzero(running_median(steps, loss) < FITTED)
+    return int(steps[below[0]]) if below.size else None
+
+
+def summarize_edge(dataset: xr.Dataset, raw: bool) -> dict[str, Any]:
+    """The place of one run with respect to the edge, and its numbers there.
+
+    Args:
+        dataset: one branch and one lane.
+        raw: the optimizer has no preconditioner.
+
+    Returns:
+        `ratio`: its median over the window at the edge, or over the last fifth of a run that was
+        never there; None if the run diverged. `ratio_of` says which ("edge" or "end"), and `window`
+        has the first and last step. The window at the edge is from `arrived` to `left`, the bounds
+        of the longest stay there; if the median loss fell below 0.1 during it, to that step,
+        `fitted`, unless the run stayed to its end. `state`, `parked` and `never_below`, as in
+        `EdgeStates`; `zeta`, the median realized edge of the window's steps, `zeta_before`, that of
+        the steps before `arrived` (of all, if there is none), `zeta_of_sums` and `uphill`, as in
+        `EdgeOfWindow`; `participation` and `calibration`, medians of the factors of ζ, if measured.
+        `edge_step`: when the running median of the ratio first rose to 0.9.
+    """
+    states, fitted = states_of(dataset, raw), fitted_step(dataset)
+    steps, ratio = ratio_curve(dataset, raw)
+    arrived = states.arrived
+    numbers: dict[str, Any] = {
+        "state": states.state,
+        "arrived": arrived,
+        "left": states.left,
+        "fitted": fitted,
+        "parked": states.parked,
+        "never_below": states.never_below,
+        "edge_step": edge_step(steps, ratio),
+    }
+    window = at_edge_window(numbers, steps)
+    numbers["ratio_of"] = "end" if window is None else "edge"
+    if window is None:
+        late = last_fifth(steps)
+        window = (int(steps[late][0]), int(steps[-1])) if steps.size else None
+    numbers["window"] = None if window is None else [*window]
+    diverged = "diverged_at" in dataset and int(dataset["diverged_at"]) >= 0
+    numbers["ratio"] = None if diverged else _median(steps, ratio, window)
+    at, zeta, promised = edge_curves(dataset)
+    if not at.size:
+        return numbers | dict.fromkeys(("zeta", "zeta_before", "zeta_of_sums", "uphill"))
+    if window is None:
+        late = last_fifth(at)
+        window = int(at[late][0]), int(at[-1])
+    within = (at >= window[0]) & (at <= window[1])
+    edge = edge_of_window(zeta[within], promised[within])
+    before = at < (np.inf if arrived is None else arrived)
+    return numbers | {
+        "zeta": _known(edge.median),
+        "zeta_before": _known(edge_of_window(zeta[before], promised[before]).median),
+        "zeta_of_sums": _known(edge.of_sums),
+        "uphill": _known(edge.uphill),
+        **_factors(dataset, window),
+    }
+
+
+def at_edge_window(numbers: dict[str, Any], steps: np.ndarray) -> tuple[int, int] | None:
+    """The first and last of the steps in the window at the edge, or None.
+
+    Args:
+        numbers: `arrived`, `left` and `fitted`.
+        steps: those of a measurement, which may have none in the window.
+    """
+    arrived, fitted = numbers["arrived"], numbers["fitted"]
+    if arrived is None:
+        return None
+    end = np.inf
+    if numbers["left"] is not None:
+        # A run that left after its data were fitted has lost its curvature from then on.
+        end = min(numbers["left"], fitted) if fitted and fitted > arrived else numbers["left"]
+    within = steps[(steps >= arrived) & (steps < end)]
+    return (int(within[0]), int(within[-1])) if within.size else None
+
+
+def _median(steps: np.ndarray, values: np.ndarray, window: tuple[int, int] | None) -> float | None:
+    if window is None:
+        return None
+    within = values[(steps >= window[0]) & (steps <= window[1])]
+    within = within[np.isfinite(within)]
+    return float(np.median(within)) if within.size else None
+
+
+def _known(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _factors(dataset: xr.Dataset, window: tuple[int, int]) -> dict[str, Any]:
+    """The medians of participation and calibration, where they were measured."""
+    needed = ("step_norm", "preconditioned_sharpness", "threshold")
+    if not all(name in dataset for name in needed):
+        return {}
+    top = dataset["preconditioned_sharpness"]
+    top = top.isel(index=0) if "index" in top.dims else top
+    zeta, promised, norm, threshold = (
+        np.asarray(dataset[name].values, float)
+        for name in ("realized_edge", "predicted_change", "step_norm", "threshold")
+    )
+    change = (1 - zeta) * promised
+    factors = edge_factors(change, promised, np.asarray(top.values, float), threshold, norm)
+    steps = np.asarray(dataset["step"].values)
+    names = ("participation", "calibration")
+    return {
+        name: _median(steps, factor, window) for name, factor in zip(names, factors, strict=True)
+    }
+
+
 def summarize_run(dataset: xr.Dataset, raw: bool) -> dict[str, Any]:
     """One run (a branch and a lane) in numbers.
 
@@ -69,24 +223,19 @@ def summarize_run(dataset: xr.Dataset, raw: bool) -> dict[str, Any]:
         raw: the optimizer has no preconditioner.
 
     Returns:
-        `threshold` (at the last step), `ratio` (median over the last fifth of the run; None if it
-        diverged), `edge_step` (when the ratio's running median first rose to 0.9, or None),
-        `final_loss`, `sharpness` and
+        `threshold` (at the last step), the numbers of `summarize_edge`, `final_loss`, `sharpness`,
         `preconditioned_sharpness` (medians over the last fifth), `matvecs` (products spent),
         `unconverged` (measurements whose residual missed the tolerance), `steps`, `diverged_at`;
-        where it was tracked, `multiplier` and `equivalent_ratio` (medians over the last fifth) and
-        `reached` (whether that ratio is at least 0.85: the run ends at the edge), `test_error`,
+        where it was tracked, `multiplier` and `equivalent_ratio` (medians over the window at the
+        edge, or the last fifth), `reached` (whether that ratio is at least 0.85), `test_error`,
         `test_loss` and `train_error` (medians over the last fifth; None if it diverged).
     """
     loss_steps, loss = measured(dataset, "loss")
     _, thresholds = measured(dataset, "threshold")
-    steps, ratio = ratio_curve(dataset, raw)
     diverged_at = int(dataset["diverged_at"]) if "diverged_at" in dataset else -1
-    hovering = ratio[last_fifth(steps)] if diverged_at < 0 else ratio[:0]
     summary: dict[str, Any] = {
         "threshold": float(thresholds[-1]) if thresholds.size else None,
-        "ratio": float(np.median(hovering)) if hovering.size else None,
-        "edge_step": edge_step(steps, ratio),
+        **summarize_edge(dataset, raw),
         "final_loss": float(loss[-1]) if loss.size else None,
     }
     matvecs, unconverged = 0, 0
@@ -101,8 +250,15 @@ def summarize_run(dataset: xr.Dataset, raw: bool) -> dict[str, Any]:
             summary[name] = _hovering(*measured(dataset, name), diverged_at)
     at, values = measured(dataset, "multiplier")
     if values.size:
-        summary["multiplier"] = _hovering(at, values, diverged_at)
-        ratio = _hovering(*measured(dataset, "equivalent_ratio"), diverged_at)
+        # The two ratios are compared, and so are of the same steps, if it was measured in them.
+        edge = at_edge_window(summary, at) if diverged_at < 0 else None
+        multiplier, equivalent = (
+            _hovering(*measured(dataset, name), diverged_at)
+            if edge is None
+            else _median(*measured(dataset, name), edge)
+            for name in ("multiplier", "equivalent_ratio")
+        )
+        summary["multiplier"], ratio = multiplier, equivalent
         summary["equivalent_ratio"] = ratio
         summary["reached"] = ratio is not None and ratio >= REACHED
         matvecs += int(measured(dataset, "multiplier_matvecs")[1].sum())
@@ -175,15 +331,18 @@ def summarize_advance(main: xr.Dataset, frozen: xr.Dataset, momentum: xr.Dataset
         momentum: the branch without a preconditioner.
 
     Returns:
-        `edge_step`: when the ratio first reached 0.9. `growth`: peak of the adaptive run's raw
-        sharpness (`sharpness_peak`) over its value then (`sharpness_at_edge`). `ratio`: median
-        ratio in between. `frozen_growth`: the frozen branch's peak over its value at the freeze.
-        `frozen_to_peak`: that peak over the adaptive run's. `momentum_peak`: momentum's peak over
-        its own threshold. A number is None if its run did not get that far.
+        `edge_step`: when the ratio first reached 0.9. `arrived`: when the run arrived at the edge,
+        by its realized edge; in a record without it, `edge_step`. `growth`: peak of the adaptive
+        run's raw sharpness (`sharpness_peak`) over its value then (`sharpness_at_edge`). `ratio`:
+        median ratio in between. `frozen_growth`: the frozen branch's peak over its value at the
+        freeze. `frozen_to_peak`: that peak over the adaptive run's. `momentum_peak`: momentum's
+        peak over its own threshold. A number is None if its run did not get that far.
     """
     steps, ratio = measured(main, "ratio")
-    arrived = edge_step(steps, ratio)
-    summary: dict[str, Any] = dict.fromkeys(_ADVANCE) | {"edge_step": arrived}
+    risen, states = edge_step(steps, ratio), states_of(main, raw=False)
+    arrived = risen if states.state is None else states.arrived
+    summary: dict[str, Any] = dict.fromkeys(_ADVANCE)
+    summary |= {"arrived": arrived, "edge_step": risen}
     peak = None
     if arrived is not None:
         at, curve = _until_fitted(main, "sharpness")
@@ -213,7 +372,6 @@ def _until_fitted(dataset: xr.Dataset, name: str) -> tuple[np.ndarray, np.ndarra
     from aeoskit.figures import running_median  # here, since it imports matplotlib
 
     steps, values = measured(dataset, name)
-    loss_steps, loss = measured(dataset, "loss")
-    fitted = np.flatnonzero(running_median(loss_steps, loss) < FITTED)
-    end = loss_steps[fitted[0]] if fitted.size else np.inf
+    fitted = fitted_step(dataset)
+    end = np.inf if fitted is None else fitted
     return steps[steps <= end], running_median(steps, values)[steps <= end]

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 EDGE = 0.9
-"""The ratio to the threshold from which a run counts as having reached the edge."""
+"""The ratio to the threshold whose crossing is `edge_step`."""
 
 MEDIAN_STEPS = 50
 """Width of the running median in steps."""
@@ -12,6 +12,9 @@ MEDIAN_STEPS = 50
 
 def edge_step(steps: Int[np.ndarray, " n"], ratio: Float[np.ndarray, " n"]) -> int | None:
     """The step at which the ratio's running median first *rises* to the edge.
+
+    Where the realized edge is known, `arrived` says whether a run is at the edge; this is kept for
+    records without it.
 
     At the very start of training P is tiny and the ratio may be far above 1 for some steps; the
     returned step comes after the ratio has been below.

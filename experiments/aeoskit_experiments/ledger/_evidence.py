@@ -63,20 +63,24 @@ class Evidence:
         return found[0]
 
     def ratio(self, branch: str = "main", **values: Any) -> float:
-        """`λ₁(P⁻¹H)` over the threshold: the median over the last fifth of the run."""
+        """`λ₁(P⁻¹H)` over the threshold: its median at the edge, as the run's summary has it."""
         row = self.row(branch, **values)
         if row.get("diverged_at") is not None:
             raise Refuted(f"{branch} diverged at step {row['diverged_at']}")
         return finite(row.get("ratio"), "no ratio was measured")
 
     def edge_step(self, branch: str = "main", **values: Any) -> int:
-        """The step at which the ratio's running median first rose to 0.9."""
+        """The step at which the run arrived at the edge, by its realized edge.
+
+        In a record without it, the step at which the ratio's running median first rose to 0.9.
+        """
         row = self.row(branch, **values)
-        if row.get("edge_step") is None:
+        arrived = row.get("edge_step") if row.get("state") is None else row.get("arrived")
+        if arrived is None:
             if row.get("diverged_at") is not None:
                 raise Refuted(f"{branch} diverged at step {row['diverged_at']}, before the edge")
             raise OutOfReach(NOT_AT_THE_EDGE.format(steps=row.get("steps")))
-        return int(row["edge_step"])
+        return int(arrived)
 
     def end(self, name: str, branch: str = "main", **values: Any) -> float:
         """The median of a sharpness over the last fifth of the run, as its summary has it."""
@@ -139,14 +143,10 @@ class Evidence:
 
     def fitted_step(self, branch: str = "main", **values: Any) -> float:
         """The step at which the loss's running median first falls below 0.1; infinity if never."""
-        import numpy as np
+        from aeoskit_experiments.execution import fitted_step
 
-        from aeoskit.figures import running_median
-        from aeoskit_experiments.execution import FITTED, measured
-
-        steps, loss = measured(self.metrics(branch, **values), "loss")
-        below = np.flatnonzero(running_median(steps, loss) < FITTED)
-        return float(steps[below[0]]) if below.size else math.inf
+        step = fitted_step(self.metrics(branch, **values))
+        return math.inf if step is None else float(step)
 
     def peak(
         self, name: str, branch: str = "main", *, first: float | int = 0, **values: Any
