@@ -21,9 +21,9 @@ class RealizedEdgeOfStep(eqx.Module):
 
     Attributes:
         value: `ζ = 1 - ΔL / ⟨g, Δw⟩`; NaN where `error` is above 0.05, or a loss is not finite.
-        error: its rounding bar, `ε (L + √L) / |⟨g, Δw⟩|`, with the larger loss in magnitude and ε of
-            its dtype. The root is the rounding of outputs of order one in a squared error, which is
-            most of it near a fit; of larger outputs it is larger.
+        error: its rounding bar, `ε (L + √L) / |⟨g, Δw⟩|`, with the larger loss in magnitude and ε
+            of its dtype. The root is the rounding of outputs of order one in a squared error, which
+            is most of it near a fit; of larger outputs it is larger.
         predicted_change: `⟨g, Δw⟩`, the change of the loss to first order. Where it is not
             negative the step goes uphill, as momentum does at times, and ζ says nothing.
 
