@@ -186,7 +186,11 @@ class AbstractLinearMomentum(AbstractMomentum):
         """The coefficients, as scalar arrays."""
 
     def __check_init__(self) -> None:
-        now, weights, decays, inputs = self.filter
+        if not all(map(is_concrete, jax.tree.leaves(self))):
+            return
+        # In NumPy, since each operation on JAX's arrays would be a program to compile.
+        held = jax.tree.map(lambda x: np.asarray(x) if eqx.is_array(x) else x, self).filter
+        now, weights, decays, inputs = held
         if not all(map(is_concrete, (now, *weights, *decays, *inputs))):
             return
         name = type(self).__name__
@@ -195,7 +199,7 @@ class AbstractLinearMomentum(AbstractMomentum):
                 f"{name} has buffers with the decay rates {', '.join(f'{d:.6g}' for d in decays)}, "
                 "and one that does not decay diverges at any curvature: take decay rates in [0, 1)."
             )
-        response, rounding = _response(self.filter)
+        response, rounding = _response(held)
         if not response > rounding:
             raise ValueError(
                 f"{name} responds to a constant direction by {float(response):.3g} times it, so "
@@ -248,13 +252,13 @@ class AbstractLinearMomentum(AbstractMomentum):
         return jnp.broadcast_to((now + sum(parts, zero)) / (now + sum(sums, zero)), count.shape)
 
 
-def _response(held: LinearFilter) -> tuple[Scalar, Scalar]:
+def _response(held: LinearFilter) -> tuple[Any, Any]:
     """The step that a constant direction of 1 ends in, G(1), and a bound of its rounding error."""
     now, weights, decays, inputs = held
-    total, error = now, jnp.abs(now)
+    total, error = now, abs(now)
     for weight, decay, entering in zip(weights, decays, inputs, strict=True):
         part = weight * entering / (1 - decay)
-        total, error = total + part, error + jnp.abs(part / (1 - decay))
+        total, error = total + part, error + abs(part / (1 - decay))
     return total, 2 * jnp.finfo(total.dtype).eps * error
 
 
