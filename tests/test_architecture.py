@@ -134,7 +134,7 @@ def _tested(module: str) -> tuple[str, ...]:
 
 
 def _privates_of_others(module: str, imported: Iterable[str]) -> list[str]:
-    """What a module imports that is private to a package, or to a room of one, other than its own.
+    """The imports of a module that are private to another package, or to another room of one.
 
     The folders of a room share its privates.
     """

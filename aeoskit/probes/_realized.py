@@ -67,7 +67,8 @@ def realized_edge(
         A `RealizedEdgeOfStep`: `value`, `error` and `predicted_change`.
 
     Raises:
-        ValueError: neither `update` nor both of `params` and `new_params`, or all of them.
+        ValueError: neither `update` nor both of `params` and `new_params`, or all of them; trees of
+            other shapes than those of `grads`; losses that are no scalars.
 
     Costs one inner product.
 
@@ -87,12 +88,33 @@ def realized_edge(
             "realized_edge needs the step that was taken: pass either update, or both params and "
             "new_params, those before and after the step."
         )
+    wanted = _shapes(grads)
+    given = {"update": update} if params is None else {"params": params, "new_params": new_params}
+    for name, tree in given.items():
+        found = _shapes(tree)
+        other = next((x for x in wanted | found if wanted.get(x) != found.get(x)), None)
+        if other is not None:
+            raise ValueError(
+                f"{name} has at {other or 'its only leaf'} the shape {found.get(other)}, and grads "
+                f"{wanted.get(other)}: pass both with the structure of the parameters."
+            )
+    losses = [jnp.asarray(x) for x in (loss, new_loss)]
+    if any(x.ndim for x in losses):
+        raise ValueError(
+            f"the losses have the shapes {losses[0].shape} and {losses[1].shape}: pass scalars, "
+            "the mean losses of which grads is a gradient."
+        )
     if update is None:
         update = jax.tree.map(jnp.subtract, new_params, params)
-    arrays = jax.tree.map(jnp.asarray, (grads, update))
-    predicted_change = tree_dot(*arrays)
-    value, error = edge_of_losses(jnp.asarray(loss), jnp.asarray(new_loss), predicted_change, jnp)
+    predicted_change = tree_dot(*jax.tree.map(jnp.asarray, (grads, update)))
+    losses = [x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float) for x in losses]
+    value, error = edge_of_losses(*losses, predicted_change, jnp)
     return RealizedEdgeOfStep(value, error, predicted_change)
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in leaves}
 
 
 def edge_of_losses(

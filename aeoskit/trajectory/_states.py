@@ -89,7 +89,7 @@ def edge_states(
         `arrived` and `left` are those of the longest stay.
 
     Raises:
-        ValueError: curves of different lengths, or a window of no steps.
+        ValueError: curves of different lengths, steps that do not increase, a window of no steps.
 
     Example:
         >>> zeta = np.repeat([0.1, 1.0, 0.1], 200)
@@ -110,6 +110,9 @@ def edge_states(
             raise ValueError(
                 f"{name} has shape {np.shape(values)}, but {at.size} steps: pass a value for each."
             )
+    for name, at in (("steps", steps), ("ratio_steps", ratio_steps)):
+        if np.any(np.diff(at) <= 0):
+            raise ValueError(f"{name} does not increase: sort the rows by step, one for each.")
     if window < 1:
         raise ValueError(
             f"window is {window}, but it is a number of steps: pass 50, or at least 1."

@@ -70,7 +70,7 @@ def test_settings_share_a_line_and_groups_are_apart():
 
 
 def test_a_sign_says_the_verdict_whatever_the_number():
-    """Where two of three seeds diverged the third one's number may be within its bounds."""
+    """The third seed may be within its bounds where two of three diverged."""
     figure = draw(
         levels_figure(
             [

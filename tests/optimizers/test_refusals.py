@@ -1,4 +1,4 @@
-"""What an optimizer refuses: one line, with the value, the reason and the fix."""
+"""Refusals of optimizers: one line, with the value, the reason and the fix."""
 
 import equinox as eqx
 import jax

@@ -127,6 +127,8 @@ def test_two_buffers_leave_the_circle_first_where_the_companion_matrix_does(numb
 
 def test_a_pair_leaves_the_circle_before_minus_one(x64: None):
     """Two averages: at `lr λ = 19/81`, far below the 722 at which -1 is a multiplier."""
+    with pytest.raises(ValueError, match="got no rule"):
+        opt.Cascade()
     rule, zero, one = opt.Cascade(opt.EMA(0.9), opt.EMA(0.9)), jnp.asarray(0.0), jnp.asarray(1.0)
     np.testing.assert_allclose(rule.threshold(one, zero), 19 / 81, rtol=1e-12)
     found = np.linalg.eigvals(stability.companion_matrix(rule, 19 / 81, 1.0))

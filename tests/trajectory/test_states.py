@@ -91,6 +91,8 @@ def test_curves_of_different_lengths_are_refused():
         edge_states([1, 2], [1.0])
     with pytest.raises(ValueError, match="predicted_change has shape"):
         edge_states([1, 2], [1.0, 1.0], [1.0])
+    with pytest.raises(ValueError, match="steps does not increase"):
+        edge_states([2, 1], [1.0, 1.0])
     with pytest.raises(ValueError, match="window is 0"):
         edge_states([1, 2], [1.0, 1.0], window=0)
 

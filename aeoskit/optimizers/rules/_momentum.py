@@ -661,6 +661,7 @@ class Cascade(AbstractMomentum):
 
     Raises:
         TypeError: if one is no linear rule.
+        ValueError: if there is none.
 
     Example:
         >>> rule = Cascade(EMA(0.9), EMA(0.9))
@@ -671,6 +672,8 @@ class Cascade(AbstractMomentum):
     rules: tuple[AbstractLinearMomentum, ...]
 
     def __init__(self, *rules: Any):
+        if not rules:
+            raise ValueError("Cascade got no rule: pass at least one, or take NoMomentum().")
         for rule in rules:
             if not isinstance(rule, AbstractLinearMomentum):
                 raise TypeError(
