@@ -27,6 +27,7 @@ from ._realized import RealizedEdge as RealizedEdge
 from ._realized import RealizedEdgeOfStep as RealizedEdgeOfStep
 from ._realized import edge_factors as edge_factors
 from ._realized import edge_of_losses as edge_of_losses
+from ._realized import loss_rounding as loss_rounding
 from ._realized import realized_edge as realized_edge
 from ._sharpness import PreconditionedSharpness as PreconditionedSharpness
 from ._sharpness import PreconditionedSharpnessSolution as PreconditionedSharpnessSolution

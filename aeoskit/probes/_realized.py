@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from aeoskit.linalg import tree_dot, tree_where
+from aeoskit.objective import Objective, loss_anatomy
 
 from ._base import AbstractReading, Measurement, ProbeContext, check_every
 
@@ -48,6 +49,7 @@ def realized_edge(
     update: PyTree | None = None,
     params: PyTree | None = None,
     new_params: PyTree | None = None,
+    epsilon: float | None = None,
 ) -> RealizedEdgeOfStep:
     """The realized edge `ζ = 1 - ΔL / ⟨g, Δw⟩` of a step, of any optimizer.
 
@@ -62,6 +64,8 @@ def realized_edge(
         update: the step Δw that was taken, weight decay included, such as optax's updates.
         params: the parameters before the step, in place of `update`.
         new_params: the parameters after it.
+        epsilon: the relative rounding of the losses, if a part of the model has less precision than
+            their dtype: 0.0078 for bfloat16.
 
     Returns:
         A `RealizedEdgeOfStep`: `value`, `error` and `predicted_change`.
@@ -108,7 +112,7 @@ def realized_edge(
         update = jax.tree.map(jnp.subtract, new_params, params)
     predicted_change = tree_dot(*jax.tree.map(jnp.asarray, (grads, update)))
     losses = [x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float) for x in losses]
-    value, error = edge_of_losses(*losses, predicted_change, jnp)
+    value, error = edge_of_losses(*losses, predicted_change, jnp, epsilon)
     return RealizedEdgeOfStep(value, error, predicted_change)
 
 
@@ -118,7 +122,7 @@ def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
 
 
 def edge_of_losses(
-    loss: Any, new_loss: Any, predicted_change: Any, xp: Any = np, dtype: Any = None
+    loss: Any, new_loss: Any, predicted_change: Any, xp: Any = np, epsilon: float | None = None
 ) -> tuple[Any, Any]:
     """The realized edge and its rounding bar, elementwise.
 
@@ -127,7 +131,7 @@ def edge_of_losses(
         new_loss: after it.
         predicted_change: `⟨g, Δw⟩`.
         xp: `numpy` or `jax.numpy`.
-        dtype: that in which the losses were computed, if not their own.
+        epsilon: the relative rounding of the losses, if not that of their dtype.
 
     Returns:
         `ζ`, NaN where it is not known, and the bar.
@@ -138,13 +142,33 @@ def edge_of_losses(
         >>> value.tolist(), error.round(1).tolist()
         ([0.5, nan], [0.0, 238.4])
     """
-    epsilon = float(jnp.finfo(loss.dtype if dtype is None else dtype).eps)
+    epsilon = float(jnp.finfo(loss.dtype).eps) if epsilon is None else epsilon
     with np.errstate(all="ignore"):
         size = xp.maximum(abs(loss), abs(new_loss))
         error = epsilon * (size + xp.sqrt(size)) / abs(predicted_change)
         value = 1 - (new_loss - loss) / predicted_change
     # Comparisons with NaN are false, and the bar of an infinite loss is infinite.
     return xp.where(error <= MAX_ERROR, value, xp.nan), error
+
+
+def loss_rounding(objective: Objective, params: PyTree, dtype: Any) -> float:
+    """The relative rounding of a loss: that of the narrowest format in it, or of its own dtype.
+
+    Args:
+        objective: the mean loss.
+        params: the parameters, or their shapes and dtypes.
+        dtype: that of the loss.
+
+    Returns:
+        The machine epsilon of that format. Nothing is evaluated.
+
+    Example:
+        >>> from aeoskit.objective import Objective
+        >>> objective = Objective(lambda w, x: (x * w.astype(jnp.bfloat16)) ** 2, jnp.ones(2))
+        >>> loss_rounding(objective, jnp.asarray(1.0), jnp.float32)
+        0.0078125
+    """
+    return max(float(jnp.finfo(dtype).eps), loss_anatomy(objective, params).narrow)
 
 
 def edge_factors(
@@ -287,7 +311,8 @@ class RealizedEdge(AbstractReading):
         # A lane that has diverged takes none.
         new_params = tree_where(context.active, stepped, context.params)
         measured = self.measure_step(context, new_params)
+        epsilon = loss_rounding(context.training, context.params, context.value.dtype)
         value, error = edge_of_losses(
-            context.value, loss(new_params), measured["predicted_change"], jnp
+            context.value, loss(new_params), measured["predicted_change"], jnp, epsilon
         )
         return measured | {"realized_edge": value, "realized_edge_error": error}, state

@@ -1,11 +1,12 @@
 """Realized edges on the host: that of a step follows from the loss before the next one."""
 
+import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from aeoskit.probes import edge_of_losses
+from aeoskit.probes import edge_of_losses, loss_rounding
 
-from ._carry import Trajectory, edge_probe, is_free
+from ._carry import Trajectory, edge_probe, is_free, take_lane
 from ._rows import Rows
 from ._step import LOSS_OF_STEP
 
@@ -18,6 +19,7 @@ def complete_edges(
     rows: Rows,
     masks: Rows,
     pending: Float[Array | np.ndarray, "2 lanes"] | None,
+    params: PyTree,
 ) -> tuple[Rows, Float[np.ndarray, "2 lanes"] | None]:
     """Adds the realized edges to the rows of a chunk, that of its last step excepted.
 
@@ -27,6 +29,7 @@ def complete_edges(
         rows: its rows, in which the losses are replaced by the edges.
         masks: for each quantity, when it was measured; completed too.
         pending: loss and predicted change of the step before the chunk, if they are known.
+        params: the parameters, with a lane axis in a sweep (their shapes and dtypes are read).
 
     Returns:
         The measurements of the step before, if it was due, and the pending ones of the last.
@@ -39,7 +42,9 @@ def complete_edges(
     if not is_free(trajectory, probe):
         return {}, None
     losses, dtype = rows.pop(LOSS_OF_STEP), rows["predicted_change"].dtype
-    dtype_of_losses = losses.dtype
+    if trajectory.lanes is not None:
+        params = jax.eval_shape(lambda tree: take_lane(tree, 0), params)
+    epsilon = loss_rounding(trajectory.objective, params, losses.dtype)
     # In double precision, in which what is pending is the same number as its row.
     losses, changes = losses.astype(float), rows["predicted_change"].astype(float)
     before = (
@@ -51,7 +56,7 @@ def complete_edges(
         all_losses[1:],
         np.concatenate([before[1:], changes[:-1]]),
         np,
-        dtype_of_losses,
+        epsilon,
     )
     previous: Rows = {}
     due = pending is not None and steps[0] > 0 and (steps[0] - 1) % probe.every == 0

@@ -198,7 +198,9 @@ def stream(
             masks = due_masks(trajectory.probes, {}, numbers)
         else:
             carry, rows, masks = controller.chunk(carry, start, length)
-        previous, pending = complete_edges(trajectory, numbers, rows, masks, pending)
+        previous, pending = complete_edges(
+            trajectory, numbers, rows, masks, pending, carry.lane.params
+        )
         kept = {name for name, mask in masks.items() if name in always_measured or mask.any()}
         yield Chunk(
             steps=numbers,

@@ -287,6 +287,22 @@ class TestRounding:
         assert max(beyond) > 0.1
 
 
+@pytest.mark.parametrize("batch", [None, 8])
+def test_a_part_in_reduced_precision_is_in_the_bar(batch):
+    def rounded(params, data):
+        return loss(jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype), params), data)
+
+    run, carry = trajectory(ak.adam(0.03), batch=batch)
+    narrow = ak.Objective(rounded, run.objective.data)
+    errors = []
+    for objective in (run.objective, narrow):
+        probes = {"edge": ak.RealizedEdge()}
+        run = ak.Trajectory(objective, ak.adam(0.03), probes, batch=batch)
+        (chunk,) = ak.stream(run, run.init(carry.lane.params, jax.random.key(0)), 2)
+        errors.append(chunk.measurements["realized_edge_error"][0, 0])
+    assert errors[1] > 1e4 * errors[0]
+
+
 def test_it_is_a_probe_like_others():
     check_probe(ak.RealizedEdge())
     check_probe(ak.RealizedEdge(metric_every=1, curvature=True))
