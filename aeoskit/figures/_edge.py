@@ -20,7 +20,13 @@ AXIS_NAMES = {
     "preconditioned_sharpness": "preconditioned sharpness  λ₁(P⁻¹H)",
 }
 _LINEAR_NAMES = {"ratio": "λ₁(P⁻¹H) / threshold"}
-_OF_A_STEP = ("realized_edge_error", "predicted_change", "step_norm", "edge_state")
+_NOT_DRAWN = (
+    "realized_edge_error",
+    "predicted_change",
+    "step_norm",
+    "edge_state",
+    "metric_at_top",
+)
 # The codes of the states that the bands show, with their opacity.
 _BANDS = {1: 0.3, 2: 1.0}
 _MOST_BANDS = 8
@@ -101,7 +107,7 @@ def summary_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
         'accuracy'
     """
     known = [name for name in AXIS_NAMES if _has(dataset, name)]
-    secondary = {*known, *_OF_A_STEP, "threshold", "diverged_at"}
+    secondary = {*known, *_NOT_DRAWN, "threshold", "diverged_at"}
     others = [
         str(name)
         for name in dataset.data_vars

@@ -13,6 +13,7 @@ from aeoskit.linalg import (
     EigenSolution,
     PreconditionedOperator,
     Tracking,
+    tree_dot,
 )
 from aeoskit.linalg.extend import check_is_solver
 from aeoskit.objective import HessianOperator, Linearization, Objective
@@ -278,7 +279,8 @@ def preconditioned_sharpness(
         grads = _jitted_gradient(objective, params)
     hessian = _hessian(objective, params, linearization)
     options = {"k": k, "start": start, "max_matvecs": max_matvecs, "driver": driver}
-    return _edge(hessian, optimizer, optimizer_state, grads, solver, **options)
+    edge, _ = _edge(hessian, optimizer, optimizer_state, grads, solver, **options)
+    return edge
 
 
 def _edge(
@@ -288,7 +290,7 @@ def _edge(
     grads: PyTree,
     solver: AbstractEigenSolver | None,
     **options: Any,
-) -> PreconditionedSharpnessSolution:
+) -> tuple[PreconditionedSharpnessSolution, PreconditionedOperator]:
     optimizer = _with_metric(optimizer)
     operator = _jitted_operator(hessian, optimizer, optimizer_state, grads)
     solution = solve_top(operator, solver, **options)
@@ -297,13 +299,29 @@ def _edge(
     top = solution.values[0]
     if jnp.iscomplexobj(top):  # thresholds are those of real eigenvalues
         top = jnp.where(top.imag == 0, top.real, jnp.nan)
-    return PreconditionedSharpnessSolution(
+    edge = PreconditionedSharpnessSolution(
         values=solution.values,
         threshold=threshold,
         ratio=top / threshold,
         bounds=solution.bounds,
         solution=solution,
     )
+    return edge, operator
+
+
+@eqx.filter_jit
+def _metric_at_top(solution: EigenSolution, operator: PreconditionedOperator) -> Float[Array, ""]:
+    """`vᵀPv` along the top direction v of `P⁻¹H`, of unit length in the parameters' own norm."""
+    top = jax.tree.map(lambda block: block[0], solution.vectors)
+    parts = (
+        [jax.tree.map(part, top) for part in (jnp.real, jnp.imag)]
+        if any(map(jnp.iscomplexobj, jax.tree.leaves(top)))
+        else [top]
+    )
+    # v is P^{-1/2}u over its length, for a unit eigenvector u of P^{-1/2} H P^{-1/2}.
+    originals = [operator.to_original(part) for part in parts]
+    squared = sum(tree_dot(vector, vector) for vector in originals)
+    return jnp.where(squared > 0, 1 / squared, jnp.nan)
 
 
 def probe_solver() -> Tracking:
@@ -442,8 +460,10 @@ class PreconditionedSharpness(_AbstractTop):
             None: neither changes.
 
     Measures `preconditioned_sharpness` (k,) with `_residual` (k,), `_converged` (k,), `_matvecs`
-    and `_criterion` (k,), and with `overhead` more, as `Sharpness` does; and `ratio` (the largest
-    eigenvalue over the optimizer's threshold; 1 is the edge).
+    and `_criterion` (k,), and with `overhead` more, as `Sharpness` does; `ratio` (the largest
+    eigenvalue over the optimizer's threshold; 1 is the edge); and `metric_at_top`, `vᵀPv` for the
+    top direction v of `P⁻¹H`, of unit length in the parameters' own norm: `vᵀHv` is the eigenvalue
+    times that, so that at the edge P grows along v as the curvature does.
 
     Example:
         >>> import aeoskit as ak
@@ -453,10 +473,10 @@ class PreconditionedSharpness(_AbstractTop):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        return (*_names("preconditioned_sharpness"), "ratio")
+        return (*_names("preconditioned_sharpness"), "ratio", "metric_at_top")
 
     def measure(self, context: ProbeContext, state: Any) -> tuple[Measurement, Any]:
-        edge = _edge(
+        edge, operator = _edge(
             self._hessian(context),
             context.optimizer,
             context.optimizer_state,
@@ -465,4 +485,8 @@ class PreconditionedSharpness(_AbstractTop):
             **self._options(context, state),
         )
         measurement = _measurement_of("preconditioned_sharpness", edge.solution, self.solver)
-        return measurement | {"ratio": edge.ratio}, edge.solution.state
+        measurement |= {
+            "ratio": edge.ratio,
+            "metric_at_top": _metric_at_top(edge.solution, operator),
+        }
+        return measurement, edge.solution.state

@@ -21,7 +21,9 @@ from aeoskit_experiments.execution import attempt
 from aeoskit_experiments.jobs import JobResult, RunJob, Worker
 from aeoskit_experiments.ledger import (
     CLAIMS,
+    Bounds,
     Claim,
+    Measured,
     OutOfReach,
     Refuted,
     RunSpec,
@@ -193,14 +195,14 @@ def test_every_kind_of_verdict(whole: tuple[Any, Path]) -> None:
     assert rows["two"]["value"] == 10
     assert rows["too-small"]["bounds"] == (1.0, 2.0)
     assert rows["fine"]["bounds"] == (0.0, None)
-    assert rows["fine"]["folder"] == "runs/good.seed0"
+    assert rows["fine"]["folder"] == "runs/good.seed3"
     assert (folder / rows["fine"]["figure"]).is_file()
     assert outcome.exit_code == 1
     # Each work once: good and its other case, and the one that diverges.
     assert sorted(path.name for path in (folder / "runs").iterdir()) == [
-        "good.other.seed0",
-        "good.seed0",
-        "wild.seed0",
+        "good.other.seed3",
+        "good.seed3",
+        "wild.seed3",
     ]
 
 
@@ -286,7 +288,7 @@ def test_all_ratios_are_in_one_picture(tmp_path: Path) -> None:
 
 def test_seeds_and_spread_and_going_on(tmp_path: Path) -> None:
     shown = a_claim(
-        "shown", lambda run: [4.0, 7.0][run.run.pipeline["stages"][0]["options"]["seed"]]
+        "shown", lambda run: [4.0, 7.0][run.run.pipeline["stages"][0]["options"]["seed"] - 3]
     )
     never = a_claim(
         "never", final_loss, RunSpec("good"), RunSpec("good", "main", "grid <1>", {"steps": 5})
@@ -295,14 +297,14 @@ def test_seeds_and_spread_and_going_on(tmp_path: Path) -> None:
     runner = Counting()
     first = ledger_of(tmp_path, shown, never, bounds=bounds, runner=runner)
     assert first.exit_code == 1
-    assert runner.ran == ["good.seed0"]
+    assert runner.ran == ["good.seed3"]
     # A ledger only grows: the seed that is there is not run again; the grid stands behind.
     runner = Counting()
     outcome = ledger_of(tmp_path, shown, never, bounds=bounds, runner=runner, seeds=2, grid=True)
-    assert runner.ran == ["good.seed1", "good.grid-1.seed0", "good.grid-1.seed1"]
+    assert runner.ran == ["good.seed4", "good.grid-1.seed3", "good.grid-1.seed4"]
     row = outcome.summary["rows"][0]
     assert (row["value"], row["values"], row["spread"]) == (5.5, (4.0, 7.0), (4.0, 7.0))
-    assert (row["verdict"], row["reason"]) == ("pass", "1 of 2 seeds passes by itself")
+    assert (row["verdict"], row["reason"]) == ("fail", "1 of 2 seeds pass")
     assert [row["setting"] for row in outcome.summary["rows"]] == ["reference"] * 2 + ["grid <1>"]
     assert "grid &lt;1&gt;" in (tmp_path / "ledger.html").read_text()
     # A request for nothing new runs nothing; a bound that has moved since is reported.
@@ -326,7 +328,7 @@ def test_ctrl_c_keeps_what_was_done_and_it_goes_on(tmp_path: Path) -> None:
     assert (outcome.summary["status"], outcome.summary["waiting"]) == ("interrupted", 1)
     runner = Counting()
     outcome = ledger_of(tmp_path, *claims, runner=runner)
-    assert (runner.ran, outcome.exit_code) == (["good.other.seed0"], 0)
+    assert (runner.ran, outcome.exit_code) == (["good.other.seed3"], 0)
     # What another pipeline has left there is not taken for it.
     with pytest.raises(UserError, match="was made by another pipeline") as caught:
         ledger_of(tmp_path, a_claim("one", final_loss, RunSpec("good", options={"steps": 15})))
@@ -353,10 +355,10 @@ class TestWorksThatRewind:
         folder, runner = tmp_path / "ledger", Counting()
         claims = [onward(), a_claim("past", final_loss, PAST)]
         outcome = ledger_of(folder, *claims, runner=runner, seeds=2)
-        assert runner.ran == ["good.seed0", "onward.seed0", "good.seed1", "onward.seed1"]
+        assert runner.ran == ["good.seed3", "onward.seed3", "good.seed4", "onward.seed4"]
         row = by_name(outcome)["onward"]
         assert (row["verdict"], row["value"], row["values"]) == ("pass", 5, (5, 5))
-        for seed in (0, 1):
+        for seed in (3, 4):
             past, later = (
                 read_run(folder / "runs" / f"{name}.seed{seed}").metrics["loss"].values.ravel()
                 for name in ("good", "onward")
@@ -371,15 +373,15 @@ class TestWorksThatRewind:
     def test_a_past_that_is_run_again_takes_what_rewinds_it_along(self, tmp_path: Path) -> None:
         ledger_of(tmp_path, onward())
         # As one that was killed: its rows and states are there.
-        (tmp_path / "runs" / "good.seed0" / "summary.json").unlink()
+        (tmp_path / "runs" / "good.seed3" / "summary.json").unlink()
         runner = Counting()
         assert ledger_of(tmp_path, onward(), runner=runner).exit_code == 0
-        assert runner.ran == ["good.seed0", "onward.seed0"]
+        assert runner.ran == ["good.seed3", "onward.seed3"]
 
     def test_a_past_that_cannot_be_rewound_says_why(self, tmp_path: Path) -> None:
         runner = Counting()
         outcome = ledger_of(tmp_path / "far", onward(11), runner=runner)
-        assert runner.ran == ["good.seed0"]
+        assert runner.ran == ["good.seed3"]
         row = by_name(outcome)["onward"]
         assert row["verdict"] == "unreachable"
         assert "at is 11, but training has only 10 steps in all" in row["reason"]
@@ -389,7 +391,7 @@ class TestWorksThatRewind:
 
         row = by_name(ledger_of(tmp_path / "failed", onward(), runner=failing))["onward"]
         assert row["verdict"] == "unreachable"
-        assert row["reason"] == "good, seed 0, which it rewinds, failed"
+        assert row["reason"] == "good, seed 3, which it rewinds, failed"
 
 
 def test_a_changed_bound_is_reported_whatever_happens_next(tmp_path: Path) -> None:
@@ -446,18 +448,55 @@ def test_another_folder_or_size_is_refused(tmp_path: Path, whole: tuple[Any, Pat
 @pytest.mark.parametrize(
     ("findings", "verdict"),
     [
-        ([Finding("measured", 6.0), Finding("refuted", reason="no")], "fail"),
-        ([Finding("measured", 6.0)] * 2 + [Finding("refuted", reason="no")], "pass"),
-        ([Finding("measured", 6.0), *[Finding("unreachable", reason="far")] * 2], "unreachable"),
-        ([Finding("measured", 6.0), Finding("unreachable", reason="far")], "pass"),
-        ([Finding("measured", 4.0), *[Finding("measured", 6.0)] * 2], "pass"),
+        ([Finding("measured", 6.0)] * 3, "pass"),
+        ([Finding("measured", 6.0)] * 2 + [Finding("measured", 4.0)], "fail"),
+        ([Finding("measured", 6.0)] * 2 + [Finding("refuted", reason="no")], "fail"),
+        ([Finding("measured", 6.0)] * 2 + [Finding("unreachable", reason="far")], "unreachable"),
         ([Finding("measured", 4.0), Finding("unreachable", reason="far")], "fail"),
     ],
 )
-def test_seeds_without_a_number_count(findings: list[Finding], verdict: str) -> None:
-    from aeoskit_experiments.ledger import Bounds
+def test_a_claim_passes_on_every_seed_or_not_at_all(findings: list[Finding], verdict: str) -> None:
+    found, _, reason = judge(findings, Bounds(low=5.0))
+    assert found == verdict
+    passing = sum(item.value == 6.0 for item in findings)
+    assert reason.startswith(f"{passing} of {len(findings)} seeds pass")
 
-    assert judge(findings, Bounds(low=5.0))[0] == verdict
+
+def test_a_number_whose_alternative_is_within_the_bounds_decides_nothing(tmp_path: Path) -> None:
+    def found(value: float, other: float | None) -> Any:
+        return lambda run: Measured(value, other, "so it is")
+
+    def a_row(name: str, value: float, other: float | None) -> Claim:
+        return dataclasses.replace(
+            a_claim(name, found(value, other)), alternative="if it stayed where it was"
+        )
+
+    claims = [
+        a_row("told-apart", 6.0, 2.0),
+        a_row("both", 6.0, 5.5),
+        a_row("neither", 4.0, 2.0),
+        a_row("unknown", 6.0, None),
+        a_row("not-finite", 6.0, float("nan")),
+    ]
+    outcome = ledger_of(tmp_path, *claims, bounds=bounded(*claims, low=5.0))
+    rows = by_name(outcome)
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "told-apart": "pass",
+        "both": "unreachable",
+        "neither": "fail",
+        "unknown": "unreachable",
+        "not-finite": "unreachable",
+    }
+    assert rows["both"]["reason"].startswith("the alternative, 5.5, is within the bounds too")
+    assert rows["unknown"]["reason"] == "its alternative was not measured"
+    assert (rows["told-apart"]["alternatives"], rows["told-apart"]["reason"]) == ((2,), "so it is")
+    page, markdown = ((tmp_path / f"ledger.{kind}").read_text() for kind in ("html", "md"))
+    assert "<em>Alternative:</em> if it stayed where it was." in page
+    assert "| 6× | ≥ 5× | 2× | pass: so it is |" in markdown
+    assert "Alternatives: told-apart, both, neither, unknown, not-finite: if it stayed" in markdown
+    # The seeds on which settings were looked for are not those on which claims are judged.
+    assert not {*outcome.summary["seeds"]} & {*outcome.summary["trial_seeds"]}
+    assert "3 (settings were looked for on 0, 1 and 2)" in markdown
 
 
 class TestRegistered:
@@ -466,6 +505,9 @@ class TestRegistered:
     def test_every_claim_has_bounds_with_a_reason_and_none_is_left_over(self) -> None:
         assert registered
         assert mismatches(CLAIMS.values(), read_bounds()) == []
+
+    def test_every_claim_has_an_alternative(self) -> None:
+        assert [claim.key for claim in CLAIMS.values() if not claim.alternative] == []
 
     def test_what_is_wrong_with_bounds_is_found(self) -> None:
         claim = a_claim("one", final_loss, RunSpec("good"), RunSpec("good", setting="lr 1"))
@@ -479,11 +521,14 @@ class TestRegistered:
             ({"one": {**good, "grid": {"low": 2}}}, "one.grid: the reason is missing"),
             ({"one": {**good, "lr 2": good}}, "no setting of it"),
             ({"one": good, "two": good}, "belong to no claim"),
+            ({"one": good, "t*": good}, "belong to no claim"),
+            ({"o*": good, "*e": good}, "several bounds: o*, *e"),
         ]
         for tables, says in wrong:
             assert any(says in sentence for sentence in mismatches([claim], {"E1": tables})), says
-        fine = {"one": {**good, "grid": good, "lr 1": good, "paper": good}}
-        assert mismatches([claim], {"E1": fine}) == []
+        fine = {**good, "grid": good, "lr 1": good, "paper": good}
+        for name in ("one", "o*"):
+            assert mismatches([claim], {"E1": {name: fine}}) == []
 
     def test_the_nearest_bounds_count(self) -> None:
         from aeoskit_experiments.ledger import bounds_of
@@ -537,7 +582,7 @@ class TestRegistered:
         rates = make_suite("e01-learning-rate", {"size": size, "seed": 0})["main"].stages[3]
         swept = rates.settings["lr"]
         assert isinstance(swept, tuple)
-        assert {float(name.removeprefix("lr-")) for name in found["E1"]} == {*swept}
+        assert {float(x.removeprefix("lr-")) for x in found["E1"] - {"rise"}} == {*swept}
         frozen = make_suite("e03-frozen", {"size": size, "seed": 0})["main"].declared().branches
         assert found["E3"] == {item.name for item in frozen}
 
@@ -596,10 +641,10 @@ def test_a_worker_that_dies_costs_its_own_work(tmp_path: Path) -> None:
     )
     worker.close()
     assert heard.events == [
-        ("good, seed 0", 1, 2),
+        ("good, seed 3", 1, 2),
         ("failed",),
         ("one", "fail"),
-        ("good other, seed 0", 2, 2),
+        ("good other, seed 3", 2, 2),
         *[("main", done, "loss") for done in (5, 10, 15, 20)],
         ("finished",),
         ("two", "pass"),

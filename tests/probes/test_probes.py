@@ -71,7 +71,11 @@ def dense(contexts):
         hessian = jax.hessian(lambda flat: jnp.mean(loss(rebuild(flat), data)))(flat)
         root = 1 / np.sqrt(ravel_pytree(diagonal)[0])
         both = hessian, root[:, None] * hessian * root[None, :]
-        return tuple(np.linalg.eigvalsh(np.asarray(matrix))[::-1] for matrix in both)
+        raw, preconditioned = (np.linalg.eigvalsh(np.asarray(matrix))[::-1] for matrix in both)
+        # A top direction of P⁻¹H itself, and P along it.
+        values, vectors = np.linalg.eig(np.asarray(root[:, None] ** 2 * hessian))
+        top = vectors[:, np.argmax(values.real)].real
+        return raw, preconditioned, float(top**2 @ (1 / root**2) / (top @ top))
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +102,7 @@ def test_preconditioned_sharpness_equals_the_dense_matrix(contexts, dense, measu
     threshold = float(contexts[1].optimizer.threshold(contexts[1].optimizer_state))
     assert threshold == pytest.approx(38 / 1e-2, rel=1e-5)
     assert float(found["ratio"]) == pytest.approx(float(values[0]) / threshold, rel=1e-6)
+    assert float(found["metric_at_top"]) == pytest.approx(dense[2], rel=1e-2)
 
 
 @pytest.mark.parametrize("warm", [False, True])

@@ -8,13 +8,13 @@ from aeoskit_experiments.ledger._bounds import read_bounds as read_bounds
 from aeoskit_experiments.ledger._claim import CLAIMS as CLAIMS
 from aeoskit_experiments.ledger._claim import EXPERIMENTS as EXPERIMENTS
 from aeoskit_experiments.ledger._claim import Claim as Claim
+from aeoskit_experiments.ledger._claim import Measured as Measured
 from aeoskit_experiments.ledger._claim import OutOfReach as OutOfReach
 from aeoskit_experiments.ledger._claim import Refuted as Refuted
 from aeoskit_experiments.ledger._claim import RunSpec as RunSpec
 from aeoskit_experiments.ledger._claim import claim as claim
 from aeoskit_experiments.ledger._evidence import Evidence as Evidence
 from aeoskit_experiments.ledger._evidence import finite as finite
-from aeoskit_experiments.ledger._evidence import share as share
 from aeoskit_experiments.ledger._ledger import Ledger as Ledger
 from aeoskit_experiments.ledger._ledger import LedgerRequest as LedgerRequest
 from aeoskit_experiments.ledger._ledger import LedgerRun as LedgerRun

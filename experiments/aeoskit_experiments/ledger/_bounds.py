@@ -1,5 +1,6 @@
 """The bounds of the claims, fixed before any run, each with the reason for it."""
 
+import fnmatch
 import math
 import os
 import tomllib
@@ -61,8 +62,8 @@ def read_bounds(path: str | os.PathLike[str] = FILE) -> dict[str, Any]:
 def bounds_of(claim: Claim, setting: str, size: str, tables: Mapping[str, Any]) -> Bounds:
     """The bounds of a claim in a setting and size.
 
-    The claim's own table is the base; in the grid, its table `grid` and that of the setting's name
-    override it; then the size's table does.
+    The claim's own table is the base, or that of several claims ("lr-*"); in the grid, its table
+    `grid` and that of the setting's name override it; then the size's table does.
 
     Args:
         claim: The claim.
@@ -76,7 +77,11 @@ def bounds_of(claim: Claim, setting: str, size: str, tables: Mapping[str, Any]) 
     Raises:
         ValueError: If there are none, or they are invalid.
     """
-    own = tables.get(claim.experiment, {}).get(claim.name)
+    group = tables.get(claim.experiment, {})
+    names = _tables_of(claim, group)
+    if len(names) > 1:
+        raise ValueError(f"claim {claim.key} has several bounds: {', '.join(names)}.")
+    own = group[names[0]] if names else None
     if not isinstance(own, Mapping):
         raise ValueError(f"claim {claim.key} has no bounds: give it a table [{claim.key}].")
     table = {name: own[name] for name in _FIELDS if name in own}
@@ -108,14 +113,27 @@ def mismatches(claims: Iterable[Claim], tables: Mapping[str, Any]) -> list[str]:
     for experiment, group in tables.items():
         for name, table in group.items():
             key = f"{experiment}.{name}"
-            if key not in known:
+            owners = [
+                claim
+                for claim in known.values()
+                if claim.experiment == experiment and name in _tables_of(claim, group)
+            ]
+            if not owners:
                 found.append(f"the bounds [{key}] belong to no claim.")
                 continue
-            allowed = {*_FIELDS, *SIZES, *known[key].settings} - {REFERENCE}
+            settings = {setting for claim in owners for setting in claim.settings}
+            allowed = {*_FIELDS, *SIZES, *settings} - {REFERENCE}
             # `grid` of a claim without further settings is unused.
-            allowed |= {_GRID} if len(known[key].settings) > 1 else set()
+            allowed |= {_GRID} if len(settings) > 1 else set()
             found += [f"[{key}] has {field!r}: no setting of it." for field in {*table} - allowed]
     return list(dict.fromkeys(found))
+
+
+def _tables_of(claim: Claim, group: Mapping[str, Any]) -> list[str]:
+    """The names of a claim's tables: its own one, or those of several claims."""
+    if claim.name in group:
+        return [claim.name]
+    return [name for name in group if fnmatch.fnmatchcase(claim.name, name)]
 
 
 def _check(table: Any, where: str, *, own: bool) -> Bounds:

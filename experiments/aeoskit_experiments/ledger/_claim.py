@@ -10,6 +10,9 @@ REFERENCE = "reference"
 
 SIZES = ("small", "paper")
 
+TRIAL_SEEDS = (0, 1, 2)
+"""The seeds on which the settings of experiments are looked for; claims are judged on others."""
+
 Verdict = Literal["pass", "fail", "unreachable"]
 
 EXPERIMENTS: Mapping[str, str] = {
@@ -27,7 +30,7 @@ EXPERIMENTS: Mapping[str, str] = {
     "E12": "Generalization beside sharpness",
     "E13": "With a large ε, Adam is momentum",
     "E14": "Loss spikes at a large β₂",
-    "E15": "Theory: what each threshold is worth on a quadratic",
+    "E16": "At the edge by what the steps do, whatever β₂",
 }
 """The experiments of the literature in the ledger, in a few words each."""
 
@@ -76,7 +79,23 @@ class RunSpec:
         return ".".join(re.sub(r"[^A-Za-z0-9_+=-]+", "-", part).strip("-") for part in parts)
 
 
-Measure = Callable[..., float | None]
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A number with its alternative: what it would be if the claim were false.
+
+    Args:
+        value: The number to compare with the bounds.
+        alternative: The same quantity where the claim does not hold, measured too; None if these
+            runs do not have it.
+        note: What a reader of the number should know, in one sentence without a period.
+    """
+
+    value: float
+    alternative: float | None = None
+    note: str = ""
+
+
+Measure = Callable[..., float | Measured | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +107,14 @@ class Claim:
         name: Its name within the experiment: letters, digits, '-' and '_'.
         says: The claim, in one sentence.
         measure: Takes the `Evidence` of each run of a setting, in the order of `needs`, and
-            returns the number to compare with the bounds. It raises `OutOfReach` or `Refuted`, with
-            a sentence, if there is no number.
+            returns the number to compare with the bounds, or `Measured`. It raises `OutOfReach` or
+            `Refuted`, with a sentence, if there is no number.
         needs: The runs that it reads, for all settings.
         unit: Printed after the number ("×").
         sizes: The sizes at which it is judged: an effect may exist at only one of them.
         ratio: Whether the number is a ratio to a threshold, for the figure of all ratios.
+        alternative: What `Measured.alternative` is, in words. The claim passes only if the bounds
+            exclude that number; empty for a claim without.
     """
 
     experiment: str
@@ -104,6 +125,7 @@ class Claim:
     unit: str = ""
     sizes: tuple[str, ...] = SIZES
     ratio: bool = False
+    alternative: str = ""
 
     @property
     def key(self) -> str:
@@ -131,6 +153,7 @@ def claim(
     *,
     says: str,
     needs: RunSpec | tuple[RunSpec, ...],
+    alternative: str,
     unit: str = "",
     sizes: tuple[str, ...] = SIZES,
     ratio: bool = False,
@@ -142,6 +165,7 @@ def claim(
         name: The claim's name.
         says: The claim, in one sentence.
         needs: The runs that it reads, for all settings; the measure gets those of one setting.
+        alternative: What the number is compared with, besides its bounds, in words.
         unit: Printed after the number.
         sizes: The sizes at which it is judged.
         ratio: Whether the number is a ratio to a threshold.
@@ -155,7 +179,7 @@ def claim(
     specs = (needs,) if isinstance(needs, RunSpec) else tuple(needs)
 
     def register(measure: Measure) -> Measure:
-        made = Claim(experiment, name, says, measure, specs, unit, sizes, ratio)
+        made = Claim(experiment, name, says, measure, specs, unit, sizes, ratio, alternative)
         if experiment not in EXPERIMENTS:
             raise ValueError(f"claim {made.key}: the experiments are {', '.join(EXPERIMENTS)}.")
         if not re.fullmatch(r"[A-Za-z0-9._-]+", name):

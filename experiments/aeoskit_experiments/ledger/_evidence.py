@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 from aeoskit_experiments.ledger._claim import OutOfReach, Refuted, RunSpec
 
 if TYPE_CHECKING:
+    import numpy as np
     import xarray as xr
 
     from aeoskit.record import Run
 
-NOT_AT_THE_EDGE = "the run did not reach the edge within its {steps} steps"
+NOT_AT_THE_EDGE = (
+    "the run did not reach the edge within its {steps} steps (ζ is {zeta} at their end)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,32 +65,80 @@ class Evidence:
             )
         return found[0]
 
-    def ratio(self, branch: str = "main", **values: Any) -> float:
-        """`λ₁(P⁻¹H)` over the threshold: its median at the edge, as the run's summary has it."""
+    def trained(self, branch: str = "main", **values: Any) -> dict[str, Any]:
+        """The summary of one run that did not diverge."""
         row = self.row(branch, **values)
         if row.get("diverged_at") is not None:
             raise Refuted(f"{branch} diverged at step {row['diverged_at']}")
-        return finite(row.get("ratio"), "no ratio was measured")
+        return row
 
-    def edge_step(self, branch: str = "main", **values: Any) -> int:
-        """The step at which the run arrived at the edge, by its realized edge.
+    def at_edge(self, branch: str = "main", **values: Any) -> dict[str, Any]:
+        """The summary of one run that was at the edge, by its realized edge.
 
-        In a record without it, the step at which the ratio's running median first rose to 0.9.
+        A run that is parked beside it, with a ratio near 1 and nothing that oscillates, was not.
         """
         row = self.row(branch, **values)
-        arrived = row.get("edge_step") if row.get("state") is None else row.get("arrived")
-        if arrived is None:
-            if row.get("diverged_at") is not None:
-                raise Refuted(f"{branch} diverged at step {row['diverged_at']}, before the edge")
-            raise OutOfReach(NOT_AT_THE_EDGE.format(steps=row.get("steps")))
-        return int(arrived)
+        if row.get("arrived") is None:
+            at = row.get("diverged_at")
+            if at is not None:
+                raise Refuted(f"{branch} diverged at step {at}, before the edge")
+            zeta = row.get("zeta")
+            words = "not known" if zeta is None else f"{zeta:.2g}"
+            raise OutOfReach(NOT_AT_THE_EDGE.format(steps=row.get("steps"), zeta=words))
+        return row
+
+    def ratio(self, branch: str = "main", **values: Any) -> float:
+        """`λ₁(P⁻¹H)` over the threshold: its median at the edge, as the run's summary has it."""
+        self.trained(branch, **values)
+        row = self.at_edge(branch, **values)
+        return finite(row.get("ratio"), "no ratio was measured at the edge")
+
+    def arrived(self, branch: str = "main", **values: Any) -> int:
+        """The step at which the run arrived at the edge."""
+        return int(self.at_edge(branch, **values)["arrived"])
 
     def end(self, name: str, branch: str = "main", **values: Any) -> float:
-        """The median of a sharpness over the last fifth of the run, as its summary has it."""
-        row = self.row(branch, **values)
-        if row.get("diverged_at") is not None:
-            raise Refuted(f"{branch} diverged at step {row['diverged_at']}")
-        return finite(row.get(name), f"no {name.replace('_', ' ')} was measured")
+        """The median of a quantity over the last fifth of the run."""
+        row = self.trained(branch, **values)
+        return self.median(name, branch, first=0.8 * (row["steps"] - 1), **values)
+
+    def curve(
+        self, name: str, branch: str = "main", **values: Any
+    ) -> tuple["np.ndarray", "np.ndarray"]:
+        """The steps at which a quantity was measured, and its running median over 50 steps.
+
+        `ratio` of an optimizer without a preconditioner is that of the raw sharpness.
+        """
+        from aeoskit.figures import running_median
+        from aeoskit_experiments.execution import measured
+
+        dataset = self.metrics(branch, **values)
+        raw = name == "ratio" and name not in dataset
+        steps, found = measured(dataset, "sharpness" if raw else name)
+        if not steps.size:
+            raise OutOfReach(f"{name.replace('_', ' ')} was not measured on branch {branch}")
+        scale = self.row(branch, **values)["threshold"] if raw else 1.0
+        return steps, running_median(steps, found / scale)
+
+    def value_at(self, name: str, step: float, branch: str = "main", **values: Any) -> float:
+        """The running median of a quantity at the first measurement from a step on."""
+        steps, found = self.curve(name, branch, **values)
+        later = found[steps >= step]
+        if not later.size:
+            raise OutOfReach(
+                f"{name.replace('_', ' ')} was not measured on branch {branch} from step {step:g} on"
+            )
+        return float(later[0])
+
+    def origin(self, branch: str = "main", **values: Any) -> float | None:
+        """Where a run came from: its ratio, before it arrived, that is farthest from 1.
+
+        It is that of a running median, and far in the logarithm: the alternative of a plateau is to
+        stay where one was. None if the ratio was not measured before.
+        """
+        steps, ratio = self.curve("ratio", branch, **values)
+        before = ratio[(steps < self.arrived(branch, **values)) & (ratio > 0)]
+        return float(max(before, key=lambda value: abs(math.log(value)))) if before.size else None
 
     def number(self, name: str, otherwise: str) -> float:
         """A number of the run's summary, such as `growth` of `advance`.
@@ -128,19 +179,6 @@ class Evidence:
             raise OutOfReach(f"{name} was not measured in the claim's window")
         return float(np.median(inside))
 
-    def ratio_at_the_edge(self, branch: str = "main", **values: Any) -> float:
-        """The median ratio from the arrival at the edge up to the end, or to a loss of 0.1.
-
-        The limit is for cross-entropy, whose curvature collapses once the data are fitted.
-        """
-        return self.median(
-            "ratio",
-            branch,
-            first=self.edge_step(branch, **values),
-            last=self.fitted_step(branch, **values),
-            **values,
-        )
-
     def fitted_step(self, branch: str = "main", **values: Any) -> float:
         """The step at which the loss's running median first falls below 0.1; infinity if never."""
         from aeoskit_experiments.execution import fitted_step
@@ -159,20 +197,15 @@ class Evidence:
             first: The first step that counts.
             values: Select the run of a sweep.
         """
-        import numpy as np
-
-        from aeoskit.figures import running_median
-        from aeoskit_experiments.execution import measured
-
-        steps, found = measured(self.metrics(branch, **values), name)
         last = self.fitted_step(branch, **values)
         # A run that diverged was not held, whatever was measured before.
         self._refuse_divergence(branch, last, **values)
-        curve = running_median(steps, found)[(steps >= first) & (steps <= last)]
-        curve = curve[np.isfinite(curve)]
-        if not curve.size:
+        steps, found = self.curve(name, branch, **values)
+        within = found[(steps >= first) & (steps <= last)]
+        within = within[within == within]
+        if not within.size:
             raise OutOfReach(f"{name} was not measured in the claim's window")
-        return float(curve.max())
+        return float(within.max())
 
     def _refuse_divergence(self, branch: str, last: float | int, **values: Any) -> None:
         at = self.row(branch, **values).get("diverged_at")
@@ -189,17 +222,6 @@ def finite(value: Any, otherwise: str) -> float:
     if value is None or math.isnan(value):
         raise OutOfReach(otherwise)
     return float(value)
-
-
-def share(truths: list[bool], otherwise: str) -> float:
-    """The fraction that is true, or `OutOfReach` with the reason if there are none.
-
-    >>> share([True, False], "no optimizer ran")
-    0.5
-    """
-    if not truths:
-        raise OutOfReach(otherwise)
-    return sum(truths) / len(truths)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from aeoskit_experiments.ledger._bounds import Bounds
-from aeoskit_experiments.ledger._claim import Claim, OutOfReach, Refuted, Verdict
+from aeoskit_experiments.ledger._claim import Claim, Measured, OutOfReach, Refuted, Verdict
 from aeoskit_experiments.ledger._evidence import Evidence
 
 _UNMEASURED = "the quantities of the claim were not measured"
@@ -20,12 +20,14 @@ class Finding:
     Args:
         kind: "measured"; "refuted" or "unreachable" without a number.
         value: The number.
-        reason: The reason if there is none.
+        reason: The reason if there is none; otherwise what to know about it, if anything.
+        alternative: What the number would be if the claim were false; None if not measured.
     """
 
     kind: Literal["measured", "refuted", "unreachable"]
     value: float | None = None
     reason: str = ""
+    alternative: float | None = None
 
 
 def measure(claim: Claim, evidence: Sequence[Evidence]) -> Finding:
@@ -39,7 +41,7 @@ def measure(claim: Claim, evidence: Sequence[Evidence]) -> Finding:
         The finding.
     """
     try:
-        value = claim.measure(*evidence)
+        found = claim.measure(*evidence)
     except OutOfReach as reason:
         return Finding("unreachable", reason=str(reason))
     except Refuted as reason:
@@ -47,42 +49,64 @@ def measure(claim: Claim, evidence: Sequence[Evidence]) -> Finding:
     except Exception as error:  # A wrong measure must not lose the other findings.
         reason = " ".join(str(error).split())
         return Finding("refuted", reason=f"its measure raised {type(error).__name__}: {reason}")
-    if value is None or math.isnan(value):
+    if not isinstance(found, Measured):
+        found = Measured(math.nan if found is None else float(found))
+    if math.isnan(found.value):
         if any(item.run.status == "diverged" for item in evidence):
             return Finding("refuted", reason="the run diverged")
         return Finding("unreachable", reason=_UNMEASURED)
-    if math.isinf(value):
+    if math.isinf(found.value):
         return Finding("refuted", reason="the number is infinite")
-    return Finding("measured", float(value))
+    other = found.alternative
+    known = other is not None and math.isfinite(other)
+    return Finding("measured", found.value, found.note, other if known else None)
 
 
-def judge(findings: Sequence[Finding], bounds: Bounds) -> tuple[Verdict, float | None, str]:
-    """The verdict over the seeds, by the median of their numbers.
+def judge(
+    findings: Sequence[Finding], bounds: Bounds, *, has_alternative: bool = False
+) -> tuple[Verdict, float | None, str]:
+    """The verdict over the seeds: a claim passes if it does on every one of them.
 
-    Seeds without a number count too: if at least as many refute the claim as have a number it
-    fails, and if most cannot decide it, it is unreachable.
+    It fails if it fails on one, and otherwise cannot be judged if it cannot on one. A number
+    within bounds that do not exclude its alternative decides nothing.
 
     Args:
         findings: One for each seed.
         bounds: The bounds of the number.
+        has_alternative: Whether the claim measures what the number would be if it were false.
 
     Returns:
-        The verdict, the number, and an explanation in words.
+        The verdict, the median of the numbers, and an explanation in words.
 
     >>> judge([Finding("measured", 6.0), Finding("measured", 4.0)], Bounds(low=5.0))
-    ('pass', 5.0, '1 of 2 seeds passes by itself')
+    ('fail', 5.0, '1 of 2 seeds pass')
+    >>> judge([Finding("measured", 6.0, alternative=5.5)], Bounds(low=5.0), has_alternative=True)
+    ('unreachable', 6.0, 'the alternative, 5.5, is within the bounds too, which decide nothing here')
     """
+    judged = [_judge_one(item, bounds, has_alternative) for item in findings]
+    verdicts = [verdict for verdict, _ in judged]
+    reasons = list(dict.fromkeys(reason for _, reason in judged if reason))
+    if len(findings) > 1:
+        reasons.insert(0, f"{verdicts.count('pass')} of {len(findings)} seeds pass")
     numbers = [item.value for item in findings if item.value is not None]
-    refuted = [item for item in findings if item.kind == "refuted"]
     value = statistics.median(numbers) if numbers else None
-    reasons = list(dict.fromkeys(item.reason for item in findings if item.reason))
-    if len(findings) > 1 and numbers:
-        passing = sum(bounds.hold(number) for number in numbers)
-        verb = "passes by itself" if passing == 1 else "pass by themselves"
-        reasons.insert(0, f"{passing} of {len(findings)} seeds {verb}")
-    reason = "; ".join(reasons)
-    if refuted and len(refuted) >= len(numbers):
-        return "fail", value, reason
-    if value is None or len(findings) > 2 * (len(numbers) + len(refuted)):
-        return "unreachable", value, reason
-    return "pass" if bounds.hold(value) else "fail", value, reason
+    overall = next((word for word in ("fail", "unreachable") if word in verdicts), "pass")
+    return overall, value, "; ".join(reasons)
+
+
+def _judge_one(finding: Finding, bounds: Bounds, has_alternative: bool) -> tuple[Verdict, str]:
+    if finding.kind == "refuted":
+        return "fail", finding.reason
+    if finding.value is None:
+        return "unreachable", finding.reason
+    if not bounds.hold(finding.value):
+        return "fail", finding.reason
+    other = finding.alternative
+    if has_alternative and other is None:
+        return "unreachable", "its alternative was not measured"
+    if other is not None and bounds.hold(other):
+        return (
+            "unreachable",
+            f"the alternative, {other:.3g}, is within the bounds too, which decide nothing here",
+        )
+    return "pass", finding.reason

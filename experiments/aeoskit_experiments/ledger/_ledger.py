@@ -11,7 +11,7 @@ import msgspec
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.jobs import LOCK
 from aeoskit_experiments.ledger._bounds import SIZES
-from aeoskit_experiments.ledger._claim import REFERENCE, Verdict, experiment_order
+from aeoskit_experiments.ledger._claim import REFERENCE, TRIAL_SEEDS, Verdict, experiment_order
 
 FILE = "ledger.json"
 RUNS = "runs"
@@ -27,7 +27,7 @@ class LedgerRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         size: "small" or "paper".
-        seeds: Number of seeds of each run: 0, 1, …
+        seeds: Number of seeds of each run: 3, 4, …, after those of trials.
         grid: Whether further settings are judged as well.
         only: The experiments; empty for all.
     """
@@ -57,6 +57,16 @@ class LedgerRequest(msgspec.Struct, frozen=True, kw_only=True):
             grid=self.grid or other.get("grid", False),
             only=tuple(sorted(both, key=experiment_order)),
         )
+
+    @property
+    def judged_seeds(self) -> tuple[int, ...]:
+        """The seeds on which claims are judged, which follow those of trials.
+
+        >>> LedgerRequest(seeds=2).judged_seeds
+        (3, 4)
+        """
+        first = max(TRIAL_SEEDS) + 1
+        return tuple(range(first, first + self.seeds))
 
     @property
     def command(self) -> str:
@@ -114,6 +124,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         reason: An explanation of the verdict, where needed; empty otherwise.
         seeds: The seeds of the values.
         values: The number of each seed; None if it has none.
+        alternative: What the number would be if the claim were false, in words.
+        alternatives: That number of each seed, measured; None if it has none.
         spread: The smallest and the largest; None if there is none.
         judged: Number of seeds that have run.
         seconds: Total duration of the runs that it reads, over all seeds; other claims may read
@@ -136,6 +148,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     seeds: tuple[int, ...]
     values: tuple[float | None, ...]
+    alternative: str = ""
+    alternatives: tuple[float | None, ...] = ()
     spread: tuple[float, float] | None
     seconds: float
     judged: int = 0
@@ -201,7 +215,8 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
             "passed": sum(verdict == "pass" for verdict in self.experiments.values()),
             "experiments": self.experiments,
             "claims": self.counts,
-            "seeds": self.asked.seeds,
+            "seeds": list(self.asked.judged_seeds),
+            "trial_seeds": list(TRIAL_SEEDS),
             "grid": self.asked.grid,
             "only": list(self.asked.only),
             "notes": list(self.notes),

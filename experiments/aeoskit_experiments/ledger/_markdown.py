@@ -6,6 +6,7 @@ from aeoskit_experiments.ledger._claim import EXPERIMENTS, REFERENCE
 from aeoskit_experiments.ledger._ledger import Ledger, Row
 from aeoskit_experiments.ledger._words import (
     TAGS,
+    alternative_words,
     bounds_words,
     facts,
     figures_of,
@@ -15,7 +16,7 @@ from aeoskit_experiments.ledger._words import (
     value_words,
 )
 
-_COLUMNS = ("claim", "setting", "value", "bounds", "verdict", "time")
+_COLUMNS = ("claim", "setting", "value", "bounds", "alternative", "verdict", "time")
 
 
 def markdown_page(ledger: Ledger) -> str:
@@ -38,7 +39,8 @@ def markdown_page(ledger: Ledger) -> str:
         lines += ["", f"## {experiment}: {EXPERIMENTS[experiment]} ({verdict})", ""]
         lines += [_line(_COLUMNS), _line(["---"] * len(_COLUMNS))]
         lines += [_line(_cells(row)) for row in rows]
-        lines += _reasons(rows)
+        for title, each in (("Bounds", "bounds_reason"), ("Alternatives", "alternative")):
+            lines += _notes(rows, title, each)
         for label, figure in figures_of(ledger, rows):
             lines += ["", f"![{experiment}: {_plain(label)}]({figure})"]
     return "\n".join([*lines, "", _plain(TAGS)]) + "\n"
@@ -51,22 +53,21 @@ def _cells(row: Row) -> list[str]:
         "" if row.setting == REFERENCE else _plain(row.setting),
         value_words(row),
         bounds_words(row.bounds, row.unit),
+        alternative_words(row),
         verdict + (f": {_plain(row.reason)}" if row.reason else ""),
         seconds_words(row.seconds),
     ]
 
 
-def _reasons(rows: list[Row]) -> list[str]:
-    """The reasons of the bounds, each once."""
+def _notes(rows: list[Row], title: str, field: str) -> list[str]:
+    """A text of each row, such as the reason of its bounds, each once."""
     names: dict[str, list[str]] = {}
     for row in rows:
-        text = names.setdefault(row.bounds_reason, [])
+        text = names.setdefault(getattr(row, field), [])
         name = row.claim if row.setting == REFERENCE else f"{row.claim} ({row.setting})"
         text += [] if name in text else [name]
-    return [
-        "",
-        "Bounds: " + " ".join(f"{_plain(', '.join(n))}: {_plain(r)}" for r, n in names.items()),
-    ]
+    notes = [f"{_plain(', '.join(n))}: {_plain(r)}" for r, n in names.items() if r]
+    return ["", f"{title}: {' '.join(notes)}"] if notes else []
 
 
 def _line(cells: list[str] | tuple[str, ...]) -> str:

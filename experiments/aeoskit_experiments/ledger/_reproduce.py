@@ -139,7 +139,7 @@ def reproduce(
     _check_bounds(chosen, tables)
     judge = Judge(chosen, asked, tables)
     tasks = make_tasks(
-        chosen, size=asked.size, seeds=range(asked.seeds), grid=asked.grid, make=make
+        chosen, size=asked.size, seeds=asked.judged_seeds, grid=asked.grid, make=make
     )
     path, there = open_folder(asked.size, root, folder)
     with locked(path, "being written"):

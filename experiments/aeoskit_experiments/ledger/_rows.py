@@ -37,7 +37,7 @@ class Judge:
             (claim.key, setting): bounds_of(claim, setting, asked.size, tables)
             for claim, setting in self._pairs
         }
-        self._seeds = tuple(range(asked.seeds))
+        self._seeds = asked.judged_seeds
         self._found: dict[tuple[str, str, int], Finding] = {}
 
     def rows(self, states: Mapping[str, LedgerRun], runs: Mapping[str, Run]) -> list[Row]:
@@ -65,11 +65,16 @@ class Judge:
                     self._found[key] = finding
         found = [self._found.get((claim.key, setting, seed)) for seed in self._seeds]
         judged = [item for item in found if item is not None]
-        verdict, value, reason = judge(judged, bounds) if judged else ("unreachable", None, NOT_RUN)
+        verdict, value, reason = (
+            judge(judged, bounds, has_alternative=bool(claim.alternative))
+            if judged
+            else ("unreachable", None, NOT_RUN)
+        )
         if judged and len(judged) < len(found):
             left = len(found) - len(judged)
             reason += ("; " if reason else "") + f"{left} of {len(found)} seeds {NOT_RUN}"
         values = [item.value if item is not None else None for item in found]
+        others = [item.alternative if item is not None else None for item in found]
         numbers = [number for number in values if number is not None]
         of_all = [states[task_key(spec, seed)] for seed in self._seeds for spec in specs]
         first = of_all[0]
@@ -86,6 +91,8 @@ class Judge:
             reason=reason,
             seeds=self._seeds,
             values=tuple(values),
+            alternative=claim.alternative,
+            alternatives=tuple(others),
             spread=(min(numbers), max(numbers)) if numbers else None,
             seconds=sum(state.seconds or 0.0 for state in of_all),
             judged=len(judged),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aeoskit_experiments.ledger._claim import TRIAL_SEEDS
 from aeoskit_experiments.ledger._ledger import Ledger, Row
 
 DASH = "–"
@@ -57,10 +58,17 @@ def bounds_words(bounds: tuple[float | None, float | None], unit: str = "") -> s
 
 
 def value_words(row: Row) -> str:
-    """A row's number, with the spread over its seeds if there are several."""
+    """A row's number, with that of each seed if there are several."""
     text = number_words(row.value, row.unit)
-    spread = spread_words(row)
-    return f"{text} ({spread})" if spread else text
+    values = values_words(row)
+    return f"{text} ({values})" if values else text
+
+
+def values_words(row: Row) -> str:
+    """The number of each seed, in order; empty if there is only one."""
+    if not any(value is not None for value in row.values) or len(row.seeds) < 2:
+        return ""
+    return ", ".join(map(number_words, row.values))
 
 
 def spread_words(row: Row) -> str:
@@ -68,6 +76,20 @@ def spread_words(row: Row) -> str:
     if row.spread is None or len(row.seeds) < 2:
         return ""
     return " to ".join(map(number_words, row.spread))
+
+
+def alternative_words(row: Row) -> str:
+    """What the number would be if the claim were false, of the seed that comes closest to it.
+
+    A dash if that was not measured.
+    """
+    pairs = zip(row.values, row.alternatives, strict=False)
+    known = [
+        (abs(value - other), other)
+        for value, other in pairs
+        if value is not None and other is not None
+    ]
+    return number_words(min(known)[1], row.unit) if known else DASH
 
 
 def seconds_words(seconds: float | None) -> str:
@@ -123,10 +145,21 @@ def facts(ledger: Ledger) -> dict[str, str]:
         "machine": machine_words(ledger.environment),
         "versions": version_words(ledger.environment),
         "size": ledger.asked.size,
-        "seeds": str(ledger.asked.seeds),
+        "seeds": f"{_listed(ledger.asked.judged_seeds)} (settings were looked for on "
+        f"{_listed(TRIAL_SEEDS)})",
         "runs": f"{works} done, {taken}" if ledger.waiting else f"{len(ledger.works)}, {taken}",
         "command": ledger.asked.command,
     }
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    """Whole numbers in words.
+
+    >>> _listed((0, 1, 2)), _listed((3,))
+    ('0, 1 and 2', '3')
+    """
+    *most, last = map(str, seeds)
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def headline(ledger: Ledger) -> str:
@@ -145,13 +178,14 @@ def ratios_words(ledger: Ledger) -> str:
     """The caption of the figure of all ratios."""
     parts = "All numbers that are ratios to a threshold. Shaded: their bounds"
     if ledger.asked.seeds > 1:
-        parts += "; thin lines: the range over the seeds"
+        parts += "; thin lines: the range over seeds"
     return f"{parts}; crosses: claims that failed; rings: those that could not be judged"
 
 
 def figures_of(ledger: Ledger, rows: Sequence[Row]) -> list[tuple[str, str]]:
     """The figures that belong to some rows, for one seed: a caption and a file each."""
     wanted = {name for row in rows for name in row.works}
+    first, *_ = ledger.asked.judged_seeds
     found = []
     together: set[str] = set()
     for figure, works in ledger.pictures.items():
@@ -161,6 +195,6 @@ def figures_of(ledger: Ledger, rows: Sequence[Row]) -> list[tuple[str, str]]:
     for work in ledger.works:
         # The seed is the last part of the name.
         name = work.key.rpartition(".")[0]
-        if work.figure and name in wanted and name not in together and work.seed == 0:
+        if work.figure and name in wanted and name not in together and work.seed == first:
             found.append((work.label, work.figure))
     return found

@@ -1,5 +1,5 @@
 """The claims, one module for each group of experiments; importing them fills the registry."""
 
-from aeoskit_experiments.ledger.claims import _advances, _edges, _grids, _theory
+from aeoskit_experiments.ledger.claims import _advances, _edges, _grids, _realized
 
-__all__ = ["_advances", "_edges", "_grids", "_theory"]
+__all__ = ["_advances", "_edges", "_grids", "_realized"]

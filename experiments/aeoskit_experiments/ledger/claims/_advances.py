@@ -1,8 +1,6 @@
 """E7 to E9: Adam advances into sharp regions; momentum and a held P are blocked."""
 
-import numpy as np
-
-from aeoskit_experiments.ledger._claim import OutOfReach, RunSpec, claim
+from aeoskit_experiments.ledger._claim import Measured, OutOfReach, RunSpec, claim
 from aeoskit_experiments.ledger._evidence import Evidence
 
 # The grid of all three: learning rates, other data sets, a second architecture.
@@ -19,8 +17,8 @@ ADAM = tuple(
     RunSpec("e07-advance", setting=setting, options=options)
     for setting, options in SETTINGS.items()
 )
-# Momentum has its own learning rate.
-MOMENTUM = tuple(
+# Momentum has its own learning rate, and is compared with Adam.
+_MOMENTUM = tuple(
     RunSpec(
         "e08-blocked",
         setting=setting,
@@ -28,6 +26,11 @@ MOMENTUM = tuple(
     )
     for setting, options in SETTINGS.items()
     if not setting.startswith("lr")
+)
+MOMENTUM = tuple(
+    spec
+    for momentum in _MOMENTUM
+    for spec in (momentum, *(adam for adam in ADAM if adam.setting == momentum.setting))
 )
 BRANCHES = tuple(
     RunSpec("e09-branches", setting=work.setting, rewinds=work) for work in ADAM
@@ -42,50 +45,96 @@ BRANCHES = tuple(
     "E7",
     "growth",
     says="Adam's raw sharpness keeps growing at the edge: its peak over its value on arrival",
+    alternative="the growth of the preconditioned sharpness, which is that of H if P stood still",
     unit="×",
     needs=ADAM,
 )
-def growth(run: Evidence) -> float:
+def growth(run: Evidence) -> Measured:
     """Peak of the raw sharpness after the edge over its value there; the minimum of a sweep."""
-    return min(_growth(run, lr) for lr in _rates(run))
+    raw, other = (
+        [_growth(run, name, lr) for lr in _rates(run)]
+        for name in ("sharpness", "preconditioned_sharpness")
+    )
+    return Measured(min(raw), max(other))
 
 
 @claim(
     "E7",
     "ratio",
-    says="Adam's preconditioned sharpness stays at its threshold",
+    says="Adam's preconditioned sharpness stays at its threshold while it is at the edge",
+    alternative="where the ratio was before the run arrived, farthest from 1",
     ratio=True,
     needs=ADAM,
 )
-def ratio(run: Evidence) -> float:
-    """The median ratio from the edge on; for a sweep the one farthest from 1."""
-    found = [run.ratio_at_the_edge(lr=lr) for lr in _rates(run)]
-    return max(found, key=lambda value: abs(value - 1))
+def ratio(run: Evidence) -> Measured:
+    """The median ratio at the edge; for a sweep the one farthest from 1."""
+    found = [Measured(run.ratio(lr=lr), run.origin(lr=lr)) for lr in _rates(run)]
+    return max(found, key=lambda item: abs(item.value - 1))
+
+
+@claim(
+    "E7",
+    "compensates",
+    says="the preconditioner adapts to compensate: growth of vᵀPv over that of λ₁(H), from the "
+    "arrival to the peak of λ₁(H); v is the top direction of P⁻¹H, of unit length",
+    alternative="the same with a P that stood still",
+    needs=ADAM,
+)
+def compensates(run: Evidence) -> Measured:
+    """Growth of P along the top direction over that of H; for a sweep the farthest from 1."""
+    found = []
+    for lr in _rates(run):
+        arrived = run.arrived(lr=lr)
+        steps, raw = run.curve("sharpness", lr=lr)
+        peak = run.peak("sharpness", first=arrived, lr=lr)
+        top = float(steps[(steps >= arrived) & (raw == peak)][0])
+        of_h, of_p = (
+            run.value_at(name, top, lr=lr) / run.value_at(name, arrived, lr=lr)
+            for name in ("sharpness", "metric_at_top")
+        )
+        found.append(Measured(of_p / of_h, 1 / of_h))
+    return max(found, key=lambda item: abs(item.value - 1))
 
 
 @claim(
     "E8",
     "peak",
-    says="momentum's raw sharpness never exceeds its threshold: peak over threshold",
+    says="momentum's raw sharpness is blocked at its threshold: the peak of its running median over "
+    "50 steps, over the threshold",
+    alternative="Adam's peak on the same data, over that threshold",
     ratio=True,
     needs=MOMENTUM,
 )
-def momentum_peak(run: Evidence) -> float:
-    """Momentum's peak over its threshold."""
-    return run.peak("sharpness") / run.row()["threshold"]
+def momentum_peak(run: Evidence, adam: Evidence) -> Measured:
+    """Momentum's peak over its threshold, and its highest single value in the note."""
+    from aeoskit_experiments.execution import measured
+
+    threshold = run.at_edge()["threshold"]
+    steps, values = measured(run.metrics(), "sharpness")
+    single = values[steps <= run.fitted_step()].max() / threshold
+    other = max(adam.peak("sharpness", lr=lr) for lr in _rates(adam)) / threshold
+    note = f"single values go up to {single:.3g}"
+    return Measured(run.peak("sharpness") / threshold, other, note)
 
 
 @claim(
     "E8",
-    "plateau",
-    says="once there, momentum's raw sharpness stays at its threshold: median over threshold",
+    "blocked",
+    says="momentum hovers at its threshold, where its steps gain nothing: median over threshold "
+    "while it is at the edge by ζ",
+    alternative="Adam's raw sharpness at its edge on the same data, over that threshold",
     ratio=True,
     needs=MOMENTUM,
 )
-def momentum_plateau(run: Evidence) -> float:
-    """The median of the raw sharpness from the edge on, over the threshold."""
-    median = run.median("sharpness", first=run.edge_step(), last=run.fitted_step())
-    return median / run.row()["threshold"]
+def blocked(run: Evidence, adam: Evidence) -> Measured:
+    """The median of the raw sharpness at the edge, over the threshold."""
+    row = run.at_edge()
+    others = []
+    for lr in _rates(adam):
+        first, last = adam.at_edge(lr=lr)["window"]
+        others.append(adam.median("sharpness", first=first, last=last, lr=lr))
+    note = f"ζ is {row['zeta']:.3g}"
+    return Measured(run.ratio(), min(others) / row["threshold"], note)
 
 
 @claim(
@@ -93,49 +142,43 @@ def momentum_plateau(run: Evidence) -> float:
     "continued",
     says="the branch that continues Adam keeps advancing: its peak over its value at the "
     "branch point",
+    alternative="the same of the branch with P frozen",
     unit="×",
     needs=BRANCHES,
 )
-def continued(run: Evidence) -> float:
+def continued(run: Evidence) -> Measured:
     """The continued branch's peak over its value where the others begin."""
-    start = _start(run, "frozen")
-    return run.peak("sharpness", first=start) / _at(run, "main", start)
+    return Measured(_continued(run), _frozen(run))
 
 
 @claim(
     "E9",
     "frozen-growth",
     says="with P frozen, raw sharpness stops growing: its peak over its value at the freeze",
+    alternative="the same of the branch that continues Adam",
     unit="×",
     needs=BRANCHES,
 )
-def frozen_growth(run: Evidence) -> float:
+def frozen_growth(run: Evidence) -> Measured:
     """The frozen branch's peak over its value at the freeze."""
-    return run.peak("sharpness", "frozen") / _at(run, "frozen", _start(run, "frozen"))
-
-
-@claim(
-    "E9",
-    "frozen-to-peak",
-    says="with P frozen, raw sharpness stays far below Adam's: its peak over Adam's peak",
-    needs=BRANCHES,
-)
-def frozen_to_peak(run: Evidence) -> float:
-    """The frozen branch's peak over Adam's."""
-    return run.peak("sharpness", "frozen") / run.peak("sharpness")
+    return Measured(_frozen(run), _continued(run))
 
 
 @claim(
     "E9",
     "momentum-peak",
-    says="switched to momentum at .95 of its threshold, raw sharpness never exceeds it: peak "
-    "over threshold",
+    says="switched to momentum at .95 of its threshold, raw sharpness is blocked there: the peak of "
+    "its running median over 50 steps, over the threshold",
+    alternative="the peak of the branch that continues Adam, over that threshold",
     ratio=True,
     needs=BRANCHES,
 )
-def switched_peak(run: Evidence) -> float:
+def switched_peak(run: Evidence) -> Measured:
     """The switched branch's peak over its threshold."""
-    return run.peak("sharpness", "momentum") / run.row("momentum")["threshold"]
+    threshold = run.row("momentum")["threshold"]
+    start = _start(run, "momentum")
+    peaks = (run.peak("sharpness", "momentum"), run.peak("sharpness", first=start))
+    return Measured(*(peak / threshold for peak in peaks))
 
 
 def _rates(run: Evidence) -> list[float | int]:
@@ -143,30 +186,24 @@ def _rates(run: Evidence) -> list[float | int]:
     return [row["lr"] for row in run.rows()]
 
 
-def _growth(run: Evidence, lr: float | int) -> float:
-    edge = run.edge_step(lr=lr)
-    return run.peak("sharpness", first=edge, lr=lr) / _at(run, "main", edge, lr=lr)
+def _growth(run: Evidence, name: str, lr: float | int) -> float:
+    edge = run.arrived(lr=lr)
+    return run.peak(name, first=edge, lr=lr) / run.value_at(name, edge, lr=lr)
+
+
+def _continued(run: Evidence) -> float:
+    start = _start(run, "frozen")
+    return run.peak("sharpness", first=start) / run.value_at("sharpness", start)
+
+
+def _frozen(run: Evidence) -> float:
+    start = _start(run, "frozen")
+    return run.peak("sharpness", "frozen") / run.value_at("sharpness", start, "frozen")
 
 
 def _start(run: Evidence, branch: str) -> float:
     """The first step of a branch."""
-    return float(_curve(run, branch)[0][0])
-
-
-def _at(run: Evidence, branch: str, step: float | int, **values: float | int) -> float:
-    """The running median of the raw sharpness at the first measurement from a step on."""
-    steps, curve = _curve(run, branch, **values)
-    later = curve[steps >= step]
-    if not later.size:
-        raise OutOfReach(f"no sharpness was measured on branch {branch} from step {step:g} on")
-    return float(later[0])
-
-
-def _curve(run: Evidence, branch: str, **values: float | int) -> tuple[np.ndarray, np.ndarray]:
-    from aeoskit.figures import running_median
-    from aeoskit_experiments.execution import measured
-
-    steps, found = measured(run.metrics(branch, **values), "sharpness")
+    steps, _ = run.curve("sharpness", branch)
     if not steps.size:
         raise OutOfReach(f"no sharpness was measured on branch {branch}")
-    return steps, running_median(steps, found)
+    return float(steps[0])

@@ -1,16 +1,20 @@
 """E1 to E6: the ratio to the threshold is 1 for all settings, networks and optimizers."""
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
 
-from aeoskit_experiments.ledger._claim import RunSpec, claim
+from aeoskit_experiments.ledger._claim import Measured, OutOfReach, RunSpec, claim
 from aeoskit_experiments.ledger._evidence import Evidence, finite
 
 # The other data sets of the grid.
 OTHER = {"dataset": "mnist5k", "examples": 1000}
 FASHION = {"dataset": "fashion_mnist", "examples": 5000}
+
+CAME_FROM = "where the ratio was before the run arrived, farthest from 1"
+ELSEWHERE = "the plateau of the sweep's next run, over this threshold"
 
 
 def _with_others(recipe: str, case: str = "main", **options: object) -> tuple[RunSpec, ...]:
@@ -28,13 +32,29 @@ def _by_value(values: dict[str, tuple[Any, ...]]) -> dict[Any, tuple[str, ...]]:
     return {value: tuple(size for size in values if value in values[size]) for value in every}
 
 
+def _near(values: list[float]) -> float | None:
+    """The value nearest to 1, by its logarithm."""
+    return min(values, key=lambda value: abs(math.log(value))) if values else None
+
+
+def ratio_among_others(run: Evidence, **values: Any) -> Measured:
+    """The ratio of one run of a sweep; and what it would be at the plateau of another one."""
+    own = run.at_edge(**values)
+    others = [
+        row["ratio"] * row["threshold"] / own["threshold"]
+        for row in run.rows()
+        if row is not own and row.get("ratio") and row["threshold"] != own["threshold"]
+    ]
+    return Measured(run.ratio(**values), _near(others))
+
+
 # E1
 
 RATES = {"small": ("1e-3", "3e-3", "1e-2"), "paper": ("3e-5", "1e-4", "3.2e-4", "1e-3")}
 
 
-def _ratio_at_rate(run: Evidence, rate: str) -> float:
-    return run.ratio(lr=float(rate))
+def _ratio_at_rate(run: Evidence, rate: str) -> Measured:
+    return ratio_among_others(run, lr=float(rate))
 
 
 for _rate, _sizes in _by_value(RATES).items():
@@ -42,18 +62,42 @@ for _rate, _sizes in _by_value(RATES).items():
         "E1",
         f"lr-{_rate}",
         says=f"Adam at η = {_rate} hovers at its own threshold, 38/η",
+        alternative=ELSEWHERE,
         ratio=True,
         needs=_with_others("e01-learning-rate"),
         sizes=_sizes,
     )(functools.partial(_ratio_at_rate, rate=_rate))
+
+
+@claim(
+    "E1",
+    "rise",
+    says="the ratio rises to its threshold from below: its least running median before the run "
+    "arrives, highest of all rates",
+    alternative="the least one after the run arrived",
+    needs=_with_others("e01-learning-rate"),
+)
+def rise(run: Evidence) -> Measured:
+    """The least ratio before arrival; and the least one at the edge."""
+    before, after = [], []
+    for row in run.rows():
+        lr = row["lr"]
+        first, last = run.at_edge(lr=lr)["window"]
+        steps, ratio = run.curve("ratio", lr=lr)
+        if not (steps < first).any():
+            raise OutOfReach(f"at η = {lr:g} nothing was measured before the run arrived")
+        before.append(float(ratio[steps < first].min()))
+        after.append(float(ratio[(steps >= first) & (steps <= last)].min()))
+    return Measured(max(before), min(after))
+
 
 # E2
 
 MOMENTA = ("0.64", "0.814", "0.903", "0.95")
 
 
-def _ratio_at_momentum(run: Evidence, beta1: str) -> float:
-    return run.ratio(beta1=float(beta1))
+def _ratio_at_momentum(run: Evidence, beta1: str) -> Measured:
+    return ratio_among_others(run, beta1=float(beta1))
 
 
 for _beta1 in MOMENTA:
@@ -61,27 +105,10 @@ for _beta1 in MOMENTA:
         "E2",
         f"beta1-{_beta1}",
         says=f"Adam at β₁ = {_beta1} hovers at its own threshold, (2 + 2β₁)/((1 - β₁)η)",
+        alternative=ELSEWHERE,
         ratio=True,
         needs=_with_others("e02-momentum"),
     )(functools.partial(_ratio_at_momentum, beta1=_beta1))
-
-
-@claim(
-    "E2",
-    "plateau",
-    says="the plateaus at β₁ = 0.95 and 0.64 differ as their thresholds do, by 8.56: plateau over "
-    "plateau",
-    unit="×",
-    needs=_with_others("e02-momentum"),
-)
-def plateau(run: Evidence) -> float:
-    """The final ratio of preconditioned sharpness, largest momentum to smallest."""
-    high, low = (
-        run.end("preconditioned_sharpness", beta1=float(beta1))
-        for beta1 in (MOMENTA[-1], MOMENTA[0])
-    )
-    return high / low
-
 
 # E3
 
@@ -93,8 +120,9 @@ FROZEN = (
 )
 
 
-def _ratio_frozen(run: Evidence, step: int) -> float:
-    return run.ratio(f"frozen-{step}")
+def _ratio_frozen(run: Evidence, step: int) -> Measured:
+    branch = f"frozen-{step}"
+    return Measured(run.ratio(branch), run.value_at("ratio", step, branch))
 
 
 for _step, _sizes in _by_value(FREEZES).items():
@@ -102,6 +130,7 @@ for _step, _sizes in _by_value(FREEZES).items():
         "E3",
         f"frozen-{_step}",
         says=f"with P frozen at step {_step}, λ₁(P⁻¹H) rises to the threshold and stays there",
+        alternative="the ratio when P was frozen",
         ratio=True,
         needs=FROZEN,
         sizes=_sizes,
@@ -110,7 +139,6 @@ for _step, _sizes in _by_value(FREEZES).items():
 # E4
 
 ARCHITECTURES = {
-    "mlp": "a fully connected network",
     "cnn": "a convolutional network",
     "vgg": "a VGG",
     "resnet": "a ResNet with group norm",
@@ -125,8 +153,9 @@ ARCHITECTURES = {
 }
 
 
-def _ratio(run: Evidence) -> float:
-    return run.ratio()
+def ratio_and_origin(run: Evidence) -> Measured:
+    """The ratio at the edge; and where the run came from."""
+    return Measured(run.ratio(), run.origin())
 
 
 for _name, _words in ARCHITECTURES.items():
@@ -134,15 +163,14 @@ for _name, _words in ARCHITECTURES.items():
         "E4",
         _name,
         says=f"Adam on {_words} hovers at 38/η",
+        alternative=CAME_FROM,
         ratio=True,
         needs=RunSpec("e04-architectures", _name),
-    )(_ratio)
+    )(ratio_and_origin)
 
 # E5
 
 OPTIMIZERS = {
-    "adam": "Adam",
-    "adamw": "AdamW",
     "nadam": "NAdam",
     "rmsprop": "RMSProp",
     "adabelief": "AdaBelief",
@@ -156,25 +184,32 @@ for _name, _words in OPTIMIZERS.items():
         "E5",
         _name,
         says=f"{_words} hovers at its own threshold",
+        alternative=CAME_FROM,
         ratio=True,
         needs=_with_others("e05-optimizers", _name),
-    )(_ratio)
+    )(ratio_and_origin)
 
-claim(
-    "E5",
-    "adagrad",
-    says="Adagrad rises to its own threshold or stays below, since its P can only grow",
-    ratio=True,
-    needs=_with_others("e05-optimizers", "adagrad"),
-)(_ratio)
+UNREACHED = 0.5
+"""The realized edge under which an optimizer whose P can only grow is not at the edge."""
 
-claim(
-    "E5",
-    "amsgrad",
-    says="AMSGrad as published stays below its threshold, since its P can only grow",
-    ratio=True,
-    needs=_with_others("e05-optimizers", "amsgrad"),
-)(_ratio)
+
+def _realized(run: Evidence) -> Measured:
+    row = run.trained()
+    zeta = finite(row.get("zeta"), "ζ is not known")
+    if zeta < UNREACHED:
+        raise OutOfReach(f"ζ is {zeta:.2g} after {row['steps']} steps: the run is below its edge")
+    return Measured(zeta, row.get("zeta_before"))
+
+
+for _name, _words in {"adagrad": "Adagrad", "amsgrad": "AMSGrad as published"}.items():
+    claim(
+        "E5",
+        _name,
+        says=f"{_words}, whose P can only grow, is at the edge by its steps: median ζ there, "
+        f"whatever the ratio",
+        alternative="the median ζ before the run arrived",
+        needs=_with_others("e05-optimizers", _name),
+    )(_realized)
 
 # E6
 
@@ -185,45 +220,28 @@ BATCHES_WITH_REPLACEMENT = (
 )
 
 
-def _ratios(run: Evidence) -> list[float]:
-    """The ratios by batch size, the smallest first."""
-    sizes = sorted(row["batch"] for row in run.rows())
-    return [run.ratio(batch=size) for size in sizes]
-
-
-@claim(
-    "E6",
-    "full",
-    says="with all examples in the batch, the ratio is that of full-batch training",
-    ratio=True,
-    needs=BATCHES,
-)
-def full(run: Evidence) -> float:
-    """The ratio at the largest batch."""
-    return _ratios(run)[-1]
-
-
-@claim(
-    "E6",
-    "smallest",
-    says="with the smallest batch, the ratio stays well below 1",
-    ratio=True,
-    needs=BATCHES_WITH_REPLACEMENT,
-)
-def smallest(run: Evidence) -> float:
-    """The ratio at the smallest batch."""
-    return _ratios(run)[0]
+def _sizes_of(run: Evidence) -> list[int]:
+    return sorted(row["batch"] for row in run.rows())
 
 
 @claim(
     "E6",
     "monotone",
     says="the ratio rises with the batch size: the smallest rise from one size to the next",
+    alternative="the same of the full batch alone, from each quarter of its last half to the next",
     needs=BATCHES_WITH_REPLACEMENT,
 )
-def monotone(run: Evidence) -> float:
-    """The smallest increase of the ratio from one batch size to the next."""
-    return float(np.diff(_ratios(run)).min())
+def monotone(run: Evidence) -> Measured:
+    """The smallest increase of the ratio from one batch size to the next; that over time."""
+    sizes = _sizes_of(run)
+    ratios = [run.end("ratio", batch=size) for size in sizes]
+    last = run.row(batch=sizes[-1])["steps"]
+    ends = np.linspace(last / 2, last, 5)
+    quarters = [
+        run.median("ratio", batch=sizes[-1], first=first, last=end)
+        for first, end in zip(ends[:-1], ends[1:], strict=True)
+    ]
+    return Measured(float(np.diff(ratios).min()), float(np.diff(quarters).min()))
 
 
 @claim(
@@ -231,23 +249,56 @@ def monotone(run: Evidence) -> float:
     "noise",
     says="minibatch losses are noisier: scatter of the log loss from step to step, "
     "smallest batch over full",
+    alternative="the same of the full batch alone, its third quarter over its last",
     unit="×",
     needs=BATCHES_WITH_REPLACEMENT,
 )
-def noise(run: Evidence) -> float:
+def noise(run: Evidence) -> Measured:
     """Standard deviation of the steps of the log loss, smallest batch over the full one.
 
     It is that of the training loss, over the second half of the run. The eigenvalue itself is not
     noisier below the edge than at it, where it oscillates.
     """
-    sizes = sorted(row["batch"] for row in run.rows())
-    small, whole = (_scatter(run, size) for size in (sizes[0], sizes[-1]))
-    return finite(small / whole if whole > 0 else None, "the full batch's loss is constant")
+    small, *_, full = _sizes_of(run)
+    whole = finite(_scatter(run, full) or None, "the full batch's loss is constant")
+    other = _scatter(run, full, 0.5, 0.75) / (_scatter(run, full, 0.75) or math.nan)
+    return Measured(_scatter(run, small) / whole, other)
 
 
-def _scatter(run: Evidence, batch: int) -> float:
+def _scatter(run: Evidence, batch: int, first: float = 0.5, last: float = 1.0) -> float:
     from aeoskit_experiments.execution import measured
 
-    run.ratio(batch=batch)  # raises if the run diverged
-    steps, loss = measured(run.metrics(batch=batch), "loss")
-    return float(np.std(np.diff(np.log(loss[steps >= steps[-1] / 2]))))
+    steps = run.trained(batch=batch)["steps"]
+    at, loss = measured(run.metrics(batch=batch), "loss")
+    return float(np.std(np.diff(np.log(loss[(at >= first * steps) & (at <= last * steps)]))))
+
+
+MOVED = 1.3
+"""The factor by which raw sharpness has to move for the ratio to have a chance to drift."""
+
+
+@claim(
+    "E6",
+    "equilibrates",
+    says="with half of the examples in a batch the ratio settles while raw sharpness moves: drift "
+    "of the log ratio",
+    alternative="the drift of the log of raw sharpness, which is that of the ratio if P stood still",
+    needs=BATCHES,
+)
+def equilibrates(run: Evidence) -> Measured:
+    """The drift of the log ratio over the last half of the run at the largest minibatch."""
+    *_, half, _ = _sizes_of(run)
+    steps = run.trained(batch=half)["steps"]
+    ratio, raw = (_drift(run, name, half, steps) for name in ("ratio", "sharpness"))
+    if abs(raw) < math.log(MOVED):
+        raise OutOfReach(f"raw sharpness moved by {math.exp(abs(raw)):.2f}, less than {MOVED}")
+    return Measured(abs(ratio), abs(raw))
+
+
+def _drift(run: Evidence, name: str, batch: int, steps: int) -> float:
+    """The change of a quantity's logarithm from the third quarter of a run to its last."""
+    middle, end = (
+        run.median(name, batch=batch, first=first * steps, last=last * steps)
+        for first, last in ((0.5, 0.75), (0.75, 1.0))
+    )
+    return math.log(end / middle)

@@ -1,16 +1,18 @@
 """E10 to E14: the effect of Adam's other settings on the curvature."""
 
+import math
+
 import numpy as np
 
-from aeoskit_experiments.ledger._claim import OutOfReach, RunSpec, claim
+from aeoskit_experiments.ledger._claim import Measured, OutOfReach, RunSpec, claim
 from aeoskit_experiments.ledger._evidence import Evidence
+from aeoskit_experiments.ledger.claims._edges import ratio_among_others
 
 GRID = RunSpec("e10-grid")
 REPORT = RunSpec("e12-generalization")
 WARMUP = RunSpec("e11-warmup")
 SPIKES = RunSpec("e14-spikes")
-
-# E10
+EPSILON = (RunSpec("e13-epsilon", "eps-1"), RunSpec("e13-epsilon", "eps-1e-07"))
 
 
 def _values(run: Evidence, name: str) -> list[float | int]:
@@ -18,53 +20,89 @@ def _values(run: Evidence, name: str) -> list[float | int]:
     return sorted({row[name] for row in run.rows()})
 
 
+# E10
+
+
 @claim(
     "E10",
     "smaller-is-sharper",
     says="a smaller η ends in sharper regions: raw sharpness at the smallest over the largest η, "
     "minimum over β₂",
+    alternative="raw sharpness at the same η: last fifth over the fifth before, maximum over all",
     unit="×",
     needs=GRID,
 )
-def smaller_is_sharper(run: Evidence) -> float:
+def smaller_is_sharper(run: Evidence) -> Measured:
     """Final raw sharpness at the smallest over that at the largest rate, minimum over β₂."""
     rates = _values(run, "lr")
-    return min(
+    found = [
         run.end("sharpness", lr=rates[0], beta2=beta2)
         / run.end("sharpness", lr=rates[-1], beta2=beta2)
         for beta2 in _values(run, "beta2")
-    )
+    ]
+    return Measured(min(found), max(_late_growth(run, row) for row in run.rows()))
+
+
+def _late_growth(run: Evidence, row: dict) -> float:
+    at = {"lr": row["lr"], "beta2": row["beta2"]}
+    window = {"first": 0.6 * row["steps"], "last": 0.8 * row["steps"]}
+    return run.end("sharpness", **at) / run.median("sharpness", **window, **at)
+
+
+SMOOTHED = 10
+"""Steps over which the curves are averaged whose falls are compared: single steps only jitter."""
 
 
 @claim(
     "E10",
     "large-beta2-moves-h",
     says="as λ₁(P⁻¹H) falls, H changes more at a large β₂, P at a small one: difference of H's "
-    "shares",
+    "shares in the falls of curves averaged over ten steps",
+    alternative="the difference between the two halves of a run at one β₂, the larger one",
     needs=GRID,
 )
-def large_beta2_moves_h(run: Evidence) -> float:
+def large_beta2_moves_h(run: Evidence) -> Measured:
     """The share of H in the falls, at the largest β₂ minus that at the smallest.
 
     It is measured at the largest learning rate, where the falls are largest.
     """
-    betas, rate = _values(run, "beta2"), _values(run, "lr")[-1]
-    return _part_of_h(run, rate, betas[-1]) - _part_of_h(run, rate, betas[0])
+    (small, *_, large), rate = _values(run, "beta2"), _values(run, "lr")[-1]
+    whole = _part_of_h(run, rate, large) - _part_of_h(run, rate, small)
+    halves = [
+        _part_of_h(run, rate, beta2, first, last)
+        for beta2 in (small, large)
+        for first, last in ((0.0, 0.5), (0.5, 1.0))
+    ]
+    return Measured(whole, max(abs(halves[0] - halves[1]), abs(halves[2] - halves[3])))
 
 
-def _part_of_h(run: Evidence, lr: float, beta2: float) -> float:
-    """The fraction of all falls of log λ₁(P⁻¹H) from the edge on by which log λ₁(H) fell."""
+def _part_of_h(
+    run: Evidence, lr: float, beta2: float, first: float = 0.0, last: float = 1.0
+) -> float:
+    """The fraction of all falls of log λ₁(P⁻¹H) at the edge by which log λ₁(H) fell.
+
+    Args:
+        run: The grid.
+        lr: The learning rate.
+        beta2: The decay.
+        first: Where to begin, as a fraction of the steps from the arrival to the end.
+        last: Where to end.
+    """
     from aeoskit_experiments.execution import measured
 
-    edge = run.edge_step(lr=lr, beta2=beta2)
+    row = run.at_edge(lr=lr, beta2=beta2)
+    span = row["steps"] - row["arrived"]
     dataset = run.metrics(lr=lr, beta2=beta2)
     steps, ratio = measured(dataset, "ratio")
     at, sharpness = measured(dataset, "sharpness")
     if not np.array_equal(steps, at):
         raise OutOfReach("both sharpnesses must be measured at the same steps")
-    later = steps >= edge
-    falls = np.diff(np.log(ratio[later]))
-    of_h = np.diff(np.log(sharpness[later]))
+    within = (steps >= row["arrived"] + first * span) & (steps <= row["arrived"] + last * span)
+    width = max(1, round(SMOOTHED / np.diff(steps).min()))
+    falls, of_h = (
+        np.diff(np.convolve(np.log(curve[within]), np.full(width, 1 / width), mode="valid"))
+        for curve in (ratio, sharpness)
+    )
     down = falls < 0
     if not down.any():
         raise OutOfReach("the ratio never fell after the edge")
@@ -75,13 +113,16 @@ def _part_of_h(run: Evidence, lr: float, beta2: float) -> float:
     "E10",
     "ratio",
     says="the ratio is near 1 everywhere on the grid: the value farthest from 1",
+    alternative="the same at the threshold of another η, nearest to 1",
     ratio=True,
     needs=GRID,
 )
-def grid_ratio(run: Evidence) -> float:
-    """The ratio that is farthest from 1."""
-    ratios = [run.ratio(lr=row["lr"], beta2=row["beta2"]) for row in run.rows()]
-    return max(ratios, key=lambda value: abs(value - 1))
+def grid_ratio(run: Evidence) -> Measured:
+    """The ratio that is farthest from 1; and the nearest to 1 at another rate's threshold."""
+    found = [ratio_among_others(run, lr=row["lr"], beta2=row["beta2"]) for row in run.rows()]
+    farthest = max((item.value for item in found), key=lambda value: abs(value - 1))
+    others = [item.alternative for item in found if item.alternative is not None]
+    return Measured(farthest, min(others, key=lambda value: abs(math.log(value)), default=None))
 
 
 # E11
@@ -91,49 +132,96 @@ def grid_ratio(run: Evidence) -> float:
     "E11",
     "below",
     says="in the first fifth of the warmup, the ratio to each step's threshold is below 1",
+    alternative="the ratio over the same steps without warmup",
     ratio=True,
     needs=WARMUP,
 )
-def below(run: Evidence) -> float:
+def below(run: Evidence) -> Measured:
     """The median ratio over the first fifth of the longest warmup."""
-    warmup = _values(run, "warmup")[-1]
-    return run.median("ratio", warmup=warmup, first=1, last=warmup / 5)
+    none, *_, warmup = _values(run, "warmup")
+    window = {"first": 1, "last": warmup / 5}
+    return Measured(*(run.median("ratio", warmup=steps, **window) for steps in (warmup, none)))
 
 
 @claim(
     "E11",
     "curvature",
     says="warmup lowers the curvature in mid-training: with warmup over without",
+    alternative="without warmup, the later half of mid-training over the earlier",
     needs=WARMUP,
 )
-def curvature(run: Evidence) -> float:
+def curvature(run: Evidence) -> Measured:
     """The median raw sharpness over the middle third, with the longest warmup over without."""
     none, *_, warmup = _values(run, "warmup")
-    steps = run.row(warmup=warmup)["steps"]
-    window = {"first": steps / 3, "last": 2 * steps / 3}
-    with_warmup = run.median("sharpness", warmup=warmup, **window)
-    return with_warmup / run.median("sharpness", warmup=none, **window)
+    third = run.row(warmup=warmup)["steps"] / 3
+
+    def median(length: float, first: float, last: float) -> float:
+        return run.median("sharpness", warmup=length, first=first * third, last=last * third)
+
+    return Measured(
+        median(warmup, 1, 2) / median(none, 1, 2), median(none, 1.5, 2) / median(none, 1, 1.5)
+    )
 
 
 # E12
 
+FEW = 9
+"""The runs of a grid that is too small for a correlation."""
+
 
 @claim(
     "E12",
-    "report",
-    says="a report, not a claim: share of the grid with both a sharpness and a test error",
+    "correlation",
+    says="sharpness and test error side by side, a report that can decide: width of the 95 % "
+    "interval of their rank correlation",
+    alternative=f"the width for {FEW} pairs at random, median of 200",
     needs=REPORT,
 )
-def report(run: Evidence) -> float:
-    """The fraction of the report that is complete."""
-    rows = run.rows()
-    whole = [
-        row
-        for row in rows
+def correlation(run: Evidence) -> Measured:
+    """The width of the interval of the rank correlation over the grid."""
+    pairs = [
+        (row["sharpness"], row["test_error"])
+        for row in run.rows()
         if row.get("diverged_at") is None
-        and all(row.get(name) is not None for name in ("sharpness", "test_error"))
+        and row.get("sharpness") is not None
+        and row.get("test_error") is not None
     ]
-    return len(whole) / len(rows)
+    if len(pairs) <= FEW:
+        raise OutOfReach(f"{len(pairs)} runs have both, and more than {FEW} are needed")
+    sharpness, errors = np.array(pairs).T
+    rho, low, high = rank_correlation(sharpness, errors)
+    generator = np.random.default_rng(0)
+    widths = []
+    for _ in range(200):
+        left, right = (generator.permutation(values)[:FEW] for values in (sharpness, errors))
+        _, *ends = rank_correlation(left, right)
+        widths.append(ends[1] - ends[0])
+    note = f"rank correlation {rho:.2f} ({low:.2f} to {high:.2f}) over {len(pairs)} runs"
+    return Measured(high - low, float(np.median(widths)), note)
+
+
+def rank_correlation(one: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
+    """Spearman's rank correlation and its 95 % interval (Bonett and Wright 2000).
+
+    Args:
+        one: Values, (n,).
+        other: Values, (n,).
+
+    Returns:
+        The correlation and both ends of the interval.
+
+    >>> rho, low, high = rank_correlation(np.arange(20.0), np.arange(20.0) ** 2)
+    >>> round(rho, 3), low > 0.99
+    (1.0, True)
+    """
+    from scipy.stats import spearmanr
+
+    rho = float(spearmanr(one, other).statistic)
+    if math.isnan(rho):
+        raise OutOfReach("all runs have the same sharpness, or the same test error")
+    error = 1.96 * math.sqrt((1 + rho**2 / 2) / (len(one) - 3))
+    center = math.atanh(min(max(rho, -1 + 1e-9), 1 - 1e-9))
+    return rho, math.tanh(center - error), math.tanh(center + error)
 
 
 # E13
@@ -142,37 +230,20 @@ def report(run: Evidence) -> float:
 @claim(
     "E13",
     "heavy-ball",
-    says="with ε ≫ √ν, Adam is momentum with learning rate η/ε: raw sharpness stops at 38ε/η",
+    says="with ε ≫ √ν, Adam is momentum with learning rate η/ε: raw sharpness is blocked at 38ε/η, "
+    "where its steps gain nothing",
+    alternative="raw sharpness over 38ε/η at a small ε, which is no limit then",
     ratio=True,
-    needs=RunSpec("e13-epsilon", "eps-1"),
+    needs=EPSILON,
 )
-def heavy_ball(run: Evidence) -> float:
-    """The raw sharpness over 38ε/η at the largest ε."""
-    return run.end("sharpness") / (run.row()["threshold"] * 1.0)
-
-
-@claim(
-    "E13",
-    "adam",
-    says="with a small ε, the ratio is that of Adam",
-    ratio=True,
-    needs=RunSpec("e13-epsilon", "eps-1e-07"),
-)
-def adam(run: Evidence) -> float:
-    """The ratio at the smallest ε."""
-    return run.ratio()
-
-
-@claim(
-    "E13",
-    "beyond",
-    says="with a small ε, raw sharpness rises far above 38ε/η, which is no limit then",
-    unit="×",
-    needs=RunSpec("e13-epsilon", "eps-1e-07"),
-)
-def beyond(run: Evidence) -> float:
-    """The raw sharpness over 38ε/η at the smallest ε."""
-    return run.end("sharpness") / (run.row()["threshold"] * 1e-7)
+def heavy_ball(run: Evidence, adam: Evidence) -> Measured:
+    """The raw sharpness over 38ε/η at the edge, at the largest ε; and at the smallest."""
+    row = run.at_edge()
+    run.trained()
+    first, last = row["window"]
+    value = run.median("sharpness", first=first, last=last) / row["threshold"]
+    other = adam.end("sharpness") / (adam.row()["threshold"] * 1e-7)
+    return Measured(value, other, f"ζ is {row['zeta']:.3g}")
 
 
 # E14
@@ -186,57 +257,63 @@ BEFORE = 15
 
 @claim(
     "E14",
-    "overshoot",
-    says="at a large β₂, loss spikes follow overshoots of λ₁(P⁻¹H): share of spikes",
+    "auc",
+    says="at a large β₂, loss spikes follow overshoots of λ₁(P⁻¹H): chance that the highest ratio in "
+    "the 15 steps before a spike is above that of another window",
+    alternative="the same for spikes at shifted times, the median of 100 shifts",
     needs=SPIKES,
 )
-def overshoot(run: Evidence) -> float:
-    """The fraction of the spikes before which the ratio was above 1."""
+def auc(run: Evidence) -> Measured:
+    """The area under the curve of the highest ratio as a predictor of a spike."""
     beta2 = _values(run, "beta2")[-1]
-    return float(np.mean(_highest_before(run, beta2, _peaks(run, beta2)) > 1))
+    first, last = run.arrived(beta2=beta2) + BEFORE, run.row(beta2=beta2)["steps"]
+    peaks = np.array([spike.peak for spike in _spikes(run, beta2)])
+    anywhere = np.arange(first, last)
+    highest = _highest_before(run, beta2, anywhere)
+    shifts = np.random.default_rng(0).integers(1, last - first, 100)
+    shifted = [first + (peaks - first + shift) % (last - first) for shift in shifts]
+    found = [_auc(anywhere, highest, np.sort(times)) for times in (peaks, *shifted)]
+    return Measured(found[0], float(np.median(found[1:])), f"{len(peaks)} spikes")
 
 
-@claim(
-    "E14",
-    "no-coincidence",
-    says="spikes follow overshoots more often than by chance: share of spikes minus that of all "
-    "steps at the edge",
-    needs=SPIKES,
-)
-def no_coincidence(run: Evidence) -> float:
-    """The fraction of spikes after an overshoot, minus that of all windows."""
-    beta2 = _values(run, "beta2")[-1]
-    steps = run.row(beta2=beta2)["steps"]
-    anywhere = np.arange(run.edge_step(beta2=beta2) + BEFORE, steps)
-    after = _highest_before(run, beta2, _peaks(run, beta2)) > 1
-    return float(np.mean(after)) - float(np.mean(_highest_before(run, beta2, anywhere) > 1))
+def _auc(steps: np.ndarray, highest: np.ndarray, peaks: np.ndarray) -> float:
+    """The chance that the value at a peak is above that at a step away from all peaks."""
+    from scipy.stats import mannwhitneyu
+
+    nearest = np.abs(steps[:, None] - peaks[None, :]).min(1)
+    at, away = highest[np.isin(steps, peaks)], highest[nearest > BEFORE]
+    if not at.size or not away.size:
+        raise OutOfReach("spikes are everywhere: there is no other window")
+    return float(mannwhitneyu(at, away).statistic / (at.size * away.size))
 
 
 @claim(
     "E14",
     "height",
     says="spikes are higher at a large β₂ than at a small one: ratio of the median heights",
+    alternative="the later half of the spikes at the large β₂ over the earlier half, or the inverse",
     needs=SPIKES,
 )
-def height(run: Evidence) -> float:
+def height(run: Evidence) -> Measured:
     """The median height of the spikes at the largest β₂ over that at the smallest."""
-    betas = _values(run, "beta2")
-    large, small = (
-        np.median([spike.height for spike in _spikes(run, beta2)])
-        for beta2 in (betas[-1], betas[0])
+    small, *_, large = (
+        [spike.height for spike in _spikes(run, beta2)] for beta2 in _values(run, "beta2")
     )
-    return float(large / small)
+    half = len(large) // 2
+    early, late = np.median(large[:half]), np.median(large[half:])
+    other = max(early, late) / min(early, late)
+    return Measured(float(np.median(large) / np.median(small)), float(other))
 
 
 def _spikes(run: Evidence, beta2: float) -> list:
     from aeoskit.figures import find_spikes
     from aeoskit_experiments.execution import measured
 
-    edge = run.edge_step(beta2=beta2)
+    edge = run.arrived(beta2=beta2)
     found = [
         spike
         for spike in find_spikes(*measured(run.metrics(beta2=beta2), "loss"))
-        if spike.onset >= edge
+        if spike.onset >= edge + BEFORE
     ]
     if len(found) < FEWEST:
         raise OutOfReach(
@@ -244,10 +321,6 @@ def _spikes(run: Evidence, beta2: float) -> list:
             f"{FEWEST} are needed"
         )
     return found
-
-
-def _peaks(run: Evidence, beta2: float) -> np.ndarray:
-    return np.array([spike.peak for spike in _spikes(run, beta2)])
 
 
 def _highest_before(run: Evidence, beta2: float, steps: np.ndarray) -> np.ndarray:
