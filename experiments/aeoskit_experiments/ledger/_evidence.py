@@ -120,13 +120,14 @@ class Evidence:
         scale = self.row(branch, **values)["threshold"] if raw else 1.0
         return steps, running_median(steps, found / scale)
 
-    def value_at(self, name: str, step: float, branch: str = "main", **values: Any) -> float:
+    def value_at(self, name: str, step: float | int, branch: str = "main", **values: Any) -> float:
         """The running median of a quantity at the first measurement from a step on."""
         steps, found = self.curve(name, branch, **values)
         later = found[steps >= step]
         if not later.size:
             raise OutOfReach(
-                f"{name.replace('_', ' ')} was not measured on branch {branch} from step {step:g} on"
+                f"{name.replace('_', ' ')} was not measured on branch {branch} from step {step:g} "
+                f"on"
             )
         return float(later[0])
 
@@ -222,6 +223,17 @@ def finite(value: Any, otherwise: str) -> float:
     if value is None or math.isnan(value):
         raise OutOfReach(otherwise)
     return float(value)
+
+
+def share(truths: list[bool], otherwise: str) -> float:
+    """The fraction that is true, or `OutOfReach` with the reason if there are none.
+
+    >>> share([True, False], "no optimizer ran")
+    0.5
+    """
+    if not truths:
+        raise OutOfReach(otherwise)
+    return sum(truths) / len(truths)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -81,7 +81,7 @@ def judge(
     >>> judge([Finding("measured", 6.0), Finding("measured", 4.0)], Bounds(low=5.0))
     ('fail', 5.0, '1 of 2 seeds pass')
     >>> judge([Finding("measured", 6.0, alternative=5.5)], Bounds(low=5.0), has_alternative=True)
-    ('unreachable', 6.0, 'the alternative, 5.5, is within the bounds too, which decide nothing here')
+    ('unreachable', 6.0, 'the alternative, 5.5, is within the bounds too, ...')
     """
     judged = [_judge_one(item, bounds, has_alternative) for item in findings]
     verdicts = [verdict for verdict, _ in judged]
@@ -90,7 +90,11 @@ def judge(
         reasons.insert(0, f"{verdicts.count('pass')} of {len(findings)} seeds pass")
     numbers = [item.value for item in findings if item.value is not None]
     value = statistics.median(numbers) if numbers else None
-    overall = next((word for word in ("fail", "unreachable") if word in verdicts), "pass")
+    overall: Verdict = "pass"
+    if "fail" in verdicts:
+        overall = "fail"
+    elif "unreachable" in verdicts:
+        overall = "unreachable"
     return overall, value, "; ".join(reasons)
 
 

@@ -99,8 +99,8 @@ def compensates(run: Evidence) -> Measured:
 @claim(
     "E8",
     "peak",
-    says="momentum's raw sharpness is blocked at its threshold: the peak of its running median over "
-    "50 steps, over the threshold",
+    says="momentum's raw sharpness is blocked at its threshold: the peak of its running median "
+    "over 50 steps, over the threshold",
     alternative="Adam's peak on the same data, over that threshold",
     ratio=True,
     needs=MOMENTUM,
@@ -167,8 +167,8 @@ def frozen_growth(run: Evidence) -> Measured:
 @claim(
     "E9",
     "momentum-peak",
-    says="switched to momentum at .95 of its threshold, raw sharpness is blocked there: the peak of "
-    "its running median over 50 steps, over the threshold",
+    says="switched to momentum at .95 of its threshold, raw sharpness is blocked there: the peak "
+    "of its running median over 50 steps, over the threshold",
     alternative="the peak of the branch that continues Adam, over that threshold",
     ratio=True,
     needs=BRANCHES,
@@ -176,9 +176,8 @@ def frozen_growth(run: Evidence) -> Measured:
 def switched_peak(run: Evidence) -> Measured:
     """The switched branch's peak over its threshold."""
     threshold = run.row("momentum")["threshold"]
-    start = _start(run, "momentum")
-    peaks = (run.peak("sharpness", "momentum"), run.peak("sharpness", first=start))
-    return Measured(*(peak / threshold for peak in peaks))
+    adam = run.peak("sharpness", first=_start(run, "momentum"))
+    return Measured(run.peak("sharpness", "momentum") / threshold, adam / threshold)
 
 
 def _rates(run: Evidence) -> list[float | int]:

@@ -1,6 +1,7 @@
 """E1 to E6: the ratio to the threshold is 1 for all settings, networks and optimizers."""
 
 import functools
+import itertools
 import math
 from typing import Any
 
@@ -239,7 +240,7 @@ def monotone(run: Evidence) -> Measured:
     ends = np.linspace(last / 2, last, 5)
     quarters = [
         run.median("ratio", batch=sizes[-1], first=first, last=end)
-        for first, end in zip(ends[:-1], ends[1:], strict=True)
+        for first, end in itertools.pairwise(ends.tolist())
     ]
     return Measured(float(np.diff(ratios).min()), float(np.diff(quarters).min()))
 
@@ -282,7 +283,7 @@ MOVED = 1.3
     "equilibrates",
     says="with half of the examples in a batch the ratio settles while raw sharpness moves: drift "
     "of the log ratio",
-    alternative="the drift of the log of raw sharpness, which is that of the ratio if P stood still",
+    alternative="the drift of the log of raw sharpness: that of the ratio if P stood still",
     needs=BATCHES,
 )
 def equilibrates(run: Evidence) -> Measured:

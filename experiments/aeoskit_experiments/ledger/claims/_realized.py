@@ -1,6 +1,7 @@
 """E16: at the edge by what the steps do, whatever β₂ and whatever the ratio."""
 
 import functools
+import itertools
 
 from aeoskit_experiments.ledger._claim import Measured, OutOfReach, Refuted, RunSpec, claim
 from aeoskit_experiments.ledger._evidence import Evidence, finite
@@ -97,7 +98,7 @@ def offset(run: Evidence) -> Measured:
     """The ratio at the smallest β₂ over that at .99, if it falls from each to the next."""
     rows = sorted(_lanes(run), key=lambda row: row["beta2"])
     ratios = [finite(row.get("ratio"), "no ratio was measured") for row in rows]
-    if any(later > earlier for earlier, later in zip(ratios[:-1], ratios[1:], strict=True)):
+    if any(later > earlier for earlier, later in itertools.pairwise(ratios)):
         words = ", ".join(f"{ratio:.3g}" for ratio in ratios)
         raise Refuted(f"the ratio does not fall from each β₂ to the next: {words}")
     small, large = rows[0], run.row(beta2=0.99)
