@@ -11,6 +11,8 @@ from aeoskit.record import read_run
 from aeoskit_experiments.execution import Outcome, execute
 from aeoskit_experiments.pipelines import Pipeline, data, model, track
 from aeoskit_experiments.recipes import make_recipe
+from aeoskit_experiments.recipes._theory import FORGET
+from aeoskit_experiments.recipes._thresholds import ALL
 
 
 def strict(outcome: Outcome) -> dict[str, Any]:
@@ -91,3 +93,14 @@ def test_threshold_table(runs: Path) -> None:
     frozen = [row for row in outcome.summary["runs"] if row["branch"] == "below"]
     assert [row["ratio"] for row in frozen] == pytest.approx([0.95] * 3, rel=1e-3)
     drawn(outcome)
+
+
+@pytest.mark.nightly
+def test_e15_each_threshold_is_where_a_frozen_run_turns(runs: Path) -> None:
+    """E15, of our own algebra: it is a test, and no claim of the ledger."""
+    rows = strict(execute(make_recipe("e15-theory", seed=3), root=runs))["rows"]
+    assert [row["optimizer"] for row in rows] == list(ALL)
+    assert [row["optimizer"] for row in rows if not row["converges"]] == []
+    assert [row["optimizer"] for row in rows if not row["diverges"]] == []
+    live = {row["optimizer"]: row["live_ratio"] for row in rows if row["optimizer"] in FORGET}
+    assert {name: ratio for name, ratio in live.items() if not 0.9 <= ratio <= 1.15} == {}
