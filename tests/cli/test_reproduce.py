@@ -26,7 +26,7 @@ def row(experiment: str, claim: str, verdict: Any, **others: Any) -> Row:
         "bounds": (5.0, None),
         "bounds_reason": "x",
         "reason": "",
-        "seeds": (3, 4),
+        "seeds": (4, 5),
         "values": (None, None),
         "spread": None,
         "judged": 2,
@@ -48,7 +48,7 @@ ROWS = (
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Stands in for `reproduce`: what it was asked for."""
     found: list[dict[str, Any]] = []
-    work = LedgerRun(key="a.seed3", label="a, seed 3", setting="reference", seed=3, status="failed")
+    work = LedgerRun(key="a.seed4", label="a, seed 4", setting="reference", seed=4, status="failed")
     ledger = Ledger(
         created="2026-01-02T03:04:05",
         updated="2026-01-02T03:04:05",
@@ -58,7 +58,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def stand_in(*, listener: Any, **given: Any) -> LedgerOutcome:
         found.append(given)
-        listener.began("a, seed 3", 1, 2)
+        listener.began("a, seed 4", 1, 2)
         listener.started("main", 10)
         listener.finished("main")
         listener.noted("main: lane 1 diverged at step 7.")
@@ -92,7 +92,7 @@ def test_it_prints_a_table_and_what_failed(asked: list[Any], capsys: Capture) ->
     ]
     out, err = capsys.readouterr()
     assert err.splitlines() == [
-        "1/2 a, seed 3 (after 0 s)",
+        "1/2 a, seed 4 (after 0 s)",
         "main: 10 steps",
         "main: lane 1 diverged at step 7.",
         "  failed: its process ended",
@@ -134,7 +134,7 @@ def test_a_claim_with_its_spread_has_one_line_of_80_columns(
         unit="",
         value=0.9871,
         values=(0.9712, 0.9944, 0.9871),
-        seeds=(3, 4, 5),
+        seeds=(4, 5, 6),
         spread=(0.9712, 0.9944),
         bounds=(0.85, 1.15),
     )

@@ -195,14 +195,14 @@ def test_every_kind_of_verdict(whole: tuple[Any, Path]) -> None:
     assert rows["two"]["value"] == 10
     assert rows["too-small"]["bounds"] == (1.0, 2.0)
     assert rows["fine"]["bounds"] == (0.0, None)
-    assert rows["fine"]["folder"] == "runs/good.seed3"
+    assert rows["fine"]["folder"] == "runs/good.seed4"
     assert (folder / rows["fine"]["figure"]).is_file()
     assert outcome.exit_code == 1
     # Each work once: good and its other case, and the one that diverges.
     assert sorted(path.name for path in (folder / "runs").iterdir()) == [
-        "good.other.seed3",
-        "good.seed3",
-        "wild.seed3",
+        "good.other.seed4",
+        "good.seed4",
+        "wild.seed4",
     ]
 
 
@@ -288,7 +288,7 @@ def test_all_ratios_are_in_one_picture(tmp_path: Path) -> None:
 
 def test_seeds_and_spread_and_going_on(tmp_path: Path) -> None:
     shown = a_claim(
-        "shown", lambda run: [4.0, 7.0][run.run.pipeline["stages"][0]["options"]["seed"] - 3]
+        "shown", lambda run: [4.0, 7.0][run.run.pipeline["stages"][0]["options"]["seed"] - 4]
     )
     never = a_claim(
         "never", final_loss, RunSpec("good"), RunSpec("good", "main", "grid <1>", {"steps": 5})
@@ -297,11 +297,11 @@ def test_seeds_and_spread_and_going_on(tmp_path: Path) -> None:
     runner = Counting()
     first = ledger_of(tmp_path, shown, never, bounds=bounds, runner=runner)
     assert first.exit_code == 1
-    assert runner.ran == ["good.seed3"]
+    assert runner.ran == ["good.seed4"]
     # A ledger only grows: the seed that is there is not run again; the grid stands behind.
     runner = Counting()
     outcome = ledger_of(tmp_path, shown, never, bounds=bounds, runner=runner, seeds=2, grid=True)
-    assert runner.ran == ["good.seed4", "good.grid-1.seed3", "good.grid-1.seed4"]
+    assert runner.ran == ["good.seed5", "good.grid-1.seed4", "good.grid-1.seed5"]
     row = outcome.summary["rows"][0]
     assert (row["value"], row["values"], row["spread"]) == (5.5, (4.0, 7.0), (4.0, 7.0))
     assert (row["verdict"], row["reason"]) == ("fail", "1 of 2 seeds pass")
@@ -328,7 +328,7 @@ def test_ctrl_c_keeps_what_was_done_and_it_goes_on(tmp_path: Path) -> None:
     assert (outcome.summary["status"], outcome.summary["waiting"]) == ("interrupted", 1)
     runner = Counting()
     outcome = ledger_of(tmp_path, *claims, runner=runner)
-    assert (runner.ran, outcome.exit_code) == (["good.other.seed3"], 0)
+    assert (runner.ran, outcome.exit_code) == (["good.other.seed4"], 0)
     # What another pipeline has left there is not taken for it.
     with pytest.raises(UserError, match="was made by another pipeline") as caught:
         ledger_of(tmp_path, a_claim("one", final_loss, RunSpec("good", options={"steps": 15})))
@@ -355,10 +355,10 @@ class TestWorksThatRewind:
         folder, runner = tmp_path / "ledger", Counting()
         claims = [onward(), a_claim("past", final_loss, PAST)]
         outcome = ledger_of(folder, *claims, runner=runner, seeds=2)
-        assert runner.ran == ["good.seed3", "onward.seed3", "good.seed4", "onward.seed4"]
+        assert runner.ran == ["good.seed4", "onward.seed4", "good.seed5", "onward.seed5"]
         row = by_name(outcome)["onward"]
         assert (row["verdict"], row["value"], row["values"]) == ("pass", 5, (5, 5))
-        for seed in (3, 4):
+        for seed in (4, 5):
             past, later = (
                 read_run(folder / "runs" / f"{name}.seed{seed}").metrics["loss"].values.ravel()
                 for name in ("good", "onward")
@@ -373,15 +373,15 @@ class TestWorksThatRewind:
     def test_a_past_that_is_run_again_takes_what_rewinds_it_along(self, tmp_path: Path) -> None:
         ledger_of(tmp_path, onward())
         # As one that was killed: its rows and states are there.
-        (tmp_path / "runs" / "good.seed3" / "summary.json").unlink()
+        (tmp_path / "runs" / "good.seed4" / "summary.json").unlink()
         runner = Counting()
         assert ledger_of(tmp_path, onward(), runner=runner).exit_code == 0
-        assert runner.ran == ["good.seed3", "onward.seed3"]
+        assert runner.ran == ["good.seed4", "onward.seed4"]
 
     def test_a_past_that_cannot_be_rewound_says_why(self, tmp_path: Path) -> None:
         runner = Counting()
         outcome = ledger_of(tmp_path / "far", onward(11), runner=runner)
-        assert runner.ran == ["good.seed3"]
+        assert runner.ran == ["good.seed4"]
         row = by_name(outcome)["onward"]
         assert row["verdict"] == "unreachable"
         assert "at is 11, but training has only 10 steps in all" in row["reason"]
@@ -391,7 +391,7 @@ class TestWorksThatRewind:
 
         row = by_name(ledger_of(tmp_path / "failed", onward(), runner=failing))["onward"]
         assert row["verdict"] == "unreachable"
-        assert row["reason"] == "good, seed 3, which it rewinds, failed"
+        assert row["reason"] == "good, seed 4, which it rewinds, failed"
 
 
 def test_a_changed_bound_is_reported_whatever_happens_next(tmp_path: Path) -> None:
@@ -496,7 +496,7 @@ def test_a_number_whose_alternative_is_within_the_bounds_decides_nothing(tmp_pat
     assert "Alternatives: told-apart, both, neither, unknown, not-finite: if it stayed" in markdown
     # The seeds on which settings were looked for are not those on which claims are judged.
     assert not {*outcome.summary["seeds"]} & {*outcome.summary["trial_seeds"]}
-    assert "3 (settings were looked for on 0, 1 and 2)" in markdown
+    assert "4 (settings were looked for on 0, 1, 2 and 3)" in markdown
 
 
 class TestRegistered:
@@ -641,10 +641,10 @@ def test_a_worker_that_dies_costs_its_own_work(tmp_path: Path) -> None:
     )
     worker.close()
     assert heard.events == [
-        ("good, seed 3", 1, 2),
+        ("good, seed 4", 1, 2),
         ("failed",),
         ("one", "fail"),
-        ("good other, seed 3", 2, 2),
+        ("good other, seed 4", 2, 2),
         *[("main", done, "loss") for done in (5, 10, 15, 20)],
         ("finished",),
         ("two", "pass"),

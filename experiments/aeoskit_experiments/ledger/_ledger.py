@@ -27,7 +27,7 @@ class LedgerRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         size: "small" or "paper".
-        seeds: Number of seeds of each run: 3, 4, …, after those of trials.
+        seeds: Number of seeds of each run: 4, 5, …, after those of trials.
         grid: Whether further settings are judged as well.
         only: The experiments; empty for all.
     """
@@ -63,7 +63,7 @@ class LedgerRequest(msgspec.Struct, frozen=True, kw_only=True):
         """The seeds on which claims are judged, which follow those of trials.
 
         >>> LedgerRequest(seeds=2).judged_seeds
-        (3, 4)
+        (4, 5)
         """
         first = max(TRIAL_SEEDS) + 1
         return tuple(range(first, first + self.seeds))

@@ -155,8 +155,8 @@ def facts(ledger: Ledger) -> dict[str, str]:
 def _listed(seeds: Sequence[int]) -> str:
     """Whole numbers in words.
 
-    >>> _listed((0, 1, 2)), _listed((3,))
-    ('0, 1 and 2', '3')
+    >>> _listed((0, 1, 2)), _listed((4,))
+    ('0, 1 and 2', '4')
     """
     *most, last = map(str, seeds)
     return f"{', '.join(most)} and {last}" if most else last

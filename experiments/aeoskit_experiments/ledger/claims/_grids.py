@@ -289,26 +289,29 @@ def _auc(steps: np.ndarray, highest: np.ndarray, peaks: np.ndarray) -> float:
     at, away = highest[np.isin(steps, peaks)], highest[nearest > BEFORE]
     if not at.size or not away.size:
         raise OutOfReach("spikes are everywhere: there is no other window")
-    differences = np.sign(at[:, None] - away)
-    return float((1 + differences.mean()) / 2)
+    return _chance(at, away)
 
 
 @claim(
     "E14",
     "height",
-    says="spikes are higher at a large β₂ than at a small one: ratio of the median heights",
-    alternative="the later half of the spikes at the large β₂ over the earlier half, or inverse",
+    says="spikes are higher at a large β₂ than at a small one: chance that one of each is",
+    alternative="the same of the later and the earlier spikes at the large β₂, or 1 minus that",
     needs=SPIKES,
 )
 def height(run: Evidence) -> Measured:
-    """The median height of the spikes at the largest β₂ over that at the smallest."""
+    """The chance that a spike at the largest β₂ is higher than one at the smallest."""
     small, *_, large = (
-        [spike.height for spike in _spikes(run, beta2)] for beta2 in _values(run, "beta2")
+        np.array([spike.height for spike in _spikes(run, beta2)]) for beta2 in _values(run, "beta2")
     )
     half = len(large) // 2
-    early, late = np.median(large[:half]), np.median(large[half:])
-    other = max(early, late) / min(early, late)
-    return Measured(float(np.median(large) / np.median(small)), float(other))
+    later = _chance(large[half:], large[:half])
+    return Measured(_chance(large, small), max(later, 1 - later))
+
+
+def _chance(one: np.ndarray, other: np.ndarray) -> float:
+    """The chance that a value of one is above a value of the other; equal ones count half."""
+    return float((1 + np.sign(one[:, None] - other).mean()) / 2)
 
 
 def _spikes(run: Evidence, beta2: float) -> list:
