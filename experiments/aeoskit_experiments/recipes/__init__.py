@@ -17,6 +17,7 @@ from aeoskit_experiments.recipes._grids import e13_epsilon as e13_epsilon
 from aeoskit_experiments.recipes._grids import e14_spikes as e14_spikes
 from aeoskit_experiments.recipes._multiplier import multiplier_edge as multiplier_edge
 from aeoskit_experiments.recipes._optimizers import e05_optimizers as e05_optimizers
+from aeoskit_experiments.recipes._realized import e16_realized as e16_realized
 from aeoskit_experiments.recipes._registry import RECIPES as RECIPES
 from aeoskit_experiments.recipes._registry import find_recipe as find_recipe
 from aeoskit_experiments.recipes._registry import make_recipe as make_recipe
