@@ -1,9 +1,11 @@
 """The realized edge in runs: their records, states, branches and summaries."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import xarray as xr
 
@@ -152,6 +154,33 @@ def test_a_rewound_run_finds_the_same_edge(whole: tuple[Outcome, Notes], tmp_pat
     (row,) = again.summary["runs"]
     (first,) = [row for row in outcome.summary["runs"] if row["branch"] == "main"]
     assert (row["arrived"], row["state"]) == (first["arrived"], first["state"])
+
+
+def test_a_record_without_it_is_rewound_by_the_ratio_which_is_said(
+    whole: tuple[Outcome, Notes], tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(whole[0].folder, old)
+    table = pq.read_table(old / "metrics.parquet")
+    kept = [name for name in table.column_names if "edge" not in name]
+    pq.write_table(table.select(kept), old / "metrics.parquet")
+    notes = Notes()
+    again = execute(
+        pipe(
+            rewind(old, at="edge"),
+            train(steps=230),
+            branch("switch", optimizer="momentum", lr=0.1, at="edge", name="momentum"),
+        ),
+        root=tmp_path,
+        listener=notes,
+    )
+    begun = int(read_run(again.folder).metrics["step"][0])
+    found, branching = again.summary["warnings"][:2]
+    assert (
+        f"{old} has no realized edges: it is rewound to step {begun}, by which its ratio" in found
+    )
+    assert branching.startswith("no realized edge is known of the whole run: a branch at the edge")
+    assert notes.heard[:2] == [f"{found}.", f"{branching}."]
 
 
 def test_a_small_beta2_is_warned_of(whole: tuple[Outcome, Notes], tmp_path: Path) -> None:

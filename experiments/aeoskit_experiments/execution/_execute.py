@@ -132,9 +132,10 @@ def _carry_out(
         writer = _create(pipeline, store, root, folder, lanes)
         status = "finished"
         ends: Ends = {}
+        warnings: list[str] = []
         try:
             with lost_process_as_error(writer.path), imported_meanwhile(*_LATER), phase("train"):
-                _train_groups(groups, setup, store, writer, listener, interrupt, ends)
+                _train_groups(groups, setup, store, writer, listener, interrupt, ends, warnings)
         except KeyboardInterrupt:
             if _empty(writer):
                 writer.discard()  # Stopped before the first chunk: there is nothing to keep.
@@ -147,7 +148,7 @@ def _carry_out(
             else:
                 writer.close({"runs": []}, status="failed")
             raise
-        return _conclude(pipeline, groups, lanes, writer, status, begun, listener, ends)
+        return _conclude(pipeline, groups, lanes, writer, status, begun, listener, ends, warnings)
 
 
 def _train_groups(
@@ -158,6 +159,7 @@ def _train_groups(
     listener: Listener,
     interrupt: Interrupt,
     ends: Ends,
+    warnings: list[str],
 ) -> None:
     """Run one group after the other; the first one's setup exists already."""
     offset = 0
@@ -189,6 +191,7 @@ def _train_groups(
                 checkpoints=store.checkpoints,
                 checkpoint_every=store.checkpoint_every,
                 interrupt=interrupt,
+                warnings=warnings,
             ),
             ends=ends,
         )
@@ -279,6 +282,7 @@ def _conclude(
     begun: float,
     listener: Listener,
     ends: Ends,
+    warnings: list[str],
 ) -> Outcome:
     """Summarize, draw and close the record, in the first process."""
     if not is_leader():
@@ -295,8 +299,8 @@ def _conclude(
         runs[0] |= summarize_edge(select(dataset, "main", {}), runs_raw(groups[0][1], "main"))
     plot = pipeline.declared().plot or Plot()
     summary: dict[str, Any] = {"name": pipeline.name, "runs": runs}
-    if warnings := warnings_of(runs, groups):
-        summary["warnings"] = warnings
+    if said := [*warnings, *warnings_of(runs, groups)]:
+        summary["warnings"] = said
     kind = plot.kind if plot.kind != "auto" else figure_kind(dataset, groups[0][1])
     if kind == "advance":
         summary |= advance_of(dataset, lanes)

@@ -52,6 +52,7 @@ class RunContext:
         checkpoints: whether states are stored.
         checkpoint_every: the period of the main run's checkpoints in steps; None for none.
         interrupt: the user's request to stop, which takes effect between chunks.
+        warnings: receives what the summary must say beside its numbers.
     """
 
     name: str
@@ -61,6 +62,7 @@ class RunContext:
     checkpoints: bool
     checkpoint_every: int | None
     interrupt: Interrupt
+    warnings: list[str]
 
     @property
     def checkpoint(self) -> str:
@@ -145,11 +147,10 @@ def run_group(
     history = _History(setup.trajectory, carry)
     if setup.start is not None:
         history.prepend(setup.start.source.rows)
-    if not history.has_zeta and any(item.at == "edge" for item in branches):
-        listener.noted(
-            "no realized edge is measured here: a branch at the edge begins when the ratio to the "
-            "threshold has risen to 0.9."
-        )
+    for warning in _by_ratio(setup.start, branches, history):
+        listener.noted(f"{warning}.")
+        if warning not in context.warnings:  # by an earlier group
+            context.warnings.append(warning)
     _train(
         setup.trajectory,
         carry,
@@ -194,6 +195,22 @@ def run_group(
             _Checkpoints(writer, dataclasses.replace(branch_context, checkpoint_every=None), step),
             ends,
         )
+
+
+def _by_ratio(start: Start | None, branches: tuple[Branch, ...], history: "_History") -> list[str]:
+    """What to say where the ratio decides on the edge, for want of a realized edge."""
+    found = []
+    if start is not None and start.source.by_ratio:
+        found.append(
+            f"the run {start.source.run.path} has no realized edges: it is rewound to step "
+            f"{start.source.at}, by which its ratio to the threshold had risen to 0.9"
+        )
+    if not history.has_zeta and any(item.at == "edge" for item in branches):
+        found.append(
+            "no realized edge is known of the whole run: a branch at the edge begins when the "
+            "ratio to the threshold has risen to 0.9"
+        )
+    return found
 
 
 def _rewound(
