@@ -80,6 +80,8 @@ def test_each_step_has_it_across_chunks_and_segments(whole: tuple[Outcome, Notes
     assert (dataset["realized_edge_error"].values[:-1] < 0.05).all()
     due = dataset["step_norm"].notnull().values
     assert dataset["step"].values[due].tolist() == [*range(0, 250, 10)]
+    cost = dataset["realized_edge"].attrs["cost"]
+    assert cost == "no forward pass: the losses are those of the training steps"
 
 
 def test_a_branch_has_it_from_its_own_first_step(whole: tuple[Outcome, Notes]) -> None:
@@ -191,11 +193,17 @@ def test_a_small_beta2_is_warned_of(whole: tuple[Outcome, Notes], tmp_path: Path
 
 
 def test_on_minibatches_it_is_measured_where_the_ratio_is(tmp_path: Path) -> None:
-    outcome = run(tmp_path, batch=16, steps=60, chunk=25)
-    dataset = main_run(outcome)
+    outcome = run(tmp_path, batch=[16, 60], steps=60, chunk=25)
+    both = main_run(outcome)
+    dataset = both.sel(batch=16)
     measured = dataset["realized_edge"].notnull().values
     assert dataset["step"].values[measured].tolist() == [0, 10, 20, 30, 40, 50]
     assert (dataset["ratio"].notnull().values == measured).all()
+    assert both["realized_edge"].sel(batch=60).notnull().sum() == 59
+    assert both["realized_edge"].attrs["cost"] == (
+        "lane 0: one more forward pass of the step's own batch at each measurement; "
+        "lane 1: no forward pass: the losses are those of the training steps"
+    )
 
 
 def test_lanes_and_groups_have_their_own_states(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from aeoskit_experiments.jobs import report_record
 from aeoskit_experiments.parts import fault_in, keep_sources
 from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store
 
-from ._build import Setup, build
+from ._build import Setup, build, is_whole_batch
 from ._draw import draw
 from ._follower import AnyWriter, FollowerWriter
 from ._interrupt import Interrupt
@@ -44,6 +44,12 @@ from ._summary import multiplier_rows, summarize_edge
 
 MATMUL_PRECISION = "highest"
 """The precision of matrix products, full float32 on every backend; recorded with the run."""
+
+EDGE_COSTS = {
+    True: "no forward pass: the losses are those of the training steps",
+    False: "one more forward pass of the step's own batch at each measurement",
+}
+"""What the realized edge costs if a step trains on all of the data, and if it does not."""
 
 _LATER = ("aeoskit.figures", "orbax.checkpoint", "dask.array", "matplotlib.backends.backend_pdf")
 """The modules that store the end of a run and draw it."""
@@ -163,6 +169,7 @@ def _train_groups(
 ) -> None:
     """Run one group after the other; the first one's setup exists already."""
     offset = 0
+    costs: dict[str, list[int]] = {}
     for index, (values, experiment) in enumerate(groups):
         assert experiment.train is not None
         if index > 0:
@@ -177,6 +184,11 @@ def _train_groups(
         labels = ", ".join(
             f"{name} {'none' if value is None else value}" for name, value in values.items()
         )
+        if "realized_edge" in setup.trajectory.probes:
+            whole = is_whole_batch(setup.train, setup.trajectory.objective.n)
+            own = range(offset, offset + len(setup.lanes))
+            costs.setdefault(EDGE_COSTS[whole], []).extend(own)
+            writer.describe("realized_edge", cost=_of_lanes(costs))
         run_group(
             setup,
             msgspec.structs.replace(setup.train, mode=_mode(experiment, setup)),
@@ -196,6 +208,15 @@ def _train_groups(
             ends=ends,
         )
         offset += len(setup.lanes)
+
+
+def _of_lanes(said: dict[str, list[int]]) -> str:
+    """One sentence, or each with the lanes that it is of."""
+    if len(said) == 1:
+        return next(iter(said))
+    return "; ".join(
+        f"lane{'s' * (len(of) > 1)} {', '.join(map(str, of))}: {text}" for text, of in said.items()
+    )
 
 
 def _empty(writer: AnyWriter) -> bool:
