@@ -37,7 +37,6 @@ from ._rows import (
     sides_of,
     threshold_rows,
     warnings_of,
-    with_states,
 )
 from ._run import Ends, RunContext, run_group
 from ._summary import multiplier_rows, summarize_edge
@@ -310,8 +309,7 @@ def _conclude(
         status = broadcast_from_leader("")
         code = EXIT_CODES[status]
         return Outcome(writer.path, {"status": status}, [], status, code, leads=False)
-    run = read_run(writer.path)
-    dataset = with_states(run.metrics, groups, writer)
+    dataset = read_run(writer.path).metrics
     runs = run_rows(dataset, groups, lanes, ends)
     rewind = groups[0][1].rewind
     if rewind is not None and isinstance(rewind.at, int) and lanes == [{}]:
