@@ -21,6 +21,7 @@ from ._criterion import criterion as criterion
 from ._evaluation import Evaluation as Evaluation
 from ._loss import LossAndGradient as LossAndGradient
 from ._loss import StabilityThreshold as StabilityThreshold
+from ._midpoint import midpoint as midpoint
 from ._multiplier import FlipMultiplier as FlipMultiplier
 from ._realized import MAX_ERROR as MAX_ERROR
 from ._realized import RealizedEdge as RealizedEdge

@@ -92,16 +92,8 @@ def realized_edge(
             "realized_edge needs the step that was taken: pass either update, or both params and "
             "new_params, those before and after the step."
         )
-    wanted = _shapes(grads)
     given = {"update": update} if params is None else {"params": params, "new_params": new_params}
-    for name, tree in given.items():
-        found = _shapes(tree)
-        other = next((x for x in wanted | found if wanted.get(x) != found.get(x)), None)
-        if other is not None:
-            raise ValueError(
-                f"{name} has at {other or 'its only leaf'} the shape {found.get(other)}, and grads "
-                f"{wanted.get(other)}: pass both with the structure of the parameters."
-            )
+    check_shapes(grads, "grads", given)
     losses = [jnp.asarray(x) for x in (loss, new_loss)]
     if any(x.ndim for x in losses):
         raise ValueError(
@@ -114,6 +106,25 @@ def realized_edge(
     losses = [x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float) for x in losses]
     value, error = edge_of_losses(*losses, predicted_change, jnp, epsilon)
     return RealizedEdgeOfStep(value, error, predicted_change)
+
+
+def check_shapes(like: PyTree, called: str, given: dict[str, PyTree]) -> None:
+    """Raises a `ValueError` unless some trees have the leaves and shapes of another.
+
+    Args:
+        like: the other.
+        called: its name.
+        given: the trees, by name.
+    """
+    wanted = _shapes(like)
+    for name, tree in given.items():
+        found = _shapes(tree)
+        other = next((x for x in wanted | found if wanted.get(x) != found.get(x)), None)
+        if other is not None:
+            raise ValueError(
+                f"{name} has at {other or 'its only leaf'} the shape {found.get(other)}, and "
+                f"{called} {wanted.get(other)}: pass both with the structure of the parameters."
+            )
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

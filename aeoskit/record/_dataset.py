@@ -18,12 +18,17 @@ DIVERGED = "diverged_at"
 FLAGS = {"flag_values": list(range(len(CRITERIA))), "flag_meanings": " ".join(CRITERIA)}
 
 
-def build_dataset(table: pa.Table, lanes: Sequence[Mapping[str, Any]]) -> xr.Dataset:
+def build_dataset(
+    table: pa.Table,
+    lanes: Sequence[Mapping[str, Any]],
+    described: Mapping[str, Mapping[str, str]],
+) -> xr.Dataset:
     """The labeled arrays of a run.
 
     Args:
         table: as `build_table` makes it.
         lanes: the swept values of each lane.
+        described: attributes of some variables, by name.
 
     Returns:
         a dataset with dimensions `branch`, one per swept name (`lr`, `beta1`, ...), `step`, and
@@ -59,7 +64,8 @@ def build_dataset(table: pa.Table, lanes: Sequence[Mapping[str, Any]]) -> xr.Dat
         full[tuple(axis[rows] for axis in where)] = array
         extra = ["index"] if len(rest) == 1 else [f"{name}_{axis}" for axis in range(len(rest))]
         flags = FLAGS if name.endswith("_criterion") else {}
-        variables[name] = (["branch", *dims, "step", *extra], place(full), flags)
+        attributes = {**flags, **described.get(name, {})}
+        variables[name] = (["branch", *dims, "step", *extra], place(full), attributes)
 
     diverged = np.full(shape[:2], -1, np.int64)
     if DIVERGED in variables:

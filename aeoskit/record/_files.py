@@ -59,6 +59,18 @@ def write_json(path: Path, value: object) -> Path:
     return write_atomically(path, lambda temporary: temporary.write_bytes(text))
 
 
+def read_json(path: Path, default: Any) -> Any:
+    """Reads a JSON file of a record; the default if it is not there."""
+    if not path.exists():
+        return default
+    try:
+        return msgspec.json.decode(path.read_bytes())
+    except msgspec.DecodeError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}): it was changed after it was written."
+        ) from error
+
+
 def encode_json(value: object, *, sort: bool = False) -> bytes:
     """Encodes plain data, NumPy and JAX arrays as JSON; what is not finite becomes a string."""
     return msgspec.json.encode(encode_nonfinite(to_plain(value)), order="sorted" if sort else None)

@@ -4,13 +4,12 @@ import contextlib
 import difflib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
+from ._files import read_json
 from ._rows import read_rows
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ class Run:
         lanes: the swept values of each lane.
         summary: the numbers that the user was shown; None if the run was not closed.
         status: finished, interrupted, diverged, failed, or "open" if it was not closed.
+        variables: what is said of measurements, by name: attributes of the dataset's variables.
 
     Example:
         >>> import tempfile
@@ -48,6 +48,7 @@ class Run:
     lanes: tuple[Mapping[str, Any], ...]
     summary: Mapping[str, Any] | None
     status: str
+    variables: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @cached_property
     def metrics(self) -> "xr.Dataset":
@@ -67,7 +68,7 @@ class Run:
             table = pq.read_table(closed)
         else:
             table = build_table(read_rows(running) if running.exists() else [], self.lanes)
-        return build_dataset(table, self.lanes)
+        return build_dataset(table, self.lanes, self.variables)
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
@@ -92,17 +93,18 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     if not (path / "pipeline.json").is_file():
         why = "the folder is not a run's" if path.is_dir() else "the path does not exist"
         raise ValueError(f"there is no run at {path}: {why}{_nearest(path)}.")
-    about = _read_json(path / "run.json", {})
-    summary = _read_json(path / "summary.json", None)
+    about = read_json(path / "run.json", {})
+    summary = read_json(path / "summary.json", None)
     return Run(
         path=path,
         name=about.get("name", path.name),
         created=about.get("created", ""),
-        pipeline=_read_json(path / "pipeline.json", {}),
-        environment=_read_json(path / "environment.json", {}),
+        pipeline=read_json(path / "pipeline.json", {}),
+        environment=read_json(path / "environment.json", {}),
         lanes=tuple(about.get("lanes", [{}])),
         summary=summary,
         status="open" if summary is None else summary.get("status", "finished"),
+        variables=about.get("variables", {}),
     )
 
 
@@ -128,17 +130,6 @@ def list_runs(root: str | os.PathLike[str]) -> list[Run]:
         with contextlib.suppress(ValueError):
             runs.append(read_run(path.parent))
     return sorted(runs, key=lambda run: (run.created, run.path.name))
-
-
-def _read_json(path: Path, default: Any) -> Any:
-    if not path.exists():
-        return default
-    try:
-        return msgspec.json.decode(path.read_bytes())
-    except msgspec.DecodeError as error:
-        raise ValueError(
-            f"{path} is not JSON ({error}): it was changed after it was written."
-        ) from error
 
 
 def _nearest(path: Path) -> str:

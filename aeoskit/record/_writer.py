@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from ._files import encode_json, encode_nonfinite, to_json_safe, to_plain, write_json
+from ._files import encode_json, encode_nonfinite, read_json, to_json_safe, to_plain, write_json
 from ._rows import check_measurements, encode_rows, read_rows
 
 Status = Literal["finished", "interrupted", "diverged", "failed"]
@@ -96,6 +96,21 @@ class RunWriter:
                 # Ctrl-C or a full disk: a torn line may only ever be the last one.
                 file.truncate(size)
                 raise
+
+    def describe(self, name: str, **attributes: str) -> None:
+        """Describes a measurement, in `run.json`; as attributes of its variable in the dataset.
+
+        Args:
+            name: that of the measurement.
+            attributes: what to say of it, such as `cost`; replaces what was said before.
+
+        Raises:
+            ValueError: if the run is closed.
+        """
+        self._refuse_closed()
+        about = read_json(self.path / "run.json", {})
+        about.setdefault("variables", {}).setdefault(name, {}).update(attributes)
+        write_json(self.path / "run.json", about)
 
     def mark_diverged(self, branch: str, lane: int | np.integer, step: int | np.integer) -> None:
         """Notes that a lane of a branch diverged at a step: `diverged_at` in the dataset."""

@@ -19,8 +19,10 @@ from ._states import STATES as STATES
 from ._states import WINDOW as WINDOW
 from ._states import EdgeOfWindow as EdgeOfWindow
 from ._states import EdgeStates as EdgeStates
+from ._states import RecentSteps as RecentSteps
 from ._states import edge_of_window as edge_of_window
 from ._states import edge_states as edge_states
+from ._states import next_states as next_states
 from ._stream import Chunk as Chunk
 from ._stream import choose_mode as choose_mode
 from ._stream import chunk_length as chunk_length

@@ -59,6 +59,79 @@ class EdgeStates(NamedTuple):
         return STATES[int(known[-1])] if known.size else None
 
 
+class RecentSteps(NamedTuple):
+    """What the states of the next steps need of those before.
+
+    Attributes:
+        first: the first step of all; None before it.
+        period: the smallest distance of two steps, at most the window's length.
+        been: whether the run has been at the edge.
+        steps: those of the last window, (n,).
+        zeta: the realized edge at each, (n,).
+
+    Example:
+        >>> RecentSteps().been
+        False
+    """
+
+    first: int | None = None
+    period: int | None = None
+    been: bool = False
+    steps: np.ndarray = np.zeros(0, int)
+    zeta: np.ndarray = np.zeros(0)
+
+
+def next_states(
+    recent: RecentSteps, steps: Any, zeta: Any, *, window: int = WINDOW
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], RecentSteps]:
+    """The states at the next steps of a run that goes on: chunk by chunk those of `edge_states`.
+
+    Args:
+        recent: what was returned for the steps before; `RecentSteps()` at first.
+        steps: increasing, later than those before, (n,).
+        zeta: the realized edge at each, (n,); NaN where it is not known or the step goes uphill.
+        window: its length in steps, always the same.
+
+    Returns:
+        The median ζ of the window that ends at each step, (n,); the place of the state in
+        `STATES`, (n,); what the next call needs. NaN where no state follows.
+
+    Example:
+        >>> _, codes, recent = next_states(RecentSteps(), np.arange(60), np.ones(60))
+        >>> _, codes, recent = next_states(recent, np.arange(60, 120), np.zeros(60))
+        >>> STATES[int(codes[-1])]
+        'left'
+    """
+    new = np.asarray(steps)
+    if not new.size:
+        return np.zeros(0), np.zeros(0), recent
+    steps = np.concatenate([recent.steps, new]).astype(new.dtype)
+    values = np.concatenate([recent.zeta, np.asarray(zeta, float)])
+    first = int(steps[0]) if recent.first is None else recent.first
+    periods = np.minimum.accumulate(
+        np.concatenate([[window if recent.period is None else recent.period], np.diff(steps)])
+    )
+    begins = np.searchsorted(steps, steps - window, side="right")
+    counts = np.concatenate([[0], np.cumsum(np.isfinite(values))])
+    ends = np.arange(steps.size) + 1
+    enough = counts[ends] - counts[begins] >= KNOWN * (ends - begins)
+    # Of a window of every single step the first whole one ends one step before its length; how far
+    # apart steps are, the first one does not show.
+    whole = (steps - first >= window - periods) & ((steps > first) | (window == 1))
+    medians = np.where(whole & enough, running_median(steps, values, window), np.nan)[-new.size :]
+    codes = np.select(
+        [medians >= AT_THE_EDGE, medians >= BELOW, medians < BELOW], [2.0, 1.0, 0.0], np.nan
+    )
+    been = np.maximum.accumulate(codes == 2) | recent.been
+    codes[been & (codes == 0)] = 3
+    kept = steps > steps[-1] - window
+    return (
+        medians,
+        codes,
+        RecentSteps(first, int(periods[-1]), bool(been[-1]), steps[kept], values[kept]),
+    )
+
+
 def edge_states(
     steps: Any,
     zeta: Any,
@@ -119,14 +192,9 @@ def edge_states(
         )
     if predicted_change is not None:
         zeta = np.where(np.asarray(predicted_change, float) < 0, zeta, np.nan)
-    medians = _medians(steps, zeta, window)
-    codes = np.select(
-        [medians >= AT_THE_EDGE, medians >= BELOW, medians < BELOW], [2.0, 1.0, 0.0], np.nan
-    )
-    been = np.maximum.accumulate(codes == 2) if codes.size else codes == 2
-    codes[been & (codes == 0)] = 3
+    medians, codes, _ = next_states(RecentSteps(), steps, zeta, window=window)
     arrived, left = _longest_stay(steps, codes)
-    near = _medians(ratio_steps, ratio, window)
+    near, _, _ = next_states(RecentSteps(), ratio_steps, ratio, window=window)
     near, known = near[np.isfinite(near)], medians[np.isfinite(medians)]
     measured = ratio[np.isfinite(ratio)]
     return EdgeStates(
@@ -138,19 +206,6 @@ def edge_states(
         parked=bool(near.size and known.size and near[-1] >= NEAR and known[-1] < BELOW),
         never_below=bool(measured.size and measured.min() >= NEAR),
     )
-
-
-def _medians(steps: np.ndarray, values: np.ndarray, window: int) -> np.ndarray:
-    """The running median of whole windows in which enough is known."""
-    if not steps.size:
-        return np.zeros(0)
-    begins = np.searchsorted(steps, steps - window, side="right")
-    counts = np.concatenate([[0], np.cumsum(np.isfinite(values))])
-    ends = np.arange(steps.size) + 1
-    enough = counts[ends] - counts[begins] >= KNOWN * (ends - begins)
-    # Of a window of every single step the first whole one ends one step before its length.
-    whole = steps - steps[0] >= window - np.diff(steps).min(initial=window)
-    return np.where(whole & enough, running_median(steps, values, window), np.nan)
 
 
 def _longest_stay(steps: np.ndarray, codes: np.ndarray) -> tuple[int | None, int | None]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from aeoskit_experiments.execution import shown_text
+
 
 class Progress:
     """A listener of `execute`, and a context that removes the bar if something is raised.
@@ -51,9 +53,9 @@ class Progress:
             self._bar.start()
         self._tasks[what] = self._bar.add_task(what, total=steps, shown="compiling")
 
-    def advanced(self, what: str, done: int, shown: Mapping[str, float]) -> None:
+    def advanced(self, what: str, done: int, shown: Mapping[str, float | str]) -> None:
         """A chunk has finished."""
-        numbers = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
+        numbers = shown_text(shown)
         if what in self._tasks:
             self._bar.update(self._tasks[what], completed=done, shown=numbers)
         elif not self._quiet:

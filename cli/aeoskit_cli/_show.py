@@ -8,13 +8,14 @@ from aeoskit_cli._print import (
     print_json,
     print_ledger,
     print_numbers,
+    print_rows,
     print_sweep,
     print_table,
 )
 from aeoskit_experiments import UserError
 from aeoskit_experiments.parts import changed_since, is_in_file, source_name
 from aeoskit_experiments.pipelines import Pipeline, stage_words
-from aeoskit_experiments.records import FILES, kind_of, list_records
+from aeoskit_experiments.records import FILES, kind_of, list_records, so_far
 
 _CHANGED = "has changed since: the command runs it as it is now"
 
@@ -68,6 +69,7 @@ def _show_run(run: Path, *, json: bool) -> None:
     # A function without a file has no name that a command or another program could use.
     repeatable = all(map(is_in_file, code))
     changed = changed_since(code)
+    rows = so_far(stored) if stored.status == "open" else []
     if json:
         print_json(
             {
@@ -89,6 +91,7 @@ def _show_run(run: Path, *, json: bool) -> None:
                 "pipeline": pipeline.to_dict(),
                 "environment": stored.environment,
                 "summary": summary,
+                **({"so_far": rows} if rows else {}),
             }
         )
         return
@@ -118,6 +121,8 @@ def _show_run(run: Path, *, json: bool) -> None:
                 "runs it again; elsewhere, put the functions at the top of a file"
             )
     print_numbers(summary)
+    if rows:
+        print_rows(rows, "so far")
 
 
 def _plain(text: str) -> str:

@@ -4,9 +4,12 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+
+if TYPE_CHECKING:  # listing records needs no jax
+    from aeoskit.record import Run
 
 RecordKind = Literal["run", "suite", "sweep", "ledger"]
 FILES: dict[RecordKind, str] = {
@@ -68,6 +71,39 @@ def list_records(root: str | os.PathLike[str]) -> list[Record]:
             with contextlib.suppress(ValueError, OSError):
                 found.append(read(file.parent))
     return sorted(found, key=lambda record: (record.created, record.folder))
+
+
+def so_far(run: "Run") -> list[dict[str, Any]]:
+    """The last step of each branch and lane of a run that may go on.
+
+    Args:
+        run: The run.
+
+    Returns:
+        For each its labels, `step`, `loss`, and `state`, the last one known; None where none is.
+    """
+    from aeoskit.record import lane_selection
+    from aeoskit.trajectory import STATES
+
+    metrics = run.metrics
+    found = []
+    for branch in map(str, metrics["branch"].values):
+        for lane in run.lanes:
+            part = metrics.sel(branch=branch, **lane_selection(metrics, lane))
+            rows = part["loss"].dropna("step")
+            if not rows.size:
+                continue
+            codes = part["edge_state"].dropna("step") if "edge_state" in part else rows[:0]
+            found.append(
+                {
+                    "branch": branch,
+                    **lane,
+                    "step": int(rows["step"][-1]),
+                    "loss": float(rows[-1]),
+                    "state": STATES[int(codes[-1])] if codes.size else None,
+                }
+            )
+    return found
 
 
 class _Suite(msgspec.Struct):

@@ -254,6 +254,27 @@ def test_runs_lists_them_and_show_finds_the_latest(
     assert "there is no folder 'elsewhere'" in capsys.readouterr().err
 
 
+def test_show_says_how_far_a_running_one_is(capsys: Capture, tmp_path: Path) -> None:
+    pipeline = make_recipe("adam-edge", lr=[1e-3, 3e-3], steps=10, every=5).to_dict()
+    lanes = [{"lr": 1e-3}, {"lr": 3e-3}]
+    writer = create_run(tmp_path, "x", pipeline=pipeline, environment={}, lanes=lanes)
+    loss, codes = [[1.0, 1.0], [0.5, 0.25]], [[0.0, 2.0], [1.0, 0.0]]
+    mask = {"edge_state": [[True, True], [True, False]]}
+    writer.append("main", {"loss": loss, "edge_state": codes}, [8, 9], measured=mask)
+    assert main(["show", str(writer.path), "--json"]) == 0
+    rows = [
+        {"branch": "main", "lr": 1e-3, "step": 9, "loss": 0.5, "state": "arriving"},
+        {"branch": "main", "lr": 3e-3, "step": 9, "loss": 0.25, "state": "at the edge"},
+    ]
+    assert json.loads(capsys.readouterr().out)["so_far"] == rows
+    assert main(["show", str(writer.path)]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert ["main", "0.003", "9", "0.25", "at", "the", "edge"] in [line.split() for line in shown]
+    writer.close({})
+    assert main(["show", str(writer.path), "--json"]) == 0
+    assert "so_far" not in json.loads(capsys.readouterr().out)
+
+
 def test_runs_lists_suites_sweeps_and_ledgers_and_show_prints_them(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -489,9 +510,9 @@ def test_a_log_file_ends_with_the_last_step(capsys: Capture) -> None:
     progress = Progress()
     progress.started("main", 20)
     for done in (10, 20):
-        progress.advanced("main", done, {"ratio": 0.5})
+        progress.advanced("main", done, {"ratio": 0.5, "state": "arriving"})
     progress.finished("main")
     progress.finished("main")
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].split() == ["main:", "step", "20/20", "ratio", "0.5"]
+    assert lines[-1].split() == ["main:", "step", "20/20", "ratio", "0.5", "state", "arriving"]
     assert len(lines) == len(set(lines))

@@ -349,6 +349,10 @@ def test_a_stage_refuses(make: Any, says: str) -> None:
         ({"b": branch("freeze", at=100)}, "only 100 steps"),
         ({"b": branch("freeze"), "c": branch("freeze", at=3)}, "'frozen' is taken"),
         ({"b": branch("freeze", name="main")}, "'main' is taken"),
+        (
+            {"optimizer": optimizer("momentum", lr=0.1), "b": branch("freeze", at=3)},
+            "branch frozen: freeze holds P, but optimizer momentum has none",
+        ),
         ({"b": branch("switch", optimizer="sgdd", lr=1)}, "unknown variant 'sgdd'"),
         ({"b": branch("switch", optimizer="momentum", lr=1, beta2=0.9)}, "has no beta2"),
         ({"optimizer": optimizer("adam", lr=1e-3, correction="no")}, "optimizer adam: "),

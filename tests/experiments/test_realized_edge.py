@@ -1,15 +1,17 @@
 """The realized edge in runs: their records, states, branches and summaries."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import xarray as xr
 
 from aeoskit.figures import edge_figure, summary_figure
 from aeoskit.record import read_run
-from aeoskit.trajectory import STATES
+from aeoskit.trajectory import STATES, edge_states
 from aeoskit_experiments.execution import Outcome, SilentListener, execute
 from aeoskit_experiments.pipelines import (
     Stage,
@@ -24,11 +26,25 @@ from aeoskit_experiments.pipelines import (
     track,
     train,
 )
+from aeoskit_experiments.records import so_far
 
 
 class Notes(SilentListener):
-    def __init__(self) -> None:
+    """What was said, and what the record of the one run in a folder had after each chunk."""
+
+    def __init__(self, root: Path | None = None) -> None:
         self.heard: list[str] = []
+        self.shown: list[Any] = []
+        self.states: list[xr.DataArray | None] = []
+        self._root = root
+
+    def advanced(self, what: str, done: int, shown: Any) -> None:
+        if self._root is not None:
+            (folder,) = self._root.iterdir()
+            run = read_run(folder)
+            assert run.status == "open"
+            self.shown.append((so_far(run), dict(shown)))
+            self.states.append(run.metrics.get("edge_state"))
 
     def noted(self, message: str) -> None:
         self.heard.append(message)
@@ -57,9 +73,10 @@ def main_run(outcome: Outcome) -> xr.Dataset:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Notes]:
-    notes = Notes()
+    root = tmp_path_factory.mktemp("runs")
+    notes = Notes(root)
     outcome = run(
-        tmp_path_factory.mktemp("runs"),
+        root,
         branch("freeze", at="edge", name="frozen"),
         branch("switch", optimizer="momentum", lr=0.1, at=40, name="momentum"),
         store(checkpoint_every=60),
@@ -78,6 +95,8 @@ def test_each_step_has_it_across_chunks_and_segments(whole: tuple[Outcome, Notes
     assert (dataset["realized_edge_error"].values[:-1] < 0.05).all()
     due = dataset["step_norm"].notnull().values
     assert dataset["step"].values[due].tolist() == [*range(0, 250, 10)]
+    cost = dataset["realized_edge"].attrs["cost"]
+    assert cost == "no forward pass: the losses are those of the training steps"
 
 
 def test_a_branch_has_it_from_its_own_first_step(whole: tuple[Outcome, Notes]) -> None:
@@ -114,6 +133,37 @@ def test_the_state_is_in_the_record_the_summary_and_the_picture(
     assert not any("predicted" in axes.get_ylabel() for axes in summary_figure(metrics).axes)
 
 
+def recorded_and_expected(metrics: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """The states of one branch and lane as they are in the record, and by its realized edges."""
+    measured = metrics["predicted_change"].notnull().values
+    rows = metrics.isel(step=measured)
+    columns = (rows[name].values for name in ("step", "realized_edge", "predicted_change"))
+    assert metrics["edge_state"].notnull().values[~measured].sum() == 0
+    return rows["edge_state"].values, edge_states(*columns).codes
+
+
+def test_the_states_are_in_the_record_while_a_run_goes_on(whole: tuple[Outcome, Notes]) -> None:
+    outcome, notes = whole
+    metrics = read_run(outcome.folder).metrics
+    for name in ("main", "frozen", "momentum"):
+        np.testing.assert_array_equal(*recorded_and_expected(metrics.sel(branch=name)))
+    seen = 0
+    for states, (rows, shown) in zip(notes.states, notes.shown, strict=True):
+        if states is None:
+            continue
+        final = metrics["edge_state"].sel(branch=states["branch"], step=states["step"])
+        there = states.notnull().values
+        np.testing.assert_array_equal(states.values[there], final.values[there])
+        # In the last of the branches so far, all but the last step have theirs.
+        rows = rows[-1]
+        before = states["step"] < rows["step"]
+        late, own = (x.sel(branch=rows["branch"])[before.values] for x in (final, states))
+        np.testing.assert_array_equal(own.values, late.values)
+        assert shown.get("state") == rows["state"]
+        seen += rows["state"] == "at the edge"
+    assert seen > 2
+
+
 def test_a_record_without_it_is_drawn_as_before(whole: tuple[Outcome, Notes]) -> None:
     old = read_run(whole[0].folder).metrics
     old = old.drop_vars([name for name in old if "edge" in str(name)])
@@ -148,10 +198,44 @@ def test_a_rewound_run_finds_the_same_edge(whole: tuple[Outcome, Notes], tmp_pat
     before = main_run(outcome).sel(step=dataset["step"])
     found = dataset["realized_edge"].sel(branch="main")
     np.testing.assert_array_equal(found.values, before["realized_edge"].values)
+    # So are its states, since the first steps look back at those of the other run.
+    at = dataset["step"].values[:-1]
+    states = read_run(outcome.folder).metrics["edge_state"].sel(branch="main", step=at)
+    assert states.notnull().all()
+    np.testing.assert_array_equal(
+        dataset["edge_state"].sel(branch="main", step=at).values, states.values
+    )
     # Its summary has the arrival of the run that it goes on from.
     (row,) = again.summary["runs"]
     (first,) = [row for row in outcome.summary["runs"] if row["branch"] == "main"]
     assert (row["arrived"], row["state"]) == (first["arrived"], first["state"])
+
+
+def test_a_record_without_it_is_rewound_by_the_ratio_which_is_said(
+    whole: tuple[Outcome, Notes], tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(whole[0].folder, old)
+    table = pq.read_table(old / "metrics.parquet")
+    kept = [name for name in table.column_names if "edge" not in name]
+    pq.write_table(table.select(kept), old / "metrics.parquet")
+    notes = Notes()
+    again = execute(
+        pipe(
+            rewind(old, at="edge"),
+            train(steps=230),
+            branch("switch", optimizer="momentum", lr=0.1, at="edge", name="momentum"),
+        ),
+        root=tmp_path,
+        listener=notes,
+    )
+    begun = int(read_run(again.folder).metrics["step"][0])
+    found, branching = again.summary["warnings"][:2]
+    assert (
+        f"{old} has no realized edges: it is rewound to step {begun}, by which its ratio" in found
+    )
+    assert branching.startswith("no realized edge is known of the whole run: a branch at the edge")
+    assert notes.heard[:2] == [f"{found}.", f"{branching}."]
 
 
 def test_a_small_beta2_is_warned_of(whole: tuple[Outcome, Notes], tmp_path: Path) -> None:
@@ -162,22 +246,34 @@ def test_a_small_beta2_is_warned_of(whole: tuple[Outcome, Notes], tmp_path: Path
 
 
 def test_on_minibatches_it_is_measured_where_the_ratio_is(tmp_path: Path) -> None:
-    outcome = run(tmp_path, batch=16, steps=60, chunk=25)
-    dataset = main_run(outcome)
+    outcome = run(tmp_path, batch=[16, 60], steps=60, chunk=25)
+    both = main_run(outcome)
+    dataset = both.sel(batch=16)
     measured = dataset["realized_edge"].notnull().values
     assert dataset["step"].values[measured].tolist() == [0, 10, 20, 30, 40, 50]
     assert (dataset["ratio"].notnull().values == measured).all()
+    assert both["realized_edge"].sel(batch=60).notnull().sum() == 59
+    assert both["realized_edge"].attrs["cost"] == (
+        "lane 0: one more forward pass of the step's own batch at each measurement; "
+        "lane 1: no forward pass: the losses are those of the training steps"
+    )
 
 
 def test_lanes_and_groups_have_their_own_states(tmp_path: Path) -> None:
     sweep = run(
         tmp_path,
-        optimizer("adam", lr=[1e-4, 0.03], beta2=0.99),
+        optimizer("adam", lr=[1e-4, 0.03, 3e6], beta2=0.99),
         model("mlp", width=16, seed=[0, 1]),
     )
     codes = read_run(sweep.folder).metrics["edge_state"].sel(branch="main")
-    assert len(sweep.summary["runs"]) == 4
+    assert len(sweep.summary["runs"]) == 6
+    metrics = read_run(sweep.folder).metrics.sel(branch="main")
     for row in sweep.summary["runs"]:
+        own = metrics.sel(seed=row["seed"], lr=row["lr"])
+        np.testing.assert_array_equal(*recorded_and_expected(own))
+        if row["lr"] > 1:
+            assert row["diverged_at"] is not None
+            continue
         own = codes.sel(seed=row["seed"], lr=row["lr"]).dropna("step")
         assert row["state"] == STATES[int(own[-1])]
         assert (row["state"] == "below") == (row["lr"] == 1e-4)

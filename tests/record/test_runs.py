@@ -315,6 +315,19 @@ def test_wrong_shapes_are_refused_before_writing(tmp_path, measurements, options
     assert (writer.path / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_measurement_is_described(tmp_path):
+    writer = create_run(tmp_path, "try", pipeline={}, environment={})
+    writer.append("main", {"loss": [[0.5]], "size": [[1.0]]}, [0])
+    writer.describe("loss", unit="nats")
+    writer.describe("loss", cost="one pass")
+    assert read_run(writer.path).metrics["loss"].attrs == {"unit": "nats", "cost": "one pass"}
+    run = read_run(writer.close({}))
+    assert run.variables == {"loss": {"unit": "nats", "cost": "one pass"}}
+    assert run.name == "try"
+    assert run.metrics["loss"].attrs["unit"] == "nats"
+    assert run.metrics["size"].attrs == {}
+
+
 def test_a_closed_run_takes_no_more(tmp_path):
     writer = make(tmp_path)
     # Under the tests' type checker the annotation refuses it before the method does.

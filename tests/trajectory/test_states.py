@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from aeoskit.trajectory import STATES, edge_of_window, edge_states
+from aeoskit.trajectory import STATES, RecentSteps, edge_of_window, edge_states, next_states
 
 STEPS = np.arange(400)
 
@@ -77,6 +77,27 @@ def test_the_ratio_sets_flags_and_decides_nothing(zeta, ratio, parked, never_bel
     )
     assert found.state == ("at the edge" if zeta >= 0.8 else "below")
     assert (found.parked, found.never_below) == (parked, never_below)
+
+
+@pytest.mark.parametrize("period", [1, 10, 60])
+def test_states_chunk_by_chunk_are_those_of_the_whole(period):
+    random = np.random.default_rng(period)
+    steps = 7 + period * np.arange(900)
+    level = np.interp(np.arange(900), [0, 200, 400, 600, 900], [0.0, 1.1, 1.0, 0.0, 1.0])
+    zeta = level + 0.5 * random.normal(size=900)
+    zeta[random.random(900) < 0.3] = np.nan
+    whole = edge_states(steps, zeta)
+    assert {0, 1, 2, 3} == set(whole.codes[np.isfinite(whole.codes)])
+    cuts = np.sort(random.choice(900, 40, replace=False))
+    recent, medians, codes = RecentSteps(), [], []
+    for at, values in zip(np.split(steps, cuts), np.split(zeta, cuts), strict=True):
+        median, code, recent = next_states(recent, at, values)
+        assert recent.steps.size <= 50
+        medians.append(median)
+        codes.append(code)
+    np.testing.assert_array_equal(np.concatenate(medians), whole.zeta)
+    np.testing.assert_array_equal(np.concatenate(codes), whole.codes)
+    assert recent.been
 
 
 def test_nothing_measured():

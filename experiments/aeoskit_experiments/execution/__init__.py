@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ._interrupt import Interrupt as Interrupt
     from ._listener import Listener as Listener
     from ._listener import SilentListener as SilentListener
+    from ._listener import shown_text as shown_text
     from ._names import optimizer_name as optimizer_name
     from ._processes import Membership as Membership
     from ._processes import join as join
@@ -40,6 +41,7 @@ _HOMES = {
     "Interrupt": "_interrupt",
     "Listener": "_listener",
     "SilentListener": "_listener",
+    "shown_text": "_listener",
     "optimizer_name": "_names",
     "Membership": "_processes",
     "join": "_processes",

@@ -18,7 +18,7 @@ from aeoskit_experiments.jobs import report_record
 from aeoskit_experiments.parts import fault_in, keep_sources
 from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store
 
-from ._build import Setup, build
+from ._build import Setup, build, is_whole_batch
 from ._draw import draw
 from ._follower import AnyWriter, FollowerWriter
 from ._interrupt import Interrupt
@@ -37,13 +37,18 @@ from ._rows import (
     sides_of,
     threshold_rows,
     warnings_of,
-    with_states,
 )
 from ._run import Ends, RunContext, run_group
 from ._summary import multiplier_rows, summarize_edge
 
 MATMUL_PRECISION = "highest"
 """The precision of matrix products, full float32 on every backend; recorded with the run."""
+
+EDGE_COSTS = {
+    True: "no forward pass: the losses are those of the training steps",
+    False: "one more forward pass of the step's own batch at each measurement",
+}
+"""What the realized edge costs if a step trains on all of the data, and if it does not."""
 
 _LATER = ("aeoskit.figures", "orbax.checkpoint", "dask.array", "matplotlib.backends.backend_pdf")
 """The modules that store the end of a run and draw it."""
@@ -132,9 +137,10 @@ def _carry_out(
         writer = _create(pipeline, store, root, folder, lanes)
         status = "finished"
         ends: Ends = {}
+        warnings: list[str] = []
         try:
             with lost_process_as_error(writer.path), imported_meanwhile(*_LATER), phase("train"):
-                _train_groups(groups, setup, store, writer, listener, interrupt, ends)
+                _train_groups(groups, setup, store, writer, listener, interrupt, ends, warnings)
         except KeyboardInterrupt:
             if _empty(writer):
                 writer.discard()  # Stopped before the first chunk: there is nothing to keep.
@@ -147,7 +153,7 @@ def _carry_out(
             else:
                 writer.close({"runs": []}, status="failed")
             raise
-        return _conclude(pipeline, groups, lanes, writer, status, begun, listener, ends)
+        return _conclude(pipeline, groups, lanes, writer, status, begun, listener, ends, warnings)
 
 
 def _train_groups(
@@ -158,9 +164,11 @@ def _train_groups(
     listener: Listener,
     interrupt: Interrupt,
     ends: Ends,
+    warnings: list[str],
 ) -> None:
     """Run one group after the other; the first one's setup exists already."""
     offset = 0
+    costs: dict[str, list[int]] = {}
     for index, (values, experiment) in enumerate(groups):
         assert experiment.train is not None
         if index > 0:
@@ -175,6 +183,11 @@ def _train_groups(
         labels = ", ".join(
             f"{name} {'none' if value is None else value}" for name, value in values.items()
         )
+        if "realized_edge" in setup.trajectory.probes:
+            whole = is_whole_batch(setup.train, setup.trajectory.objective.n)
+            own = range(offset, offset + len(setup.lanes))
+            costs.setdefault(EDGE_COSTS[whole], []).extend(own)
+            writer.describe("realized_edge", cost=_of_lanes(costs))
         run_group(
             setup,
             msgspec.structs.replace(setup.train, mode=_mode(experiment, setup)),
@@ -189,10 +202,20 @@ def _train_groups(
                 checkpoints=store.checkpoints,
                 checkpoint_every=store.checkpoint_every,
                 interrupt=interrupt,
+                warnings=warnings,
             ),
             ends=ends,
         )
         offset += len(setup.lanes)
+
+
+def _of_lanes(said: dict[str, list[int]]) -> str:
+    """One sentence, or each with the lanes that it is of."""
+    if len(said) == 1:
+        return next(iter(said))
+    return "; ".join(
+        f"lane{'s' * (len(of) > 1)} {', '.join(map(str, of))}: {text}" for text, of in said.items()
+    )
 
 
 def _empty(writer: AnyWriter) -> bool:
@@ -279,14 +302,14 @@ def _conclude(
     begun: float,
     listener: Listener,
     ends: Ends,
+    warnings: list[str],
 ) -> Outcome:
     """Summarize, draw and close the record, in the first process."""
     if not is_leader():
         status = broadcast_from_leader("")
         code = EXIT_CODES[status]
         return Outcome(writer.path, {"status": status}, [], status, code, leads=False)
-    run = read_run(writer.path)
-    dataset = with_states(run.metrics, groups, writer)
+    dataset = read_run(writer.path).metrics
     runs = run_rows(dataset, groups, lanes, ends)
     rewind = groups[0][1].rewind
     if rewind is not None and isinstance(rewind.at, int) and lanes == [{}]:
@@ -295,8 +318,8 @@ def _conclude(
         runs[0] |= summarize_edge(select(dataset, "main", {}), runs_raw(groups[0][1], "main"))
     plot = pipeline.declared().plot or Plot()
     summary: dict[str, Any] = {"name": pipeline.name, "runs": runs}
-    if warnings := warnings_of(runs, groups):
-        summary["warnings"] = warnings
+    if said := [*warnings, *warnings_of(runs, groups)]:
+        summary["warnings"] = said
     kind = plot.kind if plot.kind != "auto" else figure_kind(dataset, groups[0][1])
     if kind == "advance":
         summary |= advance_of(dataset, lanes)

@@ -27,6 +27,9 @@ class FollowerWriter:
         """Do nothing: the first process writes the same numbers."""
         self.begun = True
 
+    def describe(self, *arguments: Any, **options: Any) -> None:
+        """Nothing."""
+
     def mark_diverged(self, *arguments: Any) -> None:
         """Nothing."""
 

@@ -23,6 +23,7 @@ class SourceRun:
         at: the step.
         checkpoint: the newest step at or before it with a stored state.
         rows: the main run's measurements before the step.
+        by_ratio: whether the step was found by the ratio, since there is no realized edge.
     """
 
     run: Run
@@ -30,6 +31,7 @@ class SourceRun:
     at: int
     checkpoint: int
     rows: "xr.Dataset"
+    by_ratio: bool = False
 
     def load(self, like: Carry) -> Carry:
         """The state at the checkpoint.
@@ -81,6 +83,7 @@ def find_source_run(rewind: Rewind, raw: bool) -> SourceRun:
         raise UserError(f"rewind: the run {rewind.run} has no rows: rewind another run")
     main = metrics.sel(branch="main")
     end = int(main["step"].values[main["loss"].notnull().values].max()) + 1
+    by_ratio = False
     if isinstance(rewind.at, int):
         at = rewind.at
     elif old.rewind is not None:
@@ -89,7 +92,7 @@ def find_source_run(rewind: Rewind, raw: bool) -> SourceRun:
             f"begins in the middle: give a step"
         )
     else:
-        at = _edge(main, old, end, raw)
+        at, by_ratio = _edge(main, old, end, raw)
         if at is None:
             raise UserError(
                 f"rewind: at is edge, but the run {rewind.run} was never at the edge: give a step"
@@ -104,7 +107,7 @@ def find_source_run(rewind: Rewind, raw: bool) -> SourceRun:
             f"rewind: at is {at}, but the run {rewind.run} diverged at step {diverged_at}: "
             f"give at most {diverged_at}"
         )
-    return SourceRun(run, old, at, _checkpoint(run, at), _before(main, at))
+    return SourceRun(run, old, at, _checkpoint(run, at), _before(main, at), by_ratio)
 
 
 def with_source_rows(dataset: "xr.Dataset", rewind: Rewind) -> "xr.Dataset":
@@ -139,10 +142,10 @@ def _checkpoint(run: Run, at: int) -> int:
     return early[-1]
 
 
-def _edge(main: "xr.Dataset", old: Experiment, end: int, raw: bool) -> int | None:
+def _edge(main: "xr.Dataset", old: Experiment, end: int, raw: bool) -> tuple[int | None, bool]:
     """The end of the first chunk in which the run was at the edge: where a branch begins.
 
-    By the realized edge; in a record without it, by the ratio's rise to 0.9.
+    By the realized edge; in a record without it, by the ratio's rise to 0.9, and then True.
     """
     from ._summary import downhill_curve, ratio_curve  # since it imports xarray
     from ._windows import edge_step
@@ -159,8 +162,8 @@ def _edge(main: "xr.Dataset", old: Experiment, end: int, raw: bool) -> int | Non
         else:
             arrived = edge_step(at[at < step], ratio[at < step])
         if arrived is not None:
-            return step
-    return None
+            return step, not steps.size
+    return None, not steps.size
 
 
 def _ends(train: Train, moments: list[Any], end: int) -> list[int]:

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from aeoskit.record import lane_selection
@@ -12,10 +11,9 @@ from aeoskit_experiments.pipelines import Experiment, Track
 
 from ._build import build_optimizer
 from ._draw import kind_of
-from ._follower import AnyWriter
 from ._names import rate_of
 from ._run import Ends
-from ._summary import measured, states_of, summarize_advance, summarize_run, threshold_row
+from ._summary import measured, summarize_advance, summarize_run, threshold_row
 
 
 def run_rows(
@@ -47,36 +45,6 @@ def run_rows(
                     row["budgets"] = budgets
                 found.append(row | _row_settings(experiment))
     return found
-
-
-def with_states(
-    dataset: xr.Dataset, groups: list[tuple[dict[str, Any], Experiment]], writer: AnyWriter
-) -> xr.Dataset:
-    """The dataset with the state at each step, by its place in `STATES`; the record has it too.
-
-    Args:
-        dataset: a record's metrics.
-        groups: the groups of the run.
-        writer: the record's writer.
-    """
-    if "realized_edge" not in dataset:
-        return dataset
-    codes = xr.full_like(dataset["realized_edge"], np.nan, float)
-    lane_number = 0
-    for values, experiment in groups:
-        for lane in experiment.lanes():
-            for name in map(str, dataset["branch"].values):
-                part = select(dataset, name, {**values, **lane})
-                states = states_of(part, runs_raw(experiment, name))
-                known = np.isfinite(states.codes)
-                if not known.any():
-                    continue
-                steps, found = states.steps[known], states.codes[known]
-                at = {"branch": name, **lane_selection(dataset, {**values, **lane}), "step": steps}
-                codes.loc[at] = found
-                writer.append(name, {"edge_state": found[:, None]}, steps, lane_offset=lane_number)
-            lane_number += 1
-    return dataset.assign(edge_state=codes)
 
 
 SMALL_BETA2 = 0.97

@@ -17,12 +17,12 @@ from aeoskit.trajectory import (
     Trajectory,
     branch,
     copy_tree,
-    edge_states,
     stream,
 )
 from aeoskit_experiments.pipelines import Branch, Train
 
 from ._build import Setup, UnknownThreshold, unmeasurable, why_unknown, with_data
+from ._edges import Columns, StatesSoFar
 from ._follower import AnyWriter
 from ._interrupt import Interrupt
 from ._listener import Listener
@@ -52,6 +52,7 @@ class RunContext:
         checkpoints: whether states are stored.
         checkpoint_every: the period of the main run's checkpoints in steps; None for none.
         interrupt: the user's request to stop, which takes effect between chunks.
+        warnings: receives what the summary must say beside its numbers.
     """
 
     name: str
@@ -61,6 +62,7 @@ class RunContext:
     checkpoints: bool
     checkpoint_every: int | None
     interrupt: Interrupt
+    warnings: list[str]
 
     @property
     def checkpoint(self) -> str:
@@ -145,11 +147,10 @@ def run_group(
     history = _History(setup.trajectory, carry)
     if setup.start is not None:
         history.prepend(setup.start.source.rows)
-    if not history.has_zeta and any(item.at == "edge" for item in branches):
-        listener.noted(
-            "no realized edge is measured here: a branch at the edge begins when the ratio to the "
-            "threshold has risen to 0.9."
-        )
+    for warning in _by_ratio(setup.start, branches, history):
+        listener.noted(f"{warning}.")
+        if warning not in context.warnings:  # by an earlier group
+            context.warnings.append(warning)
     _train(
         setup.trajectory,
         carry,
@@ -194,6 +195,22 @@ def run_group(
             _Checkpoints(writer, dataclasses.replace(branch_context, checkpoint_every=None), step),
             ends,
         )
+
+
+def _by_ratio(start: Start | None, branches: tuple[Branch, ...], history: "_History") -> list[str]:
+    """What to say where the ratio decides on the edge, for want of a realized edge."""
+    found = []
+    if start is not None and start.source.by_ratio:
+        found.append(
+            f"the run {start.source.run.path} has no realized edges: it is rewound to step "
+            f"{start.source.at}, by which its ratio to the threshold had risen to 0.9"
+        )
+    if not history.has_zeta and any(item.at == "edge" for item in branches):
+        found.append(
+            "no realized edge is known of the whole run: a branch at the edge begins when the "
+            "ratio to the threshold has risen to 0.9"
+        )
+    return found
 
 
 def _rewound(
@@ -305,6 +322,16 @@ def _train(
             if done:
                 break
     checkpoints.keep(step, carry)
+    steps, codes = history.states.rest()
+    known = np.isfinite(codes)
+    if known.any():
+        writer.append(
+            context.name,
+            {"edge_state": codes},
+            steps,
+            measured={"edge_state": known},
+            lane_offset=context.lane_offset,
+        )
     listener.finished(context.label)
     results = ends.setdefault((context.name, context.group or 0), {})
     kept: dict[str, Any] = {
@@ -332,11 +359,13 @@ def _write(
     steps, measurements, measured = with_previous(chunk)
     # A sentinel for "never" would overflow the lanes' int32.
     sound = (chunk.diverged_at < 0) | (steps[:, None] <= chunk.diverged_at)
+    codes = history.states.add(steps, measurements, measured, sound)
+    masks = {name: mask[:, None] & sound for name, mask in measured.items()}
     writer.append(
         context.name,
-        measurements,
+        {**measurements, "edge_state": codes},
         steps,
-        measured={name: mask[:, None] & sound for name, mask in measured.items()},
+        measured={**masks, "edge_state": np.isfinite(codes)},
         lane_offset=context.lane_offset,
     )
     before = dict(history.diverged())
@@ -348,9 +377,6 @@ def _write(
     for lane, at in newly:
         writer.mark_diverged(context.name, context.lane_offset + lane, at)
     return [(context.lane_offset + lane, at) for lane, at in newly]
-
-
-Columns = dict[str, np.ndarray]
 
 
 def with_previous(chunk: Chunk) -> tuple[np.ndarray, Columns, Columns]:
@@ -383,13 +409,12 @@ class _History:
     def __init__(self, trajectory: Trajectory, carry: Carry):
         self._raw = trajectory.optimizer.is_euclidean
         self.has_zeta = any(isinstance(x, RealizedEdge) for x in trajectory.probes.values())
-        self._edges: list[tuple[np.ndarray, np.ndarray]] = []
-        self._last_promised: np.ndarray | float = np.nan
         self._steps: list[np.ndarray] = []
         self._ratios: list[np.ndarray] = []
         self._losses: list[np.ndarray] = []
         self._last: dict[str, float] = {}
         self._diverged_at = np.atleast_1d(np.asarray(carry.lane.diverged_at))
+        self.states = StatesSoFar(self._diverged_at.size)
 
     def prepend(self, rows: xr.Dataset) -> None:
         """Add the rows that another run measured before this one."""
@@ -399,7 +424,7 @@ class _History:
         self._losses.append(measured(rows, "loss")[1][:, None])
         steps, zeta = downhill_curve(rows)
         self.has_zeta &= steps.size > 0
-        self._edges.append((steps, zeta[:, None]))
+        self.states.prepend(steps, zeta)
 
     def add(self, chunk: Chunk) -> None:
         values = chunk.measurements
@@ -416,25 +441,9 @@ class _History:
             last = ratio[due][-1:]
             if np.isfinite(last).any():
                 self._last["ratio"] = float(np.median(last[np.isfinite(last)]))
-        self._add_edges(chunk)
         self._losses.append(values["loss"])
         self._last["loss"] = float(np.median(values["loss"][-1]))
         self._diverged_at = chunk.diverged_at
-
-    def _add_edges(self, chunk: Chunk) -> None:
-        """Keep the realized edges of steps that go downhill, NaN at others."""
-        if not self.has_zeta:
-            return
-        steps, values, masks = with_previous(chunk)
-        known = masks.get("realized_edge", np.zeros(steps.size, bool))
-        if not known.any():
-            return
-        zeta, promised = values["realized_edge"][known], values["predicted_change"][known]
-        if chunk.previous:
-            # That of the step before was in the last chunk.
-            promised[0] = self._last_promised
-        self._edges.append((steps[known], np.where(promised < 0, zeta, np.nan)))
-        self._last_promised = values["predicted_change"][-1]
 
     def active(self) -> list[int]:
         """The lanes that have not diverged."""
@@ -449,13 +458,11 @@ class _History:
 
         In a run without one, or one that is rewound to a run without one, by its ratio.
         """
+        if not self.active():
+            return False
         if self.has_zeta:
-            if not self._edges or not self.active():
-                return False
-            steps, zeta = (np.concatenate(parts) for parts in zip(*self._edges, strict=True))
-            arrived = (edge_states(steps, zeta[:, lane]).arrived for lane in self.active())
-            return all(step is not None for step in arrived)
-        if not self._steps or not self.active():
+            return self.states.have_been(self.active())
+        if not self._steps:
             return False
         steps, ratios = np.concatenate(self._steps), np.concatenate(self._ratios)
         return all(edge_step(steps, ratios[:, lane]) is not None for lane in self.active())
@@ -465,7 +472,11 @@ class _History:
         losses = np.concatenate(self._losses)[-STOP_WINDOW:]
         return all(np.median(losses[:, lane]) < loss for lane in self.active())
 
-    def shown(self) -> dict[str, float]:
-        """A few numbers for a progress line: medians over the lanes."""
-        several = bool(self._losses) and self._losses[-1].shape[-1] > 1
-        return {f"median {x}" if several else x: value for x, value in self._last.items()}
+    def shown(self) -> dict[str, float | str]:
+        """A few numbers for a progress line, medians over the lanes, and the states."""
+        several = self._diverged_at.size > 1
+        state = self.states.shown(self.active())
+        return {
+            **{f"median {x}" if several else x: value for x, value in self._last.items()},
+            **({} if state is None else {"state": state}),
+        }

@@ -168,7 +168,7 @@ class _CaseListener(SilentListener):
     def started(self, what: str, steps: int) -> None:
         self._listener.started(f"{self._case}: {what}", steps)
 
-    def advanced(self, what: str, done: int, shown: Mapping[str, float]) -> None:
+    def advanced(self, what: str, done: int, shown: Mapping[str, float | str]) -> None:
         self._listener.advanced(f"{self._case}: {what}", done, shown)
 
     def finished(self, what: str) -> None:

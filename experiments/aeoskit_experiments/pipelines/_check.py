@@ -196,6 +196,11 @@ def _check_branch(
             f"branch {branch.name}: freeze works only with aeoskit's own adaptive optimizers, and "
             f"{main.label} is not one: {fix}"
         )
+    if branch.kind == "freeze" and branch.ratio is None and optimizer.is_euclidean:
+        raise UserError(
+            f"branch {branch.name}: freeze holds P, but {main.label} has none, so that the branch "
+            f"would repeat the main run: give it a ratio, or leave it out"
+        )
     if branch.at == "edge" and not optimizer.has_threshold:
         raise UserError(
             f"branch {branch.name}: at is edge, but {main.label} has no threshold: give a step"

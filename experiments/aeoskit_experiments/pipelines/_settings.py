@@ -138,9 +138,11 @@ class Rewind(msgspec.Struct, frozen=True):
 class Freeze(msgspec.Struct, frozen=True):
     """A branch with the same optimizer and its preconditioner held constant.
 
+    An optimizer without one is refused, unless a ratio sets its learning rate.
+
     Args:
-        at: The start of the branch: a step, start, or edge (the ratio to the threshold first
-            reaches 0.9).
+        at: The start of the branch: a step, start, or edge (the median realized edge
+            first reaches 0.8).
         name: The branch's name in the record; none for "frozen".
         ratio: If given, the learning rate is set once, such that the ratio of λ₁(P⁻¹H) to the
             threshold is this; any schedule ends.
@@ -157,8 +159,8 @@ class Switch(msgspec.Struct, frozen=True):
     Args:
         optimizer: Its name, as in the stage optimizer.
         lr: Its learning rate, if it has one; either this or ratio.
-        at: The start of the branch: a step, start, or edge (the ratio to the threshold first
-            reaches 0.9).
+        at: The start of the branch: a step, start, or edge (the median realized edge
+            first reaches 0.8).
         name: The branch's name in the record; none for the optimizer's.
         beta1: Its momentum, if it has one.
         beta2: Decay of its second moments, if it has them.

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from aeoskit_experiments.execution import attempt
+from aeoskit_experiments.execution import attempt, shown_text
 from aeoskit_experiments.jobs import RunJob
 from aeoskit_experiments.sweeps._record import FILE, STOP, next_attempt
 
@@ -91,11 +91,10 @@ class LogListener:
         print(f"{what}: {steps} steps", file=self._log)
         self._end_if_stopped()
 
-    def advanced(self, what: str, done: int, shown: Mapping[str, float]) -> None:
+    def advanced(self, what: str, done: int, shown: Mapping[str, float | str]) -> None:
         if time.monotonic() - self._logged > _QUIET_SECONDS:
             self._logged = time.monotonic()
-            values = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
-            print(f"{what}: step {done}  {values}", file=self._log)
+            print(f"{what}: step {done}  {shown_text(shown)}", file=self._log)
         self._end_if_stopped()
 
     def finished(self, what: str) -> None:
