@@ -150,11 +150,14 @@ def test_e7_is_about_what_comes_after_the_edge_and_before_the_fit(tmp_path: Path
         "ratio": np.select([STEPS < 300, STEPS < 900], [0.5, 0.95], 0.1),
         "preconditioned_sharpness": np.where(STEPS < 400, 100.0, 105.0)[:, None],
         "metric_at_top": np.where(STEPS < 400, 0.2, 1.1),
+        "realized_edge": 0.01,
         "sharpness": sharpness,
     }
-    row = {**AT_EDGE, "ratio": 0.95, "lr": 1e-3}
+    # Its steps are small: by ζ it is below the edge.
+    row = {"edge_step": 300, "lr": 1e-3}
     run = evidence(tmp_path, [row], {"main": columns})
     assert numbers("E7.growth", run) == pytest.approx((6, 1.05))
+    assert found("E7.growth", run).reason == "the median ζ there is 0.01"
     assert numbers("E7.ratio", run) == (0.95, 0.5)
     assert numbers("E7.compensates", run) == pytest.approx((5.5 / 6, 1 / 6))
     away = evidence(tmp_path, [{**row, "diverged_at": 800}], {"main": columns})
@@ -168,13 +171,12 @@ def test_e7_of_a_sweep_is_its_worst_run(tmp_path: Path) -> None:
     grown = np.where(STEPS[:, None] < 500, 10.0, np.array([[80.0, 30.0]]))
     columns = {
         "loss": 1.0,
-        "ratio": np.where(STEPS < 300, 0.5, 1.0),
+        "ratio": np.where(STEPS[:, None] < 300, 0.5, np.array([[0.98, 1.2]])),
         "preconditioned_sharpness": 1.0,
+        "realized_edge": 0.01,
         "sharpness": grown,
     }
-    rows = [
-        {**AT_EDGE, **lane, "ratio": ratio} for lane, ratio in zip(lanes, (0.98, 1.2), strict=True)
-    ]
+    rows = [{"edge_step": 300, **lane} for lane in lanes]
     run = evidence(tmp_path, rows, {"main": columns}, lanes)
     assert numbers("E7.growth", run) == (3, 1)
     assert numbers("E7.ratio", run) == (1.2, 0.5)
@@ -186,7 +188,7 @@ def test_e8_is_over_momentums_own_threshold(tmp_path: Path) -> None:
     row = {**AT_EDGE, "ratio": 0.95, "threshold": 40.0}
     run = evidence(tmp_path, [row], {"main": columns})
     grown = {"loss": 1.0, "sharpness": np.where(STEPS < 600, 100.0, 400.0)}
-    adam = evidence(tmp_path, [{**AT_EDGE, "lr": 1e-4}], {"main": grown})
+    adam = evidence(tmp_path, [{"edge_step": 300, "lr": 1e-4}], {"main": grown})
     assert numbers("E8.peak", run, adam) == (0.95, 10)
     assert found("E8.peak", run, adam).reason == "single values go up to 1.25"
     assert numbers("E8.blocked", run, adam) == (0.95, 10)

@@ -34,7 +34,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     }
     writer.append("main", columns, STEPS)
     rows = [
-        {"branch": "main", "lr": 1e-3, "ratio": 1.1, "arrived": 100, "diverged_at": None},
+        {
+            "branch": "main",
+            "lr": 1e-3,
+            "ratio": 1.1,
+            "arrived": 100,
+            "edge_step": 100,
+            "diverged_at": None,
+        },
         {"branch": "main", "lr": 3e-3, "ratio": None, "arrived": None, "diverged_at": 5},
     ]
     writer.close({"runs": [{**row, "steps": 200, "threshold": 38.0} for row in rows], "growth": 4})

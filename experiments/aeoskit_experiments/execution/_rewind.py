@@ -69,7 +69,7 @@ def find_source_run(rewind: Rewind, raw: bool) -> SourceRun:
     """Find the step to which a run is rewound, and a checkpoint before it.
 
     Args:
-        rewind: the run, and a step or "edge".
+        rewind: the run, and a step, "edge" or "threshold".
         raw: the optimizer has no preconditioner.
 
     Raises:
@@ -88,14 +88,15 @@ def find_source_run(rewind: Rewind, raw: bool) -> SourceRun:
         at = rewind.at
     elif old.rewind is not None:
         raise UserError(
-            f"rewind: at is edge, but the run {rewind.run} is itself rewound, and its record "
-            f"begins in the middle: give a step"
+            f"rewind: at is {rewind.at}, but the run {rewind.run} is itself rewound, and its "
+            f"record begins in the middle: give a step"
         )
     else:
-        at, by_ratio = _edge(main, old, end, raw)
+        at, by_ratio = _moment(rewind.at, main, old, end, raw)
         if at is None:
             raise UserError(
-                f"rewind: at is edge, but the run {rewind.run} was never at the edge: give a step"
+                f"rewind: at is {rewind.at}, but the run {rewind.run} was never at the "
+                f"{rewind.at}: give a step"
             )
     if at > end:
         raise UserError(
@@ -142,10 +143,13 @@ def _checkpoint(run: Run, at: int) -> int:
     return early[-1]
 
 
-def _edge(main: "xr.Dataset", old: Experiment, end: int, raw: bool) -> tuple[int | None, bool]:
-    """The end of the first chunk in which the run was at the edge: where a branch begins.
+def _moment(
+    moment: str, main: "xr.Dataset", old: Experiment, end: int, raw: bool
+) -> tuple[int | None, bool]:
+    """The end of the first chunk in which the run was there: where a branch begins.
 
-    By the realized edge; in a record without it, by the ratio's rise to 0.9, and then True.
+    At the edge by the realized edge, or, in a record without it, by the ratio's rise to 0.9, and
+    then True; at the threshold by that rise.
     """
     from ._summary import downhill_curve, ratio_curve  # since it imports xarray
     from ._windows import edge_step
@@ -155,15 +159,16 @@ def _edge(main: "xr.Dataset", old: Experiment, end: int, raw: bool) -> tuple[int
     at, ratio = ratio_curve(main, raw)
     # On all of the data the realized edge of a chunk's last step is known a step later.
     late = old.train.batch is None
+    by_zeta = moment == "edge" and steps.size > 0
     for step in _ends(old.train, [item.at for item in old.branches], end):
-        if steps.size:
+        if by_zeta:
             known = steps < step - late
             arrived = edge_states(steps[known], zeta[known]).arrived
         else:
             arrived = edge_step(at[at < step], ratio[at < step])
         if arrived is not None:
-            return step, not steps.size
-    return None, not steps.size
+            return step, moment == "edge" and not by_zeta
+    return None, False
 
 
 def _ends(train: Train, moments: list[Any], end: int) -> list[int]:

@@ -115,7 +115,7 @@ def run_group(
         setup: the trajectory and its start.
         train: the length in steps, chunk, mode and stopping rule.
         branches: the branches; one at "edge" begins after the first chunk in which every lane has
-            been at the edge, by its realized edge.
+            been at the edge, by its realized edge, one at "threshold" where each ratio has risen.
         writer: the record's writer.
         listener: receives each chunk.
         context: the run's names.
@@ -135,7 +135,10 @@ def run_group(
             return  # Every lane has ended.
         for item in list(waiting):
             # A rewound run starts at the step to which it is rewound.
-            due = max(item.at, begin) == step if isinstance(item.at, int) else history.at_edge()
+            if isinstance(item.at, int):
+                due = max(item.at, begin) == step
+            else:
+                due = history.at_edge() if item.at == "edge" else history.at_threshold()
             if due:
                 starts[item.name] = (step, copy_tree(carry))
                 waiting.remove(item)
@@ -168,7 +171,7 @@ def run_group(
     for item in waiting:
         listener.noted(
             f"branch {item.name} did not start: the main run ended before "
-            + ("it was at the edge." if item.at == "edge" else f"step {item.at}.")
+            + (f"step {item.at}." if isinstance(item.at, int) else f"it was at the {item.at}.")
         )
     for item in branches:
         if item.name not in starts:
@@ -462,7 +465,11 @@ class _History:
             return False
         if self.has_zeta:
             return self.states.have_been(self.active())
-        if not self._steps:
+        return self.at_threshold()
+
+    def at_threshold(self) -> bool:
+        """True if the ratio of every active lane has risen to the threshold, or nearly so."""
+        if not self._steps or not self.active():
             return False
         steps, ratios = np.concatenate(self._steps), np.concatenate(self._ratios)
         return all(edge_step(steps, ratios[:, lane]) is not None for lane in self.active())

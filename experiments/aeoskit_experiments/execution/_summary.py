@@ -331,23 +331,23 @@ def summarize_advance(main: xr.Dataset, frozen: xr.Dataset, momentum: xr.Dataset
         momentum: the branch without a preconditioner.
 
     Returns:
-        `edge_step`: when the ratio first reached 0.9. `arrived`: when the run arrived at the edge,
-        by its realized edge; in a record without it, `edge_step`. `growth`: peak of the adaptive
-        run's raw sharpness (`sharpness_peak`) over its value then (`sharpness_at_edge`). `ratio`:
-        median ratio in between. `frozen_growth`: the frozen branch's peak over its value at the
+        `edge_step`: when the ratio first rose to 0.9. `arrived`: when the run arrived at the edge,
+        by its realized edge, if it did. `growth`: peak of the adaptive run's raw sharpness
+        (`sharpness_peak`) over its value at `edge_step` (`sharpness_at_edge`). `ratio`: median
+        ratio in between. `frozen_growth`: the frozen branch's peak over its value at the
         freeze. `frozen_to_peak`: that peak over the adaptive run's. `momentum_peak`: momentum's
         peak over its own threshold. A number is None if its run did not get that far.
     """
     steps, ratio = measured(main, "ratio")
-    risen, states = edge_step(steps, ratio), states_of(main, raw=False)
-    arrived = risen if states.state is None else states.arrived
+    # Small steps are held at the threshold by oscillations that ζ hardly shows.
+    risen = edge_step(steps, ratio)
     summary: dict[str, Any] = dict.fromkeys(_ADVANCE)
-    summary |= {"arrived": arrived, "edge_step": risen}
+    summary |= {"arrived": states_of(main, raw=False).arrived, "edge_step": risen}
     peak = None
-    if arrived is not None:
+    if risen is not None:
         at, curve = _until_fitted(main, "sharpness")
-        curve = curve[at >= arrived]
-        within = ratio[(steps >= arrived) & (steps <= (at[-1] if at.size else arrived))]
+        curve = curve[at >= risen]
+        within = ratio[(steps >= risen) & (steps <= (at[-1] if at.size else risen))]
         if curve.size:
             peak = float(curve.max())
             summary |= {

@@ -97,6 +97,20 @@ class Evidence:
         """The step at which the run arrived at the edge."""
         return int(self.at_edge(branch, **values)["arrived"])
 
+    def risen(self, branch: str = "main", **values: Any) -> int:
+        """The step at which the running median of the ratio first rose to 0.9.
+
+        Where steps are small the ratio is held at the threshold by oscillations that cost next to
+        nothing of a step's gain: then it is at the threshold, and not at the edge by ζ.
+        """
+        row = self.row(branch, **values)
+        if row.get("edge_step") is None:
+            at = row.get("diverged_at")
+            if at is not None:
+                raise Refuted(f"{branch} diverged at step {at}, below the threshold")
+            raise OutOfReach(f"the ratio did not rise to 0.9 within {row.get('steps')} steps")
+        return int(row["edge_step"])
+
     def end(self, name: str, branch: str = "main", **values: Any) -> float:
         """The median of a quantity over the last fifth of the run."""
         row = self.trained(branch, **values)
@@ -135,10 +149,14 @@ class Evidence:
         """Where a run came from: its ratio, before it arrived, that is farthest from 1.
 
         It is that of a running median, and far in the logarithm: the alternative of a plateau is to
-        stay where one was. None if the ratio was not measured before.
+        stay where one was. None if the ratio was not measured before. Of a run that never arrived
+        at the edge it is that before the ratio rose.
         """
+        arrived = self.row(branch, **values).get("arrived")
+        if arrived is None:
+            arrived = self.risen(branch, **values)
         steps, ratio = self.curve("ratio", branch, **values)
-        before = ratio[(steps < self.arrived(branch, **values)) & (ratio > 0)]
+        before = ratio[(steps < arrived) & (ratio > 0)]
         return float(max(before, key=lambda value: abs(math.log(value)))) if before.size else None
 
     def number(self, name: str, otherwise: str) -> float:

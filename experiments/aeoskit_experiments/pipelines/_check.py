@@ -74,12 +74,12 @@ def check_steps(experiment: Experiment, steps: int) -> None:
             f"give an earlier step, or more steps with `train --steps`"
         )
     for branch in experiment.branches:
-        if branch.at != "edge" and 0 < branch.at < begin:
+        if isinstance(branch.at, int) and 0 < branch.at < begin:
             raise UserError(
                 f"branch {branch.name}: at is {branch.at}, but the run is rewound to step {begin}: "
                 f"give a later step, or start"
             )
-        if branch.at != "edge" and branch.at >= steps:
+        if isinstance(branch.at, int) and branch.at >= steps:
             raise UserError(
                 f"branch {branch.name}: at is {branch.at}, but training has only "
                 f"{steps} steps: give an earlier step"
@@ -201,23 +201,24 @@ def _check_branch(
             f"branch {branch.name}: freeze holds P, but {main.label} has none, so that the branch "
             f"would repeat the main run: give it a ratio, or leave it out"
         )
-    if branch.at == "edge" and not optimizer.has_threshold:
+    if not isinstance(branch.at, int) and not optimizer.has_threshold:
         raise UserError(
-            f"branch {branch.name}: at is edge, but {main.label} has no threshold: give a step"
+            f"branch {branch.name}: at is {branch.at}, but {main.label} has no threshold: give a "
+            f"step"
         )
-    if branch.at == "edge" and not tracked:
+    if not isinstance(branch.at, int) and not tracked:
         raise UserError(
-            f"branch {branch.name}: at is edge, but no probe detects it: add "
+            f"branch {branch.name}: at is {branch.at}, but no probe detects it: add "
             f"`track preconditioned_sharpness`, or give a step"
         )
     if (
-        branch.at == "edge"
+        not isinstance(branch.at, int)
         and "preconditioned_sharpness" not in tracked
         and not optimizer.is_euclidean
     ):
         raise UserError(
-            f"branch {branch.name}: at is edge, but the edge of an adaptive optimizer is one "
-            f"of its preconditioned sharpness: add `track preconditioned_sharpness`, or give "
+            f"branch {branch.name}: at is {branch.at}, but the edge of an adaptive optimizer is "
+            f"one of its preconditioned sharpness: add `track preconditioned_sharpness`, or give "
             f"a step"
         )
     if branch.optimizer is not None:

@@ -71,14 +71,14 @@ class Branch:
     Args:
         kind: "freeze" or "switch".
         name: Its unique name in the record.
-        at: A step (0 is the start), or "edge".
+        at: A step (0 is the start), or what it waits for.
         optimizer: Its optimizer; None keeps the main one.
         ratio: The ratio to the threshold, to which the learning rate is set; None leaves it.
     """
 
     kind: str
     name: str
-    at: int | Literal["edge"]
+    at: int | Literal["edge", "threshold"]
     optimizer: Choice | None = None
     ratio: float | None = None
 

@@ -16,7 +16,7 @@ from aeoskit_experiments.options import (
 Basis = Annotated[int, msgspec.Meta(ge=3)]
 Overhead = Annotated[float, msgspec.Meta(gt=0, le=10)]
 Devices = Annotated[int, msgspec.Meta(ge=1, le=8192)]
-Moment = Natural | Literal["start", "edge"]
+Moment = Natural | Literal["start", "edge", "threshold"]
 
 
 class Train(msgspec.Struct, frozen=True):
@@ -128,11 +128,11 @@ class Rewind(msgspec.Struct, frozen=True):
 
     Args:
         run: The other run's folder.
-        at: The step, or edge (where a branch of that run would have begun at its edge).
+        at: The step, or edge or threshold (where a branch of that run would have begun).
     """
 
     run: str
-    at: Natural | Literal["edge"] = "edge"
+    at: Natural | Literal["edge", "threshold"] = "edge"
 
 
 class Freeze(msgspec.Struct, frozen=True):
@@ -141,8 +141,8 @@ class Freeze(msgspec.Struct, frozen=True):
     An optimizer without one is refused, unless a ratio sets its learning rate.
 
     Args:
-        at: The start of the branch: a step, start, or edge (the median realized edge
-            first reaches 0.8).
+        at: The start of the branch: a step, start, edge (the median realized edge first reaches
+            0.8), or threshold (the ratio to it first rises to 0.9, whatever the steps lose).
         name: The branch's name in the record; none for "frozen".
         ratio: If given, the learning rate is set once, such that the ratio of λ₁(P⁻¹H) to the
             threshold is this; any schedule ends.
@@ -159,8 +159,8 @@ class Switch(msgspec.Struct, frozen=True):
     Args:
         optimizer: Its name, as in the stage optimizer.
         lr: Its learning rate, if it has one; either this or ratio.
-        at: The start of the branch: a step, start, or edge (the median realized edge
-            first reaches 0.8).
+        at: The start of the branch: a step, start, edge (the median realized edge first reaches
+            0.8), or threshold (the ratio to it first rises to 0.9, whatever the steps lose).
         name: The branch's name in the record; none for the optimizer's.
         beta1: Its momentum, if it has one.
         beta2: Decay of its second moments, if it has them.

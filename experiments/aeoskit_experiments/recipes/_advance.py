@@ -52,7 +52,7 @@ def advance(
         track("preconditioned_sharpness", every=every),
         track("sharpness", every=every),
         train(steps, stop_loss=stop_loss),
-        branch("freeze", at="edge", name="frozen"),
+        branch("freeze", at="threshold", name="frozen"),
         branch("switch", optimizer="momentum", form="ema", lr=momentum_lr, at="start"),
         plot("advance"),
     )

@@ -187,7 +187,7 @@ def e09_branches(
     *,
     size: Size = "small",
     run: str | None = None,
-    at: int | str = "edge",
+    at: int | str = "threshold",
     lr: float | None = None,
     steps: int | None = None,
     every: int | None = None,
@@ -204,7 +204,7 @@ def e09_branches(
     Args:
         size: Small (digits with random labels) or the paper's Figure 8, on CIFAR-10.
         run: A run of e07-advance to rewind, whose stages are used; none trains one here.
-        at: The step at which the branches begin, or edge.
+        at: The step at which the branches begin, or threshold or edge.
         lr: Adam's learning rate; not for a rewound run.
         steps: Steps of full-batch training, if the loss does not end it.
         every: Steps between two measurements, 5 if not given; not for a rewound run.

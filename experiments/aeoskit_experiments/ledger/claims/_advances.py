@@ -44,31 +44,38 @@ BRANCHES = tuple(
 @claim(
     "E7",
     "growth",
-    says="Adam's raw sharpness keeps growing at the edge: its peak over its value on arrival",
+    says="Adam's raw sharpness keeps growing at the threshold: its peak over its value when the "
+    "ratio had risen to .9",
     alternative="the growth of the preconditioned sharpness, which is that of H if P stood still",
     unit="×",
     needs=ADAM,
 )
 def growth(run: Evidence) -> Measured:
-    """Peak of the raw sharpness after the edge over its value there; the minimum of a sweep."""
+    """Peak of the raw sharpness after the rise over its value there; the minimum of a sweep."""
+    rates = _rates(run)
     raw, other = (
-        [_growth(run, name, lr) for lr in _rates(run)]
+        [_growth(run, name, lr) for lr in rates]
         for name in ("sharpness", "preconditioned_sharpness")
     )
-    return Measured(min(raw), max(other))
+    zeta = max(run.median("realized_edge", lr=lr, **_window(run, lr)) for lr in rates)
+    return Measured(min(raw), max(other), f"the median ζ there is {zeta:.2g}")
 
 
 @claim(
     "E7",
     "ratio",
-    says="Adam's preconditioned sharpness stays at its threshold while it is at the edge",
-    alternative="where the ratio was before the run arrived, farthest from 1",
+    says="Adam's preconditioned sharpness stays at its threshold: median ratio from its rise to .9 "
+    "on",
+    alternative="where the ratio was before, farthest from 1",
     ratio=True,
     needs=ADAM,
 )
 def ratio(run: Evidence) -> Measured:
-    """The median ratio at the edge; for a sweep the one farthest from 1."""
-    found = [Measured(run.ratio(lr=lr), run.origin(lr=lr)) for lr in _rates(run)]
+    """The median ratio at the threshold; for a sweep the one farthest from 1."""
+    found = [
+        Measured(run.median("ratio", lr=lr, **_window(run, lr)), run.origin(lr=lr))
+        for lr in _rates(run)
+    ]
     return max(found, key=lambda item: abs(item.value - 1))
 
 
@@ -76,7 +83,7 @@ def ratio(run: Evidence) -> Measured:
     "E7",
     "compensates",
     says="the preconditioner adapts to compensate: growth of vᵀPv over that of λ₁(H), from the "
-    "arrival to the peak of λ₁(H); v is the top direction of P⁻¹H, of unit length",
+    "rise of the ratio to the peak of λ₁(H); v is the top direction of P⁻¹H, of unit length",
     alternative="the same with a P that stood still",
     needs=ADAM,
 )
@@ -84,12 +91,12 @@ def compensates(run: Evidence) -> Measured:
     """Growth of P along the top direction over that of H; for a sweep the farthest from 1."""
     found = []
     for lr in _rates(run):
-        arrived = run.arrived(lr=lr)
+        risen = run.risen(lr=lr)
         steps, raw = run.curve("sharpness", lr=lr)
-        peak = run.peak("sharpness", first=arrived, lr=lr)
-        top = float(steps[(steps >= arrived) & (raw == peak)][0])
+        peak = run.peak("sharpness", first=risen, lr=lr)
+        top = float(steps[(steps >= risen) & (raw == peak)][0])
         of_h, of_p = (
-            run.value_at(name, top, lr=lr) / run.value_at(name, arrived, lr=lr)
+            run.value_at(name, top, lr=lr) / run.value_at(name, risen, lr=lr)
             for name in ("sharpness", "metric_at_top")
         )
         found.append(Measured(of_p / of_h, 1 / of_h))
@@ -122,7 +129,7 @@ def momentum_peak(run: Evidence, adam: Evidence) -> Measured:
     "blocked",
     says="momentum hovers at its threshold, where its steps gain nothing: median over threshold "
     "while it is at the edge by ζ",
-    alternative="Adam's raw sharpness at its edge on the same data, over that threshold",
+    alternative="Adam's raw sharpness at its threshold on the same data, over that of momentum",
     ratio=True,
     needs=MOMENTUM,
 )
@@ -131,8 +138,7 @@ def blocked(run: Evidence, adam: Evidence) -> Measured:
     row = run.at_edge()
     others = []
     for lr in _rates(adam):
-        first, last = adam.at_edge(lr=lr)["window"]
-        others.append(adam.median("sharpness", first=first, last=last, lr=lr))
+        others.append(adam.median("sharpness", lr=lr, **_window(adam, lr)))
     note = f"ζ is {row['zeta']:.3g}"
     return Measured(run.ratio(), min(others) / row["threshold"], note)
 
@@ -186,8 +192,13 @@ def _rates(run: Evidence) -> list[float | int]:
 
 
 def _growth(run: Evidence, name: str, lr: float | int) -> float:
-    edge = run.arrived(lr=lr)
-    return run.peak(name, first=edge, lr=lr) / run.value_at(name, edge, lr=lr)
+    risen = run.risen(lr=lr)
+    return run.peak(name, first=risen, lr=lr) / run.value_at(name, risen, lr=lr)
+
+
+def _window(run: Evidence, lr: float | int) -> dict[str, float | int]:
+    """The steps from the rise of the ratio until the data are fitted."""
+    return {"first": run.risen(lr=lr), "last": run.fitted_step(lr=lr)}
 
 
 def _continued(run: Evidence) -> float:
