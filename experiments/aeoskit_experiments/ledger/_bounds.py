@@ -78,7 +78,7 @@ def bounds_of(claim: Claim, setting: str, size: str, tables: Mapping[str, Any]) 
         ValueError: If there are none, or they are invalid.
     """
     group = tables.get(claim.experiment, {})
-    names = _tables_of(claim, group)
+    names = tables_of(claim, group)
     if len(names) > 1:
         raise ValueError(f"claim {claim.key} has several bounds: {', '.join(names)}.")
     own = group[names[0]] if names else None
@@ -116,7 +116,7 @@ def mismatches(claims: Iterable[Claim], tables: Mapping[str, Any]) -> list[str]:
             owners = [
                 claim
                 for claim in known.values()
-                if claim.experiment == experiment and name in _tables_of(claim, group)
+                if claim.experiment == experiment and name in tables_of(claim, group)
             ]
             if not owners:
                 found.append(f"the bounds [{key}] belong to no claim.")
@@ -129,7 +129,7 @@ def mismatches(claims: Iterable[Claim], tables: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _tables_of(claim: Claim, group: Mapping[str, Any]) -> list[str]:
+def tables_of(claim: Claim, group: Mapping[str, Any]) -> list[str]:
     """The names of a claim's tables: its own one, or those of several claims."""
     if claim.name in group:
         return [claim.name]

@@ -14,7 +14,7 @@ from aeoskit.record import Run, read_run, write_atomically
 from aeoskit_experiments._errors import UserError, unknown
 from aeoskit_experiments.execution import Interrupt, Listener, SilentListener, attempt_in_worker
 from aeoskit_experiments.jobs import JobResult, RunJob, Worker, WorkerDied, locked
-from aeoskit_experiments.ledger._bounds import SIZES, mismatches, read_bounds
+from aeoskit_experiments.ledger._bounds import SIZES, mismatches, read_bounds, tables_of
 from aeoskit_experiments.ledger._claim import CLAIMS, Claim, experiment_order
 from aeoskit_experiments.ledger._ledger import (
     FILE,
@@ -343,13 +343,11 @@ def _given(
 
 def _check_bounds(claims: Sequence[Claim], tables: Mapping[str, Any]) -> None:
     """Check that every claim to judge has bounds; others' bounds are not checked."""
-    names = {item.key for item in claims}
-    here = {
-        experiment: {
-            name: table for name, table in group.items() if f"{experiment}.{name}" in names
-        }
-        for experiment, group in tables.items()
-    }
+    used: dict[str, set[str]] = {}
+    for item in claims:
+        names = tables_of(item, tables.get(item.experiment, {}))
+        used.setdefault(item.experiment, set()).update(names)
+    here = {name: {one: tables[name][one] for one in ones} for name, ones in used.items() if ones}
     for complaint in mismatches(claims, here):
         raise UserError(complaint.rstrip("."))
 
