@@ -176,7 +176,16 @@ def print_sweep(summary: Mapping[str, Any]) -> None:
     if "seconds" in summary:
         _say("time", f"{summary['seconds']:.1f} s")
     if left:
-        print(f"{left} jobs are left: aeoskit sweep --resume {summary['folder']}")
+        print(f"{_left(left, 'job')}: aeoskit sweep --resume {summary['folder']}")
+
+
+def _left(count: int, what: str) -> str:
+    """The number of things that are still to do.
+
+    >>> _left(1, "job"), _left(2, "job")
+    ('1 job is left', '2 jobs are left')
+    """
+    return f"{count} {what} is left" if count == 1 else f"{count} {what}s are left"
 
 
 # Headers with line breaks, so that the column is as narrow as its values.
@@ -317,7 +326,7 @@ def print_ledger(ledger: Any, folder: Path) -> None:
         print()
     print(f"{headline(ledger)}.".replace("; ", ";\n"))
     if ledger.waiting:
-        print(f"{ledger.waiting} runs are left: aeoskit reproduce --folder {folder}")
+        print(f"{_left(ledger.waiting, 'run')}: aeoskit reproduce --folder {folder}")
     _say("page", folder / "ledger.html")
     _say("record", folder)
     _say("time", seconds_words(ledger.seconds))

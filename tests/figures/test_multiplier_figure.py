@@ -58,7 +58,6 @@ def test_each_run_has_a_panel_with_both_ratios_and_the_edge():
         "the edge",
     ]
     assert legend.get_title().get_text() == "multiplier-edge"
-
     assert not any(legend.get_window_extent().overlaps(axes.bbox) for axes in figure.axes)
     assert figure.get_supylabel() == "ratio to the edge"
 
