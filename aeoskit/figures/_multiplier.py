@@ -11,7 +11,7 @@ from ._curves import curve, lanes_of
 from ._style import INK, PALETTE, legend_above, step_axis, styled
 
 _COLUMNS = 4
-_BY_EIGENVALUE, _BY_MULTIPLIER = PALETTE[0], PALETTE[1]
+_BY_EIGENVALUE, _BY_MULTIPLIER, _OSCILLATION = PALETTE[0], PALETTE[1], PALETTE[2]
 _RANGE = (0.0, 1.6)
 
 
@@ -21,7 +21,8 @@ def multiplier_figure(
     """Draws, for each run, both ratios to the edge: by `λ₁(P⁻¹H)` and by the flip multiplier.
 
     Args:
-        dataset: the metrics of a run, with `equivalent_ratio`, and perhaps `ratio`.
+        dataset: the metrics of a run, with `equivalent_ratio`, and perhaps `ratio` and
+            `oscillation_modulus`, whose edge is 1 too.
         labels: a name for each run, in the dataset's order; None for the values that differ.
         title: what stands above the figure; None for nothing.
 
@@ -53,6 +54,7 @@ def multiplier_figure(
     columns = min(_COLUMNS, len(lanes))
     rows = -(-len(lanes) // columns)
     steps = dataset["step"].values
+    turns = "oscillation_modulus" in dataset
     with styled():
         figure = Figure(figsize=(max(2.1 * columns, 4.2), 1.55 * rows + 0.75), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
@@ -65,6 +67,9 @@ def multiplier_figure(
             axes.plot(at, ratio, color=_BY_EIGENVALUE, lw=1.2)
             at, ratio = curve(dataset, lane, "equivalent_ratio")
             axes.plot(at, ratio, "o", color=_BY_MULTIPLIER, ms=2.4, mew=0)
+            if turns:
+                at, modulus = curve(dataset, lane, "oscillation_modulus")
+                axes.plot(at, modulus, color=_OSCILLATION, lw=0.9, marker="v", ms=2.4, mew=0)
             if lane.diverged_at >= 0:
                 name = f"{name}, diverged at {lane.diverged_at}"
             axes.set_title(name)
@@ -77,7 +82,8 @@ def multiplier_figure(
             lowest = max(place for place in range(len(lanes)) if place % columns == column)
             panels[lowest].set_xlabel("step")
             panels[lowest].tick_params(labelbottom=True)
-        figure.supylabel("ratio to the edge", fontsize=8.5, color=INK)
+        name = "ratio to the edge, modulus" if turns else "ratio to the edge"
+        figure.supylabel(name, fontsize=8.5, color=INK)
         handles = [
             Line2D([], [], color=_BY_EIGENVALUE, lw=1.6, label="λ₁(P⁻¹H) / threshold"),
             Line2D(
@@ -91,5 +97,9 @@ def multiplier_figure(
             ),
             Line2D([], [], color=INK, ls="--", lw=1, label="the edge"),
         ]
+        if turns:
+            label = "largest oscillating multiplier, modulus"
+            line = Line2D([], [], color=_OSCILLATION, lw=1, marker="v", ms=4, mew=0, label=label)
+            handles.insert(2, line)
         legend_above(figure, handles, title)
     return figure

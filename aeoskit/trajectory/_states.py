@@ -60,7 +60,7 @@ class EdgeStates(NamedTuple):
 
 
 class RecentSteps(NamedTuple):
-    """What the states of the next steps need of those before.
+    """The part of the steps so far that the states of the next ones need.
 
     Attributes:
         first: the first step of all; None before it.

@@ -30,8 +30,8 @@ class Piece:
 def cut(arguments: list[str], own: Mapping[str, bool]) -> tuple[list[Piece], list[str]]:
     """Split the arguments at registered stage names.
 
-    The value of an option is never taken for a stage, and arguments after `--` belong to the
-    present stage.
+    The value of an option is never taken for a stage, and a word after `--` belongs to the present
+    stage; before the first one, `--` ends the command's own options.
 
     Args:
         arguments: The arguments of `aeoskit pipe`.
@@ -49,7 +49,7 @@ def cut(arguments: list[str], own: Mapping[str, bool]) -> tuple[list[Piece], lis
     >>> [piece.stage for piece in pieces], own
     (['store', 'plot'], ['--json'])
     """
-    _, words, found = _take({}, own, list(arguments), "pipe, before its first stage")
+    _, words, found = _take({}, own, list(arguments), "pipe, before its first stage", ends=True)
     pieces: list[Piece] = []
     while words:
         stage = words.pop(0)
@@ -84,15 +84,25 @@ def _without_help(own: Mapping[str, bool]) -> dict[str, bool]:
 
 
 def _take(
-    options: Mapping[str, Option], own: Mapping[str, bool], words: list[str], where: str
+    options: Mapping[str, Option],
+    own: Mapping[str, bool],
+    words: list[str],
+    where: str,
+    *,
+    ends: bool = False,
 ) -> tuple[list[str], list[str], list[str]]:
-    """The stage's arguments; the rest, from the next stage or a request for help on; the own."""
+    """The stage's arguments; the rest, from the next stage or a request for help on; the own.
+
+    `--` escapes the next word; where there is no stage yet, it `ends` the own ones.
+    """
     given: list[str] = []
     found: list[str] = []
     while words:
         word = words[0]
         flag = word.partition("=")[0]
         option = options.get(flag)
+        if word == "--" and ends:
+            return given, words[1:], found
         if word == "--":
             given += words[1:2]
             words = words[2:]

@@ -28,7 +28,7 @@ aeoskit pipe model mlp --help    the options of a variant
 
 The command's own options may stand before the first stage or after any; one of
 the same name as an option of the stage (--name of branch) belongs to the stage.
-An option's value is never taken for a stage, nor is a word after `--`."""
+An option's value is never taken for a stage, nor is a word after `--` in one."""
 
 
 class PipeCommand(Command):

@@ -34,6 +34,8 @@ _KNOWN = {
     "preconditioned_sharpness",
     "multiplier",
     "equivalent_ratio",
+    "oscillation_modulus",
+    "oscillation_angle",
     "reached",
     "transform",
     "matvecs",
@@ -52,7 +54,14 @@ _KNOWN = {
     "budgets",
 }
 
-_THREE_DIGITS = ("ratio", "zeta", "multiplier", "equivalent_ratio")
+_THREE_DIGITS = (
+    "ratio",
+    "zeta",
+    "multiplier",
+    "equivalent_ratio",
+    "oscillation_modulus",
+    "oscillation_angle",
+)
 
 # The columns of the table with multipliers; None for those left out.
 _MULTIPLIERS = {
@@ -64,11 +73,13 @@ _MULTIPLIERS = {
     "equivalent_ratio": "ratio by\nmultiplier",
     "reached": "at the\nedge",
 }
+_OSCILLATION = {"oscillation_modulus": "modulus", "oscillation_angle": "its\nangle"}
 # Their headers where the table would be too wide.
 _NARROW = {
     "threshold": "thresh-\nold",
     "multiplier": "multi-\nplier",
     "equivalent_ratio": "ratio by\nmulti-\nplier",
+    "oscillation_modulus": "modu-\nlus",
 }
 
 _RATIO_OF = {frozenset({"edge"}): "at the edge", frozenset({"end"}): "last fifth"}
@@ -165,7 +176,16 @@ def print_sweep(summary: Mapping[str, Any]) -> None:
     if "seconds" in summary:
         _say("time", f"{summary['seconds']:.1f} s")
     if left:
-        print(f"{left} jobs are left: aeoskit sweep --resume {summary['folder']}")
+        print(f"{_left(left, 'job')}: aeoskit sweep --resume {summary['folder']}")
+
+
+def _left(count: int, what: str) -> str:
+    """The number of things that are still to do.
+
+    >>> _left(1, "job"), _left(2, "job")
+    ('1 job is left', '2 jobs are left')
+    """
+    return f"{count} {what} is left" if count == 1 else f"{count} {what}s are left"
 
 
 # Headers with line breaks, so that the column is as narrow as its values.
@@ -306,7 +326,7 @@ def print_ledger(ledger: Any, folder: Path) -> None:
         print()
     print(f"{headline(ledger)}.".replace("; ", ";\n"))
     if ledger.waiting:
-        print(f"{ledger.waiting} runs are left: aeoskit reproduce --folder {folder}")
+        print(f"{_left(ledger.waiting, 'run')}: aeoskit reproduce --folder {folder}")
     _say("page", folder / "ledger.html")
     _say("record", folder)
     _say("time", seconds_words(ledger.seconds))
@@ -407,6 +427,8 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
         # The two ratios are for comparison; columns that do not fit are in the record.
         found = [item for item in found if item[0] not in _MULTIPLIERS]
         found += [(key, header, False) for key, header in _MULTIPLIERS.items() if header]
+        if any("oscillation_modulus" in row for row in rows):
+            found += [(key, header, False) for key, header in _OSCILLATION.items()]
     if any(row.get("diverged_at") is not None for row in rows):
         found.append(("diverged_at", "diverged\nat step", False))
     return found

@@ -50,6 +50,18 @@ def test_a_value_may_look_like_an_option() -> None:
     assert compose(cut(["store", "--root", "--json"])).stages[0].options["root"] == "--json"
 
 
+def test_dashes_before_the_first_stage_end_the_own_options() -> None:
+    words = "-- data digits --examples 500 loss mse --json"
+    pieces, own = cut_words(["--name", "a", *words.split()], OWN)
+    assert [(piece.stage, piece.variants) for piece in pieces] == [
+        ("data", ("digits",)),
+        ("loss", ("mse",)),
+    ]
+    assert own == ["--name", "a", "--json"]
+    with pytest.raises(UserError, match="unknown stage 'digits'"):
+        cut(["--", "digits"])
+
+
 def test_dashes_escape() -> None:
     with pytest.raises(UserError, match="unknown variant 'train' of stage 'model'"):
         cut(["model", "--", "train"])

@@ -310,7 +310,7 @@ def test_runs_lists_suites_sweeps_and_ledgers_and_show_prints_them(
     assert ["0", "finished", "0.001", "38,000", "0.980", "–", "–"] in [
         line.split() for line in out.splitlines()
     ]
-    assert "1 jobs are left: aeoskit sweep --resume runs/sweep" in out
+    assert "1 job is left: aeoskit sweep --resume runs/sweep" in out
     assert main(["show", "runs/sweep", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["jobs"][1]["status"] == "waiting"
     assert main(["show", "runs/suite"]) == 0

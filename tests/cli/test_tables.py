@@ -68,6 +68,16 @@ def test_multipliers(capsys: Capture) -> None:
     assert third in lines
 
 
+def test_the_largest_oscillation_has_two_columns(capsys: Capture) -> None:
+    turning = {"oscillation_modulus": 1.0039, "oscillation_angle": 0.1197}
+    rows = [multiplier_run(name, **turning) for name in OPTIMIZERS]
+    rows[1] |= {"diverged_at": 1234, "oscillation_modulus": None, "oscillation_angle": None}
+    print_runs(rows)
+    lines = fits(capsys)
+    found = ["muon", "0.0015", "2,714", "-1.234", "1.012", "1.006", "yes", "1.004", "0.120", "–"]
+    assert found in lines
+
+
 def test_a_narrow_table_has_whole_headers(capsys: Capture) -> None:
     print_runs([multiplier_run("adam")])
     words = [word for line in fits(capsys) for word in line]

@@ -28,6 +28,7 @@ from aeoskit_experiments.planning._compile import (
 )
 from aeoskit_experiments.planning._cycles import loop_factor
 from aeoskit_experiments.planning._flops import matmul_flops
+from aeoskit_experiments.planning._request import with_settings
 from aeoskit_experiments.planning._verdict import SearchSpace, find_verdict
 
 WIDTH, EXAMPLES = 64, 18
@@ -311,6 +312,15 @@ def test_layouts(params: Any) -> None:
     assert found.bytes_device == sum(share.bytes_device for share in found.shares)
     assert "computed from shapes" not in found.sentence
     assert math.prod(found.mesh.values()) == found.devices == 4
+
+
+def test_a_short_run_without_a_probe_gets_one() -> None:
+    pipeline = small()
+    bare = msgspec.structs.replace(
+        pipeline, stages=tuple(stage for stage in pipeline.stages if stage.stage != "track")
+    )
+    (probe,) = with_settings(bare, PlanSettings(), "float32").experiment().probes
+    assert (probe.variant, probe.every) == ("preconditioned_sharpness", 1)
 
 
 def test_what_a_plan_refuses() -> None:

@@ -12,6 +12,7 @@ from aeoskit_experiments import UserError
 from aeoskit_experiments.execution import SilentListener, execute_suite
 from aeoskit_experiments.pipelines import Pipeline, data, loss, model, optimizer, pipe, track, train
 from aeoskit_experiments.recipes import RECIPES, make_recipe, make_suite, recipe_options
+from aeoskit_experiments.records import list_records
 
 PAPER = sorted(name for name in RECIPES if name.startswith("e") and name[1:3].isdigit())
 SUITES = ("e04-architectures", "e05-optimizers", "e13-epsilon")
@@ -223,13 +224,20 @@ def test_a_suite_is_checked_before_any_case_runs(tmp_path: Path) -> None:
 def test_a_suite_says_which_case_it_is_at_and_keeps_what_was_done(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder = runs / "heard"
+
     class Heard(SilentListener):
-        """Remembers what it hears, and stops the second case before it began."""
+        """Remembers what it hears, finds the suite in lists, and stops its second case."""
 
         heard: ClassVar[list[str]] = []
 
         def started(self, what: str, steps: int) -> None:
             self.heard.append(what)
+            listed = [(x.kind, x.status) for x in list_records(runs) if x.folder == str(folder)]
+            assert listed == [("suite", "running")]
+            assert main(["show", str(folder)]) == 0
+            cases = json.loads((folder / "suite.json").read_text())["cases"]
+            assert list(cases) == (["slow"] if what.startswith("fast") else [])
             if what.startswith("fast"):
                 raise KeyboardInterrupt
 
@@ -238,7 +246,7 @@ def test_a_suite_says_which_case_it_is_at_and_keeps_what_was_done(
 
     monkeypatch.setattr("aeoskit.figures.cases_figure", lambda records: 1 / 0)
     suite = {"slow": tiny(0.1), "fast": tiny(0.9), "last": tiny(0.5)}
-    outcome = execute_suite(suite, "pair", folder=runs / "heard", listener=Heard())
+    outcome = execute_suite(suite, "pair", folder=folder, listener=Heard())
     assert Heard.heard[:2] == ["slow: main", "fast: main"]
     assert Heard.heard[-1].startswith("no figure was drawn: ZeroDivisionError")
     assert (outcome.status, outcome.exit_code, outcome.figures) == ("interrupted", 130, [])
@@ -248,6 +256,27 @@ def test_a_suite_says_which_case_it_is_at_and_keeps_what_was_done(
         None,
         ["slow"],
     )
+
+
+def test_a_suite_that_fails_says_so_and_leaves_nothing_if_nothing_ran(tmp_path: Path) -> None:
+    class Fails(SilentListener):
+        def started(self, what: str, steps: int) -> None:
+            if what.startswith(self.case):
+                raise RuntimeError("out of luck")
+
+        def __init__(self, case: str):
+            self.case = case
+
+    suite = {"slow": tiny(0.1), "fast": tiny(0.9)}
+    place = tmp_path / "new" / "pair"
+    with pytest.raises(RuntimeError, match="out of luck"):
+        execute_suite(suite, "pair", folder=place, listener=Fails("slow"))
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(RuntimeError, match="out of luck"):
+        execute_suite(suite, "pair", folder=place, listener=Fails("fast"))
+    (found,) = list_records(tmp_path / "new")
+    assert (found.kind, found.status) == ("suite", "failed")
+    assert (place / "slow" / "summary.json").exists()
 
 
 def test_data_that_only_a_later_case_refuses_are_reported_before_the_first_runs(

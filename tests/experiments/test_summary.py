@@ -290,6 +290,26 @@ class TestMultipliers:
         (row,) = multiplier_rows([{"optimizer": "adam", **found}])
         assert row["multiplier"] is None
 
+    def test_the_largest_oscillation_is_of_the_same_steps(self) -> None:
+        found = summarize_run(
+            flipped(
+                oscillation_modulus=lambda step: 0.9 if step < 400 else 1.004,
+                oscillation_angle=lambda step: 3.0 if step < 400 else 0.12,
+                oscillation_matvecs=20,
+                oscillation_resolved_angle=0.01,
+            ).assign(oscillation_converged=("step", np.where(STEPS % 100 == 0, 0.0, 1.0))),
+            raw=False,
+        )
+        assert (found["oscillation_modulus"], found["oscillation_angle"]) == (1.004, 0.12)
+        assert (found["matvecs"], found["unconverged"]) == (100 * 50, 5)
+        (row,) = multiplier_rows([{"optimizer": "two buffers", **found}])
+        assert (row["oscillation_modulus"], row["oscillation_angle"]) == (1.004, 0.12)
+        none = flipped(
+            oscillation_modulus=np.nan, oscillation_angle=np.nan, oscillation_matvecs=20
+        ).assign(oscillation_converged=("step", np.zeros(STEPS.size)))
+        found = summarize_run(none, raw=False)
+        assert (found["oscillation_modulus"], found["unconverged"]) == (None, 0)
+
     def test_solves_that_did_not_converge_are_counted(self) -> None:
         missed = record(multiplier=-1.0, equivalent_ratio=1.0, loss=1.0).assign(
             multiplier_converged=("step", np.where(STEPS == 10, 0.0, 1.0))

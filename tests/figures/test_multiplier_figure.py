@@ -62,6 +62,20 @@ def test_each_run_has_a_panel_with_both_ratios_and_the_edge():
     assert figure.get_supylabel() == "ratio to the edge"
 
 
+def test_the_largest_oscillating_modulus_is_a_line_of_its_own():
+    metrics = record(2)
+    modulus = xr.where(metrics["equivalent_ratio"].isnull(), np.nan, 1.004)
+    figure = draw(multiplier_figure(metrics.assign(oscillation_modulus=modulus)))
+    for axes in figure.axes[:2]:
+        line = axes.lines[3]
+        assert line.get_xdata().tolist() == [0, 25, 50, 75]
+        assert set(line.get_ydata()) == {1.004}
+        assert line.get_linestyle() == "-"
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[2] == "largest oscillating multiplier, modulus"
+    assert figure.get_supylabel() == "ratio to the edge, modulus"
+
+
 def test_the_lowest_panel_of_each_column_has_the_steps():
     """Five runs in four columns: the last row has one panel."""
     panels = draw(multiplier_figure(record())).axes

@@ -235,10 +235,9 @@ def _check_unknown(experiment: Experiment, reason: str) -> None:
     """Raise a `UserError` for stages that need the threshold if it is unknown."""
     optimizer = experiment.optimizer
     assert optimizer is not None
-    # The rest is the conclusion, and a fix in Python.
-    short = reason.partition(": ")[0].partition(", so that")[0].rstrip(".")
+    why = reason.rstrip(".")
     if optimizer.code is not None:
-        short = short.replace(module_name(optimizer.code), Path(optimizer.code.file).stem)
+        why = why.replace(module_name(optimizer.code), Path(optimizer.code.file).stem)
     fixes = [
         f"give branch {branch.name} a step, as in `--at 300`"
         for branch in experiment.branches
@@ -249,7 +248,7 @@ def _check_unknown(experiment: Experiment, reason: str) -> None:
         others = "`track sharpness`" if stepwise else "`track flip_multiplier` or `track sharpness`"
         fixes.insert(0, f"write {others} instead of preconditioned_sharpness")
     if fixes:
-        raise UserError(f"{optimizer.label} has no known threshold, since {short}: {fixes[0]}")
+        raise UserError(f"{optimizer.label} has no known threshold, since {why}; {fixes[0]}")
 
 
 class UnknownThreshold(AbstractProbe):

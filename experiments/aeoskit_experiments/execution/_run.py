@@ -201,7 +201,7 @@ def run_group(
 
 
 def _by_ratio(start: Start | None, branches: tuple[Branch, ...], history: "_History") -> list[str]:
-    """What to say where the ratio decides on the edge, for want of a realized edge."""
+    """The warnings where the ratio decides on the edge, for want of a realized edge."""
     found = []
     if start is not None and start.source.by_ratio:
         found.append(

@@ -1,9 +1,10 @@
 """A suite: several pipelines, one after the other, and one figure of them all."""
 
+import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,18 +77,20 @@ def execute_suite(
         raise UserError(why)
     outcomes: dict[str, Outcome] = {}
     stopped = False
-    for case, pipeline in suite.items():
-        if outcomes:
-            limit_memory_maps()
-        heard = listener if listener is None else _CaseListener(listener, case)
-        try:
-            outcomes[case] = execute(pipeline, folder=place / case, listener=heard)
-        except KeyboardInterrupt:  # before the first row of this case
-            if not outcomes:
-                raise
-            stopped = True
-        if stopped or outcomes[case].status == "interrupted":
-            break
+    with _listed(place, name, outcomes) as write:
+        for case, pipeline in suite.items():
+            if outcomes:
+                limit_memory_maps()
+            heard = listener if listener is None else _CaseListener(listener, case)
+            try:
+                outcomes[case] = execute(pipeline, folder=place / case, listener=heard)
+            except KeyboardInterrupt:  # before the first row of this case
+                if not outcomes:
+                    raise
+                stopped = True
+            if stopped or outcomes[case].status == "interrupted":
+                break
+            write("running")
     found = _statuses(outcomes) | ({"interrupted"} if stopped else set())
     status = next((word for word in ("interrupted", "diverged") if word in found), "finished")
     leads = all(outcome.leads for outcome in outcomes.values())
@@ -96,7 +99,59 @@ def execute_suite(
             place, outcomes, {"status": status}, [], status, EXIT_CODES[status], leads=False
         )
     figures = _drawn(outcomes, place / name, listener)
-    summary = {
+    summary = _summary(place, name, outcomes, status) | {
+        "seconds": time.perf_counter() - begun,
+        "figure": str(figures[0]) if figures else None,
+    }
+    _write(place, summary)
+    return SuiteOutcome(place, outcomes, summary, figures, status, EXIT_CODES[status])
+
+
+@contextlib.contextmanager
+def _listed(
+    place: Path, name: str, outcomes: Mapping[str, Outcome]
+) -> Iterator[Callable[[str], None]]:
+    """Keep the suite's file while its cases run, so that one that is killed is in lists, too.
+
+    If nothing was kept of any case, neither is the file.
+
+    Args:
+        place: the suite's folder.
+        name: the suite's name.
+        outcomes: the outcomes so far.
+
+    Yields:
+        A function that writes the file with a status.
+    """
+
+    def write(status: str) -> None:
+        if is_leader():
+            _write(place, _summary(place, name, outcomes, status))
+
+    made = [folder for folder in (place, *place.parents) if not folder.exists()]
+    if is_leader():
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            write("running")
+        except OSError as error:
+            raise UserError(f"the suite cannot be stored in {place}: {error.strerror}") from error
+    try:
+        yield write
+    except BaseException:
+        if is_leader() and any(file.name != "suite.json" for file in place.iterdir()):
+            write("failed")
+        elif is_leader():
+            (place / "suite.json").unlink()
+            with contextlib.suppress(OSError):  # one that others use by now
+                for folder in made:
+                    folder.rmdir()
+        raise
+
+
+def _summary(
+    place: Path, name: str, outcomes: Mapping[str, Outcome], status: str
+) -> dict[str, Any]:
+    return {
         "name": name,
         "runs": [
             {"case": case, **row}
@@ -105,13 +160,13 @@ def execute_suite(
         ],
         "cases": {case: outcome.summary for case, outcome in outcomes.items()},
         "status": status,
-        "seconds": time.perf_counter() - begun,
         "folder": str(place),
-        "figure": str(figures[0]) if figures else None,
     }
+
+
+def _write(place: Path, summary: Mapping[str, Any]) -> None:
     text = msgspec.json.format(msgspec.json.encode(to_json_safe(summary)), indent=2) + b"\n"
     write_atomically(place / "suite.json", lambda temporary: temporary.write_bytes(text))
-    return SuiteOutcome(place, outcomes, summary, figures, status, EXIT_CODES[status])
 
 
 def _place(
@@ -120,7 +175,7 @@ def _place(
     root: str | os.PathLike[str] | None,
     folder: str | os.PathLike[str] | None,
 ) -> Path:
-    """The suite's folder, which the first case's record creates."""
+    """The suite's folder, which does not exist yet."""
     if folder is not None:
         return Path(folder)
     first = next(iter(suite.values())).declared().store or Store()

@@ -16,6 +16,9 @@ FITTED = 0.1
 REACHED = 0.85
 """The median ratio over the last fifth of a run from which it counts as being at the edge."""
 
+OSCILLATION = ("oscillation_modulus", "oscillation_angle")
+"""The largest multiplier that is not real and positive: its modulus, its angle in radians."""
+
 STEPS_OF_A_GROWTH = 10
 """Steps in the median of a branch's loss at either end."""
 
@@ -227,7 +230,8 @@ def summarize_run(dataset: xr.Dataset, raw: bool) -> dict[str, Any]:
         `preconditioned_sharpness` (medians over the last fifth), `matvecs` (products spent),
         `unconverged` (measurements whose residual missed the tolerance), `steps`, `diverged_at`;
         where it was tracked, `multiplier` and `equivalent_ratio` (medians over the window at the
-        edge, or the last fifth), `reached` (whether that ratio is at least 0.85), `test_error`,
+        edge, or the last fifth), `reached` (whether that ratio is at least 0.85), and so
+        `oscillation_modulus` and `oscillation_angle` (None if none was found); `test_error`,
         `test_loss` and `train_error` (medians over the last fifth; None if it diverged).
     """
     loss_steps, loss = measured(dataset, "loss")
@@ -252,14 +256,20 @@ def summarize_run(dataset: xr.Dataset, raw: bool) -> dict[str, Any]:
     if values.size:
         # The two ratios are compared, and so are of the same steps, if it was measured in them.
         edge = at_edge_window(summary, at) if diverged_at < 0 else None
-        multiplier, equivalent = (
-            _hovering(*measured(dataset, name), diverged_at)
-            if edge is None
-            else _median(*measured(dataset, name), edge)
-            for name in ("multiplier", "equivalent_ratio")
-        )
-        summary["multiplier"], ratio = multiplier, equivalent
-        summary["equivalent_ratio"] = ratio
+        names = ("multiplier", "equivalent_ratio")
+        if "oscillation_modulus" in dataset:
+            names += OSCILLATION
+            matvecs += int(measured(dataset, "oscillation_matvecs")[1].sum())
+            # Where none was found nothing converges, and nothing has missed its tolerance.
+            found = dataset["oscillation_modulus"].notnull()
+            missed = found & (dataset["oscillation_converged"] == 0)
+            unconverged += int(missed.sum())
+        for name in names:
+            curve = measured(dataset, name)
+            summary[name] = (
+                _hovering(*curve, diverged_at) if edge is None else _median(*curve, edge)
+            )
+        ratio = summary["equivalent_ratio"]
         summary["reached"] = ratio is not None and ratio >= REACHED
         matvecs += int(measured(dataset, "multiplier_matvecs")[1].sum())
         unconverged += int((measured(dataset, "multiplier_converged")[1] == 0).sum())
@@ -285,10 +295,15 @@ def multiplier_rows(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         runs: values of `summarize_run`, with `optimizer` and perhaps the swept values.
 
     Returns:
-        Rows with `optimizer`, `multiplier`, `equivalent_ratio`, `ratio` and `reached`.
+        Rows with `optimizer`, `multiplier`, `equivalent_ratio`, `ratio` and `reached`; where they
+        were measured also `oscillation_modulus` and `oscillation_angle`.
     """
     keys = ("optimizer", "multiplier", "equivalent_ratio", "ratio", "reached")
-    return [{key: run.get(key) for key in keys} for run in runs if "multiplier" in run]
+    return [
+        {key: run.get(key) for key in (*keys, *(name for name in OSCILLATION if name in run))}
+        for run in runs
+        if "multiplier" in run
+    ]
 
 
 def threshold_row(

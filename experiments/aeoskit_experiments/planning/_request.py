@@ -78,8 +78,9 @@ def with_settings(pipeline: Pipeline, settings: PlanSettings, precision: Precisi
         UserError: For an invalid setting.
     """
     group = pipeline.groups()[0].pipeline
+    # At each step, since a run may have few; the period is in no number of a plan.
     solving = any(stage.stage == "track" for stage in group.stages)
-    stages = [*group.stages, *([] if solving else [track("preconditioned_sharpness")])]
+    stages = [*group.stages, *([] if solving else [track("preconditioned_sharpness", every=1)])]
     return msgspec.structs.replace(
         group, stages=tuple(_with_settings(stage, settings, precision) for stage in stages)
     )
