@@ -131,12 +131,13 @@ def test_a_rewound_recipe_refuses_what_the_other_run_decided() -> None:
 
 def test_the_largest_batch_is_all_examples_and_no_batch_is_larger() -> None:
     def sizes(**options: Any) -> Any:
-        return make_recipe("e06-batch-size", **options).stages[5].settings["batch"]
+        stages = {stage.stage: stage for stage in make_recipe("e06-batch-size", **options).stages}
+        return stages["train"].settings["batch"]
 
-    assert sizes() == (16, 64, 256, 500)
-    assert sizes(examples=100) == (16, 64, 100)
-    assert sizes(dataset="mnist5k") == (16, 64, 256, 5000)
-    assert sizes(size="paper", dataset="digits") == (256, 500)
+    assert sizes() == (16, 64, 250, 500)
+    assert sizes(examples=100) == (16, 50, 100)
+    assert sizes(dataset="mnist5k") == (16, 64, 256, 2500, 5000)
+    assert sizes(size="paper", dataset="digits") == (250, 500)
     assert sizes(batch=[8, 100], examples=100) == (8, 100)
 
 
