@@ -12,8 +12,9 @@ import xarray as xr
 
 from aeoskit.record import read_run, to_json_safe, write_atomically
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.pipelines import Choice, Pipeline, Store
+from aeoskit_experiments.pipelines import Choice, Pipeline, Plot, Store
 
+from ._draw import named
 from ._execute import EXIT_CODES, Outcome, execute
 from ._listener import Listener, SilentListener
 from ._names import optimizer_name
@@ -95,7 +96,14 @@ def execute_suite(
         return SuiteOutcome(
             place, outcomes, {"status": status}, [], status, EXIT_CODES[status], leads=False
         )
-    figures = _drawn(outcomes, place / name, listener)
+    rows = [
+        {"case": case, **row}
+        for case, outcome in outcomes.items()
+        for row in outcome.summary.get("rows", ())
+    ]
+    kinds = {(pipeline.declared().plot or Plot()).kind for pipeline in suite.values()}
+    figures = _drawn(outcomes, rows if kinds == {"beta2"} else None, place / name, listener)
+    said = [note for outcome in outcomes.values() for note in outcome.summary.get("warnings", ())]
     summary = {
         "name": name,
         "runs": [
@@ -103,7 +111,9 @@ def execute_suite(
             for case, outcome in outcomes.items()
             for row in outcome.summary["runs"]
         ],
+        "rows": rows,
         "cases": {case: outcome.summary for case, outcome in outcomes.items()},
+        "warnings": [*dict.fromkeys(said)],
         "status": status,
         "seconds": time.perf_counter() - begun,
         "folder": str(place),
@@ -178,12 +188,17 @@ class _CaseListener(SilentListener):
         self._listener.noted(f"{self._case}: {message}")
 
 
-def _drawn(outcomes: Mapping[str, Outcome], path: Path, listener: Listener | None) -> list[Path]:
-    """The figure's files; a suite without a figure is better than none."""
-    from aeoskit.figures import cases_figure, save
+def _drawn(
+    outcomes: Mapping[str, Outcome],
+    rows: list[dict[str, Any]] | None,
+    path: Path,
+    listener: Listener | None,
+) -> list[Path]:
+    """The figure's files, of the rows if there are any; a suite without one is better than none."""
+    from aeoskit.figures import beta2_figure, cases_figure, save
 
     try:
-        figure = cases_figure(_records(outcomes))
+        figure = cases_figure(_records(outcomes)) if rows is None else beta2_figure(named(rows))
     except Exception as error:
         if listener is not None:
             listener.noted(f"no figure was drawn: {type(error).__name__}: {error}")
