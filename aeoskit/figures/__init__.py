@@ -4,6 +4,7 @@ from .._extra import extra_needed as _extra_needed
 
 with _extra_needed(__name__, "matplotlib", "xarray"):
     from ._advance import advance_figure as advance_figure
+    from ._beta2 import beta2_figure as beta2_figure
     from ._cases import cases_figure as cases_figure
     from ._cases import spread_figure as spread_figure
     from ._curves import running_median as running_median

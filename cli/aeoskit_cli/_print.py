@@ -57,6 +57,7 @@ _KNOWN = {
 _THREE_DIGITS = (
     "ratio",
     "zeta",
+    "zeta_before",
     "multiplier",
     "equivalent_ratio",
     "oscillation_modulus",
@@ -127,6 +128,8 @@ def print_numbers(summary: Mapping[str, Any]) -> None:
     rows = summary.get("rows") or []
     if any("live_ratio" in row for row in rows):
         print_thresholds(rows)
+    elif len({row.get("optimizer") for row in rows}) > 1 and _sweeps_beta2(rows):
+        print_edges(rows)
     else:
         print_runs(summary.get("runs") or [])
     _print_advance(summary)
@@ -230,6 +233,32 @@ def print_thresholds(rows: Sequence[Mapping[str, Any]]) -> None:
             _cell("kept", kept),
             _cell("ratio", row["live_ratio"]),
         )
+    _show(table)
+
+
+def _sweeps_beta2(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return len({row["beta2"] for row in rows if row.get("beta2") is not None}) > 1
+
+
+def print_edges(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print where each optimizer is with respect to the edge at each β₂."""
+    from rich.table import Table
+
+    columns = {
+        "beta2": "β₂",
+        "lr": "η\nlr",
+        "ratio": "ratio\nmedian",
+        "zeta": "ζ\nmedian",
+        "zeta_before": "ζ\nbefore",
+    }
+    table = Table(box=_box(), pad_edge=False, header_style="bold")
+    table.add_column("optimizer", no_wrap=True)
+    for header in columns.values():
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for row in rows:
+        numbers = (_cell(key, row[key]) for key in columns)
+        table.add_row(str(row["optimizer"]), *numbers, _cell("state", row["state"]))
     _show(table)
 
 
@@ -390,7 +419,10 @@ def print_notes(summary: Mapping[str, Any]) -> None:
         steps = sorted({row["rewound_to"] for row in rows if "rewound_to" in row})
         _console().print(f"rewound: main begins at step {', '.join(map(str, steps))}")
     if summary.get("status") == "diverged":
-        _console().print("every run diverged: lower the learning rate", highlight=False)
+        # Of a suite, one that did is enough for this status.
+        which = [row.get("diverged_at") is not None for row in rows if "diverged_at" in row]
+        count = "every run" if all(which) else f"{sum(which)} of {len(which)} runs"
+        _console().print(f"{count} diverged: lower the learning rate", highlight=False)
     if summary.get("status") == "interrupted":
         _console().print("stopped before the end: the numbers are those of the finished part")
 

@@ -1,4 +1,4 @@
-"""The recipes e01 to e15 and suites: what they ask for, and one carried out on tiny data."""
+"""The recipes e01 to e16 and suites: what they ask for, and one carried out on tiny data."""
 
 import json
 from pathlib import Path
@@ -10,12 +10,22 @@ from aeoskit.record import read_run
 from aeoskit_cli import main
 from aeoskit_experiments import UserError
 from aeoskit_experiments.execution import SilentListener, execute_suite
-from aeoskit_experiments.pipelines import Pipeline, data, loss, model, optimizer, pipe, track, train
+from aeoskit_experiments.pipelines import (
+    Pipeline,
+    data,
+    loss,
+    model,
+    optimizer,
+    pipe,
+    plot,
+    track,
+    train,
+)
 from aeoskit_experiments.recipes import RECIPES, make_recipe, make_suite, recipe_options
 from aeoskit_experiments.records import list_records
 
 PAPER = sorted(name for name in RECIPES if name.startswith("e") and name[1:3].isdigit())
-SUITES = ("e04-architectures", "e05-optimizers", "e13-epsilon")
+SUITES = ("e04-architectures", "e05-optimizers", "e13-epsilon", "e16-realized")
 
 
 def tiny(lr: float, steps: int = 6) -> Pipeline:
@@ -30,7 +40,7 @@ def tiny(lr: float, steps: int = 6) -> Pipeline:
 
 
 def test_every_experiment_has_a_recipe_in_two_sizes() -> None:
-    assert [name.split("-")[0] for name in PAPER] == [f"e{number:02d}" for number in range(1, 16)]
+    assert [name.split("-")[0] for name in PAPER] == [f"e{number:02d}" for number in range(1, 17)]
     for name in PAPER:
         options = {option.name: option for option in recipe_options(name)}
         assert options["size"].choices == ("small", "paper")
@@ -213,6 +223,66 @@ def test_a_suite_leaves_a_folder_for_each_case_and_one_picture(
     assert "is not that of a suite" in capsys.readouterr().err
     again = execute_suite({"slow": tiny(0.1)}, "pair", root=runs)
     assert again.folder != outcome.folder
+
+
+def test_each_optimizer_has_its_decays_side_by_side() -> None:
+    suite = make_suite("e16-realized", beta2=[0.5, 0.9], steps=40)
+    swept = {case for case, x in suite.items() if x.experiment().lanes()[0].keys() == {"beta2"}}
+    assert swept == {"adam", "adamw", "nadam", "rmsprop", "adabelief", "padam", "amsgrad"}
+    assert {*suite} - swept == {
+        "adafactor",
+        "adagrad",
+        "shampoo",
+        "momentum",
+        "gradient_descent",
+    }
+    for pipeline in suite.values():
+        assert pipeline.stages[3].settings["warmup"] == 20
+    with pytest.raises(UserError, match="unknown optimizer 'adan'"):
+        make_suite("e16-realized", optimizers="adan")
+
+
+def test_a_suite_over_beta2_has_a_table_and_a_picture_of_it(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def case(name: str, **settings: Any) -> Pipeline:
+        return pipe(
+            data("quadratic", dimension=3, outputs=2, condition=4.0),
+            model("linear"),
+            loss("mse"),
+            optimizer(name, lr=0.1, **settings),
+            track("preconditioned_sharpness", every=20, solver="dense"),
+            train(120),
+            plot("beta2"),
+        )
+
+    suite = {
+        "rmsprop": case("rmsprop", beta2=(0.5, 0.99)),
+        "adam": case("adam", beta2=0.9),
+        "adagrad": case("adagrad"),
+    }
+    assert "beta2" not in suite["adam"].experiment().lanes()[0]
+    outcome = execute_suite(suite, "edges", root=runs)
+    assert [path.suffix for path in outcome.figures] == [".png", ".pdf"]
+    rows = outcome.summary["rows"]
+    assert [(row["case"], row["optimizer"], row["beta2"], row["lr"]) for row in rows] == [
+        ("rmsprop", "rmsprop", 0.5, 0.1),
+        ("rmsprop", "rmsprop", 0.99, 0.1),
+        ("adam", "adam", 0.9, 0.1),
+        ("adagrad", "adagrad", None, 0.1),
+    ]
+    for row, run in zip(rows, outcome.summary["runs"], strict=True):
+        for key in ("ratio", "zeta", "zeta_before", "state"):
+            assert row[key] == run[key]
+    # RMSProp oscillates about the minimum with a step that does not shrink.
+    assert rows[0]["state"] == rows[1]["state"] == "at the edge"
+    warnings = outcome.summary["warnings"]
+    assert [text.split(" P ")[0] for text in warnings] == ["at beta2 = 0.5", "at beta2 = 0.9"]
+    assert main(["show", str(outcome.folder)]) == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["optimizer", "β₂", "lr", "median", "median", "before", "state"] in shown
+    assert ["rmsprop", "0.5", "0.1"] in [words[:3] for words in shown]
+    assert ["adagrad", "–", "0.1"] in [words[:3] for words in shown]
 
 
 def test_a_suite_is_checked_before_any_case_runs(tmp_path: Path) -> None:

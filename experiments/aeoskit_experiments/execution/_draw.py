@@ -48,7 +48,7 @@ def draw(
         dataset: the metrics of a run.
         kind: a kind of the stage plot, any but auto.
         runs: the summary of each run.
-        rows: the table's rows, for a figure of thresholds.
+        rows: the table's rows, for a figure of thresholds or of β₂.
         path: the figure's path, without a suffix.
         listener: receives the reason if no figure was drawn.
 
@@ -77,8 +77,9 @@ def _figure(
         names = [optimizer_name(str(run["optimizer"])) for run in runs]
         return figures.multiplier_figure(dataset, labels=names)
     if kind == "thresholds":
-        named = [{**row, "optimizer": optimizer_name(str(row["optimizer"]))} for row in rows]
-        return figures.threshold_figure(named)
+        return figures.threshold_figure(named(rows))
+    if kind == "beta2":
+        return figures.beta2_figure(named(rows))
     plain = {
         "grid": figures.grid_figure,
         "epsilon": figures.epsilon_figure,
@@ -86,3 +87,8 @@ def _figure(
         "spikes": figures.spikes_figure,
     }
     return plain.get(kind, figures.edge_figure)(dataset)
+
+
+def named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the optimizers' display names."""
+    return [{**row, "optimizer": optimizer_name(str(row["optimizer"]))} for row in rows]

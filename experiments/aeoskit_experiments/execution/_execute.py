@@ -30,6 +30,7 @@ from ._rewind import with_source_rows
 from ._room import limit_memory_maps
 from ._rows import (
     advance_of,
+    edge_rows,
     figure_kind,
     run_rows,
     runs_raw,
@@ -327,6 +328,7 @@ def _conclude(
     rows = multiplier_rows(main)
     if (sides := sides_of(groups[0][1])) is not None:
         rows = threshold_rows(dataset, groups, sides)
+    rows = rows or edge_rows(runs, groups)
     if rows:
         summary["rows"] = rows
     if status == "finished" and all(item["diverged_at"] is not None for item in main):

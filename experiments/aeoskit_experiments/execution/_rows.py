@@ -47,6 +47,36 @@ def run_rows(
     return found
 
 
+def edge_rows(
+    runs: list[dict[str, Any]], groups: list[tuple[dict[str, Any], Experiment]]
+) -> list[dict[str, Any]]:
+    """For each main run, where it is with respect to the edge, and its β₂.
+
+    Args:
+        runs: the rows of `run_rows`.
+        groups: the groups of the run.
+
+    Returns:
+        Rows with `optimizer`, `beta2` (None for an optimizer that has none), `lr`, `ratio`, `zeta`,
+        `zeta_before` and `state`; None where one is not known.
+    """
+    keys = ("lr", "ratio", "zeta", "zeta_before", "state")
+    return [
+        {
+            "optimizer": row["optimizer"],
+            "beta2": _beta2(row, groups),
+            **{key: row.get(key) for key in keys},
+        }
+        for row in runs
+        if row["branch"] == "main"
+    ]
+
+
+def _beta2(row: dict[str, Any], groups: list[tuple[dict[str, Any], Experiment]]) -> Any:
+    """The β₂ of a run: its own value of a sweep, or the setting of its optimizer."""
+    return row.get("beta2", _choice(groups[0][1], row["branch"]).settings.get("beta2"))
+
+
 SMALL_BETA2 = 0.97
 """The β₂ under which P moves so much within a step that the ratio need not be 1 at the edge."""
 
@@ -64,7 +94,7 @@ def warnings_of(
     for row in runs:
         experiment = groups[0][1]
         held = any(x.name == row["branch"] and x.kind == "freeze" for x in experiment.branches)
-        beta2 = row.get("beta2", _choice(experiment, row["branch"]).settings.get("beta2"))
+        beta2 = _beta2(row, groups)
         adaptive = row["threshold_of"] == "preconditioned_sharpness" and row["ratio"] is not None
         if adaptive and not held and isinstance(beta2, int | float) and beta2 < SMALL_BETA2:
             found.add(float(beta2))

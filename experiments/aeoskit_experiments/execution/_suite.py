@@ -13,8 +13,9 @@ import xarray as xr
 
 from aeoskit.record import read_run, to_json_safe, write_atomically
 from aeoskit_experiments._errors import UserError
-from aeoskit_experiments.pipelines import Choice, Pipeline, Store
+from aeoskit_experiments.pipelines import Choice, Pipeline, Plot, Store
 
+from ._draw import named
 from ._execute import EXIT_CODES, Outcome, execute
 from ._listener import Listener, SilentListener
 from ._names import optimizer_name
@@ -98,8 +99,11 @@ def execute_suite(
         return SuiteOutcome(
             place, outcomes, {"status": status}, [], status, EXIT_CODES[status], leads=False
         )
-    figures = _drawn(outcomes, place / name, listener)
-    summary = _summary(place, name, outcomes, status) | {
+    summary = _summary(place, name, outcomes, status)
+    kinds = {(pipeline.declared().plot or Plot()).kind for pipeline in suite.values()}
+    rows = summary["rows"] if kinds == {"beta2"} else None
+    figures = _drawn(outcomes, rows, place / name, listener)
+    summary |= {
         "seconds": time.perf_counter() - begun,
         "figure": str(figures[0]) if figures else None,
     }
@@ -151,6 +155,12 @@ def _listed(
 def _summary(
     place: Path, name: str, outcomes: Mapping[str, Outcome], status: str
 ) -> dict[str, Any]:
+    rows = [
+        {"case": case, **row}
+        for case, outcome in outcomes.items()
+        for row in outcome.summary.get("rows", ())
+    ]
+    said = [note for outcome in outcomes.values() for note in outcome.summary.get("warnings", ())]
     return {
         "name": name,
         "runs": [
@@ -158,7 +168,9 @@ def _summary(
             for case, outcome in outcomes.items()
             for row in outcome.summary["runs"]
         ],
+        "rows": rows,
         "cases": {case: outcome.summary for case, outcome in outcomes.items()},
+        "warnings": [*dict.fromkeys(said)],
         "status": status,
         "folder": str(place),
     }
@@ -233,12 +245,17 @@ class _CaseListener(SilentListener):
         self._listener.noted(f"{self._case}: {message}")
 
 
-def _drawn(outcomes: Mapping[str, Outcome], path: Path, listener: Listener | None) -> list[Path]:
-    """The figure's files; a suite without a figure is better than none."""
-    from aeoskit.figures import cases_figure, save
+def _drawn(
+    outcomes: Mapping[str, Outcome],
+    rows: list[dict[str, Any]] | None,
+    path: Path,
+    listener: Listener | None,
+) -> list[Path]:
+    """The figure's files, of the rows if there are any; a suite without one is better than none."""
+    from aeoskit.figures import beta2_figure, cases_figure, save
 
     try:
-        figure = cases_figure(_records(outcomes))
+        figure = cases_figure(_records(outcomes)) if rows is None else beta2_figure(named(rows))
     except Exception as error:
         if listener is not None:
             listener.noted(f"no figure was drawn: {type(error).__name__}: {error}")

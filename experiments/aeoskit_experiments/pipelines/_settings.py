@@ -227,7 +227,8 @@ class Plot(msgspec.Struct, frozen=True):
     Args:
         kind: The edge (loss, ratio), the advance (branches, or a sweep), the multiplier beside the
             ratio, the thresholds (branches below and above), a grid of two swept numbers, a sweep
-            of epsilon or warmup, spikes of the loss, or auto, the one that fits.
+            of epsilon or warmup, spikes of the loss, the edge over beta2, or auto, the one that
+            fits.
     """
 
     kind: Literal[
@@ -240,4 +241,5 @@ class Plot(msgspec.Struct, frozen=True):
         "epsilon",
         "warmup",
         "spikes",
+        "beta2",
     ] = "auto"

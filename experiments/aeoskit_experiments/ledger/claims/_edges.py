@@ -248,31 +248,37 @@ def monotone(run: Evidence) -> Measured:
 @claim(
     "E6",
     "noise",
-    says="minibatch losses are noisier: scatter of the log loss from step to step, "
+    says="minibatch losses are noisier: scatter of the log loss from step to step before the edge, "
     "smallest batch over full",
-    alternative="the same of the full batch alone, its third quarter over its last",
+    alternative="the same of the full batch alone, the earlier half of these steps over the later",
     unit="×",
     needs=BATCHES_WITH_REPLACEMENT,
 )
 def noise(run: Evidence) -> Measured:
     """Standard deviation of the steps of the log loss, smallest batch over the full one.
 
-    It is that of the training loss, over the second half of the run. The eigenvalue itself is not
-    noisier below the edge than at it, where it oscillates.
+    It is that of the training loss, before the edge: there the loss of the full batch oscillates.
     """
     small, *_, full = _sizes_of(run)
-    whole = finite(_scatter(run, full) or None, "the full batch's loss is constant")
-    other = _scatter(run, full, 0.5, 0.75) / (_scatter(run, full, 0.75) or math.nan)
-    return Measured(_scatter(run, small) / whole, other)
+    first, last = EARLY
+    middle = (first + last) // 2
+    whole, early, late = (
+        finite(_scatter(run, full, *window) or None, "the full batch's loss is constant")
+        for window in (EARLY, (first, middle), (middle, last))
+    )
+    return Measured(_scatter(run, small, *EARLY) / whole, early / late)
 
 
-def _scatter(run: Evidence, batch: int, first: float = 0.5, last: float = 1.0) -> float:
+def _scatter(run: Evidence, batch: int, first: int, last: int) -> float:
     from aeoskit_experiments.execution import measured
 
-    steps = run.trained(batch=batch)["steps"]
+    run.trained(batch=batch)  # raises if it diverged
     at, loss = measured(run.metrics(batch=batch), "loss")
-    return float(np.std(np.diff(np.log(loss[(at >= first * steps) & (at <= last * steps)]))))
+    return float(np.std(np.diff(np.log(loss[(at >= first) & (at <= last)]))))
 
+
+EARLY = (20, 100)
+"""The first and the last step of a window before the edge."""
 
 MOVED = 1.3
 """The factor by which raw sharpness has to move for the ratio to have a chance to drift."""
@@ -287,19 +293,20 @@ MOVED = 1.3
     needs=BATCHES,
 )
 def equilibrates(run: Evidence) -> Measured:
-    """The drift of the log ratio over the last half of the run at the largest minibatch."""
+    """The drift of the log ratio over the last two thirds of the run at the largest minibatch."""
     *_, half, _ = _sizes_of(run)
     steps = run.trained(batch=half)["steps"]
     ratio, raw = (_drift(run, name, half, steps) for name in ("ratio", "sharpness"))
     if abs(raw) < math.log(MOVED):
         raise OutOfReach(f"raw sharpness moved by {math.exp(abs(raw)):.2f}, less than {MOVED}")
-    return Measured(abs(ratio), abs(raw))
+    note = f"raw sharpness moved by a factor of {math.exp(raw):.2f}"
+    return Measured(abs(ratio), abs(raw), note)
 
 
 def _drift(run: Evidence, name: str, batch: int, steps: int) -> float:
-    """The change of a quantity's logarithm from the third quarter of a run to its last."""
-    middle, end = (
+    """The change of a quantity's logarithm over two thirds of a run, between quarters of these."""
+    begin, end = (
         run.median(name, batch=batch, first=first * steps, last=last * steps)
-        for first, last in ((0.5, 0.75), (0.75, 1.0))
+        for first, last in ((1 / 3, 1 / 2), (5 / 6, 1.0))
     )
-    return math.log(end / middle)
+    return math.log(end / begin)
