@@ -420,7 +420,7 @@ def print_notes(summary: Mapping[str, Any]) -> None:
         _console().print(f"rewound: main begins at step {', '.join(map(str, steps))}")
     if summary.get("status") == "diverged":
         # Of a suite, one that did is enough for this status.
-        which = [row.get("diverged_at") is not None for row in rows if "diverged_at" in row]
+        which = [row.get("diverged_at") is not None for row in rows]
         count = "every run" if all(which) else f"{sum(which)} of {len(which)} runs"
         _console().print(f"{count} diverged: lower the learning rate", highlight=False)
     if summary.get("status") == "interrupted":

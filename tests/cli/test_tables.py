@@ -130,6 +130,29 @@ def test_the_state_of_a_run(capsys: Capture) -> None:
     assert "at beta2 = 0.5 P moves" in words
 
 
+def test_optimizers_over_beta2(capsys: Capture) -> None:
+    """Where the rows are over β₂, their table takes the place of that of the runs."""
+    row = {"lr": 2.5e-3, "ratio": 3.7004, "zeta": 0.99713, "zeta_before": 0.0256}
+    rows = [
+        {"optimizer": name, "beta2": beta2, "state": "at the edge", **row}
+        for name in OPTIMIZERS[:3]
+        for beta2 in (0.1, 0.999)
+    ]
+    none = {"optimizer": "adagrad", "beta2": None, "lr": 0.2}
+    rows.append(none | dict.fromkeys(("ratio", "zeta", "zeta_before", "state")))
+    runs = [edge_run(), edge_run(diverged_at=12)]
+    print_outcome({"rows": rows, "runs": runs, "status": "diverged"}, [])
+    lines = fits(capsys)
+    numbers = ["0.999", "0.0025", "3.700", "0.997", "0.026"]
+    assert ["scalar_rmsprop", *numbers, "at", "the", "edge"] in lines
+    assert ["adagrad", "–", "0.2", "–", "–", "–", "–"] in lines
+    assert ["1", "of", "2", "runs", "diverged:", "lower", "the", "learning", "rate"] in lines
+    assert not any("38,000" in words for words in lines)
+    # Of one optimizer, or one β₂, the runs say more.
+    print_outcome({"rows": rows[:2], "runs": runs[:1]}, [])
+    assert any("38,000" in words for words in fits(capsys))
+
+
 def test_states_in_a_wide_table(capsys: Capture) -> None:
     """Branches, swept values and errors beside the states: none is lost."""
     runs = [
