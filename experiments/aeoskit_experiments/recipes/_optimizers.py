@@ -22,6 +22,8 @@ from aeoskit_experiments.recipes._settings import (
 _CASES: dict[str, tuple[str, dict[str, Any], float, float]] = {
     "adam": ("adam", {"beta2": 0.99}, 3e-3, 1e-4),
     "adamw": ("adamw", {"beta2": 0.99, "weight_decay": 1e-2}, 3e-3, 1e-4),
+    # Strong enough to move the threshold by a per cent: the learning rate times it is 0.02.
+    "adamw-decay": ("adamw", {"beta2": 0.99, "weight_decay": 0.02 / 3e-3}, 3e-3, 1e-4),
     "nadam": ("nadam", {"beta2": 0.99}, 3e-3, 1e-4),
     "rmsprop": ("rmsprop", {"beta2": 0.99}, 3e-4, 1e-5),
     "adabelief": ("adabelief", {"beta2": 0.99}, 3e-3, 1e-4),
