@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from aeoskit.record import Run
 
+FIRST_STEPS = 50
+"""The width of the running medians, in steps."""
+
 NOT_AT_THE_EDGE = (
     "the run did not reach the edge within its {steps} steps (ζ is {zeta} at their end)"
 )
@@ -146,18 +149,16 @@ class Evidence:
         return float(later[0])
 
     def origin(self, branch: str = "main", **values: Any) -> float | None:
-        """Where a run came from: its ratio, before it arrived, that is farthest from 1.
+        """Where a run came from: its ratio over the first fifty steps, a running median.
 
-        It is that of a running median, and far in the logarithm: the alternative of a plateau is to
-        stay where one was. None if the ratio was not measured before. Of a run that never arrived
-        at the edge it is that before the ratio rose.
+        The alternative of a plateau is to stay where one was. None for a run that was at its edge
+        by then, or never below its threshold.
         """
-        arrived = self.row(branch, **values).get("arrived")
-        if arrived is None:
-            arrived = self.risen(branch, **values)
+        row = self.row(branch, **values)
+        arrived = row.get("arrived") or row.get("edge_step")
         steps, ratio = self.curve("ratio", branch, **values)
-        before = ratio[(steps < arrived) & (ratio > 0)]
-        return float(max(before, key=lambda value: abs(math.log(value)))) if before.size else None
+        early = (steps >= steps[0] + FIRST_STEPS) & (steps < (arrived or 0))
+        return float(ratio[early][0]) if early.any() else None
 
     def number(self, name: str, otherwise: str) -> float:
         """A number of the run's summary, such as `growth` of `advance`.

@@ -5,6 +5,7 @@ import itertools
 
 from aeoskit_experiments.ledger._claim import Measured, OutOfReach, Refuted, RunSpec, claim
 from aeoskit_experiments.ledger._evidence import Evidence, finite
+from aeoskit_experiments.ledger.claims._edges import realized
 
 CASES = {
     "adam": "Adam",
@@ -20,69 +21,82 @@ CASES = {
     "adagrad": "Adagrad",
     "shampoo": "Shampoo",
 }
+WITHOUT = ("adafactor", "gradient_descent", "momentum", "adagrad", "shampoo")
+"""Those without a β₂ to sweep."""
+
 SPECS = {name: RunSpec("e16-realized", name) for name in CASES}
-SMALL_BETA2 = 0.5
-"""Adam at a β₂ up to this has bounds of its own."""
 
 
-def _is_small(row: dict) -> bool:
-    return row.get("beta2") is not None and row["beta2"] <= SMALL_BETA2
+def _values_of(row: dict) -> dict:
+    """What selects a run of an optimizer: its β₂, if that is swept."""
+    return {} if row.get("beta2") is None else {"beta2": row["beta2"]}
 
 
-def _lanes(run: Evidence) -> list[dict]:
-    """The summaries of all runs of one optimizer, which were at the edge."""
+def _realized(run: Evidence, first: float = 0.0, last: float = 1.0) -> Measured:
+    """The ζ that is farthest from 1, of the β₂ between two; and the highest one before arrival."""
+    found = []
     for row in run.rows():
-        values = {"beta2": row["beta2"]} if row.get("beta2") is not None else {}
-        run.trained(**values)
-        try:
-            run.at_edge(**values)
-        except OutOfReach as reason:
-            words = f"at β₂ = {row['beta2']:g} " if values else ""
-            raise OutOfReach(f"{words}{reason}") from None
-    return run.rows()
-
-
-def _realized(run: Evidence, small: bool | None = None) -> Measured:
-    """The ζ that is farthest from 1; and the highest one before arrival."""
-    rows = [row for row in _lanes(run) if small is None or _is_small(row) == small]
-    zetas = [finite(row.get("zeta"), "ζ is not known") for row in rows]
-    before = [row["zeta_before"] for row in rows if row.get("zeta_before") is not None]
-    return Measured(max(zetas, key=lambda zeta: abs(zeta - 1)), max(before, default=None))
+        values = _values_of(row)
+        if first <= values.get("beta2", first) <= last:
+            try:
+                found.append(realized(run, **values))
+            except OutOfReach as reason:
+                words = f"at β₂ = {row['beta2']:g} " if values else ""
+                raise OutOfReach(f"{words}{reason}") from None
+    before = [item.alternative for item in found if item.alternative is not None]
+    zeta = max((item.value for item in found), key=lambda value: abs(value - 1))
+    return Measured(zeta, max(before, default=None))
 
 
 BEFORE = "the median ζ before the runs arrived, the highest one"
 
+SMALL_BETA2 = 0.5
+"""Adam at a β₂ up to this has bounds of its own."""
+
 for _name, _words in CASES.items():
-    _parts = {"": None} if _name != "adam" else {"": False, "-small-beta2": True}
-    for _suffix, _small in _parts.items():
-        _which = "" if _small is None else " and β₂ ≤ .5" if _small else " and β₂ ≥ .8"
+    _parts = {"": (0.0, 1.0)}
+    if _name == "adam":
+        _parts = {"": (0.8, 1.0), "-small-beta2": (0.0, SMALL_BETA2)}
+    for _suffix, (_first, _last) in _parts.items():
+        _which = "" if _name in WITHOUT else ", the farthest from 1 of all β₂"
+        if _name == "adam":
+            _which += f" (from {max(_first, 0.1):g} to {min(_last, 0.999):g})"
         claim(
             "E16",
             f"realized-{_name}{_suffix}",
-            says=f"with {_words}{_which} at the edge, steps gain nothing: the median ζ farthest "
-            f"from 1, of all β₂",
+            says=f"with {_words} at the edge, steps gain nothing: median ζ over the last fifth"
+            f"{_which}",
             alternative=BEFORE,
             needs=SPECS[_name],
-        )(functools.partial(_realized, small=_small))
+            sizes=("small",),
+        )(functools.partial(_realized, first=_first, last=_last))
+
+LARGE_BETA2 = 0.95
+"""From here on a run has a time before its edge; below, the memory of P is that of few steps."""
 
 
 @claim(
     "E16",
     "below",
-    says="before the edge, steps gain what the gradient promises: the highest median ζ of all "
-    "optimizers and β₂ before they arrive",
-    alternative="the lowest median ζ at the edge",
+    says="before the edge, steps gain what the gradient promises: the highest median ζ before "
+    "arrival, of all optimizers at each β₂ of .95 or more",
+    alternative="the lowest median ζ over the last fifth",
     needs=tuple(SPECS.values()),
+    sizes=("small",),
 )
 def below(*runs: Evidence) -> Measured:
-    """The highest ζ before arrival, of the runs that arrived; and the lowest one after."""
-    rows = [row for run in runs for row in run.rows() if row.get("arrived") is not None]
-    known = [row for row in rows if row.get("zeta_before") is not None]
-    if not known:
-        raise OutOfReach("no run arrived at the edge")
-    note = f"of {len(known)} runs that arrived, out of {sum(len(run.rows()) for run in runs)}"
-    before = max(row["zeta_before"] for row in known)
-    return Measured(before, min(row["zeta"] for row in known), note)
+    """The highest ζ before arrival; and the lowest one in the end."""
+    before, after = [], []
+    for run in runs:
+        for row in run.rows():
+            values = _values_of(row)
+            if values.get("beta2", 1.0) >= LARGE_BETA2:
+                found = realized(run, **values)
+                before.append(
+                    finite(found.alternative, f"{row['optimizer']} was at the edge at once")
+                )
+                after.append(found.value)
+    return Measured(max(before), min(after), f"of {len(before)} runs")
 
 
 @claim(
@@ -90,16 +104,17 @@ def below(*runs: Evidence) -> Measured:
     "offset",
     says="the ratio at the edge depends on β₂, since P moves within the step: RMSProp's at β₂ = .1 "
     "over that at .99; it falls all the way",
-    alternative="the same quotient of ζ, which does not depend on β₂",
+    alternative="its ratio at β₂ = .99 over that at .999, where P hardly moves",
     unit="×",
     needs=SPECS["rmsprop"],
+    sizes=("small",),
 )
 def offset(run: Evidence) -> Measured:
     """The ratio at the smallest β₂ over that at .99, if it falls from each to the next."""
-    rows = sorted(_lanes(run), key=lambda row: row["beta2"])
-    ratios = [finite(row.get("ratio"), "no ratio was measured") for row in rows]
-    if any(later > earlier for earlier, later in itertools.pairwise(ratios)):
-        words = ", ".join(f"{ratio:.3g}" for ratio in ratios)
+    rows = sorted(run.rows(), key=lambda row: row["beta2"])
+    ratios = {row["beta2"]: run.ratio(beta2=row["beta2"]) for row in rows}
+    if any(later > earlier for earlier, later in itertools.pairwise(ratios.values())):
+        words = ", ".join(f"{ratio:.3g}" for ratio in ratios.values())
         raise Refuted(f"the ratio does not fall from each β₂ to the next: {words}")
-    small, large = rows[0], run.row(beta2=0.99)
-    return Measured(small["ratio"] / large["ratio"], small["zeta"] / large["zeta"])
+    first, *_, large, largest = ratios.values()
+    return Measured(first / large, large / largest)
