@@ -19,6 +19,7 @@ from ._states import STATES as STATES
 from ._states import WINDOW as WINDOW
 from ._states import EdgeOfWindow as EdgeOfWindow
 from ._states import EdgeStates as EdgeStates
+from ._states import NextStates as NextStates
 from ._states import RecentSteps as RecentSteps
 from ._states import edge_of_window as edge_of_window
 from ._states import edge_states as edge_states

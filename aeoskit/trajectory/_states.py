@@ -81,9 +81,25 @@ class RecentSteps(NamedTuple):
     zeta: np.ndarray = np.zeros(0)
 
 
-def next_states(
-    recent: RecentSteps, steps: Any, zeta: Any, *, window: int = WINDOW
-) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], RecentSteps]:
+class NextStates(NamedTuple):
+    """The states at the next steps of a run.
+
+    Attributes:
+        zeta: the median ζ of the window that ends at each step, (n,); NaN where no state follows.
+        codes: the place of the state in `STATES`, (n,); NaN where none follows.
+        recent: the first argument of the next call.
+
+    Example:
+        >>> next_states(RecentSteps(), [0], [1.0]).codes.tolist()  # not yet a window
+        [nan]
+    """
+
+    zeta: Float[np.ndarray, " n"]
+    codes: Float[np.ndarray, " n"]
+    recent: RecentSteps
+
+
+def next_states(recent: RecentSteps, steps: Any, zeta: Any, *, window: int = WINDOW) -> NextStates:
     """The states at the next steps of a run that goes on: chunk by chunk those of `edge_states`.
 
     Args:
@@ -93,8 +109,7 @@ def next_states(
         window: its length in steps, always the same.
 
     Returns:
-        The median ζ of the window that ends at each step, (n,); the place of the state in
-        `STATES`, (n,); what the next call needs. NaN where no state follows.
+        A `NextStates`.
 
     Example:
         >>> _, codes, recent = next_states(RecentSteps(), np.arange(60), np.ones(60))
@@ -104,7 +119,7 @@ def next_states(
     """
     new = np.asarray(steps)
     if not new.size:
-        return np.zeros(0), np.zeros(0), recent
+        return NextStates(np.zeros(0), np.zeros(0), recent)
     steps = np.concatenate([recent.steps, new]).astype(new.dtype)
     values = np.concatenate([recent.zeta, np.asarray(zeta, float)])
     first = int(steps[0]) if recent.first is None else recent.first
@@ -125,7 +140,7 @@ def next_states(
     been = np.maximum.accumulate(codes == 2) | recent.been
     codes[been & (codes == 0)] = 3
     kept = steps > steps[-1] - window
-    return (
+    return NextStates(
         medians,
         codes,
         RecentSteps(first, int(periods[-1]), bool(been[-1]), steps[kept], values[kept]),
