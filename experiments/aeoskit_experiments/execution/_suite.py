@@ -102,7 +102,7 @@ def execute_suite(
         for row in outcome.summary.get("rows", ())
     ]
     kinds = {(pipeline.declared().plot or Plot()).kind for pipeline in suite.values()}
-    figures = _drawn(outcomes, rows if kinds == {"beta2"} else None, place / name, listener)
+    figures = _drawn(outcomes, rows if "beta2" in kinds else None, place / name, listener)
     said = [note for outcome in outcomes.values() for note in outcome.summary.get("warnings", ())]
     summary = {
         "name": name,
