@@ -58,9 +58,9 @@ def edge_rows(
 
     Returns:
         Rows with `optimizer`, `beta2` (None for an optimizer that has none), `lr`, `ratio`, `zeta`,
-        `zeta_before` and `state`; None where one is not known.
+        `zeta_of_sums`, `zeta_before` and `state`; None where one is not known.
     """
-    keys = ("lr", "ratio", "zeta", "zeta_before", "state")
+    keys = ("lr", "ratio", "zeta", "zeta_of_sums", "zeta_before", "state")
     return [
         {
             "optimizer": row["optimizer"],

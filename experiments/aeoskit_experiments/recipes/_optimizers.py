@@ -30,7 +30,7 @@ _CASES: dict[str, tuple[str, dict[str, Any], float, float]] = {
     "padam": ("padam", {"beta2": 0.99}, 0.3, 1e-2),
     # Matrices with at least this many rows and columns are factored: here all hidden layers.
     "adafactor": ("adafactor", {"beta1": 0.9, "min_dim_size_to_factor": 16}, 0.03, 1e-3),
-    "adagrad": ("adagrad", {}, 0.03, 1e-3),
+    "adagrad": ("adagrad", {}, 0.05, 1e-3),
     # The running maximum as published, and the maximum of the last two ν as in the authors' code.
     "amsgrad": ("amsgrad", {"beta2": 0.99}, 3e-3, 1e-4),
     "amsgrad-previous": (

@@ -23,20 +23,20 @@ _BETA2 = (0.1, 0.5, 0.8, 0.95, 0.99, 0.999)
 # Learning rates at which each arrives at the edge within the steps, whatever its β₂: on small data,
 # and a guess for CIFAR-10.
 _WITH_BETA2: dict[str, tuple[dict[str, Any], float, float]] = {
-    "adam": ({}, 0.025, 1e-4),
-    "adamw": ({"weight_decay": 1e-2}, 0.025, 1e-4),
+    "adam": ({}, 0.0175, 1e-4),
+    "adamw": ({"weight_decay": 1e-2}, 0.0175, 1e-4),
     "nadam": ({}, 0.012, 1e-4),
     "rmsprop": ({}, 2.5e-3, 1e-5),
     "adabelief": ({}, 0.03, 1e-4),
     "padam": ({}, 2.5, 1e-2),
     # Its running maximum cannot follow a falling ν: only a large rate takes it to the edge.
-    "amsgrad": ({}, 0.2, 1e-3),
+    "amsgrad": ({}, 0.3, 1e-3),
 }
 _WITHOUT: dict[str, tuple[dict[str, Any], float, float]] = {
     "adafactor": ({"min_dim_size_to_factor": 16}, 0.05, 1e-3),
     "adagrad": ({}, 0.2, 1e-3),
-    "shampoo": ({}, 0.3, 1e-3),
-    "momentum": ({}, 6.0, 0.5),
+    "shampoo": ({}, 0.4, 1e-3),
+    "momentum": ({}, 8.0, 0.5),
     "gradient_descent": ({}, 0.4, 0.02),
 }
 _CASES = _WITH_BETA2 | _WITHOUT
@@ -75,7 +75,7 @@ def e16_realized(
         seed: Seed of data and initial parameters.
     """
     names = (optimizers,) if isinstance(optimizers, str) else tuple(optimizers)
-    length = by_size(size, steps, small=800, paper=PAPER_STEPS)
+    length = by_size(size, steps, small=1200, paper=PAPER_STEPS)
     suite = {}
     for name in names:
         if name not in _CASES:
@@ -93,6 +93,6 @@ def e16_realized(
             optimizer(name, lr=rate, warmup=length // 2, **settings),
             track("sharpness" if name in _EUCLIDEAN else "preconditioned_sharpness", every=every),
             train(length),
-            plot("beta2"),
+            plot("beta2" if name in _WITH_BETA2 else "edge"),
         )
     return suite
