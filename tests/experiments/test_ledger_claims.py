@@ -91,13 +91,13 @@ def test_e3_and_e4_say_where_a_run_came_from(tmp_path: Path) -> None:
     late = {**columns, "step": LATE, "ratio": np.where(LATE < 600, 0.6, 1.0)}
     rows = [
         {**AT_EDGE, "ratio": 0.99},
-        {**AT_EDGE, "branch": "frozen-100", "ratio": 1.01, "arrived": 700},
+        {**AT_EDGE, "branch": "frozen-80", "ratio": 1.01, "arrived": 700},
     ]
-    run = evidence(tmp_path, rows, {"main": columns, "frozen-100": late})
+    run = evidence(tmp_path, rows, {"main": columns, "frozen-80": late})
     assert numbers("E4.cnn", run) == (0.99, 0.3)
-    assert numbers("E3.frozen-100", run) == (1.01, 0.6)
-    there = evidence(tmp_path, rows, {"main": columns, "frozen-100": {**late, "ratio": 0.95}})
-    assert "it could not rise" in found("E3.frozen-100", there).reason
+    assert numbers("E3.frozen-80", run) == (1.01, 0.6)
+    there = evidence(tmp_path, rows, {"main": columns, "frozen-80": {**late, "ratio": 0.95}})
+    assert "it could not rise" in found("E3.frozen-80", there).reason
 
 
 def test_e5_and_e16_read_what_the_steps_do(tmp_path: Path) -> None:

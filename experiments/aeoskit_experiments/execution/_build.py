@@ -241,7 +241,7 @@ def _check_unknown(experiment: Experiment, reason: str) -> None:
     fixes = [
         f"give branch {branch.name} a step, as in `--at 300`"
         for branch in experiment.branches
-        if not isinstance(branch.at, int)
+        if branch.at == "threshold"
     ]
     if any(probe.variant == "preconditioned_sharpness" for probe in experiment.probes):
         stepwise = "no multiplier" in reason  # piecewise constant, so that no multiplier exists

@@ -95,8 +95,13 @@ def find_source_run(rewind: Rewind, raw: bool) -> SourceRun:
         at, by_ratio = _moment(rewind.at, main, old, end, raw)
         if at is None:
             raise UserError(
-                f"rewind: at is {rewind.at}, but the run {rewind.run} was never at the "
-                f"{rewind.at}: give a step"
+                f"rewind: at is {rewind.at}, but the run {rewind.run} "
+                + (
+                    "was never at the edge"
+                    if rewind.at == "edge"
+                    else "has no ratio to it that rose to 0.9 from below"
+                )
+                + ": give a step"
             )
     if at > end:
         raise UserError(

@@ -70,6 +70,12 @@ class RunContext:
         return self.name if self.group is None else f"{self.name}-group{self.group}"
 
 
+_AWAITED = {
+    "edge": "it was at the edge",
+    "threshold": "its ratio to the threshold had risen to 0.9 from below",
+}
+
+
 class _Checkpoints:
     """The checkpoints of a run, each stored once."""
 
@@ -171,7 +177,7 @@ def run_group(
     for item in waiting:
         listener.noted(
             f"branch {item.name} did not start: the main run ended before "
-            + (f"step {item.at}." if isinstance(item.at, int) else f"it was at the {item.at}.")
+            + (f"step {item.at}." if isinstance(item.at, int) else f"{_AWAITED[item.at]}.")
         )
     for item in branches:
         if item.name not in starts:

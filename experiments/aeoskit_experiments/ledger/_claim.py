@@ -200,4 +200,6 @@ def experiment_order(experiment: str) -> int:
     >>> sorted(["E10", "E2"], key=experiment_order)
     ['E2', 'E10']
     """
-    return list(EXPERIMENTS).index(experiment)
+    known = list(EXPERIMENTS)
+    # Ledgers of earlier versions have some that are gone.
+    return known.index(experiment) if experiment in known else len(known)

@@ -85,9 +85,6 @@ def judge(
     """
     judged = [_judge_one(item, bounds, has_alternative) for item in findings]
     verdicts = [verdict for verdict, _ in judged]
-    reasons = list(dict.fromkeys(reason for _, reason in judged if reason))
-    if len(findings) > 1:
-        reasons.insert(0, f"{verdicts.count('pass')} of {len(findings)} seeds pass")
     numbers = [item.value for item in findings if item.value is not None]
     value = statistics.median(numbers) if numbers else None
     overall: Verdict = "pass"
@@ -95,7 +92,10 @@ def judge(
         overall = "fail"
     elif "unreachable" in verdicts:
         overall = "unreachable"
-    return overall, value, "; ".join(reasons)
+    # What to know about numbers that pass does not stand among the reasons why others do not.
+    reasons = dict.fromkeys(reason for verdict, reason in judged if reason and verdict == overall)
+    count = [f"{verdicts.count('pass')} of {len(findings)} seeds pass"] if len(findings) > 1 else []
+    return overall, value, "; ".join([*count, *reasons])
 
 
 def _judge_one(finding: Finding, bounds: Bounds, has_alternative: bool) -> tuple[Verdict, str]:

@@ -201,7 +201,7 @@ def _check_branch(
             f"branch {branch.name}: freeze holds P, but {main.label} has none, so that the branch "
             f"would repeat the main run: give it a ratio, or leave it out"
         )
-    if not isinstance(branch.at, int) and not optimizer.has_threshold:
+    if branch.at == "threshold" and not optimizer.has_threshold:
         raise UserError(
             f"branch {branch.name}: at is {branch.at}, but {main.label} has no threshold: give a "
             f"step"
@@ -212,7 +212,7 @@ def _check_branch(
             f"`track preconditioned_sharpness`, or give a step"
         )
     if (
-        not isinstance(branch.at, int)
+        branch.at == "threshold"
         and "preconditioned_sharpness" not in tracked
         and not optimizer.is_euclidean
     ):

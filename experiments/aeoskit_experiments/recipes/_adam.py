@@ -128,7 +128,7 @@ def e03_frozen(
         examples: Number of images; not for a rewound run.
         seed: Seed of data and initial parameters, 0 if not given; not for a rewound run.
     """
-    given = by_size(size, freeze_at, small=(60, 80, 100), paper=(250, 500, 1000))
+    given = by_size(size, freeze_at, small=(60, 80), paper=(250, 500, 1000))
     freezes = sorted(given) if isinstance(given, Sequence) else [given]
     if run is not None:
         first, *_ = freezes
@@ -144,19 +144,19 @@ def e03_frozen(
         )
     seed = 0 if seed is None else seed
     return pipe(
-        # Random labels and large steps: frozen before the edge, a branch still comes to it.
+        # Random labels, and time: frozen well before the edge, a branch still comes to it.
         images(size, seed, dataset=dataset, examples=examples, small_noise=1.0),
         fully_connected(size, seed),
         loss_of(size),
         optimizer(
             "adam",
-            lr=by_size(size, lr, small=2e-2, paper=1e-4),
+            lr=by_size(size, lr, small=1e-2, paper=1e-4),
             beta1=0.9,
             beta2=0.999 if size == "paper" else 0.99,
             eps=EPS[size],
         ),
         track("preconditioned_sharpness", every=10 if every is None else every),
-        train(by_size(size, steps, small=1500, paper=PAPER_STEPS)),
+        train(by_size(size, steps, small=4000, paper=PAPER_STEPS)),
         *(branch("freeze", at=at, name=f"frozen-{at}") for at in freezes),
         plot("edge"),
     )

@@ -30,7 +30,7 @@ def advance(
     stop_loss: float = 0.1,
     seed: int = 0,
 ) -> Pipeline:
-    """Adam advances into sharp regions at the edge; frozen and momentum are blocked (E7-E9).
+    """Adam advances into sharp regions at its threshold; frozen and momentum are blocked (E7-E9).
 
     Args:
         lr: Adam's learning rate.

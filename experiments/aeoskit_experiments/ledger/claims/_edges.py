@@ -115,14 +115,14 @@ for _beta1 in MOMENTA:
 
 # E3
 
-FREEZES = {"small": (60, 80, 100), "paper": (250, 500, 1000)}
+FREEZES = {"small": (60, 80), "paper": (250, 500, 1000)}
 FROZEN = (
     RunSpec("e03-frozen"),
-    RunSpec("e03-frozen", setting="mnist5k", options={**OTHER, "steps": 4000}),
+    RunSpec("e03-frozen", setting="mnist5k", options=OTHER),
 )
 
 
-BELOW = 0.93
+BELOW = 0.9
 """A branch frozen at a ratio from here on is at its threshold already."""
 
 
