@@ -120,7 +120,9 @@ def test_e5_and_e16_read_what_the_steps_do(tmp_path: Path) -> None:
     assert numbers("E16.realized-adam", run) == pytest.approx((1.01, 0.02))
     assert numbers("E16.realized-adam-small-beta2", run) == pytest.approx((0.97, 0.15))
     assert numbers("E16.offset", run) == pytest.approx((3.8, 1 / 0.99))
-    assert numbers("E16.below", run, run) == pytest.approx((0.02, 1.0))
+    rising = {**columns, "realized_edge": np.where(STEPS[:, None] < 250, 0.02, 1.0)}
+    risen = evidence(tmp_path, rows, {"main": rising}, lanes)
+    assert numbers("E16.below", risen, risen) == pytest.approx((0.02, 1.0))
     rows[1]["ratio"] = 4.0
     wavy = found("E16.offset", evidence(tmp_path, rows, {"main": columns}, lanes))
     assert wavy.kind == "refuted"
