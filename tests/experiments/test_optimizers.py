@@ -160,7 +160,7 @@ def test_bfgs_has_no_metric(probe: str, runs: Path, capsys: pytest.CaptureFixtur
             branch("freeze", at=5),
             "branch frozen: freeze works only with aeoskit's own adaptive optimizers",
         ),
-        (branch("switch", optimizer="adam", lr=0.1, at="edge"), "bfgs has no threshold"),
+        (branch("switch", optimizer="adam", lr=0.1, at="threshold"), "bfgs has no threshold"),
     ],
 )
 def test_branches_that_a_minimiser_cannot_have(stage: Stage, message: str) -> None:

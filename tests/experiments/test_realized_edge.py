@@ -12,8 +12,12 @@ import xarray as xr
 from aeoskit.figures import edge_figure, summary_figure
 from aeoskit.record import read_run
 from aeoskit.trajectory import STATES, edge_states
-from aeoskit_experiments.execution import Outcome, SilentListener, execute
+from aeoskit_experiments import UserError
+from aeoskit_experiments.execution import Outcome, SilentListener, execute, measured
+from aeoskit_experiments.execution._rewind import find_source_run
+from aeoskit_experiments.execution._windows import edge_step
 from aeoskit_experiments.pipelines import (
+    Rewind,
     Stage,
     branch,
     data,
@@ -79,6 +83,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Notes]:
         root,
         branch("freeze", at="edge", name="frozen"),
         branch("switch", optimizer="momentum", lr=0.1, at=40, name="momentum"),
+        branch("switch", optimizer="momentum", lr=0.1, at="threshold", name="late"),
         store(checkpoint_every=60),
         listener=notes,
     )
@@ -209,6 +214,27 @@ def test_a_rewound_run_finds_the_same_edge(whole: tuple[Outcome, Notes], tmp_pat
     (row,) = again.summary["runs"]
     (first,) = [row for row in outcome.summary["runs"] if row["branch"] == "main"]
     assert (row["arrived"], row["state"]) == (first["arrived"], first["state"])
+
+
+def test_a_branch_at_the_threshold_goes_by_the_ratio_and_so_does_a_rewound_run(
+    whole: tuple[Outcome, Notes], tmp_path: Path
+) -> None:
+    outcome, _ = whole
+    begun = int(
+        read_run(outcome.folder).metrics["loss"].sel(branch="late").dropna("step")["step"][0]
+    )
+    assert find_source_run(Rewind(str(outcome.folder), at="threshold"), raw=False).at == begun
+    steps, ratio = measured(main_run(outcome), "ratio")
+    ends = (30, 40, *range(70, 250, 30))
+    risen = [edge_step(steps[steps < end], ratio[steps < end]) for end in ends]
+    assert begun == next(end for end, step in zip(ends, risen, strict=True) if step is not None)
+    old = tmp_path / "old"
+    shutil.copytree(outcome.folder, old)
+    table = pq.read_table(old / "metrics.parquet")
+    kept = [name for name in table.column_names if name != "ratio"]
+    pq.write_table(table.select(kept), old / "metrics.parquet")
+    with pytest.raises(UserError, match=r"has no ratio to it that rose to 0\.9 from below"):
+        find_source_run(Rewind(str(old), at="threshold"), raw=False)
 
 
 def test_a_record_without_it_is_rewound_by_the_ratio_which_is_said(
