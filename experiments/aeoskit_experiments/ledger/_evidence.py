@@ -149,7 +149,7 @@ class Evidence:
         return float(later[0])
 
     def origin(self, branch: str = "main", **values: Any) -> float | None:
-        """Where a run came from: its ratio over the first fifty steps, a running median.
+        """The ratio from which a run came: that over its first fifty steps, a running median.
 
         The alternative of a plateau is to stay where one was. None for a run that was at its edge
         by then, or never below its threshold.

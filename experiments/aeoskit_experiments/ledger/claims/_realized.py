@@ -28,7 +28,7 @@ SPECS = {name: RunSpec("e16-realized", name) for name in CASES}
 
 
 def _values_of(row: dict) -> dict:
-    """What selects a run of an optimizer: its β₂, if that is swept."""
+    """The values that select a run of an optimizer: its β₂, if that is swept."""
     return {} if row.get("beta2") is None else {"beta2": row["beta2"]}
 
 
