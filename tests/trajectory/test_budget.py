@@ -358,6 +358,7 @@ def test_without_a_budget_there_is_no_leaf_and_no_column(problem):
     assert jax.tree.structure(carry.budgets).num_leaves == 0
     [chunk] = stream(trajectory, carry, 10, chunk=10)
     assert sorted(chunk.measurements) == [
+        "metric_at_top",
         "preconditioned_sharpness",
         "preconditioned_sharpness_converged",
         "preconditioned_sharpness_criterion",
