@@ -34,7 +34,7 @@ def _small(stage: Stage) -> Stage:
         changed = {"examples": 16}
     elif stage.stage == "branch":
         at = settings["at"]
-        changed = {"at": at if at == "start" else 2 if at == "edge" else min(at, 2)}
+        changed = {"at": at if at == "start" else 2 if at in ("edge", "threshold") else min(at, 2)}
     elif stage.stage == "store":
         changed = {"checkpoint_every": None}
     # One value of each sweep is enough.
