@@ -269,7 +269,10 @@ def test_swept_options_of_one_name_get_distinct_coordinates() -> None:
         (lambda: train(10, mode="fast"), "one of auto, scan, host"),
         (lambda: branch("switch", optimizer="momentum", lr=-1), "branch switch: lr is -1"),
         (lambda: branch("freeze", at="egde"), "give a step, start, edge or threshold"),
-        (lambda: rewind("runs/one", at="start"), "rewind: at is 'start': give a step, edge or threshold"),
+        (
+            lambda: rewind("runs/one", at="start"),
+            "rewind: at is 'start': give a step, edge or threshold",
+        ),
         (lambda: optimizer("bfgs", warmup=3), "unknown option 'warmup'"),
         (lambda: make_stage("model", ["mlp", "cnn"], {}), "only an optimizer's can be swept"),
         (lambda: make_stage("store", None, {"root": ["a", "b"]}), "cannot be swept"),

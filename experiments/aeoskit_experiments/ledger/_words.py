@@ -79,7 +79,7 @@ def spread_words(row: Row) -> str:
 
 
 def alternative_words(row: Row) -> str:
-    """What the number would be if the claim were false, of the seed that comes closest to it.
+    """The number if the claim were false, of the seed that comes closest to it.
 
     A dash if that was not measured.
     """
