@@ -74,7 +74,7 @@ def dense(contexts):
         raw, preconditioned = (np.linalg.eigvalsh(np.asarray(matrix))[::-1] for matrix in both)
         # A top direction of P⁻¹H itself, and P along it.
         values, vectors = np.linalg.eig(np.asarray(root[:, None] ** 2 * hessian))
-        top = vectors[:, np.argmax(values.real)].real
+        top = np.real(vectors[:, np.argmax(np.real(values))])
         return raw, preconditioned, float(top**2 @ (1 / root**2) / (top @ top))
 
 
