@@ -17,7 +17,7 @@ _EDGE = 0.8
 """The median ζ from which a run is at the edge."""
 _SHADE = "#e6ecf1"
 _NONE = 0.25
-"""Where the axis has optimizers without β₂, relative to the least distance from 1."""
+"""The place on the axis of optimizers without β₂, relative to the least distance from 1."""
 _BETWEEN = 0.85
 """The distance between two of them, a factor on that axis."""
 
@@ -36,7 +36,7 @@ def beta2_figure(rows: Sequence[Mapping[str, Any]], title: str | None = None) ->
         from 1, and optimizers without it at its end.
 
     Raises:
-        ValueError: if there are no rows, or a β₂ is not in [0, 1).
+        ValueError: if there are no rows, one lacks a number's name, or a β₂ is not in [0, 1).
 
     Example:
         >>> row = {"optimizer": "Adam", "beta2": 0.99, "ratio": 1.02, "zeta": 0.98}
@@ -46,6 +46,11 @@ def beta2_figure(rows: Sequence[Mapping[str, Any]], title: str | None = None) ->
     if not rows:
         raise ValueError("there are no rows, so that there is nothing to draw.")
     for row in rows:
+        if missing := [name for name in ("beta2", "ratio", "zeta") if name not in row]:
+            raise ValueError(
+                f"a row has no {missing[0]}: this figure is one of ratios and realized edges over "
+                f"β₂; draw the edge instead."
+            )
         if row["beta2"] is not None and not 0 <= row["beta2"] < 1:
             raise ValueError(f"beta2 is {row['beta2']}: give a decay in [0, 1), or None.")
     swept = sorted({row["beta2"] for row in rows if row["beta2"] is not None})

@@ -131,7 +131,7 @@ def test_the_state_of_a_run(capsys: Capture) -> None:
 
 
 def test_optimizers_over_beta2(capsys: Capture) -> None:
-    """Where the rows are over β₂, their table takes the place of that of the runs."""
+    """If the rows are over β₂, their table takes the place of that of the runs."""
     row = {"lr": 2.5e-3, "ratio": 3.7004, "zeta": 0.99713, "zeta_before": 0.0256}
     rows = [
         {"optimizer": name, "beta2": beta2, "state": "at the edge", **row}

@@ -34,7 +34,7 @@ from aeoskit_experiments.records import so_far
 
 
 class Notes(SilentListener):
-    """What was said, and what the record of the one run in a folder had after each chunk."""
+    """The notes, and what the record of the one run in a folder had after each chunk."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.heard: list[str] = []

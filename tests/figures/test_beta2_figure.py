@@ -66,3 +66,5 @@ def test_what_it_refuses():
         beta2_figure([])
     with pytest.raises(ValueError, match=r"beta2 is 1\.0: give a decay in"):
         beta2_figure([{**ROWS[0], "beta2": 1.0}])
+    with pytest.raises(ValueError, match="a row has no beta2: this figure is one of ratios"):
+        beta2_figure([{"optimizer": "Adam", "multiplier": -1.0}])

@@ -49,7 +49,7 @@ EDGE_COSTS = {
     True: "no forward pass: the losses are those of the training steps",
     False: "one more forward pass of the step's own batch at each measurement",
 }
-"""What the realized edge costs if a step trains on all of the data, and if it does not."""
+"""The cost of the realized edge if a step trains on all of the data, and if it does not."""
 
 _LATER = ("aeoskit.figures", "orbax.checkpoint", "dask.array", "matplotlib.backends.backend_pdf")
 """The modules that store the end of a run and draw it."""
