@@ -28,6 +28,7 @@ _KINKS = frozenset(
 _HIDING = frozenset({"stop_gradient", "custom_jvp_call", "custom_vjp_call"})
 # Functions of jax's own with derivatives of their own, which are right.
 _KNOWN = frozenset({"relu", "relu6", "softmax", "_softmax", "logaddexp", "logaddexp2", "xlogy"})
+_SUMS = frozenset({"add", "reduce_sum", "broadcast_in_dim", "reshape", "squeeze"})
 # What moves numbers and makes none.
 _CARRIES = frozenset(
     {"broadcast_in_dim", "reshape", "squeeze", "select_n", "convert_element_type", "max"}
@@ -59,6 +60,49 @@ def _narrow(jaxpr: Any) -> float:
                 worst = max(worst, float(jnp.finfo(variable.aval.dtype).eps))
         worst = max(worst, *(_narrow(inner) for inner in inner_jaxprs(equation)), 0.0)
     return worst
+
+
+def _not_squared(jaxpr: Any) -> set[int] | None:
+    """The inputs of which the first result is a sum that has to be squares for it to be one.
+
+    None if it is no sum of squares, whatever they are.
+    """
+    producers = {v: e for e in jaxpr.eqns for v in e.outvars}
+    front, found = [jaxpr.outvars[0]], set()
+    while front:
+        variable = front.pop()
+        if isinstance(variable, jex_core.Literal):
+            return None
+        if variable in jaxpr.invars:
+            found.add(jaxpr.invars.index(variable))
+            continue
+        equation = producers.get(variable)
+        if equation is None:
+            return None
+        name, inputs = equation.primitive.name, equation.invars
+        inner = list(inner_jaxprs(equation))
+        if (
+            name == "square"
+            or (name == "integer_pow" and equation.params["y"] == 2)
+            or (name == "mul" and inputs[0] is inputs[1])
+        ):
+            continue
+        if inner:
+            sides = _not_squared(inner[0]) if equation.outvars[0] is variable else None
+            if sides is None or len(inner) > 1 or len(inner[0].invars) != len(inputs):
+                return None
+            front += [inputs[i] for i in sides]
+        elif name in ("mul", "div"):
+            # The other side is a weight or a count: a number, or an input.
+            made = [v for v in inputs if not isinstance(v, jex_core.Literal) and v in producers]
+            if len(made) != 1:
+                return None
+            front += made
+        elif name in _SUMS:
+            front += [v for v in inputs if _floating(v)]
+        else:
+            return None
+    return found
 
 
 def _is_shift(equation: Any, jaxpr: Any) -> bool:
@@ -114,6 +158,7 @@ class Anatomy(eqx.Module):
         kinks: how many numbers pass through primitives whose derivative jumps.
         hiding: names of primitives that may hide a part of the derivative.
         narrow: the relative rounding of the narrowest format under 32 bits; 0 for none.
+        squares: whether the first result is seen to be a sum of squares.
 
     Example:
         >>> import jax.numpy as jnp
@@ -125,6 +170,7 @@ class Anatomy(eqx.Module):
     kinks: float = eqx.field(static=True)
     hiding: frozenset[str] = eqx.field(static=True)
     narrow: float = eqx.field(static=True)
+    squares: bool = eqx.field(static=True)
 
 
 def trace(function: Callable[..., Any], *args: PyTree) -> Any:
@@ -146,7 +192,12 @@ def _cached_anatomy(treedef: Any, shapes: tuple[Any, ...], x64: bool) -> Anatomy
         treedef, [jax.ShapeDtypeStruct(*s) if isinstance(s, tuple) else s for s in shapes]
     )
     jaxpr = trace(function, *args).jaxpr
-    return Anatomy(kinks=_kinks(jaxpr), hiding=frozenset(_hiding(jaxpr)), narrow=_narrow(jaxpr))
+    return Anatomy(
+        kinks=_kinks(jaxpr),
+        hiding=frozenset(_hiding(jaxpr)),
+        narrow=_narrow(jaxpr),
+        squares=_not_squared(jaxpr) == set(),
+    )
 
 
 def lacks_forward(jaxpr: Any) -> bool:

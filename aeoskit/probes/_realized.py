@@ -22,9 +22,10 @@ class RealizedEdgeOfStep(eqx.Module):
 
     Attributes:
         value: `ζ = 1 - ΔL / ⟨g, Δw⟩`; NaN where `error` is above 0.05, or a loss is not finite.
-        error: its rounding bar, `ε (L + √L) / |⟨g, Δw⟩|`, with the larger loss in magnitude and ε
-            of its dtype. The root is the rounding of outputs of order one in a squared error, which
-            is most of it near a fit; of larger outputs it is larger.
+        error: its rounding bar, `ε max(L + 4√L, 1) / |⟨g, Δw⟩|`, with the larger loss in magnitude
+            and ε of its dtype; without the 1 for a sum of squares. The root is the rounding of
+            outputs of order one in a squared error, which is most of it near a fit; of larger
+            outputs it is larger. The 1 is the rounding inside a logarithm, as in a cross-entropy.
         predicted_change: `⟨g, Δw⟩`, the change of the loss to first order. Where it is not
             negative the step goes uphill, as momentum does at times, and ζ says nothing.
 
@@ -50,6 +51,7 @@ def realized_edge(
     params: PyTree | None = None,
     new_params: PyTree | None = None,
     epsilon: float | None = None,
+    squares: bool = False,
 ) -> RealizedEdgeOfStep:
     """The realized edge `ζ = 1 - ΔL / ⟨g, Δw⟩` of a step, of any optimizer.
 
@@ -66,6 +68,8 @@ def realized_edge(
         new_params: the parameters after it.
         epsilon: the relative rounding of the losses, if a part of the model has less precision than
             their dtype: 0.0078 for bfloat16.
+        squares: whether the loss is a sum of squares, as a squared error is: near a fit its
+            rounding is smaller than that of other losses, and so is `error`.
 
     Returns:
         A `RealizedEdgeOfStep`: `value`, `error` and `predicted_change`.
@@ -104,7 +108,7 @@ def realized_edge(
         update = jax.tree.map(jnp.subtract, new_params, params)
     predicted_change = tree_dot(*jax.tree.map(jnp.asarray, (grads, update)))
     losses = [x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float) for x in losses]
-    value, error = edge_of_losses(*losses, predicted_change, jnp, epsilon)
+    value, error = edge_of_losses(*losses, predicted_change, jnp, (epsilon, squares))
     return RealizedEdgeOfStep(value, error, predicted_change)
 
 
@@ -133,7 +137,11 @@ def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
 
 
 def edge_of_losses(
-    loss: Any, new_loss: Any, predicted_change: Any, xp: Any = np, epsilon: float | None = None
+    loss: Any,
+    new_loss: Any,
+    predicted_change: Any,
+    xp: Any = np,
+    rounding: tuple[float | None, bool] = (None, False),
 ) -> tuple[Any, Any]:
     """The realized edge and its rounding bar, elementwise.
 
@@ -142,7 +150,7 @@ def edge_of_losses(
         new_loss: after it.
         predicted_change: `⟨g, Δw⟩`.
         xp: `numpy` or `jax.numpy`.
-        epsilon: the relative rounding of the losses, if not that of their dtype.
+        rounding: of the losses, as `loss_rounding` has it; None stands for their dtype's epsilon.
 
     Returns:
         `ζ`, NaN where it is not known, and the bar.
@@ -151,19 +159,22 @@ def edge_of_losses(
         >>> change = np.float32([-0.5, -1e-9])
         >>> value, error = edge_of_losses(np.float32(1), np.float32(0.75), change)
         >>> value.tolist(), error.round(1).tolist()
-        ([0.5, nan], [0.0, 238.4])
+        ([0.5, nan], [0.0, 596.0])
     """
+    epsilon, squares = rounding
     epsilon = float(jnp.finfo(loss.dtype).eps) if epsilon is None else epsilon
     with np.errstate(all="ignore"):
         size = xp.maximum(abs(loss), abs(new_loss))
-        error = epsilon * (size + xp.sqrt(size)) / abs(predicted_change)
+        size = size + 4 * xp.sqrt(size)
+        size = size if squares else xp.maximum(size, 1)
+        error = epsilon * size / abs(predicted_change)
         value = 1 - (new_loss - loss) / predicted_change
     # Comparisons with NaN are false, and the bar of an infinite loss is infinite.
     return xp.where(error <= MAX_ERROR, value, xp.nan), error
 
 
-def loss_rounding(objective: Objective, params: PyTree, dtype: Any) -> float:
-    """The relative rounding of a loss: that of the narrowest format in it, or of its own dtype.
+def loss_rounding(objective: Objective, params: PyTree, dtype: Any) -> tuple[float, bool]:
+    """How a loss is rounded. Nothing is evaluated.
 
     Args:
         objective: the mean loss.
@@ -171,15 +182,17 @@ def loss_rounding(objective: Objective, params: PyTree, dtype: Any) -> float:
         dtype: that of the loss.
 
     Returns:
-        The machine epsilon of that format. Nothing is evaluated.
+        The machine epsilon of the narrowest format in it, or of its own dtype; and whether it is
+        seen to be a sum of squares.
 
     Example:
         >>> from aeoskit.objective import Objective
         >>> objective = Objective(lambda w, x: (x * w.astype(jnp.bfloat16)) ** 2, jnp.ones(2))
         >>> loss_rounding(objective, jnp.asarray(1.0), jnp.float32)
-        0.0078125
+        (0.0078125, True)
     """
-    return max(float(jnp.finfo(dtype).eps), loss_anatomy(objective, params).narrow)
+    anatomy = loss_anatomy(objective, params)
+    return max(float(jnp.finfo(dtype).eps), anatomy.narrow), anatomy.squares
 
 
 def edge_factors(
@@ -322,8 +335,8 @@ class RealizedEdge(AbstractReading):
         # A lane that has diverged takes none.
         new_params = tree_where(context.active, stepped, context.params)
         measured = self.measure_step(context, new_params)
-        epsilon = loss_rounding(context.training, context.params, context.value.dtype)
+        rounding = loss_rounding(context.training, context.params, context.value.dtype)
         value, error = edge_of_losses(
-            context.value, loss(new_params), measured["predicted_change"], jnp, epsilon
+            context.value, loss(new_params), measured["predicted_change"], jnp, rounding
         )
         return measured | {"realized_edge": value, "realized_edge_error": error}, state

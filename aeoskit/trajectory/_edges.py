@@ -44,7 +44,7 @@ def complete_edges(
     losses, dtype = rows.pop(LOSS_OF_STEP), rows["predicted_change"].dtype
     if trajectory.lanes is not None:
         params = jax.eval_shape(lambda tree: take_lane(tree, 0), params)
-    epsilon = loss_rounding(trajectory.objective, params, losses.dtype)
+    rounding = loss_rounding(trajectory.objective, params, losses.dtype)
     # In double precision, in which what is pending is the same number as its row.
     losses, changes = losses.astype(float), rows["predicted_change"].astype(float)
     before = (
@@ -56,7 +56,7 @@ def complete_edges(
         all_losses[1:],
         np.concatenate([before[1:], changes[:-1]]),
         np,
-        epsilon,
+        rounding,
     )
     previous: Rows = {}
     due = pending is not None and steps[0] > 0 and (steps[0] - 1) % probe.every == 0
