@@ -83,7 +83,11 @@ _NARROW = {
     "oscillation_modulus": "modu-\nlus",
 }
 
-_RATIO_OF = {frozenset({"edge"}): "at the edge", frozenset({"end"}): "last fifth"}
+_RATIO_OF = {
+    frozenset({"edge"}): "at the edge",
+    frozenset({"threshold"}): "from .9 on",
+    frozenset({"end"}): "last fifth",
+}
 _EDGE_COLUMNS = [("zeta", "ζ\nmedian", False), ("state", "state", False)]
 
 _ADVANCE = {
@@ -401,7 +405,8 @@ def print_notes(summary: Mapping[str, Any]) -> None:
         )
     if len(_ratios_of(rows)) > 1:
         _console().print(
-            "ratio and ζ: at the edge; of a run that was never there, in its last fifth"
+            "ratio and ζ: at the edge; of a run that was never there, from the rise of its ratio "
+            "to 0.9 to the fit of its data; of one whose ratio did not rise, in its last fifth"
         )
     if any(row.get("parked") for row in rows):
         _console().print("parked: a ratio of 0.9 or more at the end, but nothing oscillates")

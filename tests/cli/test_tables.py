@@ -125,7 +125,7 @@ def test_the_state_of_a_run(capsys: Capture) -> None:
     far = edge_run(ratio_of="end", ratio=0.97, zeta=0.001, state="below", parked=True)
     print_outcome({"runs": [edge_run(), far], "warnings": ["at beta2 = 0.5 P moves"]}, [])
     words = " ".join(word for line in fits(capsys) for word in line)
-    assert "of a run that was never there, in its last fifth" in words
+    assert "of a run that was never there, from the rise of its ratio to 0.9 to the fit" in words
     assert "parked: a ratio of 0.9 or more at the end, but nothing oscillates" in words
     assert "at beta2 = 0.5 P moves" in words
 

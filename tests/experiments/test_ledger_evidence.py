@@ -62,7 +62,6 @@ def test_numbers_of_one_run_of_a_sweep(run: Evidence) -> None:
     assert run.value_at("sharpness", 125, lr=1e-3) == 40
     # A single measurement of 900 moves no median.
     assert run.peak("sharpness", lr=1e-3) == 40
-    assert run.number("growth", "there is none") == 4
     with pytest.raises(ValueError, match="2 runs are main"):
         run.row()
 
@@ -82,8 +81,6 @@ def test_where_there_is_no_number_it_says_why(run: Evidence) -> None:
         run.row("frozen")
     with pytest.raises(OutOfReach, match="the run has no main, lr 1"):
         run.ratio(lr=1.0)
-    with pytest.raises(OutOfReach, match="there is none"):
-        run.number("momentum_peak", "there is none")
     with pytest.raises(OutOfReach, match="not measured in the claim"):
         run.median("ratio", first=500, lr=1e-3)
     with pytest.raises(OutOfReach, match="preconditioned sharpness was not measured on branch"):

@@ -159,6 +159,19 @@ class TestEdge:
         assert (found["state"], found["parked"]) == ("below", True)
         assert (found["ratio"], found["ratio_of"], found["arrived"]) == (0.97, "end", None)
 
+    @pytest.mark.parametrize(("fits", "window"), [(300, [125, 320]), (600, [125, 495])])
+    def test_of_one_that_was_held_at_its_threshold_with_small_steps_until_it_was_fitted(
+        self, fits: int, window: list[int]
+    ) -> None:
+        held = edged(
+            lambda step: 0.001,
+            ratio=lambda step: 0.5 if step < 100 else 0.98 if step < 330 or fits > 500 else 0.2,
+        )
+        loss = np.where(fits > STEPS, 1.0, 0.01)
+        found = summarize_run(held.assign(loss=("step", loss)), raw=False)
+        assert (found["arrived"], found["ratio_of"], found["window"]) == (None, "threshold", window)
+        assert (found["ratio"], found["zeta"]) == (0.98, 0.001)
+
     def test_one_that_was_never_below_is(self) -> None:
         found = summarize_run(edged(lambda step: 0.98, ratio=2.0), raw=False)
         assert (found["state"], found["never_below"], found["edge_step"]) == (

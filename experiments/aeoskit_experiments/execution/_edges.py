@@ -10,6 +10,12 @@ from aeoskit.trajectory import STATES, RecentSteps, next_states
 
 Columns = dict[str, np.ndarray]
 
+EDGE_COSTS = {
+    True: "no forward pass: the losses are those of the training steps",
+    False: "one more forward pass of the step's own batch at each measurement",
+}
+"""The cost of the realized edge if a step trains on all of the data, and if it does not."""
+
 
 class StatesSoFar:
     """The states of a run's lanes, chunk by chunk: at its end those of `edge_states`.

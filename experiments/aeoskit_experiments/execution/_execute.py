@@ -20,6 +20,7 @@ from aeoskit_experiments.pipelines import Experiment, Pipeline, Plot, Store
 
 from ._build import Setup, build, is_whole_batch
 from ._draw import draw
+from ._edges import EDGE_COSTS
 from ._follower import AnyWriter, FollowerWriter
 from ._interrupt import Interrupt
 from ._listener import Listener, SilentListener
@@ -44,12 +45,6 @@ from ._summary import multiplier_rows, summarize_edge
 
 MATMUL_PRECISION = "highest"
 """The precision of matrix products, full float32 on every backend; recorded with the run."""
-
-EDGE_COSTS = {
-    True: "no forward pass: the losses are those of the training steps",
-    False: "one more forward pass of the step's own batch at each measurement",
-}
-"""The cost of the realized edge if a step trains on all of the data, and if it does not."""
 
 _LATER = ("aeoskit.figures", "orbax.checkpoint", "dask.array", "matplotlib.backends.backend_pdf")
 """The modules that store the end of a run and draw it."""

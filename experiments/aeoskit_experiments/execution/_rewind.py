@@ -9,6 +9,8 @@ from aeoskit.trajectory import Carry, Trajectory, chunk_length, edge_states
 from aeoskit_experiments._errors import UserError
 from aeoskit_experiments.pipelines import Experiment, Rewind, Train, stored_pipeline
 
+from ._edges import EDGE_COSTS
+
 if TYPE_CHECKING:  # not needed by a run that is planned or not rewound
     import xarray as xr
 
@@ -162,8 +164,11 @@ def _moment(
     assert old.train is not None
     steps, zeta = downhill_curve(main)
     at, ratio = ratio_curve(main, raw)
-    # On all of the data the realized edge of a chunk's last step is known a step later.
-    late = old.train.batch is None
+    # On all of the data, of which a batch may be made, the realized edge of a chunk's last step is
+    # known a step later. Earlier versions did not say what it cost.
+    cost = main["realized_edge"].attrs.get("cost") if steps.size else None
+    whole = {EDGE_COSTS[True]: True, EDGE_COSTS[False]: False}
+    late = whole.get(cost, old.train.batch is None)
     by_zeta = moment == "edge" and steps.size > 0
     for step in _ends(old.train, [item.at for item in old.branches], end):
         if by_zeta:

@@ -120,11 +120,12 @@ def summarize_edge(dataset: xr.Dataset, raw: bool) -> dict[str, Any]:
         raw: the optimizer has no preconditioner.
 
     Returns:
-        `ratio`: its median over the window at the edge, or over the last fifth of a run that was
-        never there; None if the run diverged. `ratio_of` says which ("edge" or "end"), and `window`
-        has the first and last step. The window at the edge is from `arrived` to `left`, the bounds
-        of the longest stay there; if the median loss fell below 0.1 during it, to that step,
-        `fitted`, unless the run stayed to its end. `state`, `parked` and `never_below`, as in
+        `ratio`: its median over a window, whose first and last step are `window`; None if the run
+        diverged. `ratio_of` says which window. "edge": from `arrived` to `left`, the bounds of the
+        longest stay at the edge; if the median loss fell below 0.1 during it, to that step,
+        `fitted`, unless the run stayed to its end. "threshold", of a run that was never at the edge
+        by ζ, but whose ratio rose to 0.9: from there (`edge_step`) to `fitted`, or to its end.
+        "end", of other runs: the last fifth. `state`, `parked` and `never_below`, as in
         `EdgeStates`; `zeta`, the median realized edge of the window's steps, `zeta_before`, that of
         the steps before `arrived` (of all, if there is none), `zeta_of_sums` and `uphill`, as in
         `EdgeOfWindow`; `participation` and `calibration`, medians of the factors of ζ, if measured.
@@ -142,8 +143,7 @@ def summarize_edge(dataset: xr.Dataset, raw: bool) -> dict[str, Any]:
         "never_below": states.never_below,
         "edge_step": edge_step(steps, ratio),
     }
-    window = at_edge_window(numbers, steps)
-    numbers["ratio_of"] = "end" if window is None else "edge"
+    numbers["ratio_of"], window = _window(numbers, steps)
     if window is None:
         late = last_fifth(steps)
         window = (int(steps[late][0]), int(steps[-1])) if steps.size else None
@@ -168,22 +168,26 @@ def summarize_edge(dataset: xr.Dataset, raw: bool) -> dict[str, Any]:
     }
 
 
-def at_edge_window(numbers: dict[str, Any], steps: np.ndarray) -> tuple[int, int] | None:
-    """The first and last of the steps in the window at the edge, or None.
+def _window(numbers: dict[str, Any], steps: np.ndarray) -> tuple[str, tuple[int, int] | None]:
+    """What a run's ratio is of, and the first and last of the steps in that window.
 
     Args:
-        numbers: `arrived`, `left` and `fitted`.
-        steps: those of a measurement, which may have none in the window.
+        numbers: `state`, `arrived`, `left`, `fitted` and `edge_step`.
+        steps: those of a measurement, which may have none in the window: then it is None, as it is
+            for the last fifth.
     """
-    arrived, fitted = numbers["arrived"], numbers["fitted"]
-    if arrived is None:
-        return None
-    end = np.inf
-    if numbers["left"] is not None:
-        # A run that left after its data were fitted has lost its curvature from then on.
-        end = min(numbers["left"], fitted) if fitted and fitted > arrived else numbers["left"]
-    within = steps[(steps >= arrived) & (steps < end)]
-    return (int(within[0]), int(within[-1])) if within.size else None
+    first, fitted, left = numbers["arrived"], numbers["fitted"], numbers["left"]
+    of = "threshold" if first is None else "edge"
+    if first is None and numbers["state"] is not None:  # records without ζ keep their last fifth
+        first = numbers["edge_step"]
+    if first is None:
+        return "end", None
+    end = np.inf if left is None else left
+    # A run that left after its data were fitted has lost its curvature from then on.
+    if fitted and fitted > first and (of == "threshold" or left is not None):
+        end = min(end, fitted)
+    within = steps[(steps >= first) & (steps < end)]
+    return (of, (int(within[0]), int(within[-1]))) if within.size else ("end", None)
 
 
 def _median(steps: np.ndarray, values: np.ndarray, window: tuple[int, int] | None) -> float | None:
@@ -255,7 +259,7 @@ def summarize_run(dataset: xr.Dataset, raw: bool) -> dict[str, Any]:
     at, values = measured(dataset, "multiplier")
     if values.size:
         # The two ratios are compared, and so are of the same steps, if it was measured in them.
-        edge = at_edge_window(summary, at) if diverged_at < 0 else None
+        _, edge = _window(summary, at) if diverged_at < 0 else ("end", None)
         names = ("multiplier", "equivalent_ratio")
         if "oscillation_modulus" in dataset:
             names += OSCILLATION

@@ -160,15 +160,6 @@ class Evidence:
         early = (steps >= steps[0] + FIRST_STEPS) & (steps < (arrived or 0))
         return float(ratio[early][0]) if early.any() else None
 
-    def number(self, name: str, otherwise: str) -> float:
-        """A number of the run's summary, such as `growth` of `advance`.
-
-        Args:
-            name: Its key.
-            otherwise: The reason if there is none.
-        """
-        return finite(self.summary.get(name), otherwise)
-
     def metrics(self, branch: str = "main", **values: Any) -> "xr.Dataset":
         """The measurements of one run (`step` and perhaps `index` left)."""
         from aeoskit.record import lane_selection
@@ -242,17 +233,6 @@ def finite(value: Any, otherwise: str) -> float:
     if value is None or math.isnan(value):
         raise OutOfReach(otherwise)
     return float(value)
-
-
-def share(truths: list[bool], otherwise: str) -> float:
-    """The fraction that is true, or `OutOfReach` with the reason if there are none.
-
-    >>> share([True, False], "no optimizer ran")
-    0.5
-    """
-    if not truths:
-        raise OutOfReach(otherwise)
-    return sum(truths) / len(truths)
 
 
 def _same(one: Any, other: Any) -> bool:

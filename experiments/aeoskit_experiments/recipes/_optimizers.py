@@ -25,7 +25,7 @@ _CASES: dict[str, tuple[str, dict[str, Any], float, float]] = {
     # Strong enough to move the threshold by a per cent: the learning rate times it is 0.02.
     "adamw-decay": ("adamw", {"beta2": 0.99, "weight_decay": 0.02 / 3e-3}, 3e-3, 1e-4),
     "nadam": ("nadam", {"beta2": 0.99}, 3e-3, 1e-4),
-    "rmsprop": ("rmsprop", {"beta2": 0.99}, 3e-4, 1e-5),
+    "rmsprop": ("rmsprop", {"beta2": 0.99}, 1.5e-4, 1e-5),
     "adabelief": ("adabelief", {"beta2": 0.99}, 3e-3, 1e-4),
     "padam": ("padam", {"beta2": 0.99}, 0.3, 1e-2),
     # Matrices with at least this many rows and columns are factored: here all hidden layers.

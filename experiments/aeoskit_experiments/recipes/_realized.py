@@ -24,7 +24,7 @@ _BETA2 = (0.1, 0.5, 0.8, 0.95, 0.99, 0.999)
 # and a guess for CIFAR-10.
 _WITH_BETA2: dict[str, tuple[dict[str, Any], float, float]] = {
     "adam": ({}, 0.0175, 1e-4),
-    "adamw": ({"weight_decay": 1e-2}, 0.0175, 1e-4),
+    "adamw": ({"weight_decay": 1e-2}, 0.022, 1e-4),
     "nadam": ({}, 0.012, 1e-4),
     "rmsprop": ({}, 2.5e-3, 1e-5),
     "adabelief": ({}, 0.03, 1e-4),
@@ -36,7 +36,7 @@ _WITHOUT: dict[str, tuple[dict[str, Any], float, float]] = {
     "adafactor": ({"min_dim_size_to_factor": 16}, 0.05, 1e-3),
     "adagrad": ({}, 0.2, 1e-3),
     "shampoo": ({}, 0.4, 1e-3),
-    "momentum": ({}, 8.0, 0.5),
+    "momentum": ({}, 5.0, 0.5),
     "gradient_descent": ({}, 0.4, 0.02),
 }
 _CASES = _WITH_BETA2 | _WITHOUT

@@ -283,29 +283,31 @@ def monotone(run: Evidence) -> Measured:
 @claim(
     "E6",
     "noise",
-    says="minibatch losses are noisier: scatter of the log loss from step to step before the edge, "
-    "smallest batch over full",
-    alternative="the same of the full batch alone, the earlier half of these steps over the later",
+    says="the smaller the batch, the noisier the loss: scatter of its logarithm from step to step "
+    "before the edge, smallest batch over half of the examples",
+    alternative="the same of one of the two alone, the noisier half of the steps over the other",
     unit="×",
     needs=BATCHES_WITH_REPLACEMENT,
 )
 def noise(run: Evidence) -> Measured:
-    """Standard deviation of the steps of the log loss, smallest batch over the full one.
+    """Standard deviation of the steps of the log loss, smallest batch over the largest minibatch.
 
-    It is that of the training loss, before the edge: there the loss of the full batch oscillates.
+    It is that of the training loss, before the edge, where the loss of a large batch oscillates.
+    The full batch has no noise: its scatter is the trend's.
     """
-    small, *_, full = _sizes_of(run)
+    small, *_, half, full = _sizes_of(run)
     first, last = EARLY
     arrived = run.row(batch=full).get("arrived")
     last = last if arrived is None else min(last, arrived)
     if last - first < FEWEST_STEPS:
         raise OutOfReach(f"the full batch was at the edge at step {arrived} already")
     middle = (first + last) // 2
-    whole, early, late = (
-        finite(_scatter(run, full, *window) or None, "the full batch's loss is constant")
-        for window in ((first, last), (first, middle), (middle, last))
-    )
-    return Measured(_scatter(run, small, first, last) / whole, early / late)
+    noisy, quiet = (_scatter(run, batch, first, last) for batch in (small, half))
+    changes = [
+        math.log(_scatter(run, batch, first, middle) / _scatter(run, batch, middle, last))
+        for batch in (small, half)
+    ]
+    return Measured(noisy / quiet, math.exp(max(abs(change) for change in changes)))
 
 
 def _scatter(run: Evidence, batch: int, first: int, last: int) -> float:
@@ -313,7 +315,8 @@ def _scatter(run: Evidence, batch: int, first: int, last: int) -> float:
 
     run.trained(batch=batch)  # raises if it diverged
     at, loss = measured(run.metrics(batch=batch), "loss")
-    return float(np.std(np.diff(np.log(loss[(at >= first) & (at <= last)]))))
+    scatter = float(np.std(np.diff(np.log(loss[(at >= first) & (at <= last)]))))
+    return finite(scatter or None, "the loss is constant")
 
 
 EARLY = (20, 100)

@@ -91,6 +91,7 @@ def below(*runs: Evidence) -> Measured:
         for row in run.rows():
             values = _values_of(row)
             if values.get("beta2", 1.0) >= LARGE_BETA2:
+                run.trained(**values)
                 steps, zeta = run.curve("realized_edge", **values)
                 early = zeta[steps < run.arrived(**values)]
                 if not early.size:
