@@ -23,7 +23,7 @@ _BETA2 = (0.1, 0.5, 0.8, 0.95, 0.99, 0.999)
 # Learning rates at which each arrives at the edge within the steps, whatever its β₂: on small data,
 # and a guess for CIFAR-10.
 _WITH_BETA2: dict[str, tuple[dict[str, Any], float, float]] = {
-    "adam": ({}, 0.0175, 1e-4),
+    "adam": ({}, 0.022, 1e-4),
     "adamw": ({"weight_decay": 1e-2}, 0.022, 1e-4),
     "nadam": ({}, 0.012, 1e-4),
     "rmsprop": ({}, 2.5e-3, 1e-5),
