@@ -15,6 +15,7 @@ with _extra_needed(__name__, "matplotlib", "xarray"):
     from ._levels import Level as Level
     from ._levels import levels_figure as levels_figure
     from ._multiplier import multiplier_figure as multiplier_figure
+    from ._names import name_value as name_value
     from ._save import save as save
     from ._spikes import Spike as Spike
     from ._spikes import find_spikes as find_spikes

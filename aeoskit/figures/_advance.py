@@ -33,7 +33,7 @@ def advance_figure(
     Returns:
         a figure with three panels: `λ₁(P⁻¹H)` over its threshold with the line at 1; `λ₁(H)` on a
         logarithmic axis with momentum's threshold dashed; the loss. The faint line is what was
-        measured, the bold one `running_median` over the last 50 steps. Dotted lines are where
+        measured, the bold one `running_median` over 50 steps, centered. Dotted lines are where
         branches begin.
 
     Raises:

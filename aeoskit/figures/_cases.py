@@ -130,7 +130,7 @@ def _panels(names: list[str], columns: int) -> tuple[Figure, list[Axes]]:
 
 def _draw_with_median(axes: Axes, lane: Lane, steps: Any, values: Any) -> None:
     axes.plot(steps, values, color=lane.color, lw=0.6, alpha=0.4, label="_measured")
-    median = running_median(steps, values, WINDOW)
+    median = running_median(steps, values, WINDOW, centered=True)
     axes.plot(steps, median, color=lane.color, lw=1.6, label=lane.label)
 
 
@@ -139,7 +139,13 @@ def _band(axes: Axes, curves: list[tuple[Any, Any]]) -> None:
         return
     steps = np.unique(np.concatenate([at for at, _ in curves]))
     medians = [
-        np.interp(steps, at, running_median(at, values, WINDOW), left=np.nan, right=np.nan)
+        np.interp(
+            steps,
+            at,
+            running_median(at, values, WINDOW, centered=True),
+            left=np.nan,
+            right=np.nan,
+        )
         for at, values in curves
     ]
     whole = np.stack(medians)

@@ -186,7 +186,7 @@ def _draw_realized(axes: Axes, dataset: xr.Dataset, lanes: list[Lane]) -> None:
     for lane in lanes:
         steps, values = curve(downhill, lane, "realized_edge")
         if values.size:
-            median = running_median(steps, values, WINDOW)
+            median = running_median(steps, values, WINDOW, centered=True)
             axes.plot(steps, median, color=lane.color, lw=width, label=lane.label)
     axes.axhline(1, color=INK, ls="--", lw=1, zorder=3, label="_edge")
     axes.set_ylim(-0.05, 1.35)

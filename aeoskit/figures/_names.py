@@ -50,8 +50,16 @@ def value_text(value: Any) -> str:
 def name_value(name: str, value: Any) -> str:
     """A swept value with its name, as a legend has it.
 
-    >>> [name_value(*pair) for pair in (("lr", 3e-3), ("batch", "none"), ("optimizer", "adam"))]
-    ['η = 3e-3', 'batch = none', 'adam']
+    Args:
+        name: that of a hyperparameter.
+        value: a number, a number as text, or a word, which speaks for itself.
+
+    Returns:
+        the words.
+
+    Example:
+        >>> [name_value(*pair) for pair in (("lr", 3e-3), ("batch", "none"), ("optimizer", "adam"))]
+        ['η = 3e-3', 'batch = none', 'adam']
     """
     # A name such as an optimizer's speaks for itself; "none" and numbers do not.
     is_self_explanatory = _as_number(value) is None and value != "none"

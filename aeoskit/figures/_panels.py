@@ -69,7 +69,7 @@ def _draw_medians(axes: Axes, curves: list[Curve]) -> list[Curve]:
     medians = []
     for lane, steps, values in curves:
         if values.size:
-            median = running_median(steps, values, WINDOW)
+            median = running_median(steps, values, WINDOW, centered=True)
             axes.plot(steps, values, color=lane.color, lw=0.6, alpha=0.3, label="_measured")
             axes.plot(steps, median, color=lane.color, lw=1.8, label=lane.label)
             medians.append((lane, steps, median))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ._listener import Listener as Listener
     from ._listener import SilentListener as SilentListener
     from ._listener import shown_text as shown_text
+    from ._names import case_name as case_name
     from ._names import optimizer_name as optimizer_name
     from ._processes import Membership as Membership
     from ._processes import join as join
@@ -42,6 +43,7 @@ _HOMES = {
     "Listener": "_listener",
     "SilentListener": "_listener",
     "shown_text": "_listener",
+    "case_name": "_names",
     "optimizer_name": "_names",
     "Membership": "_processes",
     "join": "_processes",

@@ -6,7 +6,7 @@ from typing import Any
 import xarray as xr
 
 from ._listener import Listener
-from ._names import optimizer_name
+from ._names import branch_name, optimizer_name
 
 
 def kind_of(dataset: xr.Dataset, *, adaptive: bool, sides: bool) -> str:
@@ -86,7 +86,12 @@ def _figure(
         "warmup": figures.warmup_figure,
         "spikes": figures.spikes_figure,
     }
-    return plain.get(kind, figures.edge_figure)(dataset)
+    if kind in plain:
+        return plain[kind](dataset)
+    optimizers = {str(run["optimizer"]) for run in runs if run.get("optimizer")}
+    main = optimizer_name(optimizers.pop()) if len(optimizers) == 1 else "main"
+    names = [branch_name(str(branch), main) for branch in dataset["branch"].values]
+    return figures.edge_figure(dataset.assign_coords(branch=names))
 
 
 def named(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

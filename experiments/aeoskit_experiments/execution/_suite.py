@@ -18,7 +18,7 @@ from aeoskit_experiments.pipelines import Choice, Pipeline, Plot, Store
 from ._draw import named
 from ._execute import EXIT_CODES, Outcome, execute
 from ._listener import Listener, SilentListener
-from ._names import optimizer_name
+from ._names import case_name
 from ._processes import broadcast_from_leader, is_leader
 from ._room import limit_memory_maps
 
@@ -269,6 +269,4 @@ def _statuses(outcomes: Mapping[str, Outcome]) -> set[str]:
 
 def _records(outcomes: Mapping[str, Outcome]) -> dict[str, xr.Dataset]:
     """The cases' metrics, by display name."""
-    return {
-        optimizer_name(case): read_run(outcome.folder).metrics for case, outcome in outcomes.items()
-    }
+    return {case_name(case): read_run(outcome.folder).metrics for case, outcome in outcomes.items()}

@@ -32,7 +32,7 @@ def draw_suites(
         A mapping from a figure's file, below the folder, to the names of the runs that it shows.
     """
     from aeoskit.figures import cases_figure, save, spread_figure
-    from aeoskit_experiments.execution import optimizer_name
+    from aeoskit_experiments.execution import case_name
 
     suites: dict[str, dict[str, list[Task]]] = {}
     for task in tasks:
@@ -43,7 +43,7 @@ def draw_suites(
         if len(cases) < 2:
             continue
         metrics = {
-            optimizer_name(case): [runs[task.key].metrics for task in found]
+            case_name(case): [runs[task.key].metrics for task in found]
             for case, found in cases.items()
         }
         if any(len(found) > 1 for found in metrics.values()):

@@ -45,7 +45,7 @@ _SMALL: dict[str, _Case] = {
     "vit": ("vit", {"width": 16}, None, 3e-3, 500),
     "lstm": ("lstm", {"width": 32}, None, 1e-2, 500),
     # Fewer sequences are memorized within some hundred steps, and the run leaves the edge.
-    "lstm-tokens": ("lstm", {"width": 32}, ("markov", {**_CHAIN[1], "examples": 256}), 3e-3, 500),
+    "lstm-tokens": ("lstm", {"width": 32}, ("markov", {**_CHAIN[1], "examples": 256}), 3e-3, 1000),
     "transformer": ("transformer", {"width": 32}, _CHAIN, 3e-3, 400),
     "transformer-text": (
         "transformer",
@@ -54,7 +54,7 @@ _SMALL: dict[str, _Case] = {
         3e-3,
         400,
     ),
-    "encoder_decoder": ("encoder_decoder", {"width": 32, "layers": 1}, _PAIRS, 3e-3, 160),
+    "encoder_decoder": ("encoder_decoder", {"width": 32, "layers": 1}, _PAIRS, 3e-3, 250),
 }
 _TEXT = ("wikitext", {"examples": 4096, "length": 128, "tokenizer": "bpe", "vocabulary": 4096})
 _PAPER: dict[str, _Case] = {
