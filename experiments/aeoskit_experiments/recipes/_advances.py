@@ -24,6 +24,7 @@ from aeoskit_experiments.recipes._settings import (
     Size,
     by_size,
     halvings,
+    has_random_labels,
     images,
     is_small,
 )
@@ -58,8 +59,8 @@ def _setting(
 ) -> list[Stage]:
     """Data, model and loss of the three experiments."""
     name = by_size(size, dataset, small="digits", paper="cifar10")
-    small = is_small(size, name)
-    width = _WIDTHS[architecture] if small or architecture == "cnn" else 200
+    is_wide = architecture == "mlp" and not is_small(size, name)
+    width = 200 if is_wide else _WIDTHS[architecture]
     if narrow:
         width = _NARROW.get((name, architecture), width)
     stages = [
@@ -68,7 +69,7 @@ def _setting(
             seed,
             dataset=name,
             examples=_EXAMPLES.get(name) if examples is None else examples,
-            label_noise=1.0 if small else None,
+            label_noise=1.0 if has_random_labels(name) else None,
         )
     ]
     if architecture == "cnn":

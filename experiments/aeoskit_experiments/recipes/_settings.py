@@ -28,9 +28,8 @@ def by_size(size: str, given: Any, *, small: Any, paper: Any) -> Any:
     return paper if size == "paper" else small
 
 
-# Sets that have the small setting's random labels, since they are small whatever the size; and
-# those that have them at the small size only.
-_SMALL, _EITHER = ("digits", "mnist5k"), ("fashion_mnist", "patches")
+# Sets that are small whatever the size.
+_SMALL = ("digits", "mnist5k")
 # For CIFAR-10 the training set, for a mixture the same number; of Fashion-MNIST as many as of
 # MNIST, which two cores can train on; for digits the experiment's own.
 _ALL = {
@@ -43,12 +42,24 @@ _ALL = {
 
 
 def is_small(size: str, dataset: str) -> bool:
-    """True if a data set has our small setting, with random labels, at this size.
+    """True if a data set has our small setting at this size.
 
     >>> is_small("small", "fashion_mnist"), is_small("paper", "fashion_mnist")
     (True, False)
     """
-    return dataset in _SMALL or (size == "small" and dataset in _EITHER)
+    return dataset in _SMALL or (size == "small" and has_random_labels(dataset))
+
+
+def has_random_labels(dataset: str) -> bool:
+    """True if some or all labels are random: fitted data end a stay at the edge.
+
+    Correct labels of 5,000 clothes are fitted within 110 to 1,100 steps of the paper's network, at
+    the small learning rates before the edge is reached.
+
+    >>> has_random_labels("fashion_mnist"), has_random_labels("cifar10")
+    (True, False)
+    """
+    return dataset not in ("cifar10", "mixture")
 
 
 def examples_of(size: str, dataset: str | None, examples: int | None, small: int = 500) -> int:
@@ -83,7 +94,7 @@ def images(
     settings: dict[str, Any] = {"seed": seed}
     if name == "digits":
         settings["examples"] = small_examples
-    if is_small(size, name):
+    if has_random_labels(name):
         settings["label_noise"] = small_noise
     if name == "fashion_mnist":
         settings["examples"] = _ALL[name]
