@@ -7,7 +7,8 @@ import matplotlib
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import CenteredNorm, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -15,7 +16,7 @@ from ._curves import Lane, curve
 from ._factors import sweep_dims
 from ._names import symbol, value_text
 from ._panels import ratio_of
-from ._style import INK, legend_above, styled
+from ._style import INK, legend_above, log_axis, styled
 
 _PANELS = {
     "sharpness": "sharpness  λ₁(H)",
@@ -23,6 +24,8 @@ _PANELS = {
     "test_error": "test error",
 }
 _MAP = matplotlib.colormaps["viridis"]
+# White where the ratio is 1: blue is below the edge, and red above it.
+_RATIO_MAP = matplotlib.colormaps["RdBu_r"]
 _NO_NUMBER_COLOR = "#ececec"
 
 
@@ -35,8 +38,9 @@ def grid_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
         title: what stands above the figure; None for nothing.
 
     Returns:
-        a figure with a panel a measurement. A cell is the median over the last fifth of the steps
-        at which its run was measured; runs that diverged or were not measured are marked.
+        a figure with a panel a measurement and its color bar, that of the ratio white at 1. A cell
+        is the median over the last fifth of the steps at which its run was measured; runs that
+        diverged or were not measured are marked.
 
     Raises:
         ValueError: if the sweep has not two dimensions, or nothing of the three was measured.
@@ -60,10 +64,10 @@ def grid_figure(dataset: xr.Dataset, title: str | None = None) -> Figure:
     rows, columns = len(grid.row_values), len(grid.column_values)
     with styled():
         width, height = max(0.62 * columns + 0.5, 2.1), max(0.42 * rows, 0.5) + 0.8
-        figure = Figure(figsize=(width * len(found) + 0.3, height), layout="constrained")
+        figure = Figure(figsize=((width + 0.5) * len(found) + 0.3, height), layout="constrained")
         panels = figure.subplots(1, len(found), squeeze=False, sharey=True).ravel().tolist()
         for axes, (name, values) in zip(panels, found.items(), strict=True):
-            _heat_map(axes, grid, name, values)
+            _heat_map(figure, axes, grid, name, values)
         panels[0].set_ylabel(symbol(grid.names[0]), rotation=0, ha="right", va="center", labelpad=8)
         legend_above(figure, [], title)
     return figure
@@ -129,11 +133,11 @@ def _ends(dataset: xr.Dataset, grid: _Grid, name: str) -> np.ndarray | None:
     return ends if measured else None
 
 
-def _heat_map(axes: Axes, grid: _Grid, name: str, values: np.ndarray) -> None:
-    norm = _norm(name, values[np.isfinite(values)])
+def _heat_map(figure: Figure, axes: Axes, grid: _Grid, name: str, values: np.ndarray) -> None:
+    norm, cmap = _norm(name, values[np.isfinite(values)]), _RATIO_MAP if name == "ratio" else _MAP
     size = 8.5 if values.shape[1] <= 6 else 7
     for (row, column), value in np.ndenumerate(values):
-        color = _MAP(norm(value)) if np.isfinite(value) else _NO_NUMBER_COLOR
+        color = cmap(norm(value)) if np.isfinite(value) else _NO_NUMBER_COLOR
         corner = (column - 0.5, row - 0.5)
         axes.add_patch(Rectangle(corner, 1, 1, facecolor=color, edgecolor="white", lw=1.2))
         lane = grid.lanes[row][column]
@@ -147,6 +151,13 @@ def _heat_map(axes: Axes, grid: _Grid, name: str, values: np.ndarray) -> None:
             color=_text_color(color) if np.isfinite(value) else INK,
             fontsize=size if np.isfinite(value) else size - 2,
         )
+    if np.isfinite(values).any():
+        bar = figure.colorbar(ScalarMappable(norm, cmap), ax=axes, pad=0.02, aspect=12)
+        if isinstance(norm, LogNorm):
+            log_axis(bar.ax)
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(labelsize=7, width=0.5, length=2)
+        bar.ax.grid(visible=False)
     axes.set_xticks(
         range(len(grid.column_values)), [value_text(value) for value in grid.column_values]
     )
@@ -161,14 +172,15 @@ def _heat_map(axes: Axes, grid: _Grid, name: str, values: np.ndarray) -> None:
 
 
 def _norm(name: str, values: np.ndarray) -> Normalize:
-    """Sharpness by its logarithm; the ratio from 0, so that runs at the edge look alike."""
+    """Sharpness by its logarithm; the ratio by its distance from 1."""
     if not values.size:  # all diverged
         return Normalize()
     low, high = float(values.min()), float(values.max())
     if name == "ratio":
-        return Normalize(0, max(high, 1.2))
+        # At least a half, lest a difference of a few percent look like all there is.
+        return CenteredNorm(1, max(1 - low, high - 1, 0.5))
     if name == "sharpness" and low > 0:
-        # At least half a decade, lest a difference of a few percent look like all there is.
+        # At least half a decade, for the same reason.
         pad = max((10**0.5 / (high / low)) ** 0.5, 1.0)
         return LogNorm(low / pad, high * pad)
     # An error spans a factor of two at least, for the same reason.

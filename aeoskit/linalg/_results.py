@@ -14,7 +14,7 @@ with warnings.catch_warnings():
     class RESULTS(optx.RESULTS):  # pyright: ignore
         """An enumeration of the ways in which an eigen-solve ends; each member is a sentence.
 
-        `RESULTS[result]` is that sentence; empty for `successful`.
+        `RESULTS[result]` is that sentence.
 
         Example:
             >>> print(RESULTS[RESULTS.nonfinite])
@@ -23,7 +23,7 @@ with warnings.catch_warnings():
             False
         """
 
-        successful = ""
+        successful = "Every wanted pair met its tolerance."
         max_matvecs_reached = (
             "The budget of matrix-vector products was spent before every wanted pair met its "
             "tolerance. Raise `max_matvecs`, use a larger basis, or accept a larger `rtol`."

@@ -1,5 +1,6 @@
 """Checks made once, so that numbers can be trusted later. Host side, on real numbers."""
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,21 @@ def _path(root: str, path: Any) -> str:
     return root + jax.tree_util.keystr(path)
 
 
+def check_arity(loss: Any) -> None:
+    """Raises a `TypeError` for a loss that cannot be called with parameters and a batch."""
+    try:
+        signature = inspect.signature(loss)
+    except (TypeError, ValueError):  # a builtin: its first call tells
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        raise TypeError(
+            f"the loss takes {signature}, and is called with two arguments, (params, batch): wrap "
+            "it, as in lambda params, batch: loss(params, *batch)"
+        ) from None
+
+
 def check_data(data: PyTree, convert: bool = True) -> PyTree:
     """The data as arrays with a common leading axis. Shapes only: it can be used inside jit.
 
@@ -45,6 +61,11 @@ def check_data(data: PyTree, convert: bool = True) -> PyTree:
                 f"{_path('data', path)} is of type {type(leaf).__name__}: the leaves of the data "
                 "must be arrays"
             ) from None
+        if leaf.ndim == 0 and any(isinstance(key, jax.tree_util.SequenceKey) for key in path[1:]):
+            raise ValueError(
+                f"{_path('data', path)} is a number in a list: pass arrays, jnp.asarray(...) of "
+                "each list"
+            )
         if leaf.ndim == 0:
             raise ValueError(
                 f"{_path('data', path)} is a scalar: every leaf of the data needs a leading axis, "
@@ -80,6 +101,11 @@ def check_params(params: PyTree) -> PyTree:
         dtype = getattr(leaf, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
             what = type(leaf).__name__ if dtype is None else f"an array of {dtype}"
+            if isinstance(leaf, float):
+                raise TypeError(
+                    f"{_path('params', path)} is a number of Python, {leaf}, not an array: make it "
+                    f"one, jnp.asarray({leaf}), or keep it in the loss if it is not trained"
+                )
             raise TypeError(
                 f"{_path('params', path)} is {what}, not a real floating array: keep the rest in "
                 "the loss (for an equinox model, eqx.partition(model, eqx.is_inexact_array))"

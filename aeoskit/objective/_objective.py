@@ -15,7 +15,7 @@ from aeoskit.sharding import Placement, as_placement
 from . import _fields
 from ._abstract import AbstractObjective, Product, Reuse
 from ._accumulate import num_examples, parts_of
-from ._checks import check_data, check_objective, check_params
+from ._checks import check_arity, check_data, check_objective, check_params
 from ._field_checks import check_hidden, check_product, has_symmetric_jacobian
 from ._function import ModelLoss, StableFunction
 from ._kinds import LossKind, loss_kind
@@ -34,6 +34,7 @@ def _value_and_gradient(objective: "Objective", params: PyTree) -> Any:
 
 
 def _as_loss(loss: Any) -> "StableFunction | ModelLoss":
+    check_arity(loss)
     return loss if isinstance(loss, StableFunction | ModelLoss) else StableFunction(loss, "loss")
 
 

@@ -12,6 +12,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from aeoskit._paths import check_like
 from aeoskit.linalg import vector_structure
 from aeoskit.linalg.extend import always, identity, register_operator
 
@@ -78,6 +79,8 @@ class _AbstractCurvatureOperator(lx.AbstractLinearOperator):
 
     def mv(self, vector: PyTree) -> PyTree:
         """The product with a vector."""
+        who = ("the point", "has", "have")
+        check_like("vector", vector, self.in_structure(), who, "pass a vector like the parameters")
         return _apply(self, vector)
 
     def as_matrix(self) -> Float[Array, "size size"]:

@@ -12,6 +12,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from aeoskit._paths import containers
 from aeoskit.linalg import dense_matrix
 
 from ._interface import AbstractGradientOptimizer, AbstractOptimizer, apply_updates
@@ -153,8 +154,8 @@ def _check_same_types(check: _Check, what: str, got: PyTree, wanted: PyTree) -> 
             )
     if jax.tree.structure(got) != jax.tree.structure(wanted):
         check.refuse(
-            f"{what} has other containers after a step, {jax.tree.structure(got)} in place of "
-            f"{jax.tree.structure(wanted)}: return the structure that was given."
+            f"{what} has other containers after a step ({containers(got)}, not "
+            f"{containers(wanted)}): return the structure that was given."
         )
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from aeoskit._paths import check_like
 from aeoskit.linalg import AbstractPreconditioner
 
 from ._interface import AbstractGradientOptimizer
@@ -17,7 +18,7 @@ from .rules._hyperparameters import as_hyperparameter, cast_to, is_concrete
 from .rules._momentum import AbstractMomentum, NoMomentum, Recursion
 from .rules._preconditioner import AbstractPreconditionerRule, Frozen, Identity, positive
 from .rules._schedules import AbstractSchedule, Constant, as_schedule
-from .rules._trees import check_floating, check_like, static_structure
+from .rules._trees import check_floating, static_structure
 
 Order = Literal["precondition_last", "precondition_first"]
 ORDERS = ("precondition_last", "precondition_first")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from aeoskit._paths import check_like
 from aeoskit.linalg import tree_dot, tree_where
 from aeoskit.objective import Objective, loss_anatomy
 
@@ -120,20 +121,9 @@ def check_shapes(like: PyTree, called: str, given: dict[str, PyTree]) -> None:
         called: its name.
         given: the trees, by name.
     """
-    wanted = _shapes(like)
+    fix = "pass both with the structure of the parameters"
     for name, tree in given.items():
-        found = _shapes(tree)
-        other = next((x for x in wanted | found if wanted.get(x) != found.get(x)), None)
-        if other is not None:
-            raise ValueError(
-                f"{name} has at {other or 'its only leaf'} the shape {found.get(other)}, and "
-                f"{called} {wanted.get(other)}: pass both with the structure of the parameters."
-            )
-
-
-def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in leaves}
+        check_like(name, tree, like, (called, "has", "have"), fix)
 
 
 def edge_of_losses(

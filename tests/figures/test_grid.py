@@ -36,14 +36,18 @@ def draw(figure: Any) -> Any:
     return figure
 
 
+def panels(figure: Any) -> list[Any]:
+    return [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+
+
 def cells(axes: Any) -> dict[tuple[float, float], str]:
     return {text.get_position(): text.get_text() for text in axes.texts}
 
 
 def test_a_cell_is_the_median_over_the_last_fifth():
     figure = draw(grid_figure(grid(), "e10-grid"))
-    sharpness, ratio = figure.axes
-    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+    sharpness, ratio = panels(figure)
+    assert [axes.get_title(loc="left") for axes in panels(figure)] == [
         "sharpness  λ₁(H)",
         "λ₁(P⁻¹H) / threshold",
     ]
@@ -61,6 +65,19 @@ def test_a_cell_is_the_median_over_the_last_fifth():
     assert [text.get_text() for text in sharpness.get_xticklabels()] == ["0.9", "0.999"]
     assert (sharpness.get_ylabel(), sharpness.get_xlabel(), ratio.get_xlabel()) == ("η", "β₂", "β₂")
     assert figure.get_suptitle() == "e10-grid"
+
+
+def test_a_ratio_is_colored_by_its_distance_from_1():
+    data = grid()
+    for place, ratio in zip(np.ndindex(3, 2), (0.5, 0.8, 1.0, 1.2, 1.5, 3.0), strict=True):
+        data["ratio"][(0, *place)] = ratio
+    figure = draw(grid_figure(data))
+    red, _, blue, _ = np.transpose([patch.get_facecolor() for patch in panels(figure)[1].patches])
+    assert ((blue - red)[:2] > 0).all()
+    assert ((blue - red)[3:] < 0).all()
+    assert abs(blue - red)[2] < 0.01
+    # A bar for each panel.
+    assert len(figure.axes) == 2 * len(panels(figure))
 
 
 def test_text_stays_readable():
@@ -83,10 +100,10 @@ def test_a_run_that_diverged_or_was_not_measured_says_so():
     data["sharpness"][0, 0, 0] = np.nan
     data["test_error"] = 0 * data["ratio"] + 0.0625
     figure = draw(grid_figure(data))
-    assert [axes.get_title(loc="left") for axes in figure.axes][2] == "test error"
+    assert [axes.get_title(loc="left") for axes in panels(figure)][2] == "test error"
     assert cells(figure.axes[0])[0, 0] == "–"
     assert cells(figure.axes[1])[0, 0] == "0.99"
-    assert [cells(axes)[1, 2] for axes in figure.axes] == ["diverged\nat 41"] * 3
+    assert [cells(axes)[1, 2] for axes in panels(figure)] == ["diverged\nat 41"] * 3
     assert cells(figure.axes[2])[0, 0] == "0.0625"
 
 
@@ -94,7 +111,7 @@ def test_a_grid_of_which_all_diverged_is_drawn():
     data = grid()
     data["diverged_at"][:] = 41
     figure = draw(grid_figure(data))
-    assert [set(cells(axes).values()) for axes in figure.axes] == [{"diverged\nat 41"}] * 2
+    assert [set(cells(axes).values()) for axes in panels(figure)] == [{"diverged\nat 41"}] * 2
 
 
 def test_errors_that_are_nearly_the_same_look_so():

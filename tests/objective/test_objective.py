@@ -135,6 +135,7 @@ REFUSED = {
     "empty": (lambda: Objective(square, X[:0]), "empty"),
     "nothing": (lambda: Objective(square, ()), "hold no array"),
     "scalar": (lambda: Objective(square, {"a": 1.0}), r"data\['a'\] is a scalar"),
+    "list": (lambda: Objective(square, [[1.0, 2.0]]), r"data\[0\]\[0\] is a number in a list"),
     "large": (lambda: Objective(square, X, microbatch=6), "microbatch is 6.*5 examples"),
     "zero": (lambda: Objective(square, X, microbatch=0), "microbatch is 0"),
     "reuse": (lambda: Objective(square, X, reuse="never"), "never"),
@@ -179,6 +180,18 @@ def test_wrong_types_are_refused():
         Objective(square, X, params={"w": jnp.arange(3)})
     with pytest.raises(TypeError, match=r"params\['f'\] is function"):
         Objective(square, X).gradient({"f": square})
+    with pytest.raises(TypeError, match=r"params\['w'\] is a number of Python, 1.0"):
+        Objective(square, X, params={"w": 1.0})
+    with pytest.raises(TypeError, match=r"takes \(w, x, y\), .* loss\(params, \*batch\)"):
+        Objective(lambda w, x, y: square(w, x), (X, X))
+
+
+def test_a_vector_unlike_the_parameters_names_the_first_leaf():
+    curvature = Objective(lambda w, x: square(w["a"], x), X).hessian({"a": W})
+    with pytest.raises(ValueError, match=r"vector\['b'\] is a leaf that the point does not have"):
+        curvature.mv({"a": W, "b": W})
+    with pytest.raises(ValueError, match=r"vector\['a'\] has shape \(2,\), but the point has \(\)"):
+        curvature.mv({"a": jnp.ones(2)})
 
 
 def test_a_key_per_example_makes_randomness_data():

@@ -56,7 +56,7 @@ def test_its_sharpness_is_that_of_the_dense_matrices_there(x64):
 
 
 def test_trees_of_other_shapes_are_refused():
-    with pytest.raises(ValueError, match=r"previous has at .* the shape \(2,\), and params \(3,\)"):
+    with pytest.raises(ValueError, match=r"previous.* has shape \(2,\), but params has \(3,\)"):
         midpoint(jnp.ones(2), jnp.ones(3), jnp.ones(3))
-    with pytest.raises(ValueError, match="new_params has at"):
+    with pytest.raises(ValueError, match="new_params"):
         midpoint({"a": 1.0}, {"a": 1.0}, {"b": 1.0})

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from aeoskit._paths import check_like
 from aeoskit.linalg import (
     AbstractPreconditioner,
     AxisFactor,
@@ -23,7 +24,6 @@ from aeoskit.linalg import (
 )
 
 from ._hyperparameters import is_concrete
-from ._trees import check_like
 
 Scalar = Float[Array, ""]
 

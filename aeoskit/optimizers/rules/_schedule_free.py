@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from aeoskit._paths import check_like
+
 from ._hyperparameters import as_decay_rate, as_hyperparameter, cast_to
 from ._momentum import AbstractMomentum
-from ._trees import blend, check_like, structure_of, zeros_like
+from ._trees import blend, structure_of, zeros_like
 
 Scalar = Float[Array, ""]
 

@@ -52,38 +52,3 @@ def check_floating(params: PyTree) -> None:
                 f"params{jax.tree_util.keystr(path)} is {what}, but an optimizer updates only real "
                 f"floating-point arrays: pass `eqx.filter(params, eqx.is_inexact_array)`."
             )
-
-
-def check_like(
-    name: str,
-    tree: PyTree,
-    structure: PyTree[jax.ShapeDtypeStruct],
-    who: tuple[str, str, str] = ("the state", "has", "have"),
-    fix: str = "pass the structure that `init(params)` was given",
-) -> None:
-    """Raise a `ValueError` for a tree whose leaves differ from an owner's, such as those of `init`.
-
-    Raises:
-        ValueError: with the first leaf's path.
-    """
-    pairs, wanted = (jax.tree_util.tree_leaves_with_path(x) for x in (tree, structure))
-    same = jax.tree.structure(tree) == jax.tree.structure(structure)
-    if same and all(jnp.shape(x) == y.shape for (_, x), (_, y) in zip(pairs, wanted, strict=True)):
-        return
-    got, expected = ({jax.tree_util.keystr(p): x for p, x in of} for of in (pairs, wanted))
-    owner, has, have = who
-    for path in expected:
-        if path not in got:
-            raise ValueError(f"{name} has no leaf {name}{path}, which {owner} {has}: {fix}.")
-    for path, leaf in got.items():
-        if path not in expected:
-            raise ValueError(f"{name}{path} is a leaf that {owner} does not {have}: {fix}.")
-        if jnp.shape(leaf) != expected[path].shape:
-            raise ValueError(
-                f"{name}{path} has shape {jnp.shape(leaf)}, but {owner} {has} "
-                f"{expected[path].shape} there: {fix}."
-            )
-    raise ValueError(
-        f"{name} has the leaves that {owner} {has} in other containers "
-        f"({jax.tree.structure(tree)}, not {jax.tree.structure(structure)}): {fix}."
-    )

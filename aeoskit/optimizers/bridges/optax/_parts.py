@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from aeoskit._paths import check_like
+
 from ..._optimizer import Optimizer
 from ...rules._hyperparameters import cast_to, is_concrete, one_minus_power
 
@@ -130,18 +132,8 @@ def _check_state(transform: Any, state: Any, whole: PyTree | None) -> None:
     if whole is None:
         return
     wanted = jax.eval_shape(transform.init, whole)
-    if jax.tree.structure(wanted) != jax.tree.structure(state):
-        raise ValueError(
-            "the state does not belong to this transformation, or to other parameters: it is "
-            f"{jax.tree.structure(state)} and not {jax.tree.structure(wanted)}."
-        )
-    pairs = zip(jax.tree_util.tree_leaves_with_path(wanted), jax.tree.leaves(state), strict=True)
-    for (path, expected), leaf in pairs:
-        if expected.shape != jnp.shape(leaf):
-            raise ValueError(
-                "the state belongs to parameters of other shapes: "
-                f"{jax.tree_util.keystr(path)} has {jnp.shape(leaf)} and not {expected.shape}."
-            )
+    fix = "the state does not belong to this transformation, or to other parameters"
+    check_like("state", state, wanted, ("a new state of it", "has", "have"), fix)
 
 
 def _walk(update: Callable, state: Any, run: _ChainState) -> tuple[PyTree | None, Any]:
