@@ -1,6 +1,7 @@
 """The names of `aeoskit` itself, each from its room; `aeoskit` loads them at first use."""
 
 from . import linalg as linalg
+from . import monitor as monitor
 from . import objective as objective
 from . import optimizers as optimizers
 from . import probes as probes
@@ -11,6 +12,7 @@ from .linalg import Dense as Dense
 from .linalg import Lanczos as Lanczos
 from .linalg import Tracking as Tracking
 from .linalg import eigensolve as eigensolve
+from .monitor import Monitor as Monitor
 from .objective import Objective as Objective
 from .optimizers import EMA as EMA
 from .optimizers import RMS as RMS

@@ -35,4 +35,5 @@ from ._sharpness import PreconditionedSharpnessSolution as PreconditionedSharpne
 from ._sharpness import Sharpness as Sharpness
 from ._sharpness import preconditioned_operator as preconditioned_operator
 from ._sharpness import preconditioned_sharpness as preconditioned_sharpness
+from ._sharpness import probe_solver as probe_solver
 from ._sharpness import sharpness as sharpness

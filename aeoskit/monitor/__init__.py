@@ -1,0 +1,3 @@
+"""The same probes in a loop that is not ours."""
+
+from ._monitor import Monitor as Monitor
