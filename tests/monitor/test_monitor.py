@@ -63,7 +63,7 @@ def test_against_a_dense_matrix_and_the_loop_itself():
         assert row["threshold"] == pytest.approx(threshold, rel=1e-4)
         assert row["ratio"] == pytest.approx(top / threshold, rel=1e-2)
         flat, unravel = jax.flatten_util.ravel_pytree(params)
-        raw = np.linalg.eigvalsh(jax.hessian(lambda w: loss(unravel(w), ROWS, TARGETS))(flat))
+        raw = np.linalg.eigvalsh(jax.hessian(lambda w, u=unravel: loss(u(w), ROWS, TARGETS))(flat))
         assert row["sharpness"] == pytest.approx(raw[-1], rel=1e-2)
         value, grads = jax.value_and_grad(loss)(params, ROWS, TARGETS)
         assert row["loss"] == pytest.approx(float(value), rel=1e-5)
