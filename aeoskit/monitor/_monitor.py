@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import PyTree
 
 from aeoskit._extra import extra_needed
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-Row = dict[str, float | int | bool | str | None]
+Row = dict[str, Any]
+"""Plain numbers, words and None, by name."""
 
 EVERY = 10
 """Steps between two measurements, if neither a period nor a budget is given."""
@@ -165,7 +167,7 @@ class Monitor:
             TypeError: inside jit; an optimizer that is not known.
             ValueError: a state that does not belong to the optimizer and the parameters.
         """
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params)):
             raise TypeError("the monitor was called inside jit: call it in the loop around it.")
         step, self._calls = self._calls, self._calls + 1
         due, counts = self._is_due(step), bool(self._rows)
@@ -326,7 +328,7 @@ class Monitor:
             raise ValueError("no row is complete: call the monitor at two steps or more first.")
         codes = {name: place for place, name in enumerate(STATES)}
         table = self.table()
-        table["state"] = table["state"].map(codes).astype(float)
+        table["state"] = table["state"].map(codes.get).astype(float)
         names = {"zeta": "realized_edge", "state": "edge_state"}
         curves = {
             names.get(name, name): (("branch", "step"), table[name].to_numpy(float)[None])

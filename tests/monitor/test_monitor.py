@@ -1,11 +1,14 @@
 """The monitor: right numbers, at the right calls, for the loops that people have."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import aeoskit as ak
 
@@ -37,11 +40,11 @@ def train(monitor, tx, steps=12, params=PARAMS, data=(ROWS, TARGETS), loss=loss,
 
 def dense(params, state, lr, b1=0.9, b2=0.999, eps=1e-8):
     """λ₁(P⁻¹H) of optax's Adam at the coming step, densely and by hand in NumPy."""
-    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    flat, unravel = ravel_pytree(params)
     hessian = np.asarray(jax.hessian(lambda w: loss(unravel(w), ROWS, TARGETS))(flat), float)
-    g = np.asarray(jax.flatten_util.ravel_pytree(jax.grad(loss)(params, ROWS, TARGETS))[0], float)
+    g = np.asarray(ravel_pytree(jax.grad(loss)(params, ROWS, TARGETS))[0], float)
     adam = state[0]
-    nu = np.asarray(jax.flatten_util.ravel_pytree(adam.nu)[0], float)
+    nu = np.asarray(ravel_pytree(adam.nu)[0], float)
     t = int(adam.count) + 1
     # The learning rate's correction of the momentum belongs to P.
     p = (np.sqrt((b2 * nu + (1 - b2) * g**2) / (1 - b2**t)) + eps) * (1 - b1**t)
@@ -62,7 +65,7 @@ def test_against_a_dense_matrix_and_the_loop_itself():
         assert row["preconditioned_sharpness"] == pytest.approx(top, rel=1e-2)
         assert row["threshold"] == pytest.approx(threshold, rel=1e-4)
         assert row["ratio"] == pytest.approx(top / threshold, rel=1e-2)
-        flat, unravel = jax.flatten_util.ravel_pytree(params)
+        flat, unravel = ravel_pytree(params)
         raw = np.linalg.eigvalsh(jax.hessian(lambda w, u=unravel: loss(u(w), ROWS, TARGETS))(flat))
         assert row["sharpness"] == pytest.approx(raw[-1], rel=1e-2)
         value, grads = jax.value_and_grad(loss)(params, ROWS, TARGETS)
@@ -113,6 +116,7 @@ def test_a_model_of_equinox_is_taken_as_it_is():
         return eqx.apply_updates(model, updates), state
 
     monitor = ak.Monitor(loss, tx, (ROWS, TARGETS), every=1)
+    row: Any = None
     for _ in range(3):
         row = monitor(model, state)
         model, state = step(model, state)
@@ -127,7 +131,7 @@ def test_with_minibatches_p_is_that_of_the_step():
     grads = jax.grad(loss)(PARAMS, ROWS[:4], TARGETS[:4])
     monitor = ak.Monitor(loss, tx, (ROWS, TARGETS), every=1)
     monitor(PARAMS, state, grads)
-    row = monitor(jax.tree.map(lambda w, g: w - 0.01 * g, PARAMS, grads), state, grads)
+    row: Any = monitor(jax.tree.map(lambda w, g: w - 0.01 * g, PARAMS, grads), state, grads)
     objective = ak.Objective(lambda w, batch: loss(w, *batch), (ROWS, TARGETS))
     wanted = ak.preconditioned_sharpness(objective, PARAMS, tx, state, grads=grads)
     assert row["ratio"] == pytest.approx(float(wanted.ratio), rel=1e-2)
@@ -153,6 +157,7 @@ def test_the_buffers_of_the_loop_may_be_given_away():
         return jax.tree.map(lambda w, g: w - 0.1 * g, params, jax.grad(loss)(params, ROWS, TARGETS))
 
     monitor = ak.Monitor(loss, tx, (ROWS, TARGETS), every=1)
+    row: Any = None
     for _ in range(3):
         row = monitor(params, state)
         after = update(params)
@@ -189,7 +194,7 @@ def test_a_budget_in_place_of_a_period(monkeypatch):
         now[0] += 10.0
         measure(*args)
 
-    monitor._measure = slow
+    monkeypatch.setattr(monitor, "_measure", slow)
     state, rows = optax.adam(0.01).init(PARAMS), []
     for number in range(500):
         now[0] += 1.0

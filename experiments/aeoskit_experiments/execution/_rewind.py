@@ -166,7 +166,7 @@ def _moment(
     at, ratio = ratio_curve(main, raw)
     # On all of the data, of which a batch may be made, the realized edge of a chunk's last step is
     # known a step later. Earlier versions did not say what it cost.
-    cost = main["realized_edge"].attrs.get("cost") if steps.size else None
+    cost = str(main["realized_edge"].attrs.get("cost")) if steps.size else ""
     whole = {EDGE_COSTS[True]: True, EDGE_COSTS[False]: False}
     late = whole.get(cost, old.train.batch is None)
     by_zeta = moment == "edge" and steps.size > 0
