@@ -91,18 +91,19 @@ def test_every_recipe_on_images_takes_other_images(name: str) -> None:
             pipeline.experiment()
 
 
-def test_labels_are_random_at_the_small_size_only() -> None:
+def test_labels_are_random_but_those_of_large_sets() -> None:
     noise = {
         (dataset, size): make_recipe("e01-learning-rate", dataset=dataset, size=size)
         .stages[0]
-        .settings["label_noise"]
-        for dataset in ("mnist5k", "fashion_mnist", "patches")
+        .settings.get("label_noise", 0)
+        for dataset in ("mnist5k", "fashion_mnist", "patches", "cifar10", "mixture")
         for size in ("small", "paper")
     }
-    assert {key for key, share in noise.items() if share == 0} == {
-        ("fashion_mnist", "paper"),
-        ("patches", "paper"),
+    assert {dataset for (dataset, _), share in noise.items() if share == 0} == {
+        "cifar10",
+        "mixture",
     }
+    assert {share for share in noise.values() if share} == {0.4}
     assert make_recipe("e01-learning-rate", dataset="fashion_mnist").stages[0].options == {
         "seed": 0,
         "label_noise": 0.4,

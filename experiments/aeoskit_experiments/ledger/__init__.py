@@ -15,6 +15,7 @@ from aeoskit_experiments.ledger._claim import RunSpec as RunSpec
 from aeoskit_experiments.ledger._claim import claim as claim
 from aeoskit_experiments.ledger._evidence import Evidence as Evidence
 from aeoskit_experiments.ledger._evidence import finite as finite
+from aeoskit_experiments.ledger._evidence import share as share
 from aeoskit_experiments.ledger._ledger import Ledger as Ledger
 from aeoskit_experiments.ledger._ledger import LedgerRequest as LedgerRequest
 from aeoskit_experiments.ledger._ledger import LedgerRun as LedgerRun

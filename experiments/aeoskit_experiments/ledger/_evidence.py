@@ -235,6 +235,17 @@ def finite(value: Any, otherwise: str) -> float:
     return float(value)
 
 
+def share(truths: list[bool], otherwise: str) -> float:
+    """The fraction that is true, or `OutOfReach` with the reason if there are none.
+
+    >>> share([True, False], "no optimizer ran")
+    0.5
+    """
+    if not truths:
+        raise OutOfReach(otherwise)
+    return sum(truths) / len(truths)
+
+
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, int | float) and isinstance(other, int | float):
         return math.isclose(one, other, rel_tol=1e-6)
