@@ -164,7 +164,7 @@ def edge_of_losses(
 
 
 def loss_rounding(objective: Objective, params: PyTree, dtype: Any) -> tuple[float, bool]:
-    """How a loss is rounded. Nothing is evaluated.
+    """The rounding of a loss. Nothing is evaluated.
 
     Args:
         objective: the mean loss.

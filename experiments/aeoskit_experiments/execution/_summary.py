@@ -169,7 +169,7 @@ def summarize_edge(dataset: xr.Dataset, raw: bool) -> dict[str, Any]:
 
 
 def _window(numbers: dict[str, Any], steps: np.ndarray) -> tuple[str, tuple[int, int] | None]:
-    """What a run's ratio is of, and the first and last of the steps in that window.
+    """The name of the window that a run's ratio is of, and its first and last step.
 
     Args:
         numbers: `state`, `arrived`, `left`, `fitted` and `edge_step`.
