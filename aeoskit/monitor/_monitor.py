@@ -53,7 +53,7 @@ class _Loss(eqx.Module):
 
 
 class _Pending(NamedTuple):
-    """What a row waits for: it is complete once the parameters after its step are known."""
+    """The part of a measurement that waits for the parameters after its step."""
 
     row: Row
     objective: Objective
