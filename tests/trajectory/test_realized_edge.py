@@ -321,6 +321,7 @@ class TestRounding:
         (False, lambda wrong, w: jnp.sum(wrong**2, -1) + jnp.sum(jnp.abs(w))),
         (False, lambda wrong, w: jnp.log(jnp.sum(wrong**2, -1))),
         (False, lambda wrong, w: jnp.sum(wrong**2 - wrong, -1)),
+        (False, lambda wrong, w: jnp.sum(wrong**2, -1) + -0.5 * jnp.sum(w**2)),
         (False, lambda wrong, w: jnp.sum(wrong**2 * wrong, -1)),
         (False, jax.jit(lambda wrong, w: jnp.sum(wrong, -1))),
         (False, lambda wrong, w: ak.objective.SoftmaxCrossEntropy()(wrong, jnp.ones((5, 2)))),
