@@ -86,7 +86,8 @@ class Monitor:
         solver: the eigen-solver, `probe_solver()` if None.
 
     Raises:
-        ValueError: `every` and `overhead` together, or out of range; as `Objective` for the batch.
+        TypeError: a loss that cannot be called, with two arguments or with the parts of the batch.
+        ValueError: `every` and `overhead` together, or out of range.
 
     A measurement costs a gradient on the probe batch and the products that its row counts; the
     next call one loss. Between them the monitor keeps a copy of the parameters and a gradient.
@@ -120,6 +121,11 @@ class Monitor:
         microbatch: int | None = None,
         solver: AbstractEigenSolver | None = None,
     ):
+        if not callable(loss):
+            raise TypeError(
+                f"loss is a {type(loss).__name__}, which cannot be called: the order is "
+                "Monitor(loss, optimizer, batch)."
+            )
         if every is not None and overhead is not None:
             raise ValueError(
                 f"every is {every} and overhead is {overhead}: give a period or a budget, not both."
@@ -164,11 +170,17 @@ class Monitor:
             `copies`, the memory that the monitor holds over that of the parameters.
 
         Raises:
-            TypeError: inside jit; an optimizer that is not known.
-            ValueError: a state that does not belong to the optimizer and the parameters.
+            TypeError: inside jit; an optimizer that is not known; no state for one that is.
+            ValueError: a state that does not belong to the optimizer and the parameters; as
+                `Objective` for the batch and what the loss returns.
         """
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params)):
             raise TypeError("the monitor was called inside jit: call it in the loop around it.")
+        if self._optimizer is not None and optimizer_state is None:
+            raise TypeError(
+                "the optimizer's state is missing: call monitor(params, optimizer_state), before "
+                "the update."
+            )
         step, self._calls = self._calls, self._calls + 1
         due, counts = self._is_due(step), bool(self._rows)
         if self._pending is None and not due:
@@ -181,7 +193,15 @@ class Monitor:
         arrays, rest = eqx.partition(params, eqx.is_inexact_array)
         row = self._complete(arrays)
         if due:
-            self._measure(step, arrays, rest, optimizer_state, grads)
+            try:
+                self._measure(step, arrays, rest, optimizer_state, grads)
+            except Exception as error:
+                error.add_note(
+                    "This was raised where the monitor measured: it calls the loss with its first "
+                    "argument, the parameters, and the probe batch. The order is "
+                    "monitor(params, optimizer_state)."
+                )
+                raise
         self._left = time.perf_counter()
         if counts:  # the first row compiles
             self._spent += self._left - began
@@ -351,12 +371,13 @@ def _joined(batch: PyTree) -> PyTree:
     """The batch; of a list or an iterator of batches, all of their examples."""
     if isinstance(batch, Iterator):
         batch = list(batch)
-    is_many = isinstance(batch, list) and batch and not any(map(_is_leaf, batch))
+    is_many = (
+        isinstance(batch, list)
+        and batch
+        and not any(jax.tree_util.all_leaves([part]) for part in batch)
+        and all(np.ndim(leaf) for leaf in jax.tree.leaves(batch))
+    )
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *batch) if is_many else batch
-
-
-def _is_leaf(tree: Any) -> bool:
-    return jax.tree_util.all_leaves([tree])
 
 
 def _takes_parts(loss: Callable[..., Any], batch: PyTree) -> bool:

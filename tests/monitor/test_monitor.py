@@ -236,7 +236,16 @@ def test_bad_calls_are_refused_in_one_line():
     with pytest.raises(TypeError, match=r"takes \(w\), and the probe batch has 2 parts"):
         ak.Monitor(lambda w: w, optax.adam(0.01), (ROWS, TARGETS))
     tx = optax.adam(0.01)
+    with pytest.raises(TypeError, match="loss"):
+        ak.Monitor(tx, loss, (ROWS, TARGETS))  # pyright: ignore[reportArgumentType]
     monitor = ak.Monitor(loss, tx, (ROWS, TARGETS))
+    with pytest.raises(TypeError, match="the optimizer's state is missing"):
+        monitor(PARAMS)
+    with pytest.raises(TypeError) as swapped:
+        ak.Monitor(loss, tx, (ROWS, TARGETS))(tx.init(PARAMS), PARAMS)
+    assert "The order is monitor(params, optimizer_state)." in swapped.value.__notes__[0]
+    with pytest.raises(ValueError, match="is a number in a list"):
+        ak.Monitor(loss, tx, [[1.0, 2.0], [1.0, 2.0]])(PARAMS, tx.init(PARAMS))
     with pytest.raises(TypeError, match="inside jit"):
         jax.jit(monitor)(PARAMS, tx.init(PARAMS))
     other = tx.init({"hidden": PARAMS["hidden"]})
