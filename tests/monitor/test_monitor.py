@@ -243,7 +243,7 @@ def test_bad_calls_are_refused_in_one_line():
         monitor(PARAMS)
     with pytest.raises(TypeError) as swapped:
         ak.Monitor(loss, tx, (ROWS, TARGETS))(tx.init(PARAMS), PARAMS)
-    assert "The order is monitor(params, optimizer_state)." in swapped.value.__notes__[0]
+    assert "The order is monitor(params, optimizer_state)." in "".join(swapped.value.__notes__)
     with pytest.raises(ValueError, match="is a number in a list"):
         ak.Monitor(loss, tx, [[1.0, 2.0], [1.0, 2.0]])(PARAMS, tx.init(PARAMS))
     with pytest.raises(TypeError, match="inside jit"):
