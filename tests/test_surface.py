@@ -6,9 +6,9 @@ import pytest
 
 import aeoskit
 
-ROOMS = "linalg objective optimizers probes sharding stability trajectory"
+ROOMS = "linalg monitor objective optimizers probes sharding stability trajectory"
 NAMES = """
-    Objective sharpness preconditioned_sharpness eigensolve Tracking Lanczos Dense
+    Objective Monitor sharpness preconditioned_sharpness eigensolve Tracking Lanczos Dense
     Optimizer adam adamw nadam rmsprop gradient_descent momentum nesterov shampoo soap muon lion
     apply_updates as_optax from_optax preconditioner_of threshold_of with_threshold freeze
     Cosine LinearWarmup EMA RMS
