@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 
 from aeoskit._extra import extra_needed
 from aeoskit.linalg import AbstractEigenSolver, tree_norm
-from aeoskit.objective import Objective
+from aeoskit.objective import Linearization, Objective
 from aeoskit.probes import (
     loss_rounding,
     preconditioned_sharpness,
@@ -22,7 +22,7 @@ from aeoskit.probes import (
     realized_edge,
     sharpness,
 )
-from aeoskit.trajectory import STATES, edge_states
+from aeoskit.trajectory import STATES, RecentSteps, next_states
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,8 +34,8 @@ Row = dict[str, Any]
 EVERY = 10
 """Steps between two measurements, if neither a period nor a budget is given."""
 
-_WINDOW = 50
-"""Steps whose realized edges decide the state; at least those of five measurements."""
+_WINDOW, _FEWEST = 50, 5
+"""The steps whose realized edges decide the state, and the measurements at least."""
 
 
 class _Loss(eqx.Module):
@@ -89,8 +89,9 @@ class Monitor:
         TypeError: a loss that cannot be called, with two arguments or with the parts of the batch.
         ValueError: `every` and `overhead` together, or out of range.
 
-    A measurement costs a gradient on the probe batch and the products that its row counts; the
-    next call one loss. Between them the monitor keeps a copy of the parameters and a gradient.
+    The first measurement also checks the loss, as `Objective.check` does. Each costs a gradient on
+    the probe batch and the products that its row counts; the next call costs one loss. Between them
+    the monitor keeps a copy of the parameters and a gradient.
 
     Example:
         >>> import jax.numpy as jnp
@@ -145,6 +146,7 @@ class Monitor:
         self._starts: dict[str, Any] = {}
         self._objective: Objective | None = None
         self._rows: list[Row] = []
+        self._recent = RecentSteps()
         self._pending: _Pending | None = None
         self._calls = 0
         # Seconds: of the loop, of measurements, of the last one, and the clock after the last call.
@@ -174,8 +176,6 @@ class Monitor:
             ValueError: a state that does not belong to the optimizer and the parameters; as
                 `Objective` for the batch and what the loss returns.
         """
-        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params)):
-            raise TypeError("the monitor was called inside jit: call it in the loop around it.")
         if self._optimizer is not None and optimizer_state is None:
             raise TypeError(
                 "the optimizer's state is missing: call monitor(params, optimizer_state), before "
@@ -185,6 +185,8 @@ class Monitor:
         due, counts = self._is_due(step), bool(self._rows)
         if self._pending is None and not due:
             return None
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params)):
+            raise TypeError("the monitor was called inside jit: call it in the loop around it.")
         # What the loop has not finished is its own time, not the monitor's.
         jax.block_until_ready((params, optimizer_state))
         began = time.perf_counter()
@@ -223,7 +225,10 @@ class Monitor:
         self, step: int, params: PyTree, rest: PyTree, state: PyTree, grads: PyTree | None
     ) -> None:
         began = time.perf_counter()
+        checked = self._objective is not None
         objective = self._objective_with(rest)
+        if not checked:
+            objective.check(params)
         point = objective.linearize(params)
         row: Row = {
             "step": step,
@@ -231,8 +236,6 @@ class Monitor:
             "gradient_norm": float(tree_norm(point.grads)),
         }
         converged, products = True, 0
-        # A blank state at first, so that cold and warm solves are one program.
-        blank = self._solver.initial_state(point.hessian.in_structure())
         options: dict[str, Any] = {"solver": self._solver, "linearization": point}
         if self._optimizer is not None:
             edge = preconditioned_sharpness(
@@ -241,7 +244,7 @@ class Monitor:
                 self._optimizer,
                 state,
                 grads=None if grads is None else eqx.filter(grads, eqx.is_inexact_array),
-                start=self._starts.get("preconditioned", blank),
+                start=self._start("preconditioned", point),
                 **options,
             )
             self._starts["preconditioned"] = edge.solution.state
@@ -254,7 +257,7 @@ class Monitor:
             converged &= bool(edge.solution.converged[0])
             products += int(edge.solution.stats["matvecs"])
         if self._raw:
-            top = sharpness(objective, params, start=self._starts.get("raw", blank), **options)
+            top = sharpness(objective, params, start=self._start("raw", point), **options)
             self._starts["raw"] = top.state
             row["sharpness"] = float(jnp.real(top.values[0]))
             converged &= bool(top.converged[0])
@@ -269,6 +272,12 @@ class Monitor:
             "copies": held,
         }
         self._pending = _Pending(row, objective, kept, point.value, point.grads)
+
+    def _start(self, name: str, point: Linearization) -> Any:
+        """The state of the last solve; a blank one at first, so that all are one program."""
+        if name not in self._starts:
+            return self._solver.initial_state(point.hessian.in_structure())
+        return self._starts[name]
 
     def _complete(self, params: PyTree) -> Row | None:
         """The row that waits for the parameters after its step."""
@@ -287,18 +296,18 @@ class Monitor:
         )
         downhill = float(edge.predicted_change) < 0
         row |= {"zeta": float(edge.value) if downhill else np.nan, "zeta_error": float(edge.error)}
-        self._rows.append(row | {"state": None})
-        self._rows[-1]["state"] = self._state()
+        # By measurements and not by steps, of which a budget leaves out as many as it must.
+        period = self._every or EVERY
+        _, codes, self._recent = next_states(
+            self._recent,
+            [len(self._rows) * period],
+            [row["zeta"]],
+            window=max(_WINDOW, _FEWEST * period),
+        )
+        row["state"] = None if np.isnan(codes[0]) else STATES[int(codes[0])]
+        self._rows.append(row)
         self._pending = None
-        return dict(self._rows[-1])
-
-    def _state(self) -> str | None:
-        steps = np.array([row["step"] for row in self._rows])
-        if len(steps) < 5:
-            return None
-        window = max(_WINDOW, 5 * int(np.median(np.diff(steps))))
-        code = edge_states(steps, [row["zeta"] for row in self._rows], window=window).codes[-1]
-        return None if np.isnan(code) else STATES[int(code)]
+        return dict(row)
 
     def _objective_with(self, rest: PyTree) -> Objective:
         """The objective on the probe batch; leaves that are not trained may have changed."""
