@@ -29,7 +29,9 @@ def running_median(
     """
     steps, values = np.asarray(steps), np.asarray(values, float)
     ahead = width / 2 if centered else 0
-    begins = np.searchsorted(steps, steps - (width - ahead), side="right")
+    # A centered window has both of its ends.
+    side = "left" if centered else "right"
+    begins = np.searchsorted(steps, steps - (width - ahead), side=side)
     ends = np.searchsorted(steps, steps + ahead, side="right")
     longest = int((ends - begins).max(initial=1))
     # A row for each window, all at once: a curve may have a value for each step of a run.

@@ -49,6 +49,12 @@ class _Loss(eqx.Module):
     def __call__(self, params: PyTree, batch: PyTree) -> Any:
         model = eqx.combine(params, self.rest)
         found = self.loss(model, *batch) if self.spread else self.loss(model, batch)
+        if isinstance(found, tuple) != self.has_aux:
+            # A pair of scalars would be taken for a sum and its weight, an array for a pair.
+            raise TypeError(
+                f"the loss returned a {type(found).__name__}, and has_aux is {self.has_aux}: pass "
+                f"has_aux={not self.has_aux}, or return the loss alone where it is False."
+            )
         return found[0] if self.has_aux else found
 
 
@@ -76,7 +82,7 @@ class Monitor:
         optimizer: an optax transformation or one of aeoskit's; None for one that neither knows:
             then there is no `λ₁(P⁻¹H)`, and `sharpness` is measured.
         batch: the probe batch: a pytree of arrays with the examples first, always the same ones. A
-            list or an iterator of batches is joined to one.
+            list of batches, or a finite iterator, is joined to one; a batch's parts are a tuple.
         every: steps between two measurements; 10 if `overhead` is not given either.
         overhead: in place of `every`, the time for measurements over that of the loop: 0.2 for a
             fifth. The first measurement, which compiles, does not count.
@@ -91,7 +97,8 @@ class Monitor:
 
     The first measurement also checks the loss, as `Objective.check` does. Each costs a gradient on
     the probe batch and the products that its row counts; the next call costs one loss. Between them
-    the monitor keeps a copy of the parameters and a gradient.
+    the monitor keeps a copy of the parameters and a gradient. One monitor is for one run; the row
+    of the last measured step needs one more call.
 
     Example:
         >>> import jax.numpy as jnp
@@ -145,6 +152,7 @@ class Monitor:
         self._solver = probe_solver() if solver is None else solver
         self._starts: dict[str, Any] = {}
         self._objective: Objective | None = None
+        self._checked = False
         self._rows: list[Row] = []
         self._recent = RecentSteps()
         self._pending: _Pending | None = None
@@ -167,9 +175,9 @@ class Monitor:
         Returns:
             The row of the step before, if that was measured, else None: `step`, `loss`,
             `gradient_norm`, `preconditioned_sharpness` with its error bar `bound`, `threshold`,
-            `ratio`, `sharpness`, `converged`, `zeta` with `zeta_error` (NaN where it is not known),
-            `state` (None before five measurements and fifty steps), `products`, `seconds`, and
-            `copies`, the memory that the monitor holds over that of the parameters.
+            `ratio`, `sharpness`, `converged`, `zeta` with `zeta_error` (NaN where it is not known
+            or the step goes uphill), `state` (None before five measurements), `products`,
+            `seconds`, and `copies`, the memory that the monitor holds over that of the parameters.
 
         Raises:
             TypeError: inside jit; an optimizer that is not known; no state for one that is.
@@ -181,9 +189,10 @@ class Monitor:
                 "the optimizer's state is missing: call monitor(params, optimizer_state), before "
                 "the update."
             )
-        step, self._calls = self._calls, self._calls + 1
+        step = self._calls
         due, counts = self._is_due(step), bool(self._rows)
         if self._pending is None and not due:
+            self._calls += 1
             return None
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params)):
             raise TypeError("the monitor was called inside jit: call it in the loop around it.")
@@ -204,10 +213,12 @@ class Monitor:
                     "monitor(params, optimizer_state)."
                 )
                 raise
+        self._calls += 1
         self._left = time.perf_counter()
         if counts:  # the first row compiles
             self._spent += self._left - began
-            self._cost = max(self._cost if not due else 0.0, self._left - began)
+            # A row costs its measurement and, at the next call, its completion.
+            self._cost = (0.0 if due else self._cost) + self._left - began
         return row
 
     def _is_due(self, step: int) -> bool:
@@ -225,10 +236,10 @@ class Monitor:
         self, step: int, params: PyTree, rest: PyTree, state: PyTree, grads: PyTree | None
     ) -> None:
         began = time.perf_counter()
-        checked = self._objective is not None
         objective = self._objective_with(rest)
-        if not checked:
+        if not self._checked:
             objective.check(params)
+            self._checked = True
         point = objective.linearize(params)
         row: Row = {
             "step": step,
@@ -284,6 +295,7 @@ class Monitor:
         if self._pending is None:
             return None
         row, objective, before, value, grads = self._pending
+        self._pending = None  # should what follows fail, the next calls do not
         epsilon, squares = loss_rounding(objective, params, value.dtype)
         edge = realized_edge(
             value,
@@ -306,12 +318,13 @@ class Monitor:
         )
         row["state"] = None if np.isnan(codes[0]) else STATES[int(codes[0])]
         self._rows.append(row)
-        self._pending = None
         return dict(row)
 
     def _objective_with(self, rest: PyTree) -> Objective:
         """The objective on the probe batch; leaves that are not trained may have changed."""
         if self._objective is None or jax.tree.leaves(rest):
+            # Copies: the loop may give these buffers away too.
+            rest = jax.tree.map(lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, rest)
             loss = _Loss(self._loss, rest, self._spread, self._has_aux)
             self._objective = Objective(loss, self._batch, microbatch=self._microbatch)
         return self._objective
@@ -379,7 +392,8 @@ def _bytes(tree: PyTree) -> int:
 def _joined(batch: PyTree) -> PyTree:
     """The batch; of a list or an iterator of batches, all of their examples."""
     if isinstance(batch, Iterator):
-        batch = list(batch)
+        parts = list(batch)
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     is_many = (
         isinstance(batch, list)
         and batch

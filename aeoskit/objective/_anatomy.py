@@ -93,10 +93,14 @@ def _not_squared(jaxpr: Any) -> set[int] | None:
                 return None
             front += [inputs[i] for i in sides]
         elif name in ("mul", "div"):
-            # The other side is a weight or a count: a number, or an input.
             constants = [v.val for v in inputs if isinstance(v, jex_core.Literal)]
             made = [v for v in inputs if not isinstance(v, jex_core.Literal) and v in producers]
             if len(made) != 1 or np.any(np.asarray(constants) < 0):
+                return None
+            # Weights and counts are numbers: an array may have any sign, or be a parameter.
+            if len(constants) + len(made) != len(inputs) or (
+                name == "div" and made[0] is inputs[1]
+            ):
                 return None
             front += made
         elif name in _SUMS:

@@ -150,7 +150,7 @@ def test_an_unknown_optimizer_has_its_realized_edge():
 
 def test_the_buffers_of_the_loop_may_be_given_away():
     tx = ak.gradient_descent(0.1)
-    params, state = jax.tree.map(jnp.copy, PARAMS), tx.init(PARAMS)
+    params, state = jax.tree.map(jnp.copy, PARAMS), tx.init(PARAMS | {"step": None})
 
     @jax.jit
     def update(params):
@@ -158,10 +158,12 @@ def test_the_buffers_of_the_loop_may_be_given_away():
 
     monitor = ak.Monitor(loss, tx, (ROWS, TARGETS), every=1)
     row: Any = None
-    for _ in range(3):
-        row = monitor(params, state)
+    for number in range(3):
+        # A leaf that is not trained goes with them.
+        model = params | {"step": jnp.asarray(number)}
+        row = monitor(model, state)
         after = update(params)
-        jax.tree.map(lambda leaf: leaf.delete(), params)
+        jax.tree.map(lambda leaf: leaf.delete(), model)
         params = after
     assert 0 < row["zeta"] < 1
 
@@ -203,6 +205,43 @@ def test_a_budget_in_place_of_a_period(monkeypatch):
         rows += [] if row is None else [row]
     # The first one compiles and is free; 10 s of each 50 s of the loop.
     assert len(rows) - 1 == pytest.approx(500 * 0.2 / 10, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "has_aux"),
+    [(lambda w, x, y: (loss(w, x, y), jnp.float32(0.9)), False), (loss, True)],
+    ids=["forgotten", "too much"],
+)
+def test_a_pair_is_never_taken_for_a_sum_and_its_weight(loss, has_aux):
+    tx = optax.adam(0.01)
+    monitor = ak.Monitor(loss, tx, (ROWS, TARGETS), has_aux=has_aux)
+    with pytest.raises(TypeError, match=f"pass has_aux={not has_aux}"):
+        monitor(PARAMS, tx.init(PARAMS))
+
+
+def test_a_check_that_failed_fails_again():
+    """A loss that couples the examples, in parts."""
+
+    def coupled(w, x, y):
+        z = jnp.tanh(x @ w["hidden"]) @ w["out"]
+        return jnp.mean((z - jnp.mean(z) - y) ** 2)
+
+    monitor = ak.Monitor(coupled, optax.adam(0.01), (ROWS, TARGETS), every=1, microbatch=5)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="couples examples"):
+            monitor(PARAMS, optax.adam(0.01).init(PARAMS))
+
+
+def test_an_iterator_of_arrays_is_one_batch():
+    seen = []
+
+    def of_rows(w, x):
+        seen.append(x.shape)
+        return jnp.mean((x @ w["hidden"] @ w["out"] - 1.0) ** 2)
+
+    tx = optax.adam(0.01)
+    ak.Monitor(of_rows, tx, iter([ROWS[:10], ROWS[10:]]))(PARAMS, tx.init(PARAMS))
+    assert set(seen) == {ROWS.shape}
 
 
 def test_its_table_and_its_figure():

@@ -183,6 +183,8 @@ def _window(numbers: dict[str, Any], steps: np.ndarray) -> tuple[str, tuple[int,
     if first is None:
         return "end", None
     end = np.inf if left is None else left
+    if of == "threshold" and fitted is not None and fitted <= first:
+        return "end", None
     # A run that left after its data were fitted has lost its curvature from then on.
     if fitted and fitted > first and (of == "threshold" or left is not None):
         end = min(end, fitted)

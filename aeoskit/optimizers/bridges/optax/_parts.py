@@ -132,7 +132,7 @@ def _check_state(transform: Any, state: Any, whole: PyTree | None) -> None:
     if whole is None:
         return
     wanted = jax.eval_shape(transform.init, whole)
-    fix = "the state does not belong to this transformation, or to other parameters"
+    fix = "pass the state that this transformation's init made for these parameters"
     check_like("state", state, wanted, ("a new state of it", "has", "have"), fix)
 
 
