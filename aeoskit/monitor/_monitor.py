@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jaxtyping import PyTree
 
 from aeoskit._extra import extra_needed
+from aeoskit._paths import check_like
 from aeoskit.linalg import AbstractEigenSolver, tree_norm
 from aeoskit.objective import Linearization, Objective
 from aeoskit.probes import (
@@ -34,6 +35,12 @@ Row = dict[str, Any]
 EVERY = 10
 """Steps between two measurements, if neither a period nor a budget is given."""
 
+DIVERGED = "diverged"
+"""The state of a run whose loss is not finite."""
+
+_COMPILING = 2
+"""Rows that compile, a cold solve and a warm one: no budget counts them."""
+
 _WINDOW, _FEWEST = 50, 5
 """The steps whose realized edges decide the state, and the measurements at least."""
 
@@ -52,7 +59,8 @@ class _Loss(eqx.Module):
         if isinstance(found, tuple) != self.has_aux:
             # A pair of scalars would be taken for a sum and its weight, an array for a pair.
             raise TypeError(
-                f"the loss returned a {type(found).__name__}, and has_aux is {self.has_aux}: pass "
+                f"the loss returned {'a tuple' if isinstance(found, tuple) else 'one array'}, and "
+                f"has_aux is {self.has_aux}: pass "
                 f"has_aux={not self.has_aux}, or return the loss alone where it is False."
             )
         return found[0] if self.has_aux else found
@@ -85,7 +93,7 @@ class Monitor:
             list of batches, or a finite iterator, is joined to one; a batch's parts are a tuple.
         every: steps between two measurements; 10 if `overhead` is not given either.
         overhead: in place of `every`, the time for measurements over that of the loop: 0.2 for a
-            fifth. The first measurement, which compiles, does not count.
+            fifth. The first two measurements, which compile, do not count.
         sharpness: whether `λ₁(H)` is measured too.
         has_aux: whether the loss returns a pair, whose second part is not used.
         microbatch: examples of the probe batch that are looked at at a time, to save memory.
@@ -138,8 +146,8 @@ class Monitor:
             raise ValueError(
                 f"every is {every} and overhead is {overhead}: give a period or a budget, not both."
             )
-        if every is not None and every < 1:
-            raise ValueError(f"every is {every}: give a number of steps, at least 1.")
+        if every is not None and (not isinstance(every, int) or every < 1):
+            raise ValueError(f"every is {every}: give a whole number of steps, at least 1.")
         if overhead is not None and not overhead > 0:
             raise ValueError(f"overhead is {overhead}: give a share of the loop's time, above 0.")
         self._every = EVERY if every is None and overhead is None else every
@@ -190,7 +198,7 @@ class Monitor:
                 "the update."
             )
         step = self._calls
-        due, counts = self._is_due(step), bool(self._rows)
+        due, counts = self._is_due(step), len(self._rows) >= _COMPILING
         if self._pending is None and not due:
             self._calls += 1
             return None
@@ -215,7 +223,7 @@ class Monitor:
                 raise
         self._calls += 1
         self._left = time.perf_counter()
-        if counts:  # the first row compiles
+        if counts:
             self._spent += self._left - began
             # A row costs its measurement and, at the next call, its completion.
             self._cost = (0.0 if due else self._cost) + self._left - began
@@ -248,13 +256,17 @@ class Monitor:
         }
         converged, products = True, 0
         options: dict[str, Any] = {"solver": self._solver, "linearization": point}
+        if grads is not None:
+            grads = eqx.filter(grads, eqx.is_inexact_array)
+            fix = "pass the gradient of the step, for the parameters that are trained"
+            check_like("grads", grads, params, ("the model", "has", "have"), fix)
         if self._optimizer is not None:
             edge = preconditioned_sharpness(
                 objective,
                 params,
                 self._optimizer,
                 state,
-                grads=None if grads is None else eqx.filter(grads, eqx.is_inexact_array),
+                grads=grads,
                 start=self._start("preconditioned", point),
                 **options,
             )
@@ -317,6 +329,8 @@ class Monitor:
             window=max(_WINDOW, _FEWEST * period),
         )
         row["state"] = None if np.isnan(codes[0]) else STATES[int(codes[0])]
+        if not np.isfinite(row["loss"]):
+            row["state"] = DIVERGED
         self._rows.append(row)
         return dict(row)
 

@@ -203,8 +203,8 @@ def test_a_budget_in_place_of_a_period(monkeypatch):
         # The parameters move, so that each row has a ζ.
         row = monitor(jax.tree.map(lambda w, n=number: w - 1e-4 * n, PARAMS), state)
         rows += [] if row is None else [row]
-    # The first one compiles and is free; 10 s of each 50 s of the loop.
-    assert len(rows) - 1 == pytest.approx(500 * 0.2 / 10, abs=1)
+    # The first two compile and are free; 10 s of each 50 s of the loop.
+    assert len(rows) - 2 == pytest.approx(500 * 0.2 / 10, abs=1)
 
 
 @pytest.mark.parametrize(
@@ -242,6 +242,18 @@ def test_an_iterator_of_arrays_is_one_batch():
     tx = optax.adam(0.01)
     ak.Monitor(of_rows, tx, iter([ROWS[:10], ROWS[10:]]))(PARAMS, tx.init(PARAMS))
     assert set(seen) == {ROWS.shape}
+
+
+def test_a_run_that_diverged_is_not_at_the_edge():
+    monitor = ak.Monitor(loss, optax.sgd(0.1), (ROWS, TARGETS), every=1)
+    state, rows = optax.sgd(0.1).init(PARAMS), []
+    for number in range(70):
+        # It hovers, and is lost from step 65 on.
+        sign = np.nan if number >= 65 else (-1) ** number
+        row = monitor(PARAMS | {"out": PARAMS["out"] * sign}, state)
+        rows += [] if row is None else [row]
+    assert [row["state"] for row in rows[-3:]] == ["diverged"] * 3
+    assert np.isnan(rows[-1]["ratio"])
 
 
 def test_its_table_and_its_figure():
@@ -287,6 +299,8 @@ def test_bad_calls_are_refused_in_one_line():
         ak.Monitor(loss, tx, [[1.0, 2.0], [1.0, 2.0]])(PARAMS, tx.init(PARAMS))
     with pytest.raises(TypeError, match="inside jit"):
         jax.jit(monitor)(PARAMS, tx.init(PARAMS))
+    with pytest.raises(ValueError, match=r"grads has no leaf grads\['out'\], which the model has"):
+        ak.Monitor(loss, tx, (ROWS, TARGETS))(PARAMS, tx.init(PARAMS), {"hidden": PARAMS["hidden"]})
     other = tx.init({"hidden": PARAMS["hidden"]})
     with pytest.raises(ValueError, match=r"no leaf state\[0\].mu\['out'\]"):
         ak.Monitor(loss, tx, (ROWS, TARGETS))(PARAMS, other)
