@@ -47,10 +47,11 @@ def check_like(
             raise ValueError(
                 f"{name}{path} has shape {shape}, but {owner} {has} {expected[path]} there: {fix}."
             )
-    raise ValueError(
-        f"{name} has the leaves that {owner} {has} in other containers ({containers(tree)}, not "
-        f"{containers(structure)}): {fix}."
-    )
+    kinds = containers(tree), containers(structure)
+    how = f"other containers ({kinds[0]}, not {kinds[1]})"
+    if kinds[0] == kinds[1]:
+        how = f"the same containers ({kinds[0]}) with other static fields or another order"
+    raise ValueError(f"{name} has the leaves that {owner} {has} in {how}: {fix}.")
 
 
 def containers(tree: Any) -> str:

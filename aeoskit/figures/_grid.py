@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import CenteredNorm, LogNorm, Normalize
+from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -178,7 +178,7 @@ def _norm(name: str, values: np.ndarray) -> Normalize:
     low, high = float(values.min()), float(values.max())
     if name == "ratio":
         # At least a half, lest a difference of a few percent look like all there is.
-        return CenteredNorm(1, max(1 - low, high - 1, 0.5))
+        return TwoSlopeNorm(1, min(low, 0.5), max(high, 1.5))
     if name == "sharpness" and low > 0:
         # At least half a decade, for the same reason.
         pad = max((10**0.5 / (high / low)) ** 0.5, 1.0)

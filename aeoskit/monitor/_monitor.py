@@ -1,5 +1,6 @@
 """A monitor of somebody else's training loop: called at every step, it measures at some."""
 
+import contextlib
 import inspect
 import time
 from collections.abc import Callable, Iterator
@@ -53,9 +54,13 @@ class _Loss(eqx.Module):
     spread: bool = eqx.field(static=True)
     has_aux: bool = eqx.field(static=True)
 
-    def __call__(self, params: PyTree, batch: PyTree) -> Any:
+    def returned(self, params: PyTree, batch: PyTree) -> Any:
+        """The value of the user's function."""
         model = eqx.combine(params, self.rest)
-        found = self.loss(model, *batch) if self.spread else self.loss(model, batch)
+        return self.loss(model, *batch) if self.spread else self.loss(model, batch)
+
+    def __call__(self, params: PyTree, batch: PyTree) -> Any:
+        found = self.returned(params, batch)
         if isinstance(found, tuple) != self.has_aux:
             # A pair of scalars would be taken for a sum and its weight, an array for a pair.
             raise TypeError(
@@ -74,6 +79,8 @@ class _Pending(NamedTuple):
     params: PyTree
     value: Any
     grads: PyTree
+    # Whether the step is that of the probe batch's own gradient.
+    own: bool
 
 
 class Monitor:
@@ -131,7 +138,7 @@ class Monitor:
         batch: PyTree,
         *,
         every: int | None = None,
-        overhead: float | None = None,
+        overhead: float | int | None = None,
         sharpness: bool = False,
         has_aux: bool = False,
         microbatch: int | None = None,
@@ -148,8 +155,15 @@ class Monitor:
             )
         if every is not None and (not isinstance(every, int) or every < 1):
             raise ValueError(f"every is {every}: give a whole number of steps, at least 1.")
-        if overhead is not None and not overhead > 0:
-            raise ValueError(f"overhead is {overhead}: give a share of the loop's time, above 0.")
+        if overhead is not None and not 0 < overhead <= 1:
+            raise ValueError(
+                f"overhead is {overhead}: give a share of the loop's time, such as 0.2 for a fifth."
+            )
+        if optimizer is not None and not hasattr(optimizer, "init"):
+            raise TypeError(
+                f"optimizer is a {type(optimizer).__name__}: pass an optax transformation, one of "
+                "aeoskit's, or None; the order is Monitor(loss, optimizer, batch)."
+            )
         self._every = EVERY if every is None and overhead is None else every
         self._overhead = overhead
         self._loss, self._has_aux, self._microbatch = loss, has_aux, microbatch
@@ -161,6 +175,8 @@ class Monitor:
         self._starts: dict[str, Any] = {}
         self._objective: Objective | None = None
         self._checked = False
+        # The structure of the trained parameters, once it is known.
+        self._like: PyTree | None = None
         self._rows: list[Row] = []
         self._recent = RecentSteps()
         self._pending: _Pending | None = None
@@ -184,8 +200,9 @@ class Monitor:
             The row of the step before, if that was measured, else None: `step`, `loss`,
             `gradient_norm`, `preconditioned_sharpness` with its error bar `bound`, `threshold`,
             `ratio`, `sharpness`, `converged`, `zeta` with `zeta_error` (NaN where it is not known
-            or the step goes uphill), `state` (None before five measurements), `products`,
-            `seconds`, and `copies`, the memory that the monitor holds over that of the parameters.
+            or the step goes uphill), `state` (None before five measurements, and with `grads`),
+            `products`, `seconds`, and `copies`, the memory that the monitor holds over that of the
+            parameters.
 
         Raises:
             TypeError: inside jit; an optimizer that is not known; no state for one that is.
@@ -210,17 +227,11 @@ class Monitor:
         if self._left is not None:
             self._loop += began - self._left
         arrays, rest = eqx.partition(params, eqx.is_inexact_array)
-        row = self._complete(arrays)
-        if due:
-            try:
+        self._check(arrays, optimizer_state, grads)
+        with _full_precision():
+            row = self._complete(arrays)
+            if due:
                 self._measure(step, arrays, rest, optimizer_state, grads)
-            except Exception as error:
-                error.add_note(
-                    "This was raised where the monitor measured: it calls the loss with its first "
-                    "argument, the parameters, and the probe batch. The order is "
-                    "monitor(params, optimizer_state)."
-                )
-                raise
         self._calls += 1
         self._left = time.perf_counter()
         if counts:
@@ -228,6 +239,35 @@ class Monitor:
             # A row costs its measurement and, at the next call, its completion.
             self._cost = (0.0 if due else self._cost) + self._left - began
         return row
+
+    def _check(self, params: PyTree, state: PyTree, grads: PyTree | None) -> None:
+        """Refuses what is unlike the first call's, and at that what the optimizer does not take."""
+        if self._like is None:
+            if not jax.tree.leaves(params):
+                raise TypeError("the parameters hold no floating array: there is nothing to train.")
+            if self._optimizer is not None:
+                wanted = jax.eval_shape(self._optimizer.init, params)
+                who = ("a new state for these parameters", "has", "have")
+                check_like("state", state, wanted, who, "call monitor(params, optimizer_state)")
+            self._like = jax.eval_shape(lambda tree: tree, params)
+        fix = "make a new monitor for another model"
+        check_like("params", params, self._like, ("the first call", "had", "have"), fix)
+        if grads is not None:
+            trained = eqx.filter(grads, eqx.is_inexact_array)
+            fix = "pass the gradient of the step, for the parameters that are trained"
+            check_like("grads", trained, self._like, ("the model", "has", "have"), fix)
+
+    def _check_loss(self, params: PyTree, rest: PyTree) -> None:
+        """Refuses a loss that fails on the probe batch, in one line."""
+        loss = _Loss(self._loss, rest, self._spread, self._has_aux)
+        try:
+            jax.eval_shape(loss.returned, params, self._batch)
+        except Exception as error:
+            reason = " ".join(str(error).split("--------------------")[0].split())[:200]
+            raise ValueError(
+                f"the loss fails on these parameters and the probe batch ({reason}): pass a batch "
+                "as it takes, and turn off what draws random numbers."
+            ) from error
 
     def _is_due(self, step: int) -> bool:
         if self._overhead is None:
@@ -246,6 +286,7 @@ class Monitor:
         began = time.perf_counter()
         objective = self._objective_with(rest)
         if not self._checked:
+            self._check_loss(params, rest)
             objective.check(params)
             self._checked = True
         point = objective.linearize(params)
@@ -256,17 +297,13 @@ class Monitor:
         }
         converged, products = True, 0
         options: dict[str, Any] = {"solver": self._solver, "linearization": point}
-        if grads is not None:
-            grads = eqx.filter(grads, eqx.is_inexact_array)
-            fix = "pass the gradient of the step, for the parameters that are trained"
-            check_like("grads", grads, params, ("the model", "has", "have"), fix)
         if self._optimizer is not None:
             edge = preconditioned_sharpness(
                 objective,
                 params,
                 self._optimizer,
                 state,
-                grads=grads,
+                grads=None if grads is None else eqx.filter(grads, eqx.is_inexact_array),
                 start=self._start("preconditioned", point),
                 **options,
             )
@@ -294,7 +331,7 @@ class Monitor:
             "seconds": time.perf_counter() - began,
             "copies": held,
         }
-        self._pending = _Pending(row, objective, kept, point.value, point.grads)
+        self._pending = _Pending(row, objective, kept, point.value, point.grads, grads is None)
 
     def _start(self, name: str, point: Linearization) -> Any:
         """The state of the last solve; a blank one at first, so that all are one program."""
@@ -306,12 +343,12 @@ class Monitor:
         """The row that waits for the parameters after its step."""
         if self._pending is None:
             return None
-        row, objective, before, value, grads = self._pending
+        row, objective, before, value, grads, own = self._pending
         self._pending = None  # should what follows fail, the next calls do not
         epsilon, squares = loss_rounding(objective, params, value.dtype)
         edge = realized_edge(
             value,
-            _value(objective, params),
+            objective.value(params),
             grads,
             params=before,
             new_params=params,
@@ -328,7 +365,8 @@ class Monitor:
             [row["zeta"]],
             window=max(_WINDOW, _FEWEST * period),
         )
-        row["state"] = None if np.isnan(codes[0]) else STATES[int(codes[0])]
+        # On another batch than that of the step, ζ is too noisy for a state to follow.
+        row["state"] = STATES[int(codes[0])] if own and codes[0] == codes[0] else None
         if not np.isfinite(row["loss"]):
             row["state"] = DIVERGED
         self._rows.append(row)
@@ -394,9 +432,11 @@ class Monitor:
         return edge_figure(xr.Dataset(curves, {"branch": ["monitor"], "step": steps}), title)
 
 
-@eqx.filter_jit
-def _value(objective: Objective, params: PyTree) -> Any:
-    return objective.value(params)
+def _full_precision() -> Any:
+    """Full matmul precision, if the user has asked for none: less would show in λ₁ and in ζ."""
+    if jax.config.jax_default_matmul_precision is None:  # pyright: ignore
+        return jax.default_matmul_precision("highest")
+    return contextlib.nullcontext()
 
 
 def _bytes(tree: PyTree) -> int:

@@ -25,8 +25,9 @@ class RealizedEdgeOfStep(eqx.Module):
         value: `ζ = 1 - ΔL / ⟨g, Δw⟩`; NaN where `error` is above 0.05, or a loss is not finite.
         error: its rounding bar, `ε max(L + 4√L, 1) / |⟨g, Δw⟩|`, with the larger loss in magnitude
             and ε of its dtype; without the 1 for a sum of squares. The root is the rounding of
-            outputs of order one in a squared error, which is most of it near a fit; of larger
-            outputs it is larger. The 1 is the rounding inside a logarithm, as in a cross-entropy.
+            outputs of order one in a squared error, which is most of it near a fit. The 1 is the
+            rounding inside a logarithm, as in a cross-entropy. It is too small for outputs much
+            larger than one, and for a mean times a large factor or a sum of many terms.
         predicted_change: `⟨g, Δw⟩`, the change of the loss to first order. Where it is not
             negative the step goes uphill, as momentum does at times, and ζ says nothing.
 

@@ -159,6 +159,13 @@ class TestEdge:
         assert (found["state"], found["parked"]) == ("below", True)
         assert (found["ratio"], found["ratio_of"], found["arrived"]) == (0.97, "end", None)
 
+    def test_a_rise_after_the_fit_is_no_stay_at_the_threshold(self) -> None:
+        late = edged(lambda step: 0.001, ratio=lambda step: 0.5 if step < 300 else 0.98)
+        loss = np.where(STEPS < 100, 1.0, 0.01)
+        found = summarize_run(late.assign(loss=("step", loss)), raw=False)
+        assert found["fitted"] < found["edge_step"]
+        assert (found["ratio_of"], found["window"]) == ("end", [400, 495])
+
     @pytest.mark.parametrize(("fits", "window"), [(300, [125, 320]), (600, [125, 495])])
     def test_of_one_that_was_held_at_its_threshold_with_small_steps_until_it_was_fitted(
         self, fits: int, window: list[int]

@@ -76,6 +76,10 @@ def test_a_ratio_is_colored_by_its_distance_from_1():
     assert ((blue - red)[:2] > 0).all()
     assert ((blue - red)[3:] < 0).all()
     assert abs(blue - red)[2] < 0.01
+    # One far above leaves those below 1 their color, and the bar no ratio below 0.
+    data["ratio"][0, 2, 1] = 9.0
+    far = panels(grid_figure(data))[1].patches[0].get_facecolor()
+    assert far[2] - far[0] > 0.3
     # A bar for each panel.
     assert len(figure.axes) == 2 * len(panels(figure))
 

@@ -22,6 +22,9 @@ def loss(params, x, y):
     return 0.5 * jnp.mean((jnp.tanh(x @ params["hidden"]) @ params["out"] - y) ** 2)
 
 
+WHOLE = loss
+
+
 def train(monitor, tx, steps=12, params=PARAMS, data=(ROWS, TARGETS), loss=loss, calls=None):
     """A loop as people write it, the monitor's rows, and the parameters and states before steps."""
     state, rows, path = tx.init(params), [], []
@@ -96,9 +99,16 @@ def test_against_a_dense_matrix_and_the_loop_itself():
 def test_losses_and_batches_as_people_have_them(loss, batch, options):
     tx = optax.sgd(0.1, momentum=0.9)
     monitor = ak.Monitor(loss, tx, batch, every=1, **options)
-    rows, _ = train(monitor, tx, steps=3)
+    rows, path = train(monitor, tx, steps=3)
     assert [row["step"] for row in rows] == [0, 1]
     assert np.isfinite([row["ratio"] for row in rows]).all()
+    if isinstance(batch, dict):
+        wanted = np.mean(np.asarray(ROWS @ path[0][0]["hidden"] @ path[0][0]["out"]) ** 2)
+    elif isinstance(batch, np.ndarray):
+        wanted = np.mean(np.asarray(jnp.tanh(ROWS @ path[0][0]["hidden"]) @ path[0][0]["out"])) + 2
+    else:
+        wanted = float(WHOLE(path[0][0], ROWS, TARGETS))
+    assert rows[0]["loss"] == pytest.approx(wanted, rel=1e-5)
 
 
 def test_a_model_of_equinox_is_taken_as_it_is():
@@ -135,6 +145,7 @@ def test_with_minibatches_p_is_that_of_the_step():
     objective = ak.Objective(lambda w, batch: loss(w, *batch), (ROWS, TARGETS))
     wanted = ak.preconditioned_sharpness(objective, PARAMS, tx, state, grads=grads)
     assert row["ratio"] == pytest.approx(float(wanted.ratio), rel=1e-2)
+    assert row["state"] is None
 
 
 def test_an_unknown_optimizer_has_its_realized_edge():
@@ -169,7 +180,7 @@ def test_the_buffers_of_the_loop_may_be_given_away():
 
 
 def test_between_measurements_nothing_is_evaluated():
-    """Where no row is due or waits, a call looks at nothing: not even at a loss that fails."""
+    """If no row is due or waits, a call looks at nothing: not even at parameters that are none."""
     calls = []
 
     def counted(params, x, y):
@@ -275,6 +286,7 @@ def test_its_table_and_its_figure():
         ({"every": 2, "overhead": 0.1}, "every is 2 and overhead is 0.1"),
         ({"every": 0}, "every is 0"),
         ({"overhead": 0.0}, "overhead is 0.0"),
+        ({"overhead": 20}, "overhead is 20"),
         ({"overhead": float("nan")}, "overhead is nan"),
     ],
 )
@@ -292,9 +304,19 @@ def test_bad_calls_are_refused_in_one_line():
     monitor = ak.Monitor(loss, tx, (ROWS, TARGETS))
     with pytest.raises(TypeError, match="the optimizer's state is missing"):
         monitor(PARAMS)
-    with pytest.raises(TypeError) as swapped:
+    with pytest.raises(ValueError, match=r"call monitor\(params, optimizer_state\)"):
         ak.Monitor(loss, tx, (ROWS, TARGETS))(tx.init(PARAMS), PARAMS)
-    assert "The order is monitor(params, optimizer_state)." in "".join(swapped.value.__notes__)
+    with pytest.raises(TypeError, match="optimizer is a str"):
+        ak.Monitor(loss, "adam", (ROWS, TARGETS))
+    with pytest.raises(ValueError, match="the loss fails on these parameters and the probe batch"):
+        ak.Monitor(loss, tx, (ROWS[:, :2], TARGETS))(PARAMS, tx.init(PARAMS))
+    whole = {"hidden": jnp.arange(3)}
+    with pytest.raises(TypeError, match="no floating array"):
+        ak.Monitor(loss, tx, (ROWS, TARGETS))(whole, tx.init(whole))
+    started = ak.Monitor(loss, tx, (ROWS, TARGETS), every=1)
+    started(PARAMS, tx.init(PARAMS))
+    with pytest.raises(ValueError, match=r"params has no leaf params\['out'\], which the first"):
+        started({"hidden": PARAMS["hidden"]}, tx.init(PARAMS))
     with pytest.raises(ValueError, match="is a number in a list"):
         ak.Monitor(loss, tx, [[1.0, 2.0], [1.0, 2.0]])(PARAMS, tx.init(PARAMS))
     with pytest.raises(TypeError, match="inside jit"):
@@ -302,5 +324,5 @@ def test_bad_calls_are_refused_in_one_line():
     with pytest.raises(ValueError, match=r"grads has no leaf grads\['out'\], which the model has"):
         ak.Monitor(loss, tx, (ROWS, TARGETS))(PARAMS, tx.init(PARAMS), {"hidden": PARAMS["hidden"]})
     other = tx.init({"hidden": PARAMS["hidden"]})
-    with pytest.raises(ValueError, match=r"no leaf state\[0\].mu\['out'\]"):
+    with pytest.raises(ValueError, match=r"no leaf state\[0\].mu\['out'\], which a new state"):
         ak.Monitor(loss, tx, (ROWS, TARGETS))(PARAMS, other)

@@ -88,7 +88,9 @@ def _figure(
     }
     if kind in plain:
         return plain[kind](dataset)
-    optimizers = {str(run["optimizer"]) for run in runs if run.get("optimizer")}
+    if dataset.sizes["branch"] == 1 and "lr" in dataset.coords:
+        return figures.edge_figure(dataset)  # named by its learning rate
+    optimizers = {str(run["optimizer"]) for run in runs if run.get("branch") == "main"}
     main = optimizer_name(optimizers.pop()) if len(optimizers) == 1 else "main"
     names = [branch_name(str(branch), main) for branch in dataset["branch"].values]
     return figures.edge_figure(dataset.assign_coords(branch=names))

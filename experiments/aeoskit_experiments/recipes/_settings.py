@@ -28,8 +28,9 @@ def by_size(size: str, given: Any, *, small: Any, paper: Any) -> Any:
     return paper if size == "paper" else small
 
 
-# Sets that are small whatever the size.
-_SMALL = ("digits", "mnist5k")
+# Sets that are small whatever the size, and those that are at the small size; all of them have
+# random labels.
+_SMALL, _EITHER = ("digits", "mnist5k"), ("fashion_mnist", "patches")
 # For CIFAR-10 the training set, for a mixture the same number; of Fashion-MNIST as many as of
 # MNIST, which two cores can train on; for digits the experiment's own.
 _ALL = {
@@ -47,7 +48,7 @@ def is_small(size: str, dataset: str) -> bool:
     >>> is_small("small", "fashion_mnist"), is_small("paper", "fashion_mnist")
     (True, False)
     """
-    return dataset in _SMALL or (size == "small" and has_random_labels(dataset))
+    return dataset in _SMALL or (size == "small" and dataset in _EITHER)
 
 
 def has_random_labels(dataset: str) -> bool:
@@ -59,7 +60,7 @@ def has_random_labels(dataset: str) -> bool:
     >>> has_random_labels("fashion_mnist"), has_random_labels("cifar10")
     (True, False)
     """
-    return dataset not in ("cifar10", "mixture")
+    return dataset in (*_SMALL, *_EITHER)
 
 
 def examples_of(size: str, dataset: str | None, examples: int | None, small: int = 500) -> int:

@@ -297,10 +297,10 @@ def noise(run: Evidence) -> Measured:
     """
     small, *_, half, full = _sizes_of(run)
     first, last = EARLY
-    arrived = run.row(batch=full).get("arrived")
-    last = last if arrived is None else min(last, arrived)
+    arrived = [run.row(batch=batch).get("arrived") for batch in (half, full)]
+    last = min([last, *(step for step in arrived if step is not None)])
     if last - first < FEWEST_STEPS:
-        raise OutOfReach(f"the full batch was at the edge at step {arrived} already")
+        raise OutOfReach(f"a large batch was at the edge at step {last} already")
     middle = (first + last) // 2
     noisy, quiet = (_scatter(run, batch, first, last) for batch in (small, half))
     changes = [
@@ -316,7 +316,7 @@ def _scatter(run: Evidence, batch: int, first: int, last: int) -> float:
     run.trained(batch=batch)  # raises if it diverged
     at, loss = measured(run.metrics(batch=batch), "loss")
     scatter = float(np.std(np.diff(np.log(loss[(at >= first) & (at <= last)]))))
-    return finite(scatter or None, "the loss is constant")
+    return finite(scatter or None, "the loss is constant, or not positive")
 
 
 EARLY = (20, 100)
