@@ -429,7 +429,7 @@ class Monitor:
             for name in table
         }
         steps = table.index.to_numpy()
-        return edge_figure(xr.Dataset(curves, {"branch": ["monitor"], "step": steps}), title)
+        return edge_figure(xr.Dataset(curves, {"branch": ["probe batch"], "step": steps}), title)
 
 
 def _full_precision() -> Any:
